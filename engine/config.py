@@ -1,0 +1,213 @@
+"""Everything one run is told: the engine's settings and the requests it will serve.
+
+``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own settings;
+the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses them. Importing this
+module must stay cheap: no torch, no numpy.
+
+Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``unit``, ``paper``, ``technique`` (it is a toggle),
+``advanced`` (shown on request).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+SPEC_VERSION = 1
+EMBEDDED_MODEL = "smollm2-135m-instruct"
+RANDOM_SHAPES = ("tiny", "smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
+
+PolicyName = Literal["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static"]
+Recording = Literal["full", "iterations", "off"]
+
+
+class Settings(BaseModel):
+    """Base of every settings class: unknown keys are errors, values never change after they are checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+def setting(
+    default: Any,
+    title: str,
+    help: str,
+    *,
+    group: str,
+    unit: str | None = None,
+    paper: str | None = None,
+    technique: bool = False,
+    advanced: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A pydantic field with the metadata the page, the command line and the snapshot read."""
+    extra = {"group": group, "technique": technique, "advanced": advanced}
+    if unit:
+        extra["unit"] = unit
+    if paper:
+        extra["paper"] = paper
+    return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
+
+
+class ChunkedPrefill(Settings):
+    """Stall-free scheduling: prompts are cut into chunks that ride along with the decodes (Sarathi-Serve)."""
+
+    token_budget: int | None = setting(
+        None,
+        "Token budget",
+        "Most tokens one iteration may compute. Decodes take theirs first, prompt chunks get what is left. Smaller is smoother, "
+        "larger prefills faster. Empty: 64 on a CPU, 512 on a GPU.",
+        group="Chunked prefill",
+        unit="tokens",
+        ge=1,
+    )
+    chunk_size: int | None = setting(
+        None,
+        "Chunk size",
+        "Most prompt tokens one request may compute in one iteration. Empty: whatever the budget leaves.",
+        group="Chunked prefill",
+        unit="tokens",
+        ge=1,
+    )
+
+
+class Sampling(Settings):
+    """How a token is drawn from the model's distribution, and when a request ends."""
+
+    temperature: float = setting(0.0, "Temperature", "0 always takes the most likely token (greedy).", group="Sampling", ge=0, le=10)
+    top_k: int = setting(0, "Top-k", "Keep only the k most likely tokens. 0: all.", group="Sampling", ge=0, advanced=True)
+    top_p: float = setting(1.0, "Top-p", "Keep the most likely tokens that together reach this probability.", group="Sampling", gt=0, le=1, advanced=True)
+    min_p: float = setting(0.0, "Min-p", "Drop tokens less likely than this share of the most likely one.", group="Sampling", ge=0, le=1, advanced=True)
+    repetition_penalty: float = setting(
+        1.0, "Repetition penalty", "Above 1 makes tokens already seen less likely. 1: none.", group="Sampling", gt=0, le=10, advanced=True
+    )
+    ignore_eos: bool = setting(False, "Ignore end of sequence", "Go on to the token limit whatever the model says; for benchmarks.", group="Sampling", advanced=True)
+    stop: tuple[str, ...] = setting((), "Stop strings", "End the request when its text contains one of these.", group="Sampling", advanced=True)
+
+
+class EngineConfig(Settings):
+    """Every setting of the engine. See ``docs/architecture.md`` for how a new technique is added."""
+
+    model: str = setting(
+        EMBEDDED_MODEL,
+        "Model",
+        "The embedded SmolLM2-135M-Instruct, a local directory, a hub name, a .gguf file, or random:SHAPE for random weights of a known "
+        "shape (speed only).",
+        group="Model",
+    )
+    device: str = setting("auto", "Device", "auto takes the first GPU if there is one, else the CPU; cuda:1 picks one.", group="Model", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto", "Number format", "auto: bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.", group="Model"
+    )
+    threads: int | None = setting(None, "CPU threads", "Threads for CPU arithmetic. Empty: all cores.", group="Model", ge=1, le=1024, advanced=True)
+    attention_backend: Literal["auto", "reference"] = setting(
+        "auto", "Attention backend", "reference is plain PyTorch, one sequence at a time, on any device.", group="Model", advanced=True
+    )
+
+    chunked_prefill: ChunkedPrefill | None = setting(
+        ChunkedPrefill(),
+        "Chunked prefill",
+        "On: long prompts are cut into chunks that share iterations with decodes, so nobody's next token waits for a whole prompt "
+        "(policy stall-free). Off: new prompts run first and whole, decodes wait (policy prefill-first).",
+        group="Techniques",
+        paper="Sarathi-Serve (2024), SARATHI (2023)",
+        technique=True,
+    )
+    policy: PolicyName | None = setting(
+        None,
+        "Policy",
+        "The scheduling rule. Empty: stall-free with chunked prefill, prefill-first without. Others: orca (whole prompts join the "
+        "decodes), chunk-only (chunks and decodes take turns), splitfuse (every pass filled to the budget), static (finish a "
+        "batch before the next).",
+        group="Scheduling",
+        paper="Orca (2022), Sarathi-Serve (2024), DeepSpeed-FastGen (2024)",
+        advanced=True,
+    )
+    max_num_seqs: int = setting(16, "Requests at once", "Most requests that may hold a place in the engine.", group="Scheduling", unit="requests", ge=1, le=4096)
+    max_num_batched_tokens: int = setting(
+        2048,
+        "Prefill batch limit",
+        "Policies that run whole prompts start no further prompt in an iteration once this many tokens are in it.",
+        group="Scheduling",
+        unit="tokens",
+        ge=1,
+        advanced=True,
+    )
+    max_model_len: int | None = setting(None, "Longest sequence", "Most tokens of prompt and output together. Empty: the model's own limit.", group="Memory", unit="tokens", ge=2, advanced=True)
+    block_size: int = setting(16, "Block size", "Tokens per KV block.", group="Memory", unit="tokens", ge=1, le=1024, advanced=True)
+    kv_blocks: int | None = setting(None, "KV blocks", "Exact size of the KV pool. Empty: by the memory share below.", group="Memory", unit="blocks", ge=1)
+    kv_memory_fraction: float = setting(
+        0.1, "KV memory share", "Share of the device's free memory the KV pool takes when no number of blocks is given.", group="Memory", gt=0, le=0.95, advanced=True
+    )
+    sampling: Sampling = setting(Sampling(), "Sampling", "Defaults for requests that bring no settings of their own.", group="Sampling")
+    seed: int = setting(0, "Seed", "Start of every random stream of the run.", group="Sampling", ge=0, le=2**63 - 1)
+    recording: Recording = setting(
+        "full", "Recording", "full: every row. iterations: no slice, block and decision rows. off: requests and the run only.", group="Recording", advanced=True
+    )
+    keep_text: bool = setting(True, "Keep the text", "Store each request's output with the run.", group="Recording", advanced=True)
+    device_sample_ms: int = setting(100, "Device sampling", "How often the device's counters are read.", group="Recording", unit="ms", ge=10, le=60_000, advanced=True)
+    check_integrity: bool = setting(False, "Check the books", "Verify the KV pool's accounts after every step (slow; for tests).", group="Recording", advanced=True)
+
+    @property
+    def resolved_policy(self) -> str:
+        if self.policy is not None:
+            return self.policy
+        return "stall-free" if self.chunked_prefill is not None else "prefill-first"
+
+
+class RequestSpec(Settings):
+    """One request: when it comes, what it asks, how it may end.
+
+    The prompt is either token ids or text. ``prompt_tokens`` cuts the tokenised text to exactly that many tokens (the text is
+    repeated first where it is too short), so lengths are the same whatever the prompt says.
+    """
+
+    request_id: str = Field(min_length=1, max_length=200)
+    arrival_ns: int = Field(0, ge=0, description="After the run's start; with `after`, after that request's end.")
+    after: str | None = Field(None, description="Arrive only once this request has ended (closed loop, conversations).")
+    prompt: str | None = None
+    prompt_token_ids: tuple[int, ...] | None = None
+    prompt_tokens: int | None = Field(None, ge=1)
+    chat: bool = Field(False, description="Wrap the prompt in the model's chat template as one user message.")
+    system: str | None = Field(None, description="System message, with `chat`.")
+    max_tokens: int = Field(64, ge=1)
+    sampling: Sampling | None = None
+    seed: int | None = Field(None, ge=0)
+    priority: int = 0
+    group: str | None = None
+    cancel_after_ns: int | None = Field(None, ge=0, description="The user gives up this long after arrival.")
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> RequestSpec:
+        if (self.prompt is None) == (self.prompt_token_ids is None):
+            raise ValueError(f"request {self.request_id!r}: give either prompt or prompt_token_ids")
+        if self.prompt_token_ids is not None and not self.prompt_token_ids:
+            raise ValueError(f"request {self.request_id!r}: prompt_token_ids is empty; a prompt needs at least one token")
+        if self.prompt is not None and not self.prompt:
+            raise ValueError(f"request {self.request_id!r}: prompt is empty; a prompt needs at least one token")
+        return self
+
+
+class RunSpec(Settings):
+    """A run with nothing left to choose: written to ``RUN_DIR/spec.json`` and read by ``engine.worker``."""
+
+    spec_version: Literal[1] = SPEC_VERSION
+    run_id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    scenario: str
+    title: str = ""
+    engine: EngineConfig = EngineConfig()
+    requests: tuple[RequestSpec, ...] = Field(min_length=1)
+    labels: tuple[str, ...] = ()
+    time_limit_s: float | None = Field(None, gt=0)
+    experiment_id: str | None = None
+    created_unix_ns: int = 0
+
+    @property
+    def workload_hash(self) -> str:
+        """SHA-256 over everything that is asked of the engine, and nothing of how it is served."""
+        payload = [r.model_dump(mode="json") for r in self.requests]
+        default = self.engine.sampling.model_dump(mode="json")
+        text = json.dumps([default, self.engine.seed, payload], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

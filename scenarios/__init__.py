@@ -1,0 +1,1 @@
+"""What is asked of the engine: workloads, traces and scenario files. Imports ``engine.config`` only."""

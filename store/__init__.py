@@ -1,0 +1,1 @@
+"""What is remembered: DuckDB ingest, queries, metrics, live figures. Imports telemetry only."""

@@ -1,0 +1,235 @@
+"""The rows an engine run leaves behind: one frozen dataclass per row type.
+
+A column has one home, here. The Arrow schema of the spool, the DuckDB table and the help texts on the page are all derived
+from these fields. Times are integer nanoseconds since the run's start on one monotonic clock; every column names its unit.
+
+Null convention on the hot path: an integer column declared ``nullable`` writes ``NULL_INT``, a float one writes NaN; the recorder
+turns both into Arrow nulls. Enumerated columns (``choices``) are written as the index of the choice and stored as text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+Provenance = Literal["measured", "derived", "modelled", "simulated"]
+
+NULL_INT = -1
+
+
+@dataclass(frozen=True)
+class Column:
+    """What is known about one column besides its name."""
+
+    arrow_type: str  # one of: int64 int32 int8 float64 float32 bool string list<int32>
+    unit: str  # "ns", "tokens", "blocks", "requests", "bytes", "", ...
+    help: str
+    provenance: Provenance = "measured"
+    nullable: bool = False
+    choices: tuple[str, ...] = ()
+
+
+def column(
+    arrow_type: str,
+    unit: str,
+    help: str,
+    *,
+    provenance: Provenance = "measured",
+    nullable: bool = False,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    return field(metadata={"column": Column(arrow_type, unit, help, provenance, nullable, choices)})
+
+
+ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy")
+SLICE_KINDS = ("prefill", "decode", "verify")
+END_REASONS = ("stop", "length", "stop_string", "cancelled", "failed")
+DECISIONS = ("admitted", "chunked", "refused", "preempted", "evicted", "speculation", "finished", "cancelled")
+DECISION_REASONS = (
+    "scheduled",
+    "budget",
+    "blocks",
+    "max_requests",
+    "policy",
+    "pool_full",
+    "priority",
+    "acceptance",
+    "probe",
+    "request_end",
+    "asked",
+)
+BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
+RUN_EVENTS = ("start", "end")
+
+
+@dataclass(frozen=True)
+class IterationRow:
+    """One engine step."""
+
+    iteration: int = column("int64", "", "Number of the engine step, from 0.")
+    start_ns: int = column("int64", "ns", "When the step began.")
+    end_ns: int = column("int64", "ns", "When the step's tokens were known; the time stamp of every token it emitted.")
+    schedule_ns: int = column("int64", "ns", "Time spent deciding who computes how many tokens.")
+    prepare_ns: int = column("int64", "ns", "Time spent building the batch: token ids, positions, block tables.")
+    forward_ns: int = column("int64", "ns", "Time spent in the model's forward pass (on a GPU: by device events).")
+    sample_ns: int = column("int64", "ns", "Time spent turning logits into tokens.")
+    finish_ns: int = column("int64", "ns", "Time spent on results: stop conditions, freeing blocks, recording.")
+    running: int = column("int32", "requests", "Requests holding a place in the engine in this step.")
+    waiting: int = column("int32", "requests", "Requests that had arrived and held no place when the step was planned.")
+    preempted: int = column("int32", "requests", "Requests thrown out of the KV pool while this step was planned.")
+    prefill_requests: int = column("int32", "requests", "Requests that computed prompt tokens in this step.")
+    decode_requests: int = column("int32", "requests", "Requests that computed a decode token in this step.")
+    prefill_tokens: int = column("int32", "tokens", "Prompt tokens computed, recomputation after preemption included.")
+    decode_tokens: int = column("int32", "tokens", "Decode tokens computed (one per decoding request).")
+    draft_tokens: int = column("int32", "tokens", "Speculative tokens verified in this step.")
+    accepted_tokens: int = column("int32", "tokens", "Speculative tokens that were accepted.")
+    emitted_tokens: int = column("int32", "tokens", "Tokens given to users in this step.")
+    prefix_hit_tokens: int = column("int32", "tokens", "Prompt tokens found in the prefix cache at admission.")
+    context_tokens: int = column("int64", "tokens", "KV entries read by attention in one layer, summed over the batch.")
+    token_budget: int = column("int32", "tokens", "Most tokens the scheduler would give to this step.", nullable=True)
+    admission_stop: str = column("int8", "", "What ended admission of waiting requests.", choices=ADMISSION_STOPS)
+    blocks_total: int = column("int32", "blocks", "Blocks in the KV pool.")
+    blocks_used: int = column("int32", "blocks", "Blocks referenced by at least one request after the step.")
+    blocks_cached: int = column("int32", "blocks", "Unreferenced blocks that still hold a findable prefix.")
+    blocks_shared: int = column("int32", "blocks", "Blocks referenced by more than one request.")
+    kv_tokens: int = column("int64", "tokens", "Tokens whose keys and values requests hold in the pool after the step.")
+    graph_size: int = column("int32", "tokens", "Padded size of the CUDA graph that ran; null without one.", nullable=True)
+    flops: float = column("float64", "FLOP", "Arithmetic this batch needs (papers: theoretical peak).", provenance="modelled")
+    bytes: float = column("float64", "bytes", "Least memory traffic this batch needs.", provenance="modelled")
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One request's part in one step: the exact make-up of the batch."""
+
+    iteration: int = column("int64", "", "The engine step.")
+    request: int = column("int32", "", "Number of the request in the run.")
+    kind: str = column("int8", "", "What the tokens were for.", choices=SLICE_KINDS)
+    tokens: int = column("int32", "tokens", "Tokens computed for this request in this step.")
+    context_len: int = column("int32", "tokens", "Tokens of this request already in the KV pool before the step.")
+    drafted: int = column("int32", "tokens", "Speculative tokens among them.")
+    accepted: int = column("int32", "tokens", "Speculative tokens accepted.")
+    emitted: int = column("int32", "tokens", "Tokens this request received.")
+    itl_ns: int = column(
+        "int64",
+        "ns",
+        "Time since this request's previous emission; null where nothing was emitted and for the first token.",
+        provenance="derived",
+        nullable=True,
+    )
+
+
+@dataclass(frozen=True)
+class RequestRow:
+    """One request, written when it ends."""
+
+    request: int = column("int32", "", "Number of the request in the run, in arrival order.")
+    request_id: str = column("string", "", "The request's name in the workload.")
+    group: str = column("string", "", "The workload's group the request belongs to.", nullable=True)
+    priority: int = column("int32", "", "Larger is more important.")
+    arrival_ns: int = column("int64", "ns", "When the request arrived.")
+    first_scheduled_ns: int = column("int64", "ns", "Start of the first step that computed for it.", nullable=True)
+    first_token_ns: int = column("int64", "ns", "When its first token was known.", nullable=True)
+    end_ns: int = column("int64", "ns", "When it ended.")
+    prompt_tokens: int = column("int32", "tokens", "Length of the prompt.")
+    cached_tokens: int = column("int32", "tokens", "Prompt tokens taken from the prefix cache, first admission.")
+    output_tokens: int = column("int32", "tokens", "Tokens emitted.")
+    preemptions: int = column("int32", "", "How often it was thrown out of the KV pool.")
+    drafted_tokens: int = column("int32", "tokens", "Speculative tokens verified for it.")
+    accepted_tokens: int = column("int32", "tokens", "Speculative tokens accepted for it.")
+    end_reason: str = column("int8", "", "Why it ended.", choices=END_REASONS)
+    error: str = column("string", "", "What went wrong, for a failed request.", nullable=True)
+    text: str = column("string", "", "The output as text, if kept.", nullable=True)
+    output_token_ids: list[int] = column("list<int32>", "", "The output's token ids, if kept.", nullable=True)
+
+
+@dataclass(frozen=True)
+class DecisionRow:
+    """Something the scheduler did that is worth explaining, with the numbers it decided on."""
+
+    iteration: int = column("int64", "", "The engine step being planned.")
+    time_ns: int = column("int64", "ns", "When it was decided.")
+    request: int = column("int32", "", "The request concerned.", nullable=True)
+    action: str = column("int8", "", "What was done.", choices=DECISIONS)
+    reason: str = column("int8", "", "Why.", choices=DECISION_REASONS)
+    tokens: int = column("int32", "tokens", "Tokens at stake (granted, refused or lost).", nullable=True)
+    tokens_left: int = column("int32", "tokens", "Budget left when it was decided.", nullable=True)
+    blocks_needed: int = column("int32", "blocks", "Blocks the step needed.", nullable=True)
+    blocks_free: int = column("int32", "blocks", "Blocks that could be had.", nullable=True)
+    value: float = column("float64", "", "A further figure the action explains itself with.", nullable=True)
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """A change of one KV block; replaying these rebuilds the pool at any iteration."""
+
+    iteration: int = column("int64", "", "The engine step during which it happened.")
+    time_ns: int = column("int64", "ns", "When.")
+    block: int = column("int32", "", "The block's number in the pool.")
+    event: str = column("int8", "", "What happened to it.", choices=BLOCK_EVENTS)
+    request: int = column("int32", "", "The request on whose behalf.", nullable=True)
+    position: int = column("int32", "", "The block's place in that request's block table.", nullable=True)
+    ref_count: int = column("int32", "requests", "Requests that hold it afterwards.")
+    block_hash: int = column("int64", "", "Prefix hash of a full block's content; null if none.", nullable=True)
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    """One sample of the machine's counters. A counter the device or driver lacks is null."""
+
+    time_ns: int = column("int64", "ns", "When the sample was taken.")
+    device: str = column("string", "", "cpu, or cuda:N.")
+    utilization: float = column("float32", "%", "GPU: share of the driver's window in which any kernel ran. CPU: this "
+                                "process's share of its cores.", nullable=True)
+    memory_utilization: float = column("float32", "%", "Share of the window in which device memory was read or written.", nullable=True)
+    memory_used: int = column("int64", "bytes", "GPU: memory in use on the device. CPU: this process's resident memory.", nullable=True)
+    memory_total: int = column("int64", "bytes", "Memory of the device or the machine.", nullable=True)
+    power: float = column("float32", "W", "Power draw of the board.", nullable=True)
+    energy: float = column("float64", "J", "Energy since the driver was loaded; differences count.", nullable=True)
+    sm_clock: int = column("int32", "MHz", "SM clock, or the CPU's mean clock.", nullable=True)
+    memory_clock: int = column("int32", "MHz", "Memory clock.", nullable=True)
+    temperature: float = column("float32", "°C", "Temperature of the chip.", nullable=True)
+    pcie_tx: float = column("float64", "bytes/s", "Sent over PCIe.", nullable=True)
+    pcie_rx: float = column("float64", "bytes/s", "Received over PCIe.", nullable=True)
+    throttle_reasons: int = column("int64", "", "NVML's bit mask of what holds the clocks down.", nullable=True)
+    sm_active: float = column("float32", "%", "GPM: share of SMs with work.", nullable=True)
+    sm_occupancy: float = column("float32", "%", "GPM: resident warps of the most possible.", nullable=True)
+    tensor_active: float = column("float32", "%", "GPM: tensor cores at work.", nullable=True)
+    dram_active: float = column("float32", "%", "GPM: DRAM bandwidth in use.", nullable=True)
+    cpu_percent: float = column("float32", "%", "This process's CPU use; 100 is one core.", nullable=True)
+    process_memory: int = column("int64", "bytes", "This process's resident memory.", nullable=True)
+    host_cpu_percent: float = column("float32", "%", "All processes' share of all cores.", nullable=True)
+    host_memory_available: int = column("int64", "bytes", "Memory the machine could still give.", nullable=True)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """The run itself, at its start and at its end."""
+
+    event: str = column("int8", "", "Start or end.", choices=RUN_EVENTS)
+    time_ns: int = column("int64", "ns", "Run clock; 0 at the start.")
+    unix_ns: int = column("int64", "ns", "Wall clock, since 1970.")
+    status: str = column("string", "", "running, finished, failed, cancelled or crashed.")
+    spec: str = column("string", "JSON", "The RunSpec, every setting resolved (prompts left out).", nullable=True)
+    environment: str = column("string", "JSON", "Versions, device, driver, threads.", nullable=True)
+    peaks: str = column("string", "JSON", "Measured FLOP/s and bytes/s of this device.", nullable=True)
+    model: str = column("string", "JSON", "Shape, parameters, KV bytes per token.", nullable=True)
+    labels: str = column("string", "JSON", "Labels that never leave the run, as a list.", nullable=True)
+    error: str = column("string", "JSON", "Kind, message and mend of a failure.", nullable=True)
+    summary: str = column("string", "JSON", "Totals the engine counted itself.", nullable=True)
+
+
+ROW_TYPES: dict[str, type] = {
+    "iteration": IterationRow,
+    "slice": SliceRow,
+    "request": RequestRow,
+    "decision": DecisionRow,
+    "block": BlockRow,
+    "device": DeviceRow,
+    "run": RunRow,
+}
+
+
+def columns(row_type: type) -> dict[str, Column]:
+    """Column name -> Column, in the order of the dataclass."""
+    return {f.name: f.metadata["column"] for f in fields(row_type)}
