@@ -1,0 +1,146 @@
+"""The lab's look: one palette with fixed meanings, for canvases, Plotly figures and Streamlit alike.
+
+A colour means the same thing on every page: amber is prompt work, blue is token generation, magenta is both in one iteration, teal
+is memory, red is a stall. ``tests/app/test_theme.py`` holds the palette to distances that survive the three common kinds of
+colour blindness, and to contrast with both backgrounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Palette:
+    """Colours by meaning, as ``#rrggbb``."""
+
+    background: str
+    surface: str
+    text: str
+    muted: str
+    grid: str
+    accent: str
+    prefill: str
+    mixed: str
+    decode: str
+    draft: str
+    stall: str
+    ghost: str
+    kv_used: str
+    kv_cached: str
+    running: str
+    waiting: str
+    schedule: str
+    prepare: str
+    sample: str
+    finish: str
+    good: str
+    warn: str
+
+
+LIGHT = Palette(
+    background="#FBFCFC",
+    surface="#F0F3F4",
+    text="#17212B",
+    muted="#566573",
+    grid="#DDE3E7",
+    accent="#0B6E7F",
+    prefill="#D97B06",
+    mixed="#B0347E",
+    decode="#1F6FB8",
+    draft="#6A4FB3",
+    stall="#C1272D",
+    ghost="#8494A1",
+    kv_used="#1D8A7E",
+    kv_cached="#8CCBC3",
+    running="#42525F",
+    waiting="#C26A00",
+    schedule="#33414D",
+    prepare="#5E6E7B",
+    sample="#8C9AA5",
+    finish="#B9C4CC",
+    good="#1D7F4F",
+    warn="#A85B00",
+)
+
+DARK = Palette(
+    background="#0E1419",
+    surface="#182027",
+    text="#E8EEF2",
+    muted="#9FB0BD",
+    grid="#27323B",
+    accent="#4FC3D5",
+    prefill="#F5A742",
+    mixed="#E573B5",
+    decode="#5AA9F0",
+    draft="#B79CF0",
+    stall="#FF6B5E",
+    ghost="#75858F",
+    kv_used="#3DB8A6",
+    kv_cached="#1F6A61",
+    running="#B9C7D1",
+    waiting="#F0B05E",
+    schedule="#D5DEE4",
+    prepare="#A9B6C0",
+    sample="#7D8C97",
+    finish="#55636D",
+    good="#5CCB92",
+    warn="#F0B05E",
+)
+
+STEPS = ("forward", "schedule", "prepare", "sample", "finish")
+
+
+def palette(name: str) -> Palette:
+    """The palette of the ``"light"`` or ``"dark"`` theme; anything else is light."""
+    return DARK if name == "dark" else LIGHT
+
+
+def palettes() -> dict[str, dict[str, str]]:
+    """Both palettes as plain dictionaries, for the canvases."""
+    return {"light": asdict(LIGHT), "dark": asdict(DARK)}
+
+
+def _streamlit(colours: Palette) -> dict[str, object]:
+    return {
+        "primaryColor": colours.accent,
+        "backgroundColor": colours.background,
+        "secondaryBackgroundColor": colours.surface,
+        "textColor": colours.text,
+        "linkColor": colours.accent,
+        "borderColor": colours.grid,
+        "dataframeBorderColor": colours.grid,
+        "redColor": colours.stall,
+        "orangeColor": colours.prefill,
+        "blueColor": colours.decode,
+        "greenColor": colours.good,
+        "violetColor": colours.draft,
+        "grayColor": colours.muted,
+        "chartCategoricalColors": [
+            colours.decode,
+            colours.prefill,
+            colours.mixed,
+            colours.kv_used,
+            colours.draft,
+            colours.running,
+        ],
+    }
+
+
+def _options() -> dict[str, object]:
+    options: dict[str, object] = {
+        "theme.baseFontSize": 16,
+        "theme.baseRadius": "0.5rem",
+        "theme.showWidgetBorder": True,
+        "theme.headingFontWeights": [700, 650, 600, 600, 600, 600],
+        "theme.headingFontSizes": ["2rem", "1.5rem", "1.2rem", "1.05rem", "1rem", "1rem"],
+    }
+    for name, colours in (("light", LIGHT), ("dark", DARK)):
+        options |= {f"theme.{name}.{key}": value for key, value in _streamlit(colours).items()}
+        options[f"theme.{name}.sidebar.backgroundColor"] = colours.surface
+        options[f"theme.{name}.sidebar.secondaryBackgroundColor"] = colours.background
+    return options
+
+
+STREAMLIT_OPTIONS: dict[str, object] = _options()
+"""Streamlit options, by full name, that dress the lab (both themes; the reader switches in the page's menu)."""
