@@ -1,0 +1,39 @@
+"""What an attention backend is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+
+from engine.batch import AttentionBatch
+from engine.kv.cache import KVCache
+
+
+class AttentionBackend(ABC):
+    """Stores a batch's keys and values in the cache and attends to everything each token may see."""
+
+    def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
+        self.cache = cache
+        self.num_heads = num_heads
+        self.kv_heads = kv_heads
+        self.group = num_heads // kv_heads  # query heads that share one KV head
+        self.head_dim = head_dim
+        self.scale = head_dim**-0.5
+
+    @abstractmethod
+    def begin(self, batch: AttentionBatch) -> None:
+        """Take in the next batch; called once before its first layer."""
+
+    @abstractmethod
+    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """One layer's causal attention.
+
+        Args:
+            layer: number of the layer.
+            q: queries after RoPE ``[tokens, num_heads, head_dim]``.
+            k, v: new keys (after RoPE) and values ``[tokens, kv_heads, head_dim]``; stored in the cache first.
+
+        Returns:
+            ``[tokens, num_heads * head_dim]`` in q's dtype. Scores and softmax are computed in fp32 or better than q's dtype.
+        """

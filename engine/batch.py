@@ -1,0 +1,105 @@
+"""From a plan to tensors: the flat, ragged batch one forward pass computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from engine.request import Request
+from engine.scheduler import Plan, Slice
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Several consecutive tokens of one sequence: rows ``[start, start + length)`` of the flat batch."""
+
+    start: int
+    length: int
+    kv_len: int  # keys visible to the last of them, itself included
+    blocks: torch.Tensor  # [ceil(kv_len / block_size)] int64
+
+
+@dataclass(frozen=True)
+class AttentionBatch:
+    """What attention has to know of a batch. Rows of single tokens come first, then the chunks.
+
+        flat batch   | d0 d1 d2 | chunk a ......... | chunk b .... |
+                      ^ num_singles rows              rows by Chunk
+    """
+
+    slots: torch.Tensor  # [tokens] int64: where each token's key and value go
+    num_singles: int
+    single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
+    single_kv_lens: torch.Tensor  # [num_singles] int64
+    longest_single: int  # most keys a single token sees
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs of one forward pass."""
+
+    token_ids: torch.Tensor  # [tokens] int64
+    positions: torch.Tensor  # [tokens] int64
+    sample_rows: torch.Tensor  # rows whose logits are wanted
+    sampled: list[Request]  # the request of each of them
+    attention: AttentionBatch
+    context_tokens: int  # keys read in one layer
+
+
+def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
+    """Lay the plan's slices out as one flat batch. Raises nothing; the plan's blocks are already allocated."""
+    singles = [s for s in plan.slices if s.tokens == 1]
+    chunks = [s for s in plan.slices if s.tokens > 1]
+    token_ids: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    sample_rows: list[int] = []
+    sampled: list[Request] = []
+    spans: list[tuple[Slice, int]] = []
+    context_tokens = 0
+    for part in singles + chunks:
+        request, first, last = part.request, part.context_len, part.context_len + part.tokens
+        spans.append((part, len(token_ids)))
+        token_ids += request.token_ids[first:last]
+        positions += range(first, last)
+        table = request.block_table
+        slots += [table[p // block_size] * block_size + p % block_size for p in range(first, last)]
+        context_tokens += last
+        if part.samples:
+            sample_rows.append(len(token_ids) - 1)
+            sampled.append(request)
+
+    kv_lens = [s.context_len + 1 for s in singles]
+    longest = max(kv_lens, default=0)
+    width = -(-longest // block_size)
+    tables = [s.request.block_table[:width] for s in singles]
+    padded = [table + [0] * (width - len(table)) for table in tables]
+
+    def tensor(values: list) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
+
+    return Batch(
+        token_ids=tensor(token_ids),
+        positions=tensor(positions),
+        sample_rows=tensor(sample_rows),
+        sampled=sampled,
+        attention=AttentionBatch(
+            slots=tensor(slots),
+            num_singles=len(singles),
+            single_blocks=tensor(padded).view(len(singles), width),
+            single_kv_lens=tensor(kv_lens),
+            longest_single=longest,
+            chunks=tuple(
+                Chunk(
+                    start,
+                    part.tokens,
+                    part.context_len + part.tokens,
+                    tensor(part.request.block_table[: -(-(part.context_len + part.tokens) // block_size)]),
+                )
+                for part, start in spans[len(singles) :]
+            ),
+        ),
+        context_tokens=context_tokens,
+    )

@@ -1,0 +1,36 @@
+"""What a batch must cost at least: modelled arithmetic and memory traffic (papers: theoretical peak analysis)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.scheduler import Plan
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Lower bounds per iteration for one model.
+
+        FLOPs = 2 * N * tokens + 4 * layers * heads * head_dim * (query, key) pairs
+        bytes = weights + kv_bytes_per_token * (keys read + tokens written)
+
+    N counts the parameters a token is multiplied with; the output head only for rows that sample. Weights are read once per
+    iteration, each sequence's keys and values once.
+    """
+
+    body_parameters: int  # multiplied per computed token
+    head_parameters: int  # multiplied per sampled row
+    weight_bytes: int
+    kv_bytes_per_token: int
+    pair_flops: int  # 4 * layers * heads * head_dim: score and weighted sum of one (query, key) pair
+
+    def of(self, plan: Plan, sampled_rows: int) -> tuple[float, float]:
+        """(FLOPs, bytes) of a plan."""
+        tokens = pairs = read = 0
+        for part in plan.slices:
+            tokens += part.tokens
+            pairs += part.tokens * part.context_len + part.tokens * (part.tokens + 1) // 2
+            read += part.context_len + part.tokens
+        flops = 2.0 * self.body_parameters * tokens + 2.0 * self.head_parameters * sampled_rows + self.pair_flops * pairs
+        moved = self.weight_bytes + float(self.kv_bytes_per_token) * (read + tokens)
+        return flops, moved

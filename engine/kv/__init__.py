@@ -1,0 +1,1 @@
+"""The paged KV cache: a pool that hands out blocks and the tensors the blocks stand for."""

@@ -1,0 +1,64 @@
+"""The KV cache's tensors: what the pool's block numbers stand for."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from engine.errors import EngineError
+
+
+class KVCache:
+    """Keys and values of every layer, in blocks.
+
+    One tensor ``[layers, 2, kv_heads, num_blocks, block_size, head_dim]``; 2 is key and value. Token ``i`` of a request lives in block
+    ``block_table[i // block_size]`` at ``i % block_size``; its *slot* is ``block * block_size + i % block_size``.
+
+              one layer's keys of one KV head
+        block 0                block 1                 ...
+        | t0 t1 t2 ... t15 |   | t0 t1 t2 ... t15 |        each t: head_dim numbers
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        num_blocks: int,
+        block_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        shape = (layers, 2, kv_heads, num_blocks, block_size, head_dim)
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        self.nbytes = bytes_per_block(layers, kv_heads, head_dim, block_size, dtype) * num_blocks
+        try:
+            if device.type == "cpu":
+                # Zeroed by the operating system page by page as blocks are first used, so a large pool costs nothing up front.
+                self.data = torch.from_numpy(np.zeros(self.nbytes, np.uint8)).view(dtype).view(shape)
+            else:
+                self.data = torch.zeros(shape, dtype=dtype, device=device)
+        except (RuntimeError, MemoryError) as error:
+            raise EngineError(
+                "out-of-memory",
+                "kv_blocks",
+                num_blocks,
+                f"the KV pool needs {self.nbytes / 2**30:.2f} GiB, which the device cannot give.",
+                "Set kv_blocks or kv_memory_fraction lower.",
+            ) from error
+        slots = self.data.view(layers, 2, kv_heads, num_blocks * block_size, head_dim)
+        self.key_slots = [slots[i, 0] for i in range(layers)]  # each [kv_heads, slots, head_dim]
+        self.value_slots = [slots[i, 1] for i in range(layers)]
+        self.key_blocks = [self.data[i, 0] for i in range(layers)]  # each [kv_heads, num_blocks, block_size, head_dim]
+        self.value_blocks = [self.data[i, 1] for i in range(layers)]
+
+    def store(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Write one layer's new keys and values ``[tokens, kv_heads, head_dim]`` to their slots ``[tokens]``."""
+        self.key_slots[layer].index_copy_(1, slots, k.transpose(0, 1))
+        self.value_slots[layer].index_copy_(1, slots, v.transpose(0, 1))
+
+
+def bytes_per_block(layers: int, kv_heads: int, head_dim: int, block_size: int, dtype: torch.dtype) -> int:
+    """Memory of one block over all layers, keys and values."""
+    return 2 * layers * kv_heads * head_dim * block_size * dtype.itemsize
