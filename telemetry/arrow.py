@@ -1,0 +1,48 @@
+"""The Arrow schema of each row type, derived from ``telemetry.rows``."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pyarrow as pa
+
+from telemetry.rows import ROW_TYPES, Column, columns
+
+ARROW_TYPES: dict[str, pa.DataType] = {
+    "int64": pa.int64(),
+    "int32": pa.int32(),
+    "int8": pa.int8(),
+    "float64": pa.float64(),
+    "float32": pa.float32(),
+    "bool": pa.bool_(),
+    "string": pa.string(),
+    "list<int32>": pa.list_(pa.int32()),
+}
+
+NUMPY_TYPES: dict[str, np.dtype] = {
+    name: np.dtype(name) for name in ("int64", "int32", "int8", "float64", "float32", "bool")
+}
+
+
+def arrow_type(column: Column) -> pa.DataType:
+    """The type a column has in the spool; an enumerated column is a dictionary of its choices."""
+    if column.choices:
+        return pa.dictionary(pa.int8(), pa.string())
+    return ARROW_TYPES[column.arrow_type]
+
+
+@cache
+def schema(row: str) -> pa.Schema:
+    """Arrow schema of a row type's spool file; units travel in the fields' metadata."""
+    fields = [
+        pa.field(name, arrow_type(c), nullable=c.nullable, metadata={"unit": c.unit, "provenance": c.provenance})
+        for name, c in columns(ROW_TYPES[row]).items()
+    ]
+    return pa.schema(fields, metadata={"row": row})
+
+
+@cache
+def choice_array(choices: tuple[str, ...]) -> pa.Array:
+    """The dictionary of an enumerated column; one object per column, so a stream holds it once."""
+    return pa.array(choices, pa.string())
