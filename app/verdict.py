@@ -1,0 +1,62 @@
+"""How a run that left no result of its own is settled: one readable sentence, and where to read more."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+from app.status import Status, is_final, read_status, write_status
+from app.workers import LOG, log_tail
+
+
+def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
+    """Give the run a final state if its worker did not: ``cancelled`` when that was asked for, else ``crashed``."""
+    status = read_status(run_dir)
+    if is_final(status):
+        return status
+    ended = time.time_ns()
+    if cancelled:
+        return write_status(run_dir, state="cancelled", ended_unix_ns=ended)
+    labels = list(status.get("labels") or [])
+    if "unfinished" not in labels:
+        labels.append("unfinished")
+    return write_status(run_dir, state="crashed", ended_unix_ns=ended, labels=labels, error=_error(run_dir, exit_code))
+
+
+def _error(run_dir: Path, exit_code: int | None) -> Status:
+    tail = log_tail(run_dir)
+    last = tail[-1] if tail and tail[-1] != "ready" else ""
+    message = f"The engine process {_how_it_ended(exit_code)} before the run was done."
+    if last and exit_code != -signal.SIGKILL:
+        message += f" The last line of its log: {last[:300]}"
+    return {
+        "kind": "crashed",
+        "field": "run",
+        "value": run_dir.name,
+        "message": message,
+        "mend": _mend(exit_code, run_dir),
+        "log": str(run_dir / LOG),
+        "log_tail": tail,
+    }
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "disappeared"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = f"signal {-exit_code}"
+    return f"was ended by {name}"
+
+
+def _mend(exit_code: int | None, run_dir: Path) -> str:
+    if exit_code in (None, -signal.SIGKILL):
+        return (
+            "What it had written is kept. If nobody killed it, the system probably ran out of memory: "
+            "try a smaller model, fewer KV blocks or fewer requests at once."
+        )
+    return f"What it had written is kept. The whole log is in {run_dir / LOG}"

@@ -1,0 +1,147 @@
+"""One engine process: started warm, handed a run, watched, ended.
+
+Every worker starts as a spare (``python -m engine.worker --spare``): it imports what it needs and waits for one line on
+its standard input, the run's folder. Until then it belongs to the process that started it, and ends with it (end of
+input). From then on it is on its own, in its own session and with its output in a file, so the run outlives a lab that
+is killed, and the next lab takes it over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import IO
+
+import app
+from app.home import Home
+from app.status import Status, identity_of, is_alive, process_start, read_status, write_status
+
+SOURCE_ROOT = Path(app.__file__).resolve().parent.parent
+LOG = "worker.log"
+
+
+class EngineProcess:
+    """A worker of this process (``start``) or a survivor of an earlier one (``adopt``)."""
+
+    def __init__(self, identity: Status, child: subprocess.Popen[bytes] | None, log: Path | None) -> None:
+        self.identity = identity
+        self._child = child
+        self._log = log
+
+    @classmethod
+    def start(cls, home: Home) -> EngineProcess:
+        """Start a warm worker that waits for a run."""
+        log = home.spare / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.log"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path()), "PYTHONUNBUFFERED": "1"}
+        with log.open("xb") as output:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "engine.worker", "--spare"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=SOURCE_ROOT,
+                env=environment,
+                start_new_session=True,
+            )
+        return cls(identity_of(child.pid), child, log)
+
+    @classmethod
+    def adopt(cls, run_dir: Path) -> EngineProcess:
+        """The living worker that ``status.json`` names, started by a supervisor that is gone."""
+        status = read_status(run_dir)
+        return cls({key: status.get(key) for key in ("pid", "process_start_unix")}, None, None)
+
+    @property
+    def pid(self) -> int:
+        return int(self.identity["pid"])
+
+    def is_alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        return is_alive(self.identity)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a waiting spare has said that its imports are done."""
+        return self._log is not None and self._log.is_file() and b"ready" in self._log.read_bytes()
+
+    def serve(self, run_dir: Path) -> None:
+        """Hand the run over.
+
+        The status names this process before it learns of the run: a run that is served never lacks an owner on disk.
+        """
+        assert self._child is not None
+        assert self._child.stdin is not None
+        assert self._log is not None
+        write_status(run_dir, state="starting", started_unix_ns=time.time_ns(), **self.identity)
+        self._log.replace(run_dir / LOG)
+        self._log = None
+        with contextlib.suppress(BrokenPipeError), self._child.stdin as pipe:
+            _send_line(pipe, str(run_dir))
+
+    def exit_code(self) -> int | None:
+        """Exit status of an ended child (negative: the signal that ended it); None while it runs and for survivors."""
+        return self._child.poll() if self._child is not None else None
+
+    def terminate(self) -> None:
+        """Ask it to finish the iteration, flush and exit."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once, with every process of its session."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if self._child is not None and self._child.poll() is None:
+                os.killpg(self.pid, signal.SIGKILL)
+                return
+        self._signal(signal.SIGKILL)
+
+    def dismiss(self) -> None:
+        """Send a waiting spare away and remove its output."""
+        if self._child is not None and self._child.stdin is not None:
+            with contextlib.suppress(BrokenPipeError, OSError):
+                self._child.stdin.close()
+            self.kill()
+            self._child.wait()
+        if self._log is not None:
+            self._log.unlink(missing_ok=True)
+
+    def _signal(self, number: int) -> None:
+        if self.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+
+def sweep_logs(home: Home) -> None:
+    """Remove what spares wrote whose supervisor is gone; a killed lab leaves such files."""
+    for log in home.spare.glob("*-*.log"):
+        supervisor = log.name.partition("-")[0]
+        if supervisor.isdigit() and process_start(int(supervisor)) is None:
+            log.unlink(missing_ok=True)
+
+
+def log_tail(run_dir: Path, lines: int = 20, most_bytes: int = 16_384) -> list[str]:
+    """The last lines of the worker's output that hold something; [] without a log."""
+    try:
+        with (run_dir / LOG).open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - most_bytes))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _send_line(pipe: IO[bytes], text: str) -> None:
+    pipe.write(text.encode() + b"\n")
+    pipe.flush()
+
+
+def _import_path() -> list[str]:
+    inherited = os.environ.get("PYTHONPATH")
+    return [str(SOURCE_ROOT), *([inherited] if inherited else [])]
