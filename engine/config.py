@@ -16,6 +16,25 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engine.overrides import ConfigError, apply_overrides, check_settings
+
+__all__ = [
+    "EMBEDDED_MODEL",
+    "RANDOM_SHAPES",
+    "ChunkedPrefill",
+    "ConfigError",
+    "EngineConfig",
+    "PolicyName",
+    "Recording",
+    "RequestSpec",
+    "RunSpec",
+    "Sampling",
+    "Settings",
+    "apply_overrides",
+    "check_settings",
+    "setting",
+]
+
 SPEC_VERSION = 1
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 RANDOM_SHAPES = ("tiny", "smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
@@ -102,8 +121,8 @@ class EngineConfig(Settings):
         "auto", "Number format", "auto: bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.", group="Model"
     )
     threads: int | None = setting(None, "CPU threads", "Threads for CPU arithmetic. Empty: all cores.", group="Model", ge=1, le=1024, advanced=True)
-    attention_backend: Literal["auto", "reference"] = setting(
-        "auto", "Attention backend", "reference is plain PyTorch, one sequence at a time, on any device.", group="Model", advanced=True
+    attention_backend: Literal["auto", "reference", "gathered"] = setting(
+        "auto", "Attention backend", "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. auto: gathered.", group="Model", advanced=True
     )
 
     chunked_prefill: ChunkedPrefill | None = setting(
@@ -155,6 +174,10 @@ class EngineConfig(Settings):
         if self.policy is not None:
             return self.policy
         return "stall-free" if self.chunked_prefill is not None else "prefill-first"
+
+    @property
+    def resolved_backend(self) -> str:
+        return "gathered" if self.attention_backend == "auto" else self.attention_backend
 
 
 class RequestSpec(Settings):

@@ -1,0 +1,135 @@
+"""When requests come: open-loop arrival processes, closed loops of clients, and the replay of recorded traces."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from scenarios.part import Part
+from scenarios.traces import TraceFormat, TraceRow
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """``at_s`` seconds after the run's start or, with ``after``, after the end of that request (its number in the group)."""
+
+    at_s: float
+    after: int | None = None
+
+
+class Process(Part):
+    """Base of all arrival processes."""
+
+    start_s: float = Field(0.0, ge=0, description="When the first request comes, in seconds.")
+
+    def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
+        """``count`` arrivals in order. ``rows``: the trace, for replay."""
+        return self._after_gaps([0.0, *self.gaps(count - 1, rng)])
+
+    def gaps(self, count: int, rng: random.Random) -> list[float]:
+        """``count`` times between neighbouring arrivals, in seconds."""
+        raise NotImplementedError
+
+    def _after_gaps(self, gaps: Iterable[float]) -> list[Arrival]:
+        return [Arrival(self.start_s + at) for at in accumulate(gaps)]
+
+
+class AtOnce(Process):
+    """Every request at the same moment."""
+
+    kind: Literal["at-once"] = "at-once"
+
+    def gaps(self, count: int, rng: random.Random) -> list[float]:
+        return [0.0] * count
+
+
+class Interval(Process):
+    """One request every ``every_s`` seconds."""
+
+    kind: Literal["interval"] = "interval"
+    every_s: float = Field(ge=0)
+
+    def gaps(self, count: int, rng: random.Random) -> list[float]:
+        return [self.every_s] * count
+
+
+class Poisson(Process):
+    """Independent arrivals, ``rate`` requests per second on average."""
+
+    kind: Literal["poisson"] = "poisson"
+    rate: float = Field(gt=0)
+
+    def gaps(self, count: int, rng: random.Random) -> list[float]:
+        return [rng.expovariate(self.rate) for _ in range(count)]
+
+
+class Gamma(Process):
+    """Gamma-distributed gaps with coefficient of variation ``cv``: 1 is Poisson, below is smoother, above comes in clumps.
+
+    Shape 1 / cv^2 and scale cv^2 / rate, as in the load generators of Sarathi-Serve and DistServe.
+    """
+
+    kind: Literal["gamma"] = "gamma"
+    rate: float = Field(gt=0)
+    cv: float = Field(1.0, gt=0, le=20)
+
+    def gaps(self, count: int, rng: random.Random) -> list[float]:
+        variance = self.cv**2
+        return [rng.gammavariate(1 / variance, variance / self.rate) for _ in range(count)]
+
+
+class Bursts(Process):
+    """``size`` requests together, again every ``every_s`` seconds; ``spread_s`` strews each burst evenly over that time."""
+
+    kind: Literal["bursts"] = "bursts"
+    size: int = Field(ge=1)
+    every_s: float = Field(gt=0)
+    spread_s: float = Field(0.0, ge=0)
+
+    def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
+        step = self.spread_s / self.size
+        times = (self.start_s + (i // self.size) * self.every_s + (i % self.size) * step for i in range(count))
+        return [Arrival(at) for at in sorted(times)]
+
+
+class ClosedLoop(Process):
+    """``clients`` users who each ask again ``think_s`` after their last answer; never more than ``clients`` requests at once.
+
+    ``stagger_s`` is the time between the clients' first questions.
+    """
+
+    kind: Literal["closed-loop"] = "closed-loop"
+    clients: int = Field(ge=1)
+    think_s: float = Field(0.0, ge=0)
+    stagger_s: float = Field(0.0, ge=0)
+
+    def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
+        first = [Arrival(self.start_s + i * self.stagger_s) for i in range(min(count, self.clients))]
+        return first + [Arrival(self.think_s, after=i - self.clients) for i in range(self.clients, count)]
+
+
+class Replay(Process):
+    """The arrivals of a recorded trace from row ``skip`` on, ``speed`` times as fast, the first one at ``start_s``."""
+
+    kind: Literal["trace"] = "trace"
+    path: str = Field(
+        min_length=1, description="The trace file; relative to the working directory or to the scenario file."
+    )
+    format: TraceFormat = "auto"
+    speed: float = Field(1.0, gt=0)
+    skip: int = Field(0, ge=0, description="Rows left out at the trace's beginning.")
+
+    def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
+        origin = rows[0].arrival_s
+        return [Arrival(self.start_s + (row.arrival_s - origin) / self.speed) for row in rows[:count]]
+
+
+Arrivals = Annotated[
+    AtOnce | Interval | Poisson | Gamma | Bursts | ClosedLoop | Replay,
+    Field(discriminator="kind"),
+]

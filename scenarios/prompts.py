@@ -1,0 +1,175 @@
+"""What is asked: the kinds of prompts a group of requests can have."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from scenarios import texts
+from scenarios.part import Part
+from scenarios.questions import ABOUT_A_TEXT, QUESTIONS
+from scenarios.traces import TraceRow
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request whose prompt is to be made."""
+
+    index: int  # number in the group
+    tokens: int | None  # wanted length; None: whatever the text gives
+    rng: random.Random  # this request's own stream
+    common: Callable[[object], random.Random]  # a stream that every request of the group can open again, by name
+    row: TraceRow | None  # the trace row it replays
+
+
+class Prompt(Part):
+    """Base of all prompt kinds."""
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        """The fields of ``RequestSpec`` that hold the prompt."""
+        raise NotImplementedError
+
+
+class Chat(Prompt):
+    """Short everyday questions in the model's chat form, with an optional ``system`` message."""
+
+    kind: Literal["chat"] = "chat"
+    system: str | None = Field(None, min_length=1)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        return {"prompt": _in_turn(QUESTIONS, ask), "chat": True, "system": self.system}
+
+
+class RandomTokens(Prompt):
+    """Base of the kinds made of random token ids from ``low`` to ``high``, both included."""
+
+    low: int = Field(10, ge=0)
+    high: int = Field(48_999, ge=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RandomTokens:
+        if self.low > self.high:
+            raise ValueError(f"low ({self.low}) is above high ({self.high})")
+        return self
+
+    def ids(self, count: int, rng: random.Random) -> list[int]:
+        return [rng.randint(self.low, self.high) for _ in range(count)]
+
+
+class Tokens(RandomTokens):
+    """Random token ids; the first ``shared`` are equal within each of ``families``, between which requests take turns."""
+
+    kind: Literal["tokens"] = "tokens"
+    shared: int = Field(0, ge=0)
+    families: int = Field(1, ge=1)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        wanted = ask.tokens or 1
+        prefix = self.ids(min(self.shared, wanted), ask.common(f"family {ask.index % self.families}"))
+        return {"prompt_token_ids": tuple(prefix + self.ids(wanted - len(prefix), ask.rng))}
+
+
+class TraceBlocks(RandomTokens):
+    """Random token ids that repeat where a Mooncake trace's ``hash_ids`` repeat: its real prefix sharing.
+
+    A block stands for 512 tokens of the trace, scaled like the prompt's length.
+    """
+
+    kind: Literal["trace-blocks"] = "trace-blocks"
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        row, wanted = ask.row, ask.tokens or 1
+        if row is None or not row.block_ids:
+            return {"prompt_token_ids": tuple(self.ids(wanted, ask.rng))}
+        block = max(1, round(row.block_tokens * wanted / row.prompt_tokens))
+        ids: list[int] = []
+        for name in row.block_ids:
+            ids += self.ids(min(block, wanted - len(ids)), ask.common(f"block {name}"))
+        return {"prompt_token_ids": tuple(ids + self.ids(wanted - len(ids), ask.rng))}
+
+
+class Prose(Prompt):
+    """English reference prose from a random place on: ``words`` of it, or as many tokens as ``prompt_tokens`` asks."""
+
+    kind: Literal["prose"] = "prose"
+    words: int = Field(200, ge=1, le=100_000)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        return {"prompt": texts.prose(ask.tokens or self.words, ask.rng)}
+
+
+class Code(Prompt):
+    """Source of Python's standard library from a random function on: ``words`` of it, or as ``prompt_tokens`` asks."""
+
+    kind: Literal["code"] = "code"
+    words: int = Field(200, ge=1, le=100_000)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        return {"prompt": texts.code(ask.tokens or self.words, ask.rng)}
+
+
+class CodeEdit(Prompt):
+    """A function of at most ``max_lines`` lines to be written out again: the answer copies most of the prompt."""
+
+    kind: Literal["code-edit"] = "code-edit"
+    max_lines: int = Field(24, ge=8, le=400)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        function = texts.short_function(self.max_lines, ask.rng)
+        task = "Repeat this Python function exactly as it is, character by character, and add nothing:"
+        return {"prompt": f"{task}\n\n```python\n{function}\n```", "chat": True}
+
+
+class Documents(Prompt):
+    """Questions about texts of ``words`` words: ``documents`` of them in turn, or with 0 a new one for each request."""
+
+    kind: Literal["documents"] = "documents"
+    words: int = Field(300, ge=10, le=50_000)
+    documents: int = Field(0, ge=0)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        rng = ask.common(f"document {ask.index % self.documents}") if self.documents else ask.rng
+        document = texts.prose(self.words, rng)
+        question = ABOUT_A_TEXT[(ask.index // max(1, self.documents)) % len(ABOUT_A_TEXT)]
+        return {"prompt": f"{document}\n\n{question}", "chat": True}
+
+
+class SharedSystem(Prompt):
+    """Chat questions behind one system message of about ``words`` words: the prefix that every request shares."""
+
+    kind: Literal["shared-system"] = "shared-system"
+    words: int = Field(300, ge=1, le=50_000)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        notes = texts.prose(self.words, ask.common("system"))
+        system = f"You are a helpful assistant in a programming school. These are the house notes:\n\n{notes}"
+        return {"prompt": _in_turn(QUESTIONS, ask), "chat": True, "system": system}
+
+
+class Texts(Prompt):
+    """The texts given here, in turn; ``chat: true`` puts them in the model's chat form."""
+
+    kind: Literal["texts"] = "texts"
+    texts: tuple[Annotated[str, Field(min_length=1)], ...] = Field(min_length=1)
+    chat: bool = False
+    system: str | None = Field(None, min_length=1)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        return {"prompt": self.texts[ask.index % len(self.texts)], "chat": self.chat, "system": self.system}
+
+
+Prompts = Annotated[
+    Chat | Tokens | TraceBlocks | Prose | Code | CodeEdit | Documents | SharedSystem | Texts,
+    Field(discriminator="kind"),
+]
+
+
+def _in_turn(pool: tuple[str, ...], ask: Ask) -> str:
+    """The pool's texts in an order of the group's own, each once before any comes again."""
+    order = list(range(len(pool)))
+    ask.common("order").shuffle(order)
+    return pool[order[ask.index % len(pool)]]

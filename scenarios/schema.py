@@ -1,0 +1,97 @@
+"""The scenario file, as classes: what a YAML file may say, key by key."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from engine.config import EngineConfig
+from scenarios.arrivals import Arrivals, AtOnce
+from scenarios.lengths import Lengths
+from scenarios.part import Part
+from scenarios.prompts import Chat, Prompts
+
+RecipeName = Literal["ragged", "nano-bench"]
+
+
+class Group(Part):
+    """One class of requests: so many of them, arriving so, asking that, answered at such length."""
+
+    requests: int = Field(ge=1, le=1_000_000)
+    arrivals: Arrivals = AtOnce()
+    prompt: Prompts = Chat()
+    prompt_tokens: Lengths | None = Field(
+        None, description="Cut or repeat prompts to so many tokens. Empty: as the text is."
+    )
+    output_tokens: Lengths | None = Field(None, description="Most tokens of each answer.")
+    total_tokens: Lengths | None = Field(None, description="Instead of both: prompt and answer together ...")
+    prompt_to_output: float | None = Field(
+        None, gt=0, description="... and how many prompt tokens come on one of the answer."
+    )
+    ignore_eos: bool = Field(False, description="Answer to the full length whatever the model says.")
+    temperature: float | None = Field(None, ge=0, le=10, description="Empty: the engine's setting.")
+    priority: int = 0
+    cancel_after_s: float | None = Field(None, ge=0, description="Users give up so long after they asked.")
+
+    @model_validator(mode="after")
+    def _lengths_fit_together(self) -> Group:
+        if (self.total_tokens is None) != (self.prompt_to_output is None):
+            raise ValueError("total_tokens and prompt_to_output go together")
+        if (self.total_tokens is None) == (self.output_tokens is None):
+            raise ValueError("give either output_tokens, or total_tokens with prompt_to_output")
+        if self.total_tokens is not None and self.prompt_tokens is not None:
+            raise ValueError("total_tokens already fixes prompt_tokens")
+        if self.prompt.kind in ("tokens", "trace-blocks") and self.prompt_tokens is None and self.total_tokens is None:
+            raise ValueError(f"prompts of kind {self.prompt.kind} need prompt_tokens")
+        return self
+
+    @model_validator(mode="after")
+    def _trace_parts_need_a_trace(self) -> Group:
+        if self.arrivals.kind != "trace":
+            lengths = (self.prompt_tokens, self.output_tokens, self.total_tokens)
+            if any(length is not None and length.kind == "trace" for length in lengths):
+                raise ValueError("lengths of kind trace need arrivals of kind trace")
+            if self.prompt.kind == "trace-blocks":
+                raise ValueError("prompts of kind trace-blocks need arrivals of kind trace")
+        return self
+
+
+class Workload(Part):
+    """What is asked of the engine: groups of requests side by side, or a published recipe drawn exactly as its authors draw it."""
+
+    seed: int | None = Field(
+        None, ge=0, le=2**63 - 1, description="Start of every random stream. Empty: the engine's seed."
+    )
+    speed: float = Field(1.0, gt=0, description="Arrivals come so many times as fast.")
+    groups: dict[str, Group] = {}
+    recipe: RecipeName | None = None
+    requests: int | None = Field(
+        None, ge=1, le=100_000, description="With a recipe: so many requests instead of its own number."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Workload:
+        if bool(self.groups) == (self.recipe is not None):
+            raise ValueError("give either groups or recipe")
+        if self.requests is not None and self.recipe is None:
+            raise ValueError("requests belongs to a recipe here; a group has its own")
+        for name in self.groups:
+            if not name or len(name) > 100 or name in Workload.model_fields or "." in name:
+                raise ValueError(f"{name!r} cannot name a group: take another word, without dots")
+        return self
+
+
+class Scenario(Part):
+    """A scenario file: a question for the room, what to watch, the engine's settings and the workload."""
+
+    title: str = Field(min_length=1)
+    summary: str = Field(min_length=1)
+    question: str = Field(min_length=1, description="What to ask the room before the switch is flipped.")
+    watch: tuple[str, ...] = Field((), description="What to look at on the page.")
+    expect: tuple[str, ...] = Field((), description="Which way the figures should go: directions, not numbers.")
+    technique: str | None = Field(None, description="The engine setting whose effect it shows.")
+    engine: EngineConfig = EngineConfig()
+    workload: Workload
+    labels: tuple[str, ...] = ()
+    time_limit_s: float | None = Field(None, gt=0)
