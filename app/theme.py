@@ -127,7 +127,8 @@ def _streamlit(colours: Palette) -> dict[str, object]:
     }
 
 
-def _options() -> dict[str, object]:
+def streamlit_theme() -> dict[str, object]:
+    """Streamlit options, by full name, that dress the lab: both themes, the reader switches in the page's menu."""
     options: dict[str, object] = {
         "theme.baseFontSize": 16,
         "theme.baseRadius": "0.5rem",
@@ -140,7 +141,3 @@ def _options() -> dict[str, object]:
         options[f"theme.{name}.sidebar.backgroundColor"] = colours.surface
         options[f"theme.{name}.sidebar.secondaryBackgroundColor"] = colours.background
     return options
-
-
-STREAMLIT_OPTIONS: dict[str, object] = _options()
-"""Streamlit options, by full name, that dress the lab (both themes; the reader switches in the page's menu)."""
