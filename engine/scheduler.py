@@ -83,10 +83,9 @@ class Scheduler:
     def plan(self) -> Plan:
         """Decide the next iteration. Blocks for it are allocated; the batch may be empty."""
         builder = PlanBuilder(self)
-        plan = builder.plan
-        plan.num_waiting = len(self.waiting)
         self.policy.plan(builder)
-        return plan
+        builder.plan.num_waiting = len(self.waiting)
+        return builder.plan
 
     def commit(self, plan: Plan) -> None:
         """The iteration was computed: its tokens' keys and values are in the pool."""

@@ -75,7 +75,7 @@ class IterationRow:
     sample_ns: int = column("int64", "ns", "Time spent turning logits into tokens.")
     finish_ns: int = column("int64", "ns", "Time spent on results: stop conditions, freeing blocks, recording.")
     running: int = column("int32", "requests", "Requests holding a place in the engine in this step.")
-    waiting: int = column("int32", "requests", "Requests that had arrived and held no place when the step was planned.")
+    waiting: int = column("int32", "requests", "Requests that had arrived and held no place once the step was planned.")
     preempted: int = column("int32", "requests", "Requests thrown out of the KV pool while this step was planned.")
     prefill_requests: int = column("int32", "requests", "Requests that computed prompt tokens in this step.")
     decode_requests: int = column("int32", "requests", "Requests that computed a decode token in this step.")

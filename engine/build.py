@@ -1,0 +1,190 @@
+"""From settings to a ready engine: every part made, sized and wired, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from engine.attention import BACKENDS
+from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
+from engine.cost import CostModel
+from engine.errors import EngineError
+from engine.kv.cache import KVCache, bytes_per_block
+from engine.kv.pool import BlockPool
+from engine.loop import Engine
+from engine.model.load import LoadedModel, load, resolve, resolve_device, resolve_dtype
+from engine.outputs import Outputs
+from engine.policies import POLICIES
+from engine.policies.base import Limits
+from engine.request import Request
+from engine.sampling import Sampler, SamplerState
+from engine.scheduler import Scheduler
+from engine.tokenizer import prompt_token_ids
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+
+DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model loaded and a workload checked against it; ``start`` makes the engine once the run's clock exists."""
+
+    spec: RunSpec
+    model: LoadedModel
+    device: torch.device
+    num_blocks: int
+    max_model_len: int
+    requests: list[Request]
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        return self.num_blocks * self.spec.engine.block_size
+
+    def start(self, recorder: Recorder, clock: RunClock) -> Engine:
+        """Allocate the KV pool and wire the engine."""
+        config, shape, model = self.spec.engine, self.model.shape, self.model
+        cache = KVCache(
+            shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
+        )
+        pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
+        return Engine(
+            decoder=model.decoder,
+            attention=BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim),
+            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs),
+            sampler=Sampler(self.device),
+            outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
+            cost=cost_model(model),
+            recorder=recorder,
+            clock=clock,
+            device=self.device,
+            check_integrity=config.check_integrity,
+        )
+
+    @property
+    def limits(self) -> Limits:
+        config = self.spec.engine
+        chunked = config.chunked_prefill or ChunkedPrefill()
+        budget = chunked.token_budget or DEFAULT_TOKEN_BUDGET[self.device.type]
+        return Limits(budget, chunked.chunk_size, config.max_num_batched_tokens)
+
+
+def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Prepared:
+    """Load the model and check that every request can be served.
+
+    Raises:
+        EngineError: naming the setting or request that cannot be served and what would be right.
+    """
+    config = spec.engine
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
+    model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
+    max_model_len = _max_model_len(config, model)
+    progress("reading prompts", 0.0)
+    requests = make_requests(spec, model, device, max_model_len)
+    num_blocks = _num_blocks(config, model, device, max_model_len)
+    for request in requests:
+        _check_fits(request, num_blocks, config.block_size)
+    return Prepared(spec, model, device, num_blocks, max_model_len, requests)
+
+
+def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
+    """Tokenise and check every request; in order of arrival as far as that is known beforehand."""
+    requests = []
+    for index, asked in enumerate(spec.requests):
+        ids = prompt_token_ids(asked, model.tokenizer)
+        _check_prompt(asked, ids, model.shape.vocab, max_model_len)
+        sampling = asked.sampling or spec.engine.sampling
+        request = Request(index, asked, ids, sampling, asked.max_tokens)
+        request.sampler_state = SamplerState.for_request(
+            sampling, run_seed=spec.engine.seed, request_index=index, request_seed=asked.seed, token_ids=request.token_ids, device=device
+        )
+        if sampling.stop and model.tokenizer is not None:
+            request.stream = model.tokenizer.stream()
+        requests.append(request)
+    return requests
+
+
+def cost_model(model: LoadedModel) -> CostModel:
+    shape = model.shape
+    head = shape.vocab * shape.hidden
+    return CostModel(
+        body_parameters=shape.matmul_parameters - head,
+        head_parameters=head,
+        weight_bytes=shape.matmul_parameters * model.dtype.itemsize,
+        kv_bytes_per_token=shape.kv_bytes_per_token(model.dtype.itemsize),
+        pair_flops=4 * shape.layers * shape.heads * shape.head_dim,
+    )
+
+
+def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
+    own = model.shape.max_position
+    if config.max_model_len is not None and config.max_model_len > own:
+        raise EngineError(
+            "too-long",
+            "max_model_len",
+            config.max_model_len,
+            f"the model was made for at most {own:,} tokens.",
+            f"Set max_model_len to {own} or less.",
+        )
+    return config.max_model_len or own
+
+
+def _num_blocks(config: EngineConfig, model: LoadedModel, device: torch.device, max_model_len: int) -> int:
+    """Exact number if given, else what the memory share holds, and no more than all places filled to the longest sequence."""
+    if config.kv_blocks is not None:
+        return config.kv_blocks
+    shape = model.shape
+    block = bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, config.block_size, model.dtype)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    count = int(free * config.kv_memory_fraction) // block
+    if count < 1:
+        raise EngineError(
+            "out-of-memory",
+            "kv_memory_fraction",
+            config.kv_memory_fraction,
+            f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.",
+            "Give the KV pool a larger share or free memory.",
+        )
+    return min(count, config.max_num_seqs * -(-max_model_len // config.block_size))
+
+
+def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:
+    wrong = next((i for i in ids if not 0 <= i < vocab), None)
+    if wrong is not None:
+        raise EngineError(
+            "bad-prompt",
+            f"requests[{asked.request_id}].prompt_token_ids",
+            wrong,
+            f"this token id is not in the model's vocabulary of {vocab:,}.",
+            f"Use ids from 0 to {vocab - 1}.",
+        )
+    if len(ids) >= max_model_len:
+        raise EngineError(
+            "prompt-too-long",
+            f"requests[{asked.request_id}].prompt",
+            f"{len(ids)} tokens",
+            f"the prompt leaves no room for an answer within {max_model_len:,} tokens (max_model_len).",
+            f"Shorten it to {max_model_len - 1} tokens or less, or choose a model with a longer context.",
+        )
+
+
+def _check_fits(request: Request, num_blocks: int, block_size: int) -> None:
+    # The last output token is never computed, so it needs no place.
+    tokens = request.num_prompt_tokens + request.max_tokens - 1
+    needed = -(-tokens // block_size)
+    if needed > num_blocks:
+        raise EngineError(
+            "pool-too-small",
+            "kv_blocks",
+            num_blocks,
+            f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has {num_blocks}.",
+            f"Set kv_blocks to at least {needed}, or max_tokens of the request to {max(0, num_blocks * block_size - request.num_prompt_tokens + 1)} or less.",
+        )

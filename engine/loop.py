@@ -1,0 +1,199 @@
+"""The engine loop: one iteration as five visible steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+
+from engine.arrivals import Arrivals
+from engine.attention.base import AttentionBackend
+from engine.batch import Batch, build_batch
+from engine.model.decoder import Decoder
+from engine.outputs import Outputs
+from engine.recording import StepTimes, record_request, record_step
+from engine.request import Request
+from engine.sampling import Sampler
+from engine.scheduler import Plan, Scheduler
+from engine.cost import CostModel
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+
+IDLE_SLEEP_S = 0.02  # longest nap between looks at the stop signal
+
+
+@dataclass
+class Totals:
+    """What the engine counts itself, for progress and the run's summary."""
+
+    requests_done: int = 0
+    requests_finished: int = 0
+    requests_cancelled: int = 0
+    iterations: int = 0
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    preemptions: int = 0
+    prefix_hit_tokens: int = 0
+    draft_tokens: int = 0
+    accepted_tokens: int = 0
+    peak_kv_tokens: int = 0
+
+
+class Engine:
+    """Serves requests on one device, one iteration at a time.
+
+    Single-threaded. ``run`` ends when every request has ended, or after the iteration in which ``stop()`` turned true.
+    """
+
+    def __init__(
+        self,
+        *,
+        decoder: Decoder,
+        attention: AttentionBackend,
+        scheduler: Scheduler,
+        sampler: Sampler,
+        outputs: Outputs,
+        cost: CostModel,
+        recorder: Recorder,
+        clock: RunClock,
+        device: torch.device,
+        check_integrity: bool = False,
+    ) -> None:
+        self.decoder = decoder
+        self.attention = attention
+        self.scheduler = scheduler
+        self.sampler = sampler
+        self.outputs = outputs
+        self.cost = cost
+        self.recorder = recorder
+        self.clock = clock
+        self.device = device
+        self.check_integrity = check_integrity
+        self.totals = Totals()
+        self.arrivals = Arrivals(())
+        self._timer = DeviceTimer(device)
+
+    @torch.inference_mode()
+    def run(self, requests: Iterable[Request], stop: Callable[[], bool] = lambda: False) -> None:
+        """Serve the requests as they arrive on the run's clock."""
+        self.arrivals = Arrivals(requests)
+        while not stop():
+            self.admit_arrivals()
+            if self.scheduler.has_work:
+                self.step()
+            elif self.arrivals.outstanding:
+                self._nap()
+            else:
+                return
+        self.cancel_everything()
+
+    def step(self) -> Plan:
+        """One iteration: schedule, prepare, forward, sample, finish."""
+        times = StepTimes(start=self.clock.now_ns())
+
+        plan = self.scheduler.plan()
+        times.scheduled = self.clock.now_ns()
+
+        batch = build_batch(plan, self.scheduler.pool.block_size, self.device)
+        times.prepared = self.clock.now_ns()
+
+        logits = self.forward(batch)
+        times.computed = self.clock.now_ns()
+
+        tokens = self.sampler.sample(logits, [r.sampler_state for r in batch.sampled]).tolist()
+        times.sampled = self.clock.now_ns()
+        times.device_ns = self._timer.elapsed_ns()
+
+        self.finish(plan, batch, tokens, times)
+        return plan
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
+        self._timer.start()
+        self.attention.begin(batch.attention)
+        hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
+        logits = self.decoder.logits(hidden.index_select(0, batch.sample_rows))
+        self._timer.stop()
+        return logits
+
+    def finish(self, plan: Plan, batch: Batch, tokens: list[int], times: StepTimes) -> None:
+        """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
+        scheduler, totals = self.scheduler, self.totals
+        scheduler.commit(plan)
+        ended = self.outputs.append(batch.sampled, tokens)
+        for request in ended:
+            scheduler.remove(request)
+        if self.check_integrity:
+            scheduler.check_integrity()
+        times.end = self.clock.now_ns()
+
+        totals.output_tokens += len(tokens)
+        totals.preemptions += len(plan.preempted)
+        kv_tokens = sum(r.num_computed_tokens for r in scheduler.running)
+        totals.peak_kv_tokens = max(totals.peak_kv_tokens, kv_tokens + sum(r.num_computed_tokens for r in ended))
+        record_step(self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost, kv_tokens)
+        for request in ended:
+            self._end(request, times.end)
+        totals.iterations += 1
+
+    def admit_arrivals(self) -> None:
+        """Move requests that have arrived to the queue, and end those whose users gave up."""
+        now = self.clock.now_ns()
+        for request in self.arrivals.pop_due(now):
+            self.scheduler.add(request)
+        for request in self.arrivals.pop_given_up(now):
+            self.cancel(request)
+
+    def cancel(self, request: Request) -> None:
+        """End a request that has arrived, keeping what it received."""
+        self.scheduler.remove(request)
+        request.end_reason = "cancelled"
+        self._end(request, self.clock.now_ns())
+
+    def cancel_everything(self) -> None:
+        """End all requests, also those that never arrived."""
+        for request in [*self.scheduler.running, *self.scheduler.waiting]:
+            self.cancel(request)
+        now = self.clock.now_ns()
+        for request in self.arrivals.never_came():
+            request.arrival_ns = min(request.arrival_ns, now)
+            request.end_reason = "cancelled"
+            self._end(request, now)
+
+    def _end(self, request: Request, now_ns: int) -> None:
+        totals = self.totals
+        totals.requests_done += 1
+        totals.requests_cancelled += request.end_reason == "cancelled"
+        totals.requests_finished += request.end_reason != "cancelled"
+        totals.prompt_tokens += request.num_prompt_tokens
+        self.outputs.close(request)
+        self.arrivals.ended(request, now_ns)
+        record_request(self.recorder, request, now_ns)
+
+    def _nap(self) -> None:
+        """Nothing to do until the next arrival; sleep in short naps so that a stop is heard."""
+        due = self.arrivals.next_ns
+        wait = IDLE_SLEEP_S if due is None else (due - self.clock.now_ns()) / 1e9
+        if wait > 0:
+            time.sleep(min(wait, IDLE_SLEEP_S))
+
+
+class DeviceTimer:
+    """Time the device spent between ``start`` and ``stop``; on a CPU the caller's own clock already tells."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
+
+    def start(self) -> None:
+        if self._events:
+            self._events[0].record()
+
+    def stop(self) -> None:
+        if self._events:
+            self._events[1].record()
+
+    def elapsed_ns(self) -> int | None:
+        """Call after the sampled tokens were fetched: both events lie before that, so nothing waits here."""
+        return round(self._events[0].elapsed_time(self._events[1]) * 1e6) if self._events else None

@@ -1,0 +1,66 @@
+"""What becomes of sampled tokens: a request's output, its text, and its end."""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from engine.request import Request
+
+
+class TextDecoder(Protocol):
+    """What ``Outputs`` needs of a tokenizer."""
+
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+class Outputs:
+    """Appends tokens and applies the stop conditions: end of sequence, stop strings, token limit, model length."""
+
+    def __init__(self, tokenizer: TextDecoder | None, eos_token_ids: Iterable[int], max_model_len: int, keep_text: bool) -> None:
+        self.tokenizer = tokenizer
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.max_model_len = max_model_len
+        self.keep_text = keep_text
+
+    def append(self, requests: Sequence[Request], tokens: Sequence[int]) -> list[Request]:
+        """Give each request its token; returns those that ended with it. The end-of-sequence token is part of the output."""
+        ended = []
+        for request, token in zip(requests, tokens, strict=True):
+            request.token_ids.append(token)
+            request.end_reason = self._end_reason(request, token)
+            if request.end_reason is not None:
+                ended.append(request)
+        return ended
+
+    def close(self, request: Request) -> None:
+        """Fill in the text of an ended request, cut before a stop string."""
+        if not self.keep_text or self.tokenizer is None:
+            return
+        text = self.tokenizer.decode(request.output_token_ids)
+        found = [i for i in (text.find(stop) for stop in request.sampling.stop) if i >= 0]
+        request.text = text[: min(found)] if found else text
+
+    def _end_reason(self, request: Request, token: int) -> str | None:
+        sampling = request.sampling
+        if token in self.eos_token_ids and not sampling.ignore_eos:
+            return "stop"
+        if sampling.stop and request.stream is not None:
+            request.text += request.stream.push(token)
+            if any(stop in request.text for stop in sampling.stop):
+                return "stop_string"
+        if request.num_output_tokens >= request.max_tokens or request.num_known_tokens >= self.max_model_len:
+            return "length"
+        return None
+
+
+def output_digest(requests: Iterable[Request]) -> str:
+    """SHA-256 over every request's output token ids, in request order."""
+    digest = hashlib.sha256()
+    for request in sorted(requests, key=lambda r: r.index):
+        ids = array("q", request.output_token_ids)
+        digest.update(array("q", [request.index, len(ids)]).tobytes())
+        digest.update(ids.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""One engine process per run: ``python -m engine.worker RUN_DIR``.
+
+Reads ``RUN_DIR/spec.json``, serves it, writes ``RUN_DIR/telemetry/*.arrow`` and ``RUN_DIR/status.json``, exits with 0 when the run
+finished or was cancelled and 1 when it failed. SIGTERM: finish the iteration, flush, exit. ``--spare`` imports everything, prints
+``ready`` and waits for one line with a RUN_DIR on standard input; end of input means it is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from engine.build import Prepared, prepare
+from engine.config import RunSpec
+from engine.errors import EngineError
+from engine.loop import Engine
+from engine.outputs import output_digest
+from engine.peaks import measure_peaks
+from engine.status import StatusFile
+from engine.warmup import warm_up
+from telemetry.clock import RunClock
+from telemetry.machine import environment
+from telemetry.recorder import Recorder
+from telemetry.sampler import DeviceSampler
+
+
+class Stop:
+    """Turns SIGTERM and SIGINT into a wish that the loop reads after each iteration."""
+
+    def __init__(self, time_limit_s: float | None) -> None:
+        self.asked = False
+        self.reason = "asked"
+        self._limit_s = time_limit_s
+        self._deadline = float("inf")
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._ask)
+            signal.signal(signal.SIGINT, self._ask)
+
+    def start_clock(self) -> None:
+        if self._limit_s is not None:
+            self._deadline = time.monotonic() + self._limit_s
+
+    def __call__(self) -> bool:
+        if not self.asked and time.monotonic() > self._deadline:
+            self.asked, self.reason = True, "time limit"
+        return self.asked
+
+    def _ask(self, signum: int, frame: Any) -> None:
+        self.asked = True
+
+
+def run(run_dir: Path) -> int:
+    """Serve the run in ``run_dir``; returns the exit code."""
+    status = StatusFile(run_dir, run_dir.name)
+    status.update(state="starting")
+    try:
+        spec = RunSpec.model_validate_json((run_dir / "spec.json").read_bytes())
+        stop = Stop(spec.time_limit_s)
+        status.update(state="loading", labels=list(spec.labels))
+        prepared = prepare(spec, lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
+        return _serve(run_dir, prepared, status, stop)
+    except Exception as error:
+        traceback.print_exc()
+        status.close("failed", error=describe(error))
+        return 1
+
+
+def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) -> int:
+    spec, device = prepared.spec, prepared.device
+    labels = list(dict.fromkeys([*spec.labels, *prepared.model.labels]))
+    status.update(labels=labels, progress={"phase": "measuring the device", "phase_share": 0.0})
+    peaks = measure_peaks(device, prepared.model.dtype)
+    warm_up(prepared)
+    clock = RunClock()
+    recorder = Recorder(run_dir, spec.engine.recording, clock)
+    sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms)
+    state, error = "failed", None
+    engine: Engine | None = None
+    try:
+        engine = prepared.start(recorder, clock)
+        recorder.run(
+            "start",
+            "running",
+            labels=labels,
+            spec=spec.model_dump(mode="json", exclude={"requests"}) | {"workload_hash": spec.workload_hash},
+            environment=environment(torch_version=torch.__version__, device=str(device)) | {"threads": torch.get_num_threads()},
+            peaks=peaks,
+            model=_describe_model(prepared),
+        )
+        sampler.start()
+        status.update(state="running")
+        status.follow(lambda: _progress(engine, prepared))
+        stop.start_clock()
+        engine.run(prepared.requests, stop)
+        state = "cancelled" if stop.asked else "finished"
+        if stop.asked:
+            error = {"kind": stop.reason, "field": "run", "value": None, "message": "Stopped before its end.", "mend": ""}
+            labels.append("unfinished")
+    except Exception as failure:
+        traceback.print_exc()
+        error = describe(failure)
+    finally:
+        sampler.stop()
+    summary = _summary(engine, prepared, clock) if engine is not None else None
+    recorder.run("end", state, labels=labels, error=error, summary=summary)
+    recorder.close()
+    labels += [label for label in recorder.labels if label not in labels]
+    if recorder.problem and error is None:
+        error = {"kind": "telemetry", "field": "recording", "value": None, "message": recorder.problem, "mend": "Free disk space, or record less."}
+    progress = _progress(engine, prepared) if engine is not None else {}
+    status.close(state, error=error, labels=labels, summary=summary, progress=progress)
+    return 1 if state == "failed" else 0
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """The ``error`` object of status.json for anything that can end a run."""
+    if isinstance(error, EngineError):
+        return error.as_dict()
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "spec"
+        value = first.get("input")
+        text = value if isinstance(value, str | int | float | bool) else type(value).__name__
+        return {"kind": "bad-spec", "field": field, "value": text, "message": first["msg"], "mend": "Correct this value in spec.json."}
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
+        mend = "Set kv_blocks, max_num_seqs or max_num_batched_tokens lower, or choose a smaller model."
+        return {"kind": "out-of-memory", "field": "device", "value": None, "message": "The device ran out of memory.", "mend": mend}
+    if isinstance(error, OSError):
+        message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
+        return {"kind": "io", "field": "file", "value": str(error.filename or ""), "message": message, "mend": "See worker.log in the run's folder."}
+    message = f"{type(error).__name__}: {error}"[:500]
+    return {"kind": "internal", "field": "engine", "value": None, "message": message, "mend": "See worker.log in the run's folder."}
+
+
+def _describe_model(prepared: Prepared) -> dict[str, Any]:
+    model, shape, config = prepared.model, prepared.model.shape, prepared.spec.engine
+    limits = prepared.limits
+    return {
+        "name": config.model,
+        "architecture": shape.architecture,
+        "layers": shape.layers,
+        "hidden": shape.hidden,
+        "heads": shape.heads,
+        "kv_heads": shape.kv_heads,
+        "head_dim": shape.head_dim,
+        "vocab": shape.vocab,
+        "parameters": shape.parameters,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": str(prepared.device),
+        "weight_bytes": model.weight_bytes,
+        "kv_bytes_per_token": shape.kv_bytes_per_token(model.dtype.itemsize),
+        "kv_capacity_tokens": prepared.kv_capacity_tokens,
+        "max_model_len": prepared.max_model_len,
+        "policy": config.resolved_policy,
+        "token_budget": limits.token_budget,
+    }
+
+
+def _progress(engine: Engine, prepared: Prepared) -> dict[str, Any]:
+    scheduler, totals = engine.scheduler, engine.totals
+    return {
+        "requests_total": len(prepared.requests),
+        "requests_done": totals.requests_done,
+        "iterations": totals.iterations,
+        "output_tokens": totals.output_tokens,
+        "kv_used_share": scheduler.pool.num_used / scheduler.pool.num_blocks,
+        "running": len(scheduler.running),
+        "waiting": len(scheduler.waiting),
+        "phase": "serving",
+        "phase_share": totals.requests_done / len(prepared.requests),
+    }
+
+
+def _summary(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, Any]:
+    totals = engine.totals
+    done = totals.requests_finished + totals.requests_cancelled
+    return {
+        "requests": {
+            "total": len(prepared.requests),
+            "finished": totals.requests_finished,
+            "cancelled": totals.requests_cancelled,
+            "failed": len(prepared.requests) - done,
+        },
+        "iterations": totals.iterations,
+        "output_tokens": totals.output_tokens,
+        "prompt_tokens": totals.prompt_tokens,
+        "duration_s": clock.now_ns() / 1e9,
+        "preemptions": totals.preemptions,
+        "prefix_hit_tokens": totals.prefix_hit_tokens,
+        "draft_tokens": totals.draft_tokens,
+        "accepted_tokens": totals.accepted_tokens,
+        "kv_capacity_tokens": prepared.kv_capacity_tokens,
+        "peak_kv_tokens": totals.peak_kv_tokens,
+        "output_digest": output_digest(prepared.requests),
+        "workload_hash": prepared.spec.workload_hash,
+    }
+
+
+def main(arguments: list[str]) -> int:
+    if arguments == ["--spare"]:
+        print("ready", flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return 0
+        arguments = [line]
+        _redirect_output(Path(line))
+    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+        print("usage: python -m engine.worker RUN_DIR | --spare", file=sys.stderr)
+        return 2
+    return run(Path(arguments[0]))
+
+
+def _redirect_output(run_dir: Path) -> None:
+    """A spare worker learns late where its log belongs."""
+    log = os.open(run_dir / "worker.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
