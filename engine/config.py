@@ -35,7 +35,7 @@ __all__ = [
     "setting",
 ]
 
-SPEC_VERSION = 1
+SPEC_VERSION: Literal[1] = 1
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 RANDOM_SHAPES = ("tiny", "smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
 
@@ -62,7 +62,7 @@ def setting(
     **bounds: Any,
 ) -> Any:
     """A pydantic field with the metadata the page, the command line and the snapshot read."""
-    extra = {"group": group, "technique": technique, "advanced": advanced}
+    extra: dict[str, Any] = {"group": group, "technique": technique, "advanced": advanced}
     if unit:
         extra["unit"] = unit
     if paper:

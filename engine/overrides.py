@@ -31,21 +31,22 @@ class ConfigError(EngineError, ValueError):
 def apply_overrides(config: S, overrides: Mapping[str, str], prefix: str = "") -> S:
     """A copy of ``config`` with the settings named in ``overrides`` changed; later ones win.
 
-    ``a.b.c`` walks nested settings. A technique takes ``on`` (its settings as they are, else the defaults) and ``off``; setting
-    one of its parts switches it on. ``none`` empties an optional setting, lists take commas. ``prefix`` is put before names in errors.
+    ``a.b.c`` walks nested settings. A technique takes ``on`` (its settings as they are, else the defaults) and ``off``;
+    setting one of its parts switches it on. ``none`` empties an optional setting, lists take commas. ``prefix`` goes
+    before the names in errors.
 
     Raises:
         ConfigError: unknown name (with the nearest ones), or a value of the wrong type or out of range.
     """
     data = config.model_dump()
-    tags_first = sorted(overrides.items(), key=lambda item: item[0].rpartition(".")[2] != "kind")
-    for name, value in tags_first:
+    kinds_first = sorted(overrides.items(), key=lambda item: not item[0].endswith(".kind"))
+    for name, value in kinds_first:
         _assign(type(config), data, name, str(value).strip(), prefix)
     return check_settings(type(config), data, prefix=prefix)
 
 
 def check_settings(model: type[S], data: Any, *, strict: bool = False, prefix: str = "") -> S:
-    """Validate ``data`` as ``model``; a technique may be given as true or false.
+    """Validate ``data`` as ``model``; a technique may be true or false. ``strict``: no text in place of numbers.
 
     Raises:
         ConfigError: the first thing that is wrong, in terms of the names people write.
@@ -60,100 +61,98 @@ def explain(model: type[BaseModel], error: ValidationError, prefix: str = "") ->
     """Turn pydantic's first complaint about ``model`` into a ConfigError."""
     first = error.errors(include_url=False)[0]
     names, where, siblings = _locate(model, first["loc"])
-    field = prefix + ".".join(names)
-    value = first.get("input")
-    kind = first["type"]
+    field, value, kind = prefix + ".".join(names), first.get("input"), first["type"]
     if kind == "extra_forbidden":
-        last = names[-1]
-        return ConfigError(field, value, _unknown(last), _mend_unknown(last, siblings))
+        return _unknown(field, value, names[-1], {name: name for name in siblings})
     if kind == "missing":
-        wanted = f"Give {describe(where)}." if where else "Add it."
-        return ConfigError(field, None, "It is missing.", wanted)
+        return ConfigError(field, None, "It is missing.", f"Give {describe(where)}." if where else "Add it.")
     if kind in ("value_error", "assertion_error"):
-        return ConfigError(
-            field or prefix.rstrip("."), _short(value), _sentence(str(first["ctx"]["error"])), "Change one of them."
-        )
+        message = _sentence(str(first["ctx"]["error"]))
+        return ConfigError(field or prefix.rstrip("."), _short(value), message, "Change one of them.")
     if where is None:
         return ConfigError(field, _short(value), _sentence(first["msg"]), "See the documentation of this setting.")
-    if kind in ("union_tag_invalid", "union_tag_not_found") and where.tag is not None:
-        given = value.get(where.tag) if isinstance(value, Mapping) else value
+    if kind in ("union_tag_invalid", "union_tag_not_found") and where.tag is not None and isinstance(value, Mapping):
+        given = value.get(where.tag)
         kinds = [str(v) for m in where.models for v in tag_values(m, where.tag)]
-        tag_name = f"{field}.{where.tag}"
-        return ConfigError(
-            tag_name, given, f"No such {where.tag}.", f"{suggest(str(given), kinds)} One of {', '.join(kinds)}."
-        )
+        mend = f"Give one of {', '.join(kinds)}." if given is None else suggest(str(given), kinds)
+        return ConfigError(f"{field}.{where.tag}", given, f"There is no such {where.tag}.", mend)
     return ConfigError(field, _short(value), "It does not fit.", f"Give {describe(where)}.")
 
 
 def _assign(model: type[BaseModel], data: dict[str, Any], name: str, text: str, prefix: str) -> None:
     """Put ``text`` at the dotted ``name`` inside ``data``, creating switched-off techniques on the way."""
-    here, holder, walked = Place((model,), False, None, ()), data, ""
-    above = here
-    parts = name.split(".")
-    for depth, part in enumerate(parts):
-        inside = here.member(holder.get(here.tag)) if here.models else None
-        above = here
-        if inside is not None and part in inside.model_fields:
-            here = field_place(inside, part)
-        elif here.is_map and part in holder:
-            here = place(here.item)
-        elif part == here.tag:
-            here = Place((str,), False, None, ())
-        else:
-            known = (
-                list(inside.model_fields) if inside else list(holder) if here.is_map else [here.tag] if here.tag else []
-            )
-            raise ConfigError(f"{prefix}{name}", text, _unknown(part), _mend_unknown(part, [walked + k for k in known]))
+    here = above = Place((model,), False, None, ())
+    holder, walked = data, prefix
+    *path, last = name.split(".")
+    for part in (*path, last):
+        next_place = _step(here, holder, part)
+        if next_place is None:
+            stem = walked.removeprefix(prefix)
+            known = {stem + key: key for key in _names(here, holder)} | _elsewhere(model, part)
+            raise _unknown(f"{prefix}{name}", text, part, {prefix + full: key for full, key in known.items()})
+        above, here = here, next_place
         walked += f"{part}."
-        if depth == len(parts) - 1:
+        if part is last:
             break
         if holder.get(part) is None:
             holder[part] = {}
         if not isinstance(holder[part], dict):
-            raise ConfigError(
-                f"{prefix}{name}", text, f"{prefix}{walked.rstrip('.')} has no parts.", f"It takes {describe(here)}."
-            )
+            message = f"{walked.rstrip('.')} has no parts."
+            raise ConfigError(f"{prefix}{name}", text, message, f"It takes {describe(here)}.")
         holder = holder[part]
-    _put(here, holder, parts[-1], text, f"{prefix}{name}")
-    if parts[-1] == above.tag:
-        other = above.member(holder[parts[-1]])
-        for key in [k for k in holder if other is not None and k not in other.model_fields]:
-            del holder[key]
+    holder[last] = _value(here, holder.get(last), text, f"{prefix}{name}")
+    if last == above.tag and (other := above.member(holder[last])) is not None:
+        for key in [key for key in holder if key not in other.model_fields]:
+            del holder[key]  # another kind has other settings; those it shares are kept
 
 
-def _put(here: Place, holder: dict[str, Any], key: str, text: str, name: str) -> None:
+def _step(here: Place, holder: Mapping[str, Any], part: str) -> Place | None:
+    """The place called ``part`` inside ``here``; None if there is none."""
+    inside = here.member(holder.get(here.tag or ""))
+    if inside is not None and part in inside.model_fields:
+        return field_place(inside, part)
+    if here.is_map and part in holder:
+        return place(here.item)
+    return Place((str,), False, None, ()) if part == here.tag else None
+
+
+def _names(here: Place, holder: Mapping[str, Any]) -> list[str]:
+    """What may follow at a place: a settings class's fields, a map's keys, or the tag that decides about the rest."""
+    inside = here.member(holder.get(here.tag or ""))
+    if inside is not None:
+        return list(inside.model_fields)
+    return list(holder) if here.is_map else [here.tag] if here.tag else []
+
+
+def _elsewhere(model: type[BaseModel], part: str) -> dict[str, str]:
+    """Parts of techniques that are called ``part``, by their full names."""
+    inner = ((name, m) for name in model.model_fields for m in field_place(model, name).models)
+    return {f"{name}.{part}": part for name, m in inner if part in m.model_fields}
+
+
+def _value(here: Place, current: Any, text: str, name: str) -> Any:
+    """What ``text`` means at a place: a switch for a technique, else a value that pydantic checks later."""
     if here.models and here.tag is None:
-        if here.optional and text.lower() in OFF:
-            holder[key] = None
-        elif here.optional and text.lower() in ON:
-            holder[key] = holder[key] if isinstance(holder.get(key), dict) else {}
-        elif here.optional:
-            raise ConfigError(
-                name, text, "It is switched on or off.", f"Give on, off, or set a part such as {_a_part(here, name)}."
-            )
-        else:
-            raise ConfigError(
-                name, text, "It has parts of its own.", f"Set one of them, such as {_a_part(here, name)}."
-            )
-        return
-    holder[key] = _read(here, text)
-
-
-def _read(here: Place, text: str) -> Any:
-    """Text as the value the place holds; pydantic turns the scalars themselves."""
+        part = f"{name}.{next(iter(here.models[0].model_fields))}"
+        if not here.optional:
+            raise ConfigError(name, text, "It has parts of its own.", f"Set one of them, such as {part}.")
+        if text.lower() in OFF:
+            return None
+        if text.lower() in ON:
+            return current if isinstance(current, dict) else {}
+        raise ConfigError(name, text, "It is switched on or off.", f"Give on, off, or set a part such as {part}.")
     if here.optional and text.lower() in ("none", "null", ""):
         return None
-    if (here.is_list or here.models) and text[:1] in "[{" and text:
+    if text.startswith(("[", "{")) and (here.is_list or here.models):
         try:
             return _tuples(json.loads(text))
         except json.JSONDecodeError:
             return text
     if here.is_list:
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    if here.accepts(bool) and text.lower() in (*ON, *OFF):
+    if bool in here.options and text.lower() in (*ON, *OFF):
         return text.lower() in ON
-    words = {str(c).lower(): c for c in choices(here)}
-    return words.get(text.lower(), text)
+    return {str(choice).lower(): choice for choice in choices(here)}.get(text.lower(), text)
 
 
 def _switches(model: type[BaseModel], data: Any) -> Any:
@@ -161,15 +160,14 @@ def _switches(model: type[BaseModel], data: Any) -> Any:
     if not isinstance(data, Mapping):
         return data
     result = {}
-    for key, value in data.items():
-        value = _tuples(value)
-        if key in model.model_fields:
-            where = field_place(model, key)
-            inner = where.models[0] if where.models and where.tag is None else None
-            if inner is not None and where.optional and isinstance(value, bool):
+    for key, given in data.items():
+        value = _tuples(given)
+        where = field_place(model, key) if key in model.model_fields else None
+        if where is not None and where.models and where.tag is None:
+            if where.optional and isinstance(value, bool):
                 value = {} if value else None
-            if inner is not None and isinstance(value, dict):
-                value = _switches(inner, value)
+            if isinstance(value, dict):
+                value = _switches(where.models[0], value)
         result[key] = value
     return result
 
@@ -189,36 +187,25 @@ def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], Pl
     siblings: list[str] = []
     tag_value: Any = None
     for part in loc:
-        if here is None:
-            names.append(str(part))
+        if here is not None and here.tag is not None and tag_value is None and here.member(part) is not None:
+            tag_value = part  # pydantic names the union's member on its way; people do not
             continue
-        if here.tag is not None and tag_value is None and here.member(part) is not None:
-            tag_value = part
-            continue
-        inside = here.member(tag_value)
+        inside = here.member(tag_value) if here is not None else None
+        names.append(str(part))
         if inside is not None:
             siblings = list(inside.model_fields)
-            names.append(str(part))
             here = field_place(inside, part) if part in inside.model_fields else None
-        elif here.item is not None:
-            names.append(str(part))
-            here = place(here.item)
+        else:
+            here = place(here.item) if here is not None and here.item is not None else None
         tag_value = None
     return names, here, siblings
 
 
-def _unknown(name: str) -> str:
-    return (
-        "This technique is not built yet in this version." if name in PLANNED else f"There is no setting {name!r} here."
-    )
-
-
-def _mend_unknown(name: str, known: list[str]) -> str:
-    return "Leave it out." if name in PLANNED else suggest(name, known)
-
-
-def _a_part(here: Place, name: str) -> str:
-    return f"{name}.{next(iter(here.models[0].model_fields))}"
+def _unknown(field: str, value: Any, name: str, known: Mapping[str, str]) -> ConfigError:
+    """``known``: full names that are possible, each with its last part, which is what misspellings are compared with."""
+    if name in PLANNED:
+        return ConfigError(field, value, "This technique is not built yet in this version.", "Leave it out.")
+    return ConfigError(field, _short(value), f"There is no setting {name!r} here.", suggest(name, known))
 
 
 def _short(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Walking a tree of settings classes by the dotted names people write, and saying in words what a setting accepts.
 
-A *place* is a type annotation reached by such a name. The tree may hold nested settings classes, optional ones (techniques),
-maps of them, and unions told apart by a tag field such as ``kind``.
+A *place* is a type annotation reached by such a name. The tree may hold nested settings classes, optional ones
+(techniques), maps of them, and unions told apart by a tag field such as ``kind``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union
 
@@ -21,7 +21,7 @@ SCALAR_WORDS = {int: "a whole number", float: "a number", bool: "on or off", str
 
 @dataclass(frozen=True)
 class Place:
-    """A spot in the settings tree: its type without ``Annotated`` and ``None``, and whether ``None`` is allowed there."""
+    """A spot in the settings tree: its type without ``Annotated`` and ``None``, and whether it may be ``None``."""
 
     options: tuple[Any, ...]  # the union's members without None
     optional: bool
@@ -105,7 +105,7 @@ def choices(where: Place) -> tuple[Any, ...]:
 
 
 def describe(where: Place) -> str:
-    """What a place accepts, as the end of a sentence: ``a whole number of at least 1, or none``."""
+    """What a place accepts, as the end of a sentence: ``a whole number at least 1, or none``."""
     words = " or ".join(dict.fromkeys(_describe_option(o, where) for o in where.options))
     pattern = next((b.pattern for b in where.bounds if getattr(b, "pattern", None)), None)
     if pattern:
@@ -132,24 +132,17 @@ def _describe_option(option: Any, where: Place) -> str:
 
 def _describe_bounds(bounds: Iterable[Any]) -> str:
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    found = [
-        f"{text} {getattr(b, name)}"
-        for b in bounds
-        for name, text in words.items()
-        if getattr(b, name, None) is not None
-    ]
-    return " of " + " and ".join(found) if found else ""
+    found = ((text, getattr(bound, name, None)) for bound in bounds for name, text in words.items())
+    return "".join(f", {text} {limit}" for text, limit in found if limit is not None)
 
 
-def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names most like ``name``, best first; empty when nothing is close."""
-    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+def suggest(name: str, known: Iterable[str] | Mapping[str, str]) -> str:
+    """A mend for a misspelt name: the nearest known ones, else all of them.
 
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """A mend for a misspelt name: the nearest ones, else all of them."""
-    names = list(known)
-    close = nearest(name, names)
+    ``known`` may map full names to the part of them that ``name`` is to be compared with.
+    """
+    parts = dict(known) if isinstance(known, Mapping) else {k: k for k in known}
+    close = difflib.get_close_matches(name, list(dict.fromkeys(parts.values())), n=3, cutoff=0.6)
     if close:
-        return f"Did you mean {' or '.join(close)}?"
-    return f"Known here: {', '.join(names)}." if names else "Nothing can be set here."
+        return f"Did you mean {' or '.join(full for part in close for full in parts if parts[full] == part)}?"
+    return f"Known here: {', '.join(parts)}." if parts else "Nothing can be set here."

@@ -16,7 +16,7 @@ from scenarios.traces import TraceFormat, TraceRow
 
 @dataclass(frozen=True)
 class Arrival:
-    """``at_s`` seconds after the run's start or, with ``after``, after the end of that request (its number in the group)."""
+    """``at_s`` seconds after the run's start or, with ``after``, after that request's end (its number in the group)."""
 
     at_s: float
     after: int | None = None
@@ -69,7 +69,7 @@ class Poisson(Process):
 
 
 class Gamma(Process):
-    """Gamma-distributed gaps with coefficient of variation ``cv``: 1 is Poisson, below is smoother, above comes in clumps.
+    """Gamma-distributed gaps; coefficient of variation ``cv``: 1 is Poisson, less is smoother, more comes in clumps.
 
     Shape 1 / cv^2 and scale cv^2 / rate, as in the load generators of Sarathi-Serve and DistServe.
     """
@@ -84,7 +84,7 @@ class Gamma(Process):
 
 
 class Bursts(Process):
-    """``size`` requests together, again every ``every_s`` seconds; ``spread_s`` strews each burst evenly over that time."""
+    """``size`` requests together, again every ``every_s`` seconds; ``spread_s`` strews each burst over that time."""
 
     kind: Literal["bursts"] = "bursts"
     size: int = Field(ge=1)
@@ -98,7 +98,7 @@ class Bursts(Process):
 
 
 class ClosedLoop(Process):
-    """``clients`` users who each ask again ``think_s`` after their last answer; never more than ``clients`` requests at once.
+    """``clients`` users who each ask again ``think_s`` after their last answer: never more than ``clients`` at once.
 
     ``stagger_s`` is the time between the clients' first questions.
     """
@@ -117,9 +117,7 @@ class Replay(Process):
     """The arrivals of a recorded trace from row ``skip`` on, ``speed`` times as fast, the first one at ``start_s``."""
 
     kind: Literal["trace"] = "trace"
-    path: str = Field(
-        min_length=1, description="The trace file; relative to the working directory or to the scenario file."
-    )
+    path: str = Field(min_length=1, description="Relative to the working directory or to the scenario file.")
     format: TraceFormat = "auto"
     speed: float = Field(1.0, gt=0)
     skip: int = Field(0, ge=0, description="Rows left out at the trace's beginning.")

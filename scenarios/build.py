@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import ConfigError, EngineConfig, RequestSpec, RunSpec, Sampling, apply_overrides
+from engine.schema import suggest
 from scenarios import traces
 from scenarios.arrivals import Arrival, Replay
 from scenarios.load import ScenarioError, find, load
@@ -81,7 +82,7 @@ def new_run_id() -> str:
 def draw(
     workload: Workload, engine: EngineConfig, base: Path | None = None
 ) -> tuple[tuple[RequestSpec, ...], list[str]]:
-    """The workload's requests, those with a time of arrival first and in its order, and notes that belong on the run's label."""
+    """The workload's requests, timed ones first and in order, and notes for the run's labels."""
     seed = engine.seed if workload.seed is None else workload.seed
     if workload.recipe is not None:
         return _draw_recipe(workload, engine, seed), []
@@ -192,10 +193,8 @@ def _override_workload(workload: Workload, asked: Mapping[str, str]) -> Workload
                 f"Name one: {groups}.",
             )
         else:
-            from engine.schema import suggest
-
-            known = [k for k in Workload.model_fields if k not in ("groups",)] + list(workload.groups)
-            mend = suggest(first, [f"{k}" for k in known])
+            known = ["seed", "speed", *(["recipe", "requests"] if workload.recipe else workload.groups)]
+            mend = suggest(first, {WORKLOAD_PREFIX + key: key for key in known})
             raise ConfigError(f"{WORKLOAD_PREFIX}{name}", value, f"There is no {first!r} in this workload.", mend)
     return apply_overrides(workload, named, prefix=WORKLOAD_PREFIX)
 

@@ -53,7 +53,7 @@ class Uniform(Bounded):
 
 
 class Normal(Bounded):
-    """Normal with ``mean`` and standard deviation ``cv`` x mean (DeepSpeed-FastGen: cv 0.3); beyond the bounds, the bound."""
+    """Normal with standard deviation ``cv`` x ``mean`` (DeepSpeed-FastGen: cv 0.3); beyond the bounds, the bound."""
 
     kind: Literal["normal"] = "normal"
     mean: float = Field(gt=0, le=LONGEST)
@@ -105,7 +105,7 @@ class FromTrace(Part):
 
 
 class Reasoning(Part):
-    """A long thought (lognormal, cut at ``budget`` tokens) and then a short answer, uniform in ``answer_low`` .. ``answer_high``."""
+    """A long thought (lognormal, cut at ``budget``), then an answer uniform in ``answer_low`` .. ``answer_high``."""
 
     kind: Literal["reasoning"] = "reasoning"
     median: float = Field(800, gt=0, le=LONGEST)

@@ -1,7 +1,8 @@
-"""Finding scenarios and reading their files, strictly: an unknown key or a wrong type is an error that says what would be right."""
+"""Finding scenarios and reading their files, strictly: what is unknown or of a wrong type is an error that says why."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 
 from engine.config import ConfigError, check_settings
+from engine.schema import suggest
 from scenarios.schema import Scenario
 
 LARGEST_FILE = 4_000_000  # bytes
@@ -50,8 +52,6 @@ def find(name_or_path: str | Path) -> Path:
     Raises:
         ScenarioError: there is none, with the names most like it.
     """
-    from engine.schema import suggest
-
     text = str(name_or_path)
     path = Path(text).expanduser()
     if path.suffix in SUFFIXES:
@@ -89,7 +89,7 @@ def load(name_or_path: str | Path) -> Scenario:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its traps: a key given twice is an error, aliases are refused, ``1e3`` is a number, a date stays text."""
+    """YAML without its traps: no key twice, no aliases, ``1e3`` is a number, a date is text."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -116,7 +116,7 @@ _Loader.yaml_implicit_resolvers = {
 }
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    __import__("re").compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?$|^[-+]?\.[0-9]+([eE][-+]?[0-9]+)?$"),
+    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?$|^[-+]?\.[0-9]+([eE][-+]?[0-9]+)?$"),
     list("-+0123456789."),
 )
 

@@ -61,7 +61,7 @@ class RandomTokens(Prompt):
 
 
 class Tokens(RandomTokens):
-    """Random token ids; the first ``shared`` are equal within each of ``families``, between which requests take turns."""
+    """Random token ids; the first ``shared`` are equal within each of ``families``, which requests join in turn."""
 
     kind: Literal["tokens"] = "tokens"
     shared: int = Field(0, ge=0)

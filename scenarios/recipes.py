@@ -1,4 +1,4 @@
-"""Published workloads, drawn call by call as their authors draw them, so that figures can stand beside others' figures."""
+"""Published workloads, drawn call by call as their authors draw them, so that figures can stand beside others'."""
 
 from __future__ import annotations
 

@@ -21,14 +21,10 @@ class Group(Part):
     requests: int = Field(ge=1, le=1_000_000)
     arrivals: Arrivals = AtOnce()
     prompt: Prompts = Chat()
-    prompt_tokens: Lengths | None = Field(
-        None, description="Cut or repeat prompts to so many tokens. Empty: as the text is."
-    )
+    prompt_tokens: Lengths | None = Field(None, description="Cut or repeat prompts to this. Empty: as the text is.")
     output_tokens: Lengths | None = Field(None, description="Most tokens of each answer.")
     total_tokens: Lengths | None = Field(None, description="Instead of both: prompt and answer together ...")
-    prompt_to_output: float | None = Field(
-        None, gt=0, description="... and how many prompt tokens come on one of the answer."
-    )
+    prompt_to_output: float | None = Field(None, gt=0, description="... and prompt tokens for one of the answer.")
     ignore_eos: bool = Field(False, description="Answer to the full length whatever the model says.")
     temperature: float | None = Field(None, ge=0, le=10, description="Empty: the engine's setting.")
     priority: int = 0
@@ -58,17 +54,13 @@ class Group(Part):
 
 
 class Workload(Part):
-    """What is asked of the engine: groups of requests side by side, or a published recipe drawn exactly as its authors draw it."""
+    """What is asked: groups of requests side by side, or a published recipe drawn as its authors draw it."""
 
-    seed: int | None = Field(
-        None, ge=0, le=2**63 - 1, description="Start of every random stream. Empty: the engine's seed."
-    )
+    seed: int | None = Field(None, ge=0, le=2**63 - 1, description="Start of every stream. Empty: the engine's.")
     speed: float = Field(1.0, gt=0, description="Arrivals come so many times as fast.")
-    groups: dict[str, Group] = {}
+    groups: dict[str, Group] = Field(default_factory=dict)
     recipe: RecipeName | None = None
-    requests: int | None = Field(
-        None, ge=1, le=100_000, description="With a recipe: so many requests instead of its own number."
-    )
+    requests: int | None = Field(None, ge=1, le=100_000, description="With a recipe: instead of its own number.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Workload:

@@ -1,7 +1,7 @@
 """Real text without shipping any: the English prose and the source code that come with every Python.
 
-Prose is ``pydoc_data.topics``, the language reference; code is the standard library. Both differ a little between Python
-releases, so text prompts (and workload hashes) are equal on equal Python versions.
+Prose is ``pydoc_data.topics``, the language reference; code is the standard library. Both differ a little between
+Python releases, so text prompts (and workload hashes) are equal on equal Python versions.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def paragraphs() -> tuple[str, ...]:
 
 @cache
 def functions() -> tuple[str, ...]:
-    """Top-level functions of some standard library modules, as source text, without their docstrings' neighbours."""
+    """Top-level functions of some standard library modules, as source text."""
     found = []
     for module in SOURCES:
         spec = importlib.util.find_spec(module)
@@ -48,7 +48,7 @@ def functions() -> tuple[str, ...]:
 
 
 def prose(words: int, rng: random.Random) -> str:
-    """At least ``words`` words of prose from a random paragraph on, ending with a paragraph's end or after ``words`` words."""
+    """Exactly ``words`` words of prose from a random paragraph on."""
     return _gather(paragraphs(), words, rng, " ", "\n\n")
 
 

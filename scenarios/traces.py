@@ -2,10 +2,12 @@
 
 The project ships none. Formats, told apart by their first line:
 
-- ``mooncake``: JSON lines with ``timestamp`` (ms), ``input_length``, ``output_length`` and ``hash_ids``, one per 512-token block.
-- ``splitwise``: CSV with ``arrived_at`` (s), ``num_prefill_tokens``, ``num_decode_tokens`` (Vidur's form of the Azure traces), or
-  the original ``TIMESTAMP``, ``ContextTokens``, ``GeneratedTokens``.
-- ``burstgpt``: CSV with ``Timestamp`` (s), ``Request tokens``, ``Response tokens`` and more; newer files add ``Session ID`` and ``Elapsed time``.
+- ``mooncake``: JSON lines with ``timestamp`` (ms), ``input_length``, ``output_length`` and ``hash_ids``, one for each
+  512 tokens of the prompt.
+- ``splitwise``: CSV with ``arrived_at`` (s), ``num_prefill_tokens``, ``num_decode_tokens`` (Vidur's form of the Azure
+  traces), or the original ``TIMESTAMP``, ``ContextTokens``, ``GeneratedTokens``.
+- ``burstgpt``: CSV with ``Timestamp`` (s), ``Request tokens``, ``Response tokens`` and more; newer files add
+  ``Session ID`` and ``Elapsed time``.
 
 A response (or prompt) of 0 tokens is a failed request of the recorded service: it is skipped and counted.
 """
@@ -111,8 +113,9 @@ def _mooncake(path: Path, file: TextIO) -> Iterator[TraceRow]:
         blocks = record.get("hash_ids") or []
         if not isinstance(blocks, list) or not all(isinstance(b, int) for b in blocks):
             raise _bad(path, number, blocks, "hash_ids is not a list of whole numbers")
-        lengths = (_count(path, number, record, key) for key in ("input_length", "output_length"))
-        yield TraceRow(_number(path, number, record, "timestamp") / 1e3, *lengths, block_ids=tuple(blocks))
+        arrival = _number(path, number, record, "timestamp") / 1e3
+        prompt, output = (_count(path, number, record, key) for key in ("input_length", "output_length"))
+        yield TraceRow(arrival, prompt, output, tuple(blocks))
 
 
 def _csv(path: Path, file: TextIO, names: tuple[str, str, str]) -> Iterator[TraceRow]:
@@ -129,7 +132,8 @@ def _csv(path: Path, file: TextIO, names: tuple[str, str, str]) -> Iterator[Trac
             arrival = moment - origin
         else:
             arrival = _number(path, reader.line_num, record, names[0])
-        yield TraceRow(arrival, *(_count(path, reader.line_num, record, name) for name in names[1:]))
+        prompt, output = (_count(path, reader.line_num, record, name) for name in names[1:])
+        yield TraceRow(arrival, prompt, output)
 
 
 def _number(path: Path, line: int, record: Mapping[str, Any], key: str) -> float:
