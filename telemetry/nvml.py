@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pynvml
@@ -113,7 +114,7 @@ class NvmlDevice:
         counters = {"pcie_tx": pynvml.NVML_PCIE_UTIL_TX_BYTES, "pcie_rx": pynvml.NVML_PCIE_UTIL_RX_BYTES}
         values: Values = {}
         for name, counter in counters.items():
-            rate = self._ask(f"{name} (slow)", lambda c=counter: pynvml.nvmlDeviceGetPcieThroughput(self._handle, c))
+            rate = self._ask(f"{name} (slow)", partial(pynvml.nvmlDeviceGetPcieThroughput, self._handle, counter))
             values[name] = None if rate is None else rate * 1024.0
             if rate is not None:
                 self.missing[name] = "no byte counter here; sampled for 20 ms once a second instead"
@@ -139,7 +140,7 @@ class NvmlDevice:
 
     def _pcie_rates(self) -> Values:
         fields = {"pcie_tx": pynvml.NVML_FI_DEV_PCIE_COUNT_TX_BYTES, "pcie_rx": pynvml.NVML_FI_DEV_PCIE_COUNT_RX_BYTES}
-        counts = {name: self._ask(name, lambda f=field: _field(self._handle, f)) for name, field in fields.items()}
+        counts = {name: self._ask(name, partial(_field, self._handle, field)) for name, field in fields.items()}
         return self._pcie.update(counts)
 
     def _first(self, counter: str, *calls: Callable[[], Any]) -> Any:

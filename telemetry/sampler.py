@@ -21,7 +21,7 @@ SLOW_INTERVAL_S = 1.0
 
 
 class DeviceSampler:
-    """Samples ``device`` (``cpu`` or ``cuda:N``) every ``interval_ms`` until closed. Use as a context manager.
+    """Samples ``device`` (``cpu`` or ``cuda:N``) every ``interval_ms`` until stopped. Use as a context manager.
 
     ``missing`` tells which counters are null in the rows, and why.
     """
@@ -53,7 +53,7 @@ class DeviceSampler:
             thread.start()
         return self
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """Stop sampling and let go of the device; returns once the threads are done."""
         self._stop.set()
         for thread in self._threads:
@@ -69,7 +69,7 @@ class DeviceSampler:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self.stop()
 
     def sample(self) -> dict[str, Any]:
         """One row's values, read now."""
