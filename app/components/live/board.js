@@ -1,0 +1,314 @@
+// The board: tiles, the sentence on what limits the engine, and the charts of one run, fed by its live socket.
+
+const DRAW_MS = 100;
+const CALM_DRAW_MS = 500; // for readers who asked for less motion
+const DESCRIBE_MS = 4000;
+const FINAL = ["finished", "failed", "cancelled", "crashed"];
+const CHIPS = {
+  connecting: "Connecting",
+  reconnecting: "Reconnecting",
+  queued: "Queued",
+  starting: "Starting",
+  loading: "Loading the model",
+  running: "Live",
+  finished: "Finished",
+  failed: "Failed",
+  cancelled: "Cancelled",
+  crashed: "Crashed",
+};
+
+class Board {
+  constructor(host, data) {
+    this.host = host;
+    this.data = data;
+    this.itlLog = true;
+    this.cursorTime = null;
+    this.draws = 0;
+    this.frames = 0;
+    this.tables = { iteration: new Columns(), token: new Columns(), request: new Columns(), device: new Columns() };
+    this.itlHistogram = new LogHistogram();
+    this.view = new TimeView(() => this.viewChanged());
+    this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    this.build();
+    this.restyle();
+    this.restart();
+    this.observer = new ResizeObserver(() => this.requestDraw());
+    this.observer.observe(this.root);
+    this.woken = () => document.hidden || this.requestDraw();
+    document.addEventListener("visibilitychange", this.woken);
+  }
+
+  build() {
+    this.root = element("div", "board");
+    this.chip = element("span", "chip", "", { role: "status" });
+    this.progressText = element("span", "progress-text", "");
+    this.progress = element("div", "progress", "", { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress of the run" });
+    this.progressFill = element("i");
+    this.progress.append(this.progressFill);
+    this.notice = element("p", "notice", "", { hidden: "", role: "status" });
+    const bar = element("div", "bar");
+    const told = element("div", "bar-told");
+    told.append(this.chip, this.progressText);
+    bar.append(told, this.controls());
+    this.limit = new LimitLine();
+    this.tiles = tileSpecs(this.data.words.tiles).map((spec) => new Tile(spec));
+    const tiles = element("div", "tiles");
+    tiles.append(...this.tiles.map((tile) => tile.root));
+    this.charts = CHART_SPECS.map((make) => {
+      const spec = make(this);
+      return new ChartCard(this, { ...spec, ...this.data.words.charts[spec.id] });
+    });
+    this.addScaleSwitch();
+    this.grid = element("div", "grid");
+    this.grid.append(...this.charts.map((chart) => chart.root));
+    this.root.append(bar, this.progress, this.notice, this.limit.root, tiles, this.grid);
+    this.host.append(this.root);
+  }
+
+  controls() {
+    const group = element("div", "controls", "", { role: "group", "aria-label": "Time shown" });
+    const button = (text, label, act) => {
+      const made = element("button", "quiet", text, { type: "button", "aria-label": label, title: label });
+      made.addEventListener("click", act);
+      group.append(made);
+      return made;
+    };
+    this.pauseButton = button("Pause", "Hold the charts still; the run goes on", () => this.view.setPaused(!this.view.paused));
+    this.spanButtons = [
+      [10, "10 s"],
+      [30, "30 s"],
+      [WHOLE_RUN, "Whole run"],
+    ].map(([span, text]) => [span, button(text, "Follow the run, showing " + (span === WHOLE_RUN ? "all of it" : "its last " + text), () => this.view.setSpan(span))]);
+    button("−", "Show a longer time", () => this.view.scale(2));
+    button("+", "Show a shorter time", () => this.view.scale(0.5));
+    return group;
+  }
+
+  addScaleSwitch() {
+    const chart = this.charts.find(({ spec }) => spec.id === "itl");
+    const button = element("button", "quiet", "", { type: "button" });
+    const label = () => (button.textContent = this.itlLog ? "Linear scale" : "Log scale");
+    button.addEventListener("click", () => {
+      this.itlLog = !this.itlLog;
+      label();
+      this.requestDraw();
+    });
+    label();
+    chart.actions.append(button);
+  }
+
+  /** New data from the page: a changed run starts over, a changed ghost or theme is drawn. */
+  update(data) {
+    const other = data.run !== this.data.run || data.token !== this.data.token || data.path !== this.data.path;
+    this.data = data;
+    this.restyle();
+    if (other) this.restart();
+    else this.readGhost();
+    this.requestDraw();
+  }
+
+  restart() {
+    if (this.feed) this.feed.stop();
+    for (const table of Object.values(this.tables)) table.clear();
+    this.itlHistogram = new LogHistogram();
+    this.stallCache = null;
+    this.view.reset();
+    for (const tile of this.tiles) tile.clear();
+    this.limit.show(null);
+    this.status = null;
+    this.connection = "connecting";
+    this.readGhost();
+    this.showStatus();
+    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
+    const address = `${scheme}//${location.host}${this.data.path}`;
+    const positions = () => Object.fromEntries(Object.entries(this.tables).map(([name, table]) => [name, table.next]));
+    this.feed = new Feed(address, this.data.token, this.data.run, positions, {
+      frame: (frame) => this.take(frame),
+      message: (message) => this.hear(message),
+      state: (state) => {
+        this.connection = state;
+        this.showStatus();
+      },
+    });
+  }
+
+  readGhost() {
+    const ghost = this.data.ghost;
+    this.ghost = null;
+    if (!ghost || !ghost.t.length) return;
+    const histogram = new LogHistogram();
+    histogram.add(ghost.itl_ms, 0);
+    this.ghost = { ...ghost, longest: histogram.max, stall_ms: this.data.stall_factor * histogram.median() };
+    this.ghost.shortest = ghost.itl_ms.reduce((least, value) => (value > 0 && value < least ? value : least), Infinity);
+    const entry = this.charts && this.charts.find(({ spec }) => spec.id === "itl").readings[2];
+    if (entry) entry.item.children[1].textContent = "before: " + ghost.name;
+  }
+
+  take({ table, n, first, batch }) {
+    const target = this.tables[table];
+    if (!target) return;
+    this.frames += 1;
+    this.root.dataset.frames = this.frames;
+    const before = target.missed;
+    const added = target.append(first, n, batch);
+    if (table === "token" && added) this.itlHistogram.add(target.get("itl_ms").subarray(target.rows - added), 0);
+    if (target.missed > before) this.showNotice();
+    this.view.advance(Math.max(this.view.now, target.last("t") || 0));
+    this.requestDraw();
+  }
+
+  hear(message) {
+    if (message.type === "figures") {
+      for (const tile of this.tiles) tile.update(message);
+      this.limit.show(message.limit || null);
+    } else if (message.type === "status") {
+      this.status = message.status || message;
+      this.showStatus();
+    } else if (message.type === "error") {
+      this.refusal = message.message || "The lab refused the connection.";
+      this.showNotice();
+    } else if (message.type === "hello") {
+      this.refusal = null;
+      this.showNotice();
+    }
+  }
+
+  showNotice() {
+    const missed = Object.values(this.tables).reduce((sum, table) => sum + table.missed, 0);
+    const words = [];
+    if (this.refusal) words.push(this.refusal);
+    if (this.connection === "reconnecting") words.push("The connection to the lab broke; trying again. Nothing is lost: the run goes on and is recorded.");
+    if (missed) words.push(`${missed} rows were dropped on the way to this page to keep up; the recorded run has them all.`);
+    this.notice.textContent = words.join(" ");
+    this.notice.hidden = !words.length;
+  }
+
+  showStatus() {
+    const state = this.status ? this.status.state : null;
+    const shown = this.connection === "open" || FINAL.includes(state) ? state || "connecting" : this.connection;
+    this.chip.textContent = CHIPS[shown] || shown;
+    this.chip.dataset.state = shown;
+    const progress = (this.status && this.status.progress) || {};
+    const total = progress.requests_total || 0;
+    const done = progress.requests_done || 0;
+    let share = total ? done / total : 0;
+    if (this.data.expected_tokens > 0) share = Math.max(share, Math.min(1, (progress.output_tokens || 0) / this.data.expected_tokens));
+    if (state === "loading" && known(progress.phase_share)) share = progress.phase_share;
+    if (state === "finished") share = 1;
+    this.progressFill.style.width = (100 * share).toFixed(1) + "%";
+    this.progress.setAttribute("aria-valuenow", String(Math.round(100 * share)));
+    const words = [];
+    if (state === "loading" && progress.phase) words.push(String(progress.phase));
+    if (total) words.push(`${number(done)} of ${number(total)} requests`);
+    if (progress.iterations) words.push(`${number(progress.iterations)} iterations`);
+    if (state === "running" && share > 0.05 && share < 1 && this.view.now > 1) {
+      words.push("about " + seconds((this.view.now * (1 - share)) / share) + " left");
+    }
+    this.progressText.textContent = words.join(" · ");
+    if (FINAL.includes(state) && !this.view.ended) {
+      this.view.ended = true;
+      this.view.advance(this.view.now);
+      this.requestDraw();
+    }
+    this.showNotice();
+  }
+
+  viewChanged() {
+    for (const [span, button] of this.spanButtons) {
+      button.setAttribute("aria-pressed", String(this.view.following && this.view.span === span));
+    }
+    this.pauseButton.setAttribute("aria-pressed", String(this.view.paused));
+    this.pauseButton.textContent = this.view.paused ? "Resume" : "Pause";
+    this.root.dataset.view = this.view.paused ? "paused" : this.view.following ? "following" : "zoomed";
+    this.root.dataset.from = this.view.min.toFixed(3);
+    this.root.dataset.to = this.view.max.toFixed(3);
+    this.requestDraw();
+  }
+
+  setCursor(time) {
+    if (this.cursorTime === time) return;
+    this.cursorTime = time;
+    for (const chart of this.charts) if (chart.u && chart.onScreen) chart.read();
+  }
+
+  /** Take colours and fonts from the page's theme. */
+  restyle() {
+    const style = getComputedStyle(this.root);
+    const paper = style.getPropertyValue("--st-background-color").trim();
+    const name = brightness(paper) < 0.5 ? "dark" : "light";
+    this.palette = this.data.palettes[name];
+    this.font = style.getPropertyValue("--st-font").trim() || "sans-serif";
+    this.themeKey = name + paper + this.font;
+    this.root.dataset.theme = name;
+    for (const [key, value] of Object.entries(this.palette)) this.root.style.setProperty("--" + key.replaceAll("_", "-"), value);
+  }
+
+  requestDraw() {
+    if (this.scheduled || this.gone) return;
+    const wait = Math.max(0, (this.drawnAt || 0) + (this.calm ? CALM_DRAW_MS : DRAW_MS) - performance.now());
+    this.scheduled = setTimeout(() => requestAnimationFrame(() => this.draw()), wait);
+  }
+
+  draw() {
+    this.scheduled = null;
+    if (this.gone || document.hidden || !this.root.isConnected) return;
+    this.width = this.root.clientWidth;
+    if (!this.width) return;
+    if (this.spanButtons && !this.root.dataset.view) this.viewChanged();
+    this.root.classList.toggle("narrow", this.width < 640);
+    const columns = this.width < 760 ? 1 : 2;
+    this.grid.dataset.columns = columns;
+    for (const chart of this.charts) {
+      const width = chart.plot.clientWidth;
+      if (width > 0) chart.draw(width);
+    }
+    this.drawnAt = performance.now();
+    this.draws += 1;
+    this.root.dataset.draws = this.draws;
+    this.root.dataset.from = this.view.min.toFixed(3);
+    this.root.dataset.to = this.view.max.toFixed(3);
+    if (this.drawnAt - (this.describedAt || -Infinity) > DESCRIBE_MS) {
+      this.describedAt = this.drawnAt;
+      for (const chart of this.charts) chart.describe();
+    }
+  }
+
+  destroy() {
+    this.gone = true;
+    clearTimeout(this.scheduled);
+    this.feed.stop();
+    this.observer.disconnect();
+    document.removeEventListener("visibilitychange", this.woken);
+    for (const chart of this.charts) chart.destroy();
+    this.root.remove();
+  }
+}
+
+/** Relative brightness of a CSS colour in 0..1; 1 when it cannot be read. */
+function brightness(colour) {
+  const probe = document.createElement("canvas").getContext("2d");
+  probe.fillStyle = "#ffffff";
+  probe.fillStyle = colour;
+  const [, hex] = /^#([0-9a-f]{6})$/i.exec(probe.fillStyle) || [];
+  if (!hex) return 1;
+  const [red, green, blue] = [0, 2, 4].map((at) => parseInt(hex.slice(at, at + 2), 16) / 255);
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+}
+
+const boards = new WeakMap();
+
+// Streamlit calls this again whenever the data or the theme changes and runs only the newest cleanup; a superseded call's cleanup may
+// also run right after a newer call. So a cleanup ends the board only if no newer call follows.
+export default function mount({ parentElement, data }) {
+  let entry = boards.get(parentElement);
+  if (entry && !entry.board.gone) entry.board.update(data);
+  else {
+    entry = { board: new Board(parentElement, data), calls: 0 };
+    boards.set(parentElement, entry);
+  }
+  const call = ++entry.calls;
+  return () =>
+    setTimeout(() => {
+      if (entry.calls === call) entry.board.destroy();
+    }, 0);
+}

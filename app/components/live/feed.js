@@ -1,0 +1,48 @@
+// The live socket: asks for one run, hands frames on, and comes back by itself where it left off.
+
+const FIRST_RETRY_MS = 300;
+const LAST_RETRY_MS = 5000;
+
+class Feed {
+  /** `on` has: frame(decoded), message(object), state(name); `positions()` says the next row wanted of each table. */
+  constructor(address, token, run, positions, on) {
+    Object.assign(this, { address, token, run, positions, on });
+    this.retry = FIRST_RETRY_MS;
+    this.stopped = false;
+    this.open();
+  }
+
+  open() {
+    if (this.stopped) return;
+    const socket = new WebSocket(this.address);
+    socket.binaryType = "arraybuffer";
+    this.socket = socket;
+    socket.onopen = () => {
+      socket.send(JSON.stringify({ token: this.token, run: this.run, since: this.positions() }));
+    };
+    socket.onmessage = (event) => {
+      if (this.stopped || socket !== this.socket) return;
+      this.retry = FIRST_RETRY_MS;
+      if (typeof event.data === "string") {
+        const message = JSON.parse(event.data);
+        if (message.type === "hello") this.on.state("open");
+        this.on.message(message);
+      } else {
+        this.on.frame(decodeFrame(event.data));
+      }
+    };
+    socket.onclose = () => {
+      if (this.stopped || socket !== this.socket) return;
+      this.on.state("reconnecting");
+      this.timer = setTimeout(() => this.open(), this.retry * (0.8 + 0.4 * Math.random()));
+      this.retry = Math.min(LAST_RETRY_MS, 2 * this.retry);
+    };
+  }
+
+  /** Close for good; nothing is handed on afterwards. */
+  stop() {
+    this.stopped = true;
+    clearTimeout(this.timer);
+    if (this.socket) this.socket.close();
+  }
+}

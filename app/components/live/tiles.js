@@ -1,0 +1,136 @@
+// Key figures: one tile per figure, with its recent trend.
+
+const TREND_POINTS = 120;
+
+class Tile {
+  constructor(spec) {
+    this.spec = spec;
+    this.trend = [];
+    this.root = element("div", "tile");
+    const label = element("div", "tile-label");
+    label.append(element("span", "", spec.label), helpButton(spec.label, spec.help));
+    this.value = element("div", "tile-value", DASH);
+    this.minor = element("div", "tile-minor", "");
+    this.spark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    for (const [name, value] of Object.entries({ class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" })) {
+      this.spark.setAttribute(name, value);
+    }
+    this.area = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    this.line = document.createElementNS("http://www.w3.org/2000/svg", "path");
+    this.area.setAttribute("class", "spark-area");
+    this.line.setAttribute("class", "spark-line");
+    this.spark.append(this.area, this.line);
+    this.root.append(label, this.value, this.minor, this.spark);
+  }
+
+  /** Take a `figures` message. A trend that comes with it replaces what was gathered here. */
+  update(figures) {
+    this.value.textContent = this.spec.value(figures);
+    this.minor.textContent = this.spec.minor(figures);
+    const given = figures.trend ? this.spec.trend(figures.trend) : null;
+    if (Array.isArray(given) && given.length) this.trend = given.slice(-TREND_POINTS);
+    else this.trend.push(this.spec.raw(figures));
+    if (this.trend.length > TREND_POINTS) this.trend.shift();
+    this.drawTrend();
+  }
+
+  drawTrend() {
+    const points = this.trend.map((value, index) => [index, value]).filter(([, value]) => known(value));
+    if (points.length < 2) return;
+    const top = Math.max(...points.map(([, value]) => value), 1e-9);
+    const last = this.trend.length - 1;
+    const at = ([index, value]) => `${((120 * index) / last).toFixed(1)},${(27 - (25 * value) / top).toFixed(1)}`;
+    const path = "M" + points.map(at).join("L");
+    this.line.setAttribute("d", path);
+    this.area.setAttribute("d", `${path}L120,28L${((120 * points[0][0]) / last).toFixed(1)},28Z`);
+  }
+
+  clear() {
+    this.trend = [];
+    this.value.textContent = DASH;
+    this.minor.textContent = "";
+    this.line.removeAttribute("d");
+    this.area.removeAttribute("d");
+  }
+}
+
+/** Tile specifications; `words` maps ids to {label, help}. */
+function tileSpecs(words) {
+  const p = (figure, name) => (figure ? figure[name] : null);
+  const device = (figures) => figures.device || {};
+  return [
+    {
+      id: "speed",
+      value: (f) => number(f.tokens_per_s),
+      minor: () => "tokens per second",
+      raw: (f) => f.tokens_per_s,
+      trend: (t) => t.tokens_per_s,
+    },
+    {
+      id: "ttft",
+      value: (f) => milliseconds(p(f.ttft_ms, "p50")),
+      minor: (f) => "p99 " + milliseconds(p(f.ttft_ms, "p99")),
+      raw: (f) => p(f.ttft_ms, "p50"),
+      trend: (t) => t.ttft_ms,
+    },
+    {
+      id: "itl",
+      value: (f) => milliseconds(p(f.itl_ms, "p50")),
+      minor: (f) => "p99 " + milliseconds(p(f.itl_ms, "p99")),
+      raw: (f) => p(f.itl_ms, "p99"),
+      trend: (t) => t.itl_ms,
+    },
+    {
+      id: "requests",
+      value: (f) => number(f.running),
+      minor: (f) => number(f.waiting) + " waiting",
+      raw: (f) => f.running,
+      trend: (t) => t.running,
+    },
+    {
+      id: "kv",
+      value: (f) => percent(known(f.kv_used_share) ? 100 * f.kv_used_share : null),
+      minor: () => "of the KV pool",
+      raw: (f) => f.kv_used_share,
+      trend: (t) => t.kv_used_share,
+    },
+    {
+      id: "device",
+      value: (f) => percent(device(f).utilization),
+      minor: (f) =>
+        [bytes(device(f).memory_used), known(device(f).power) ? number(device(f).power) + " W" : ""].filter((text) => text && text !== DASH).join(", "),
+      raw: (f) => device(f).utilization,
+      trend: (t) => t.utilization,
+    },
+  ].map((spec) => ({ ...spec, ...words[spec.id] }));
+}
+
+/** One sentence on what limits the engine now, with the figures behind it on request. */
+class LimitLine {
+  constructor() {
+    this.root = element("div", "limit");
+    this.sentence = element("p", "limit-sentence", "");
+    this.button = element("button", "quiet", "Why?", { type: "button", "aria-expanded": "false" });
+    this.figures = element("dl", "limit-figures", "", { hidden: "" });
+    this.button.addEventListener("click", () => {
+      this.figures.hidden = !this.figures.hidden;
+      this.button.setAttribute("aria-expanded", String(!this.figures.hidden));
+    });
+    this.root.append(this.sentence, this.button, this.figures);
+    this.show(null);
+  }
+
+  show(limit) {
+    this.root.dataset.kind = limit ? limit.kind : "none";
+    this.sentence.textContent = limit ? limit.sentence : "What limits the engine is known once it has run for a moment.";
+    this.button.hidden = !limit;
+    if (!limit) return;
+    const rows = limit.figures && !Array.isArray(limit.figures) ? Object.entries(limit.figures) : [];
+    this.figures.replaceChildren(
+      ...rows.flatMap(([name, value]) => [
+        element("dt", "", name.replaceAll("_", " ")),
+        element("dd", "", typeof value === "number" ? number(value) : String(value)),
+      ]),
+    );
+  }
+}

@@ -1,0 +1,74 @@
+// Numbers as people read them. Every function takes NaN, null or undefined as "not known".
+
+const DASH = "–";
+
+function known(value) {
+  return value !== null && value !== undefined && Number.isFinite(value);
+}
+
+function number(value) {
+  if (!known(value)) return DASH;
+  const size = Math.abs(value);
+  if (size >= 10000) return Math.round(value / 100) / 10 + " k";
+  if (size >= 100 || Number.isInteger(value)) return String(Math.round(value));
+  return value.toFixed(size >= 10 ? 1 : 2);
+}
+
+function milliseconds(value) {
+  if (!known(value)) return DASH;
+  const size = Math.abs(value);
+  if (size >= 1000) return (value / 1000).toFixed(size >= 10000 ? 1 : 2) + " s";
+  if (size >= 100) return Math.round(value) + " ms";
+  if (size >= 1) return value.toFixed(1) + " ms";
+  return size === 0 ? "0 ms" : Math.round(value * 1000) + " µs";
+}
+
+function bytes(value) {
+  if (!known(value)) return DASH;
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let index = 0;
+  let left = value;
+  while (Math.abs(left) >= 1024 && index < units.length - 1) {
+    left /= 1024;
+    index += 1;
+  }
+  return left.toFixed(left >= 100 || index === 0 ? 0 : 1) + " " + units[index];
+}
+
+function percent(value) {
+  return known(value) ? value.toFixed(value < 10 && value > 0 ? 1 : 0) + " %" : DASH;
+}
+
+function seconds(value) {
+  if (!known(value)) return DASH;
+  if (value >= 90) return Math.floor(value / 60) + " min " + Math.round(value % 60) + " s";
+  return value.toFixed(value >= 10 ? 0 : 1) + " s";
+}
+
+/** An axis label: a value with its unit, without the zeros that only fill up. */
+function axisLabel(words) {
+  return (value) => (value === null ? "" : words(value).replace(/(\.\d*?)0+(?=\D|$)/, "$1").replace(/\.(?=\D|$)/, ""));
+}
+
+/** What an iteration did: "prefill", "mixed", "decode", or "idle". */
+function kindOf(prefill, decode) {
+  if (prefill > 0) return decode > 0 ? "mixed" : "prefill";
+  return decode > 0 ? "decode" : "idle";
+}
+
+/** The least round number (1, 1.5, 2, 3, 4, 5, 8 x a power of ten) that is at least `value`. */
+function roundUp(value) {
+  if (!(value > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  for (const step of [1, 1.5, 2, 3, 4, 5, 8, 10]) if (step * power >= value * 0.999999) return step * power;
+  return 10 * power;
+}
+
+/** A new element with a class, text (always as text, never as markup) and attributes. */
+function element(tag, className = "", text = "", attributes = {}) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text) made.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}

@@ -1,0 +1,229 @@
+"""The page's controls, read from the engine settings' JSON schema: a technique added tomorrow has its controls tomorrow.
+
+A control knows its dotted name (as the command line writes it), its words, what it accepts, and how a value is written as text for
+``engine.overrides``. Nothing here draws anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from engine.config import ConfigError, EngineConfig, apply_overrides
+
+Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
+
+COMING = {
+    "prefix_sharing": (
+        "Prefix sharing",
+        "Keeps the KV blocks of prompts that begin alike and computes them only once.",
+    ),
+    "speculation": ("Speculative decoding", "Guesses several tokens ahead and verifies them in one step of the model."),
+    "kv_quantization": (
+        "KV quantization",
+        "Stores keys and values in fewer bits, so that more requests fit in memory.",
+    ),
+}
+"""Techniques this version has no settings for yet: title, and in a line what the switch will do."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """One setting as a control."""
+
+    path: str
+    kind: Kind
+    title: str
+    help: str
+    group: str
+    unit: str
+    paper: str
+    advanced: bool
+    optional: bool  # may be left empty, which means "automatic" or "none"
+    choices: tuple[Any, ...]
+    bounds: str  # what it accepts, in words; "" where everything is
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def explanation(self) -> str:
+        """Help, bounds, paper and the name the command line knows it by."""
+        parts = [self.help]
+        if self.bounds:
+            parts.append(f"Accepts {self.bounds}.")
+        if self.paper:
+            parts.append(f"Paper: {self.paper}.")
+        parts.append(f"Command line: `--set {self.path}=...`")
+        return "\n\n".join(parts)
+
+
+@cache
+def controls() -> tuple[Control, ...]:
+    """Every setting of ``EngineConfig``, in the order of its fields; a technique is followed by its own settings."""
+    schema = EngineConfig.model_json_schema()
+    return tuple(_walk(schema, schema.get("$defs", {}), ""))
+
+
+def techniques() -> tuple[Control, ...]:
+    """The toggles."""
+    return tuple(control for control in controls() if control.kind == "technique")
+
+
+def parts_of(technique: Control) -> tuple[Control, ...]:
+    """The settings of one technique."""
+    return tuple(control for control in controls() if control.path.startswith(technique.path + "."))
+
+
+def coming() -> dict[str, tuple[str, str]]:
+    """Techniques that have no settings class yet."""
+    built = {control.path for control in techniques()}
+    return {path: words for path, words in COMING.items() if path not in built}
+
+
+def value_of(config: EngineConfig, path: str) -> Any:
+    """The value of a dotted name; for a technique whether it is on, for the parts of one that is off their defaults."""
+    here: Any = config
+    for part in path.split("."):
+        here = _defaults().get(path) if here is None else getattr(here, part)
+    control = _by_path()[path]
+    if control.kind == "technique":
+        return here is not None
+    return list(here) if control.kind == "list" else here
+
+
+def as_text(control: Control, value: Any) -> str:
+    """A control's value the way ``engine.overrides`` reads it."""
+    if control.kind in ("switch", "technique"):
+        return "on" if value else "off"
+    if control.kind == "list":
+        return json.dumps(list(value or []), ensure_ascii=False)
+    if value is None or (control.optional and value == ""):
+        return "none"
+    return str(value).strip()
+
+
+def overrides(base: EngineConfig, values: Mapping[str, Any]) -> dict[str, str]:
+    """What differs from ``base``, as text by dotted name; parts of a technique that is off are left out."""
+    changed: dict[str, str] = {}
+    for control in controls():
+        if control.path not in values:
+            continue
+        technique = control.path.rpartition(".")[0]
+        if technique in values and values[technique] is False:
+            continue
+        text = as_text(control, values[control.path])
+        if text != as_text(control, value_of(base, control.path)):
+            changed[control.path] = text
+    return changed
+
+
+def complaints(base: EngineConfig, changed: Mapping[str, str]) -> dict[str, ConfigError]:
+    """What is wrong with the changes, by dotted name; each is judged alone, then all of them together."""
+    found: dict[str, ConfigError] = {}
+    for path, text in changed.items():
+        try:
+            apply_overrides(base, {path: text})
+        except ConfigError as error:
+            found[path] = error
+    if not found:
+        try:
+            apply_overrides(base, changed)
+        except ConfigError as error:
+            found[error.field] = error
+    return found
+
+
+def in_words(error: Any) -> str:
+    """An error of ours in one line: the value, what is wrong, the mend."""
+    shown = "empty" if error.value in (None, "") else repr(error.value)
+    return f"{error.field} is {shown}. {error.message} {error.mend}".strip()
+
+
+@cache
+def _by_path() -> dict[str, Control]:
+    return {control.path: control for control in controls()}
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """Defaults of the parts of techniques, for those that are off."""
+    schema = EngineConfig.model_json_schema()
+    known: dict[str, Any] = {}
+    for name, field in schema["properties"].items():
+        inner = _object(field, schema.get("$defs", {}))
+        for part, inner_field in (inner or {}).get("properties", {}).items():
+            known[f"{name}.{part}"] = inner_field.get("default")
+    return known
+
+
+def _walk(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> list[Control]:
+    found: list[Control] = []
+    for name, field in schema.get("properties", {}).items():
+        path = prefix + name
+        inner = _object(field, definitions)
+        optional = any(option.get("type") == "null" for option in field.get("anyOf", ()))
+        if inner is not None and optional:
+            found.append(_control(path, "technique", field, optional))
+        if inner is not None:
+            found += _walk(inner, definitions, f"{path}.")
+        else:
+            found.append(_control(path, _kind(field, definitions), _plain(field, definitions), optional))
+    return found
+
+
+def _control(path: str, kind: Kind, field: Mapping[str, Any], optional: bool) -> Control:
+    choices = tuple(field.get("enum", ()))
+    return Control(
+        path=path,
+        kind=kind,
+        title=str(field.get("title", path)),
+        help=str(field.get("description", "")),
+        group=str(field.get("group", "Other")),
+        unit=str(field.get("unit", "")),
+        paper=str(field.get("paper", "")),
+        advanced=bool(field.get("advanced", False)),
+        optional=optional,
+        choices=choices,
+        bounds=_bounds(field, kind),
+    )
+
+
+def _object(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The settings class a field holds, if it holds one."""
+    for option in (field, *field.get("anyOf", ()), *field.get("allOf", ())):
+        target = definitions.get(str(option.get("$ref", "")).rpartition("/")[2])
+        if target is not None and "properties" in target:
+            return target
+    return None
+
+
+def _plain(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    """A field with the facts of its one non-null type merged in (references followed)."""
+    merged = dict(field)
+    for option in (field, *field.get("anyOf", ())):
+        target = definitions.get(str(option.get("$ref", "")).rpartition("/")[2], option)
+        if target.get("type") != "null":
+            merged |= {key: value for key, value in target.items() if key not in ("title", "description", "default")}
+    return merged
+
+
+def _kind(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Kind:
+    plain = _plain(field, definitions)
+    if "enum" in plain:
+        return "choice"
+    kinds: dict[str, Kind] = {"boolean": "switch", "integer": "whole", "number": "number", "array": "list"}
+    return kinds.get(str(plain.get("type")), "text")
+
+
+def _bounds(field: Mapping[str, Any], kind: Kind) -> str:
+    if kind not in ("whole", "number"):
+        return ""
+    words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
+    found = [f"{text} {field[key]}" for key, text in words.items() if key in field and abs(field[key]) < 2**53]
+    noun = "a whole number" if kind == "whole" else "a number"
+    return f"{noun} {' and '.join(found)}" if found else noun
