@@ -26,7 +26,11 @@ class Arrivals:
         for request in requests:
             if request.request_id in known:
                 raise EngineError(
-                    "bad-workload", "request_id", request.request_id, "two requests have this name.", "Give each its own request_id."
+                    "bad-workload",
+                    "request_id",
+                    request.request_id,
+                    "two requests have this name.",
+                    "Give each its own request_id.",
                 )
             known.add(request.request_id)
             self.outstanding += 1
@@ -50,7 +54,9 @@ class Arrivals:
         self.outstanding -= len(arrived)
         for request in arrived:
             if request.spec.cancel_after_ns is not None:
-                heapq.heappush(self._give_up, (request.arrival_ns + request.spec.cancel_after_ns, request.index, request))
+                heapq.heappush(
+                    self._give_up, (request.arrival_ns + request.spec.cancel_after_ns, request.index, request)
+                )
         return arrived
 
     def pop_given_up(self, now_ns: int) -> list[Request]:
@@ -80,9 +86,9 @@ class Arrivals:
         reached = {entry[2].request_id for entry in self._due}
         frontier = list(reached)
         while frontier:
-            followers = [r.request_id for r in self._after.get(frontier.pop(), ())]
-            reached.update(followers)
-            frontier += followers
+            names = [r.request_id for r in self._after.get(frontier.pop(), ())]
+            reached.update(names)
+            frontier += names
         for name, followers in self._after.items():
             if name not in known:
                 raise EngineError(
@@ -92,5 +98,9 @@ class Arrivals:
         if len(reached) != len(known):
             name = sorted(known - reached)[0]
             raise EngineError(
-                "bad-workload", "after", name, "this request waits, through others, for itself.", "Break the circle of `after`."
+                "bad-workload",
+                "after",
+                name,
+                "this request waits, through others, for itself.",
+                "Break the circle of `after`.",
             )

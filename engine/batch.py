@@ -24,8 +24,8 @@ class Chunk:
 class AttentionBatch:
     """What attention has to know of a batch. Rows of single tokens come first, then the chunks.
 
-        flat batch   | d0 d1 d2 | chunk a ......... | chunk b .... |
-                      ^ num_singles rows              rows by Chunk
+    flat batch   | d0 d1 d2 | chunk a ......... | chunk b .... |
+                  ^ num_singles rows              rows by Chunk
     """
 
     slots: torch.Tensor  # [tokens] int64: where each token's key and value go

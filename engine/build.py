@@ -15,14 +15,15 @@ from engine.errors import EngineError
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.kv.pool import BlockPool
 from engine.loop import Engine
-from engine.model.load import LoadedModel, load, resolve, resolve_device, resolve_dtype
+from engine.model.device import resolve_device, resolve_dtype
+from engine.model.load import LoadedModel, load, resolve
 from engine.outputs import Outputs
 from engine.policies import POLICIES
 from engine.policies.base import Limits
 from engine.request import Request
-from engine.sampling import Sampler, SamplerState
+from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
-from engine.tokenizer import prompt_token_ids
+from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -57,7 +58,6 @@ class Prepared:
             decoder=model.decoder,
             attention=BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim),
             scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs),
-            sampler=Sampler(self.device),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
             cost=cost_model(model),
             recorder=recorder,
@@ -99,15 +99,16 @@ def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_m
     """Tokenise and check every request; in order of arrival as far as that is known beforehand."""
     requests = []
     for index, asked in enumerate(spec.requests):
-        ids = prompt_token_ids(asked, model.tokenizer)
+        ids = _prompt_token_ids(asked, model)
         _check_prompt(asked, ids, model.shape.vocab, max_model_len)
         sampling = asked.sampling or spec.engine.sampling
         request = Request(index, asked, ids, sampling, asked.max_tokens)
-        request.sampler_state = SamplerState.for_request(
-            sampling, run_seed=spec.engine.seed, request_index=index, request_seed=asked.seed, token_ids=request.token_ids, device=device
+        request.sampling_state = SamplingState(
+            sampling, run_seed=spec.engine.seed, number=index, seed=asked.seed, vocab=model.shape.vocab, device=device
         )
-        if sampling.stop and model.tokenizer is not None:
-            request.stream = model.tokenizer.stream()
+        request.sampling_state.observe(ids)
+        if sampling.stop:
+            request.stream = StreamDecoder(model.tokenizer)
         requests.append(request)
     return requests
 
@@ -122,6 +123,13 @@ def cost_model(model: LoadedModel) -> CostModel:
         kv_bytes_per_token=shape.kv_bytes_per_token(model.dtype.itemsize),
         pair_flops=4 * shape.layers * shape.heads * shape.head_dim,
     )
+
+
+def _prompt_token_ids(asked: RequestSpec, model: LoadedModel) -> list[int]:
+    if asked.prompt_token_ids is not None:
+        return list(asked.prompt_token_ids)
+    assert asked.prompt is not None
+    return model.tokenizer.prompt(asked.prompt, chat=asked.chat, system=asked.system, length=asked.prompt_tokens)
 
 
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:

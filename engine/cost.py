@@ -21,7 +21,7 @@ class CostModel:
     body_parameters: int  # multiplied per computed token
     head_parameters: int  # multiplied per sampled row
     weight_bytes: int
-    kv_bytes_per_token: int
+    kv_bytes_per_token: float
     pair_flops: int  # 4 * layers * heads * head_dim: score and weighted sum of one (query, key) pair
 
     def of(self, plan: Plan, sampled_rows: int) -> tuple[float, float]:
@@ -31,6 +31,8 @@ class CostModel:
             tokens += part.tokens
             pairs += part.tokens * part.context_len + part.tokens * (part.tokens + 1) // 2
             read += part.context_len + part.tokens
-        flops = 2.0 * self.body_parameters * tokens + 2.0 * self.head_parameters * sampled_rows + self.pair_flops * pairs
-        moved = self.weight_bytes + float(self.kv_bytes_per_token) * (read + tokens)
+        flops = (
+            2.0 * self.body_parameters * tokens + 2.0 * self.head_parameters * sampled_rows + self.pair_flops * pairs
+        )
+        moved = self.weight_bytes + self.kv_bytes_per_token * (read + tokens)
         return flops, moved

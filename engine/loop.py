@@ -11,13 +11,13 @@ import torch
 from engine.arrivals import Arrivals
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
+from engine.cost import CostModel
 from engine.model.decoder import Decoder
 from engine.outputs import Outputs
 from engine.recording import StepTimes, record_request, record_step
 from engine.request import Request
-from engine.sampling import Sampler
+from engine.sampling import sample
 from engine.scheduler import Plan, Scheduler
-from engine.cost import CostModel
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -53,7 +53,6 @@ class Engine:
         decoder: Decoder,
         attention: AttentionBackend,
         scheduler: Scheduler,
-        sampler: Sampler,
         outputs: Outputs,
         cost: CostModel,
         recorder: Recorder,
@@ -64,7 +63,6 @@ class Engine:
         self.decoder = decoder
         self.attention = attention
         self.scheduler = scheduler
-        self.sampler = sampler
         self.outputs = outputs
         self.cost = cost
         self.recorder = recorder
@@ -102,7 +100,7 @@ class Engine:
         logits = self.forward(batch)
         times.computed = self.clock.now_ns()
 
-        tokens = self.sampler.sample(logits, [r.sampler_state for r in batch.sampled]).tolist()
+        tokens = sample(logits, [r.sampling_state for r in batch.sampled]).tolist()
         times.sampled = self.clock.now_ns()
         times.device_ns = self._timer.elapsed_ns()
 

@@ -19,7 +19,9 @@ class TextDecoder(Protocol):
 class Outputs:
     """Appends tokens and applies the stop conditions: end of sequence, stop strings, token limit, model length."""
 
-    def __init__(self, tokenizer: TextDecoder | None, eos_token_ids: Iterable[int], max_model_len: int, keep_text: bool) -> None:
+    def __init__(
+        self, tokenizer: TextDecoder | None, eos_token_ids: Iterable[int], max_model_len: int, keep_text: bool
+    ) -> None:
         self.tokenizer = tokenizer
         self.eos_token_ids = frozenset(eos_token_ids)
         self.max_model_len = max_model_len
@@ -30,6 +32,7 @@ class Outputs:
         ended = []
         for request, token in zip(requests, tokens, strict=True):
             request.token_ids.append(token)
+            request.sampling_state.observe((token,))
             request.end_reason = self._end_reason(request, token)
             if request.end_reason is not None:
                 ended.append(request)

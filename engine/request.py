@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engine.config import RequestSpec, Sampling
 
 if TYPE_CHECKING:
+    from engine.sampling import SamplingState
     from engine.tokenizer import StreamDecoder
 
 
@@ -37,7 +38,7 @@ class Request:
     preemptions: int = 0
     cached_tokens: int = 0
     end_reason: str | None = None
-    sampler_state: Any = None
+    sampling_state: SamplingState = None  # type: ignore[assignment]  # set before the request is served
     stream: StreamDecoder | None = None
     text: str = ""
 

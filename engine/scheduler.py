@@ -217,6 +217,6 @@ class PlanBuilder:
 
     def _decide(self, request: Request, action: str, reason: str, tokens: int, blocks_needed: int = -1) -> None:
         left = self.left if self.plan.token_budget >= 0 else -1
-        self.plan.decisions.append(Decision(request.index, action, reason, tokens, left, blocks_needed, self.pool.num_free))
-
-
+        self.plan.decisions.append(
+            Decision(request.index, action, reason, tokens, left, blocks_needed, self.pool.num_free)
+        )

@@ -30,11 +30,21 @@ def warm_up(prepared: Prepared) -> None:
         request.block_table = list(range(index * blocks, (index + 1) * blocks))
         requests.append(request)
     cache = KVCache(
-        shape.layers, shape.kv_heads, shape.head_dim, len(requests) * -(-length // size), size, model.dtype, prepared.device
+        shape.layers,
+        shape.kv_heads,
+        shape.head_dim,
+        len(requests) * -(-length // size),
+        size,
+        model.dtype,
+        prepared.device,
     )
     attention = BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
-    for slices in ([Slice(requests[0], length, 0, True)], [*decodes[1:], Slice(requests[0], max(1, length // 2), 0, True)], decodes):
+    for slices in (
+        [Slice(requests[0], length, 0, True)],
+        [*decodes[1:], Slice(requests[0], max(1, length // 2), 0, True)],
+        decodes,
+    ):
         batch = build_batch(Plan(slices), size, prepared.device)
         attention.begin(batch.attention)
         hidden = model.decoder.forward(batch.token_ids, batch.positions, attention)

@@ -92,7 +92,8 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             "running",
             labels=labels,
             spec=spec.model_dump(mode="json", exclude={"requests"}) | {"workload_hash": spec.workload_hash},
-            environment=environment(torch_version=torch.__version__, device=str(device)) | {"threads": torch.get_num_threads()},
+            environment=environment(torch_version=torch.__version__, device=str(device))
+            | {"threads": torch.get_num_threads()},
             peaks=peaks,
             model=_describe_model(prepared),
         )
@@ -103,7 +104,13 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
         engine.run(prepared.requests, stop)
         state = "cancelled" if stop.asked else "finished"
         if stop.asked:
-            error = {"kind": stop.reason, "field": "run", "value": None, "message": "Stopped before its end.", "mend": ""}
+            error = {
+                "kind": stop.reason,
+                "field": "run",
+                "value": None,
+                "message": "Stopped before its end.",
+                "mend": "",
+            }
             labels.append("unfinished")
     except Exception as failure:
         traceback.print_exc()
@@ -115,7 +122,13 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     recorder.close()
     labels += [label for label in recorder.labels if label not in labels]
     if recorder.problem and error is None:
-        error = {"kind": "telemetry", "field": "recording", "value": None, "message": recorder.problem, "mend": "Free disk space, or record less."}
+        error = {
+            "kind": "telemetry",
+            "field": "recording",
+            "value": None,
+            "message": recorder.problem,
+            "mend": "Free disk space, or record less.",
+        }
     progress = _progress(engine, prepared) if engine is not None else {}
     status.close(state, error=error, labels=labels, summary=summary, progress=progress)
     return 1 if state == "failed" else 0
@@ -130,15 +143,39 @@ def describe(error: Exception) -> dict[str, Any]:
         field = ".".join(str(part) for part in first["loc"]) or "spec"
         value = first.get("input")
         text = value if isinstance(value, str | int | float | bool) else type(value).__name__
-        return {"kind": "bad-spec", "field": field, "value": text, "message": first["msg"], "mend": "Correct this value in spec.json."}
+        return {
+            "kind": "bad-spec",
+            "field": field,
+            "value": text,
+            "message": first["msg"],
+            "mend": "Correct this value in spec.json.",
+        }
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         mend = "Set kv_blocks, max_num_seqs or max_num_batched_tokens lower, or choose a smaller model."
-        return {"kind": "out-of-memory", "field": "device", "value": None, "message": "The device ran out of memory.", "mend": mend}
+        return {
+            "kind": "out-of-memory",
+            "field": "device",
+            "value": None,
+            "message": "The device ran out of memory.",
+            "mend": mend,
+        }
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        return {"kind": "io", "field": "file", "value": str(error.filename or ""), "message": message, "mend": "See worker.log in the run's folder."}
+        return {
+            "kind": "io",
+            "field": "file",
+            "value": str(error.filename or ""),
+            "message": message,
+            "mend": "See worker.log in the run's folder.",
+        }
     message = f"{type(error).__name__}: {error}"[:500]
-    return {"kind": "internal", "field": "engine", "value": None, "message": message, "mend": "See worker.log in the run's folder."}
+    return {
+        "kind": "internal",
+        "field": "engine",
+        "value": None,
+        "message": message,
+        "mend": "See worker.log in the run's folder.",
+    }
 
 
 def _describe_model(prepared: Prepared) -> dict[str, Any]:

@@ -132,7 +132,9 @@ class BlockPool:
             if count != expected[block]:
                 raise IntegrityError(f"block {block} has reference count {count}, {expected[block]} tables hold it")
             if (count == 0) != (block in self._free):
-                raise IntegrityError(f"block {block} has reference count {count} and is {'' if block in self._free else 'not '}free")
+                raise IntegrityError(
+                    f"block {block} has reference count {count} and is {'' if block in self._free else 'not '}free"
+                )
         shared = sum(1 for count in self._ref_counts if count > 1)
         if shared != self._shared:
             raise IntegrityError(f"{self._shared} shared blocks on the books, {shared} counted")
