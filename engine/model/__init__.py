@@ -1,0 +1,1 @@
+"""The language model: its shape, its weights, and one decoder that covers the Llama family."""

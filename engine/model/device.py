@@ -1,0 +1,62 @@
+"""Where the model runs and in which number format."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+import torch
+
+from engine.errors import EngineError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> the device.
+
+    Raises:
+        EngineError: a GPU is asked for and there is none, or none of that number.
+    """
+    if name == "cpu":
+        return torch.device("cpu")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda:0" if count else "cpu")
+    if count == 0:
+        reason = "" if torch.version.cuda else " This build of PyTorch has no CUDA support."
+        raise EngineError(
+            "no-gpu",
+            "device",
+            name,
+            f"There is no GPU that PyTorch can use here.{reason}",
+            "Set device to cpu or auto.",
+        )
+    index = int(name.partition(":")[2] or 0)
+    if index >= count:
+        choices = ", ".join(f"cuda:{i}" for i in range(count))
+        raise EngineError("no-gpu", "device", name, f"GPU {index} does not exist.", f"Set device to one of: {choices}.")
+    return torch.device(f"cuda:{index}")
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """``auto`` takes bfloat16 on GPUs that have it and on CPUs that multiply it in hardware, else float32."""
+    if name != "auto":
+        return _DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
+
+
+@functools.cache
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 products in hardware (AVX512-BF16 or AMX)."""
+    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -1,0 +1,237 @@
+"""Text to token ids and back: the model's own tokenizer, or bytes where random weights have none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import tokenizers
+
+from engine.errors import EngineError
+from engine.model.checkpoint import read_json
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_LONGEST_PENDING = 8  # tokens held back for the rest of a character; a character is at most four byte tokens
+_CUT_MARGIN = 32  # tokens beyond the cut, so that where the text is cut cannot change the tokens before it
+_SLOT = "\N{SYMBOL FOR START OF TEXT}prompt\N{SYMBOL FOR END OF TEXT}"  # stands for the user's message in a template
+
+
+class TextTokens(Protocol):
+    """What the engine needs of a tokenizer."""
+
+    vocab: int
+    stand_in: bool  # not the model's own: its text means nothing
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a plain prompt, with the special tokens the model expects at its start."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        ...
+
+    def prompt(
+        self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
+    ) -> list[int]:
+        """Token ids of a request's prompt.
+
+        Args:
+            text: the prompt, or with ``chat`` the user's message.
+            chat: wrap it in the model's chat template, up to where the assistant answers.
+            system: system message, with ``chat``.
+            length: make the whole prompt exactly this many tokens; the text is cut, or repeated where it is too short.
+
+        Raises:
+            EngineError: there is no chat template, it fails, or ``length`` leaves no room for the message.
+        """
+        ...
+
+
+class Tokenizer:
+    """The ``tokenizer.json`` of a model, with its chat template."""
+
+    stand_in = False
+
+    def __init__(
+        self,
+        backend: tokenizers.Tokenizer,
+        template: str | None,
+        special: dict[str, str],
+        eos_token_ids: tuple[int, ...],
+    ) -> None:
+        self._backend = backend
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._template = template
+        self._special = special  # bos_token, eos_token, ... as templates name them
+        self.eos_token_ids = eos_token_ids
+        self.vocab = backend.get_vocab_size(with_added_tokens=True)
+
+    @classmethod
+    def from_directory(cls, directory: Path, eos_token_ids: tuple[int, ...] = ()) -> Tokenizer:
+        """
+        Raises:
+            EngineError: there is no tokenizer.json, or it cannot be read.
+        """
+        path = directory / "tokenizer.json"
+        if not path.is_file():
+            raise EngineError(
+                "missing-file",
+                "model",
+                str(directory),
+                "There is no tokenizer.json in this directory.",
+                "Save the model's fast tokenizer into it (save_pretrained of transformers does it).",
+            )
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the library raises bare Exception
+            raise EngineError(
+                "bad-file", "model", str(path), f"The tokenizer cannot be read: {error}.", "Download it again."
+            ) from error
+        settings = read_json(directory / "tokenizer_config.json", required=False)
+        template = settings.get("chat_template")
+        if isinstance(template, list):  # several, by name
+            template = {entry["name"]: entry["template"] for entry in template}.get("default")
+        if (own_file := directory / "chat_template.jinja").is_file():
+            template = own_file.read_text("utf-8")
+        special = {}
+        for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
+            token = settings.get(key)
+            special[key] = token.get("content", "") if isinstance(token, dict) else token or ""
+        return cls(backend, template, special, eos_token_ids)
+
+    def encode(self, text: str) -> list[int]:
+        return self._backend.encode(text).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self._backend.decode(list(ids))
+
+    def encode_chat(self, user: str, system: str | None = None) -> list[int]:
+        """Token ids of one user message in the model's chat template, ready for the assistant's answer."""
+        return self._backend.encode(self._render(user, system), add_special_tokens=False).ids
+
+    def prompt(
+        self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
+    ) -> list[int]:
+        if length is None:
+            return self.encode_chat(text, system) if chat else self.encode(text)
+        if not chat:
+            return self._stretched(text, length, with_special=True)
+        before, found, after = self._render(_SLOT, system).partition(_SLOT)
+        if not found:
+            raise self._bad_template("it does not show the user's message as it is")
+        head = self._backend.encode(before, add_special_tokens=False).ids
+        tail = self._backend.encode(after, add_special_tokens=False).ids
+        room = length - len(head) - len(tail)
+        if room < 1:
+            raise EngineError(
+                "prompt-too-short",
+                "prompt_tokens",
+                length,
+                f"The chat template alone takes {len(head) + len(tail)} tokens.",
+                "Raise prompt_tokens or turn chat off.",
+            )
+        return [*head, *self._stretched(text, room, with_special=False), *tail]
+
+    def _stretched(self, text: str, length: int, *, with_special: bool) -> list[int]:
+        """Tokens of the text, repeated line by line until they are enough, cut to ``length``."""
+        characters = 8 * length + 64
+        while True:
+            repeats = math.ceil(characters / (len(text) + 1))
+            piece = "\n".join([text] * repeats)[:characters]
+            ids = self._backend.encode(piece, add_special_tokens=with_special).ids
+            if len(ids) >= length + _CUT_MARGIN:
+                return ids[:length]
+            characters *= 2
+
+    def _render(self, user: str, system: str | None) -> str:
+        if self._template is None:
+            raise EngineError(
+                "no-chat-template",
+                "chat",
+                True,
+                "This model has no chat template.",
+                "Turn chat off, or choose a model tuned for chat.",
+            )
+        from jinja2 import TemplateError
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        def raise_exception(message: str) -> None:
+            raise TemplateError(message)
+
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        messages.append({"role": "user", "content": user})
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment.globals["raise_exception"] = raise_exception
+        variables: dict[str, Any] = {"messages": messages, "add_generation_prompt": True, **self._special}
+        try:
+            return environment.from_string(self._template).render(variables)
+        except TemplateError as error:
+            raise self._bad_template(str(error)) from error
+
+    @staticmethod
+    def _bad_template(reason: str) -> EngineError:
+        return EngineError(
+            "bad-chat-template", "chat", True, f"The model's chat template fails: {reason}.", "Turn chat off."
+        )
+
+
+class ByteTokenizer:
+    """Stand-in for random weights: the text's bytes as ids of the model's vocabulary. Its output means nothing."""
+
+    stand_in = True
+    eos_token_ids: tuple[int, ...] = ()
+    _FIRST = 3  # ids below are kept for special tokens
+    _PRINTABLE = 94  # printable ASCII characters after the space
+
+    def __init__(self, vocab: int) -> None:
+        if vocab <= self._FIRST:
+            raise EngineError(
+                "bad-model-config", "vocab", vocab, "The vocabulary is too small for text.", "Use a larger one."
+            )
+        self.vocab = vocab
+
+    def encode(self, text: str) -> list[int]:
+        return [self._FIRST + byte % (self.vocab - self._FIRST) for byte in text.encode("utf-8")]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """One printable character per id, so that lengths can be seen."""
+        return "".join(chr(33 + token % self._PRINTABLE) for token in ids)
+
+    def prompt(
+        self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
+    ) -> list[int]:
+        ids = self.encode(f"{system}\n{text}" if chat and system else text)
+        return ids if length is None else (ids * math.ceil(length / len(ids)))[:length]
+
+
+class StreamDecoder:
+    """Text of one request as its tokens come, whole characters only.
+
+    Joined, the pieces are what ``decode`` gives for all tokens at once.
+    """
+
+    def __init__(self, tokenizer: TextTokens) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._context = 0  # decoding starts here, so that the first new token meets the ones before it
+        self._shown = 0  # tokens whose text has been handed out
+
+    def push(self, token: int) -> str:
+        """Text that this token completed; empty while a character is still in pieces."""
+        self._ids.append(token)
+        return self._take(force=len(self._ids) - self._shown >= _LONGEST_PENDING)
+
+    def flush(self) -> str:
+        """Whatever is left at the end of the request, incomplete characters as replacement characters."""
+        return self._take(force=True)
+
+    def _take(self, *, force: bool) -> str:
+        before = self._tokenizer.decode(self._ids[self._context : self._shown])
+        now = self._tokenizer.decode(self._ids[self._context :])
+        if now.endswith(_REPLACEMENT) and not force:
+            return ""
+        self._context, self._shown = self._shown, len(self._ids)
+        return now[len(before) :]
