@@ -1,0 +1,16 @@
+"""Fixtures shared by all rooms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def embedded_model_dir() -> Path:
+    """The embedded model as a Hugging Face style directory, converted on first use."""
+    from engine.config import EMBEDDED_MODEL
+    from engine.model.load import model_directory, resolve
+
+    return model_directory(resolve(EMBEDDED_MODEL))
