@@ -38,7 +38,6 @@ class EngineProcess:
     def start(cls, home: Home) -> EngineProcess:
         """Start a warm worker that waits for a run."""
         log = home.spare / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.log"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(_import_path()), "PYTHONUNBUFFERED": "1"}
         with log.open("xb") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "engine.worker", "--spare"],
@@ -46,7 +45,7 @@ class EngineProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=SOURCE_ROOT,
-                env=environment,
+                env=worker_environment(),
                 start_new_session=True,
             )
         return cls(identity_of(child.pid), child, log)
@@ -142,6 +141,7 @@ def _send_line(pipe: IO[bytes], text: str) -> None:
     pipe.flush()
 
 
-def _import_path() -> list[str]:
-    inherited = os.environ.get("PYTHONPATH")
-    return [str(SOURCE_ROOT), *([inherited] if inherited else [])]
+def worker_environment() -> dict[str, str]:
+    """This process's environment, with ServeScope importable whatever the working directory."""
+    path = [str(SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}

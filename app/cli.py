@@ -1,0 +1,48 @@
+"""``servescope``: the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.commands import doctor, lab, run, runs, sql
+
+app = typer.Typer(
+    name="servescope",
+    help="A lab for LLM serving: a real engine, its switches, and every iteration on the page.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("servescope"))
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for module in (lab, run, runs, doctor, sql):
+    module.register(app)
+
+
+def main() -> None:
+    """Entry point of the ``servescope`` program."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""How commands speak: JSON and tables on standard output, words for people on standard error, errors with their mend."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from app.errors import LabError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
+
+
+def stderr() -> Console:
+    """A console on standard error."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def stdout() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def say(text: str) -> None:
+    """A line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=str), flush=True)
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], *, right: Iterable[str] = ()) -> Table:
+    """A rich table of plain text cells (markup in values is shown, not obeyed)."""
+    from rich.table import Table
+    from rich.text import Text
+
+    built = Table(title=title or None, title_justify="left", header_style="bold")
+    for name in columns:
+        built.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        built.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    return built
+
+
+def command(function: Callable[P, R]) -> Callable[P, R]:
+    """A command whose expected errors end with exit code 1, one sentence, and its mend; with --json as an object."""
+
+    @functools.wraps(function)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except KeyboardInterrupt:
+            say("Interrupted.")
+            raise typer.Exit(130) from None
+        except Exception as error:
+            about = describe(error)
+            if about is None:
+                raise
+            if kwargs.get("json"):
+                emit({"error": about})
+            show_error(about)
+            raise typer.Exit(1) from None
+
+    return wrapped
+
+
+def describe(error: Exception) -> dict[str, Any] | None:
+    """The error object of an error that is meant for people; None for anything else (a bug, shown in full)."""
+    from engine.errors import EngineError
+
+    if isinstance(error, LabError | EngineError):
+        return error.as_dict()
+    if isinstance(error, OSError):
+        message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
+        return {"kind": "io", "field": "file", "value": error.filename, "message": message, "mend": ""}
+    return None
+
+
+def show_error(about: dict[str, Any]) -> None:
+    """An error object as words on standard error."""
+    where = f"{about['field']} = {about['value']!r}: " if about.get("field") and about.get("value") is not None else ""
+    say(f"error: {where}{about['message']}")
+    if about.get("mend"):
+        say(f"       {about['mend']}")

@@ -1,0 +1,37 @@
+"""``servescope lab``: prepare the model, open the lab."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.commands.console import command, say
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(lab)
+
+
+@command
+def lab(
+    port: Annotated[
+        int, typer.Option(help="Port on 127.0.0.1; the next free one if it is taken.", min=0, max=65535)
+    ] = 8642,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further host name the lab answers to, behind a tunnel or proxy.")
+    ] = None,
+    starter: Annotated[bool, typer.Option(help="With an empty store, start the starter scenario.")] = True,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
+) -> None:
+    """Open the lab: the page, the run queue and the database, on this machine only."""
+    from app.home import Home
+    from app.preparing import prepare_embedded_model
+    from app.server import serve
+
+    home = Home.from_environment().prepare()
+    prepare_embedded_model()
+    try:
+        serve(home, port=port, extra_hosts=allow_host or (), starter=starter, open_browser=open_browser, say=say)
+    except KeyboardInterrupt:
+        say("The lab is closed.")

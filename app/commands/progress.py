@@ -1,0 +1,85 @@
+"""The moving line of a run on a terminal: requests done, tokens/s, running, waiting and KV use."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from types import TracebackType
+
+from app.commands.console import say, stderr
+from app.status import Status, state
+
+RATE_WINDOW_S = 3.0
+
+
+class RunProgress:
+    """Shows what ``status.json`` says; on something that is no terminal it only says when the state changes."""
+
+    def __init__(self, run_id: str) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = stderr()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task(run_id, total=None, figures="")
+        self._state = ""
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def __enter__(self) -> RunProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def show(self, status: Status, note: str = "") -> None:
+        """Draw one status; ``note`` says why a queued run waits."""
+        progress = status.get("progress") or {}
+        now = state(status)
+        phase = progress.get("phase") if now == "loading" else None
+        words = " ".join(filter(None, [now, f"({phase})" if phase else "", note]))
+        if not self._console.is_terminal:
+            if now != self._state:
+                say(f"{status.get('run_id', '')}: {words}")
+            self._state = now
+            return
+        if now in ("running", "finished"):
+            self._bar.update(
+                self._task,
+                description=now,
+                total=progress.get("requests_total"),
+                completed=progress.get("requests_done", 0),
+                figures=self._figures(progress),
+            )
+        else:
+            self._bar.update(self._task, description=words)
+
+    def _figures(self, progress: Status) -> str:
+        tokens = int(progress.get("output_tokens", 0))
+        parts = [
+            f"{self._rate(tokens):.1f} tokens/s",
+            f"{progress.get('running', 0)} running",
+            f"{progress.get('waiting', 0)} waiting",
+            f"KV {100 * float(progress.get('kv_used_share') or 0):.0f} %",
+        ]
+        return " | ".join(parts)
+
+    def _rate(self, tokens: int) -> float:
+        """Output tokens per second over the last seconds."""
+        now = time.monotonic()
+        if not self._seen or self._seen[-1][1] != tokens:
+            self._seen.append((now, tokens))
+        while len(self._seen) > 2 and now - self._seen[0][0] > RATE_WINDOW_S:
+            self._seen.popleft()
+        (first, before), (_, after) = self._seen[0], self._seen[-1]
+        return (after - before) / (now - first) if now > first else 0.0

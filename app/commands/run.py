@@ -1,0 +1,209 @@
+"""``servescope run``: serve a scenario and say what came out."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.console import Json, command, emit, say, show_error, stdout, table
+from app.errors import LabError
+from app.lablock import LabAddress, running_lab
+from app.status import Status, is_final, own_identity, read_status, state
+
+if TYPE_CHECKING:
+    from app.home import Home
+    from engine.config import RunSpec
+
+LOOK_S = 0.1
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+
+
+@command
+def run(
+    scenario: Annotated[str, typer.Argument(help="A built-in scenario (servescope scenarios) or a .yaml file.")],
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as chunked_prefill=off. Repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Serve a scenario, watch it, and print what came out."""
+    from app.home import Home
+    from app.results import result_of
+
+    home = Home.from_environment().prepare()
+    spec = build_spec(scenario, set or [])
+    home.require_space()
+    lab = running_lab(home)
+    interrupted = _serve_through(lab, home, spec) if lab else _serve_here(home, spec)
+    status = read_status(home.run_dir(spec.run_id))
+    result = result_of(home, spec.run_id)
+    if lab is None:
+        _index(home)
+    if json:
+        emit(result)
+    else:
+        print_result(result)
+    if state(status) != "finished":
+        if status.get("error"):
+            show_error(status["error"])
+        raise typer.Exit(130 if interrupted else 1)
+
+
+def build_spec(scenario: str, settings: list[str]) -> RunSpec:
+    """The scenario with ``KEY=VALUE`` settings applied. A model given as a relative path is made absolute."""
+    import scenarios
+
+    spec = scenarios.build(scenario, parse_settings(settings))
+    model = Path(spec.engine.model).expanduser()
+    if model.exists():
+        spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"model": str(model.resolve())})})
+    return spec
+
+
+def parse_settings(settings: list[str]) -> dict[str, str]:
+    """``["a.b=1"]`` as ``{"a.b": "1"}``. Raises ``LabError`` for anything without a key and an equals sign."""
+    parsed = {}
+    for text in settings:
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip():
+            raise LabError(
+                "bad-setting",
+                field="--set",
+                value=text,
+                message="A setting is written KEY=VALUE.",
+                mend="For example: --set chunked_prefill.token_budget=64",
+            )
+        parsed[key.strip()] = value
+    return parsed
+
+
+def _serve_here(home: Home, spec: RunSpec) -> bool:
+    """Supervise the run in this process. Returns whether it was interrupted."""
+    from app.queue import RunQueue
+    from app.rundir import create_run
+
+    create_run(home, spec, supervisor=own_identity())
+    queue = RunQueue(home, only=spec.run_id)
+    queue.enqueue(spec.run_id)
+
+    def look() -> str:
+        queue.tick()
+        return "the device is busy with another run" if queue.queued() else ""
+
+    def done(status: Status) -> bool:
+        return is_final(status) and not queue.running()
+
+    return _follow(home, spec.run_id, look, done, lambda: queue.cancel(spec.run_id))
+
+
+def _serve_through(lab: LabAddress, home: Home, spec: RunSpec) -> bool:
+    """Hand the run to the lab's queue. Returns whether it was interrupted."""
+    from app.client import call
+    from app.queue import RunQueue
+    from app.rundir import create_run
+
+    create_run(home, spec)
+    call(lab, "POST", "/runs", {"run_id": spec.run_id})
+    say(f"The lab at {lab.url} serves this run: {lab.url}/?run={spec.run_id}")
+
+    own: RunQueue | None = None  # takes the run over should the lab end before it does
+
+    def look() -> str:
+        nonlocal own
+        if own is None and running_lab(home) is None:
+            say("The lab is gone; this command looks after the run from here.")
+            own = RunQueue(home, only=spec.run_id)
+        if own is not None:
+            own.tick()
+        return "behind other runs"
+
+    def done(status: Status) -> bool:
+        return is_final(status) and not (own is not None and own.running())
+
+    def cancel() -> None:
+        if own is not None:
+            own.cancel(spec.run_id)
+        else:
+            call(lab, "POST", f"/runs/{spec.run_id}/cancel")
+
+    return _follow(home, spec.run_id, look, done, cancel)
+
+
+def _follow(
+    home: Home, run_id: str, look: Callable[[], str], done: Callable[[Status], bool], cancel: Callable[[], Any]
+) -> bool:
+    from app.commands.progress import RunProgress
+
+    run_dir = home.run_dir(run_id)
+    interrupted = False
+    with _interruptible() as asked, RunProgress(run_id) as display:
+        while True:
+            note = look()
+            status = read_status(run_dir)
+            display.show(status, note if state(status) == "queued" else "")
+            if done(status):
+                return interrupted
+            if asked() and not interrupted:
+                interrupted = True
+                say("Ending the run; what it did is kept.")
+                cancel()
+            time.sleep(LOOK_S)
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Inside, Ctrl-C and SIGTERM are wishes to be asked for instead of exceptions."""
+    wishes: list[int] = []
+    before = {
+        number: signal.signal(number, lambda n, _: wishes.append(n)) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield lambda: bool(wishes)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _index(home: Home) -> None:
+    """Take the run into the database now if nobody has it open; otherwise its owner, or the next one, will."""
+    from app.indexing import ingest_all
+
+    try:
+        ingest_all(home, wait_s=0.0)
+    except LabError as error:
+        say(f"The run is kept and will be indexed later: {error.message}")
+
+
+def print_result(result: dict[str, Any]) -> None:
+    """A run's result as a table."""
+    requests = result["requests"]
+    rows: list[tuple[str, Any]] = [
+        ("status", ", ".join([result["status"], *result["labels"]])),
+        ("requests", f"{requests['finished']} of {requests['total']} finished, {requests['failed']} failed"),
+        ("iterations", result["iterations"]),
+        ("output", f"{result['output_tokens']} tokens, {_figure(result['output_tokens_per_s'])} tokens/s"),
+    ]
+    for key, name in (("ttft_ms", "TTFT"), ("itl_ms", "ITL"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E")):
+        figures = result[key]
+        rows.append((f"{name} (ms)", "  ".join(f"{k} {_figure(figures[k])}" for k in ("p50", "p90", "p99", "mean"))))
+    rows += [
+        ("prefix hits", f"{result['prefix_hit_tokens']} tokens"),
+        ("drafts", f"{result['accepted_tokens']} of {result['draft_tokens']} tokens accepted"),
+        ("preemptions", result["preemptions"]),
+        ("KV pool", f"{result['peak_kv_tokens']} of {result['kv_capacity_tokens']} tokens at its fullest"),
+    ]
+    stdout().print(table(result["run_id"], ("", ""), rows))
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"

@@ -1,0 +1,141 @@
+"""``servescope runs``, ``show``, ``scenarios``, ``cancel``, ``delete``, ``restore``: looking at runs and tidying them."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.console import Json, command, emit, say, show_error, stdout, table
+from app.errors import LabError
+
+RunId = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's id; the start of it will do where only one run fits.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    for function in (runs, show, scenarios, cancel, delete, restore):
+        app.command()(function)
+
+
+@command
+def runs(json: Json = False) -> None:
+    """List the runs of this store, newest first."""
+    from app.home import Home
+    from app.listing import list_runs
+
+    found = list_runs(Home.from_environment())
+    if json:
+        emit({"runs": found})
+        return
+    columns = ("run", "name", "scenario", "status", "requests", "iterations", "tokens", "started", "labels")
+    rows = (
+        (
+            run["run_id"],
+            run["name"],
+            run["scenario"],
+            run["status"],
+            f"{run['requests_done']}/{run['requests_total']}",
+            run["iterations"],
+            run["output_tokens"],
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started_unix_ns"] / 1e9))
+            if run["started_unix_ns"]
+            else "",
+            ", ".join(run["labels"]),
+        )
+        for run in found
+    )
+    stdout().print(table("", columns, rows, right=("requests", "iterations", "tokens")))
+
+
+@command
+def show(run: RunId, json: Json = False) -> None:
+    """Everything that is known about one run."""
+    from app.commands.run import print_result
+    from app.home import Home
+    from app.listing import find_run
+    from app.results import result_of
+
+    home = Home.from_environment()
+    result = result_of(home, find_run(home, run))
+    if json:
+        emit(result)
+        return
+    print_result(result)
+    if result["error"]:
+        show_error(result["error"])
+
+
+@command
+def scenarios(json: Json = False) -> None:
+    """List the built-in scenarios."""
+    from scenarios import available
+
+    found = [{"name": s.name, "title": s.title, "summary": s.summary, "path": str(s.path)} for s in available()]
+    if json:
+        emit({"scenarios": found})
+    else:
+        stdout().print(table("", ("name", "title", "summary"), ((s["name"], s["title"], s["summary"]) for s in found)))
+
+
+@command
+def cancel(run: RunId, json: Json = False) -> None:
+    """Cancel a queued run, or end a running one; what it did is kept."""
+    from app.client import call
+    from app.home import Home
+    from app.lablock import running_lab
+    from app.listing import find_run
+    from app.queue import RunQueue
+
+    home = Home.from_environment().prepare()
+    run_id = find_run(home, run)
+    lab = running_lab(home)
+    asked = (
+        call(lab, "POST", f"/runs/{run_id}/cancel")["cancelled"] if lab else RunQueue(home, only=run_id).cancel(run_id)
+    )
+    if not asked:
+        raise LabError("run-ended", field="run", value=run_id, message=f"The run {run_id} has ended already.")
+    _done({"run_id": run_id, "cancelled": True}, f"Cancelling {run_id}.", json)
+
+
+@command
+def delete(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run to move to the trash.")] = None,
+    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Remove what is in the trash for good.")] = False,
+    json: Json = False,
+) -> None:
+    """Move a run to the trash (servescope restore brings it back), or empty the trash."""
+    from app import trash
+    from app.home import Home
+    from app.listing import find_run
+
+    home = Home.from_environment().prepare()
+    if run is None and not empty_trash:
+        raise LabError("nothing-named", field="run", message="Name a run, or give --empty-trash.")
+    moved = None
+    if run is not None:
+        moved = find_run(home, run)
+        trash.delete_run(home, moved)
+    removed = trash.empty_trash(home) if empty_trash else []
+    words = [f"{moved} is in the trash; servescope restore {moved} brings it back."] if moved else []
+    words += [f"Removed for good: {', '.join(removed) or 'nothing'}."] if empty_trash else []
+    _done({"deleted": moved, "removed": removed}, " ".join(words), json)
+
+
+@command
+def restore(run: Annotated[str, typer.Argument(metavar="RUN", help="A run in the trash.")], json: Json = False) -> None:
+    """Bring a deleted run back."""
+    from app import trash
+    from app.home import Home
+
+    trash.restore_run(Home.from_environment().prepare(), run)
+    _done({"run_id": run, "restored": True}, f"{run} is back.", json)
+
+
+def _done(value: dict[str, Any], words: str, json: bool) -> None:
+    if json:
+        emit(value)
+    else:
+        say(words)

@@ -1,0 +1,98 @@
+"""The embedded model, converted once into the user's cache directory, with a progress bar.
+
+The work happens in a process of its own (``python -m app.preparing``), so the lab never imports torch. That process
+prints one JSON object per line: ``{"phase": ..., "share": ...}`` while it works, ``{"error": {...}}`` if it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from app.errors import LabError
+from app.workers import SOURCE_ROOT, worker_environment
+
+
+def model_is_ready() -> bool:
+    """Whether the embedded model's converted files are there and complete (sizes, not hashes)."""
+    from engine.config import EMBEDDED_MODEL
+    from engine.model import cache
+    from engine.model.source import EMBEDDED_SHA256
+
+    return cache.verify(cache.models_dir() / f"{EMBEDDED_MODEL}-{EMBEDDED_SHA256[:8]}")
+
+
+def prepare_embedded_model() -> None:
+    """Convert the embedded model if that has not been done. Raises ``LabError`` saying what is missing."""
+    if model_is_ready():
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from app.commands.console import stderr
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=stderr()) as progress:
+        task = progress.add_task("Preparing the embedded model, once", total=1.0)
+        with subprocess.Popen(
+            [sys.executable, "-m", "app.preparing"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=SOURCE_ROOT,
+            env=worker_environment(),
+        ) as worker:
+            assert worker.stdout is not None
+            assert worker.stderr is not None
+            error = None
+            for line in worker.stdout:
+                message = json.loads(line)
+                error = message.get("error", error)
+                if "phase" in message:
+                    description = f"Preparing the embedded model, once: {message['phase']}"
+                    progress.update(task, description=description, completed=message["share"])
+            last_words = worker.stderr.read().strip().splitlines()[-1:]
+        if worker.returncode == 0:
+            progress.update(task, description="The embedded model is ready", completed=1.0)
+            return
+    raise _failure(error, last_words)
+
+
+def _failure(error: dict[str, str] | None, last_words: list[str]) -> LabError:
+    if error is not None:
+        return LabError(**error)
+    return LabError(
+        "model-not-ready",
+        message=f"The embedded model could not be converted: {' '.join(last_words) or 'the process was ended'}.",
+        mend="Free memory or disk space and try again; servescope doctor looks at both.",
+    )
+
+
+def _report(phase: str, share: float) -> None:
+    print(json.dumps({"phase": phase, "share": share}), flush=True)
+
+
+def main() -> int:
+    """Convert in this process, reporting on standard output."""
+    from engine.config import EMBEDDED_MODEL
+    from engine.errors import EngineError
+    from engine.model.load import model_directory, resolve
+
+    try:
+        directory: Path = model_directory(resolve(EMBEDDED_MODEL), _report)
+    except EngineError as error:
+        print(json.dumps({"error": error.as_dict()}), flush=True)
+        return 1
+    print(json.dumps({"phase": "done", "share": 1.0, "directory": str(directory)}), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,174 @@
+"""The lab server: Streamlit's ASGI application with our routes beside it, one process, one port, this machine only."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import app
+from app.errors import LabError
+from app.guard import LOOPBACK_HOSTS, Guard
+from app.home import Home
+from app.lablock import LabAddress, LabLock
+from app.services import Lab, set_lab
+
+if TYPE_CHECKING:
+    from streamlit.web.server.starlette import App
+
+HOST = "127.0.0.1"
+PORT = 8642
+PORTS_TRIED = 50
+PAGE = Path(app.__file__).resolve().parent / "lab.py"
+CLOSE_S = 2  # how long open sockets may take at shutdown
+
+
+def streamlit_options(allowed_hosts: Iterable[str]) -> dict[str, Any]:
+    """Streamlit's settings, all of them set here; a user's own Streamlit configuration does not loosen them."""
+    return {
+        "server.address": HOST,
+        "server.allowedHosts": list(allowed_hosts),
+        "server.enableCORS": True,
+        "server.enableXsrfProtection": True,
+        "server.headless": True,
+        "server.fileWatcherType": "none",
+        "server.runOnSave": False,
+        "server.enableStaticServing": False,
+        "server.enableAgentApi": False,
+        "server.maxUploadSize": 200,
+        "browser.gatherUsageStats": False,
+        "browser.serverAddress": HOST,
+        "client.showErrorDetails": "none",
+        "client.toolbarMode": "viewer",
+        # A full collection after every rerun costs 55 ms with the GIL held; Python's own collector suffices.
+        "runner.postScriptGC": False,
+        "runner.magicEnabled": False,
+        "global.developmentMode": False,
+        "logger.level": "warning",
+    }
+
+
+def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
+    """Apply ``streamlit_options`` and the lab's theme to this process."""
+    from streamlit import config
+
+    from app.theme import streamlit_theme
+
+    options = streamlit_options(allowed_hosts) | streamlit_theme()
+    config.get_config_options(force_reparse=True, options_from_flags=options)
+
+
+def build_app(
+    lab: Lab, *, allowed_hosts: Iterable[str] = LOOPBACK_HOSTS, on_ready: Callable[[], None] | None = None
+) -> App:
+    """The ASGI application of a lab: pages, live socket, metrics, API; all behind the guard.
+
+    Its lifespan starts the lab (database, collector, queue) and stops it.
+    """
+    import streamlit as st
+    from starlette.middleware import Middleware
+
+    from app.routes import routes
+
+    configure_streamlit(allowed_hosts)
+
+    @asynccontextmanager
+    async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
+        set_lab(lab)
+        lab.start()
+        try:
+            if on_ready is not None:
+                on_ready()
+            yield {"lab": lab}
+        finally:
+            lab.stop()
+            set_lab(None)
+
+    return st.App(
+        PAGE,
+        routes=routes(lab),
+        middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts))],
+        lifespan=lifespan,
+        on_script_error=lab.note_page_error,
+    )
+
+
+def bind(port: int) -> socket.socket:
+    """A listening socket on the loopback interface: the port asked for, else the next free one.
+
+    Raises ``LabError`` when none of the next ports is free.
+    """
+    for candidate in range(port, min(port + PORTS_TRIED, 65_536)) if port else [0]:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, candidate))
+            listener.listen(128)
+            return listener
+        except OSError as error:
+            listener.close()
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise
+    raise LabError(
+        "no-port",
+        field="port",
+        value=port,
+        message=f"Ports {port} to {port + PORTS_TRIED - 1} are all taken.",
+        mend="Name a free one: servescope lab --port 9000",
+    )
+
+
+def serve(
+    home: Home,
+    *,
+    port: int = PORT,
+    extra_hosts: Iterable[str] = (),
+    starter: bool = True,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Run the lab until it is interrupted. ``starter``: with an empty store, start the starter scenario.
+
+    Raises ``LabError`` when the store is in use by another lab, cannot be written or holds no readable database.
+    """
+    home.prepare()
+    lock = LabLock(home)
+    try:
+        with bind(port) as listener:
+            address = LabAddress.fresh(HOST, listener.getsockname()[1])
+            if port and address.port != port:
+                say(f"Port {port} is taken; using {address.port}.")
+            lab = Lab(home, address)
+            lab.queue.warm_up()  # its imports run beside ours
+            _serve(lab, listener, lock, (*LOOPBACK_HOSTS, *extra_hosts), starter, say)
+    finally:
+        lock.release()
+
+
+def _serve(
+    lab: Lab, listener: socket.socket, lock: LabLock, hosts: tuple[str, ...], starter: bool, say: Callable[[str], None]
+) -> None:
+    import uvicorn
+
+    def ready() -> None:
+        lock.publish(lab.address)
+        if starter:
+            lab.start_starter()
+        say(f"ServeScope is open at {lab.address.url}")
+        say("Ctrl-C ends it; a run in progress is ended cleanly and kept.")
+
+    config = uvicorn.Config(
+        build_app(lab, allowed_hosts=hosts, on_ready=ready),
+        ws="websockets-sansio",
+        ws_per_message_deflate=False,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        timeout_graceful_shutdown=CLOSE_S,
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise lab.failure or LabError("lab-failed", message="The lab did not start; the lines above say why.")

@@ -1,0 +1,68 @@
+"""Runs small enough for tests: real engine, random tiny weights, token ids as prompts."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.home import Home
+from app.status import Status, is_final, read_status, state
+from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
+
+PATIENCE_S = 120.0
+_numbers = itertools.count()
+
+
+def small_spec(run_id: str | None = None, *, requests: int = 4, tokens: int = 8, **engine: object) -> RunSpec:
+    """A run of well under a second once the engine is up."""
+    settings = {"model": "random:tiny", "device": "cpu", "threads": 1, "kv_blocks": 600, "max_num_seqs": 4} | engine
+    return RunSpec(
+        run_id=run_id or f"small-{next(_numbers)}",
+        scenario="test",
+        title="A small run",
+        engine=EngineConfig.model_validate(settings),
+        requests=tuple(
+            RequestSpec(
+                request_id=f"r{n}",
+                prompt_token_ids=tuple(range(1, 20)),
+                max_tokens=tokens,
+                sampling=Sampling(ignore_eos=True),
+            )
+            for n in range(requests)
+        ),
+        created_unix_ns=time.time_ns(),
+    )
+
+
+def endless_spec(run_id: str | None = None, **engine: object) -> RunSpec:
+    """A run that a test always outlives: it ends by being cancelled or killed."""
+    return small_spec(run_id, requests=4000, tokens=2000, **engine)
+
+
+def wait_for(what: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+    """Poll until ``what()`` is true; fail the test if it never is."""
+    deadline = time.monotonic() + patience_s
+    while not what():
+        assert time.monotonic() < deadline, f"waited {patience_s:g} s in vain"
+        time.sleep(0.02)
+
+
+def wait_for_state(home: Home, run_id: str, *states: str) -> Status:
+    """Poll ``status.json`` until it shows one of the states; a final state that was not asked for fails at once."""
+    run_dir = home.run_dir(run_id)
+
+    def there() -> bool:
+        status = read_status(run_dir)
+        assert state(status) in states or not is_final(status), status
+        return state(status) in states
+
+    wait_for(there)
+    return read_status(run_dir)
+
+
+def spooled(run_dir: Path, row: str = "iteration") -> int:
+    """Bytes of one row type in the spool."""
+    path = run_dir / "telemetry" / f"{row}.arrow"
+    return path.stat().st_size if path.exists() else 0
