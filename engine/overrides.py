@@ -58,8 +58,9 @@ def check_settings(model: type[S], data: Any, *, strict: bool = False, prefix: s
 
 
 def explain(model: type[BaseModel], error: ValidationError, prefix: str = "") -> ConfigError:
-    """Turn pydantic's first complaint about ``model`` into a ConfigError."""
-    first = error.errors(include_url=False)[0]
+    """Turn one of pydantic's complaints about ``model`` into a ConfigError: a misspelt name before what it leaves missing."""
+    complaints = error.errors(include_url=False)
+    first = min(complaints, key=lambda complaint: complaint["type"] != "extra_forbidden")
     names, where, siblings = _locate(model, first["loc"])
     field, value, kind = prefix + ".".join(names), first.get("input"), first["type"]
     if kind == "extra_forbidden":

@@ -26,8 +26,11 @@ def paragraphs() -> tuple[str, ...]:
     for name in sorted(topics):
         for block in topics[name].split("\n\n"):
             lines = block.splitlines()
-            plain = len(lines) >= 3 and not any(line.startswith((" ", "*", "=", "-", "+", "|", "#")) for line in lines)
-            if plain:
+            if (
+                len(lines) >= 3
+                and block.endswith(".")
+                and all(line[:1].isalnum() or line[:1] in "\"'(" for line in lines)
+            ):
                 found.append(" ".join(lines))
     return tuple(found)
 

@@ -1,0 +1,173 @@
+"""Recorded traces: each format, failed requests, bad lines, and the real files where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import scenarios
+from engine.config import ConfigError
+from scenarios import traces
+
+REAL = Path(os.environ.get("SERVESCOPE_TRACES", Path(__file__).parents[3] / "shared" / "traces"))
+MOONCAKE = REAL / "mooncake_conversation_3000.jsonl"
+SPLITWISE = REAL / "splitwise_conv.csv"
+
+BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+BURSTGPT_NEWER = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+
+
+def written(tmp_path: Path, name: str, text: str) -> Path:
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, **keys) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        traces.read(path, **keys)
+    return caught.value
+
+
+def test_mooncake_lines_have_milliseconds_and_shared_blocks(tmp_path: Path):
+    path = written(
+        tmp_path,
+        "a.jsonl",
+        '{"timestamp": 0, "input_length": 700, "output_length": 5, "hash_ids": [0, 1]}\n\n'
+        '{"timestamp": 1500, "input_length": 900, "output_length": 6, "hash_ids": [0, 2]}\n',
+    )
+    trace = traces.read(path)
+    assert [(r.arrival_s, r.prompt_tokens, r.output_tokens, r.block_ids) for r in trace.rows] == [
+        (0.0, 700, 5, (0, 1)),
+        (1.5, 900, 6, (0, 2)),
+    ]
+
+
+def test_vidur_and_azure_columns_mean_the_same(tmp_path: Path):
+    vidur = written(tmp_path, "v.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,374,44\n4.25,396,109\n")
+    azure = written(
+        tmp_path,
+        "a.csv",
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+        "2023-11-16 18:15:46.0000000,374,44\n2023-11-16 18:15:50.2500000,396,109\n",
+    )
+    assert traces.read(vidur) == traces.read(azure)
+    assert traces.read(vidur, "splitwise").rows[1].arrival_s == 4.25
+
+
+def test_both_burstgpt_variants_are_read_and_failures_counted(tmp_path: Path):
+    older = written(tmp_path, "o.csv", BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,10,0,10,API log\n")
+    newer = written(
+        tmp_path,
+        "n.csv",
+        BURSTGPT_NEWER + "5,s1,1.2,ChatGPT,472,18,490,Conversation log\n45,,0.1,GPT-4,10,0,10,API log\n",
+    )
+    for path in (older, newer):
+        trace = traces.read(path)
+        assert [(r.arrival_s, r.prompt_tokens, r.output_tokens) for r in trace.rows] == [(5.0, 472, 18)]
+        assert trace.failed == 1
+
+
+def test_rows_out_of_order_are_sorted(tmp_path: Path):
+    path = written(tmp_path, "a.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n9,1,1\n3,2,2\n")
+    assert [r.prompt_tokens for r in traces.read(path).rows] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('{"timestamp": 0, "input_length": 7, "output_length": 5}\n{"timestamp": 0, "input_length"', 2),
+        ('{"timestamp": 0, "input_length": 7.5, "output_length": 5}\n', 1),
+        ('{"timestamp": 0, "output_length": 5}\n', 1),
+        ('{"timestamp": "soon", "input_length": 7, "output_length": 5}\n', 1),
+        ('{"timestamp": 0, "input_length": 7, "output_length": 5, "hash_ids": "x"}\n', 1),
+        ("{\n", 1),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n1,2,3\n1,2\n", 3),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n1,-2,3\n", 2),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\nnan,2,3\n", 2),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\nyesterday,2,3\n", 2),
+        ("a,b,c\n1,2,3\n", 1),
+        ("", 1),
+    ],
+)
+def test_a_bad_line_is_named_by_its_number(tmp_path: Path, text: str, line: int):
+    error = refusal(written(tmp_path, "trace", text))
+    assert f"trace:{line}" in str(error)
+    assert error.mend
+
+
+def test_a_missing_or_binary_file_is_said_so(tmp_path: Path):
+    assert "No such file" in refusal(tmp_path / "gone.csv").message
+    (tmp_path / "b.gz").write_bytes(b"\x1f\x8b\xff\xfe\x00")
+    assert "not text" in refusal(tmp_path / "b.gz").message
+
+
+def scenario_with_trace(tmp_path: Path, trace: Path, requests: int, **arrivals: object) -> Path:
+    extra = "".join(f", {k}: {v}" for k, v in arrivals.items())
+    return written(
+        tmp_path,
+        "replay.yaml",
+        f"""
+title: A trace
+summary: Replay.
+question: When?
+workload:
+  groups:
+    users:
+      requests: {requests}
+      arrivals: {{kind: trace, path: {trace.name if trace.parent == tmp_path else trace}{extra}}}
+      prompt: {{kind: trace-blocks}}
+      prompt_tokens: {{kind: trace, scale: 0.1}}
+      output_tokens: {{kind: trace, scale: 0.5, high: 40}}
+""",
+    )
+
+
+def test_a_trace_beside_the_scenario_file_is_found_and_scaled(tmp_path: Path):
+    trace = written(
+        tmp_path, "t.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n2,100,20\n3,200,0\n6,300,500\n"
+    )
+    spec = scenarios.build(scenario_with_trace(tmp_path, trace, 2, speed=2, start_s=1))
+    assert [r.arrival_ns for r in spec.requests] == [1_000_000_000, 3_000_000_000]
+    assert [len(r.prompt_token_ids) for r in spec.requests] == [10, 30]
+    assert [r.max_tokens for r in spec.requests] == [10, 40]
+    assert spec.labels == ("users: 1 failed requests of the trace left out",)
+
+
+def test_equal_hash_ids_give_equal_tokens_and_others_do_not(tmp_path: Path):
+    line = '{{"timestamp": {}, "input_length": 1024, "output_length": 5, "hash_ids": {}}}\n'
+    trace = written(tmp_path, "t.jsonl", "".join(line.format(i, ids) for i, ids in enumerate(([0, 1], [0, 2], [3, 1]))))
+    a, b, c = (r.prompt_token_ids for r in scenarios.build(scenario_with_trace(tmp_path, trace, 3)).requests)
+    assert len(a) == 102
+    assert a[:51] == b[:51]
+    assert a[51:] != b[51:]
+    assert a[:51] != c[:51]
+    assert a[51:] == c[51:]
+
+
+def test_a_trace_that_is_too_short_says_how_long_it_is(tmp_path: Path):
+    trace = written(tmp_path, "t.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n2,100,20\n")
+    with pytest.raises(scenarios.ScenarioError, match="has 1 usable rows, 5 are needed"):
+        scenarios.build(scenario_with_trace(tmp_path, trace, 5))
+
+
+@pytest.mark.skipif(not MOONCAKE.is_file(), reason="the Mooncake trace is not at hand (set SERVESCOPE_TRACES)")
+def test_the_real_mooncake_trace_replays_with_its_sharing(tmp_path: Path):
+    assert len(traces.read(MOONCAKE).rows) == 3000
+    spec = scenarios.build(scenario_with_trace(tmp_path, MOONCAKE, 50, speed=10))
+    firsts = {r.prompt_token_ids[:32] for r in spec.requests}
+    assert len(firsts) < 50  # many prompts of this trace begin with the same block
+
+
+@pytest.mark.skipif(not SPLITWISE.is_file(), reason="the Splitwise trace is not at hand (set SERVESCOPE_TRACES)")
+def test_the_real_splitwise_trace_has_its_known_rate_and_variation():
+    rows = traces.read(SPLITWISE).rows
+    gaps = [b.arrival_s - a.arrival_s for a, b in pairwise(rows)]
+    mean = sum(gaps) / len(gaps)
+    cv = (sum((g - mean) ** 2 for g in gaps) / len(gaps)) ** 0.5 / mean
+    assert len(rows) == pytest.approx(19_366, abs=5)
+    assert 1 / mean == pytest.approx(5.53, rel=0.01)
+    assert cv == pytest.approx(1.09, rel=0.01)
