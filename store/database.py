@@ -1,0 +1,163 @@
+"""The database file: opened by one process, read by any of its threads.
+
+Each thread takes a cursor of its own. Settings that need saying: the write-ahead log may grow to ``WAL_LIMIT`` before
+DuckDB folds it in by itself, because that pause (up to half a second at the default) would fall into a run;
+:meth:`Database.checkpoint` does it between runs instead. Files and network are out of reach for every statement, and
+the settings are locked, before anything is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from store.errors import StoreError
+from store.migrations import migrate
+
+DATABASE_NAME = "servescope.duckdb"
+WAL_LIMIT = "1GB"
+MEMORY_LIMIT = "2GB"
+REINDEX = "Run `servescope reindex` to rebuild it from the runs; nothing is lost."
+
+
+class Database:
+    """The store's one connection to its file. Raises StoreError from the constructor when the file cannot be
+    opened."""
+
+    def __init__(self, path: Path, *, memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._con = _connect(path)
+        try:
+            self._con.execute(f"SET wal_autocheckpoint = '{WAL_LIMIT}'")
+            self._con.execute("SET memory_limit = ?", [memory_limit])
+            if threads is not None:
+                self._con.execute("SET threads = ?", [threads])
+            self._con.execute("SET enable_external_access = false")
+            self._con.execute("SET lock_configuration = true")
+            migrate(self._con)
+        except duckdb.Error as error:
+            self._con.close()
+            raise _opening_error(path, error) from error
+        except StoreError:
+            self._con.close()
+            raise
+        self._cursor_lock = threading.Lock()
+
+    def cursor(self) -> duckdb.DuckDBPyConnection:
+        """A connection for the calling thread alone; close it when done (it costs about 10 us)."""
+        with self._cursor_lock:
+            return self._con.cursor()
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A cursor for the length of a block."""
+        cursor = self.cursor()
+        try:
+            yield cursor
+        finally:
+            cursor.close()
+
+    def checkpoint(self) -> bool:
+        """Fold the write-ahead log into the file; False if a transaction was under way (try again later)."""
+        try:
+            with self.read() as cursor:
+                cursor.execute("CHECKPOINT")
+        except duckdb.Error:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._con.close()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def safe_select(
+    con: duckdb.DuckDBPyConnection,
+    sql: str,
+    parameters: Sequence[Any] = (),
+    *,
+    max_rows: int = 10_000,
+    timeout_s: float = 10.0,
+) -> pa.Table:
+    """Run somebody's SELECT: one statement, in a read-only transaction, no files, no network, at most ``max_rows``
+    rows.
+
+    A read-only transaction is what refuses ``WITH x AS (INSERT ...) SELECT``, which the parser calls a SELECT.
+
+    Raises:
+        StoreError: not exactly one SELECT, an error in it, too much memory, or no end within ``timeout_s``.
+    """
+    cursor = con.cursor()
+    try:
+        statement = _one_select(cursor, sql)
+        expired = threading.Event()
+
+        def interrupt() -> None:
+            expired.set()
+            cursor.interrupt()
+
+        timer = threading.Timer(timeout_s, interrupt)
+        timer.start()
+        try:
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            return cursor.sql(statement, params=list(parameters) or None).limit(max_rows).to_arrow_table()
+        except (duckdb.Error, pa.ArrowException) as error:
+            if expired.is_set():
+                raise StoreError(
+                    "sql", f"The query was stopped after {timeout_s:g} s.", "Ask for less, or add a LIMIT."
+                ) from error
+            raise StoreError("sql", str(error), "") from error
+        finally:
+            timer.cancel()
+            with contextlib.suppress(duckdb.Error):
+                cursor.rollback()
+    finally:
+        cursor.close()
+
+
+def _one_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
+    try:
+        statements = cursor.extract_statements(sql)
+    except duckdb.Error as error:
+        raise StoreError("sql", str(error), "") from error
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        kinds = ", ".join(s.type.name for s in statements) or "nothing"
+        raise StoreError("sql", f"Only one SELECT can be run here; this is {kinds}.", "Write a single SELECT.")
+    return statements[0].query
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    try:
+        return duckdb.connect(str(path))
+    except duckdb.Error as error:
+        raise _opening_error(path, error) from error
+
+
+def _opening_error(path: Path, error: duckdb.Error) -> StoreError:
+    text = str(error)
+    if "lock" in text.lower():
+        holder = re.search(r"PID (\d+)", text)
+        who = f"process {holder.group(1)}" if holder else "another process"
+        return StoreError(
+            "busy",
+            f"The database {path} is in use by {who}; one process at a time may own it.",
+            "Close that lab, or use it: its address is in lab.json.",
+        )
+    if "No space left" in text:
+        return StoreError("space", f"The database {path} cannot be opened: no space left on the disk.", "Make room.")
+    if isinstance(error, duckdb.IOException) and ("Permission denied" in text or "read-only" in text.lower()):
+        return StoreError("missing", f"The database {path} cannot be opened: {text}", "Check who may write there.")
+    return StoreError("corrupt", f"The database {path} cannot be read: {text.splitlines()[0]}", REINDEX)

@@ -1,0 +1,211 @@
+"""The collector: the one thread that writes the database.
+
+It finds run directories, follows their spools, hands every new batch to the live feed at once and commits rows a few
+times a second (a transaction costs milliseconds whatever its size). Between runs it folds the write-ahead log into
+the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from store.database import Database
+from store.rundirs import ACTIVE_STATES, mark_crashed
+from store.schema import TABLES
+from store.tail import OnBatch, RunTail
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.05
+COMMIT_S = 0.2
+DISCOVER_S = 1.0
+RETRY_S = 1.0
+
+
+class Collector:
+    """Follows every run below ``runs_dir``. ``start`` and ``stop`` it, or call :meth:`ingest_once` without a thread.
+
+    ``on_batch(run_id, row_type, batch)`` is called in the collector's thread for each batch it reads, before it is in
+    the database; when it is first called for a run, the database holds exactly what came before. ``problems`` names
+    runs that could not be read whole; ``problem`` says why nothing is being written at the moment, if so.
+    """
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        database: Database,
+        on_batch: OnBatch | None = None,
+        *,
+        poll_s: float = POLL_S,
+        commit_s: float = COMMIT_S,
+        discover_s: float = DISCOVER_S,
+    ) -> None:
+        self.runs_dir = runs_dir
+        self.problems: dict[str, str] = {}
+        self.problem: str | None = None
+        self._database = database
+        self._on_batch = on_batch
+        self._poll_s, self._commit_s, self._discover_s = poll_s, commit_s, discover_s
+        self._tails: dict[str, RunTail] = {}
+        self._known: set[str] = set()  # runs that need no following any more
+        self._checkpoint_due = False
+        self._lock = threading.Lock()  # one thread at a time works on the tails
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> Collector:
+        self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Commit what is there and end the thread."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def notify(self, run_id: str | None = None) -> None:
+        """Look for new runs now: one was started, restored or deleted."""
+        if run_id is not None:
+            self._known.discard(run_id)
+        self._wake.set()
+
+    def ingest_once(self, run_id: str) -> int:
+        """Bring one run's rows into the database now; returns how many. Closes the run's book if it is over."""
+        total = 0
+        with self._lock, self._database.read() as con:
+            tail = self._tails.get(run_id) or RunTail(self.runs_dir / run_id, con)
+            while tail.read(self._feed):
+                total += tail.insert(con)
+            total += tail.insert(con)
+            self._note(tail)
+            if tail.ended and not tail.complete:
+                tail.complete_run(con)
+                self._note(tail)
+        return total
+
+    def mark_crashed_runs(self) -> list[str]:
+        """Mark runs whose status says they are under way while their process is gone; returns them."""
+        return [run_dir.name for run_dir in self.run_dirs() if mark_crashed(run_dir)]
+
+    # ------------------------------------------------------------------ the thread
+
+    def _run(self) -> None:
+        with self._database.read() as con:
+            discover_at = commit_at = 0.0
+            while not self._stopping:
+                now = time.monotonic()
+                if now >= discover_at or self._wake.is_set():
+                    self._wake.clear()
+                    discover_at = now + self._discover_s
+                    self._guarded(self._discover, con)
+                self._read_all()
+                now = time.monotonic()
+                if now >= commit_at or (self.problem is None and any(t.ended for t in self._tails.values())):
+                    ok = self._guarded(self._commit_all, con)
+                    commit_at = now + (self._commit_s if ok else RETRY_S)
+                self._wake.wait(self._poll_s if self._tails else max(0.0, discover_at - time.monotonic()))
+            self._read_all()
+            self._guarded(self._commit_all, con)
+
+    def _guarded(self, action: Callable[[duckdb.DuckDBPyConnection], None], con: duckdb.DuckDBPyConnection) -> bool:
+        """Run one step; a database that refuses is a problem to show, not the end of the thread."""
+        try:
+            with self._lock:
+                action(con)
+        except (duckdb.Error, OSError) as error:
+            if self.problem is None:
+                log.warning("the database cannot be written: %s", error)
+            self.problem = f"The database cannot be written: {str(error).splitlines()[0]}"
+            return False
+        self.problem = None
+        return True
+
+    def _discover(self, con: duckdb.DuckDBPyConnection) -> None:
+        found = {run_dir.name: run_dir for run_dir in self.run_dirs()}
+        for run_id in self._tails.keys() - found.keys():
+            del self._tails[run_id]
+        for run_id in self._stored_runs(con) - found.keys():
+            self._forget(con, run_id)
+        for run_id, run_dir in found.items():
+            tail = self._tails.get(run_id)
+            if tail is None and run_id not in self._known:
+                tail = RunTail(run_dir, con)
+                if tail.complete:
+                    self._known.add(run_id)
+                    self._note(tail)
+                else:
+                    self._tails[run_id] = tail
+            if tail is not None and tail.status.get("state") in ACTIVE_STATES:
+                mark_crashed(run_dir)
+
+    def _read_all(self) -> None:
+        with self._lock:
+            for tail in self._tails.values():
+                tail.read(self._feed)
+
+    def _commit_all(self, con: duckdb.DuckDBPyConnection) -> None:
+        for run_id, tail in list(self._tails.items()):
+            ended = tail.ended  # before the last look: what was written before the end is then in it
+            while tail.read(self._feed) and ended:
+                tail.insert(con)
+            self._checkpoint_due |= tail.insert(con) > 0
+            if ended:
+                tail.complete_run(con)
+                del self._tails[run_id]
+                self._known.add(run_id)
+            self._note(tail)
+        if self._checkpoint_due and not any(t.status.get("state") in ACTIVE_STATES for t in self._tails.values()):
+            self._checkpoint_due = not self._database.checkpoint()
+
+    def _feed(self, run_id: str, row: str, batch: pa.RecordBatch) -> None:
+        if self._on_batch is None:
+            return
+        try:
+            self._on_batch(run_id, row, batch)
+        except Exception:  # the live picture must not hold up the record
+            log.exception("the live feed of run %s failed on a %s batch", run_id, row)
+
+    def _note(self, tail: RunTail) -> None:
+        if tail.problems:
+            self.problems[tail.run_id] = "; ".join(tail.problems.values())
+
+    # ------------------------------------------------------------------ runs that come and go
+
+    def run_dirs(self) -> list[Path]:
+        """Folders that hold a run: those with a ``spec.json`` or rows."""
+        if not self.runs_dir.is_dir():
+            return []
+        return sorted(
+            path
+            for path in self.runs_dir.iterdir()
+            if path.is_dir() and ((path / "spec.json").exists() or (path / "telemetry").is_dir())
+        )
+
+    def _stored_runs(self, con: duckdb.DuckDBPyConnection) -> set[str]:
+        if not self.runs_dir.is_dir():  # unmounted, not emptied
+            return set()
+        return {row[0] for row in con.execute("SELECT run_id FROM runs").fetchall()}
+
+    def _forget(self, con: duckdb.DuckDBPyConnection, run_id: str) -> None:
+        """Take a run whose folder is gone out of the index."""
+        self._known.discard(run_id)
+        self.problems.pop(run_id, None)
+        con.begin()
+        try:
+            for table in (*TABLES.values(), "spool_positions", "runs"):
+                con.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
+            con.commit()
+        except BaseException:
+            con.rollback()
+            raise

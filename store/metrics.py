@@ -1,0 +1,194 @@
+"""What each figure means: one definition each, used by every query, page and export.
+
+Per request r: arrival a, first scheduled s, first token f, emission times t_1..t_n (t_1 = f), completion c = t_n.
+With speculation several tokens share one emission, so inter-token latency is counted per emission and TPOT per token.
+Percentiles interpolate linearly between order statistics (numpy's and DuckDB's ``quantile_cont`` default).
+
+``expression`` is the figure of one row in SQL, over ``requests`` or ``slices``; null where the row has no such
+figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from telemetry.rows import Provenance
+
+PERCENTILES = (0.5, 0.9, 0.99)
+COMPLETED_SQL = "end_reason IN ('stop', 'length', 'stop_string')"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure's definition. ``better`` is the direction a comparison prefers; None where neither is."""
+
+    name: str
+    title: str
+    formula: str
+    unit: str
+    better: Literal["lower", "higher"] | None
+    provenance: Provenance
+    source: Literal["requests", "slices", "iterations", "run"]
+    expression: str | None = None
+
+
+def _metrics(*metrics: Metric) -> dict[str, Metric]:
+    return {m.name: m for m in metrics}
+
+
+METRICS: dict[str, Metric] = _metrics(
+    Metric(
+        "scheduling_delay_ms",
+        "Scheduling delay",
+        "s - a: from arrival to the start of the first step that computed for the request.",
+        "ms",
+        "lower",
+        "derived",
+        "requests",
+        "(first_scheduled_ns - arrival_ns) / 1e6",
+    ),
+    Metric(
+        "ttft_ms",
+        "Time to first token",
+        "f - a: from arrival to the end of the step that gave the first token. Every request that got one counts.",
+        "ms",
+        "lower",
+        "derived",
+        "requests",
+        "(first_token_ns - arrival_ns) / 1e6",
+    ),
+    Metric(
+        "itl_ms",
+        "Inter-token latency",
+        "t_i - t_(i-1): time between one emission to a request and the next, per emission (also called TBT).",
+        "ms",
+        "lower",
+        "derived",
+        "slices",
+        "itl_ns / 1e6",
+    ),
+    Metric(
+        "tpot_ms",
+        "Time per output token",
+        "(t_n - t_1) / (n - 1) of each completed request; a request with one token has none.",
+        "ms",
+        "lower",
+        "derived",
+        "requests",
+        f"CASE WHEN {COMPLETED_SQL} AND output_tokens > 1 THEN (end_ns - first_token_ns) / 1e6 / (output_tokens - 1) END",
+    ),
+    Metric(
+        "e2e_ms",
+        "End-to-end latency",
+        "c - a: from arrival to completion, of each completed request.",
+        "ms",
+        "lower",
+        "derived",
+        "requests",
+        f"CASE WHEN {COMPLETED_SQL} THEN (end_ns - arrival_ns) / 1e6 END",
+    ),
+    Metric(
+        "normalized_latency_ms",
+        "Normalized latency",
+        "(c - a) / n: end-to-end latency per output token, of each completed request.",
+        "ms/token",
+        "lower",
+        "derived",
+        "requests",
+        f"CASE WHEN {COMPLETED_SQL} AND output_tokens > 0 THEN (end_ns - arrival_ns) / 1e6 / output_tokens END",
+    ),
+    Metric(
+        "output_tokens_per_s",
+        "Output tokens per second",
+        "Tokens emitted / time from the first arrival to the last emission.",
+        "tokens/s",
+        "higher",
+        "derived",
+        "run",
+    ),
+    Metric(
+        "requests_per_s",
+        "Completed requests per second",
+        "Completed requests / time from the first arrival to the last emission.",
+        "requests/s",
+        "higher",
+        "derived",
+        "run",
+    ),
+    Metric(
+        "iteration_ms",
+        "Iteration time",
+        "End minus start of an engine step.",
+        "ms",
+        "lower",
+        "measured",
+        "iterations",
+        "(end_ns - start_ns) / 1e6",
+    ),
+    Metric(
+        "host_share",
+        "Host overhead",
+        "1 - forward time / iteration time: the share of a step spent scheduling, preparing, sampling and recording.",
+        "share",
+        "lower",
+        "derived",
+        "iterations",
+        "1 - forward_ns / nullif(end_ns - start_ns, 0)",
+    ),
+    Metric(
+        "acceptance_rate",
+        "Draft acceptance rate",
+        "Accepted speculative tokens / speculative tokens verified.",
+        "share",
+        "higher",
+        "derived",
+        "run",
+    ),
+    Metric(
+        "prefix_hit_rate",
+        "Prefix hit rate",
+        "Prompt tokens found in the prefix cache at first admission / prompt tokens.",
+        "share",
+        "higher",
+        "derived",
+        "run",
+    ),
+    Metric(
+        "preemptions",
+        "Preemptions",
+        "Times a request was thrown out of the KV pool.",
+        "",
+        "lower",
+        "measured",
+        "run",
+    ),
+    Metric(
+        "peak_kv_tokens",
+        "Peak KV tokens",
+        "Most tokens whose keys and values requests held at the end of any step.",
+        "tokens",
+        "lower",
+        "measured",
+        "iterations",
+        "kv_tokens",
+    ),
+)
+
+
+def percentile(values: Sequence[float] | np.ndarray, share: float) -> float | None:
+    """The percentile at ``share`` in [0, 1], interpolated linearly; None of no values (nulls are left out)."""
+    array = np.asarray(values, np.float64)
+    array = array[~np.isnan(array)]
+    return float(np.quantile(array, share)) if array.size else None
+
+
+def distribution(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
+    """``{p50, p90, p99, mean}`` of the values, each None if there are none."""
+    array = np.asarray(values, np.float64)
+    array = array[~np.isnan(array)]
+    figures: dict[str, float | None] = {f"p{round(100 * p)}": percentile(array, p) for p in PERCENTILES}
+    return figures | {"mean": float(array.mean()) if array.size else None}

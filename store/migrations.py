@@ -1,0 +1,76 @@
+"""Versions of the database, and the steps from one to the next.
+
+The database is an index of the spool, so a step need only be right for the tables; what it cannot carry over,
+``servescope reindex`` rebuilds. A step is a function of a cursor inside a transaction; ``MIGRATIONS[n]`` leads from
+version n to n + 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import duckdb
+
+from store.errors import StoreError
+from store.schema import create_statements
+
+Step = Callable[[duckdb.DuckDBPyConnection], None]
+
+VERSION = 1
+MIGRATIONS: Mapping[int, Step] = {}
+
+
+def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Mapping[int, Step] = MIGRATIONS) -> None:
+    """Bring the database to ``version``: create it if it is empty, else take each step in its own transaction.
+
+    Raises:
+        StoreError: the database was written by a newer ServeScope, or a step is missing.
+    """
+    found = _found(con)
+    if found is None:
+        with _transaction(con):
+            for statement in create_statements():
+                con.execute(statement)
+            con.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+            con.execute("INSERT INTO schema_version VALUES (?)", [version])
+        return
+    if found > version:
+        raise StoreError(
+            "newer",
+            f"The database has version {found}; this ServeScope knows versions up to {version}.",
+            "Use the newer ServeScope, or run `servescope reindex` to rebuild the database from the runs.",
+        )
+    for current in range(found, version):
+        step = steps.get(current)
+        if step is None:
+            raise StoreError(
+                "newer",
+                f"The database has version {found}, and no step leads from {current} to {current + 1}.",
+                "Run `servescope reindex` to rebuild the database from the runs.",
+            )
+        with _transaction(con):
+            step(con)
+            con.execute("UPDATE schema_version SET version = ?", [current + 1])
+
+
+class _transaction:
+    """Commit at the end of the block, roll back if it raises."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._con = con
+
+    def __enter__(self) -> None:
+        self._con.begin()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None:
+            self._con.commit()
+        else:
+            self._con.rollback()
+
+
+def _found(con: duckdb.DuckDBPyConnection) -> int | None:
+    tables = con.execute("SELECT table_name FROM duckdb_tables() WHERE table_name = 'schema_version'").fetchall()
+    if not tables:
+        return None
+    return int(con.execute("SELECT version FROM schema_version").fetchall()[0][0])

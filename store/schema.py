@@ -1,0 +1,81 @@
+"""The tables, derived from ``telemetry.rows``: one per row type, every one led by ``run_id``; and three of the
+store's own."""
+
+from __future__ import annotations
+
+from telemetry.rows import ROW_TYPES, Column, columns
+
+TABLES: dict[str, str] = {
+    "iteration": "iterations",
+    "slice": "slices",
+    "request": "requests",
+    "decision": "decisions",
+    "block": "blocks",
+    "device": "devices",
+    "run": "run_events",
+}
+
+_SQL_TYPES = {
+    "int64": "BIGINT",
+    "int32": "INTEGER",
+    "int8": "TINYINT",
+    "float64": "DOUBLE",
+    "float32": "FLOAT",
+    "bool": "BOOLEAN",
+    "string": "VARCHAR",
+    "list<int32>": "INTEGER[]",
+}
+
+# one row per run: what its run rows, spec.json and status.json say at the moment
+RUN_COLUMNS: dict[str, str] = {
+    "run_id": "VARCHAR PRIMARY KEY",
+    "state": "VARCHAR",
+    "scenario": "VARCHAR",
+    "title": "VARCHAR",
+    "experiment_id": "VARCHAR",
+    "workload_hash": "VARCHAR",
+    "created_unix_ns": "BIGINT",
+    "started_unix_ns": "BIGINT",
+    "ended_unix_ns": "BIGINT",
+    "labels": "VARCHAR",
+    "spec": "VARCHAR",
+    "environment": "VARCHAR",
+    "peaks": "VARCHAR",
+    "model": "VARCHAR",
+    "progress": "VARCHAR",
+    "error": "VARCHAR",
+    "summary": "VARCHAR",
+    "problem": "VARCHAR",
+    "figures": "VARCHAR",
+}
+
+# how far each spool file has been read, written in the transaction that inserted its rows
+POSITION_COLUMNS: dict[str, str] = {
+    "run_id": "VARCHAR",
+    "row_type": "VARCHAR",
+    "sequence": "BIGINT",
+    "byte_offset": "BIGINT",
+}
+
+
+def sql_type(column: Column) -> str:
+    """DuckDB type of a column; enumerated columns are text, since an ENUM could not grow."""
+    return "VARCHAR" if column.choices else _SQL_TYPES[column.arrow_type]
+
+
+def quoted(name: str) -> str:
+    """An identifier of ours as SQL takes it (``group`` is a keyword)."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def create_statements() -> list[str]:
+    """Everything a new database needs, in order."""
+    statements = []
+    for row, table in TABLES.items():
+        body = ", ".join(f"{quoted(name)} {sql_type(c)}" for name, c in columns(ROW_TYPES[row]).items())
+        statements.append(f"CREATE TABLE {table} (run_id VARCHAR NOT NULL, {body})")
+    runs = ", ".join(f"{quoted(name)} {kind}" for name, kind in RUN_COLUMNS.items())
+    positions = ", ".join(f"{quoted(name)} {kind}" for name, kind in POSITION_COLUMNS.items())
+    statements.append(f"CREATE TABLE runs ({runs})")
+    statements.append(f"CREATE TABLE spool_positions ({positions}, PRIMARY KEY (run_id, row_type))")
+    return statements

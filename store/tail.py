@@ -1,0 +1,236 @@
+"""One run's way into the database.
+
+Batches are read from the spool once, kept until they are committed, and inserted together with the position they
+bring the reader to, in one transaction. Whatever dies when: the next reader starts at the committed positions, so
+every batch gets in exactly once.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from store.rundirs import FINAL_STATES, read_spec, read_status
+from store.schema import POSITION_COLUMNS, RUN_COLUMNS, TABLES, quoted
+from store.summary import compute_summary
+from telemetry.rows import ROW_TYPES, columns
+from telemetry.spool import SpoolBatch, SpoolCorrupt, SpoolReader, spool_path
+
+OnBatch = Callable[[str, str, pa.RecordBatch], None]
+
+MAX_PENDING_BYTES = 64 << 20
+PROGRESS_INTERVAL_S = 1.0
+LABEL_DAMAGED = "telemetry damaged"
+
+
+class RunTail:
+    """Follows one run directory. Not thread-safe: the collector's thread owns it."""
+
+    def __init__(self, run_dir: Path, con: duckdb.DuckDBPyConnection) -> None:
+        self.run_dir = run_dir
+        self.run_id = run_dir.name
+        self.status: dict[str, Any] = {}
+        self.problems: dict[str, str] = {}  # row type -> why it is read no further
+        self._status_stamp: tuple[int, int] | None = None
+        self._written_row = self._stored_row(con)  # the run's row in `runs` as it is committed
+        self._row = dict(self._written_row)
+        self._row_changed_at = 0.0
+        self._pending: dict[str, list[SpoolBatch]] = {}
+        self._pending_bytes = 0
+        self._readers = {
+            row: SpoolReader(spool_path(run_dir, row), after=sequence, offset=offset)
+            for row, (sequence, offset) in self._positions(con).items()
+        }
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything the run left is in the database, its summary included."""
+        return self._written_row.get("figures") is not None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over, so that nothing more will be written."""
+        return self.status.get("state") in FINAL_STATES
+
+    def read(self, on_batch: OnBatch | None = None) -> int:
+        """Take in what is new in the folder; returns how many batches. A damaged file stops, the others go on."""
+        self._read_status()
+        found = 0
+        for row, reader in self._readers.items():
+            if row in self.problems or self._pending_bytes > MAX_PENDING_BYTES:
+                continue
+            try:
+                for item in reader.read():
+                    found += 1
+                    self._pending.setdefault(row, []).append(item)
+                    self._pending_bytes += item.batch.nbytes
+                    if on_batch is not None:
+                        on_batch(self.run_id, row, item.batch)
+                    if self._pending_bytes > MAX_PENDING_BYTES:
+                        break
+            except (SpoolCorrupt, OSError, pa.ArrowException) as error:
+                self._give_up(row, error)
+        return found
+
+    def insert(self, con: duckdb.DuckDBPyConnection, *, force: bool = False) -> int:
+        """Commit everything read so far; returns how many rows. On an error nothing is committed and all of it is
+        kept.
+
+        Raises:
+            duckdb.Error: the database refused; call again later.
+        """
+        if not self._pending and not (force or self._row_is_due()):
+            return 0
+        con.begin()
+        try:
+            rows = sum(self._insert_rows(con, name, items) for name, items in self._pending.items())
+            row = self._run_row()
+            if row != self._written_row:
+                self._upsert_run(con, row)
+            con.commit()
+        except BaseException:
+            con.rollback()
+            raise
+        self._written_row = row
+        self._row_changed_at = time.monotonic()
+        self._pending.clear()
+        self._pending_bytes = 0
+        return rows
+
+    def complete_run(self, con: duckdb.DuckDBPyConnection) -> None:
+        """For a run that is over and read to its end: look for damage at the tail, store its summary, close the book.
+
+        Raises:
+            duckdb.Error: the database refused; call again later.
+        """
+        for row, reader in self._readers.items():
+            if row not in self.problems:
+                try:
+                    reader.finish()
+                except (SpoolCorrupt, OSError) as error:
+                    self._give_up(row, error)
+        self.insert(con)
+        figures = compute_summary(con, self.run_id)
+        self._row["figures"] = json.dumps(figures)
+        self.insert(con, force=True)
+
+    # ------------------------------------------------------------------ rows
+
+    def _stored_row(self, con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+        rows = con.sql("SELECT * FROM runs WHERE run_id = ?", params=[self.run_id]).to_arrow_table().to_pylist()
+        return rows[0] if rows else {}
+
+    def _positions(self, con: duckdb.DuckDBPyConnection) -> dict[str, tuple[int, int]]:
+        found = con.execute(
+            "SELECT row_type, sequence, byte_offset FROM spool_positions WHERE run_id = ?", [self.run_id]
+        ).fetchall()
+        return dict.fromkeys(TABLES, (-1, 0)) | {row: (sequence, offset) for row, sequence, offset in found}
+
+    def _insert_rows(self, con: duckdb.DuckDBPyConnection, row: str, items: list[SpoolBatch]) -> int:
+        table = pa.Table.from_batches([item.batch for item in items])
+        known = columns(ROW_TYPES[row])
+        names = [name for name in table.column_names if name in known]  # a spool of another version has others
+        listed = ", ".join(quoted(name) for name in names)
+        con.register("incoming", table.select(names))
+        try:
+            con.execute(f"INSERT INTO {TABLES[row]} (run_id, {listed}) SELECT ?, {listed} FROM incoming", [self.run_id])
+        finally:
+            con.unregister("incoming")
+        if row == "run":
+            self._take_run_rows(table)
+        last = items[-1]
+        _upsert(
+            con,
+            "spool_positions",
+            tuple(POSITION_COLUMNS),
+            ("run_id", "row_type"),
+            [self.run_id, row, last.sequence, last.offset],
+        )
+        return table.num_rows
+
+    def _take_run_rows(self, table: pa.Table) -> None:
+        """What the engine says of the run as a whole; a later row's nulls leave the earlier's values."""
+        for event in table.to_pylist():
+            for name in ("spec", "environment", "peaks", "model", "summary", "error"):
+                if event.get(name) is not None:
+                    self._row[name] = event[name]
+            labels = json.loads(event["labels"] or "[]")
+            self._row["labels"] = json.dumps(_merged(json.loads(self._row.get("labels") or "[]"), labels))
+
+    # ------------------------------------------------------------------ the run's own row
+
+    def _read_status(self) -> None:
+        path = self.run_dir / "status.json"
+        try:
+            stat = path.stat()
+        except OSError:
+            return
+        stamp = (stat.st_mtime_ns, stat.st_ino)
+        if stamp == self._status_stamp:
+            return
+        self._status_stamp = stamp
+        self.status = read_status(self.run_dir)
+
+    def _run_row(self) -> dict[str, Any]:
+        """The ``runs`` row as of now: what the rows said, what ``spec.json`` and ``status.json`` say."""
+        row, status = self._row, self.status
+        spec = json.loads(row["spec"]) if row.get("spec") else None
+        if spec is None:
+            spec = read_spec(self.run_dir) or {}
+            row["spec"] = json.dumps(spec) if spec else None
+        for name in ("scenario", "title", "experiment_id", "workload_hash", "created_unix_ns"):
+            if spec.get(name) not in (None, ""):
+                row[name] = spec[name]
+        row["state"] = status.get("state", "queued")
+        for name in ("started_unix_ns", "ended_unix_ns"):
+            if status.get(name) is not None:
+                row[name] = status[name]
+        for name in ("progress", "error", "summary"):
+            if status.get(name):
+                row[name] = json.dumps(status[name])
+        if status.get("summary", None) and status["summary"].get("workload_hash"):
+            row["workload_hash"] = status["summary"]["workload_hash"]
+        labels = _merged(json.loads(row.get("labels") or "[]"), spec.get("labels", []), status.get("labels", []))
+        if self.problems:
+            labels = _merged(labels, [LABEL_DAMAGED])
+        row["labels"] = json.dumps(labels)
+        row["problem"] = "; ".join(self.problems.values()) or None
+        return {"run_id": self.run_id} | {name: row.get(name) for name in RUN_COLUMNS if name != "run_id"}
+
+    def _row_is_due(self) -> bool:
+        row = self._run_row()
+        changed = {name for name in row if row[name] != self._written_row.get(name)}
+        return bool(changed - {"progress"}) or (
+            bool(changed) and time.monotonic() - self._row_changed_at > PROGRESS_INTERVAL_S
+        )
+
+    def _upsert_run(self, con: duckdb.DuckDBPyConnection, row: dict[str, Any]) -> None:
+        _upsert(con, "runs", tuple(row), ("run_id",), list(row.values()))
+
+    def _give_up(self, row: str, error: Exception) -> None:
+        if isinstance(error, SpoolCorrupt):
+            said = f"{error.path.name} is damaged at byte {error.offset}, batch {error.sequence}: {error.reason}"
+        else:
+            said = f"{row}.arrow cannot be read: {error}"
+        self.problems[row] = f"{said}; {row} rows before it are kept"
+
+
+def _upsert(
+    con: duckdb.DuckDBPyConnection, table: str, names: tuple[str, ...], key: tuple[str, ...], values: list[Any]
+) -> None:
+    updates = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in names if n not in key)
+    con.execute(
+        f"INSERT INTO {table} ({', '.join(map(quoted, names))}) VALUES ({', '.join('?' * len(names))})"
+        f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {updates}",
+        values,
+    )
+
+
+def _merged(*lists: list[str]) -> list[str]:
+    return list(dict.fromkeys(item for items in lists for item in items))
