@@ -26,11 +26,8 @@ def paragraphs() -> tuple[str, ...]:
     for name in sorted(topics):
         for block in topics[name].split("\n\n"):
             lines = block.splitlines()
-            if (
-                len(lines) >= 3
-                and block.endswith(".")
-                and all(line[:1].isalnum() or line[:1] in "\"'(" for line in lines)
-            ):
+            running = all(line[:1].isalnum() or line.startswith(('"', "'", "(")) for line in lines)
+            if len(lines) >= 3 and running and block.endswith("."):
                 found.append(" ".join(lines))
     return tuple(found)
 
