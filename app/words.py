@@ -7,6 +7,7 @@ telemetry rows that is read from the rows themselves.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from telemetry.rows import ROW_TYPES, columns
 
@@ -122,7 +123,131 @@ TILES = {
 }
 
 
-def board_words() -> dict[str, dict[str, dict[str, str]]]:
-    """The words of charts and tiles for the live board, as plain data."""
+LIMIT_TITLE = "What limits the engine now"
+LIMIT_FIGURES: dict[str, tuple[str, str, str]] = {
+    "busy_share": ("Engine busy", "share", "measured"),
+    "blocked_share": ("Steps held up by the KV pool", "share", "derived"),
+    "preemptions": ("Preemptions", "", "measured"),
+    "outside_forward_share": ("Time outside the model", "share", "derived"),
+    "iteration_ms": ("Mean iteration", "ms", "measured"),
+    "bound_ms": ("Least time at this device's peaks", "ms", "modelled"),
+    "compute_ms": ("Least time for the arithmetic", "ms", "modelled"),
+    "memory_ms": ("Least time for memory traffic", "ms", "modelled"),
+    "memory_bound_share": ("Memory traffic decides", "share", "modelled"),
+    "overhead_share": ("Beyond that least time", "share", "modelled"),
+}
+"""The figures behind the judgement of what limits the engine: label, unit, where it comes from. All over the last 5 s."""
+
+
+def board_words() -> dict[str, Any]:
+    """The words of charts, tiles and the limit line for the live board, as plain data."""
     charts = {name: {"title": words.title, "help": words.explained} for name, words in CHARTS.items()}
-    return {"charts": charts, "tiles": {name: asdict(words) for name, words in TILES.items()}}
+    figures = {
+        name: {"label": label, "unit": unit, "help": PROVENANCE[origin].split(":")[0].lower()}
+        for name, (label, unit, origin) in LIMIT_FIGURES.items()
+    }
+    return {
+        "charts": charts,
+        "tiles": {name: asdict(words) for name, words in TILES.items()},
+        "limit": {"title": LIMIT_TITLE, "figures": figures},
+    }
+
+
+STATES = {
+    "queued": ("Waiting", "The device is busy with another run; this one starts by itself."),
+    "starting": ("Starting", "The engine process is starting."),
+    "loading": ("Loading", "The engine is loading the model."),
+    "running": ("Running", "The engine is serving the requests."),
+    "finished": ("Finished", "Every request was served."),
+    "failed": ("Failed", "The engine ended the run because of an error."),
+    "cancelled": ("Cancelled", "The run was cancelled; what it had done is kept."),
+    "crashed": ("Crashed", "The engine process ended before the run was done; what it had written is kept."),
+}
+"""Title and one sentence for each state a run can be in."""
+
+LABELS = {
+    "random weights": "The model's weights are random: the speed is real, the text is noise.",
+    "synthetic acceptance": "Drafts were accepted by a random draw, not by the model.",
+    "simulated": "Times come from a model of the machine, not from this machine.",
+    "unfinished": "The run ended before every request was served.",
+    "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",
+}
+"""What the labels that never leave a run mean."""
+
+REASONS = {
+    "scheduled": "there was room",
+    "budget": "the token budget was spent",
+    "blocks": "the KV pool had too few free blocks",
+    "max_requests": "the most requests at once were running",
+    "policy": "the policy does not mix this with what runs",
+    "pool_full": "the KV pool was full",
+    "priority": "another request was more important",
+    "acceptance": "of how many drafts were accepted lately",
+    "probe": "the guess had to be checked again",
+    "request_end": "the request had ended",
+    "asked": "it was asked for",
+}
+
+
+def decision_in_words(decision: dict[str, Any]) -> str:
+    """One decision of the scheduler as a sentence, with the numbers it was decided on (a row of ``decisions``)."""
+    request = f"request {decision['request']}" if decision.get("request") is not None else "a request"
+    tokens = decision.get("tokens")
+    verbs = {
+        "admitted": f"{request} was let in" + (f" and given {tokens} tokens" if tokens else ""),
+        "chunked": f"the prompt of {request} was cut: {tokens} tokens now, the rest later",
+        "refused": f"{request} had to wait",
+        "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
+        "evicted": "cached blocks were given up",
+        "speculation": f"{request} now drafts {tokens} tokens ahead",
+        "finished": f"{request} ended after {tokens} tokens" if tokens else f"{request} ended",
+        "cancelled": f"{request} was cancelled",
+    }
+    words = verbs.get(str(decision.get("action")), f"{decision.get('action')} {request}")
+    reason = REASONS.get(str(decision.get("reason")), str(decision.get("reason")))
+    numbers = [
+        f"{decision[name]} {label}"
+        for name, label in (
+            ("tokens_left", "tokens of budget left"),
+            ("blocks_needed", "blocks needed"),
+            ("blocks_free", "blocks to be had"),
+        )
+        if decision.get(name) is not None
+    ]
+    told = f" ({', '.join(numbers)})" if numbers else ""
+    return f"{words[0].upper()}{words[1:]}, because {reason}{told}."
+
+
+def iteration_in_words(row: dict[str, Any]) -> str:
+    """One iteration as two sentences (a row of ``iterations``)."""
+    took = (row["end_ns"] - row["start_ns"]) / 1e6
+    forward = row["forward_ns"] / 1e6
+    did = []
+    if row["prefill_tokens"]:
+        did.append(f"{row['prefill_tokens']} prompt tokens for {_requests(row['prefill_requests'])}")
+    if row["decode_tokens"]:
+        did.append(f"{row['decode_tokens']} decode tokens for {_requests(row['decode_requests'])}")
+    work = " and ".join(did) or "nothing"
+    return (
+        f"Iteration {row['iteration']} took {took:,.1f} ms, {forward:,.1f} ms of it in the model. It computed {work}; "
+        f"{_requests(row['running'])} held a place and {row['waiting']} waited."
+    )
+
+
+def _requests(count: int) -> str:
+    return "1 request" if count == 1 else f"{count} requests"
+
+
+GLOSSARY = {
+    "Prefill": "Computing a prompt's keys and values. All its tokens can be computed at once.",
+    "Decode": "Making output tokens, one per step and request; each step reads all the model's weights.",
+    "Iteration": "One step of the engine: one pass of the model over the tokens the scheduler chose.",
+    "TTFT": "Time to first token: from a request's arrival to its first output token.",
+    "ITL": "Inter-token latency: the gap between two output tokens of one request.",
+    "TPOT": "Time per output token: the mean gap of one request, first token left out.",
+    "E2E": "End-to-end latency: from arrival to the last token.",
+    "KV pool": "Memory for the keys and values of every token that running requests may look back at, in blocks.",
+    "Token budget": "The most tokens one iteration may compute with chunked prefill.",
+    "p50, p99": "The value half of the samples, or 99 in a hundred, do not exceed.",
+}
+"""Words of the field in a sentence each."""

@@ -50,7 +50,7 @@ class Board {
     const told = element("div", "bar-told");
     told.append(this.chip, this.progressText);
     bar.append(told, this.controls());
-    this.limit = new LimitLine();
+    this.limit = new LimitLine(this.data.words.limit);
     this.tiles = tileSpecs(this.data.words.tiles).map((spec) => new Tile(spec));
     const tiles = element("div", "tiles");
     tiles.append(...this.tiles.map((tile) => tile.root));

@@ -25,7 +25,9 @@ class Columns {
   /** Take a batch: `first` is the number of its first row, `batch` maps names to Float64Arrays of n values. Returns rows added. */
   append(first, n, batch) {
     let skip = 0;
-    if (first > this.next) {
+    if (!this.rows) {
+      this.base = first; // a long run's early rows come thinned, under the numbers just before its whole ones
+    } else if (first > this.next) {
       this.missed += first - this.next;
       this.base = first - this.rows;
     } else {

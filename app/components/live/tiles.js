@@ -71,14 +71,14 @@ function tileSpecs(words) {
       value: (f) => milliseconds(p(f.ttft_ms, "p50")),
       minor: (f) => "p99 " + milliseconds(p(f.ttft_ms, "p99")),
       raw: (f) => p(f.ttft_ms, "p50"),
-      trend: (t) => t.ttft_ms,
+      trend: (t) => t.ttft_p50,
     },
     {
       id: "itl",
       value: (f) => milliseconds(p(f.itl_ms, "p50")),
       minor: (f) => "p99 " + milliseconds(p(f.itl_ms, "p99")),
       raw: (f) => p(f.itl_ms, "p99"),
-      trend: (t) => t.itl_ms,
+      trend: (t) => t.itl_p99,
     },
     {
       id: "requests",
@@ -107,30 +107,37 @@ function tileSpecs(words) {
 
 /** One sentence on what limits the engine now, with the figures behind it on request. */
 class LimitLine {
-  constructor() {
+  /** `words`: {title, figures: {name: {label, unit, help}}}. */
+  constructor(words) {
+    this.words = words;
     this.root = element("div", "limit");
+    const told = element("div");
     this.sentence = element("p", "limit-sentence", "");
+    told.append(element("div", "limit-title", words.title), this.sentence);
     this.button = element("button", "quiet", "Why?", { type: "button", "aria-expanded": "false" });
     this.figures = element("dl", "limit-figures", "", { hidden: "" });
     this.button.addEventListener("click", () => {
       this.figures.hidden = !this.figures.hidden;
       this.button.setAttribute("aria-expanded", String(!this.figures.hidden));
     });
-    this.root.append(this.sentence, this.button, this.figures);
+    this.root.append(told, this.button, this.figures);
     this.show(null);
   }
 
   show(limit) {
     this.root.dataset.kind = limit ? limit.kind : "none";
-    this.sentence.textContent = limit ? limit.sentence : "What limits the engine is known once it has run for a moment.";
+    const sentence = limit ? limit.sentence : "Known once the engine has run for a moment.";
+    if (this.sentence.textContent !== sentence) this.sentence.textContent = sentence;
     this.button.hidden = !limit;
     if (!limit) return;
-    const rows = limit.figures && !Array.isArray(limit.figures) ? Object.entries(limit.figures) : [];
     this.figures.replaceChildren(
-      ...rows.flatMap(([name, value]) => [
-        element("dt", "", name.replaceAll("_", " ")),
-        element("dd", "", typeof value === "number" ? number(value) : String(value)),
-      ]),
+      ...Object.entries(limit.figures || {}).flatMap(([name, value]) => {
+        const { label, unit, help } = this.words.figures[name] || { label: name.replaceAll("_", " "), unit: "", help: "" };
+        const shown = unit === "share" ? percent(known(value) ? 100 * value : null) : unit === "ms" ? milliseconds(value) : number(value);
+        const entry = element("div");
+        entry.append(element("dt", "", label), element("dd", "", shown), element("dd", "limit-help", help));
+        return [entry];
+      }),
     );
   }
 }

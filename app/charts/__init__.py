@@ -1,0 +1,20 @@
+"""Charts of recorded runs: a table in, a Plotly figure out. Columns carry the live socket's names (``docs/architecture.md``)."""
+
+from app.charts.devices import device_activity, memory_and_power
+from app.charts.frame import CONFIG, column
+from app.charts.iterations import batch_makeup, iteration_timeline
+from app.charts.pool import kv_pool, running_and_waiting
+from app.charts.tokens import Ghost, token_gaps
+
+__all__ = [
+    "CONFIG",
+    "Ghost",
+    "batch_makeup",
+    "column",
+    "device_activity",
+    "iteration_timeline",
+    "kv_pool",
+    "memory_and_power",
+    "running_and_waiting",
+    "token_gaps",
+]

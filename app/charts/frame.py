@@ -1,0 +1,106 @@
+"""What all figures share: colours, axes with units, hover, the toolbar, and reading columns of a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.theme import Palette
+
+CONFIG = {
+    "showSendToCloud": False,
+    "displaylogo": False,
+    "responsive": True,
+    "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+}
+"""Plotly's toolbar: no button that uploads the data, no logo."""
+
+HEIGHT = 280
+
+Table = Any
+"""Anything that gives a column by name: an Arrow table, a data frame, a dictionary of lists."""
+
+
+def column(table: Table, name: str) -> np.ndarray:
+    """A column as float64 [rows], missing values as NaN; all NaN when the table lacks it."""
+    names = getattr(table, "column_names", None) or getattr(table, "columns", None) or table.keys()
+    if name not in list(names):
+        return np.full(rows(table), np.nan)
+    return np.asarray(table[name], dtype=np.float64)
+
+
+def rows(table: Table) -> int:
+    """How many rows a table has."""
+    if hasattr(table, "num_rows"):
+        return int(table.num_rows)
+    if hasattr(table, "shape"):
+        return int(table.shape[0])
+    return max((len(values) for values in table.values()), default=0)
+
+
+def new_figure(
+    palette: Palette, *, y_title: str, height: int = HEIGHT, x_title: str = "time since the start, s"
+) -> go.Figure:
+    """An empty figure in the lab's dress; ``y_title`` names quantity and unit."""
+    axis = {
+        "gridcolor": palette.grid,
+        "linecolor": palette.grid,
+        "zeroline": False,
+        "tickfont": {"color": palette.muted},
+        "title": {"font": {"color": palette.muted, "size": 13}},
+        "automargin": True,
+    }
+    figure = go.Figure()
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 34, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"color": palette.text, "size": 14},
+        hoverlabel={
+            "bgcolor": palette.background,
+            "font": {"color": palette.text, "size": 13},
+            "bordercolor": palette.muted,
+        },
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": None, "font": {"size": 13}},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.accent},
+        dragmode="zoom",
+        uirevision="run",
+    )
+    figure.update_xaxes(axis | {"rangemode": "tozero"})
+    figure.update_yaxes(axis | {"rangemode": "tozero", "fixedrange": True})
+    figure.update_xaxes(title_text=x_title)
+    figure.update_yaxes(title_text=y_title)
+    return figure
+
+
+def say_nothing_here(figure: go.Figure, words: str, palette: Palette) -> go.Figure:
+    """Write why a figure is empty in its middle."""
+    figure.add_annotation(
+        text=words, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"color": palette.muted}
+    )
+    return figure
+
+
+def step_line(
+    x: np.ndarray, y: np.ndarray, name: str, colour: str, *, unit: str, dash: str = "solid", fill: str | None = None
+) -> go.Scatter:
+    """A line that holds each value until the next; ``fill`` colours the area below."""
+    return go.Scatter(
+        x=x,
+        y=y,
+        name=name,
+        mode="lines",
+        line={"shape": "hv", "color": colour, "width": 2, "dash": dash},
+        fill="tozeroy" if fill else None,
+        fillcolor=fill,
+        hovertemplate=f"%{{y:,.4~g}} {unit}<extra>{name}</extra>",
+    )
+
+
+def faded(colour: str, opacity: float) -> str:
+    """``#rrggbb`` with an opacity, as CSS."""
+    red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity})"

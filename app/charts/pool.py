@@ -1,0 +1,42 @@
+"""Requests in the engine and in the queue; blocks of the KV pool."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here, step_line
+from app.theme import Palette
+
+
+def running_and_waiting(table: Table, palette: Palette) -> go.Figure:
+    """``table``: ``t`` (s), ``running``, ``waiting`` (requests)."""
+    figure = new_figure(palette, y_title="requests")
+    if not rows(table):
+        return say_nothing_here(figure, "No iteration was recorded.", palette)
+    t = column(table, "t")
+    running = step_line(
+        t, column(table, "running"), "running", palette.running, unit="requests", fill=faded(palette.running, 0.18)
+    )
+    figure.add_trace(running)
+    figure.add_trace(step_line(t, column(table, "waiting"), "waiting", palette.waiting, unit="requests"))
+    figure.update_layout(hovermode="x unified")
+    return figure
+
+
+def kv_pool(table: Table, palette: Palette) -> go.Figure:
+    """``table``: ``t`` (s), ``blocks_used``, ``blocks_cached``, ``blocks_total`` (blocks)."""
+    figure = new_figure(palette, y_title="blocks")
+    if not rows(table):
+        return say_nothing_here(figure, "No iteration was recorded.", palette)
+    t, used, cached = column(table, "t"), column(table, "blocks_used"), column(table, "blocks_cached")
+    with_cached = used + np.nan_to_num(cached)
+    if np.nansum(cached) > 0:
+        both = step_line(
+            t, with_cached, "used and cached", palette.kv_cached, unit="blocks", fill=faded(palette.kv_cached, 0.6)
+        )
+        figure.add_trace(both)
+    figure.add_trace(step_line(t, used, "used", palette.kv_used, unit="blocks", fill=faded(palette.kv_used, 0.6)))
+    figure.add_trace(step_line(t, column(table, "blocks_total"), "pool", palette.text, unit="blocks", dash="dash"))
+    figure.update_layout(hovermode="x unified")
+    return figure

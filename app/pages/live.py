@@ -1,0 +1,42 @@
+"""The Live page: start a run, watch it, read it afterwards. ``?run=RUN_ID`` opens a run of its own."""
+
+from __future__ import annotations
+
+import streamlit as st
+from app.services import get_lab
+
+from app.errors import LabError
+from app.views.facts import load_run
+from app.views.finished import finished_run
+from app.views.header import run_header, why_it_ended
+from app.views.plain import plain
+from app.views.question import scenario_question
+from app.views.running import running_board
+from app.views.start import start_panel
+from app.views.which import run_to_show
+
+lab = get_lab()
+with st.sidebar:
+    start_panel(lab)
+
+run_id = run_to_show(lab)
+if run_id is None:
+    st.title("Nothing has run yet", anchor=False)
+    st.markdown(
+        "Choose a scenario on the left and press **Start**. The charts appear here and move while the engine works."
+    )
+    st.stop()
+try:
+    facts = load_run(lab.home, run_id)
+except LabError as error:
+    st.error(plain(f"{error.message} {error.mend}"), icon=":material/search_off:")
+    st.page_link("pages/runs.py", label="All runs", icon=":material/list:")
+    st.stop()
+
+run_header(lab, facts)
+scenario_question(facts)
+why_it_ended(facts)
+if running_board(lab, facts):
+    st.space("small")
+if facts.is_final:
+    finished_run(lab, facts)

@@ -1,0 +1,63 @@
+"""A chart with its explanation, its data as a file and its question to the database, each one click away."""
+
+from __future__ import annotations
+
+import io
+
+import plotly.graph_objects as go
+import pyarrow as pa
+import pyarrow.csv
+import streamlit as st
+
+from app.charts import CONFIG
+from app.theme import Palette, palette
+from app.words import ChartWords
+from store.query import Query
+
+
+def page_palette() -> Palette:
+    """The palette that fits the theme the reader chose."""
+    return palette(str(st.context.theme.type or "light"))
+
+
+def chart_card(words: ChartWords, figure: go.Figure, table: pa.Table, query: Query, *, name: str, summary: str) -> None:
+    """Draw a card. ``name`` is the widget key and the file name; ``summary`` is the chart in words for screen readers."""
+    with st.container(border=True, key=f"card-{name}"):
+        st.markdown(f"**{words.title}**", help=words.explained)
+        st.plotly_chart(figure, key=f"chart-{name}", config=CONFIG, theme=None, alt=f"{words.title}. {summary}")
+        data_row(table, query, name=name)
+
+
+def data_row(table: pa.Table, query: Query, *, name: str) -> None:
+    """Buttons for the data behind a chart or table, and for the SQL that gave it."""
+    with st.container(horizontal=True, gap="small"):
+        st.download_button(
+            "CSV",
+            data=lambda: as_csv(table),
+            file_name=f"{name}.csv",
+            mime="text/csv",
+            key=f"csv-{name}",
+            icon=":material/download:",
+            on_click="ignore",
+            type="tertiary",
+            help=f"The {table.num_rows:,} rows behind this, as a file",
+        )
+        with st.popover(
+            "SQL", icon=":material/database:", type="tertiary", help="The question to the database behind this"
+        ):
+            st.code(query.sql, language="sql", wrap_lines=True)
+            st.caption("Values bound to it")
+            st.code("\n".join(f"${key} = {value!r}" for key, value in query.parameters.items()), language=None)
+
+
+def as_csv(table: pa.Table) -> bytes:
+    """The table as CSV; lists are written with spaces between."""
+    flat = {
+        field.name: [None if v is None else " ".join(map(str, v)) for v in table[field.name].to_pylist()]
+        if pa.types.is_list(field.type)
+        else table[field.name]
+        for field in table.schema
+    }
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(pa.table(flat), sink)
+    return sink.getvalue()

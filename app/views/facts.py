@@ -1,0 +1,135 @@
+"""What a page needs to know about a run before it draws anything: its spec in brief, its status, how it differs from another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from app import controls as book
+from app.home import Home
+from app.notes import read_notes
+from app.rundir import SPEC, read_spec
+from app.status import FINAL_STATES, Status, read_status, state
+from engine.config import EngineConfig, RunSpec
+
+MOST_LOOKED_AT = 12  # earlier runs whose workload is compared before giving up
+
+
+@dataclass(frozen=True)
+class SpecInBrief:
+    """The parts of a spec pages show; prompts stay on disk."""
+
+    scenario: str
+    title: str
+    engine: EngineConfig
+    requests: int
+    expected_tokens: int  # output tokens if no request ends early
+    workload_hash: str
+    created_unix_ns: int
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """A run as its folder tells it."""
+
+    run_id: str
+    spec: SpecInBrief
+    status: Status
+    name: str
+
+    @property
+    def state(self) -> str:
+        return state(self.status)
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL_STATES
+
+    @property
+    def heading(self) -> str:
+        return self.name or self.spec.title or self.spec.scenario
+
+    @property
+    def labels(self) -> list[str]:
+        return [str(label) for label in self.status.get("labels") or ()]
+
+
+def load_run(home: Home, run_id: str) -> RunFacts:
+    """The facts of a run. Raises ``LabError`` for an unknown run or an unreadable spec."""
+    run_dir = home.existing_run_dir(run_id)
+    brief = _brief(run_dir, (run_dir / SPEC).stat().st_mtime_ns)
+    return RunFacts(run_id, brief, read_status(run_dir), read_notes(home, run_id).name)
+
+
+def prompts_of(home: Home, run_id: str) -> dict[str, str]:
+    """Prompt text by request id, for requests that were asked in text. Raises as ``load_run`` does."""
+    spec = read_spec(home.existing_run_dir(run_id))
+    return {request.request_id: request.prompt or "" for request in spec.requests}
+
+
+def flipped(spec: RunSpec, technique: str, run_id: str, created_unix_ns: int) -> RunSpec:
+    """The same requests with one technique switched: on becomes off, off becomes on with its default settings."""
+    on = getattr(spec.engine, technique) is not None
+    settings = None if on else {}
+    data = spec.engine.model_dump() | {technique: settings, "policy": None}
+    engine = EngineConfig.model_validate(data)
+    return spec.model_copy(update={"engine": engine, "run_id": run_id, "created_unix_ns": created_unix_ns})
+
+
+def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
+    """How two runs' settings differ, each in a few words about ``before``: ``chunked prefill off``."""
+    found = []
+    for control in book.controls():
+        technique = control.path.rpartition(".")[0]
+        if technique in {t.path for t in book.techniques()} and None in (
+            getattr(before, technique),
+            getattr(after, technique),
+        ):
+            continue
+        old, new = (
+            book.as_text(control, book.value_of(before, control.path)),
+            book.as_text(control, book.value_of(after, control.path)),
+        )
+        if old != new:
+            found.append(f"{control.title.lower()} {'automatic' if old == 'none' else old}")
+    return found
+
+
+def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> list[RunFacts]:
+    """Earlier finished runs of the same workload with other settings, newest first.
+
+    ``runs``: rows with ``run_id``, ``state`` and ``scenario``, newest first.
+    """
+    found: list[RunFacts] = []
+    looked_at = 0
+    for row in runs:
+        if row["scenario"] != facts.spec.scenario or row["state"] != "finished" or row["run_id"] == facts.run_id:
+            continue
+        looked_at += 1
+        if looked_at > MOST_LOOKED_AT:
+            break
+        folder = home.runs / row["run_id"]
+        if not (folder / SPEC).is_file():
+            continue
+        other = load_run(home, row["run_id"])
+        earlier = other.spec.created_unix_ns < facts.spec.created_unix_ns
+        same_workload = other.spec.workload_hash == facts.spec.workload_hash
+        if earlier and same_workload and differences(other.spec.engine, facts.spec.engine):
+            found.append(other)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _brief(run_dir: Path, _modified_ns: int) -> SpecInBrief:
+    spec = read_spec(run_dir)
+    return SpecInBrief(
+        scenario=spec.scenario,
+        title=spec.title,
+        engine=spec.engine,
+        requests=len(spec.requests),
+        expected_tokens=sum(request.max_tokens for request in spec.requests),
+        workload_hash=spec.workload_hash,
+        created_unix_ns=spec.created_unix_ns,
+    )

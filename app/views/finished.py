@@ -1,0 +1,176 @@
+"""A recorded run: its figures, charts, requests, iterations and settings, all from the database."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import numpy as np
+import streamlit as st
+
+from app import charts
+from app.services import Lab
+from app.views.chartcard import chart_card, page_palette
+from app.views.facts import RunFacts, comparable_runs, differences
+from app.views.inspector import iteration_inspector
+from app.views.plain import counted, milliseconds, plain
+from app.views.requests import requests_table
+from app.views.setup import setup_tables
+from app.words import CHARTS, PROVENANCE, STALL_FACTOR
+from store import queries
+from store.metrics import METRICS
+from store.summary import LATENCIES, latency_query
+
+MOST_ITERATIONS = 2000
+MOST_GAPS = 6000
+GHOST_GAPS = 3000
+INGEST_CHECK_S = 0.5
+
+
+def finished_run(lab: Lab, facts: RunFacts) -> None:
+    """Draw everything there is about a run that is over."""
+    with lab.database.read() as con:
+        row = queries.run(con, facts.run_id)
+        if row is None or row["state"] != facts.state:
+            st.fragment(_wait_for_rows, run_every=INGEST_CHECK_S)(lab, facts)
+            return
+        if row.get("problem"):
+            st.warning(plain(row["problem"]), icon=":material/warning:")
+        figures = queries.summary(con, facts.run_id) or {}
+        _key_figures(figures)
+        tabs = st.tabs(["Charts", "Latency", "Requests", "Iterations", "Setup"], key="part", bind="query-params")
+        with tabs[0]:
+            _charts(lab, con, facts, figures)
+        with tabs[1]:
+            _latency(con, facts.run_id, figures)
+        with tabs[2]:
+            requests_table(lab, con, facts)
+        with tabs[3]:
+            iteration_inspector(con, facts.run_id)
+        with tabs[4]:
+            setup_tables(facts, row)
+
+
+def ghost_of(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> charts.Ghost | None:
+    """The newest earlier run of the same workload with other settings, to show behind this one."""
+    others = comparable_runs(lab.home, facts, queries.runs(con))
+    if not others:
+        return None
+    other = others[0]
+    name = ", ".join(differences(other.spec.engine, facts.spec.engine)[:2])
+    return charts.Ghost(name, queries.token_latencies(con, other.run_id, GHOST_GAPS))
+
+
+def _wait_for_rows(lab: Lab, facts: RunFacts) -> None:
+    with lab.database.read() as con:
+        row = queries.run(con, facts.run_id)
+    if row is not None and row["state"] == facts.state:
+        st.rerun()
+    st.caption("Reading the run's last rows")
+    st.skeleton(height=120)
+    st.skeleton(height=320)
+
+
+def _key_figures(figures: dict[str, Any]) -> None:
+    requests = figures.get("requests", {})
+    speed = figures.get("output_tokens_per_s")
+    shown = [
+        ("Output", f"{speed:,.1f} tok/s" if speed else "–", "output_tokens_per_s"),
+        ("First token p50", milliseconds(figures.get("ttft_ms", {}).get("p50")), "ttft_ms"),
+        ("First token p99", milliseconds(figures.get("ttft_ms", {}).get("p99")), "ttft_ms"),
+        ("Token gap p50", milliseconds(figures.get("itl_ms", {}).get("p50")), "itl_ms"),
+        ("Token gap p99", milliseconds(figures.get("itl_ms", {}).get("p99")), "itl_ms"),
+    ]
+    with st.container(horizontal=True, key="figures"):
+        for label, value, metric in shown:
+            st.metric(label, value, help=metric_help(metric), border=True, width=170)
+        done = f"{requests.get('finished', 0)} of {requests.get('total', 0)}"
+        st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=170)
+
+
+def metric_help(name: str) -> str:
+    """A metric's definition and where its figure comes from."""
+    metric = METRICS[name]
+    return f"{metric.title}: {metric.formula} {PROVENANCE[metric.provenance]}"
+
+
+def _charts(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts, figures: dict[str, Any]) -> None:
+    colours = page_palette()
+    run_id = facts.run_id
+    steps_query = queries.iterations_query(run_id, MOST_ITERATIONS)
+    steps = steps_query.table(con)
+    gaps_query = queries.token_latencies_query(run_id, MOST_GAPS)
+    gaps = gaps_query.table(con)
+    devices_query = queries.devices_query(run_id)
+    devices = devices_query.table(con)
+    ghost = ghost_of(lab, con, facts)
+    stall_ms = STALL_FACTOR * (figures.get("itl_ms", {}).get("p50") or np.nan)
+
+    longest = _largest(steps, "duration_ms")
+    timeline = charts.iteration_timeline(steps, colours)
+    words = f"{counted(steps.num_rows, 'iteration')} shown, the longest {milliseconds(longest)}."
+    chart_card(CHARTS["timeline"], timeline, steps, steps_query, name="iterations", summary=words)
+    log = st.segmented_control(
+        "Scale of the gaps",
+        ["log", "linear"],
+        default="log",
+        key="gap-scale",
+        label_visibility="collapsed",
+        required=True,
+    )
+    dots = charts.token_gaps(gaps, colours, stall_ms, ghost=ghost, log=log == "log")
+    told = stalls_in_words(gaps, stall_ms)
+    st.caption(
+        plain(told if ghost is None else f"{told} Before ({ghost.name}): {stalls_in_words(ghost.table, stall_ms)}")
+    )
+    chart_card(CHARTS["itl"], dots, gaps, gaps_query, name="token-gaps", summary=told)
+    makeup = charts.batch_makeup(steps, colours)
+    words = f"At most {_largest(steps, 'prefill_tokens'):.0f} prompt tokens in an iteration."
+    chart_card(CHARTS["makeup"], makeup, steps, steps_query, name="batch-makeup", summary=words)
+    left, right = st.columns(2)
+    with left:
+        queue = charts.running_and_waiting(steps, colours)
+        words = f"At most {_largest(steps, 'waiting'):.0f} waiting."
+        chart_card(CHARTS["queue"], queue, steps, steps_query, name="queue", summary=words)
+        activity = charts.device_activity(devices, colours)
+        words = f"{counted(devices.num_rows, 'sample')}."
+        chart_card(CHARTS["device"], activity, devices, devices_query, name="device", summary=words)
+    with right:
+        pool = charts.kv_pool(steps, colours)
+        words = f"At most {_largest(steps, 'blocks_used'):.0f} of {_largest(steps, 'blocks_total'):.0f} blocks used."
+        chart_card(CHARTS["kv"], pool, steps, steps_query, name="kv-pool", summary=words)
+        memory = charts.memory_and_power(devices, colours)
+        words = f"{counted(devices.num_rows, 'sample')}."
+        chart_card(CHARTS["memory"], memory, devices, devices_query, name="memory", summary=words)
+
+
+def stalls_in_words(gaps: Any, stall_ms: float) -> str:
+    """How many of the gaps shown are stalls, and the longest gap (``gaps``: a table with ``itl_ms``)."""
+    values = charts.column(gaps, "itl_ms")
+    if not values.size:
+        return "No gap between tokens was recorded."
+    stalls = int((values > stall_ms).sum())
+    return f"{counted(stalls, 'stall')}, longest gap {milliseconds(float(np.nanmax(values)))}."
+
+
+def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any]) -> None:
+    shares = ("p50", "p90", "p99", "mean")
+    rows = [
+        {"": METRICS[name].title, **{share: figures.get(name, {}).get(share) for share in shares}} for name in LATENCIES
+    ]
+    st.dataframe(
+        rows,
+        hide_index=True,
+        column_config={share: st.column_config.NumberColumn(f"{share}, ms", format="%.1f") for share in shares},
+        alt="Latency in ms: " + "; ".join(f"{row['']} p50 {row['p50']}, p99 {row['p99']}" for row in rows),
+    )
+    for name in LATENCIES:
+        st.caption(plain(metric_help(name)))
+    with st.expander("SQL"):
+        for name in LATENCIES:
+            st.code(latency_query(run_id, name).sql, language="sql", wrap_lines=True)
+
+
+def _largest(table: Any, name: str) -> float:
+    values = charts.column(table, name)
+    return float(np.nanmax(values)) if np.isfinite(values).any() else 0.0

@@ -1,0 +1,95 @@
+"""The head of a run: what it is, its labels, its state, and what can be done with it now."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.errors import LabError
+from app.services import Lab
+from app.views.facts import RunFacts, load_run
+from app.views.plain import counted, plain
+from app.views.start import flip_button
+from app.words import LABELS, STATES
+
+CHECK_EVERY_S = 1.0
+
+
+def run_header(lab: Lab, facts: RunFacts) -> None:
+    """Title and labels; while the run is not over its state is looked at every second, and its end turns the page."""
+    st.title(plain(facts.heading), anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        state, help_text = STATES.get(facts.state, (facts.state, ""))
+        st.badge(state, color=_colour(facts.state), help=help_text)
+        for label in facts.labels:
+            st.badge(
+                plain(label), color="orange", icon=":material/label:", help=LABELS.get(label, "A label of this run.")
+            )
+        st.caption(plain(f"{_switches(facts)}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
+    if facts.is_final:
+        with st.container(horizontal=True, key="actions"):
+            flip_button(lab, facts)
+    else:
+        st.fragment(_while_it_lasts, run_every=CHECK_EVERY_S)(lab, facts.run_id, facts.state)
+
+
+def why_it_ended(facts: RunFacts) -> None:
+    """For a run that did not finish: what happened, and what to change."""
+    error = facts.status.get("error") or {}
+    words = " ".join(str(error.get(key) or "") for key in ("message", "mend")).strip()
+    if facts.state == "cancelled":
+        st.info(STATES["cancelled"][1], icon=":material/cancel:")
+    elif facts.state in ("failed", "crashed"):
+        st.error(plain(words or STATES[facts.state][1]), icon=":material/error:")
+        if error.get("log_tail"):
+            with st.expander("The last lines of the engine's log"):
+                st.code("\n".join(str(line) for line in error["log_tail"]), language=None, wrap_lines=True)
+
+
+def _while_it_lasts(lab: Lab, run_id: str, seen: str) -> None:
+    try:
+        facts = load_run(lab.home, run_id)
+    except LabError:
+        st.rerun()
+    if facts.state != seen:
+        st.rerun()
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", help="What was done is kept."):
+            _cancel(lab, run_id)
+        if st.session_state.get("cancelled") == run_id:
+            st.caption("Ending after this iteration", width="content")
+        elif facts.state == "queued":
+            st.caption(_place_in_queue(lab, run_id), width="content")
+
+
+def _cancel(lab: Lab, run_id: str) -> None:
+    try:
+        lab.queue.cancel(run_id)
+        st.session_state["cancelled"] = run_id
+    except LabError as error:
+        st.error(plain(f"{error.message} {error.mend}"))
+
+
+def _place_in_queue(lab: Lab, run_id: str) -> str:
+    waiting = lab.queue.queued()
+    if run_id not in waiting:
+        return "Next on the device"
+    before = waiting.index(run_id) + len(lab.queue.running())
+    return (
+        f"Place {waiting.index(run_id) + 1} in the queue: {counted(before, 'run')} before it"
+        if before
+        else "Next on the device"
+    )
+
+
+def _switches(facts: RunFacts) -> str:
+    from app import controls as book
+
+    words = [
+        f"{t.title.lower()} {'on' if getattr(facts.spec.engine, t.path) is not None else 'off'}"
+        for t in book.techniques()
+    ]
+    return ", ".join(words)
+
+
+def _colour(state: str) -> str:
+    return {"running": "green", "finished": "primary", "failed": "red", "crashed": "red"}.get(state, "gray")

@@ -1,0 +1,35 @@
+"""Texts that people or models wrote, shown as text: nothing in them becomes markup."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+_MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&=^\"'@/])")
+
+
+def plain(text: Any) -> str:
+    """The text with every character that Markdown, HTML or Streamlit's directives could read as markup taken literally."""
+    return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def clock(unix_ns: int | None) -> str:
+    """A wall-clock time as people write it; a dash when it is not known."""
+    if not unix_ns:
+        return "–"
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_ns / 1e9))
+
+
+def milliseconds(value: float | None) -> str:
+    """A duration given in ms, with three significant digits and a fitting unit."""
+    if value is None:
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value / 1000:.3g} s"
+    return f"{value:.3g} ms" if abs(value) >= 1 or value == 0 else f"{value * 1000:.3g} µs"
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """``1 request``, ``7 requests``."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"

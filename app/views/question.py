@@ -1,0 +1,32 @@
+"""What a scenario asks and what to watch for, said before the answer is seen."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.views.facts import RunFacts
+from app.views.plain import plain
+from scenarios import Scenario, ScenarioError, load
+
+
+@st.cache_data(show_spinner=False)
+def _scenario(name: str) -> Scenario | None:
+    try:
+        return load(name)
+    except ScenarioError:
+        return None
+
+
+def scenario_question(facts: RunFacts) -> None:
+    """The question in a line, the rest on request; nothing for a scenario that is no longer there."""
+    scenario = _scenario(facts.spec.scenario)
+    if scenario is None:
+        return
+    with st.expander(plain(scenario.question), icon=":material/help:"):
+        st.markdown("**Watch**")
+        for line in scenario.watch:
+            st.markdown("- " + plain(line))
+        if scenario.expect:
+            st.markdown("**What should come out**")
+            for line in scenario.expect:
+                st.markdown("- " + plain(line))

@@ -1,0 +1,81 @@
+"""Every request of a run, with its latencies; the texts of the one that is chosen."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+import streamlit as st
+
+from app.errors import LabError
+from app.services import Lab
+from app.views.chartcard import data_row
+from app.views.facts import RunFacts, prompts_of
+from app.views.plain import plain
+from store import queries
+from telemetry.rows import RequestRow, columns
+
+SHOWN = (
+    "request",
+    "group",
+    "prompt_tokens",
+    "output_tokens",
+    "ttft_ms",
+    "tpot_ms",
+    "e2e_ms",
+    "scheduling_delay_ms",
+    "preemptions",
+    "end_reason",
+)
+
+
+def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
+    """Draw the table; a chosen row shows what was asked and what was answered, as plain text."""
+    query = queries.requests_query(facts.run_id, text=True)
+    table = query.table(con)
+    if not table.num_rows:
+        st.info("No request ended in this run.")
+        return
+    st.caption("Choose a row to read what was asked and what was answered.")
+    chosen = st.dataframe(
+        table.select([name for name in SHOWN if name in table.column_names]),
+        hide_index=True,
+        key="requests",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config=_column_config(),
+        alt=f"{table.num_rows} requests with their lengths and latencies",
+    )
+    data_row(table, query, name="requests")
+    rows = chosen["selection"]["rows"]
+    if rows and rows[0] < table.num_rows:
+        _texts(lab, facts, table, rows[0])
+
+
+def _texts(lab: Lab, facts: RunFacts, table: pa.Table, index: int) -> None:
+    row = table.slice(index, 1).to_pylist()[0]
+    if row.get("error"):
+        st.error(plain(row["error"]))
+    try:
+        prompt = prompts_of(lab.home, facts.run_id).get(row["request_id"], "")
+    except LabError as error:
+        prompt = error.message
+    asked, answered = st.columns(2)
+    with asked:
+        st.markdown("**Asked**", help="The text of the request; it may have been cut or repeated to reach its length.")
+        st.code(prompt or "(token ids, no text)", language=None, wrap_lines=True, height=320)
+    with answered:
+        st.markdown("**Answered**", help="What the model wrote.")
+        st.code(row.get("text") or "(no text was kept)", language=None, wrap_lines=True, height=320)
+
+
+def _column_config() -> dict[str, object]:
+    known = columns(RequestRow)
+    config: dict[str, object] = {
+        name: st.column_config.Column(name.replace("_", " "), help=known[name].help) for name in SHOWN if name in known
+    }
+    for name in ("ttft_ms", "tpot_ms", "e2e_ms", "scheduling_delay_ms"):
+        title = name.removesuffix("_ms").replace("_", " ")
+        config[name] = st.column_config.NumberColumn(
+            f"{title.upper() if len(title) <= 4 else title}, ms", format="%.1f"
+        )
+    return config

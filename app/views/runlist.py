@@ -1,0 +1,115 @@
+"""The list of runs: open, rename, delete, and take a deletion back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app.errors import LabError
+from app.listing import list_runs
+from app.notes import write_notes
+from app.services import Lab
+from app.trash import delete_run, restore_run
+from app.views.plain import clock, counted, plain
+from app.words import STATES
+
+NEWEST = 200
+
+
+def run_list(lab: Lab) -> None:
+    """Draw the list, newest first; a chosen row shows what can be done with it."""
+    _undo_line(lab)
+    runs = list_runs(lab.home)
+    if not runs:
+        st.info("There is no run yet. Start one on the Live page.")
+        return
+    wanted = st.text_input("Search", key="run-search", placeholder="name, scenario, label, model or id", live=True)
+    found = [run for run in runs if (wanted or "").lower() in _haystack(run)]
+    st.caption(f"{counted(len(found), 'run')}. Choose a row to open, rename or delete it.")
+    shown = found[:NEWEST]
+    chosen = st.dataframe(
+        [_row(run) for run in shown],
+        hide_index=True,
+        key="run-table",
+        on_select="rerun",
+        selection_mode="single-row",
+        column_config={
+            "output tokens": st.column_config.NumberColumn(format="localized"),
+            "labels": st.column_config.ListColumn(),
+        },
+        alt=f"{len(shown)} runs, newest first",
+    )
+    rows = chosen["selection"]["rows"]
+    if rows and rows[0] < len(shown):
+        _actions(lab, shown[rows[0]])
+
+
+def _actions(lab: Lab, run: dict[str, Any]) -> None:
+    run_id = run["run_id"]
+    with st.container(border=True):
+        st.markdown(f"**{plain(_title(run))}**")
+        error = run.get("error") or {}
+        if error.get("message"):
+            st.error(plain(f"{error['message']} {error.get('mend') or ''}"))
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            st.page_link(
+                "pages/live.py",
+                label="Open",
+                icon=":material/open_in_new:",
+                query_params={"run": run_id},
+                width="content",
+            )
+            with st.popover("Rename", icon=":material/edit:"), st.form(f"rename-{run_id}", border=False):
+                name = st.text_input("Name", value=run["name"], max_chars=120)
+                if st.form_submit_button("Save"):
+                    _do(lambda: write_notes(lab.home, run_id, name=name))
+            if st.button("Delete", icon=":material/delete:", key=f"delete-{run_id}", help="Can be undone."):
+                _do(lambda: _delete(lab, run_id, _title(run)))
+
+
+def _do(act: Any) -> None:
+    try:
+        act()
+    except LabError as error:
+        st.error(plain(f"{error.message} {error.mend}"))
+        return
+    st.rerun()
+
+
+def _delete(lab: Lab, run_id: str, title: str) -> None:
+    delete_run(lab.home, run_id)
+    st.session_state["deleted"] = (run_id, title)
+
+
+def _undo_line(lab: Lab) -> None:
+    deleted = st.session_state.get("deleted")
+    if deleted is None:
+        return
+    run_id, title = deleted
+    with st.container(border=True, horizontal=True, vertical_alignment="center"):
+        st.markdown(f"Deleted: {plain(title)}", width="stretch")
+        if st.button("Undo", icon=":material/undo:", key="undo-delete"):
+            st.session_state["deleted"] = None
+            _do(lambda: restore_run(lab.home, run_id))
+
+
+def _row(run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run": _title(run),
+        "state": STATES.get(run["status"], (run["status"],))[0],
+        "started": clock(run["started_unix_ns"] or run["created_unix_ns"]),
+        "requests": f"{run['requests_done']} of {run['requests_total']}",
+        "output tokens": run["output_tokens"],
+        "model": run["model"],
+        "labels": run["labels"],
+        "id": run["run_id"],
+    }
+
+
+def _title(run: dict[str, Any]) -> str:
+    return str(run["name"] or run["title"] or run["scenario"] or run["run_id"])
+
+
+def _haystack(run: dict[str, Any]) -> str:
+    return " ".join([_title(run), run["scenario"], run["model"], run["run_id"], run["status"], *run["labels"]]).lower()

@@ -1,0 +1,57 @@
+"""The moving board of a run that is being served, kept when the run ends so that nothing jumps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import charts
+from app.components.live_board import live_board
+from app.services import Lab
+from app.theme import palettes
+from app.views.facts import RunFacts
+from app.views.finished import ghost_of
+from app.words import STALL_FACTOR, board_words
+
+SOCKET = "/live"
+
+
+def running_board(lab: Lab, facts: RunFacts) -> bool:
+    """Draw the board of a run that is not over, or that ended before this reader's eyes. Says whether it was drawn."""
+    watched = st.session_state.get("watched") == facts.run_id
+    if facts.is_final and not watched:
+        return False
+    st.session_state["watched"] = facts.run_id
+    live_board(
+        {
+            "run": facts.run_id,
+            "token": lab.address.token,
+            "path": SOCKET,
+            "palettes": palettes(),
+            "words": board_words(),
+            "stall_factor": STALL_FACTOR,
+            "expected_tokens": facts.spec.expected_tokens,
+            "ghost": _ghost(lab, facts),
+        },
+        key="board",
+    )
+    return True
+
+
+def _ghost(lab: Lab, facts: RunFacts) -> dict[str, Any] | None:
+    """The earlier run behind this one, as plain lists; looked up once per run and session."""
+    kept = st.session_state.get("ghost")
+    if kept is None or kept[0] != facts.run_id:
+        with lab.database.read() as con:
+            found = ghost_of(lab, con, facts)
+        points = None
+        if found is not None:
+            points = {
+                "name": found.name,
+                "t": charts.column(found.table, "t").round(3).tolist(),
+                "itl_ms": charts.column(found.table, "itl_ms").round(3).tolist(),
+            }
+        kept = (facts.run_id, points)
+        st.session_state["ghost"] = kept
+    return kept[1]

@@ -1,0 +1,54 @@
+"""What a run was told and where it ran: every setting, the model, the machine, the measured peaks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from app import controls as book
+from app.views.facts import RunFacts
+from engine.config import EngineConfig
+
+
+def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
+    """Draw the tables. ``row``: the run's row, JSON columns decoded."""
+    st.markdown("**Settings**")
+    default = EngineConfig()
+    settings = []
+    for control in book.controls():
+        value = book.as_text(control, book.value_of(facts.spec.engine, control.path))
+        usual = book.as_text(control, book.value_of(default, control.path))
+        settings.append(
+            {
+                "setting": control.title,
+                "value": value,
+                "unit": control.unit,
+                "usual": "" if value == usual else f"usually {usual}",
+                "name": control.path,
+            }
+        )
+    st.dataframe(settings, hide_index=True, alt="Every setting of the run")
+    for key, title in (
+        ("model", "Model"),
+        ("environment", "Machine and versions"),
+        ("peaks", "Measured peaks"),
+        ("summary", "Totals"),
+    ):
+        found = row.get(key)
+        if not isinstance(found, dict) or not found:
+            continue
+        st.markdown(f"**{title}**")
+        pairs = [{"what": name, "value": value} for name, value in flat(found)]
+        st.dataframe(pairs, hide_index=True, alt=title)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as dotted names and texts, in order."""
+    found: list[tuple[str, str]] = []
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            found += flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            found.append((f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return found

@@ -1,0 +1,114 @@
+"""The sidebar's start panel: a scenario, the Start button, and every setting."""
+
+from __future__ import annotations
+
+import time
+
+import streamlit as st
+
+from app import controls as book
+from app.errors import LabError
+from app.rundir import read_spec
+from app.services import Lab
+from app.settings_form import changes_of, set_value, settings_form
+from app.views.facts import RunFacts, flipped
+from app.views.plain import counted, plain
+from engine.config import ConfigError, EngineConfig, RunSpec
+from scenarios import ScenarioError, ScenarioInfo, available, build, load, new_run_id
+
+DEFAULT_TECHNIQUE = "chunked_prefill"
+
+
+@st.cache_data(show_spinner=False)
+def _scenarios() -> list[ScenarioInfo]:
+    return available()
+
+
+@st.cache_data(show_spinner=False)
+def _scenario_settings(name: str) -> EngineConfig:
+    return load(name).engine
+
+
+def start_panel(lab: Lab) -> None:
+    """Draw the panel; a pressed Start queues the run and shows it."""
+    scenarios = {info.name: info for info in _scenarios()}
+    name = st.selectbox(
+        "Scenario",
+        list(scenarios),
+        format_func=lambda key: scenarios[key].title,
+        key="scenario",
+        persist_state="session",
+        help="What is asked of the engine: when requests come, how long they are, what they say.",
+    )
+    st.caption(plain(scenarios[name].summary))
+    base = _scenario_settings(name)
+    changed = changes_of(base, name)
+    wrong = book.complaints(base, changed)
+    if st.button(
+        "Start", type="primary", width="stretch", icon=":material/play_arrow:", disabled=bool(wrong), key="start"
+    ):
+        _start(lab, name, changed)
+    if wrong:
+        st.error(f"{counted(len(wrong), 'setting')} to mend before the start; marked below.", icon=":material/error:")
+    settings_form(base, name)
+
+
+def _start(lab: Lab, scenario: str, changed: dict[str, str]) -> None:
+    try:
+        with st.spinner("Drawing the requests"):
+            spec = build(scenario, changed)
+        show_started(lab, spec)
+    except (ConfigError, ScenarioError) as error:
+        st.error(plain(book.in_words(error)), icon=":material/error:")
+    except LabError as error:
+        st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
+
+
+def show_started(lab: Lab, spec: RunSpec) -> None:
+    """Queue a run and turn the page to it. Raises ``LabError`` when the lab will not take it."""
+    run_id = lab.queue.submit(spec)
+    st.query_params.clear()
+    st.query_params["run"] = run_id
+    st.rerun()
+
+
+def flip_button(lab: Lab, facts: RunFacts) -> None:
+    """Run the same requests again with the scenario's technique switched."""
+    technique = _technique_of(facts)
+    if technique is None:
+        return
+    title = next(control.title for control in book.techniques() if control.path == technique)
+    turn = "off" if getattr(facts.spec.engine, technique) is not None else "on"
+    st.button(
+        f"Run again with {title.lower()} {turn}",
+        key="flip",
+        type="primary",
+        icon=":material/swap_horiz:",
+        help="The same requests at the same moments, with this one switch turned. The present run stays behind the new one "
+        "for comparison.",
+        on_click=_flip,
+        args=(lab, facts, technique),
+    )
+    if st.session_state.get("flip-error"):
+        st.error(plain(st.session_state.pop("flip-error")), icon=":material/error:")
+
+
+def _technique_of(facts: RunFacts) -> str | None:
+    """The switch a run is about: its scenario's, else chunked prefill; None if this version has neither."""
+    known = {control.path for control in book.techniques()}
+    named = next((info.technique for info in _scenarios() if info.name == facts.spec.scenario), None)
+    return next((path for path in (named, DEFAULT_TECHNIQUE) if path in known), None)
+
+
+def _flip(lab: Lab, facts: RunFacts, technique: str) -> None:
+    try:
+        spec = read_spec(lab.home.existing_run_dir(facts.run_id))
+        turned = flipped(spec, technique, new_run_id(), time.time_ns())
+        lab.queue.submit(turned)
+    except LabError as error:
+        st.session_state["flip-error"] = f"{error.message} {error.mend}"
+        return
+    set_value(turned.scenario, technique, getattr(turned.engine, technique) is not None)
+    st.session_state["scenario"] = turned.scenario
+    st.query_params.clear()
+    st.query_params["run"] = turned.run_id
