@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -88,7 +89,7 @@ def test_times_in_the_rows_agree_with_each_other(tmp_path: Path):
     start(run_dir).communicate(timeout=120)
     iterations = rows(run_dir, "iteration")
     parts = ("schedule_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns")
-    for before, after in zip(iterations, iterations[1:], strict=False):
+    for before, after in itertools.pairwise(iterations):
         assert before["end_ns"] <= after["start_ns"]
     for row in iterations:
         assert sum(row[p] for p in parts) == row["end_ns"] - row["start_ns"]
@@ -99,7 +100,7 @@ def test_times_in_the_rows_agree_with_each_other(tmp_path: Path):
         assert ends[emitted[0]["iteration"]] == req["first_token_ns"]
         assert emitted[0]["itl_ns"] is None
         times = [ends[s["iteration"]] for s in emitted]
-        assert [s["itl_ns"] for s in emitted[1:]] == [b - a for a, b in zip(times, times[1:], strict=False)]
+        assert [s["itl_ns"] for s in emitted[1:]] == [b - a for a, b in itertools.pairwise(times)]
 
 
 def test_sigterm_ends_the_run_cleanly_and_keeps_what_was_done(tmp_path: Path):
