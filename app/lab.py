@@ -24,6 +24,7 @@ page = st.navigation(
     ],
     position="top",
 )
+st.html(f"<style>{(Path(__file__).parent / 'lab.css').read_text(encoding='utf-8')}</style>")
 page.run()
 with st.sidebar, st.expander("Words of the field", icon=":material/dictionary:"):
     for word, meaning in GLOSSARY.items():

@@ -192,15 +192,15 @@ REASONS = {
 def decision_in_words(decision: dict[str, Any]) -> str:
     """One decision of the scheduler as a sentence, with the numbers it was decided on (a row of ``decisions``)."""
     request = f"request {decision['request']}" if decision.get("request") is not None else "a request"
-    tokens = decision.get("tokens")
+    tokens = decision.get("tokens") or "some"
     verbs = {
-        "admitted": f"{request} was let in" + (f" and given {tokens} tokens" if tokens else ""),
+        "admitted": f"{request} was let in",
         "chunked": f"the prompt of {request} was cut: {tokens} tokens now, the rest later",
         "refused": f"{request} had to wait",
         "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
         "evicted": "cached blocks were given up",
         "speculation": f"{request} now drafts {tokens} tokens ahead",
-        "finished": f"{request} ended after {tokens} tokens" if tokens else f"{request} ended",
+        "finished": f"{request} ended",
         "cancelled": f"{request} was cancelled",
     }
     words = verbs.get(str(decision.get("action")), f"{decision.get('action')} {request}")

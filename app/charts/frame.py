@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
+# Imported for its effect: Plotly looks for pandas among the loaded modules, and would find it half loaded while another thread
+# (Arrow, Streamlit) imports it for the first time.
+import pandas  # noqa: F401
 import plotly.graph_objects as go
 
 from app.theme import Palette
@@ -17,7 +21,8 @@ CONFIG = {
 }
 """Plotly's toolbar: no button that uploads the data, no logo."""
 
-HEIGHT = 280
+HEIGHT = 270
+FONT = "'Source Sans', 'Source Sans 3', system-ui, sans-serif"
 
 Table = Any
 """Anything that gives a column by name: an Arrow table, a data frame, a dictionary of lists."""
@@ -58,13 +63,21 @@ def new_figure(
         margin={"l": 8, "r": 8, "t": 34, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": palette.text, "size": 14},
+        font={"color": palette.text, "size": 14, "family": FONT},
         hoverlabel={
             "bgcolor": palette.background,
             "font": {"color": palette.text, "size": 13},
             "bordercolor": palette.muted,
         },
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "title": None, "font": {"size": 13}},
+        legend={
+            "orientation": "h",
+            "traceorder": "normal",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 0,
+            "title": None,
+            "font": {"size": 13},
+        },
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": palette.muted, "activecolor": palette.accent},
         dragmode="zoom",
         uirevision="run",

@@ -8,6 +8,8 @@ import plotly.graph_objects as go
 from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here, step_line
 from app.theme import Palette
 
+SMALL_SHARE = 0.3  # of the pool; below it the pool's own line would leave the use a flat streak
+
 
 def running_and_waiting(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``t`` (s), ``running``, ``waiting`` (requests)."""
@@ -37,6 +39,20 @@ def kv_pool(table: Table, palette: Palette) -> go.Figure:
         )
         figure.add_trace(both)
     figure.add_trace(step_line(t, used, "used", palette.kv_used, unit="blocks", fill=faded(palette.kv_used, 0.6)))
-    figure.add_trace(step_line(t, column(table, "blocks_total"), "pool", palette.text, unit="blocks", dash="dash"))
+    total, peak = column(table, "blocks_total"), float(np.nanmax(with_cached, initial=0))
+    figure.add_trace(step_line(t, total, "pool", palette.text, unit="blocks", dash="dash"))
+    if peak < SMALL_SHARE * np.nanmax(total, initial=0):
+        figure.update_yaxes(range=[0, max(4.0, peak * 1.3)])
+        say = f"the whole pool is {np.nanmax(total):,.0f} blocks, far above this picture"
+        figure.add_annotation(
+            x=1,
+            y=1,
+            xref="x domain",
+            yref="y domain",
+            text=say,
+            showarrow=False,
+            xanchor="right",
+            font={"color": palette.muted},
+        )
     figure.update_layout(hovermode="x unified")
     return figure

@@ -39,16 +39,16 @@ def token_gaps(
         return say_nothing_here(figure, "No gap between tokens was recorded.", palette)
     _dots(figure, table, "gap before a token", palette.decode, stall_ms, palette.stall, palette)
     if np.isfinite(stall_ms):
-        figure.add_hline(
-            y=stall_ms,
-            line={"color": palette.stall, "width": 1.5, "dash": "dash"},
-            annotation={
-                "text": f"stall: over {STALL_FACTOR} x the median gap",
-                "font": {"color": palette.stall, "size": 12},
-                "xanchor": "right",
-                "yanchor": "bottom",
-            },
-            annotation_position="top right",
+        figure.add_hline(y=stall_ms, line={"color": palette.stall, "width": 1.5, "dash": "dash"})
+        figure.add_annotation(
+            x=1,
+            y=np.log10(stall_ms) if log else stall_ms,  # Plotly places annotations of a log axis by exponent
+            xref="x domain",
+            text=f"stall: over {STALL_FACTOR} x the median gap",
+            font={"color": palette.stall, "size": 13},
+            showarrow=False,
+            xanchor="right",
+            yanchor="bottom",
         )
     return figure
 

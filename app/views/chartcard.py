@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from typing import Any
 
 import plotly.graph_objects as go
 import pyarrow as pa
@@ -11,6 +13,7 @@ import streamlit as st
 
 from app.charts import CONFIG
 from app.theme import Palette, palette
+from app.views.plain import plain
 from app.words import ChartWords
 from store.query import Query
 
@@ -20,10 +23,29 @@ def page_palette() -> Palette:
     return palette(str(st.context.theme.type or "light"))
 
 
-def chart_card(words: ChartWords, figure: go.Figure, table: pa.Table, query: Query, *, name: str, summary: str) -> None:
-    """Draw a card. ``name`` is the widget key and the file name; ``summary`` is the chart in words for screen readers."""
+def chart_card(
+    words: ChartWords,
+    figure: go.Figure,
+    table: pa.Table,
+    query: Query,
+    *,
+    name: str,
+    summary: str,
+    remark: str = "",
+    control: Callable[[], Any] | None = None,
+) -> None:
+    """Draw a card.
+
+    ``name`` is the widget key and the file name, ``summary`` the chart in words for screen readers, ``remark`` a line above it, ``control``
+    draws what belongs to the chart beside its title.
+    """
     with st.container(border=True, key=f"card-{name}"):
-        st.markdown(f"**{words.title}**", help=words.explained)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"**{words.title}**", help=words.explained, width="stretch")
+            if control is not None:
+                control()
+        if remark:
+            st.caption(plain(remark))
         st.plotly_chart(figure, key=f"chart-{name}", config=CONFIG, theme=None, alt=f"{words.title}. {summary}")
         data_row(table, query, name=name)
 

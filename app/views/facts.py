@@ -72,8 +72,7 @@ def prompts_of(home: Home, run_id: str) -> dict[str, str]:
 def flipped(spec: RunSpec, technique: str, run_id: str, created_unix_ns: int) -> RunSpec:
     """The same requests with one technique switched: on becomes off, off becomes on with its default settings."""
     on = getattr(spec.engine, technique) is not None
-    settings = None if on else {}
-    data = spec.engine.model_dump() | {technique: settings, "policy": None}
+    data: dict[str, Any] = spec.engine.model_dump() | {technique: None if on else {}, "policy": None}
     engine = EngineConfig.model_validate(data)
     return spec.model_copy(update={"engine": engine, "run_id": run_id, "created_unix_ns": created_unix_ns})
 

@@ -75,7 +75,7 @@ def _key_figures(figures: dict[str, Any]) -> None:
     requests = figures.get("requests", {})
     speed = figures.get("output_tokens_per_s")
     shown = [
-        ("Output", f"{speed:,.1f} tok/s" if speed else "–", "output_tokens_per_s"),
+        ("Output, tokens/s", f"{speed:,.1f}" if speed else "–", "output_tokens_per_s"),
         ("First token p50", milliseconds(figures.get("ttft_ms", {}).get("p50")), "ttft_ms"),
         ("First token p99", milliseconds(figures.get("ttft_ms", {}).get("p99")), "ttft_ms"),
         ("Token gap p50", milliseconds(figures.get("itl_ms", {}).get("p50")), "itl_ms"),
@@ -83,9 +83,9 @@ def _key_figures(figures: dict[str, Any]) -> None:
     ]
     with st.container(horizontal=True, key="figures"):
         for label, value, metric in shown:
-            st.metric(label, value, help=metric_help(metric), border=True, width=170)
+            st.metric(label, value, help=metric_help(metric), border=True, width=150)
         done = f"{requests.get('finished', 0)} of {requests.get('total', 0)}"
-        st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=170)
+        st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=150)
 
 
 def metric_help(name: str) -> str:
@@ -99,6 +99,9 @@ def _charts(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts, figures: 
     run_id = facts.run_id
     steps_query = queries.iterations_query(run_id, MOST_ITERATIONS)
     steps = steps_query.table(con)
+    if not steps.num_rows:
+        st.info("No iteration was recorded in this run, so there is nothing to draw.")
+        return
     gaps_query = queries.token_latencies_query(run_id, MOST_GAPS)
     gaps = gaps_query.table(con)
     devices_query = queries.devices_query(run_id)
@@ -110,20 +113,13 @@ def _charts(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts, figures: 
     timeline = charts.iteration_timeline(steps, colours)
     words = f"{counted(steps.num_rows, 'iteration')} shown, the longest {milliseconds(longest)}."
     chart_card(CHARTS["timeline"], timeline, steps, steps_query, name="iterations", summary=words)
-    log = st.segmented_control(
-        "Scale of the gaps",
-        ["log", "linear"],
-        default="log",
-        key="gap-scale",
-        label_visibility="collapsed",
-        required=True,
-    )
-    dots = charts.token_gaps(gaps, colours, stall_ms, ghost=ghost, log=log == "log")
+    log = st.session_state.get("gap-scale", "log") == "log"
+    dots = charts.token_gaps(gaps, colours, stall_ms, ghost=ghost, log=log)
     told = stalls_in_words(gaps, stall_ms)
-    st.caption(
-        plain(told if ghost is None else f"{told} Before ({ghost.name}): {stalls_in_words(ghost.table, stall_ms)}")
+    before = "" if ghost is None else f" Before ({ghost.name}): {stalls_in_words(ghost.table, stall_ms)}"
+    chart_card(
+        CHARTS["itl"], dots, gaps, gaps_query, name="token-gaps", summary=told, remark=told + before, control=_gap_scale
     )
-    chart_card(CHARTS["itl"], dots, gaps, gaps_query, name="token-gaps", summary=told)
     makeup = charts.batch_makeup(steps, colours)
     words = f"At most {_largest(steps, 'prefill_tokens'):.0f} prompt tokens in an iteration."
     chart_card(CHARTS["makeup"], makeup, steps, steps_query, name="batch-makeup", summary=words)
@@ -142,6 +138,17 @@ def _charts(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts, figures: 
         memory = charts.memory_and_power(devices, colours)
         words = f"{counted(devices.num_rows, 'sample')}."
         chart_card(CHARTS["memory"], memory, devices, devices_query, name="memory", summary=words)
+
+
+def _gap_scale() -> None:
+    st.segmented_control(
+        "Scale of the gaps",
+        ["log", "linear"],
+        default="log",
+        key="gap-scale",
+        label_visibility="collapsed",
+        required=True,
+    )
 
 
 def stalls_in_words(gaps: Any, stall_ms: float) -> str:

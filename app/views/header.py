@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from app.errors import LabError
@@ -15,8 +17,13 @@ CHECK_EVERY_S = 1.0
 
 
 def run_header(lab: Lab, facts: RunFacts) -> None:
-    """Title and labels; while the run is not over its state is looked at every second, and its end turns the page."""
-    st.title(plain(facts.heading), anchor=False)
+    """Title, labels and the one thing to do next; a run that is not over is looked at every second, its end turns the page."""
+    with st.container(horizontal=True, vertical_alignment="center", key="head"):
+        st.title(plain(facts.heading), anchor=False, width="stretch")
+        if facts.is_final:
+            flip_button(lab, facts)
+        else:
+            st.fragment(_while_it_lasts, run_every=CHECK_EVERY_S)(lab, facts.run_id, facts.state)
     with st.container(horizontal=True, vertical_alignment="center"):
         state, help_text = STATES.get(facts.state, (facts.state, ""))
         st.badge(state, color=_colour(facts.state), help=help_text)
@@ -25,17 +32,14 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
                 plain(label), color="orange", icon=":material/label:", help=LABELS.get(label, "A label of this run.")
             )
         st.caption(plain(f"{_switches(facts)}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
-    if facts.is_final:
-        with st.container(horizontal=True, key="actions"):
-            flip_button(lab, facts)
-    else:
-        st.fragment(_while_it_lasts, run_every=CHECK_EVERY_S)(lab, facts.run_id, facts.state)
 
 
 def why_it_ended(facts: RunFacts) -> None:
     """For a run that did not finish: what happened, and what to change."""
     error = facts.status.get("error") or {}
     words = " ".join(str(error.get(key) or "") for key in ("message", "mend")).strip()
+    if error.get("field") not in (None, "", "run"):
+        words = f"{error['field']} = {str(error.get('value'))[:120]}: {words}"
     if facts.state == "cancelled":
         st.info(STATES["cancelled"][1], icon=":material/cancel:")
     elif facts.state in ("failed", "crashed"):
@@ -52,7 +56,7 @@ def _while_it_lasts(lab: Lab, run_id: str, seen: str) -> None:
         st.rerun()
     if facts.state != seen:
         st.rerun()
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", width="content"):
         if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", help="What was done is kept."):
             _cancel(lab, run_id)
         if st.session_state.get("cancelled") == run_id:
@@ -91,5 +95,7 @@ def _switches(facts: RunFacts) -> str:
     return ", ".join(words)
 
 
-def _colour(state: str) -> str:
-    return {"running": "green", "finished": "primary", "failed": "red", "crashed": "red"}.get(state, "gray")
+def _colour(state: str) -> Literal["green", "primary", "red", "gray"]:
+    if state in ("failed", "crashed"):
+        return "red"
+    return "green" if state == "running" else "primary" if state == "finished" else "gray"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import duckdb
 import pyarrow as pa
 import streamlit as st
@@ -68,9 +70,9 @@ def _texts(lab: Lab, facts: RunFacts, table: pa.Table, index: int) -> None:
         st.code(row.get("text") or "(no text was kept)", language=None, wrap_lines=True, height=320)
 
 
-def _column_config() -> dict[str, object]:
+def _column_config() -> dict[str, Any]:
     known = columns(RequestRow)
-    config: dict[str, object] = {
+    config: dict[str, Any] = {
         name: st.column_config.Column(name.replace("_", " "), help=known[name].help) for name in SHOWN if name in known
     }
     for name in ("ttft_ms", "tpot_ms", "e2e_ms", "scheduling_delay_ms"):

@@ -138,6 +138,13 @@ class ChartCard {
   /** Shade the time after the last known moment, so that an empty stretch reads as "not yet" and not as "nothing happened". */
   paintPaper(u) {
     const { view, palette } = this.board;
+    if (this.spec.rows && !this.spec.rows()) {
+      const ratio = devicePixelRatio || 1;
+      u.ctx.font = `${14 * ratio}px ${this.board.font}`;
+      u.ctx.textAlign = "center";
+      u.ctx.fillStyle = palette.muted;
+      u.ctx.fillText(this.spec.waiting || "The first iteration appears here.", u.bbox.left + u.bbox.width / 2, u.bbox.top + u.bbox.height / 2);
+    }
     if (view.ended || view.now <= view.min || view.now >= view.max) return;
     const x = u.valToPos(view.now, "x", true);
     u.ctx.save();

@@ -32,6 +32,7 @@ function timelineSpec(board) {
   const column = (name) => rows.get(name);
   return {
     id: "timeline",
+    rows: () => board.tables.iteration.rows,
     wide: true,
     unit: milliseconds,
     legend: [
@@ -77,6 +78,7 @@ function makeupSpec(board) {
   const rows = board.tables.iteration;
   return {
     id: "makeup",
+    rows: () => board.tables.iteration.rows,
     wide: true,
     low: true,
     unit: (value) => number(value),
@@ -108,6 +110,7 @@ function queueSpec(board) {
   const rows = board.tables.iteration;
   return {
     id: "queue",
+    rows: () => board.tables.iteration.rows,
     unit: (value) => (Number.isInteger(value) ? number(value) : ""),
     legend: [
       { name: "running", colour: (c) => c.running },
@@ -131,6 +134,7 @@ function kvSpec(board) {
     number(value) + (rows.last("blocks_total") > 0 ? " (" + percent((100 * value) / rows.last("blocks_total")) + ")" : "");
   return {
     id: "kv",
+    rows: () => board.tables.iteration.rows,
     unit: number,
     legend: [
       { name: "used", colour: (c) => c.kv_used },
@@ -181,6 +185,8 @@ function deviceSpec(board) {
   const stroke = (colour, dash) => ({ scale: "y", stroke: colour, width: 1.75, dash, spanGaps: true, points: { show: false } });
   return {
     id: "device",
+    rows: () => board.tables.device.rows,
+    waiting: "The first sample appears here.",
     unit: (value) => number(value) + " %",
     legend: [
       { name: "device busy", colour: (c) => c.accent, mark: "line", visible: () => hasColumn(board, "utilization") },
@@ -202,6 +208,8 @@ function memorySpec(board) {
   const peakOf = (view, name, least) => Math.max(least, peakInView(rows, view, [name]));
   return {
     id: "memory",
+    rows: () => board.tables.device.rows,
+    waiting: "The first sample appears here.",
     unit: (value) => number(value) + " GiB",
     rightAxis: {
       shown: () => hasColumn(board, "power"),

@@ -57,6 +57,8 @@ function itlSpec(board) {
     (count === 1 ? "1 stall" : number(count) + " stalls") + (longest > 0 ? ", longest gap " + milliseconds(longest) : "");
   return {
     id: "itl",
+    rows: () => board.tables.token.rows,
+    waiting: "The first gap between two tokens appears here.",
     wide: true,
     log,
     unit: milliseconds,

@@ -1,0 +1,150 @@
+"""Chart functions: a table in, a figure out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from app import charts
+from app.charts.iterations import kind_of, tallest
+from app.charts.tokens import thinned
+from app.theme import DARK, LIGHT
+
+
+def steps(count: int = 50, budget: float | None = 64) -> pa.Table:
+    rng = np.random.default_rng(1)
+    duration = rng.uniform(20, 40, count)
+    prefill = np.where(np.arange(count) % 7 == 0, 56, 0)
+    return pa.table(
+        {
+            "t": np.cumsum(duration) / 1000,
+            "duration_ms": duration,
+            "forward_ms": duration - 4,
+            **{f"{step}_ms": np.ones(count) for step in ("schedule", "prepare", "sample", "finish")},
+            "prefill_tokens": prefill,
+            "decode_tokens": np.full(count, 8),
+            "token_budget": pa.array([budget] * count, pa.float64()),
+            "running": np.full(count, 8),
+            "waiting": np.arange(count) % 3,
+            "blocks_used": np.arange(count),
+            "blocks_cached": np.zeros(count),
+            "blocks_total": np.full(count, 200),
+            "iteration": np.arange(count),
+        }
+    )
+
+
+def gaps(values: list[float]) -> pa.Table:
+    return pa.table({"t": np.arange(len(values)) / 10, "itl_ms": values, "request": np.arange(len(values)) % 4})
+
+
+def test_each_iteration_is_drawn_with_the_colour_of_what_it_did() -> None:
+    figure = charts.iteration_timeline(steps(), LIGHT)
+    drawn = {trace.name: trace for trace in figure.data}
+    assert len(drawn["mixed"].x) + len(drawn["decode only"].x) == 50
+    assert drawn["mixed"].marker.color == LIGHT.mixed
+    assert drawn["decode only"].marker.color == LIGHT.decode
+    assert "prefill only" not in drawn
+
+
+def test_the_steps_of_an_iteration_stack_to_its_duration() -> None:
+    table = steps()
+    figure = charts.iteration_timeline(table, LIGHT)
+    caps = sum(
+        np.asarray(trace.y) for trace in figure.data if trace.name in ("schedule", "prepare", "sample", "finish")
+    )
+    forward = charts.column(table, "forward_ms")
+    assert figure.layout.barmode == "stack"
+    np.testing.assert_allclose(caps + forward, charts.column(table, "duration_ms"))
+
+
+def test_kinds_are_told_from_the_tokens() -> None:
+    kinds = kind_of(np.array([5, 5, 0, 0]), np.array([0, 3, 3, 0]))
+    assert list(kinds) == ["prefill", "mixed", "decode", "idle"]
+
+
+def test_thinning_bars_never_loses_the_tallest() -> None:
+    heights = np.random.default_rng(0).uniform(1, 2, 10_000)
+    heights[1234] = 99.0
+    shown = tallest(heights, 500)
+    assert len(shown) == 500
+    assert 1234 in shown
+    assert (np.diff(shown) > 0).all()
+
+
+def test_thinning_dots_keeps_every_stall() -> None:
+    values = np.full(50_000, 10.0)
+    stalls = np.arange(0, 50_000, 997)
+    values[stalls] = 500.0
+    shown = thinned(values, 50.0, most=2000)
+    assert len(shown) <= 2100
+    assert set(stalls) <= set(shown.tolist())
+
+
+def test_gaps_above_the_line_are_stalls_in_their_own_colour_and_shape() -> None:
+    figure = charts.token_gaps(gaps([10, 12, 300, 11, 250]), LIGHT, 60.0)
+    stalls = next(trace for trace in figure.data if trace.name == "stall")
+    assert sorted(stalls.y) == [250, 300]
+    assert stalls.marker.color == LIGHT.stall
+    assert stalls.marker.symbol != figure.data[0].marker.symbol
+
+
+def test_the_ghost_of_an_earlier_run_is_named_and_lies_behind() -> None:
+    ghost = charts.Ghost("chunked prefill off", gaps([10, 900]))
+    figure = charts.token_gaps(gaps([10, 12]), LIGHT, 60.0, ghost=ghost)
+    assert "chunked prefill off" in figure.data[0].name
+    assert figure.data[0].marker.color == LIGHT.ghost
+    assert figure.data[-1].marker.color == LIGHT.decode
+
+
+def test_every_axis_names_quantity_and_unit() -> None:
+    device = pa.table(
+        {"t": [0.0, 1.0], "utilization": [10.0, 20.0], "memory_used": [1e9, 2e9], "power": [200.0, 300.0]}
+    )
+    made = {
+        "ms": [charts.iteration_timeline(steps(), LIGHT), charts.token_gaps(gaps([1.0, 2.0]), LIGHT, 9.0)],
+        "tokens": [charts.batch_makeup(steps(), LIGHT)],
+        "requests": [charts.running_and_waiting(steps(), LIGHT)],
+        "blocks": [charts.kv_pool(steps(), LIGHT)],
+        "percent": [charts.device_activity(device, LIGHT)],
+        "GiB": [charts.memory_and_power(device, LIGHT)],
+    }
+    for unit, figures in made.items():
+        for figure in figures:
+            assert unit in figure.layout.yaxis.title.text
+            assert figure.layout.xaxis.title.text.endswith(", s")
+    assert made["GiB"][0].layout.yaxis2.title.text == "power, W"
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+def test_an_empty_table_gives_a_figure_that_says_so(palette) -> None:
+    none = steps(0)
+    for figure in (
+        charts.iteration_timeline(none, palette),
+        charts.batch_makeup(none, palette),
+        charts.running_and_waiting(none, palette),
+        charts.kv_pool(none, palette),
+        charts.token_gaps(gaps([]), palette, float("nan")),
+        charts.device_activity(pa.table({"t": pa.array([], pa.float64())}), palette),
+    ):
+        assert figure.layout.annotations[0].text
+
+
+def test_counters_the_device_lacks_are_left_out() -> None:
+    table = pa.table(
+        {"t": [0.0, 1.0], "utilization": [50.0, 60.0], "cpu_percent": pa.array([None, None], pa.float64())}
+    )
+    figure = charts.device_activity(table, LIGHT)
+    assert [trace.name for trace in figure.data] == ["device busy"]
+
+
+def test_without_a_budget_no_budget_line_is_drawn() -> None:
+    names = [trace.name for trace in charts.batch_makeup(steps(budget=None), LIGHT).data]
+    assert names == ["decode tokens", "prompt tokens"]
+
+
+def test_no_figure_offers_to_upload_its_data() -> None:
+    assert charts.CONFIG["showSendToCloud"] is False
+    html = charts.kv_pool(steps(), LIGHT).to_html(include_plotlyjs=False, config=charts.CONFIG)
+    assert '"showSendToCloud": false' in html or '"showSendToCloud":false' in html

@@ -1,0 +1,103 @@
+"""Controls read from the settings' schema."""
+
+from __future__ import annotations
+
+import pytest
+
+from app import controls as book
+from engine.config import ChunkedPrefill, EngineConfig, apply_overrides
+
+
+def control(path: str) -> book.Control:
+    return next(c for c in book.controls() if c.path == path)
+
+
+def test_every_setting_has_a_control_with_title_and_help() -> None:
+    paths = {c.path.partition(".")[0] for c in book.controls()}
+    assert paths == set(EngineConfig.model_fields)
+    for found in book.controls():
+        assert found.title, found.path
+        assert found.help, found.path
+        assert found.path in found.explanation
+
+
+def test_techniques_are_found_and_followed_by_their_own_settings() -> None:
+    techniques = {c.path for c in book.techniques()}
+    optional = {n for n, f in EngineConfig.model_fields.items() if (f.json_schema_extra or {}).get("technique")}
+    assert techniques == optional
+    assert [c.path for c in book.parts_of(control("chunked_prefill"))] == [
+        "chunked_prefill.token_budget",
+        "chunked_prefill.chunk_size",
+    ]
+    assert "Sarathi-Serve" in control("chunked_prefill").paper
+
+
+def test_a_technique_is_either_built_or_announced() -> None:
+    built = {c.path for c in book.techniques()}
+    announced = set(book.coming())
+    assert not built & announced
+    assert built | announced >= {"chunked_prefill", "prefix_sharing", "speculation", "kv_quantization"}
+
+
+def test_kinds_bounds_and_units_come_from_the_schema() -> None:
+    budget = control("chunked_prefill.token_budget")
+    assert (budget.kind, budget.optional, budget.unit) == ("whole", True, "tokens")
+    assert "at least 1" in budget.bounds
+    assert control("policy").kind == "choice"
+    assert "stall-free" in control("policy").choices
+    assert control("sampling.stop").kind == "list"
+    assert control("sampling.ignore_eos").kind == "switch"
+    assert control("kv_memory_fraction").kind == "number"
+
+
+def test_every_default_written_as_text_is_read_back_as_itself() -> None:
+    base = EngineConfig()
+    changed = {
+        c.path: book.as_text(c, book.value_of(base, c.path)) for c in book.controls() if not c.path.startswith("policy")
+    }
+    assert apply_overrides(base, changed) == base
+
+
+def test_only_what_differs_from_the_scenario_is_an_override() -> None:
+    base = EngineConfig(max_num_seqs=4)
+    assert book.overrides(base, {"max_num_seqs": 4, "seed": 0}) == {}
+    assert book.overrides(base, {"max_num_seqs": 8, "kv_blocks": 100}) == {"max_num_seqs": "8", "kv_blocks": "100"}
+
+
+def test_settings_of_a_technique_that_is_off_are_not_sent() -> None:
+    values = {"chunked_prefill": False, "chunked_prefill.token_budget": 32}
+    changed = book.overrides(EngineConfig(), values)
+    assert changed == {"chunked_prefill": "off"}
+    assert apply_overrides(EngineConfig(), changed).chunked_prefill is None
+
+
+def test_a_technique_that_is_switched_on_takes_its_settings_along() -> None:
+    base = EngineConfig(chunked_prefill=None)
+    changed = book.overrides(base, {"chunked_prefill": True, "chunked_prefill.token_budget": 32})
+    assert apply_overrides(base, changed).chunked_prefill == ChunkedPrefill(token_budget=32)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("chunked_prefill.token_budget", 0),
+        ("max_num_seqs", 0),
+        ("kv_memory_fraction", 2.0),
+        ("device", "gpu"),
+        ("max_num_seqs", None),
+    ],
+)
+def test_a_value_the_engine_refuses_is_named_with_its_setting_and_a_mend(path: str, value: object) -> None:
+    base = EngineConfig()
+    changed = book.overrides(base, {path: value})
+    wrong = book.complaints(base, changed)
+    assert set(wrong) == {path}
+    words = book.in_words(wrong[path])
+    assert path in words
+    assert str(value if value is not None else "none") in words
+
+
+def test_all_wrong_values_are_named_not_just_the_first() -> None:
+    base = EngineConfig()
+    changed = book.overrides(base, {"max_num_seqs": 0, "block_size": 0, "seed": 3})
+    assert set(book.complaints(base, changed)) == {"max_num_seqs", "block_size"}
