@@ -48,7 +48,7 @@ def resolve(name: str) -> ModelSource:
             )
         return ModelSource(name, "random", shape=shape)
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return ModelSource(name, "directory", path)
     if path.is_file():
         if path.suffix == ".gguf":
