@@ -65,7 +65,7 @@ def read_frame(data: bytes, start: int) -> Frame | None:
         return None
     try:
         header_type, body_length, custom = _message(data[metadata_start:body_start])
-    except (struct.error, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, UnicodeDecodeError) as error:
         raise FrameError("the message's metadata is unreadable") from error
     if not 0 <= body_length <= MAX_BODY_BYTES:
         raise FrameError(f"body length {body_length} is impossible")

@@ -170,7 +170,7 @@ class SpoolReader:
         with open(self.path, "rb") as file:
             file.seek(self.offset)
             tail = file.read()
-        if self._prefix and (_has_message(tail, 1) or tail.endswith(END_OF_STREAM)):
+        if _has_message(tail, 1) or tail.endswith(END_OF_STREAM):
             raise SpoolCorrupt(self.path, self.offset, self.next_sequence, "a message's length is wrong")
         return len(tail)
 
