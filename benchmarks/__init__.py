@@ -1,0 +1,1 @@
+"""How fast, against whom: measurements with a goal, their raw results as JSON in ``results/``."""

@@ -1,0 +1,135 @@
+"""Output tokens/s on a CPU: this engine, static batches and continuous batching of ``transformers``, and the linear-layer bound.
+
+Same weights, number format, threads, KV tokens, tokens in a batch and requests at once on all sides; greedy; end of sequence
+ignored; loading and one warm batch not counted; each measurement in a process of its own, repeats interleaved. ``transformers``
+packs a batch into one row with a block-diagonal mask for sdpa, so its attention grows with the square of the batch; static
+batches are the second baseline for that reason.
+
+``python -m benchmarks.cpu_peers [--repeats N] [--dtypes float32,bfloat16] [--requests N] [--json FILE] [--check]``
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import psutil
+
+from benchmarks.harness import Report, arguments, hand_back, in_child, interleave, paired_ratio, summarise
+from benchmarks.peers.work import AT_ONCE, ragged
+
+SIDES = {
+    "ours": "this engine",
+    "static": "transformers generate(), batches of 16",
+    "continuous": "transformers ContinuousBatchingManager",
+}
+LEAST_RATIO = {"float32": {"static": 1.6, "continuous": 1.6}, "bfloat16": {"static": 2.2, "continuous": 2.5}}
+LEAST_SHARE_OF_BOUND = 0.70
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each side")
+    parser.add_argument("--dtypes", default="float32,bfloat16", help="number formats, with commas")
+    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
+    parser.add_argument("--requests", type=int, help="fewer requests, to try things out; goals are for all of them")
+    parser.add_argument("--sides", default=",".join(SIDES), help="which sides, with commas")
+    parser.add_argument("--child", choices=[*SIDES, "bound"], help=argparse.SUPPRESS)
+    parser.add_argument("--dtype", help=argparse.SUPPRESS)
+    options = parser.parse_args(words)
+    if options.child:
+        hand_back(measure(options.child, options.dtype, options.threads, options.requests))
+        return 0
+    report = Report("cpu_peers")
+    for dtype in options.dtypes.split(","):
+        compare(report, dtype, options)
+    return report.finish(options)
+
+
+def measure(side: str, dtype: str, threads: int, requests: int | None) -> dict[str, Any]:
+    """One measurement, in this process. Only the side's own packages are imported."""
+    if side == "ours":
+        from benchmarks.peers.ours import measure as ours
+
+        return ours(dtype, threads, requests)
+    if side == "bound":
+        from benchmarks.peers.linear_bound import measure as bound
+
+        return bound(dtype, threads)
+    from benchmarks.peers import huggingface
+
+    return {"static": huggingface.measure_static, "continuous": huggingface.measure_continuous}[side](
+        dtype, threads, requests
+    )
+
+
+def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
+    """Measure every side and the bound in turn; add the figures of one number format."""
+
+    def child(side: str) -> dict[str, Any]:
+        words = ["--child", side, "--dtype", dtype, "--threads", str(options.threads)]
+        return in_child(
+            "benchmarks.cpu_peers", *words, *(["--requests", str(options.requests)] if options.requests else [])
+        )
+
+    sides = [side for side in SIDES if side in options.sides.split(",")]
+    measures = {side: partial(child, side) for side in (*sides, "bound")}
+    found = interleave(measures, options.repeats, before=report.note_load)
+    speeds = {side: [one["output_tokens"] / one["seconds"] for one in found[side]] for side in sides}
+    report.details[dtype] = found
+    report.table(
+        f"{dtype}: what each side resolved to",
+        ["side", "settings"],
+        [(SIDES[side], ", ".join(f"{k} {v}" for k, v in found[side][0]["resolved"].items())) for side in sides],
+    )
+    for side in sides:
+        speed = summarise(speeds[side])
+        note = None if side == "ours" else f"{same_outputs(found, side)} of the outputs equal ours token by token"
+        report.figure(f"{dtype} {side}", speed.median, "tokens/s", spread=speed.spread, note=note)
+    if "ours" not in sides:
+        return
+    for side in sides[1:]:
+        ratio = paired_ratio(speeds["ours"], speeds[side])
+        goal = LEAST_RATIO[dtype][side] if dtype in LEAST_RATIO else None
+        report.figure(f"{dtype} ours / {side}", ratio.median, "x", goal=goal, spread=ratio.spread)
+    bounds(report, dtype, found["bound"], speeds["ours"], options.requests)
+
+
+def bounds(
+    report: Report, dtype: str, measured: Sequence[Mapping[str, Any]], ours: Sequence[float], requests: int | None
+) -> None:
+    """Add the share of the linear-layer bound: plain weights carry the goal, packed ones are the stricter line."""
+    from benchmarks.peers.linear_bound import tokens_per_s
+
+    work = ragged(requests)
+    steps = work.output_tokens / AT_ONCE
+    for kind, goal in (("plain", LEAST_SHARE_OF_BOUND), ("packed", None)):
+        times = [one[kind] for one in measured if kind in one]
+        if not times:
+            continue
+        limits = [tokens_per_s(one, work.prompt_tokens, work.output_tokens) for one in times]
+        step, prefill = (
+            summarise([one[key] for one in times]).median for key in ("decode_step_s", "prefill_tokens_per_s")
+        )
+        note = (
+            f"{work.output_tokens} / ({steps:.1f} decode steps of {AT_ONCE} x {step * 1e3:.1f} ms "
+            f"+ {work.prompt_tokens} prompt tokens / {prefill:.0f} per s)"
+        )
+        limit, share = summarise(limits), paired_ratio(ours, limits)
+        report.figure(f"{dtype} bound, {kind} weights", limit.median, "tokens/s", spread=limit.spread, note=note)
+        report.figure(f"{dtype} share of that bound, {kind}", share.median, "", goal=goal, spread=share.spread)
+
+
+def same_outputs(found: Mapping[str, Sequence[Mapping[str, Any]]], side: str) -> str:
+    """How many requests got the same tokens on both sides, in the first repeat."""
+    if "ours" not in found:
+        return "none"
+    pairs = list(zip(found["ours"][0]["digests"], found[side][0]["digests"], strict=True))
+    return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,63 @@
+"""This project's engine on the ragged workload, as a run does it: recorded in full, through the same parts as the worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.peers.work import WARM_TOKENS, digest, ragged_spec
+from engine.build import Prepared, make_requests, prepare
+from engine.warmup import warm_up
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+
+
+def measure(dtype: str, threads: int, requests: int | None) -> dict[str, Any]:
+    """Load, warm, serve once; seconds are from the first arrival to the last token."""
+    spec = ragged_spec(dtype, threads, requests)
+    prepared = prepare(spec)
+    warm_up(prepared)
+    short = [r.model_copy(update={"max_tokens": WARM_TOKENS}) for r in spec.requests[: spec.engine.max_num_seqs]]
+    _serve(_with_requests(prepared, spec.model_copy(update={"requests": tuple(short)})))
+    measured = _with_requests(prepared, spec)
+    duration = _serve(measured)
+    outputs = [r.output_token_ids for r in sorted(measured.requests, key=lambda r: r.index)]
+    config = spec.engine
+    return {
+        "seconds": duration,
+        "output_tokens": sum(map(len, outputs)),
+        "digests": digest(outputs),
+        "resolved": {
+            "attention": config.resolved_backend,
+            "policy": config.resolved_policy,
+            "dtype": str(prepared.model.dtype).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "kv_tokens": prepared.kv_capacity_tokens,
+            "token_budget": prepared.limits.token_budget,
+            "at_once": config.max_num_seqs,
+            "recording": config.recording,
+            "torch": torch.__version__,
+        },
+    }
+
+
+def _with_requests(prepared: Prepared, spec: Any) -> Prepared:
+    fresh = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
+    return dataclasses.replace(prepared, spec=spec, requests=fresh)
+
+
+def _serve(prepared: Prepared) -> float:
+    with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
+        clock = RunClock()
+        recorder = Recorder(Path(folder), prepared.spec.engine.recording, clock)
+        engine = prepared.start(recorder, clock)
+        start = time.perf_counter()
+        engine.run(prepared.requests)
+        duration = time.perf_counter() - start
+        recorder.close()
+    return duration
