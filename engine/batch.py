@@ -22,7 +22,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class AttentionBatch:
-    """What attention has to know of a batch. Rows of single tokens come first, then the chunks.
+    """What attention has to know of a batch. Rows of single tokens come first, shortest context first, then the chunks.
 
     flat batch   | d0 d1 d2 | chunk a ......... | chunk b .... |
                   ^ num_singles rows              rows by Chunk
@@ -31,8 +31,7 @@ class AttentionBatch:
     slots: torch.Tensor  # [tokens] int64: where each token's key and value go
     num_singles: int
     single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
-    single_kv_lens: torch.Tensor  # [num_singles] int64
-    longest_single: int  # most keys a single token sees
+    single_kv_lens: list[int]  # keys each single token sees, rising
     chunks: tuple[Chunk, ...]
 
 
@@ -50,7 +49,7 @@ class Batch:
 
 def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
     """Lay the plan's slices out as one flat batch. Raises nothing; the plan's blocks are already allocated."""
-    singles = [s for s in plan.slices if s.tokens == 1]
+    singles = sorted((s for s in plan.slices if s.tokens == 1), key=lambda s: s.context_len)
     chunks = [s for s in plan.slices if s.tokens > 1]
     token_ids: list[int] = []
     positions: list[int] = []
@@ -72,8 +71,7 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
             sampled.append(request)
 
     kv_lens = [s.context_len + 1 for s in singles]
-    longest = max(kv_lens, default=0)
-    width = -(-longest // block_size)
+    width = -(-max(kv_lens, default=0) // block_size)
     tables = [s.request.block_table[:width] for s in singles]
     padded = [table + [0] * (width - len(table)) for table in tables]
 
@@ -89,8 +87,7 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
             slots=tensor(slots),
             num_singles=len(singles),
             single_blocks=tensor(padded).view(len(singles), width),
-            single_kv_lens=tensor(kv_lens),
-            longest_single=longest,
+            single_kv_lens=kv_lens,
             chunks=tuple(
                 Chunk(
                     start,

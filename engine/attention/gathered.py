@@ -1,12 +1,27 @@
-"""The fast path without custom kernels: all single-token rows in one pass, chunks one by one, fused softmax from PyTorch."""
+"""The fast path without custom kernels: single-token rows in a few passes, chunks one by one, fused softmax from PyTorch."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from engine.attention.base import AttentionBackend
 from engine.batch import AttentionBatch
+
+PADDING = 2  # rows share a pass while the longest context is at most this many times the shortest one
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Rows ``[start, stop)`` of the batch and the cache rows their keys are copied from."""
+
+    start: int
+    stop: int
+    index: torch.Tensor  # rows of [kv_heads * num_blocks, block_size * head_dim]
+    mask: torch.Tensor | None  # additive; None for a chunk that starts its sequence
+    kv_len: int
 
 
 class GatheredAttention(AttentionBackend):
@@ -17,54 +32,69 @@ class GatheredAttention(AttentionBackend):
     """
 
     def begin(self, batch: AttentionBatch) -> None:
-        self._batch = batch
-        device = batch.slots.device
-        # Blocks are copied as whole rows of [kv_heads * num_blocks, block_size * head_dim], one memory copy per block and head.
-        heads = torch.arange(self.kv_heads, device=device)[:, None] * self.cache.num_blocks
-        if batch.num_singles:
-            width = batch.single_blocks.shape[1] * self.cache.block_size
-            self._single_index = (heads + batch.single_blocks.flatten()).flatten()
-            visible = torch.arange(width, device=device) < batch.single_kv_lens[:, None]
-            self._single_mask = additive_mask(visible, self.cache.data.dtype).view(1, batch.num_singles, 1, width)
-        self._chunk_indices = [(heads + chunk.blocks).flatten() for chunk in batch.chunks]
-        self._chunk_masks: list[torch.Tensor | None] = []
+        self._slots = batch.slots
+        # Blocks are copied as whole rows, one memory copy per block and head.
+        heads = torch.arange(self.kv_heads, device=batch.slots.device)[:, None] * self.cache.num_blocks
+        self._singles = [self._gather_singles(batch, heads, start, stop) for start, stop in alike(batch.single_kv_lens)]
+        self._chunks = []
         for chunk in batch.chunks:
             first = chunk.kv_len - chunk.length
-            if first == 0:
-                self._chunk_masks.append(None)
-                continue
-            visible = torch.ones(chunk.length, chunk.kv_len, dtype=torch.bool, device=device).tril(first)
-            self._chunk_masks.append(additive_mask(visible, self.cache.data.dtype))
+            mask = None
+            if first:
+                visible = torch.ones(chunk.length, chunk.kv_len, dtype=torch.bool, device=heads.device).tril(first)
+                mask = additive_mask(visible, self.cache.data.dtype)
+            index = (heads + chunk.blocks).flatten()
+            self._chunks.append(Gather(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len))
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        self.cache.store(layer, self._batch.slots, k, v)
+        self.cache.store(layer, self._slots, k, v)
         out = torch.empty_like(q)
         keys = self.cache.key_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
         values = self.cache.value_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
-        singles = self._batch.num_singles
-        if singles:
-            shape = (self.kv_heads, singles, -1, self.head_dim)
-            grouped = q[:singles].view(singles, self.kv_heads, self.group, self.head_dim).transpose(0, 1)
+        for part in self._singles:
+            rows = part.stop - part.start
+            heads = (rows, self.kv_heads, self.group, self.head_dim)
+            dense = (self.kv_heads, rows, -1, self.head_dim)
             result = F.scaled_dot_product_attention(
-                grouped,
-                keys.index_select(0, self._single_index).view(shape),
-                values.index_select(0, self._single_index).view(shape),
-                attn_mask=self._single_mask,
-            )  # [kv_heads, singles, group, head_dim]
-            out[:singles].view(singles, self.kv_heads, self.group, self.head_dim).copy_(result.transpose(0, 1))
-        shape = (1, self.kv_heads, -1, self.head_dim)
-        for chunk, index, mask in zip(self._batch.chunks, self._chunk_indices, self._chunk_masks, strict=True):
-            rows = slice(chunk.start, chunk.start + chunk.length)
+                q[part.start : part.stop].view(heads).transpose(0, 1),
+                keys.index_select(0, part.index).view(dense),
+                values.index_select(0, part.index).view(dense),
+                attn_mask=part.mask,
+            )  # [kv_heads, rows, group, head_dim]
+            out[part.start : part.stop].view(heads).copy_(result.transpose(0, 1))
+        dense = (1, self.kv_heads, -1, self.head_dim)
+        for part in self._chunks:
             result = F.scaled_dot_product_attention(
-                q[rows].transpose(0, 1)[None],
-                keys.index_select(0, index).view(shape)[:, :, : chunk.kv_len],
-                values.index_select(0, index).view(shape)[:, :, : chunk.kv_len],
-                attn_mask=mask,
-                is_causal=mask is None,
+                q[part.start : part.stop].transpose(0, 1)[None],
+                keys.index_select(0, part.index).view(dense)[:, :, : part.kv_len],
+                values.index_select(0, part.index).view(dense)[:, :, : part.kv_len],
+                attn_mask=part.mask,
+                is_causal=part.mask is None,
                 enable_gqa=True,
             )
-            out[rows] = result[0].transpose(0, 1)
+            out[part.start : part.stop] = result[0].transpose(0, 1)
         return out.flatten(1)
+
+    def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> Gather:
+        size = self.cache.block_size
+        kv_lens = batch.single_kv_lens[start:stop]
+        blocks = -(-kv_lens[-1] // size)
+        index = (heads + batch.single_blocks[start:stop, :blocks].flatten()).flatten()
+        places = torch.arange(blocks * size, device=heads.device)
+        visible = places < torch.tensor(kv_lens, device=heads.device)[:, None]
+        mask = additive_mask(visible, self.cache.data.dtype).view(1, stop - start, 1, blocks * size)
+        return Gather(start, stop, index, mask, blocks * size)
+
+
+def alike(kv_lens: list[int]) -> list[tuple[int, int]]:
+    """Cut rising lengths into ranges ``[start, stop)`` of similar ones, so that little is copied and masked for nothing."""
+    ranges: list[tuple[int, int]] = []
+    start = 0
+    for row, length in enumerate(kv_lens):
+        if length > PADDING * max(kv_lens[start], 32):
+            ranges.append((start, row))
+            start = row
+    return [*ranges, (start, len(kv_lens))] if kv_lens else []
 
 
 def additive_mask(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -15,7 +15,7 @@ class ReferenceAttention(AttentionBackend):
         size = self.cache.block_size
         singles = [
             Chunk(row, 1, kv_len, batch.single_blocks[row, : -(-kv_len // size)])
-            for row, kv_len in enumerate(batch.single_kv_lens.tolist())
+            for row, kv_len in enumerate(batch.single_kv_lens)
         ]
         self._slots = batch.slots
         self._sequences = singles + list(batch.chunks)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from engine.attention import BACKENDS
+from engine.attention.gathered import alike
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache
@@ -32,7 +33,9 @@ def make_sequences(batch: list[tuple[int, int]], block_size: int) -> tuple[Plan,
     pool.free(pool.allocate(3, 99, 0), 99)  # so that tables do not start at block 0
     slices = []
     for index, (tokens, context) in enumerate(batch):
-        request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * (tokens + context), Sampling(), 1)
+        request = Request(
+            index, RequestSpec(request_id=str(index), prompt="-"), [0] * (tokens + context), Sampling(), 1
+        )
         request.block_table = pool.allocate(pool.blocks_for(tokens + context), index, 0)[::-1]
         request.num_computed_tokens = context
         slices.append(Slice(request, tokens, context, tokens > 1))
@@ -63,8 +66,7 @@ def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
     cache = KVCache(2, kv_heads, width, num_blocks, 16, dtype, torch.device("cpu"))
     cache.data.copy_(torch.randn(cache.data.shape) * 50)  # whatever is not overwritten must not be seen
     inputs = build_batch(plan, 16, torch.device("cpu"))
-    rows = {s.request.index: i for i, s in enumerate(sorted(plan.slices, key=lambda s: s.tokens > 1))}
-    ordered = sorted(plan.slices, key=lambda s: rows[s.request.index])
+    ordered = sorted(plan.slices, key=lambda s: (s.tokens > 1, s.context_len if s.tokens == 1 else 0))
 
     context = {s.request.index: torch.randn(2, s.context_len, kv_heads, width).to(dtype) for s in ordered}
     new = {s.request.index: torch.randn(2, s.tokens, kv_heads, width).to(dtype) for s in ordered}
@@ -88,3 +90,9 @@ def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
         start += part.tokens
     assert out.dtype == dtype
     assert out.shape == (start, num_heads * width)
+
+
+def test_rows_of_similar_length_share_a_pass():
+    assert alike([]) == []
+    assert alike([1, 2, 60]) == [(0, 3)]
+    assert alike([10, 70, 130, 300]) == [(0, 1), (1, 3), (3, 4)]
