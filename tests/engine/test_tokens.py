@@ -76,6 +76,7 @@ def generated(embedded) -> list[tuple[list[int], list[int], list[torch.Tensor]]]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_embedded_model_gives_the_tokens_of_generate(name: str, generated, tmp_path: Path):
     config = VARIANTS[name].model_copy(
