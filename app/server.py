@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -127,9 +128,12 @@ def serve(
     port: int = PORT,
     extra_hosts: Iterable[str] = (),
     starter: bool = True,
+    open_browser: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Run the lab until it is interrupted. ``starter``: with an empty store, start the starter scenario.
+    """Run the lab until it is interrupted.
+
+    ``starter``: with an empty store, start the starter scenario. ``open_browser``: show the page once it is there.
 
     Raises ``LabError`` when the store is in use by another lab, cannot be written or holds no readable database.
     """
@@ -142,25 +146,31 @@ def serve(
                 say(f"Port {port} is taken; using {address.port}.")
             lab = Lab(home, address)
             lab.queue.warm_up()  # its imports run beside ours
-            _serve(lab, listener, lock, (*LOOPBACK_HOSTS, *extra_hosts), starter, say)
+
+            def ready() -> None:
+                lock.publish(address)
+                if starter:
+                    lab.start_starter()
+                say(f"ServeScope is open at {address.url}")
+                say("Ctrl-C ends it; a run in progress is ended cleanly and kept.")
+                if open_browser:
+                    webbrowser.open(address.url)
+
+            try:
+                _serve(lab, listener, (*LOOPBACK_HOSTS, *extra_hosts), ready)
+            finally:
+                lab.stop()
     finally:
         lock.release()
 
 
-def _serve(
-    lab: Lab, listener: socket.socket, lock: LabLock, hosts: tuple[str, ...], starter: bool, say: Callable[[str], None]
-) -> None:
+def _serve(lab: Lab, listener: socket.socket, hosts: tuple[str, ...], on_ready: Callable[[], None]) -> None:
     import uvicorn
 
-    def ready() -> None:
-        lock.publish(lab.address)
-        if starter:
-            lab.start_starter()
-        say(f"ServeScope is open at {lab.address.url}")
-        say("Ctrl-C ends it; a run in progress is ended cleanly and kept.")
-
+    asgi_app = build_app(lab, allowed_hosts=hosts, on_ready=on_ready)
+    lab.start()  # here, so that what is wrong with the store is said in words rather than by the server's start-up log
     config = uvicorn.Config(
-        build_app(lab, allowed_hosts=hosts, on_ready=ready),
+        asgi_app,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         access_log=False,
@@ -168,7 +178,4 @@ def _serve(
         server_header=False,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    server = uvicorn.Server(config)
-    server.run(sockets=[listener])
-    if not server.started:
-        raise lab.failure or LabError("lab-failed", message="The lab did not start; the lines above say why.")
+    uvicorn.Server(config).run(sockets=[listener])

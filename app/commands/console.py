@@ -45,16 +45,31 @@ def emit(value: Any) -> None:
     print(json.dumps(value, ensure_ascii=False, indent=2, default=str), flush=True)
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[Any]], *, right: Iterable[str] = ()) -> Table:
-    """A rich table of plain text cells (markup in values is shown, not obeyed)."""
+def table(
+    columns: Iterable[str],
+    rows: Iterable[Iterable[Any]],
+    *,
+    title: str | None = None,
+    right: Iterable[str] = (),
+    whole: Iterable[str] = (),
+) -> Table:
+    """A rich table of plain text cells (markup in values is shown, not obeyed).
+
+    ``right``: columns of numbers; ``whole``: columns that are never broken or cut. Columns with nothing in them are left
+    out.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    built = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in columns:
-        built.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        built.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    names, cells = list(columns), [["" if cell is None else str(cell) for cell in row] for row in rows]
+    filled = [n for n, name in enumerate(names) if not name or any(row[n] for row in cells) or not cells]
+    built = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, show_header=any(names))
+    for name in (names[n] for n in filled):
+        justify: Any = "right" if name in right else "left"
+        built.add_column(name, justify=justify, overflow="fold", no_wrap=name in whole or name in right)
+    for row in cells:
+        built.add_row(*(Text(row[n]) for n in filled))
     return built
 
 
@@ -86,6 +101,8 @@ def describe(error: Exception) -> dict[str, Any] | None:
 
     if isinstance(error, LabError | EngineError):
         return error.as_dict()
+    if type(error).__name__ == "StoreError":  # by name: importing the store takes longer than most commands
+        return {"field": None, "value": None} | error.as_dict()  # type: ignore[attr-defined]
     if isinstance(error, OSError):
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
         return {"kind": "io", "field": "file", "value": error.filename, "message": message, "mend": ""}

@@ -25,6 +25,6 @@ def doctor(json: Json = False) -> None:
         emit({"ok": healthy, "checks": [check.as_dict() for check in checks]})
     else:
         rows = ((MARKS[check.state], check.name, check.detail, check.mend) for check in checks)
-        stdout().print(table("", ("", "what", "found", "to mend it"), rows))
+        stdout().print(table(("", "what", "found", "to mend it"), rows, whole=("", "what")))
     if not healthy:
         raise typer.Exit(1)

@@ -202,7 +202,7 @@ def print_result(result: dict[str, Any]) -> None:
         ("preemptions", result["preemptions"]),
         ("KV pool", f"{result['peak_kv_tokens']} of {result['kv_capacity_tokens']} tokens at its fullest"),
     ]
-    stdout().print(table(result["run_id"], ("", ""), rows))
+    stdout().print(table(("", ""), rows, title=result["run_id"]))
 
 
 def _figure(value: float | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated, Any
 
 import typer
@@ -30,7 +29,7 @@ def runs(json: Json = False) -> None:
     if json:
         emit({"runs": found})
         return
-    columns = ("run", "name", "scenario", "status", "requests", "iterations", "tokens", "started", "labels")
+    columns = ("run", "name", "scenario", "status", "requests", "steps", "tokens", "labels")
     rows = (
         (
             run["run_id"],
@@ -40,14 +39,11 @@ def runs(json: Json = False) -> None:
             f"{run['requests_done']}/{run['requests_total']}",
             run["iterations"],
             run["output_tokens"],
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(run["started_unix_ns"] / 1e9))
-            if run["started_unix_ns"]
-            else "",
             ", ".join(run["labels"]),
         )
         for run in found
     )
-    stdout().print(table("", columns, rows, right=("requests", "iterations", "tokens")))
+    stdout().print(table(columns, rows, right=("requests", "steps", "tokens"), whole=("run", "status")))
 
 
 @command
@@ -77,7 +73,7 @@ def scenarios(json: Json = False) -> None:
     if json:
         emit({"scenarios": found})
     else:
-        stdout().print(table("", ("name", "title", "summary"), ((s["name"], s["title"], s["summary"]) for s in found)))
+        stdout().print(table(("name", "title"), ((s["name"], s["title"]) for s in found), whole=("name",)))
 
 
 @command

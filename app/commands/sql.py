@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 
 @command
 def sql(
-    query: Annotated[str, typer.Argument(help="One SELECT over the tables run, iteration, slice, request, ...")],
+    query: Annotated[
+        str, typer.Argument(help="One SELECT over runs, iterations, slices, requests, decisions, blocks, devices.")
+    ],
     limit: Annotated[int, typer.Option(help="Most rows to print.", min=1, max=1_000_000)] = 10_000,
     json: Json = False,
 ) -> None:
@@ -28,7 +30,7 @@ def sql(
     if json:
         emit({"columns": columns, "rows": [dict(zip(columns, row, strict=True)) for row in rows]})
     else:
-        stdout().print(table("", columns, rows))
+        stdout().print(table(columns, rows))
 
 
 @command
@@ -38,8 +40,11 @@ def reindex(json: Json = False) -> None:
     from app.indexing import rebuild
 
     home = Home.from_environment().prepare()
-    rows = rebuild(home)
+    problems = rebuild(home)
+    runs = len(home.run_ids())
     if json:
-        emit({"database": str(home.database), "rows": rows})
-    else:
-        say(f"Indexed {sum(rows.values())} rows into {home.database}")
+        emit({"database": str(home.database), "runs": runs, "problems": problems})
+        return
+    for run_id, why in problems.items():
+        say(f"{run_id}: {why}")
+    say(f"Indexed {runs} runs into {home.database}")

@@ -1,0 +1,166 @@
+"""The live socket: one run's new rows and figures, pushed to a page as they come (``docs/architecture.md``).
+
+A client is sent what is new since its last frame, at most ten times a second, straight from memory. Nothing is queued for
+it: one that reads slowly is simply asked less often (the server waits for the network) and then gets a larger, thinned frame.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
+
+from app.errors import LabError
+from app.status import Status, is_final, read_status
+
+if TYPE_CHECKING:
+    from app.services import Lab
+
+FRAME_S = 0.1
+FIGURES_S = 0.5
+FIRST_MESSAGE_S = 10.0
+MOST_CLIENTS = 64
+LARGEST_FIRST_MESSAGE = 4096
+CODE_REFUSED, CODE_BUSY, CODE_GOING_AWAY = 4403, 4429, 1001
+TABLES = ("iteration", "token", "request", "device")
+log = logging.getLogger("servescope.live")
+
+
+@dataclass
+class Wish:
+    """A client's first message, checked."""
+
+    run_id: str
+    cursor: dict[str, int] = field(default_factory=dict)
+
+
+class LiveSocket:
+    """Serves every client of ``/live``."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._clients = 0
+
+    @property
+    def clients(self) -> int:
+        """Clients connected now."""
+        return self._clients
+
+    async def __call__(self, socket: WebSocket) -> None:
+        await socket.accept()
+        if self._clients >= MOST_CLIENTS:
+            await _refuse(socket, CODE_BUSY, "busy", f"The lab serves {MOST_CLIENTS} live views already.")
+            return
+        self._clients += 1
+        try:
+            await self._serve(socket)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and socket.client_state == WebSocketState.CONNECTED:
+                raise
+        finally:
+            self._clients -= 1
+
+    async def _serve(self, socket: WebSocket) -> None:
+        try:
+            text = await asyncio.wait_for(socket.receive_text(), FIRST_MESSAGE_S)
+            wish = self._read_wish(text)
+        except TimeoutError:
+            await _refuse(socket, CODE_REFUSED, "silent", "No message came.")
+            return
+        except LabError as error:
+            await _refuse(socket, CODE_REFUSED, error.kind, error.message)
+            return
+        except KeyError:  # a binary first message
+            await _refuse(socket, CODE_REFUSED, "bad-message", "The first message is text.")
+            return
+        listener = asyncio.create_task(_until_gone(socket))
+        sender = asyncio.create_task(self._send(socket, wish))
+        done, pending = await asyncio.wait((listener, sender), return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    def _read_wish(self, text: str) -> Wish:
+        """Raises ``LabError`` for a wrong token, an unknown run or a message that is none."""
+        try:
+            message = json.loads(text) if len(text) <= LARGEST_FIRST_MESSAGE else None
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise LabError("bad-message", message="The first message is not a JSON object.")
+        token = message.get("token")
+        if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._lab.token.encode()):
+            raise LabError("bad-token", message="The token is not this lab's. Load the page again.")
+        run_id = message.get("run")
+        self._lab.home.existing_run_dir(run_id)  # type: ignore[arg-type]  # refuses anything that is no id
+        since = message.get("since") or {}
+        if not isinstance(since, dict):
+            raise LabError("bad-message", message="`since` is not an object.")
+        cursor = {table: n for table, n in since.items() if table in TABLES and type(n) is int and 0 <= n < 2**53}
+        return Wish(str(run_id), cursor)
+
+    async def _send(self, socket: WebSocket, wish: Wish) -> None:
+        await socket.send_json({"type": "hello", "run": wish.run_id, "since": wish.cursor})
+        view = _View(self._lab, wish)
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            for message in await run_in_threadpool(view.news):
+                if isinstance(message, bytes):
+                    await socket.send_bytes(message)
+                else:
+                    await socket.send_json(message)
+            pause = FIGURES_S if view.at_rest else FRAME_S
+            await asyncio.sleep(max(0.0, pause - (loop.time() - began)))
+
+
+class _View:
+    """What one client has been told. Used by one thread at a time, never by the event loop's."""
+
+    def __init__(self, lab: Lab, wish: Wish) -> None:
+        self._lab = lab
+        self._wish = wish
+        self._run_dir = lab.home.run_dir(wish.run_id)
+        self._status: Status = {}
+        self._figures_due = 0.0
+        self.at_rest = False  # the run is over and everything was sent
+
+    def news(self) -> list[dict[str, Any] | bytes]:
+        """Messages for what changed since the last call."""
+        messages: list[dict[str, Any] | bytes] = []
+        live = self._lab.live(self._wish.run_id)
+        status = read_status(self._run_dir)
+        changed = status != self._status
+        if changed:
+            self._status = status
+            messages.append({"type": "status", **status})
+        frames = live.frame_since(self._wish.cursor)
+        messages += frames
+        self.at_rest = is_final(status) and not frames and not changed
+        now = time.monotonic()
+        if now >= self._figures_due and not self.at_rest:
+            self._figures_due = now + FIGURES_S
+            messages.append({"type": "figures", **live.figures()})
+        return messages
+
+
+async def _until_gone(socket: WebSocket) -> None:
+    """Return once the client has left; what it says meanwhile is not listened to."""
+    while True:
+        message: Any = await socket.receive()
+        if message["type"] == "websocket.disconnect":
+            return
+
+
+async def _refuse(socket: WebSocket, code: int, kind: str, message: str) -> None:
+    await socket.send_json({"type": "error", "kind": kind, "message": message})
+    await socket.close(code, kind)

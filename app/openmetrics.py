@@ -1,0 +1,152 @@
+"""``/metrics``: the newest run for Prometheus and its kin, in the OpenMetrics text format, under vLLM's names where it has one.
+
+Series carry the run's id and model, so a counter never falls: the next run begins a series of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from app.listing import entry
+from app.status import ACTIVE_STATES
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from app.services import Lab
+
+CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
+ITL_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+E2E_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0)
+COMPLETED = "end_reason IN ('stop', 'length', 'stop_string')"
+
+
+@dataclass
+class Page:
+    """An OpenMetrics document that is being written."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def family(self, name: str, kind: str, help: str) -> None:
+        self.lines += [f"# TYPE {name} {kind}", f"# HELP {name} {_escaped(help)}"]
+
+    def sample(self, name: str, labels: dict[str, Any], value: float | None) -> None:
+        if value is not None:
+            inside = ",".join(f'{key}="{_escaped(str(text), quote=True)}"' for key, text in labels.items())
+            self.lines.append(f"{name}{{{inside}}} {float(value):.10g}" if inside else f"{name} {float(value):.10g}")
+
+    def histogram(
+        self, name: str, help: str, labels: dict[str, Any], bounds: Iterable[float], found: Histogram
+    ) -> None:
+        self.family(name, "histogram", help)
+        for bound, count in zip([*map(str, bounds), "+Inf"], found.cumulative, strict=True):
+            self.sample(f"{name}_bucket", labels | {"le": bound}, count)
+        self.sample(f"{name}_sum", labels, found.total)
+        self.sample(f"{name}_count", labels, found.cumulative[-1])
+
+    def text(self) -> str:
+        return "\n".join([*self.lines, "# EOF"]) + "\n"
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Observations at or below each bound (the last: all of them), and their sum."""
+
+    cumulative: tuple[int, ...]
+    total: float
+
+
+def metrics_page(lab: Lab, clients: int = 0) -> str:
+    """The document as of now."""
+    page = Page()
+    page.family("servescope_live_clients", "gauge", "Pages that follow a run live.")
+    page.sample("servescope_live_clients", {}, clients)
+    page.family("servescope_queued_runs", "gauge", "Runs that wait for the device.")
+    page.sample("servescope_queued_runs", {}, len(lab.queue.queued()))
+    run_id = _newest(lab)
+    if run_id is not None:
+        _run(page, lab, run_id)
+    return page.text()
+
+
+def _newest(lab: Lab) -> str | None:
+    """The run in progress, else the one that was served last."""
+    running = lab.queue.running()
+    if running:
+        return running[-1]
+    with lab.cursor() as cursor:
+        found = cursor.execute("SELECT run_id FROM runs ORDER BY started_unix_ns DESC NULLS LAST LIMIT 1").fetchall()
+    known = [row[0] for row in found if row[0] in lab.home.run_ids()]
+    return known[0] if known else None
+
+
+def _run(page: Page, lab: Lab, run_id: str) -> None:
+    about = entry(lab.home, run_id)
+    labels = {"model_name": about["model"], "run": run_id}
+    active = about["status"] in ACTIVE_STATES
+    figures = lab.live(run_id).figures() if active else {}
+    gauges = (
+        ("vllm:num_requests_running", "Requests that hold a place in the engine.", figures.get("running")),
+        ("vllm:num_requests_waiting", "Requests that have arrived and hold no place.", figures.get("waiting")),
+        ("vllm:kv_cache_usage_perc", "Share of the KV pool in use; 1 is all of it.", figures.get("kv_used_share")),
+        ("servescope_output_tokens_per_second", "Tokens emitted per second.", figures.get("tokens_per_s")),
+    )
+    for name, help, value in gauges:
+        page.family(name, "gauge", help)
+        page.sample(name, labels, (value or 0.0) if active else 0.0)
+    page.family("servescope_run_state", "gauge", "1 for the state the run is in.")
+    page.sample("servescope_run_state", labels | {"state": about["status"]}, 1)
+    with lab.cursor() as cursor:
+        _counters(page, cursor, run_id, labels)
+        for name, help, table, seconds, bounds in (
+            ("vllm:time_to_first_token_seconds", "From arrival to the first token.", "requests",
+             "(first_token_ns - arrival_ns) / 1e9", TTFT_S),
+            ("vllm:inter_token_latency_seconds", "Between two emissions of one request.", "slices", "itl_ns / 1e9", ITL_S),
+            ("vllm:e2e_request_latency_seconds", "From arrival to the last token.", "requests",
+             f"CASE WHEN {COMPLETED} THEN (end_ns - arrival_ns) / 1e9 END", E2E_S),
+        ):  # fmt: skip
+            page.histogram(name, help, labels, bounds, _histogram(cursor, run_id, table, seconds, bounds))
+
+
+def _counters(page: Page, cursor: duckdb.DuckDBPyConnection, run_id: str, labels: dict[str, Any]) -> None:
+    steps = cursor.execute(
+        """SELECT count(*), coalesce(sum(prefill_tokens), 0), coalesce(sum(emitted_tokens), 0), coalesce(sum(preempted), 0),
+                  coalesce(sum(prefix_hit_tokens), 0), coalesce(sum(draft_tokens), 0), coalesce(sum(accepted_tokens), 0)
+           FROM iterations WHERE run_id = ?""",
+        [run_id],
+    ).fetchall()[0]
+    names = (
+        ("servescope_iterations", "Engine steps."),
+        ("vllm:prompt_tokens", "Prompt tokens computed."),
+        ("vllm:generation_tokens", "Tokens emitted."),
+        ("vllm:num_preemptions", "Requests thrown out of the KV pool."),
+        ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache."),
+        ("vllm:spec_decode_num_draft_tokens", "Speculative tokens verified."),
+        ("vllm:spec_decode_num_accepted_tokens", "Speculative tokens accepted."),
+    )
+    for (name, help), value in zip(names, steps, strict=True):
+        page.family(name, "counter", help)
+        page.sample(f"{name}_total", labels, value)
+    page.family("vllm:request_success", "counter", "Requests that ended, by reason.")
+    ends = "SELECT end_reason, count(*) FROM requests WHERE run_id = ? GROUP BY end_reason ORDER BY end_reason"
+    for reason, count in cursor.execute(ends, [run_id]).fetchall():
+        page.sample("vllm:request_success_total", labels | {"finished_reason": reason}, count)
+
+
+def _histogram(
+    cursor: duckdb.DuckDBPyConnection, run_id: str, table: str, seconds: str, bounds: tuple[float, ...]
+) -> Histogram:
+    """One pass over a run's rows. ``table`` and ``seconds`` are constants of this module."""
+    counts = ", ".join("count(*) FILTER (x <= ?)" for _ in bounds)
+    query = f"""SELECT {counts}, count(x), coalesce(sum(x), 0)
+                FROM (SELECT {seconds} AS x FROM {table} WHERE run_id = ?)"""
+    *cumulative, total = cursor.execute(query, [*bounds, run_id]).fetchall()[0]
+    return Histogram(tuple(cumulative), total)
+
+
+def _escaped(text: str, quote: bool = False) -> str:
+    text = text.replace("\\", "\\\\").replace("\n", "\\n")
+    return text.replace('"', '\\"') if quote else text

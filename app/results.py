@@ -1,0 +1,30 @@
+"""A run's result: the object ``servescope run --json`` and ``show --json`` print, from the run's own spool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from app.home import Home
+from app.listing import entry
+from store.database import Database
+from store.ingest import Collector
+from store.summary import summary
+
+IN_MEMORY = Path(":memory:")
+
+
+def result_of(home: Home, run_id: str) -> dict[str, Any]:
+    """Everything known about a run, whether or not a lab has the database open; raises ``LabError`` for an unknown run.
+
+    The rows go through the same ingest and the same queries as in the lab, into a database in memory.
+    """
+    home.existing_run_dir(run_id)
+    about = entry(home, run_id)
+    with Database(IN_MEMORY) as database:
+        collector = Collector(home.runs, database)
+        collector.ingest_once(run_id)
+        with database.read() as cursor:
+            found = summary(cursor, run_id)
+    problems = collector.problems.get(run_id)
+    return about | (found or {}) | {"status": about["status"], "labels": about["labels"], "problem": problems}

@@ -1,0 +1,164 @@
+"""What the lab server holds for as long as it runs; pages, routes and the socket reach it through ``get_lab()``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from app import trash
+from app.errors import LabError
+from app.home import Home
+from app.lablock import LabAddress, database_lock
+from app.queue import RunQueue
+from store.database import Database
+from store.feed import LiveRuns
+from store.ingest import Collector
+from store.live import LiveRun
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from engine.config import RunSpec
+
+log = logging.getLogger("servescope.lab")
+STARTER = "starter"
+
+
+class Lab:
+    """Database, collector, live runs and run queue of one store. ``start`` once, ``stop`` once."""
+
+    def __init__(self, home: Home, address: LabAddress) -> None:
+        self.home = home
+        self.address = address
+        self.queue = RunQueue(home, keep_spare=True)
+        self.started_unix_ns = time.time_ns()
+        self._database_lock: FileLock | None = None
+        self._database: Database | None = None
+        self._live: LiveRuns | None = None
+        self._collector: Collector | None = None
+
+    @property
+    def token(self) -> str:
+        """What the live socket and the API ask for; new at every start. Given to the page in component data only."""
+        return self.address.token
+
+    @property
+    def database(self) -> Database:
+        """The open database. Raises ``LabError`` before ``start``."""
+        if self._database is None:
+            raise _not_running()
+        return self._database
+
+    @property
+    def collector(self) -> Collector:
+        if self._collector is None:
+            raise _not_running()
+        return self._collector
+
+    def start(self) -> None:
+        """Open the database and begin to collect and to serve; does nothing the second time.
+
+        Raises ``LabError`` when another process keeps the database, ``StoreError`` when it cannot be read.
+        """
+        if self._database is not None:
+            return
+        self._database_lock = database_lock(self.home)
+        try:
+            self._database = Database(self.home.database)
+        except BaseException:
+            self._database_lock.release()
+            raise
+        self._live = LiveRuns(self._database)
+        self._collector = Collector(self.home.runs, self._database, self._live.on_batch).start()
+        self.queue.start()
+        trash.empty_trash(self.home, older_than_days=trash.KEEP_DAYS)
+
+    def stop(self) -> None:
+        """End the run in progress cleanly, take in its last rows, close the database; harmless the second time."""
+        self.queue.stop()
+        if self._collector is not None:
+            self._collector.stop()
+            self._collector = None
+        if self._database is not None:
+            self._database.checkpoint()
+            self._database.close()
+            self._database = None
+        if self._database_lock is not None:
+            self._database_lock.release()
+
+    @contextlib.contextmanager
+    def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A database cursor for the calling thread, for the length of a block."""
+        with self.database.read() as cursor:
+            yield cursor
+
+    def live(self, run_id: str) -> LiveRun:
+        """The run's live series: of a run in progress as far as it is, of an older one from the database."""
+        if self._live is None:
+            raise _not_running()
+        return self._live.get(run_id)
+
+    def submit(self, spec: RunSpec) -> str:
+        """Queue a run; its id. Raises ``LabError`` when the id is taken or the disk is full."""
+        run_id = self.queue.submit(spec)
+        self.collector.notify(run_id)
+        return run_id
+
+    def delete(self, run_id: str) -> None:
+        """Move a run to the trash and take it out of the database. Raises ``LabError`` while it is being served."""
+        trash.delete_run(self.home, run_id)
+        self.collector.notify(run_id)
+
+    def restore(self, run_id: str) -> None:
+        """Bring a run back from the trash. Raises ``LabError`` when it is not there."""
+        trash.restore_run(self.home, run_id)
+        self.collector.notify(run_id)
+
+    def start_starter(self) -> str | None:
+        """With an empty store, queue the starter scenario, so that the first page moves; its run id."""
+        if self.home.run_ids() or self.home.trashed_ids():
+            return None
+        import scenarios
+
+        try:
+            return self.submit(scenarios.build(STARTER))
+        except (LabError, ValueError) as error:
+            log.warning("the starter scenario did not start: %s", error)
+            return None
+
+    def note_page_error(self, error: Exception) -> bool:
+        """Log an error of a page in full and show the reader a sentence instead of a traceback."""
+        import streamlit as st
+
+        log.error("a page failed", exc_info=error)
+        about: dict[str, Any] | None = error.as_dict() if isinstance(error, LabError) else None
+        if about is None:
+            st.error(f"This page failed ({type(error).__name__}). The lab's terminal has the details; the runs go on.")
+        else:
+            st.error(f"{about['message']} {about['mend']}")
+        return True
+
+
+_lab: Lab | None = None
+
+
+def get_lab() -> Lab:
+    """The lab of this process. Raises ``LabError`` where none runs."""
+    if _lab is None:
+        raise _not_running()
+    return _lab
+
+
+def set_lab(lab: Lab | None) -> None:
+    """Make ``lab`` the one of this process (None: there is none any more)."""
+    global _lab
+    _lab = lab
+
+
+def _not_running() -> LabError:
+    return LabError("no-lab", message="No lab runs in this process.", mend="Open it with: servescope lab")
