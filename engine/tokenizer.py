@@ -13,7 +13,6 @@ from engine.errors import EngineError
 from engine.model.checkpoint import read_json
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_LONGEST_PENDING = 8  # tokens held back for the rest of a character; a character is at most four byte tokens
 _CUT_MARGIN = 32  # tokens beyond the cut, so that where the text is cut cannot change the tokens before it
 _SLOT = "\N{SYMBOL FOR START OF TEXT}prompt\N{SYMBOL FOR END OF TEXT}"  # stands for the user's message in a template
 
@@ -136,15 +135,26 @@ class Tokenizer:
         return [*head, *self._stretched(text, room, with_special=False), *tail]
 
     def _stretched(self, text: str, length: int, *, with_special: bool) -> list[int]:
-        """Tokens of the text, repeated line by line until they are enough, cut to ``length``."""
-        characters = 8 * length + 64
-        while True:
-            repeats = math.ceil(characters / (len(text) + 1))
-            piece = "\n".join([text] * repeats)[:characters]
-            ids = self._backend.encode(piece, add_special_tokens=with_special).ids
+        """The first ``length`` tokens of the text, or of the text repeated line by line where it has fewer."""
+
+        def encode(piece: str) -> list[int]:
+            return self._backend.encode(piece, add_special_tokens=with_special).ids
+
+        characters = 8 * length + 64  # of a long text, only the beginning is tokenised
+        while characters < len(text):
+            ids = encode(text[:characters])
             if len(ids) >= length + _CUT_MARGIN:
                 return ids[:length]
             characters *= 2
+        ids, repeats = encode(text), 1
+        if not ids:
+            raise EngineError(
+                "bad-prompt", "prompt", text, "The model's tokenizer makes no tokens of it.", "Use another text."
+            )
+        while len(ids) < length:
+            repeats = math.ceil(repeats * length / len(ids)) + 1
+            ids = encode("\n".join([text] * repeats))
+        return ids[:length]
 
     def _render(self, user: str, system: str | None) -> str:
         if self._template is None:
@@ -210,28 +220,30 @@ class ByteTokenizer:
 class StreamDecoder:
     """Text of one request as its tokens come, whole characters only.
 
-    Joined, the pieces are what ``decode`` gives for all tokens at once.
+    Joined, the pieces are what ``decode`` gives for all tokens at once. An unfinished character decodes to exactly one
+    replacement character at the very end, so all text before that is final.
     """
 
     def __init__(self, tokenizer: TextTokens) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
-        self._context = 0  # decoding starts here, so that the first new token meets the ones before it
-        self._shown = 0  # tokens whose text has been handed out
+        self._context = 0  # decoding starts at this token, so that new tokens meet the ones before them
+        self._whole = 0  # tokens up to the last end of a character
+        self._given = 0  # characters handed out of those decoded from the context on
 
     def push(self, token: int) -> str:
         """Text that this token completed; empty while a character is still in pieces."""
         self._ids.append(token)
-        return self._take(force=len(self._ids) - self._shown >= _LONGEST_PENDING)
+        text = self._tokenizer.decode(self._ids[self._context :])
+        if text.endswith(_REPLACEMENT):
+            piece = text[self._given : -1]
+            self._given = max(self._given, len(text) - 1)
+            return piece
+        piece = text[self._given :]
+        self._context, self._whole = self._whole, len(self._ids)
+        self._given = len(self._tokenizer.decode(self._ids[self._context :]))
+        return piece
 
     def flush(self) -> str:
-        """Whatever is left at the end of the request, incomplete characters as replacement characters."""
-        return self._take(force=True)
-
-    def _take(self, *, force: bool) -> str:
-        before = self._tokenizer.decode(self._ids[self._context : self._shown])
-        now = self._tokenizer.decode(self._ids[self._context :])
-        if now.endswith(_REPLACEMENT) and not force:
-            return ""
-        self._context, self._shown = self._shown, len(self._ids)
-        return now[len(before) :]
+        """Whatever is left at the end of the request: an unfinished character as a replacement character."""
+        return self._tokenizer.decode(self._ids[self._context :])[self._given :]
