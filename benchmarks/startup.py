@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from websockets import Origin
 from websockets.sync.client import connect
 
 import scenarios
@@ -106,7 +107,7 @@ def time_start(home: Home, lab: LabAddress, scenario: str) -> float:
 
 def wait_for_iteration(lab: LabAddress, run_id: str) -> None:
     """Follow the live socket, as the page does, until it brings an iteration."""
-    with connect(f"ws://{lab.host}:{lab.port}/live", origin=lab.url, proxy=None, max_size=None) as socket:  # type: ignore[arg-type]
+    with connect(f"ws://{lab.host}:{lab.port}/live", origin=Origin(lab.url), proxy=None) as socket:
         socket.send(json.dumps({"token": lab.token, "run": run_id}))
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
