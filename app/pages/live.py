@@ -36,7 +36,6 @@ except LabError as error:
 run_header(lab, facts)
 scenario_question(facts)
 why_it_ended(facts)
-if running_board(lab, facts):
-    st.space("small")
+on_board = running_board(lab, facts)
 if facts.is_final:
-    finished_run(lab, facts)
+    finished_run(lab, facts, below_board=on_board)

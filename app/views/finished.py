@@ -23,12 +23,12 @@ from store.summary import LATENCIES, latency_query
 
 MOST_ITERATIONS = 2000
 MOST_GAPS = 6000
-GHOST_GAPS = 3000
+GHOST_GAPS = 4000
 INGEST_CHECK_S = 0.5
 
 
-def finished_run(lab: Lab, facts: RunFacts) -> None:
-    """Draw everything there is about a run that is over."""
+def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
+    """Draw everything there is about a run that is over; ``below_board``: its charts are on the page already."""
     with lab.database.read() as con:
         row = queries.run(con, facts.run_id)
         if row is None or row["state"] != facts.state:
@@ -38,7 +38,10 @@ def finished_run(lab: Lab, facts: RunFacts) -> None:
             st.warning(plain(row["problem"]), icon=":material/warning:")
         figures = queries.summary(con, facts.run_id) or {}
         _key_figures(figures)
-        tabs = st.tabs(["Charts", "Latency", "Requests", "Iterations", "Setup"], key="part", bind="query-params")
+        first = "Latency" if below_board else "Charts"
+        tabs = st.tabs(
+            ["Charts", "Latency", "Requests", "Iterations", "Setup"], default=first, key=f"part-{below_board}"
+        )
         with tabs[0]:
             _charts(lab, con, facts, figures)
         with tabs[1]:
@@ -75,7 +78,7 @@ def _key_figures(figures: dict[str, Any]) -> None:
     requests = figures.get("requests", {})
     speed = figures.get("output_tokens_per_s")
     shown = [
-        ("Output, tokens/s", f"{speed:,.1f}" if speed else "–", "output_tokens_per_s"),
+        ("Output tok/s", f"{speed:,.1f}" if speed else "–", "output_tokens_per_s"),
         ("First token p50", milliseconds(figures.get("ttft_ms", {}).get("p50")), "ttft_ms"),
         ("First token p99", milliseconds(figures.get("ttft_ms", {}).get("p99")), "ttft_ms"),
         ("Token gap p50", milliseconds(figures.get("itl_ms", {}).get("p50")), "itl_ms"),

@@ -23,7 +23,8 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
         if facts.is_final:
             flip_button(lab, facts)
         else:
-            st.fragment(_while_it_lasts, run_every=CHECK_EVERY_S)(lab, facts.run_id, facts.state)
+            with st.container(width="content"):
+                st.fragment(_while_it_lasts, run_every=CHECK_EVERY_S)(lab, facts.run_id, facts.state)
     with st.container(horizontal=True, vertical_alignment="center"):
         state, help_text = STATES.get(facts.state, (facts.state, ""))
         st.badge(state, color=_colour(facts.state), help=help_text)

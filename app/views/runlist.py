@@ -10,7 +10,6 @@ from app.errors import LabError
 from app.listing import list_runs
 from app.notes import write_notes
 from app.services import Lab
-from app.trash import delete_run, restore_run
 from app.views.plain import clock, counted, plain
 from app.words import STATES
 
@@ -78,7 +77,7 @@ def _do(act: Any) -> None:
 
 
 def _delete(lab: Lab, run_id: str, title: str) -> None:
-    delete_run(lab.home, run_id)
+    lab.delete(run_id)
     st.session_state["deleted"] = (run_id, title)
 
 
@@ -91,7 +90,7 @@ def _undo_line(lab: Lab) -> None:
         st.markdown(f"Deleted: {plain(title)}", width="stretch")
         if st.button("Undo", icon=":material/undo:", key="undo-delete"):
             st.session_state["deleted"] = None
-            _do(lambda: restore_run(lab.home, run_id))
+            _do(lambda: lab.restore(run_id))
 
 
 def _row(run: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from app.components.live_board import live_board
 from app.services import Lab
 from app.theme import palettes
 from app.views.facts import RunFacts
-from app.views.finished import ghost_of
+from app.views.finished import GHOST_GAPS, ghost_of
 from app.words import STALL_FACTOR, board_words
 
 SOCKET = "/live"
@@ -26,7 +26,7 @@ def running_board(lab: Lab, facts: RunFacts) -> bool:
     live_board(
         {
             "run": facts.run_id,
-            "token": lab.address.token,
+            "token": lab.token,
             "path": SOCKET,
             "palettes": palettes(),
             "words": board_words(),
@@ -49,6 +49,7 @@ def _ghost(lab: Lab, facts: RunFacts) -> dict[str, Any] | None:
         if found is not None:
             points = {
                 "name": found.name,
+                "sampled": found.table.num_rows >= GHOST_GAPS,
                 "t": charts.column(found.table, "t").round(3).tolist(),
                 "itl_ms": charts.column(found.table, "itl_ms").round(3).tolist(),
             }

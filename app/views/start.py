@@ -66,7 +66,7 @@ def _start(lab: Lab, scenario: str, changed: dict[str, str]) -> None:
 
 def show_started(lab: Lab, spec: RunSpec) -> None:
     """Queue a run and turn the page to it. Raises ``LabError`` when the lab will not take it."""
-    run_id = lab.queue.submit(spec)
+    run_id = lab.submit(spec)
     st.query_params.clear()
     st.query_params["run"] = run_id
     st.rerun()
@@ -104,7 +104,7 @@ def _flip(lab: Lab, facts: RunFacts, technique: str) -> None:
     try:
         spec = read_spec(lab.home.existing_run_dir(facts.run_id))
         turned = flipped(spec, technique, new_run_id(), time.time_ns())
-        lab.queue.submit(turned)
+        lab.submit(turned)
     except LabError as error:
         st.session_state["flip-error"] = f"{error.message} {error.mend}"
         return

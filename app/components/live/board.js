@@ -7,6 +7,7 @@ const FINAL = ["finished", "failed", "cancelled", "crashed"];
 const CHIPS = {
   connecting: "Connecting",
   reconnecting: "Reconnecting",
+  refused: "Not connected",
   queued: "Queued",
   starting: "Starting",
   loading: "Loading the model",

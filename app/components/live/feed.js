@@ -2,6 +2,7 @@
 
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 5000;
+const REFUSED = 4403;
 
 class Feed {
   /** `on` has: frame(decoded), message(object), state(name); `positions()` says the next row wanted of each table. */
@@ -31,8 +32,12 @@ class Feed {
         this.on.frame(decodeFrame(event.data));
       }
     };
-    socket.onclose = () => {
+    socket.onclose = (event) => {
       if (this.stopped || socket !== this.socket) return;
+      if (event.code === REFUSED) {
+        this.on.state("refused"); // asking again would give the same answer
+        return;
+      }
       this.on.state("reconnecting");
       this.timer = setTimeout(() => this.open(), this.retry * (0.8 + 0.4 * Math.random()));
       this.retry = Math.min(LAST_RETRY_MS, 2 * this.retry);

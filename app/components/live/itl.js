@@ -72,7 +72,7 @@ function itlSpec(board) {
       return [
         Number.isFinite(limit) ? "median " + milliseconds(limit / board.data.stall_factor) : DASH,
         tokens.rows ? told(own()) : DASH,
-        board.ghost ? told(stallsIn(board.ghost.itl_ms, Number.isFinite(limit) ? limit : board.ghost.stall_ms)) : "",
+        board.ghost ? (board.ghost.sampled ? "at least " : "") + told(stallsIn(board.ghost.itl_ms, Number.isFinite(limit) ? limit : board.ghost.stall_ms)) : "",
       ];
     },
     range: (view) => {
