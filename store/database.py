@@ -148,9 +148,10 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
 
 def _opening_error(path: Path, error: duckdb.Error) -> StoreError:
     text = str(error)
-    if "lock" in text.lower():
+    if re.search(r"set lock|conflicting lock|configuration has been locked", text, re.IGNORECASE):
         holder = re.search(r"PID (\d+)", text)
-        who = f"process {holder.group(1)}" if holder else "another process"
+        here = "this process already" if "configuration" in text else "another process"
+        who = f"process {holder.group(1)}" if holder else here
         return StoreError(
             "busy",
             f"The database {path} is in use by {who}; one process at a time may own it.",

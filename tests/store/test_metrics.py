@@ -1,0 +1,120 @@
+"""Every metric against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rowmaker import iteration_values, make_run, request_values, set_status
+
+from store import queries
+from store.database import Database
+from store.ingest import Collector
+from store.metrics import METRICS, distribution, percentile
+from telemetry.recorder import Recorder
+
+MS = 1_000_000
+
+# four requests on paper: arrival, first scheduled, first token, end (ms), output tokens, end reason
+PAPER = [
+    (0, 5, 20, 120, 11, "length"),  # delay 5, ttft 20, tpot 100/10 = 10, e2e 120, 120/11 per token
+    (10, 40, 50, 50, 1, "stop"),  # delay 30, ttft 40, one token: no tpot, e2e 40, 40 per token
+    (20, 30, 60, 160, 3, "stop_string"),  # delay 10, ttft 40, tpot 100/2 = 50, e2e 140, 140/3 per token
+    (30, 50, 80, 90, 2, "cancelled"),  # delay 20, ttft 50, gave up: no tpot, no e2e
+    (40, None, None, 45, 0, "failed"),  # never got anywhere
+]
+
+
+@pytest.fixture
+def summary_and_requests(tmp_path: Path):
+    run_dir = make_run(tmp_path / "runs", "paper")
+    with Recorder(run_dir) as recorder:
+        for k, (arrival, scheduled, first, end, tokens, reason) in enumerate(PAPER):
+            times = {"arrival_ns": arrival * MS, "end_ns": end * MS}
+            times["first_scheduled_ns"] = None if scheduled is None else scheduled * MS
+            times["first_token_ns"] = None if first is None else first * MS
+            recorder.request(**request_values(k, output_tokens=tokens, end_reason=reason, **times))
+        for i in range(16):  # steps of 10 ms from 0 to 160 ms, 17 tokens in all, the peak in the middle
+            emitted = 2 if i == 3 else 1
+            recorder.iteration(
+                **iteration_values(i, emitted_tokens=emitted, kv_tokens=100 + i if i < 9 else 50, preempted=i == 4)
+            )
+        recorder.slices(
+            0,
+            request=range(5),
+            kind="decode",
+            tokens=1,
+            context_len=0,
+            emitted=1,
+            itl_ns=[None, 10 * MS, 20 * MS, 30 * MS, 40 * MS],
+        )
+    set_status(run_dir, "finished")
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        Collector(tmp_path / "runs", database).ingest_once("paper")
+        yield queries.summary(con, "paper"), queries.requests(con, "paper").to_pylist()
+
+
+def test_request_metrics(summary_and_requests) -> None:
+    _, rows = summary_and_requests
+    assert [r["scheduling_delay_ms"] for r in rows] == [5, 30, 10, 20, None]
+    assert [r["ttft_ms"] for r in rows] == [20, 40, 40, 50, None]
+    assert [r["tpot_ms"] for r in rows] == [10, None, 50, None, None]
+    assert [r["e2e_ms"] for r in rows] == [120, 40, 140, None, None]
+    assert [r["normalized_latency_ms"] for r in rows] == [
+        pytest.approx(120 / 11),
+        40,
+        pytest.approx(140 / 3),
+        None,
+        None,
+    ]
+
+
+def test_summary_figures(summary_and_requests) -> None:
+    summary, _ = summary_and_requests
+    # ttft 20 40 40 50: rank 0.9 * 3 = 2.7 lies 0.7 of the way from 40 to 50
+    assert summary["ttft_ms"] == {"p50": 40, "p90": pytest.approx(47), "p99": pytest.approx(49.7), "mean": 37.5}
+    assert summary["itl_ms"] == {"p50": 25, "p90": pytest.approx(37), "p99": pytest.approx(39.7), "mean": 25}
+    assert summary["tpot_ms"]["p50"] == summary["tpot_ms"]["mean"] == 30
+    assert summary["e2e_ms"]["p50"] == 120
+    assert summary["output_tokens"] == 17
+    assert summary["output_tokens_per_s"] == pytest.approx(17 / 0.160)  # first arrival at 0, last emission at 160 ms
+    assert summary["requests"] == {"total": 5, "finished": 3, "failed": 1}
+    assert summary["iterations"] == 16
+    assert summary["preemptions"] == 1
+    assert summary["peak_kv_tokens"] == 108
+
+
+def test_summary_has_exactly_the_keys_scripts_rely_on(summary_and_requests) -> None:
+    summary, _ = summary_and_requests
+    assert list(summary) == [
+        *("run_id", "status", "labels", "requests", "iterations", "output_tokens", "output_tokens_per_s"),
+        *("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "prefix_hit_tokens", "draft_tokens", "accepted_tokens"),
+        *("preemptions", "kv_capacity_tokens", "peak_kv_tokens", "output_digest", "workload_hash"),
+    ]
+
+
+def test_percentiles_interpolate_linearly_and_skip_nulls() -> None:
+    assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.5
+    assert percentile([1.0, float("nan"), 3.0], 0.5) == 2.0
+    assert percentile([], 0.5) is None
+    assert distribution([1.0, 2.0, 3.0, 4.0, 5.0]) == {"p50": 3.0, "p90": 4.6, "p99": pytest.approx(4.96), "mean": 3.0}
+
+
+def test_the_database_and_numpy_agree_on_percentiles(tmp_path: Path) -> None:
+    values = np.random.default_rng(1).lognormal(3, 1, 999)
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        for share in (0.5, 0.9, 0.99):
+            query = "SELECT quantile_cont(v, ?) FROM (SELECT unnest(?::DOUBLE[]) AS v)"
+            ((found,),) = con.execute(query, [share, values.tolist()]).fetchall()
+            assert found == pytest.approx(percentile(values, share), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_says_what_it_is(name: str) -> None:
+    metric = METRICS[name]
+    assert metric.name == name
+    assert metric.title
+    assert metric.formula.endswith(".")
+    assert metric.source in ("requests", "slices", "iterations", "run")
+    assert (metric.expression is None) == (metric.source == "run")
