@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated
 
 import typer
@@ -29,9 +30,10 @@ def lab(
     from app.preparing import prepare_embedded_model
     from app.server import serve
 
-    home = Home.from_environment().prepare()
-    prepare_embedded_model()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it are the same clean way
     try:
+        home = Home.from_environment().prepare()
+        prepare_embedded_model()
         serve(home, port=port, extra_hosts=allow_host or (), starter=starter, open_browser=open_browser, say=say)
     except KeyboardInterrupt:
         say("The lab is closed.")

@@ -1,0 +1,170 @@
+"""A real lab server in a process of its own, for tests that talk to it, kill it and start it again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from app.client import call
+from app.home import Home
+from app.lablock import LabAddress, running_lab
+from app.workers import worker_environment
+from tests.app.small_runs import wait_for
+
+
+class LabProcess:
+    """``servescope lab`` on a home, on any free port."""
+
+    def __init__(self, home: Home, *options: str) -> None:
+        self.home = home.prepare()
+        self._options = options
+        self._process: subprocess.Popen[str] | None = None
+
+    def start(self) -> LabProcess:
+        """Start it and wait until it answers."""
+        self._process = self.launch()
+        wait_for(self._is_up)
+        return self
+
+    def launch(self) -> subprocess.Popen[str]:
+        """Start it without waiting."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "lab", "--no-starter", *(self._options or ("--port", "0"))],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=worker_environment() | {"SERVESCOPE_HOME": str(self.home.root)},
+        )
+
+    def _is_up(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._process.communicate()
+        address = running_lab(self.home)
+        return address is not None and self._process.pid == self.pid and call(address, "GET", "/status") is not None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def address(self) -> LabAddress:
+        found = running_lab(self.home)
+        assert found is not None
+        return found
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        return call(self.address, method, path, body)
+
+    def sql(self, query: str) -> list[list[Any]]:
+        return self.call("POST", "/sql", {"query": query})["rows"]
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.communicate()
+
+    def stop(self) -> tuple[int, str]:
+        """Ctrl-C; exit code and what it said."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGINT)
+        _, errors = self._process.communicate(timeout=60)
+        return self._process.returncode, errors
+
+
+@contextlib.contextmanager
+def lab_on(home: Home, *options: str) -> Iterator[LabProcess]:
+    """A lab for the length of a block."""
+    lab = LabProcess(home, *options).start()
+    try:
+        yield lab
+    finally:
+        with contextlib.suppress(Exception):
+            lab.stop()
+
+
+def http(
+    address: LabAddress,
+    path: str,
+    *,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+    body: bytes | None = None,
+) -> tuple[int, str]:
+    """Status and text of an answer, errors included."""
+    request = urllib.request.Request(address.url + path, method=method, headers=headers or {}, data=body)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=60) as answer:
+            return answer.status, answer.read().decode("utf-8", "replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode("utf-8", "replace")
+
+
+def servescope(home: Home | None, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line, run to its end."""
+    own = {"SERVESCOPE_HOME": str(home.root)} if home else {}
+    return subprocess.run(
+        [sys.executable, "-m", "app.cli", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=worker_environment() | own | environment,
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def scenario_file(folder: Path, *, requests: int = 4, tokens: int = 8) -> Path:
+    """A scenario on random tiny weights."""
+    path = folder / "small.yaml"
+    path.write_text(
+        f"""
+title: A small run
+summary: Random tiny weights.
+question: Does it run?
+engine: {{model: "random:tiny", device: cpu, threads: 1, kv_blocks: 600, max_num_seqs: 4}}
+workload:
+  groups:
+    all:
+      requests: {requests}
+      arrivals: {{kind: at-once}}
+      prompt: {{kind: tokens}}
+      prompt_tokens: {{kind: fixed, tokens: 20}}
+      output_tokens: {{kind: fixed, tokens: {tokens}}}
+      ignore_eos: true
+"""
+    )
+    return path
+
+
+def own_children_of(pid: int) -> list[int]:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    return []
+
+
+def end(*pids: int) -> None:
+    """kill -9 for processes a test made, if they still live."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
