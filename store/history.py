@@ -71,7 +71,8 @@ class History:
         whole_from = self.count - self._used
         if number >= whole_from:
             return min(number, self.count), self.recent[min(number, self.count) - whole_from :].copy()
-        rows = np.concatenate([self._old, self.recent]) if number <= whole_from - len(self._old) else self.recent.copy()
+        known = self._old[max(0, number - (whole_from - len(self._old))) :]
+        rows = np.concatenate([known, self.recent])
         return self.count - len(rows), rows
 
     def _age(self) -> None:
