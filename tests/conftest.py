@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+import engine  # noqa: F401  # first: it tells the OpenMP runtime how to wait, before any test loads torch
+
 
 @pytest.fixture(scope="session")
 def embedded_model_dir() -> Path:
