@@ -50,7 +50,7 @@ CHARTS = {
         "Every bar is one engine step: as wide and as high as it took. The colour says what the step did, the grey caps are the "
         "time around the model's forward pass. A high bar is a step that kept everybody waiting.",
         "iteration",
-        ("start_ns", "end_ns", "schedule_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns"),
+        ("start_ns", "end_ns", "schedule_ns", "draft_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns"),
     ),
     "itl": ChartWords(
         "Gap before every token",

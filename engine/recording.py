@@ -11,7 +11,7 @@ from engine.scheduler import Plan, Scheduler
 from telemetry.recorder import Recorder
 from telemetry.rows import BLOCK_EVENTS, NULL_INT
 
-PREFILL, DECODE = 0, 1  # places in telemetry.rows.SLICE_KINDS
+PREFILL, DECODE, VERIFY = 0, 1, 2  # places in telemetry.rows.SLICE_KINDS
 _BLOCK_EVENT = {name: code for code, name in enumerate(BLOCK_EVENTS)}
 
 
@@ -48,10 +48,12 @@ def record_step(
         recorder.slices(
             iteration,
             request=[s.request.index for s in slices],
-            kind=[PREFILL if s.is_prefill else DECODE for s in slices],
+            kind=[PREFILL if s.is_prefill else VERIFY if s.drafted else DECODE for s in slices],
             tokens=[s.tokens for s in slices],
             context_len=[s.context_len for s in slices],
-            emitted=[s.request.index in itl_ns for s in slices],
+            drafted=[s.drafted for s in slices],
+            accepted=[s.accepted for s in slices],
+            emitted=[s.emitted for s in slices],
             itl_ns=[itl_ns.get(s.request.index, NULL_INT) for s in slices],
         )
         for d in plan.decisions:
@@ -64,6 +66,7 @@ def record_step(
                 tokens_left=d.tokens_left,
                 blocks_needed=d.blocks_needed,
                 blocks_free=d.blocks_free,
+                value=d.value,
                 time_ns=times.scheduled,
             )
         if journal:
@@ -95,8 +98,8 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         cached_tokens=request.cached_tokens,
         output_tokens=request.num_output_tokens,
         preemptions=request.preemptions,
-        drafted_tokens=0,
-        accepted_tokens=0,
+        drafted_tokens=request.drafted_tokens,
+        accepted_tokens=request.accepted_tokens,
         end_reason=request.end_reason,
         error=None,
         text=request.text or None,
@@ -110,7 +113,7 @@ def _stamp(plan: Plan, batch: Batch, times: StepTimes) -> dict[int, int]:
         if part.request.first_scheduled_ns is None:
             part.request.first_scheduled_ns = times.start
     itl_ns = {}
-    for request in batch.sampled:
+    for request in (part.request for part in batch.sampled):
         if request.first_token_ns is None:
             request.first_token_ns = times.end
             itl_ns[request.index] = NULL_INT
@@ -132,7 +135,8 @@ def _record_iteration(
 ) -> None:
     prefills = [s.tokens for s in plan.slices if s.is_prefill]
     num_tokens = plan.num_tokens
-    flops, moved = cost.of(plan, len(batch.sampled))
+    drafted = sum(s.drafted for s in plan.slices)
+    flops, moved = cost.of(plan, len(batch.sample_rows))
     pool = scheduler.pool
     host_forward = times.computed - times.prepared
     recorder.iteration(
@@ -140,6 +144,7 @@ def _record_iteration(
         start_ns=times.start,
         end_ns=times.end,
         schedule_ns=times.scheduled - times.start,
+        draft_ns=plan.draft_ns,
         prepare_ns=times.prepared - times.scheduled,
         forward_ns=host_forward if times.device_ns is None else times.device_ns,
         sample_ns=times.sampled - times.computed,
@@ -150,10 +155,10 @@ def _record_iteration(
         prefill_requests=len(prefills),
         decode_requests=len(plan.slices) - len(prefills),
         prefill_tokens=sum(prefills),
-        decode_tokens=num_tokens - sum(prefills),
-        draft_tokens=0,
-        accepted_tokens=0,
-        emitted_tokens=len(batch.sampled),
+        decode_tokens=num_tokens - sum(prefills) - drafted,
+        draft_tokens=drafted,
+        accepted_tokens=sum(s.accepted for s in plan.slices),
+        emitted_tokens=sum(s.emitted for s in plan.slices),
         prefix_hit_tokens=0,
         context_tokens=batch.context_tokens,
         token_budget=plan.token_budget,

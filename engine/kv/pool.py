@@ -97,10 +97,10 @@ class BlockPool:
         if self.journal is not None:
             self.journal.append(BlockEvent(block, "share", request, position, self._ref_counts[block]))
 
-    def free(self, blocks: Sequence[int], request: int) -> None:
-        """Give back a request's block table. The last block goes first, so prefixes stay longest."""
-        for position in range(len(blocks) - 1, -1, -1):
-            block = blocks[position]
+    def free(self, blocks: Sequence[int], request: int, first: int = 0) -> None:
+        """Give back a request's block table from place ``first`` on. The last block goes first, so prefixes stay longest."""
+        for position in range(first + len(blocks) - 1, first - 1, -1):
+            block = blocks[position - first]
             count = self._ref_counts[block] - 1
             if count < 0:
                 raise IntegrityError(f"block {block} is freed while nobody holds it")
