@@ -35,6 +35,8 @@ class Collector:
     ``on_batch(run_id, row_type, batch)`` is called in the collector's thread for each batch it reads, before it is in
     the database; when it is first called for a run, the database holds exactly what came before. ``problems`` names
     runs that could not be read whole; ``problem`` says why nothing is being written at the moment, if so.
+    ``mark_crashes``: write the state ``crashed`` for runs whose process is gone; off where a supervisor, which knows
+    how the process ended, does that.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Collector:
         poll_s: float = POLL_S,
         commit_s: float = COMMIT_S,
         discover_s: float = DISCOVER_S,
+        mark_crashes: bool = True,
     ) -> None:
         self.runs_dir = runs_dir
         self.problems: dict[str, str] = {}
         self.problem: str | None = None
         self._database = database
         self._on_batch = on_batch
+        self._mark_crashes = mark_crashes
         self._poll_s, self._commit_s, self._discover_s = poll_s, commit_s, discover_s
         self._tails: dict[str, RunTail] = {}
         self._known: set[str] = set()  # runs that need no following any more
@@ -146,7 +150,7 @@ class Collector:
                     self._note(tail)
                 else:
                     self._tails[run_id] = tail
-            if tail is not None and tail.status.get("state") in ACTIVE_STATES:
+            if self._mark_crashes and tail is not None and tail.status.get("state") in ACTIVE_STATES:
                 mark_crashed(run_dir)
 
     def _read_all(self) -> None:
