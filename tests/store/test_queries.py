@@ -29,7 +29,9 @@ def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyCon
         for i in range(STEPS):
             start = i * STEP_NS
             took = STEP_NS * (100 if i == SLOW else 1)
-            recorder.iteration(**iteration_values(i, start_ns=start, end_ns=start + took, decode_tokens=4, emitted_tokens=4))
+            recorder.iteration(
+                **iteration_values(i, start_ns=start, end_ns=start + took, decode_tokens=4, emitted_tokens=4)
+            )
             latencies = np.full(4, STEP_NS) + np.arange(4)
             if i == SLOW:
                 latencies[2] = 100 * STEP_NS
