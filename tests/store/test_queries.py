@@ -104,6 +104,14 @@ def test_requests_carry_their_latencies_and_text_only_when_asked(con) -> None:
     assert {"text", "output_token_ids", "group"} <= set(queries.requests(con, "small", text=True).column_names)
 
 
+def test_one_request_comes_with_its_text(con) -> None:
+    one = queries.request(con, "small", 2)
+    assert one is not None
+    assert one["request_id"] == "r2"
+    assert {"text", "output_token_ids"} <= one.keys()
+    assert queries.request(con, "small", 99) is None
+
+
 def test_one_step_in_full(con) -> None:
     detail = queries.iteration_detail(con, "small", 5)
     assert detail is not None
