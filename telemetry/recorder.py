@@ -29,7 +29,7 @@ from telemetry.spool import SpoolWriter, spool_path
 Level = Literal["full", "iterations", "off"]
 Ints = Sequence[int] | np.ndarray | int
 
-DRAIN_INTERVAL_S = 0.05
+DRAIN_INTERVAL_S = 0.1
 RETRY_INTERVAL_S = 1.0
 MAX_PENDING_BYTES = 256 << 20
 LABEL_INCOMPLETE = "telemetry incomplete"
