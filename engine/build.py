@@ -28,6 +28,7 @@ from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
+HEADROOM_BLOCKS = 16
 DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
 
 Progress = Callable[[str, float], None]
@@ -55,13 +56,13 @@ class Prepared:
         cache = KVCache(
             shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
         )
-        backend = BACKENDS[config.resolved_backend]
-        speculator = make_speculator(self, cache)
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
         return Engine(
             decoder=model.decoder,
-            attention=backend(cache, shape.heads, shape.kv_heads, shape.head_dim),
-            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs, speculator),
+            attention=BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim),
+            scheduler=Scheduler(
+                pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs, make_speculator(self, cache)
+            ),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
             cost=cost_model(model),
             recorder=recorder,
@@ -94,7 +95,8 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
     draft = load_draft(config, model, progress)
-    num_blocks = _num_blocks(config, [model, draft] if draft else [model], device, max_model_len)
+    models = [model, draft] if draft is not None else [model]
+    num_blocks = _num_blocks(config, models, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, num_blocks, config.block_size)
     prepared = Prepared(spec, model, device, num_blocks, max_model_len, requests, draft)
@@ -152,8 +154,14 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     return config.max_model_len or own
 
 
-def _num_blocks(config: EngineConfig, models: Sequence[LoadedModel], device: torch.device, max_model_len: int) -> int:
-    """Exact number if given, else what the memory share holds, and no more than all places filled to the longest sequence."""
+def _num_blocks(
+    config: EngineConfig,
+    models: Sequence[LoadedModel],
+    device: torch.device,
+    requests: Sequence[Request],
+    max_model_len: int,
+) -> int:
+    """Exact number if given, else what the memory share holds, and no more than the whole workload could ever fill."""
     if config.kv_blocks is not None:
         return config.kv_blocks
     block = sum(
@@ -169,7 +177,8 @@ def _num_blocks(config: EngineConfig, models: Sequence[LoadedModel], device: tor
             f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.",
             "Give the KV pool a larger share or free memory.",
         )
-    return min(count, config.max_num_seqs * -(-max_model_len // config.block_size))
+    longest = (min(r.num_prompt_tokens + r.max_tokens, max_model_len) for r in requests)
+    return min(count, sum(-(-tokens // config.block_size) for tokens in longest) + HEADROOM_BLOCKS)
 
 
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:
