@@ -105,7 +105,15 @@ class Speculation(Settings):
         "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary.",
         group="Speculative decoding",
     )
-    k: int = setting(4, "Draft length", "Tokens guessed per request and iteration.", group="Speculative decoding", unit="tokens", ge=1, le=16)
+    k: int = setting(
+        4,
+        "Draft length",
+        "Tokens guessed per request and iteration.",
+        group="Speculative decoding",
+        unit="tokens",
+        ge=1,
+        le=16,
+    )
     ngram_min: int = setting(
         2,
         "Shortest match",

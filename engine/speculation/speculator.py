@@ -54,6 +54,7 @@ class Speculator:
         for part, draft in zip(parts, self.proposer.propose([part.request for part in parts], lengths), strict=True):
             if draft.tokens:
                 builder.grant_draft(part, draft)
+            builder.scheduler.give_back(part.request, builder.pool.blocks_for(part.context_len + part.tokens))
 
     def _useful(self, request: Request) -> int:
         """Guesses that can still become output: the target adds one token of its own."""
