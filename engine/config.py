@@ -105,10 +105,18 @@ class Speculation(Settings):
         "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary.",
         group="Speculative decoding",
     )
+    control: Literal["smart", "fixed"] = setting(
+        "smart",
+        "Length control",
+        "smart: as many tokens as promise the most useful tokens per second, none included, from measured acceptance and this run's own "
+        "step times. fixed: always the draft length.",
+        group="Speculative decoding",
+        paper="SmartSpec (2024)",
+    )
     k: int = setting(
-        4,
+        8,
         "Draft length",
-        "Tokens guessed per request and iteration.",
+        "Tokens guessed per request and iteration; with smart control the most.",
         group="Speculative decoding",
         unit="tokens",
         ge=1,

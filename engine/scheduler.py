@@ -42,6 +42,10 @@ class Drafter(Protocol):
         """Take in how an iteration went: what was accepted, and how long the whole step took, drafting included."""
         ...
 
+    def describe(self) -> dict[str, float]:
+        """What was learnt over the run, for its summary."""
+        ...
+
     def forget(self, request: Request) -> None:
         """A request ended or lost its blocks: drop what is kept for it."""
         ...

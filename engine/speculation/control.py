@@ -21,6 +21,10 @@ class LengthControl(ABC):
         """Take in an iteration: its slices say what was accepted; ``duration_ns`` is the whole step's."""
         return
 
+    def describe(self) -> dict[str, float]:
+        """What it learnt, for the run's summary."""
+        return {}
+
     def forget(self, request_index: int) -> None:
         """A request ended."""
         return

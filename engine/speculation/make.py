@@ -13,11 +13,13 @@ from engine.speculation.base import Proposer
 from engine.speculation.control import FixedLength
 from engine.speculation.lookup import PromptLookup
 from engine.speculation.models import DraftModel, LayerSkip
+from engine.speculation.smart import SmartLength
 from engine.speculation.speculator import Speculator
 
 if TYPE_CHECKING:
     from engine.build import Prepared
 
+CONTROLS: dict[str, type[FixedLength] | type[SmartLength]] = {"fixed": FixedLength, "smart": SmartLength}
 BUDGETED = ("stall-free", "splitfuse", "chunk-only")  # policies that hand out tokens under a budget
 _PROBE = "The quick brown fox, 2 + 2 = 4: naïve façade\n"  # models of one vocabulary cut this text the same way
 
@@ -31,7 +33,7 @@ def make_speculator(prepared: Prepared, cache: KVCache) -> Speculator | None:
     asked = prepared.spec.engine.speculation
     if asked is None:
         return None
-    return Speculator(_proposer(prepared, cache), FixedLength(asked.k), prepared.max_model_len)
+    return Speculator(_proposer(prepared, cache), CONTROLS[asked.control](asked.k), prepared.max_model_len)
 
 
 def _proposer(prepared: Prepared, cache: KVCache) -> Proposer:

@@ -34,6 +34,10 @@ class Speculator:
     def learn(self, plan: Plan, duration_ns: int) -> None:
         self.control.learn(plan, duration_ns)
 
+    def describe(self) -> dict[str, float]:
+        """What the control learnt, for the run's summary."""
+        return self.control.describe()
+
     def forget(self, request: Request) -> None:
         self.proposer.forget(request)
         self.control.forget(request.index)

@@ -66,7 +66,10 @@ def models(tmp_path_factory: pytest.TempPathFactory):
 
 
 def engine_config(models, proposer: str, k: int, **changes) -> EngineConfig:
-    speculation = Speculation(proposer=proposer, k=k, draft_model=str(models[2]), **changes.pop("speculation", {}))
+    speculation = Speculation(
+        **{"proposer": proposer, "k": k, "control": "fixed", "draft_model": str(models[2])}
+        | changes.pop("speculation", {})
+    )
     values = {
         "model": str(models[1]),
         "device": "cpu",
