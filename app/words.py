@@ -199,7 +199,7 @@ def decision_in_words(decision: dict[str, Any]) -> str:
         "refused": f"{request} had to wait",
         "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
         "evicted": "cached blocks were given up",
-        "speculation": f"{request} now drafts {tokens} tokens ahead",
+        "speculation": f"{request} now guesses {decision.get('tokens') or 'no'} tokens ahead",
         "finished": f"{request} ended",
         "cancelled": f"{request} was cancelled",
     }

@@ -10,15 +10,17 @@ own with as many blocks as the target's, so one block table, one pool and one bu
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 
 from engine.attention.base import AttentionBackend
 from engine.batch import build_batch
+from engine.config import Sampling
 from engine.model.decoder import Decoder
 from engine.request import NO_DRAFT, Draft, Request
-from engine.sampling import SamplingState, distribution, draw
+from engine.sampling import distribution, draw
 from engine.scheduler import Plan, Slice
 from engine.speculation.base import Proposer
 
@@ -121,15 +123,20 @@ def kept_layers(layers: int, target_speedup: float) -> list[int]:
 
 def _choose(logits: torch.Tensor, requests: Sequence[Request]) -> list[tuple[int, torch.Tensor | None]]:
     """A guess for each row [rows, vocab], with its law where it was drawn."""
-    best = logits.argmax(-1).tolist()
-    return [_choose_one(logits[row], request.sampling_state, best[row]) for row, request in enumerate(requests)]
-
-
-def _choose_one(logits: torch.Tensor, state: SamplingState, best: int) -> tuple[int, torch.Tensor | None]:
-    if state.generator is None and state.seen is None:
-        return best, None
-    law = distribution(logits, state.sampling, state.seen)
-    if state.generator is None:
-        return int(law.argmax()), None
-    number = torch.tensor([state.uniform()], dtype=torch.float64, device=law.device)
-    return int(draw(law[None], number)), law
+    chosen: list[tuple[int, torch.Tensor | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
+    alike: dict[Sampling, list[int]] = defaultdict(list)
+    for row, request in enumerate(requests):
+        if request.sampling_state.generator is not None or request.sampling_state.seen is not None:
+            alike[request.sampling_state.sampling].append(row)
+    for sampling, rows in alike.items():
+        states = [requests[row].sampling_state for row in rows]
+        seen = [state.seen for state in states if state.seen is not None]
+        laws = distribution(logits[rows], sampling, torch.stack(seen) if seen else None)
+        if sampling.temperature == 0:
+            tokens = laws.argmax(-1)
+        else:
+            numbers = [state.uniform() for state in states]
+            tokens = draw(laws, torch.tensor(numbers, dtype=torch.float64, device=laws.device))
+        for row, token, law in zip(rows, tokens.tolist(), laws, strict=True):
+            chosen[row] = (token, law if sampling.temperature > 0 else None)
+    return chosen
