@@ -134,6 +134,7 @@ def accepts_a_little_too_often(logits: torch.Tensor, guess: Draft, state: Sampli
 HONEST: Callable[..., list[int]] = verification.accept_or_resample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("biased", [draws_from_target_instead_of_residual, accepts_a_little_too_often])
 def test_a_biased_verification_is_noticed(biased, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verification, "accept_or_resample", biased)
