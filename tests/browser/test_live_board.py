@@ -167,6 +167,18 @@ def test_a_long_run_that_begins_thinned_is_no_loss(open_board: OpenOne) -> None:
     expect(board.page.locator(".notice")).to_be_hidden()
 
 
+def test_a_long_run_is_thinned_without_losing_its_longest_iteration(open_board: OpenOne) -> None:
+    board = open_board()
+    names = COLUMNS["iteration"]
+    for first in range(0, 120_000, 20_000):
+        rows = np.full((20_000, len(names)), 1.0)
+        rows[:, names.index("t")] = np.arange(first, first + 20_000) / 1000
+        if first == 0:
+            rows[7, names.index("duration_ms")] = 900
+        board.socket.send(encode_frame("iteration", first, names, rows))
+    described(board, "120000 iterations, last 1.0 ms, longest in view 900 ms")
+
+
 def test_a_refusal_is_told_and_not_repeated(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send({"type": "error", "kind": "bad-token", "message": "The token is not this lab's."})
