@@ -179,6 +179,25 @@ def test_a_long_run_is_thinned_without_losing_its_longest_iteration(open_board: 
     described(board, "120000 iterations, last 1.0 ms, longest in view 900 ms")
 
 
+def test_hovering_an_iteration_tells_its_values_and_moves_the_cursor_of_every_chart(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(iterations(0, 60))
+    board.socket.send(tokens(0, [50.0] * 60))
+    described(board, "60 iterations")
+    box = board.page.locator(".u-over").first.bounding_box()
+    assert box is not None
+    board.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 50)
+    board.page.mouse.move(box["x"] + box["width"] * 0.21, box["y"] + 60)
+    tip = board.page.locator(".tip").first
+    expect(tip).to_contain_text("decode only, 50.0 ms")
+    expect(tip).to_contain_text("forward 45.0 ms")
+    cursors = board.page.locator(".u-cursor-x").evaluate_all("nodes => nodes.map((node) => node.style.transform)")
+    assert len(cursors) == 7
+    assert all("translate(0px" not in place for place in cursors)
+    board.page.mouse.move(5, 5)
+    expect(tip).to_be_hidden()
+
+
 def test_a_refusal_is_told_and_not_repeated(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send({"type": "error", "kind": "bad-token", "message": "The token is not this lab's."})

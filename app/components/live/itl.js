@@ -78,7 +78,7 @@ board.ghost ? (board.ghost.sampled ? "at least " : "") + told(board.ghost.histog
       ];
     },
     range: (view) => {
-      let high = Math.max(board.itlHistogram.max, board.ghost ? board.ghost.histogram.max : 0, 10);
+      let high = Math.max(board.itlHistogram.max, board.ghost ? board.ghost.histogram.max : 0, 1.2 * threshold() || 0, 10);
       let low = Infinity;
       const from = tokens.at(view.min);
       const values = tokens.get("itl_ms");
