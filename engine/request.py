@@ -55,7 +55,6 @@ class Request:
 
     first_scheduled_ns: int | None = None
     first_token_ns: int | None = None
-    last_token_ns: int = 0
     preemptions: int = 0
     cached_tokens: int = 0
     drafted_tokens: int = 0  # verified for it so far
