@@ -186,6 +186,8 @@ REASONS = {
     "probe": "the guess had to be checked again",
     "request_end": "the request had ended",
     "asked": "it was asked for",
+    "prefix": "another request computes the same tokens in this iteration",
+    "recomputed": "they are needed again and computed a second time",
 }
 
 
@@ -198,7 +200,7 @@ def decision_in_words(decision: dict[str, Any]) -> str:
         "chunked": f"the prompt of {request} was cut: {tokens} tokens now, the rest later",
         "refused": f"{request} had to wait",
         "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
-        "evicted": "cached blocks were given up",
+        "evicted": f"cached blocks with {tokens} tokens were given up",
         "speculation": f"{request} now drafts {tokens} tokens ahead",
         "finished": f"{request} ended",
         "cancelled": f"{request} was cancelled",

@@ -14,6 +14,7 @@ from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.kv.pool import BlockPool
+from engine.kv.prefix import PrefixCache, Prefixes
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
@@ -54,10 +55,12 @@ class Prepared:
             shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
         )
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
+        sharing = config.prefix_sharing
+        prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, cache.copy_block)
         return Engine(
             decoder=model.decoder,
             attention=BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim),
-            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs),
+            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs, prefixes),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
             cost=cost_model(model),
             recorder=recorder,

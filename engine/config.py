@@ -14,7 +14,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.overrides import ConfigError, apply_overrides, check_settings
 
@@ -25,6 +25,7 @@ __all__ = [
     "ConfigError",
     "EngineConfig",
     "PolicyName",
+    "PrefixSharing",
     "Recording",
     "RequestSpec",
     "RunSpec",
@@ -92,6 +93,48 @@ class ChunkedPrefill(Settings):
     )
 
 
+class PrefixSharing(Settings):
+    """Requests that begin alike compute and hold their common beginning once.
+
+    Three effects, each of which can be switched alone: prefill not done again, memory not held twice, bytes not read twice while
+    decoding.
+    """
+
+    skip_prefill: bool = setting(
+        True,
+        "Skip known prefill",
+        "A request takes over the keys and values of the longest prefix that the pool still holds, instead of computing them again.",
+        group="Prefix sharing",
+    )
+    share_memory: bool = setting(
+        True,
+        "Share memory",
+        "Requests hold equal blocks together. Off: what is taken over is copied, and what was computed twice is kept twice.",
+        group="Prefix sharing",
+    )
+    copy_partial: bool = setting(
+        True,
+        "Copy partial blocks",
+        "Where two prompts part in the middle of a block, the tokens before that are copied instead of computed.",
+        group="Prefix sharing",
+        advanced=True,
+    )
+    wait_in_flight: bool = setting(
+        True,
+        "Wait for blocks in flight",
+        "A request whose next block another one computes in this very iteration waits for it instead of computing it too.",
+        group="Prefix sharing",
+        advanced=True,
+    )
+    salt_by_group: bool = setting(
+        False,
+        "Keep groups apart",
+        "Requests share within their workload group only: no tenant can learn from the speed of an answer what another one asked.",
+        group="Prefix sharing",
+        advanced=True,
+    )
+
+
 class Sampling(Settings):
     """How a token is drawn from the model's distribution, and when a request ends."""
 
@@ -134,6 +177,15 @@ class EngineConfig(Settings):
         paper="Sarathi-Serve (2024), SARATHI (2023)",
         technique=True,
     )
+    prefix_sharing: PrefixSharing | None = setting(
+        None,
+        "Prefix sharing",
+        "On: requests that begin alike (one system message, one document, an earlier turn) compute and hold their common beginning "
+        "once. Off: everybody computes and holds everything.",
+        group="Techniques",
+        paper="Hydragen (2024), BatchLLM (2024)",
+        technique=True,
+    )
     policy: PolicyName | None = setting(
         None,
         "Policy",
@@ -168,6 +220,13 @@ class EngineConfig(Settings):
     keep_text: bool = setting(True, "Keep the text", "Store each request's output with the run.", group="Recording", advanced=True)
     device_sample_ms: int = setting(100, "Device sampling", "How often the device's counters are read.", group="Recording", unit="ms", ge=10, le=60_000, advanced=True)
     check_integrity: bool = setting(False, "Check the books", "Verify the KV pool's accounts after every step (slow; for tests).", group="Recording", advanced=True)
+
+    @field_validator("block_size")
+    @classmethod
+    def _blocks_can_be_shared(cls, size: int, info: ValidationInfo) -> int:
+        if info.data.get("prefix_sharing") is not None and size & (size - 1):
+            raise ValueError(f"prefix_sharing needs a block_size that is a power of two, not {size}")
+        return size
 
     @property
     def resolved_policy(self) -> str:

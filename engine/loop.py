@@ -120,6 +120,7 @@ class Engine:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
         scheduler, totals = self.scheduler, self.totals
         scheduler.commit(plan)
+        totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
         ended = self.outputs.append(batch.sampled, tokens)
         for request in ended:
             scheduler.remove(request)
@@ -129,9 +130,8 @@ class Engine:
 
         totals.output_tokens += len(tokens)
         totals.preemptions += len(plan.preempted)
-        kv_tokens = sum(r.num_computed_tokens for r in scheduler.running)
-        totals.peak_kv_tokens = max(totals.peak_kv_tokens, kv_tokens + sum(r.num_computed_tokens for r in ended))
-        record_step(self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost, kv_tokens)
+        totals.prefix_hit_tokens += plan.prefix_hit_tokens
+        record_step(self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1

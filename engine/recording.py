@@ -36,12 +36,11 @@ def record_step(
     times: StepTimes,
     scheduler: Scheduler,
     cost: CostModel,
-    kv_tokens: int,
 ) -> None:
     """Write an iteration's rows, and stamp its tokens with the iteration's end."""
     itl_ns = _stamp(plan, batch, times)
     if recorder.iterations:
-        _record_iteration(recorder, iteration, plan, batch, times, scheduler, cost, kv_tokens)
+        _record_iteration(recorder, iteration, plan, batch, times, scheduler, cost)
     journal = scheduler.pool.journal
     if recorder.detail:
         slices = plan.slices
@@ -74,6 +73,7 @@ def record_step(
                 request=[e.request for e in journal],
                 position=[e.position for e in journal],
                 ref_count=[e.ref_count for e in journal],
+                block_hash=[e.hash for e in journal],
                 time_ns=times.end,
             )
     if journal:
@@ -128,7 +128,6 @@ def _record_iteration(
     times: StepTimes,
     scheduler: Scheduler,
     cost: CostModel,
-    kv_tokens: int,
 ) -> None:
     prefills = [s.tokens for s in plan.slices if s.is_prefill]
     num_tokens = plan.num_tokens
@@ -154,7 +153,7 @@ def _record_iteration(
         draft_tokens=0,
         accepted_tokens=0,
         emitted_tokens=len(batch.sampled),
-        prefix_hit_tokens=0,
+        prefix_hit_tokens=plan.prefix_hit_tokens,
         context_tokens=batch.context_tokens,
         token_budget=plan.token_budget,
         admission_stop=plan.admission_stop,
@@ -162,7 +161,7 @@ def _record_iteration(
         blocks_used=pool.num_used,
         blocks_cached=pool.num_cached,
         blocks_shared=pool.num_shared,
-        kv_tokens=kv_tokens,
+        kv_tokens=scheduler.kv_tokens,
         flops=flops,
         bytes=moved,
     )

@@ -31,6 +31,7 @@ class Request:
     num_computed_tokens: int = 0  # tokens whose keys and values are in the pool
     prefill_target: int = 0
     block_table: list[int] = field(default_factory=list)
+    block_hashes: list[int] = field(default_factory=list)  # chained over its whole blocks, as far as anybody asked
 
     first_scheduled_ns: int | None = None
     first_token_ns: int | None = None
