@@ -14,7 +14,8 @@ from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.kv.pool import BlockPool
-from engine.kv.prefix import PrefixCache, Prefixes
+from engine.kv.prefix import PrefixCache
+from engine.kv.prefixes import Prefixes
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve

@@ -128,6 +128,23 @@ class PrefixSharing(Settings):
         group="Prefix sharing",
         advanced=True,
     )
+    order: Literal["arrival", "grouped"] = setting(
+        "arrival",
+        "Order",
+        "arrival: first come, first served. grouped: waiting requests that share a prefix run together, those with the larger share of "
+        "decoding first; for batches known in advance.",
+        group="Prefix sharing",
+        paper="BatchLLM (2024)",
+    )
+    admission: Literal["on-demand", "memory"] = setting(
+        "on-demand",
+        "Admission",
+        "on-demand: a request is let in when its prompt fits and a place is free; others may be preempted later. memory: when all it may "
+        "grow to fits beside all that the others may grow to, however many they are.",
+        group="Prefix sharing",
+        paper="BatchLLM (2024)",
+        advanced=True,
+    )
     salt_by_group: bool = setting(
         False,
         "Keep groups apart",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.kv.pool import BlockPool
-from engine.kv.prefix import Match, Prefixes
+from engine.kv.prefixes import Match, Prefixes
 from engine.request import Request
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Scheduler:
         self.waiting: list[Request] = []  # sorted by Request.order
         self.running: list[Request] = []  # in order of admission
         self._last_refusal: tuple[int, str] | None = None
+        self._newcomers = False
 
     @property
     def has_work(self) -> bool:
@@ -82,9 +83,14 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """A request arrives, or comes back after a preemption."""
         insort(self.waiting, request, key=lambda r: r.order)
+        self._newcomers = True
 
     def plan(self) -> Plan:
         """Decide the next iteration. Blocks for it are allocated; the batch may be empty."""
+        if self._newcomers:
+            self.prefixes.rank(self.waiting)
+            self.waiting.sort(key=lambda r: r.order)
+            self._newcomers = False
         builder = PlanBuilder(self)
         self.policy.plan(builder)
         builder.plan.num_waiting = len(self.waiting)
@@ -188,13 +194,13 @@ class PlanBuilder:
         admitting, so nobody overtakes.
         """
         scheduler = self.scheduler
-        if len(scheduler.running) >= scheduler.max_num_seqs:
+        if len(scheduler.running) >= scheduler.max_num_seqs and not self.prefixes.reserves:
             return self.refuse(request, "max_requests", tokens)
         match = self._match(request)
         if match.next_hash in self._in_flight:
             return self.refuse(request, "prefix", tokens)
         needed = self.prefixes.blocks_needed(request, match)
-        if needed > self._room:
+        if needed > self._room(request):
             return self.refuse(request, "blocks", tokens, needed)
         scheduler.waiting.remove(request)
         scheduler.running.append(request)
@@ -227,15 +233,18 @@ class PlanBuilder:
         if self.prefixes.waits:
             self._in_flight.update(self.prefixes.pending(request, first, first + tokens))
 
-    @property
-    def _room(self) -> int:
-        """Free blocks that admission may use: running requests keep a few to grow into."""
-        headroom = max(1, self.pool.num_blocks // 100) if self.scheduler.running else 0
-        return self.pool.num_free - headroom
+    def _room(self, request: Request) -> int:
+        """Free blocks that admission may use for what is known of a request: others keep what they need to grow into."""
+        running, pool = self.scheduler.running, self.pool
+        if self.prefixes.reserves:
+            ahead = sum(pool.blocks_for(r.most_computed_tokens) - len(r.block_table) for r in running)
+            own = pool.blocks_for(request.most_computed_tokens) - pool.blocks_for(request.num_known_tokens)
+            return pool.num_free - ahead - own
+        return pool.num_free - (max(1, pool.num_blocks // 100) if running else 0)
 
     def _match(self, request: Request) -> Match:
         if self._found[0] is not request:
-            self._found = (request, self.prefixes.match(request, self._room))
+            self._found = (request, self.prefixes.match(request, self._room(request)))
         return self._found[1]
 
     def _note_hit(self, request: Request, match: Match) -> None:

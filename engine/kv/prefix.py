@@ -18,10 +18,11 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from engine.config import PrefixSharing
+from engine.kv.grouping import flatten, running_order
 from engine.kv.pool import BlockPool, IntegrityError
+from engine.kv.prefixes import NOTHING, Match, Node, Prefixes
 from engine.request import Request
 
 REMEMBERED = 4  # evicted blocks are remembered up to so many times the pool's size, to tell what evictions cost
@@ -34,87 +35,6 @@ def hash_block(parent: int, tokens: Sequence[int]) -> int:
     """63 bits over a block's tokens and the hash of what comes before."""
     digest = hashlib.blake2b(array("q", [parent, *tokens]).tobytes(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-class Node:
-    """A published block: its tokens after its parent's. ``block`` is -1 for a root, and once the content is lost."""
-
-    __slots__ = ("block", "children", "hash", "parent", "tokens")
-
-    def __init__(self, block: int, hash: int, tokens: Sequence[int], parent: Node | None) -> None:
-        self.block = block
-        self.hash = hash
-        self.tokens = tokens
-        self.parent = parent
-        self.children: dict[int, list[Node]] = {}  # by their first token
-
-    @property
-    def findable(self) -> bool:
-        return self.block >= 0 or self.parent is None
-
-
-class Match(NamedTuple):
-    """What the pool holds of a request's prompt."""
-
-    path: tuple[Node, ...] = ()  # whole blocks from the first token on
-    partial: Node | None = None  # a block whose first ``partial_tokens`` come next
-    partial_tokens: int = 0
-    next_hash: int = -1  # of the first whole block that was not found; -1 if there is none
-    lost_tokens: int = 0  # tokens after the match that had been cached and were evicted
-
-
-NOTHING = Match()
-
-
-class Prefixes:
-    """Finds nothing and keeps nothing: the pool without prefix sharing, and the contract of the one with it."""
-
-    waits = False  # a request waits for a block that another one computes in the same step
-
-    def __init__(self, pool: BlockPool) -> None:
-        self.pool = pool
-
-    def match(self, request: Request, room: int) -> Match:
-        """The longest prefix of a waiting request that the pool holds, at most all but its last token. Changes nothing.
-
-        ``room``: free blocks that may be used. Whatever part of the match needs more than is there is left out, so a match never
-        keeps a request waiting that would have a place without it.
-        """
-        return NOTHING
-
-    def blocks_needed(self, request: Request, match: Match) -> int:
-        """Free blocks it takes to give the request a place for all its tokens; cached blocks that it takes over count."""
-        return self.pool.blocks_for(request.num_known_tokens)
-
-    def attach(self, request: Request, match: Match) -> None:
-        """Fill the request's block table and set its ``num_computed_tokens`` to what was found.
-
-        Raises:
-            PoolExhausted: fewer than ``blocks_needed`` blocks are free.
-        """
-        request.block_table = self.pool.allocate(self.pool.blocks_for(request.num_known_tokens), request.index, 0)
-
-    def pending(self, request: Request, first: int, last: int) -> Sequence[int]:
-        """Hashes of the whole blocks that hold the request's tokens ``first`` to ``last``."""
-        return ()
-
-    def computed(self, request: Request, before: int) -> None:
-        """The request has computed tokens beyond ``before``; publish the blocks they filled."""
-        size = self.pool.block_size
-        for position in range(before // size, request.num_computed_tokens // size):
-            self.pool.filled(request.block_table[position], request.index, position)
-
-    def release(self, request: Request) -> None:
-        """The request ended or was preempted: its blocks are free, and found as long as they last."""
-        self.pool.free(request.block_table, request.index)
-        request.block_table = []
-
-    def take_evicted(self) -> int:
-        """Blocks evicted since the last call."""
-        return 0
-
-    def check_integrity(self) -> None:
-        """Raises ``IntegrityError`` where pool and index disagree."""
 
 
 class PrefixCache(Prefixes):
@@ -130,6 +50,7 @@ class PrefixCache(Prefixes):
         super().__init__(pool)
         self.settings = settings
         self.waits = settings.wait_in_flight and settings.skip_prefill
+        self.reserves = settings.admission == "memory"
         self._copy_block = copy_block
         self._hash_block = hash_block
         self._roots: dict[str, Node] = {}
@@ -138,6 +59,7 @@ class PrefixCache(Prefixes):
         self._tips: dict[int, tuple[int, Node]] = {}  # request -> blocks published or taken so far, the last one's node
         self._lost: OrderedDict[int, None] = OrderedDict()  # hashes of evicted blocks
         self._evicted = 0
+        self._ranked = 0
         pool.evicted = self._forget
 
     def match(self, request: Request, room: int) -> Match:
@@ -210,6 +132,18 @@ class PrefixCache(Prefixes):
     def release(self, request: Request) -> None:
         super().release(request)
         self._tips.pop(request.index, None)
+
+    def rank(self, waiting: Sequence[Request]) -> None:
+        if self.settings.order == "arrival":
+            return
+        size = self.pool.block_size
+        fresh = [r for r in waiting if not r.preemptions]  # a preempted request keeps its place
+        paths = [[self._hash(r, place) for place in range((r.num_known_tokens - 1) // size)] for r in fresh]
+        lengths = [r.num_prompt_tokens for r in fresh]
+        order = running_order(flatten(paths), lengths, [r.max_tokens for r in fresh], size)
+        for place, number in enumerate(order):
+            fresh[number].rank = self._ranked + place
+        self._ranked += len(fresh)
 
     def take_evicted(self) -> int:
         count, self._evicted = self._evicted, 0

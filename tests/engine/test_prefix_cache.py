@@ -233,7 +233,7 @@ def test_the_books_balance_under_arrivals_cancellations_and_a_small_pool(data: s
     )
     policy = data.draw(st.sampled_from(sorted(POLICIES)))
     scheduler = make_scheduler(blocks=data.draw(st.integers(12, 40)), sharing=sharing, policy=policy, budget=24, seqs=5)
-    texts = [list(range(100, 130)), list(range(100, 112)) + list(range(500, 520)), list(range(700, 720))]
+    texts = [[*range(100, 130)], [*range(100, 112), *range(500, 520)], [*range(700, 720)]]
     number = 0
     for _ in range(data.draw(st.integers(1, 25))):
         for _ in range(data.draw(st.integers(0, 2))):

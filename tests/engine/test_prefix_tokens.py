@@ -25,6 +25,8 @@ SHARING = st.builds(
     copy_partial=st.booleans(),
     wait_in_flight=st.booleans(),
     salt_by_group=st.booleans(),
+    order=st.sampled_from(["arrival", "grouped"]),
+    admission=st.sampled_from(["on-demand", "memory"]),
 )
 
 
