@@ -128,6 +128,32 @@ class PrefixSharing(Settings):
         group="Prefix sharing",
         advanced=True,
     )
+    attention: Literal["off", "one-level", "tree"] = setting(
+        "off",
+        "Shared-prefix attention",
+        "Decoding requests that hold the same blocks read them in one pass and merge it with a pass over their own. one-level: one shared "
+        "prefix for each; tree: one pass per level of the tree of prefixes.",
+        group="Prefix sharing",
+        paper="Hydragen (2024)",
+    )
+    min_group: int = setting(
+        4,
+        "Smallest group",
+        "Shared-prefix attention takes that many requests at least.",
+        group="Prefix sharing",
+        unit="requests",
+        ge=2,
+        advanced=True,
+    )
+    min_prefix_tokens: int = setting(
+        64,
+        "Shortest prefix",
+        "Shared-prefix attention takes a common stretch this long at least.",
+        group="Prefix sharing",
+        unit="tokens",
+        ge=1,
+        advanced=True,
+    )
     order: Literal["arrival", "grouped"] = setting(
         "arrival",
         "Order",
@@ -152,6 +178,14 @@ class PrefixSharing(Settings):
         group="Prefix sharing",
         advanced=True,
     )
+
+    @model_validator(mode="after")
+    def _attention_needs_common_blocks(self) -> PrefixSharing:
+        if self.attention != "off" and not self.share_memory:
+            raise ValueError(
+                "shared-prefix attention reads blocks that requests hold together, so it needs share_memory"
+            )
+        return self
 
 
 class Sampling(Settings):
@@ -349,11 +383,27 @@ class EngineConfig(Settings):
         advanced=True,
     )
 
+    @field_validator("prefix_sharing")
+    @classmethod
+    def _attention_has_a_backend(cls, sharing: PrefixSharing | None, info: ValidationInfo) -> PrefixSharing | None:
+        backend = info.data.get("attention_backend")
+        if sharing is not None and sharing.attention != "off" and backend not in (None, "auto", "gathered"):
+            raise ValueError(f"shared-prefix attention is a form of attention_backend gathered, not of {backend}")
+        return sharing
+
     @field_validator("block_size")
     @classmethod
     def _blocks_can_be_shared(cls, size: int, info: ValidationInfo) -> int:
-        if info.data.get("prefix_sharing") is not None and size & (size - 1):
+        sharing = info.data.get("prefix_sharing")
+        if sharing is None:
+            return size
+        if size & (size - 1):
             raise ValueError(f"prefix_sharing needs a block_size that is a power of two, not {size}")
+        if sharing.attention != "off" and sharing.min_prefix_tokens < size:
+            raise ValueError(
+                f"prefix_sharing.min_prefix_tokens ({sharing.min_prefix_tokens}) is less than one block of {size} tokens: only whole "
+                "blocks are shared"
+            )
         return size
 
     @property

@@ -131,7 +131,9 @@ class Engine:
         totals.output_tokens += len(tokens)
         totals.preemptions += len(plan.preempted)
         totals.prefix_hit_tokens += plan.prefix_hit_tokens
-        record_step(self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost)
+        record_step(
+            self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost, self.attention.spared_tokens
+        )
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1

@@ -36,11 +36,12 @@ def record_step(
     times: StepTimes,
     scheduler: Scheduler,
     cost: CostModel,
+    spared_tokens: int,
 ) -> None:
     """Write an iteration's rows, and stamp its tokens with the iteration's end."""
     itl_ns = _stamp(plan, batch, times)
     if recorder.iterations:
-        _record_iteration(recorder, iteration, plan, batch, times, scheduler, cost)
+        _record_iteration(recorder, iteration, plan, batch, times, scheduler, cost, spared_tokens)
     journal = scheduler.pool.journal
     if recorder.detail:
         slices = plan.slices
@@ -128,6 +129,7 @@ def _record_iteration(
     times: StepTimes,
     scheduler: Scheduler,
     cost: CostModel,
+    spared_tokens: int,
 ) -> None:
     prefills = [s.tokens for s in plan.slices if s.is_prefill]
     num_tokens = plan.num_tokens
@@ -162,6 +164,8 @@ def _record_iteration(
         blocks_cached=pool.num_cached,
         blocks_shared=pool.num_shared,
         kv_tokens=scheduler.kv_tokens,
+        blocks_spared=pool.num_spared,
         flops=flops,
-        bytes=moved,
+        bytes=moved - cost.spared(spared_tokens),
+        kv_bytes_spared=cost.spared(spared_tokens),
     )

@@ -88,6 +88,20 @@ class GatheredAttention(AttentionBackend):
             out[chunk.start : chunk.stop] = result[0].transpose(0, 1)
         return out.flatten(1)
 
+    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Fill the rows of ``out`` that are single tokens. ``keys``, ``values``: the layer's ``[kv_heads * num_blocks, -1]``."""
+        for part in self._singles:
+            rows = part.stop - part.start
+            heads = (rows, self.kv_heads, self.group, self.head_dim)
+            dense = (self.kv_heads, rows, -1, self.head_dim)
+            result = F.scaled_dot_product_attention(
+                q[part.start : part.stop].view(heads).transpose(0, 1),
+                keys.index_select(0, part.index).view(dense),
+                values.index_select(0, part.index).view(dense),
+                attn_mask=part.mask,
+            )  # [kv_heads, rows, group, head_dim]
+            out[part.start : part.stop].view(heads).copy_(result.transpose(0, 1))
+
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:
         size = self.cache.block_size
         kv_lens = batch.single_kv_lens[start:stop]

@@ -238,7 +238,7 @@ def test_the_books_balance_under_arrivals_cancellations_and_a_small_pool(data: s
     for _ in range(data.draw(st.integers(1, 25))):
         for _ in range(data.draw(st.integers(0, 2))):
             text = data.draw(st.sampled_from(texts))
-            prompt = text[: data.draw(st.integers(1, len(text)))] + [number % 3]
+            prompt = [*text[: data.draw(st.integers(1, len(text)))], number % 3]
             scheduler.add(make_request(number, prompt, output=data.draw(st.integers(1, 12))))
             number += 1
         if scheduler.has_work:

@@ -92,6 +92,11 @@ def test_no_combination_with_prefix_sharing_changes_a_token(data: st.DataObject,
                 cancel_after_ns=data.draw(st.none() | st.none() | st.integers(0, 30_000_000), label=f"cancel {index}"),
             )
         )
+    sharing = data.draw(SHARING, label="prefix_sharing")
+    backend = data.draw(st.sampled_from(["reference", "gathered"]), label="backend")
+    if sharing.share_memory and backend == "gathered":
+        attention = data.draw(st.sampled_from(["off", "one-level", "tree"]), label="attention")
+        sharing = sharing.model_copy(update={"attention": attention, "min_group": 2, "min_prefix_tokens": block_size})
     config = EngineConfig(
         model=str(directory),
         device="cpu",
@@ -104,8 +109,8 @@ def test_no_combination_with_prefix_sharing_changes_a_token(data: st.DataObject,
             st.builds(ChunkedPrefill, token_budget=st.integers(1, 48), chunk_size=st.none() | st.integers(1, 24)),
             label="chunked_prefill",
         ),
-        prefix_sharing=data.draw(SHARING, label="prefix_sharing"),
-        attention_backend=data.draw(st.sampled_from(["reference", "gathered"]), label="backend"),
+        prefix_sharing=sharing,
+        attention_backend=backend,
         max_num_seqs=data.draw(st.integers(1, 8), label="max_num_seqs"),
         max_num_batched_tokens=data.draw(st.integers(1, 64), label="max_num_batched_tokens"),
         sampling=Sampling(ignore_eos=data.draw(st.booleans(), label="ignore_eos")),
