@@ -192,6 +192,18 @@ def requests(con: Connection, run_id: str, text: bool = False) -> pa.Table:
     return requests_query(run_id, text).table(con)
 
 
+def request_query(run_id: str, request: int) -> Query:
+    return Query(
+        "SELECT * EXCLUDE (run_id) FROM requests WHERE run_id = $run AND request = $request",
+        {"run": run_id, "request": request},
+    )
+
+
+def request(con: Connection, run_id: str, request: int) -> dict[str, Any] | None:
+    """One request with its text and token ids; None if it has not ended."""
+    return request_query(run_id, request).one(con)
+
+
 def decisions_query(run_id: str, limit: int = 500) -> Query:
     return Query(
         """
