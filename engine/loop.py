@@ -14,7 +14,7 @@ from engine.batch import Batch, build_batch
 from engine.cost import CostModel
 from engine.model.decoder import Decoder
 from engine.outputs import Outputs
-from engine.recording import StepTimes, record_request, record_step
+from engine.recording import StepRecorder, StepTimes, record_request
 from engine.request import Request
 from engine.sampling import sample
 from engine.scheduler import Plan, Scheduler
@@ -64,8 +64,8 @@ class Engine:
         self.attention = attention
         self.scheduler = scheduler
         self.outputs = outputs
-        self.cost = cost
         self.recorder = recorder
+        self.rows = StepRecorder(recorder, scheduler, cost)
         self.clock = clock
         self.device = device
         self.check_integrity = check_integrity
@@ -120,6 +120,7 @@ class Engine:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
         scheduler, totals = self.scheduler, self.totals
         scheduler.commit(plan)
+        running = len(scheduler.running)
         totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
         ended = self.outputs.append(batch.sampled, tokens)
         for request in ended:
@@ -131,9 +132,7 @@ class Engine:
         totals.output_tokens += len(tokens)
         totals.preemptions += len(plan.preempted)
         totals.prefix_hit_tokens += plan.prefix_hit_tokens
-        record_step(
-            self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost, self.attention.spared_tokens
-        )
+        self.rows.step(totals.iterations, plan, batch, times, running, self.attention.spared_tokens)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1

@@ -51,6 +51,7 @@ class Plan:
     """What one iteration computes."""
 
     slices: list[Slice] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     token_budget: int = -1
@@ -60,7 +61,7 @@ class Plan:
 
     @property
     def num_tokens(self) -> int:
-        return sum(s.tokens for s in self.slices)
+        return sum([s.tokens for s in self.slices])
 
 
 class Scheduler:
@@ -204,6 +205,7 @@ class PlanBuilder:
             return self.refuse(request, "blocks", tokens, needed)
         scheduler.waiting.remove(request)
         scheduler.running.append(request)
+        self.plan.admitted.append(request)
         self.prefixes.attach(request, match)
         self._note_hit(request, match)
         self._note_evictions(request, needed)

@@ -62,19 +62,7 @@ class GatheredAttention(AttentionBackend):
         out = torch.empty_like(q)
         keys = self.cache.key_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
         values = self.cache.value_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
-        for part in self._singles:
-            rows = part.stop - part.start
-            heads = (rows, self.kv_heads, self.group, self.head_dim)
-            dense = (self.kv_heads * rows, -1, self.head_dim)
-            scores = torch.baddbmm(
-                part.mask,
-                q[part.start : part.stop].view(heads).transpose(0, 1).reshape(dense),
-                keys.index_select(0, part.index).view(dense).transpose(1, 2),
-                alpha=self.scale,
-            )  # [kv_heads * rows, group, kv_len]
-            result = torch.bmm(scores.softmax(-1), values.index_select(0, part.index).view(dense))
-            result = result.view(self.kv_heads, rows, self.group, self.head_dim)
-            out[part.start : part.stop].view(heads).copy_(result.transpose(0, 1))
+        self.attend_singles(q, out, keys, values)
         sequence = (1, self.kv_heads, -1, self.head_dim)
         for chunk in self._chunks:
             result = F.scaled_dot_product_attention(
@@ -93,13 +81,15 @@ class GatheredAttention(AttentionBackend):
         for part in self._singles:
             rows = part.stop - part.start
             heads = (rows, self.kv_heads, self.group, self.head_dim)
-            dense = (self.kv_heads, rows, -1, self.head_dim)
-            result = F.scaled_dot_product_attention(
-                q[part.start : part.stop].view(heads).transpose(0, 1),
-                keys.index_select(0, part.index).view(dense),
-                values.index_select(0, part.index).view(dense),
-                attn_mask=part.mask,
-            )  # [kv_heads, rows, group, head_dim]
+            dense = (self.kv_heads * rows, -1, self.head_dim)
+            scores = torch.baddbmm(
+                part.mask,
+                q[part.start : part.stop].view(heads).transpose(0, 1).reshape(dense),
+                keys.index_select(0, part.index).view(dense).transpose(1, 2),
+                alpha=self.scale,
+            )  # [kv_heads * rows, group, kv_len]
+            result = torch.bmm(scores.softmax(-1), values.index_select(0, part.index).view(dense))
+            result = result.view(self.kv_heads, rows, self.group, self.head_dim)
             out[part.start : part.stop].view(heads).copy_(result.transpose(0, 1))
 
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:

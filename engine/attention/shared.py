@@ -20,6 +20,8 @@ from engine.attention.groups import Piece, find_pieces
 from engine.batch import AttentionBatch
 from engine.kv.cache import KVCache
 
+MANY_QUERIES = 16  # from so many on PyTorch's fused kernel for CPUs is faster than two products
+
 
 class SharedPrefixAttention(GatheredAttention):
     """Gathered attention whose single-token rows attend to shared prefixes together. Chunks attend as ever."""
@@ -58,9 +60,8 @@ class SharedPrefixAttention(GatheredAttention):
             return
         rows = self._num_singles
         acc = q.new_empty(rows, self.num_heads, self.head_dim, dtype=torch.float32)
-        top = q.new_empty(
-            rows, self.num_heads, dtype=torch.float32
-        )  # largest LSE so far; acc and total are scaled by its e^
+        # the largest LSE so far; acc and total stand for themselves times its exponential
+        top = q.new_empty(rows, self.num_heads, dtype=torch.float32)
         total = q.new_ones(rows, self.num_heads, dtype=torch.float32)
         for members, index, mask in self._suffixes:
             count = len(members)
@@ -72,7 +73,7 @@ class SharedPrefixAttention(GatheredAttention):
                 values.index_select(0, index).view(dense),
                 mask,
             )  # [kv_heads, count, group, head_dim], [kv_heads, count, group]
-            acc.index_copy_(0, members, result.float().transpose(0, 1).reshape(count, self.num_heads, self.head_dim))
+            acc.index_copy_(0, members, result.transpose(0, 1).reshape(count, self.num_heads, self.head_dim))
             top.index_copy_(0, members, lse.transpose(0, 1).reshape(count, self.num_heads))
         dense = (1, self.kv_heads, -1, self.head_dim)
         for members, index in self._prefixes:
@@ -90,7 +91,7 @@ class SharedPrefixAttention(GatheredAttention):
             before = top.index_select(0, members)
             both = torch.maximum(before, lse)
             old, new = (before - both).exp_(), (lse - both).exp_()
-            merged = acc.index_select(0, members).mul_(old[..., None]).add_(result.float() * new[..., None])
+            merged = acc.index_select(0, members).mul_(old[..., None]).add_(result * new[..., None])
             acc.index_copy_(0, members, merged)
             total.index_copy_(0, members, total.index_select(0, members).mul_(old).add_(new))
             top.index_copy_(0, members, both)
@@ -133,16 +134,18 @@ def attend(
         mask: additive, broadcast to [a, b, queries, keys]; None: everything is visible.
 
     Returns:
-        [a, b, queries, head_dim] in q's dtype, and [a, b, queries] float32: the natural log of the sum of exponentials.
+        [a, b, queries, head_dim] and, the natural log of the sum of exponentials, [a, b, queries]; both float32, so that pieces are
+        rounded once, after they are merged.
     """
-    if q.device.type == "cpu":
+    q, keys, values = q.float(), keys.float(), values.float()
+    if q.device.type == "cpu" and q.shape[-2] >= MANY_QUERIES:
         result, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q, keys, values, 0.0, False, attn_mask=mask
         )
         return result, lse
-    scores = q.float() @ keys.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+    scores = (q @ keys.transpose(-1, -2)) * q.shape[-1] ** -0.5
     if mask is not None:
         scores += mask
     lse = scores.logsumexp(-1)
-    weights = (scores - lse[..., None]).exp_()
-    return (weights @ values.float()).to(q.dtype), lse
+    weights = scores.sub_(lse[..., None]).exp_()
+    return weights @ values, lse
