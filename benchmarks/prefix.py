@@ -257,7 +257,7 @@ def decode_plan(group: int, shared: int, suffix: int) -> Plan:
 def in_flight(report: Report) -> None:
     """Most requests at once in a pool of 512 blocks: 512 common tokens, 64 of their own, 32 of answer."""
     most: dict[str, Any] = {}
-    for name, sharing in (("off", None), ("on", PrefixSharing(admission="memory"))):
+    for name, sharing in (("off", None), ("on", PrefixSharing())):
         pool = BlockPool(512, BLOCK)
         prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, lambda a, b: None)
         scheduler = Scheduler(pool, POLICIES["stall-free"](Limits(4096, None, 4096)), 1000, prefixes)
