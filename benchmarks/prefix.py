@@ -1,12 +1,13 @@
 """Prefix sharing on a CPU: its three effects one by one, and what looking for prefixes costs where there are none.
 
-- *on / off*: requests behind one long system text, served by the engine with prefix sharing off and on: time to first token, prefill
+- *on / off*: requests behind one long system text, served by the engine (one thread) with prefix sharing off and on: time to first token, prefill
   tokens computed, prompt tokens found.
 - *lookup*: finding and taking over a known prefix, and publishing a new one, per request, beside the prefill it is part of.
 - *no overlap*: the same engine on prompts that have nothing in common, off and on.
 - *decode*: one layer's attention for g requests behind one prefix of P tokens, each reading its blocks itself (memory is shared, reads
   are not) and with shared-prefix attention. Caches of several layers take turns, so that nothing is read from the processor's cache
-  that an engine would not find there.
+  that an engine would not find there. Both copy keys together before they multiply, the first once per request: its copies outgrow the
+  caches, so the time ratio may exceed the modelled ratio of bytes.
 - *in flight*: how many such requests the same pool holds, counted on the scheduler's books.
 
 ``python -m benchmarks.prefix [--repeats N] [--model NAME] [--parts lookup,decode,...] [--json FILE] [--check]``
@@ -97,7 +98,12 @@ def workload(model: str, *, requests: int, common: int) -> RunSpec:
         for i in range(requests)
     )
     config = EngineConfig(
-        model=model, device="cpu", kv_blocks=requests * 40, sampling=Sampling(ignore_eos=True), keep_text=False
+        model=model,
+        device="cpu",
+        threads=1,
+        kv_blocks=requests * 40,
+        sampling=Sampling(ignore_eos=True),
+        keep_text=False,
     )
     return RunSpec(run_id="bench", scenario="benchmark", engine=config, requests=asked)
 
