@@ -124,6 +124,7 @@ class Engine:
             self.take(part, emitted)
         scheduler.commit(plan)
         running = len(scheduler.running)
+        totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
         ended = [part.request for part in batch.sampled if part.request.end_reason is not None]
         for request in ended:
             scheduler.remove(request)
@@ -138,9 +139,8 @@ class Engine:
         totals.draft_tokens += sum(part.drafted for part in batch.sampled)
         totals.accepted_tokens += sum(part.accepted for part in batch.sampled)
         totals.preemptions += len(plan.preempted)
-        kv_tokens = sum(r.num_computed_tokens for r in scheduler.running)
-        totals.peak_kv_tokens = max(totals.peak_kv_tokens, kv_tokens + sum(r.num_computed_tokens for r in ended))
-        self.rows.step(totals.iterations, plan, batch, times, running, kv_tokens)
+        totals.prefix_hit_tokens += plan.prefix_hit_tokens
+        self.rows.step(totals.iterations, plan, batch, times, running, self.attention.spared_tokens)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1
