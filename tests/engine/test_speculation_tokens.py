@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling, Speculation
+from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling, Speculation
 from engine.policies import POLICIES
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 
@@ -144,6 +144,7 @@ def test_no_combination_of_settings_changes_a_token(data: st.DataObject, models,
             st.builds(ChunkedPrefill, token_budget=st.integers(k + 1, 48), chunk_size=st.none() | st.integers(1, 24)),
             label="chunked_prefill",
         ),
+        prefix_sharing=data.draw(st.none() | st.builds(PrefixSharing), label="prefix_sharing"),
         attention_backend=data.draw(st.sampled_from(["reference", "gathered"]), label="backend"),
         max_num_seqs=data.draw(st.integers(1, 8), label="max_num_seqs"),
         max_num_batched_tokens=data.draw(st.integers(1, 64), label="max_num_batched_tokens"),
