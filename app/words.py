@@ -51,7 +51,7 @@ CHARTS = {
         "Every bar is one engine step: as wide and as high as it took. The colour says what the step did, the grey caps are the "
         "time around the model's forward pass. A high bar is a step that kept everybody waiting.",
         "iteration",
-        ("start_ns", "end_ns", "schedule_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns"),
+        ("start_ns", "end_ns", "schedule_ns", "draft_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns"),
     ),
     "itl": ChartWords(
         "Gap before every token",
@@ -239,7 +239,7 @@ def decision_in_words(decision: dict[str, Any]) -> str:
         "refused": f"{request} had to wait",
         "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
         "evicted": f"cached blocks with {tokens} tokens were given up",
-        "speculation": f"{request} now drafts {tokens} tokens ahead",
+        "speculation": f"{request} now guesses {decision.get('tokens') or 'no'} tokens ahead",
         "finished": f"{request} ended",
         "cancelled": f"{request} was cancelled",
     }

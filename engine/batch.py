@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.request import Request
 from engine.scheduler import Plan, Slice
 
 
@@ -43,7 +42,7 @@ class Batch:
     token_ids: torch.Tensor  # [tokens] int64
     positions: torch.Tensor  # [tokens] int64
     sample_rows: torch.Tensor  # rows whose logits are wanted
-    sampled: list[Request]  # the request of each of them
+    sampled: list[Slice]  # whose rows they are: 1 + drafted rows each, in this order
     attention: AttentionBatch
     context_tokens: int  # keys read in one layer
 
@@ -56,20 +55,20 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
     positions: list[int] = []
     slots: list[int] = []
     sample_rows: list[int] = []
-    sampled: list[Request] = []
+    sampled: list[Slice] = []
     spans: list[tuple[Slice, int]] = []
     context_tokens = 0
     for part in singles + chunks:
         request, first, last = part.request, part.context_len, part.context_len + part.tokens
         spans.append((part, len(token_ids)))
-        token_ids += request.token_ids[first:last]
+        token_ids += request.known(first, last)
         positions += range(first, last)
         table = request.block_table
         slots += [table[p // block_size] * block_size + p % block_size for p in range(first, last)]
         context_tokens += last
         if part.samples:
-            sample_rows.append(len(token_ids) - 1)
-            sampled.append(request)
+            sample_rows += range(len(token_ids) - 1 - part.drafted, len(token_ids))
+            sampled.append(part)
 
     kv_lens = [s.context_len + 1 for s in singles]
     width = -(-max(kv_lens, default=0) // block_size)

@@ -26,6 +26,7 @@ from engine.policies.base import Limits
 from engine.request import Request
 from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
+from engine.speculation.make import check_speculation, load_draft, make_speculator
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -46,6 +47,7 @@ class Prepared:
     num_blocks: int
     max_model_len: int
     requests: list[Request]
+    draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -63,7 +65,13 @@ class Prepared:
         return Engine(
             decoder=model.decoder,
             attention=_attention(config, cache, model),
-            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs, prefixes),
+            scheduler=Scheduler(
+                pool,
+                POLICIES[config.resolved_policy](self.limits),
+                config.max_num_seqs,
+                prefixes,
+                make_speculator(self, cache),
+            ),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
             cost=cost_model(model),
             recorder=recorder,
@@ -95,10 +103,14 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
-    num_blocks = _num_blocks(config, model, device, requests, max_model_len)
+    draft = load_draft(config, model, progress)
+    models = [model, draft] if draft is not None else [model]
+    num_blocks = _num_blocks(config, models, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, num_blocks, config.block_size)
-    return Prepared(spec, model, device, num_blocks, max_model_len, requests)
+    prepared = Prepared(spec, model, device, num_blocks, max_model_len, requests, draft)
+    check_speculation(prepared)
+    return prepared
 
 
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
@@ -166,13 +178,18 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
 
 
 def _num_blocks(
-    config: EngineConfig, model: LoadedModel, device: torch.device, requests: Sequence[Request], max_model_len: int
+    config: EngineConfig,
+    models: Sequence[LoadedModel],
+    device: torch.device,
+    requests: Sequence[Request],
+    max_model_len: int,
 ) -> int:
     """Exact number if given, else what the memory share holds, and no more than the whole workload could ever fill."""
     if config.kv_blocks is not None:
         return config.kv_blocks
-    shape = model.shape
-    block = bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, config.block_size, model.dtype)
+    block = sum(
+        bytes_per_block(m.shape.layers, m.shape.kv_heads, m.shape.head_dim, config.block_size, m.dtype) for m in models
+    )
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     count = int(free * config.kv_memory_fraction) // block
     if count < 1:

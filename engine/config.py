@@ -32,6 +32,7 @@ __all__ = [
     "RunSpec",
     "Sampling",
     "Settings",
+    "Speculation",
     "apply_overrides",
     "check_settings",
     "setting",
@@ -188,6 +189,80 @@ class PrefixSharing(Settings):
         return self
 
 
+class Speculation(Settings):
+    """Speculative decoding: guess several tokens, verify them in one pass, keep what the model would have said anyway."""
+
+    proposer: Literal["prompt-lookup", "layer-skip", "draft-model"] = setting(
+        "prompt-lookup",
+        "Proposer",
+        "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. layer-skip: "
+        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary.",
+        group="Speculative decoding",
+    )
+    control: Literal["smart", "fixed"] = setting(
+        "smart",
+        "Length control",
+        "smart: as many tokens as promise the most useful tokens per second, none included, from measured acceptance and this run's own "
+        "step times. fixed: always the draft length.",
+        group="Speculative decoding",
+        paper="SmartSpec (2024)",
+    )
+    k: int = setting(
+        8,
+        "Draft length",
+        "Tokens guessed per request and iteration; with smart control the most.",
+        group="Speculative decoding",
+        unit="tokens",
+        ge=1,
+        le=16,
+    )
+    ngram_min: int = setting(
+        2,
+        "Shortest match",
+        "prompt-lookup: fewest tokens at the end that must have occurred before.",
+        group="Speculative decoding",
+        unit="tokens",
+        ge=1,
+        le=16,
+        advanced=True,
+    )
+    ngram_max: int = setting(
+        4,
+        "Longest match",
+        "prompt-lookup: matches are looked for from this length downwards.",
+        group="Speculative decoding",
+        unit="tokens",
+        ge=1,
+        le=16,
+        advanced=True,
+    )
+    target_speedup: float = setting(
+        2.0,
+        "Target speedup of guessing",
+        "layer-skip: layers of the model per layer that guesses; the layers left out are evenly spaced.",
+        group="Speculative decoding",
+        paper="Unified Layer Skipping (2024)",
+        ge=1,
+        le=64,
+        advanced=True,
+    )
+    draft_model: str | None = setting(
+        None,
+        "Draft model",
+        "draft-model: who guesses, named as Model is; it must have the same vocabulary.",
+        group="Speculative decoding",
+        advanced=True,
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Speculation:
+        if self.proposer == "draft-model" and self.draft_model is None:
+            raise ValueError("proposer is draft-model, and draft_model names no model")
+        if self.ngram_min > self.ngram_max:
+            raise ValueError(f"ngram_min is {self.ngram_min}, above ngram_max, {self.ngram_max}")
+        return self
+
+
 class Sampling(Settings):
     """How a token is drawn from the model's distribution, and when a request ends."""
 
@@ -292,6 +367,15 @@ class EngineConfig(Settings):
         "once. Off: everybody computes and holds everything.",
         group="Techniques",
         paper="Hydragen (2024), BatchLLM (2024)",
+        technique=True,
+    )
+    speculation: Speculation | None = setting(
+        None,
+        "Speculative decoding",
+        "On: several tokens are guessed for each request and verified in one pass of the model; right guesses come for the price of "
+        "one token, wrong ones are discarded. The output stays what it would have been.",
+        group="Techniques",
+        paper="SmartSpec (2024), EqSpec and ExSpec (2025)",
         technique=True,
     )
     policy: PolicyName | None = setting(

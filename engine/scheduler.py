@@ -9,11 +9,11 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from engine.kv.pool import BlockPool
 from engine.kv.prefixes import Match, Prefixes
-from engine.request import Request
+from engine.request import Draft, Request
 
 if TYPE_CHECKING:
     from engine.policies.base import Policy
@@ -29,21 +29,54 @@ class Decision(NamedTuple):
     tokens_left: int = -1
     blocks_needed: int = -1
     blocks_free: int = -1
+    value: float | None = None
+
+
+class Drafter(Protocol):
+    """Who guesses continuations while an iteration is planned (``engine.speculation``)."""
+
+    def extend(self, builder: PlanBuilder) -> None:
+        """Give decodes that are in the plan drafts to verify, by ``builder.grant_draft``."""
+        ...
+
+    def learn(self, plan: Plan, duration_ns: int) -> None:
+        """Take in how an iteration went: what was accepted, and how long the whole step took, drafting included."""
+        ...
+
+    def describe(self) -> dict[str, float]:
+        """What was learnt over the run, for its summary."""
+        ...
+
+    def forget(self, request: Request) -> None:
+        """A request ended or lost its blocks: drop what is kept for it."""
+        ...
 
 
 @dataclass(slots=True)
 class Slice:
-    """One request's part in one iteration."""
+    """One request's part in one iteration.
+
+    A verify slice:   tokens = 1 + drafted        known after the step: what comes before, the accepted ones, and one more
+    | last known | draft 1 | draft 2 | ... |      that the target chose itself
+    """
 
     request: Request
     tokens: int
     context_len: int  # tokens of the request in the pool before the iteration
     is_prefill: bool
+    drafted: int = 0  # guesses among the tokens, at their end
+    accepted: int = 0  # guesses that became output; known once the iteration was verified
+    emitted: int = 0  # tokens the request received
 
     @property
     def samples(self) -> bool:
         """This slice reaches the last known token, so a new one is drawn."""
         return self.context_len + self.tokens == self.request.num_known_tokens
+
+    @property
+    def kept(self) -> int:
+        """Tokens whose keys and values count: all but the rejected guesses."""
+        return self.tokens - self.drafted + self.accepted
 
 
 @dataclass(slots=True)
@@ -57,6 +90,7 @@ class Plan:
     token_budget: int = -1
     admission_stop: str = "none_waiting"
     num_waiting: int = 0
+    draft_ns: int = 0  # time spent guessing while it was made
     prefix_hit_tokens: int = 0  # found in the prefix cache by the requests admitted
 
     @property
@@ -67,11 +101,19 @@ class Plan:
 class Scheduler:
     """Queues, places and blocks of every request that has arrived and not ended."""
 
-    def __init__(self, pool: BlockPool, policy: Policy, max_num_seqs: int, prefixes: Prefixes | None = None) -> None:
+    def __init__(
+        self,
+        pool: BlockPool,
+        policy: Policy,
+        max_num_seqs: int,
+        prefixes: Prefixes | None = None,
+        drafter: Drafter | None = None,
+    ) -> None:
         self.pool = pool
         self.policy = policy
         self.max_num_seqs = max_num_seqs
         self.prefixes = prefixes or Prefixes(pool)
+        self.drafter = drafter
         self.waiting: list[Request] = []  # sorted by Request.order
         self.running: list[Request] = []  # in order of admission
         self._last_refusal: tuple[int, str] | None = None
@@ -98,12 +140,22 @@ class Scheduler:
         return builder.plan
 
     def commit(self, plan: Plan) -> None:
-        """The iteration was computed: its tokens' keys and values are in the pool."""
+        """The iteration was computed and verified: the keys and values of what it kept are in the pool.
+
+        Blocks that only held rejected guesses are given back; nothing can reach what was written there.
+        """
         for part in plan.slices:
             request = part.request
             before = request.num_computed_tokens
-            request.num_computed_tokens = before + part.tokens
+            request.num_computed_tokens = before + part.kept
             self.prefixes.computed(request, before)
+            if part.drafted:
+                self.give_back(request, self.pool.blocks_for(request.num_computed_tokens))
+
+    def give_back(self, request: Request, keep: int) -> None:
+        """Free all but the first ``keep`` blocks of a request's table."""
+        self.pool.free(request.block_table[keep:], request.index, keep)
+        del request.block_table[keep:]
 
     def remove(self, request: Request) -> None:
         """A request ended: its place and its blocks are free again."""
@@ -111,7 +163,7 @@ class Scheduler:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
-        self.prefixes.release(request)
+        self.release(request)
 
     @property
     def kv_tokens(self) -> int:
@@ -128,6 +180,12 @@ class Scheduler:
             assert request.num_computed_tokens <= held, f"request {request.index} computed beyond its blocks"
         for request in self.waiting:
             assert not request.block_table, f"request {request.index} waits and holds blocks"
+
+    def release(self, request: Request) -> None:
+        """Take a request's blocks, and what is kept to guess how it goes on."""
+        self.prefixes.release(request)
+        if self.drafter is not None:
+            self.drafter.forget(request)
 
     def _refusal(self, request: Request, reason: str) -> bool:
         """True when this refusal is news: not the same request for the same reason as the last one."""
@@ -187,6 +245,38 @@ class PlanBuilder:
             self._note_evictions(request, needed)
         self._grant(request, tokens)
         return True
+
+    def add_drafts(self) -> None:
+        """Let decodes verify guesses with what the budget leaves; called once all decodes have their token."""
+        if self.scheduler.drafter is not None:
+            self.scheduler.drafter.extend(self)
+
+    @property
+    def room_for_drafts(self) -> int | None:
+        """Tokens that guesses may take, None for no bound: at most half of what is left while prompts want it too."""
+        if self.plan.token_budget < 0:
+            return None
+        prompts_wait = bool(self.scheduler.waiting) or any(r.is_prefilling for r in self.scheduler.running)
+        return max(0, self.left) // (2 if prompts_wait else 1)
+
+    def reserve(self, request: Request, tokens: int) -> None:
+        """Give a request blocks for ``tokens`` tokens in all. Never preempts: the blocks must be free.
+
+        Raises:
+            PoolExhausted: they are not.
+        """
+        needed = self.pool.blocks_for(tokens) - len(request.block_table)
+        if needed > 0:
+            request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
+
+    def grant_draft(self, part: Slice, draft: Draft) -> None:
+        """Let a planned decode verify ``draft`` too. Its blocks must be free or reserved."""
+        drafted = len(draft.tokens)
+        self.reserve(part.request, part.context_len + 1 + drafted)
+        part.request.draft = draft
+        part.drafted = drafted
+        part.tokens += drafted
+        self.tokens += drafted
 
     def admit(self, request: Request, tokens: int) -> bool:
         """Give a waiting request a place, blocks for everything known of it, and up to ``tokens`` of this iteration.
@@ -270,7 +360,7 @@ class PlanBuilder:
                 break
         self._decide(victim, "preempted", "pool_full", victim.num_computed_tokens, blocks_needed)
         scheduler.running.remove(victim)
-        scheduler.prefixes.release(victim)
+        scheduler.release(victim)
         self._found = (None, Match())
         victim.reset_for_recompute()
         scheduler.add(victim)

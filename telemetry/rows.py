@@ -72,6 +72,7 @@ class IterationRow:
     start_ns: int = column("int64", "ns", "When the step began.")
     end_ns: int = column("int64", "ns", "When the step's tokens were known; the time stamp of every token it emitted.")
     schedule_ns: int = column("int64", "ns", "Time spent deciding who computes how many tokens.")
+    draft_ns: int = column("int64", "ns", "Part of schedule_ns: guessing what speculative decoding then verifies.")
     prepare_ns: int = column("int64", "ns", "Time spent building the batch: token ids, positions, block tables.")
     forward_ns: int = column("int64", "ns", "Time spent in the model's forward pass (on a GPU: by device events).")
     sample_ns: int = column("int64", "ns", "Time spent turning logits into tokens.")

@@ -35,10 +35,11 @@ class Policy(ABC):
         """
 
     def decode_all(self, builder: PlanBuilder) -> None:
-        """One step for every request that has its prompt computed."""
+        """One step for every request that has its prompt computed, and guesses to verify with it where that is on."""
         for request in builder.decodes():
             if request.block_table:  # an earlier decode may have preempted it
                 builder.compute(request, request.remaining)
+        builder.add_drafts()
 
     def admit_whole(self, builder: PlanBuilder) -> None:
         """Admit waiting prompts uncut until ``max_num_batched_tokens``; the first one may be longer than that."""
