@@ -152,7 +152,7 @@ def _statistic(run: RunSamples, statistic: Statistic, weights: np.ndarray) -> tu
 def _effect(statistic: Statistic, own: _Drawn, base: _Drawn | None) -> Effect:
     value, draws = float(own.repeats.mean()), own.draws.mean(axis=0)
     has_spread = len(own.repeats) > 1 or bool(np.ptp(draws) > 0)
-    around = interval(value, draws, own.repeats) if has_spread else None
+    around = _around(value, draws, own.repeats) if has_spread else None
     if base is None:
         return Effect(value, around, repeats=len(own.repeats))
     count = min(len(own.repeats), len(base.repeats))
@@ -177,6 +177,14 @@ def _effect(statistic: Statistic, own: _Drawn, base: _Drawn | None) -> Effect:
         int((own.known & base.known).sum()),
         len(own.repeats),
     )
+
+
+def _around(value: float, draws: np.ndarray, repeats: np.ndarray) -> Interval:
+    """The value's interval; of a positive figure by its logarithm, so that it stays positive."""
+    if min(repeats.min(), np.nanmin(draws)) <= 0:
+        return interval(value, draws, repeats)
+    low, high = interval(float(np.log(value)), np.log(draws), np.log(repeats))
+    return float(np.exp(low)), float(np.exp(high))
 
 
 def verdict(statistic: Statistic, difference: Interval, ratio: Interval | None, repeats: int) -> Verdict:
