@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from telemetry.rows import ROW_TYPES, columns
+from store.metrics import METRICS
+from telemetry.rows import ROW_TYPES, DeviceRow, IterationRow, Provenance, columns
 
 PROVENANCE = {
     "measured": "Measured: read from a clock or a counter.",
@@ -101,24 +102,34 @@ class FigureWords:
     help: str
 
 
+def _figure(label: str, words: str, origin: Provenance) -> FigureWords:
+    return FigureWords(label, f"{words} {PROVENANCE[origin]}")
+
+
 TILES = {
-    "speed": FigureWords("Output", f"Tokens given to users per second over the last seconds. {PROVENANCE['derived']}"),
-    "ttft": FigureWords(
+    "speed": _figure(
+        "Output", "Tokens given to users per second, over the last seconds.", METRICS["output_tokens_per_s"].provenance
+    ),
+    "ttft": _figure(
         "First token",
-        "TTFT: from a request's arrival to its first token. The large figure is the median, p99 is what one request in a "
-        f"hundred exceeds. {PROVENANCE['derived']}",
+        "TTFT: from a request's arrival to its first token, of the requests that have ended. The large figure is the median, "
+        "p99 is what one request in a hundred exceeds, the trend is the median lately.",
+        METRICS["ttft_ms"].provenance,
     ),
-    "itl": FigureWords(
+    "itl": _figure(
         "Token gap",
-        f"ITL: between two tokens of one request. The large figure is the median; the trend shows p99, where stalls are. "
-        f"{PROVENANCE['derived']}",
+        "ITL: between two tokens of one request, over the run. The large figure is the median; the trend is p99 lately, where "
+        "stalls show.",
+        METRICS["itl_ms"].provenance,
     ),
-    "requests": FigureWords("Running", f"Requests that hold a place in the engine now. {PROVENANCE['measured']}"),
-    "kv": FigureWords("KV use", f"Share of the KV pool's blocks that requests hold. {PROVENANCE['derived']}"),
-    "device": FigureWords(
+    "requests": _figure(
+        "Running", "Requests that hold a place in the engine now.", columns(IterationRow)["running"].provenance
+    ),
+    "kv": _figure("KV use", "Share of the KV pool's blocks that requests hold.", "derived"),
+    "device": _figure(
         "Device",
-        "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores and its memory. "
-        f"{PROVENANCE['measured']}",
+        "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores, its memory.",
+        columns(DeviceRow)["utilization"].provenance,
     ),
 }
 

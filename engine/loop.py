@@ -14,7 +14,7 @@ from engine.batch import Batch, build_batch
 from engine.cost import CostModel
 from engine.model.decoder import Decoder
 from engine.outputs import Outputs
-from engine.recording import StepTimes, record_request, record_step
+from engine.recording import StepRecorder, StepTimes, record_request
 from engine.request import Request
 from engine.sampling import sample
 from engine.scheduler import Plan, Scheduler
@@ -64,8 +64,8 @@ class Engine:
         self.attention = attention
         self.scheduler = scheduler
         self.outputs = outputs
-        self.cost = cost
         self.recorder = recorder
+        self.rows = StepRecorder(recorder, scheduler, cost)
         self.clock = clock
         self.device = device
         self.check_integrity = check_integrity
@@ -120,6 +120,7 @@ class Engine:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
         scheduler, totals = self.scheduler, self.totals
         scheduler.commit(plan)
+        running = len(scheduler.running)
         ended = self.outputs.append(batch.sampled, tokens)
         for request in ended:
             scheduler.remove(request)
@@ -131,7 +132,7 @@ class Engine:
         totals.preemptions += len(plan.preempted)
         kv_tokens = sum(r.num_computed_tokens for r in scheduler.running)
         totals.peak_kv_tokens = max(totals.peak_kv_tokens, kv_tokens + sum(r.num_computed_tokens for r in ended))
-        record_step(self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost, kv_tokens)
+        self.rows.step(totals.iterations, plan, batch, times, running, kv_tokens)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1
