@@ -26,7 +26,7 @@ WARM_UP_REQUESTS = 4
 MOST_VARIANTS = 64
 MOST_ATTEMPTS = 3
 WORKLOAD = "workload."
-NAME = re.compile(r"[^\x00-\x1f\x7f:]{1,60}")
+NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 State = Literal["running", "paused", "finished", "failed"]
 FINAL_STATES = frozenset({"finished", "failed"})

@@ -31,6 +31,7 @@ from store.statistics import STATISTICS
 from store.summary import LATENCIES
 
 MOST_GAPS = 4000
+OPEN = 1000.0  # an interval whose ends lie such a factor apart says nothing
 CHART_POINTS = 1500
 DISTRIBUTIONS = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
 POLICY = (
@@ -162,9 +163,9 @@ def metrics_table(result: Mapping[str, Any]) -> str:
                 (
                     title,
                     variant,
-                    _with_interval(effect["value"], effect["interval"]),
-                    _with_interval(effect["difference"], effect["difference_interval"]),
-                    _with_interval(effect["ratio"], effect["ratio_interval"]),
+                    with_interval(effect["value"], effect["interval"]),
+                    with_interval(effect["difference"], effect["difference_interval"]),
+                    with_interval(effect["ratio"], effect["ratio_interval"]),
                     effect["verdict"] or "baseline",
                 )
             )
@@ -244,10 +245,15 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return f"<div class='wide'><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _with_interval(value: float | None, around: Sequence[float] | None) -> str:
+def with_interval(value: float | None, around: Sequence[float] | None) -> str:
+    """``12.3 (11.9 to 12.8)``; an interval wider than any use is called open."""
     if value is None:
         return ""
-    return _number(value) if around is None else f"{_number(value)} ({_number(around[0])} to {_number(around[1])})"
+    if around is None:
+        return _number(value)
+    if around[0] > 0 and around[1] > OPEN * around[0]:
+        return f"{_number(value)} (open: run more)"
+    return f"{_number(value)} ({_number(around[0])} to {_number(around[1])})"
 
 
 def _number(value: Any) -> str:

@@ -15,6 +15,7 @@ from app.theme import DARK, DASHES, MARKERS, VARIANTS, Palette
 
 CDF_POINTS = 200
 TIMELINE_POINTS = 800
+WIDEST = 10.0  # an interval of more than such a factor would squeeze everything else: it is in the table, not drawn
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ def timelines(tables: Mapping[str, Table], palette: Palette) -> go.Figure:
         figure.update_layout(
             {
                 f"yaxis{number}": axis
-                | {"domain": [top - share * 0.84, top], "range": [0, most * 1.05], "title": {"text": "ms"}}
+                | {
+                    "domain": [top - share * 0.84, top],
+                    "range": [0, most * 1.05],
+                    "title": axis["title"] | {"text": "ms"},
+                }
             }
         )
         figure.add_scatter(
@@ -162,7 +167,7 @@ def heat_map(
 
 
 def _bars(value: float, around: tuple[float, float] | None) -> dict[str, Any]:
-    if around is None:
+    if around is None or around[1] > WIDEST * around[0]:
         return {}
     return {
         "type": "data",
