@@ -57,8 +57,8 @@ def recorded_run(slices: int) -> Iterator[Database]:
         Database(Path(folder) / "db.duckdb") as database,
     ):
         with database.read() as con:
-            _make_rows(con, "other", slices // 4)
-            _make_rows(con, "big", slices)
+            make_rows(con, "other", slices // 4)
+            make_rows(con, "big", slices)
             figures = json.dumps(compute_summary(con, "big"))
             con.execute("UPDATE runs SET figures = ? WHERE run_id = 'big'", [figures])
         database.checkpoint()
@@ -106,7 +106,7 @@ def parts_ms(database: Database) -> dict[str, float]:
     return found
 
 
-def _make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:
+def make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:
     """Rows with the shape of a decode-heavy run: ``REQUESTS_AT_ONCE`` slices per 10 ms step, a long step now and then."""
     steps, at_once = slices // REQUESTS_AT_ONCE, REQUESTS_AT_ONCE
     con.execute("INSERT INTO runs (run_id, state) VALUES (?, 'finished')", [run_id])
