@@ -8,7 +8,8 @@ from typing import Any
 import duckdb
 
 from app.errors import LabError
-from app.experiment import Experiment, is_synthetic, read_experiment
+from app.experiment import Experiment, is_synthetic
+from app.experimentfile import read_experiment
 from app.home import Home
 from store import queries
 from store.database import Database

@@ -12,16 +12,13 @@ import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from app.errors import LabError, nearest
-from app.home import Home, checked_run_id, read_json, write_json
+from app.errors import LabError
 from engine.config import RunSpec, apply_overrides
 
-FILE = "experiment.json"
-VERSION = 1
 WARM_UP_REQUESTS = 4
 MOST_VARIANTS = 64
 MOST_ATTEMPTS = 3
@@ -112,7 +109,7 @@ def plan(
     """
     import scenarios
 
-    _check_names(variants)
+    check_names(variants)
     if not 1 <= repeats <= 1000:
         raise LabError("bad-experiment", field="repeats", value=repeats, message="Repeats are a number from 1 to 1000.")
     drawn: dict[str, RunSpec] = {}
@@ -216,82 +213,14 @@ def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: in
     return spec.model_copy(update=changes)
 
 
-# ---- on disk ---------------------------------------------------------------------------------------------------------
-
-
-def experiment_dir(home: Home, experiment_id: str) -> Path:
-    return home.experiments / checked_run_id(experiment_id)
-
-
-def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, RunSpec]) -> Path:
-    """Write a new experiment: each variant's spec first, the plan last."""
-    folder = experiment_dir(home, experiment.experiment_id)
-    folder.mkdir(mode=0o700)
-    for index, variant in enumerate(experiment.variants):
-        write_json(folder / f"variant-{index:02d}.json", specs[variant.name].model_dump(mode="json"))
-    write_experiment(home, experiment)
-    return folder
-
-
-def write_experiment(home: Home, experiment: Experiment) -> None:
-    write_json(experiment_dir(home, experiment.experiment_id) / FILE, {"version": VERSION} | asdict(experiment))
-
-
-def read_experiment(home: Home, experiment_id: str) -> Experiment:
-    """The experiment. Raises ``LabError`` for an unknown or unreadable one."""
-    found = read_json(experiment_dir(home, experiment_id) / FILE)
-    if found is None:
-        close = nearest(experiment_id, home.experiment_ids())
-        raise LabError(
-            "unknown-experiment",
-            field="experiment",
-            value=experiment_id,
-            message=f"There is no experiment {experiment_id!r}.",
-            mend=f"Nearest: {', '.join(close)}." if close else "servescope compare starts one.",
-        )
-    try:
-        return from_document(found)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise LabError(
-            "bad-experiment",
-            field="experiment",
-            value=experiment_id,
-            message=f"The experiment's file cannot be read ({type(error).__name__}: {error}).",
-            mend="Start the comparison again.",
-        ) from error
-
-
-def from_document(document: Mapping[str, Any]) -> Experiment:
-    """An experiment from its JSON object. Raises KeyError, TypeError, ValueError or LabError where it is none."""
-    data = dict(document)
-    if data.pop("version") != VERSION:
-        raise ValueError("it is of another version")
-    data["variants"] = tuple(Variant(v["name"], dict(v["settings"])) for v in data["variants"])
-    data["turns"] = tuple(Turn(**turn) for turn in data["turns"])
-    data["over"] = {key: tuple(values) for key, values in data["over"].items()}
-    experiment = Experiment(**data)
-    for name in (experiment.experiment_id, *(turn.run_id for turn in experiment.turns if turn.run_id)):
-        checked_run_id(name)
-    _check_names(experiment.variants)
-    return experiment
-
-
-def read_specs(home: Home, experiment: Experiment) -> dict[str, RunSpec]:
-    """Each variant's spec as it was drawn."""
-    folder = experiment_dir(home, experiment.experiment_id)
-    return {
-        variant.name: RunSpec.model_validate_json((folder / f"variant-{index:02d}.json").read_bytes())
-        for index, variant in enumerate(experiment.variants)
-    }
-
-
 def with_turn(experiment: Experiment, index: int, **changes: Any) -> Experiment:
     """The experiment with one turn changed."""
     changed = [replace(turn, **changes) if n == index else turn for n, turn in enumerate(experiment.turns)]
     return replace(experiment, turns=tuple(changed))
 
 
-def _check_names(variants: Sequence[Variant]) -> None:
+def check_names(variants: Sequence[Variant]) -> None:
+    """Raises ``LabError`` for too few or too many variants, names that cannot be, and names given twice."""
     names = [v.name for v in variants]
     wrong = next((n for n in names if not NAME.fullmatch(n)), None)
     twice = next((n for n in names if names.count(n) > 1), None)

@@ -16,18 +16,8 @@ from dataclasses import replace
 from filelock import FileLock, Timeout
 
 from app.errors import LabError
-from app.experiment import (
-    FINAL_STATES,
-    MOST_ATTEMPTS,
-    Experiment,
-    Turn,
-    experiment_dir,
-    read_experiment,
-    read_specs,
-    spec_of_turn,
-    with_turn,
-    write_experiment,
-)
+from app.experiment import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
+from app.experimentfile import experiment_dir, read_experiment, read_specs, write_experiment
 from app.home import Home
 from app.queue import RunQueue
 from app.rundir import is_run

@@ -14,14 +14,16 @@ from pydantic import ValidationError
 
 from app.comparison import judge
 from app.errors import LabError
-from app.experiment import Experiment, experiment_dir, from_document, read_experiment
+from app.experiment import Experiment
+from app.experimentfile import experiment_dir, from_document, read_experiment
 from app.home import Home
 from app.listing import find_run
 from engine.config import RunSpec
 from store import queries
 from store.database import Database
 from store.ingest import Collector
-from store.snapshot import SUFFIX, Imported, export_snapshot, import_snapshot
+from store.snapshot import SUFFIX, export_snapshot
+from store.snapshotimport import Imported, import_snapshot
 
 FORMATS = (".html", SUFFIX, ".json", ".csv")
 

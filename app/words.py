@@ -80,6 +80,33 @@ CHARTS = {
         "iteration",
         ("blocks_used", "blocks_cached", "blocks_total"),
     ),
+    "prefix-effects": ChartWords(
+        "Three effects of prefix sharing",
+        "What was spared, of what there would have been without sharing: prompt tokens found instead of computed; blocks of KV "
+        "memory that requests held together, over time; bytes (weights and KV cache) that shared-prefix attention did not read again.",
+        "iteration",
+        ("prefix_hit_tokens", "prefill_tokens", "blocks_spared", "blocks_used", "kv_bytes_spared", "bytes"),
+    ),
+    "prefix-tokens": ChartWords(
+        "Prompt tokens found and computed",
+        "Found: taken from blocks that somebody had computed before. Computed: everything else, also what was computed again after a "
+        "preemption.",
+        "iteration",
+        ("prefix_hit_tokens", "prefill_tokens"),
+    ),
+    "prefix-memory": ChartWords(
+        "Memory not held twice",
+        "Blocks more that the running requests would hold if each had its own copy.",
+        "iteration",
+        ("blocks_spared",),
+    ),
+    "prefix-tree": ChartWords(
+        "Prefix tree",
+        "All text the pool has held, from the first token on the left: a span is as high as the number of requests that used it. In use: "
+        "held by a request. Cached: held by nobody, found when it comes again. Grey: evicted.",
+        "block",
+        ("block_hash", "ref_count", "event", "position"),
+    ),
     "device": ChartWords(
         "Device activity",
         "How busy the device was. On a GPU: the share of time in which any kernel ran, which says nothing about how full it "
@@ -197,6 +224,8 @@ REASONS = {
     "probe": "the guess had to be checked again",
     "request_end": "the request had ended",
     "asked": "it was asked for",
+    "prefix": "another request computes the same tokens in this iteration",
+    "recomputed": "they are needed again and computed a second time",
 }
 
 
@@ -209,7 +238,7 @@ def decision_in_words(decision: dict[str, Any]) -> str:
         "chunked": f"the prompt of {request} was cut: {tokens} tokens now, the rest later",
         "refused": f"{request} had to wait",
         "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
-        "evicted": "cached blocks were given up",
+        "evicted": f"cached blocks with {tokens} tokens were given up",
         "speculation": f"{request} now drafts {tokens} tokens ahead",
         "finished": f"{request} ended",
         "cancelled": f"{request} was cancelled",

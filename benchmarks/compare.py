@@ -16,7 +16,8 @@ from typing import Any
 
 from app.charts.comparison import TIMELINE_POINTS
 from app.comparison import result_of_experiment
-from app.experiment import Variant, create_experiment, plan
+from app.experiment import Variant, plan
+from app.experimentfile import create_experiment
 from app.experimenting import drive_here
 from app.home import Home
 from benchmarks.harness import Report, arguments

@@ -32,6 +32,7 @@ class AttentionBatch:
     num_singles: int
     single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
     single_kv_lens: list[int]  # keys each single token sees, rising
+    single_tables: list[list[int]]  # the same block tables, each as long as it is
     chunks: tuple[Chunk, ...]
 
 
@@ -88,6 +89,7 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
             num_singles=len(singles),
             single_blocks=tensor(padded).view(len(singles), width),
             single_kv_lens=kv_lens,
+            single_tables=tables,
             chunks=tuple(
                 Chunk(
                     start,

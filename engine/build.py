@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from engine.attention import BACKENDS
+from engine.attention import BACKENDS, AttentionBackend
+from engine.attention.shared import SharedPrefixAttention
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.kv.pool import BlockPool
+from engine.kv.prefix import PrefixCache
+from engine.kv.prefixes import Prefixes
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
@@ -55,10 +58,12 @@ class Prepared:
             shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
         )
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
+        sharing = config.prefix_sharing
+        prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, cache.copy_block)
         return Engine(
             decoder=model.decoder,
-            attention=BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim),
-            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs),
+            attention=_attention(config, cache, model),
+            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs, prefixes),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
             cost=cost_model(model),
             recorder=recorder,
@@ -112,6 +117,20 @@ def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_m
             request.stream = StreamDecoder(model.tokenizer)
         requests.append(request)
     return requests
+
+
+def _attention(config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
+    heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
+    sharing = config.prefix_sharing
+    if sharing is None or sharing.attention == "off":
+        return BACKENDS[config.resolved_backend](cache, *heads)
+    return SharedPrefixAttention(
+        cache,
+        *heads,
+        tree=sharing.attention == "tree",
+        min_rows=sharing.min_group,
+        min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
+    )
 
 
 def cost_model(model: LoadedModel) -> CostModel:

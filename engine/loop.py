@@ -121,6 +121,7 @@ class Engine:
         scheduler, totals = self.scheduler, self.totals
         scheduler.commit(plan)
         running = len(scheduler.running)
+        totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
         ended = self.outputs.append(batch.sampled, tokens)
         for request in ended:
             scheduler.remove(request)
@@ -130,9 +131,8 @@ class Engine:
 
         totals.output_tokens += len(tokens)
         totals.preemptions += len(plan.preempted)
-        kv_tokens = sum(r.num_computed_tokens for r in scheduler.running)
-        totals.peak_kv_tokens = max(totals.peak_kv_tokens, kv_tokens + sum(r.num_computed_tokens for r in ended))
-        self.rows.step(totals.iterations, plan, batch, times, running, kv_tokens)
+        totals.prefix_hit_tokens += plan.prefix_hit_tokens
+        self.rows.step(totals.iterations, plan, batch, times, running, self.attention.spared_tokens)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1

@@ -39,12 +39,14 @@ class StepRecorder:
         self.cost = cost
         self._last_token_ns = np.zeros(1024, np.int64)  # by number of the request; 0 before its first token
 
-    def step(self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int, kv_tokens: int) -> None:
+    def step(
+        self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int, spared_tokens: int
+    ) -> None:
         """Write what one iteration was.
 
         Args:
             running: requests that held a place in it.
-            kv_tokens: tokens whose keys and values requests hold after it.
+            spared_tokens: keys per layer that attention did not read a second time.
         """
         for request in plan.admitted:
             if request.first_scheduled_ns is None:
@@ -53,7 +55,7 @@ class StepRecorder:
         recorder, journal = self.recorder, self.scheduler.pool.journal
         prefills = [s.tokens for s in plan.slices if s.is_prefill]
         if recorder.iterations:
-            self._iteration(iteration, plan, batch, times, prefills, running, kv_tokens)
+            self._iteration(iteration, plan, batch, times, prefills, running, spared_tokens)
         if recorder.detail:
             self._slices(iteration, plan, batch, itl_ns, pure_decode=not prefills)
             for d in plan.decisions:
@@ -76,6 +78,7 @@ class StepRecorder:
                     request=[e.request for e in journal],
                     position=[e.position for e in journal],
                     ref_count=[e.ref_count for e in journal],
+                    block_hash=[e.hash for e in journal],
                     time_ns=times.end,
                 )
         if journal:
@@ -127,7 +130,7 @@ class StepRecorder:
         times: StepTimes,
         prefills: list[int],
         running: int,
-        kv_tokens: int,
+        spared_tokens: int,
     ) -> None:
         pool, prefill_tokens = self.scheduler.pool, sum(prefills)
         flops, moved = self.cost.of(plan, len(batch.sampled))
@@ -151,7 +154,7 @@ class StepRecorder:
             draft_tokens=0,
             accepted_tokens=0,
             emitted_tokens=len(batch.sampled),
-            prefix_hit_tokens=0,
+            prefix_hit_tokens=plan.prefix_hit_tokens,
             context_tokens=batch.context_tokens,
             token_budget=plan.token_budget,
             admission_stop=plan.admission_stop,
@@ -159,9 +162,11 @@ class StepRecorder:
             blocks_used=pool.num_used,
             blocks_cached=pool.num_cached,
             blocks_shared=pool.num_shared,
-            kv_tokens=kv_tokens,
+            kv_tokens=self.scheduler.kv_tokens,
+            blocks_spared=pool.num_spared,
             flops=flops,
-            bytes=moved,
+            bytes=moved - self.cost.spared(spared_tokens),
+            kv_bytes_spared=self.cost.spared(spared_tokens),
         )
 
 

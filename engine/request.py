@@ -26,11 +26,13 @@ class Request:
     sampling: Sampling
     max_tokens: int
     arrival_ns: int = 0
+    rank: int = 0  # place among requests that were put in an order of their own
 
     token_ids: list[int] = field(default_factory=list)  # prompt + output
     num_computed_tokens: int = 0  # tokens whose keys and values are in the pool
     prefill_target: int = 0
     block_table: list[int] = field(default_factory=list)
+    block_hashes: list[int] = field(default_factory=list)  # chained over its whole blocks, as far as anybody asked
 
     first_scheduled_ns: int | None = None
     first_token_ns: int | None = None
@@ -79,9 +81,14 @@ class Request:
         return self.num_computed_tokens < self.prefill_target
 
     @property
-    def order(self) -> tuple[int, int, int]:
-        """Sort key: the most important first, then first come."""
-        return (-self.spec.priority, self.arrival_ns, self.index)
+    def order(self) -> tuple[int, int, int, int]:
+        """Sort key: the most important first, then by rank where requests are grouped, then first come."""
+        return (-self.spec.priority, self.rank, self.arrival_ns, self.index)
+
+    @property
+    def most_computed_tokens(self) -> int:
+        """Tokens whose keys and values it may hold in the end; the last output token is never computed."""
+        return len(self.prompt_token_ids) + self.max_tokens - 1
 
     def reset_for_recompute(self) -> None:
         """Forget what was computed; everything known will be computed again."""

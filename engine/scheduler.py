@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.kv.pool import BlockPool
+from engine.kv.prefixes import Match, Prefixes
 from engine.request import Request
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Plan:
     token_budget: int = -1
     admission_stop: str = "none_waiting"
     num_waiting: int = 0
+    prefix_hit_tokens: int = 0  # found in the prefix cache by the requests admitted
 
     @property
     def num_tokens(self) -> int:
@@ -65,13 +67,15 @@ class Plan:
 class Scheduler:
     """Queues, places and blocks of every request that has arrived and not ended."""
 
-    def __init__(self, pool: BlockPool, policy: Policy, max_num_seqs: int) -> None:
+    def __init__(self, pool: BlockPool, policy: Policy, max_num_seqs: int, prefixes: Prefixes | None = None) -> None:
         self.pool = pool
         self.policy = policy
         self.max_num_seqs = max_num_seqs
+        self.prefixes = prefixes or Prefixes(pool)
         self.waiting: list[Request] = []  # sorted by Request.order
         self.running: list[Request] = []  # in order of admission
         self._last_refusal: tuple[int, str] | None = None
+        self._newcomers = False
 
     @property
     def has_work(self) -> bool:
@@ -80,9 +84,14 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """A request arrives, or comes back after a preemption."""
         insort(self.waiting, request, key=lambda r: r.order)
+        self._newcomers = True
 
     def plan(self) -> Plan:
         """Decide the next iteration. Blocks for it are allocated; the batch may be empty."""
+        if self._newcomers:
+            self.prefixes.rank(self.waiting)
+            self.waiting.sort(key=lambda r: r.order)
+            self._newcomers = False
         builder = PlanBuilder(self)
         self.policy.plan(builder)
         builder.plan.num_waiting = len(self.waiting)
@@ -90,13 +99,11 @@ class Scheduler:
 
     def commit(self, plan: Plan) -> None:
         """The iteration was computed: its tokens' keys and values are in the pool."""
-        size = self.pool.block_size
         for part in plan.slices:
             request = part.request
-            before, after = request.num_computed_tokens, request.num_computed_tokens + part.tokens
-            request.num_computed_tokens = after
-            for position in range(before // size, after // size):
-                self.pool.filled(request.block_table[position], request.index, position)
+            before = request.num_computed_tokens
+            request.num_computed_tokens = before + part.tokens
+            self.prefixes.computed(request, before)
 
     def remove(self, request: Request) -> None:
         """A request ended: its place and its blocks are free again."""
@@ -104,20 +111,23 @@ class Scheduler:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
-        self._release(request)
+        self.prefixes.release(request)
+
+    @property
+    def kv_tokens(self) -> int:
+        """Tokens whose keys and values running requests hold; shared ones count once."""
+        spared = self.pool.num_spared * self.pool.block_size
+        return sum(r.num_computed_tokens for r in self.running) - spared
 
     def check_integrity(self) -> None:
         """Balance the pool's books against the running requests. Raises ``IntegrityError``."""
         self.pool.check_integrity(r.block_table for r in self.running)
+        self.prefixes.check_integrity()
         for request in self.running:
             held = len(request.block_table) * self.pool.block_size
             assert request.num_computed_tokens <= held, f"request {request.index} computed beyond its blocks"
         for request in self.waiting:
             assert not request.block_table, f"request {request.index} waits and holds blocks"
-
-    def _release(self, request: Request) -> None:
-        self.pool.free(request.block_table, request.index)
-        request.block_table = []
 
     def _refusal(self, request: Request, reason: str) -> bool:
         """True when this refusal is news: not the same request for the same reason as the last one."""
@@ -133,7 +143,13 @@ class PlanBuilder:
         self.plan = Plan()
         self.scheduler = scheduler
         self.pool = scheduler.pool
+        self.prefixes = scheduler.prefixes
         self.tokens = 0  # granted so far
+        self._found: tuple[Request | None, Match] = (
+            None,
+            Match(),
+        )  # what was last looked up; nothing was allocated since
+        self._in_flight: set[int] = set()  # hashes of blocks that this iteration computes
 
     def decodes(self) -> list[Request]:
         """Running requests whose prompt is computed, the most important and oldest first."""
@@ -146,6 +162,11 @@ class PlanBuilder:
     def waiting(self) -> Iterator[Request]:
         """Requests without a place, in order; safe while they are admitted."""
         yield from list(self.scheduler.waiting)
+
+    def remaining(self, request: Request) -> int:
+        """Tokens a waiting request will have to compute: what the prefix cache does not hold."""
+        match = self._match(request)
+        return request.remaining - len(match.path) * self.pool.block_size - match.partial_tokens
 
     def set_budget(self, tokens: int) -> None:
         self.plan.token_budget = tokens
@@ -163,25 +184,32 @@ class PlanBuilder:
                 return False
         if needed > 0:
             request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
+            self._note_evictions(request, needed)
         self._grant(request, tokens)
         return True
 
     def admit(self, request: Request, tokens: int) -> bool:
-        """Give a waiting request a place, blocks for everything known of it, and ``tokens`` of this iteration.
+        """Give a waiting request a place, blocks for everything known of it, and up to ``tokens`` of this iteration.
 
-        Returns False, and notes why, when it has to wait: policies then stop admitting, so nobody overtakes.
+        What the prefix cache holds of it is taken over. Returns False, and notes why, when it has to wait: policies then stop
+        admitting, so nobody overtakes.
         """
-        scheduler, pool = self.scheduler, self.pool
-        if len(scheduler.running) >= scheduler.max_num_seqs:
+        scheduler = self.scheduler
+        if len(scheduler.running) >= scheduler.max_num_seqs and not self.prefixes.reserves:
             return self.refuse(request, "max_requests", tokens)
-        needed = pool.blocks_for(request.num_known_tokens)
-        headroom = max(1, pool.num_blocks // 100) if scheduler.running else 0
-        if needed + headroom > pool.num_free:
+        match = self._match(request)
+        if match.next_hash in self._in_flight:
+            return self.refuse(request, "prefix", tokens)
+        needed = self.prefixes.blocks_needed(request, match)
+        if needed > self._room(request):
             return self.refuse(request, "blocks", tokens, needed)
         scheduler.waiting.remove(request)
         scheduler.running.append(request)
         self.plan.admitted.append(request)
-        request.block_table = pool.allocate(needed, request.index, 0)
+        self.prefixes.attach(request, match)
+        self._note_hit(request, match)
+        self._note_evictions(request, needed)
+        tokens = min(tokens, request.remaining)
         action = "chunked" if tokens < request.remaining else "admitted"
         self._decide(request, action, "budget" if action == "chunked" else "scheduled", tokens, needed)
         self._grant(request, tokens)
@@ -200,8 +228,38 @@ class PlanBuilder:
         return self.plan.token_budget - self.tokens
 
     def _grant(self, request: Request, tokens: int) -> None:
-        self.plan.slices.append(Slice(request, tokens, request.num_computed_tokens, request.is_prefilling))
+        first = request.num_computed_tokens
+        self.plan.slices.append(Slice(request, tokens, first, request.is_prefilling))
         self.tokens += tokens
+        self._found = (None, Match())
+        if self.prefixes.waits:
+            self._in_flight.update(self.prefixes.pending(request, first, first + tokens))
+
+    def _room(self, request: Request) -> int:
+        """Free blocks that admission may use for what is known of a request: others keep what they need to grow into."""
+        running, pool = self.scheduler.running, self.pool
+        if self.prefixes.reserves:
+            ahead = sum(pool.blocks_for(r.most_computed_tokens) - len(r.block_table) for r in running)
+            own = pool.blocks_for(request.most_computed_tokens) - pool.blocks_for(request.num_known_tokens)
+            return pool.num_free - ahead - own
+        return pool.num_free - (max(1, pool.num_blocks // 100) if running else 0)
+
+    def _match(self, request: Request) -> Match:
+        if self._found[0] is not request:
+            self._found = (request, self.prefixes.match(request, self._room(request)))
+        return self._found[1]
+
+    def _note_hit(self, request: Request, match: Match) -> None:
+        self.plan.prefix_hit_tokens += request.num_computed_tokens
+        if not request.preemptions:
+            request.cached_tokens = request.num_computed_tokens
+        if match.lost_tokens:
+            self._decide(request, "evicted", "recomputed", match.lost_tokens)
+
+    def _note_evictions(self, request: Request, blocks_needed: int) -> None:
+        evicted = self.prefixes.take_evicted()
+        if evicted:
+            self._decide(request, "evicted", "blocks", evicted * self.pool.block_size, blocks_needed)
 
     def _preempt(self, victim: Request, blocks_needed: int) -> None:
         scheduler, plan = self.scheduler, self.plan
@@ -212,7 +270,8 @@ class PlanBuilder:
                 break
         self._decide(victim, "preempted", "pool_full", victim.num_computed_tokens, blocks_needed)
         scheduler.running.remove(victim)
-        scheduler._release(victim)
+        scheduler.prefixes.release(victim)
+        self._found = (None, Match())
         victim.reset_for_recompute()
         scheduler.add(victim)
         plan.preempted.append(victim)

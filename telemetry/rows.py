@@ -41,7 +41,7 @@ def column(
     return field(metadata={"column": Column(arrow_type, unit, help, provenance, nullable, choices)})
 
 
-ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy")
+ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy", "prefix")
 SLICE_KINDS = ("prefill", "decode", "verify")
 END_REASONS = ("stop", "length", "stop_string", "cancelled", "failed")
 DECISIONS = ("admitted", "chunked", "refused", "preempted", "evicted", "speculation", "finished", "cancelled")
@@ -57,6 +57,8 @@ DECISION_REASONS = (
     "probe",
     "request_end",
     "asked",
+    "prefix",
+    "recomputed",
 )
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
 RUN_EVENTS = ("start", "end")
@@ -92,6 +94,7 @@ class IterationRow:
     blocks_used: int = column("int32", "blocks", "Blocks referenced by at least one request after the step.")
     blocks_cached: int = column("int32", "blocks", "Unreferenced blocks that still hold a findable prefix.")
     blocks_shared: int = column("int32", "blocks", "Blocks referenced by more than one request.")
+    blocks_spared: int = column("int32", "blocks", "Blocks more that requests would hold if nothing were shared.")
     kv_tokens: int = column("int64", "tokens", "Tokens whose keys and values requests hold in the pool after the step.")
     graph_size: int = column(
         "int32", "tokens", "Padded size of the CUDA graph that ran; null without one.", nullable=True
@@ -100,6 +103,12 @@ class IterationRow:
         "float64", "FLOP", "Arithmetic this batch needs (papers: theoretical peak).", provenance="modelled"
     )
     bytes: float = column("float64", "bytes", "Least memory traffic this batch needs.", provenance="modelled")
+    kv_bytes_spared: float = column(
+        "float64",
+        "bytes",
+        "Keys and values not read again, because requests that share them read them in one pass.",
+        provenance="modelled",
+    )
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def parse_variant(text: str) -> Variant:
 
 
 def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool) -> None:
-    from app.experiment import create_experiment
+    from app.experimentfile import create_experiment
 
     home.require_space()
     create_experiment(home, experiment, specs)
@@ -131,7 +131,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
     from filelock import Timeout
 
     from app.client import call
-    from app.experiment import read_experiment
+    from app.experimentfile import read_experiment
     from app.experimenting import Driver, current_turn, drive_here, pause, seconds_left
     from app.queue import RunQueue
 

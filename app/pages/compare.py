@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.errors import LabError
-from app.experiment import read_experiment
+from app.experimentfile import read_experiment
 from app.services import get_lab
 from app.views.comparison import comparison
 from app.views.experiments import exchange_row, experiment_picker, experiment_progress

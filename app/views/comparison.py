@@ -13,7 +13,8 @@ import streamlit as st
 from app.charts.comparison import TIMELINE_POINTS, cdf, heat_map, timelines
 from app.comparison import judge
 from app.errors import LabError
-from app.experiment import Experiment, read_experiment
+from app.experiment import Experiment
+from app.experimentfile import read_experiment
 from app.report import DISTRIBUTIONS, distribution, plane, with_interval
 from app.services import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette

@@ -9,7 +9,8 @@ from pathlib import Path
 import streamlit as st
 
 from app.errors import LabError
-from app.experiment import Experiment, read_experiment
+from app.experiment import Experiment
+from app.experimentfile import read_experiment
 from app.experimenting import current_turn, pause, resume, seconds_left
 from app.exports import export, import_file
 from app.services import Lab

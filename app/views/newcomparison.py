@@ -9,7 +9,8 @@ import streamlit as st
 from app import controls as book
 from app.commands.run import parse_settings
 from app.errors import LabError
-from app.experiment import Variant, create_experiment, grid, plan
+from app.experiment import Variant, grid, plan
+from app.experimentfile import create_experiment
 from app.services import Lab
 from app.views.plain import plain
 from engine.config import ConfigError

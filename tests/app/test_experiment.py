@@ -17,19 +17,8 @@ from hypothesis import strategies as st
 from app.commands.compare import parse_variant
 from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import (
-    Experiment,
-    Variant,
-    create_experiment,
-    grid,
-    plan,
-    read_experiment,
-    read_specs,
-    spec_of_turn,
-    turns,
-    with_turn,
-    write_experiment,
-)
+from app.experiment import Experiment, Variant, grid, plan, spec_of_turn, turns, with_turn
+from app.experimentfile import create_experiment, read_experiment, read_specs, write_experiment
 from app.experimenting import drive_here, resume, seconds_left
 from app.home import Home
 from app.status import read_status

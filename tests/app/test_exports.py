@@ -10,7 +10,8 @@ import pytest
 
 from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import Variant, create_experiment, plan, read_experiment, write_experiment
+from app.experiment import Variant, plan
+from app.experimentfile import create_experiment, read_experiment, write_experiment
 from app.experimenting import drive_here
 from app.exports import export, import_file, safe_cell
 from app.home import Home

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.experiment import Variant, create_experiment, plan, read_experiment
+from app.experiment import Variant, plan
+from app.experimentfile import create_experiment, read_experiment
 from tests.app.lab_process import scenario_file
 from tests.app.small_runs import wait_for
 from tests.browser.conftest import OpenLab

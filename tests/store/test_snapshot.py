@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from rowmaker import record_run, set_status, spooled
 
-from store import snapshot
+from store import snapshotimport
 from store.database import Database
 from store.errors import StoreError
 from store.ingest import Collector
-from store.snapshot import DATE, Imported, export_snapshot, import_snapshot
+from store.snapshot import DATE, export_snapshot
+from store.snapshotimport import Imported, import_snapshot
 from store.summary import summary
 from telemetry.rows import ROW_TYPES
 
@@ -247,7 +248,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(there: Lab, file: Path) -> None
 
 
 def test_too_many_rows_are_refused(there: Lab, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "MOST_ROWS", 10)
+    monkeypatch.setattr(snapshotimport, "MOST_ROWS", 10)
     with pytest.raises(StoreError, match="rows"):
         there.read(file)
     assert there.content() == ["experiments", "runs"]
