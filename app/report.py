@@ -53,7 +53,7 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment) ->
     figures.append(("Iterations of the first repeat, on one time axis", timelines(steps, LIGHT)))
     figures.append(("Throughput against latency", plane(result)))
     rows = {run: queries.run(con, run) or {} for run in first.values()}
-    thinned = any(row.get("summary", {}).get("iterations", 0) > TIMELINE_POINTS for row in rows.values())
+    thinned = any(((row.get("figures") or {}).get("iterations") or 0) > TIMELINE_POINTS for row in rows.values())
     base = rows[first[experiment.baseline]]
     parts = [
         _story(experiment.title, experiment.question, result["labels"], result["summary"]),

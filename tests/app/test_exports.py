@@ -10,14 +10,18 @@ import pytest
 
 from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import Variant, plan
+from app.experiment import Experiment, Turn, Variant, plan
 from app.experimentfile import create_experiment, read_experiment, write_experiment
 from app.experimenting import drive_here
 from app.exports import export, import_file, safe_cell
 from app.home import Home
 from app.notes import write_notes
+from app.report import experiment_report
 from app.results import result_of
+from benchmarks.querying import REQUESTS_AT_ONCE, make_rows
+from store.database import Database
 from store.errors import StoreError
+from store.summary import compute_summary
 from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import wait_for
 
@@ -127,3 +131,28 @@ def test_the_commands_print_what_was_promised(served: tuple[Home, str], tmp_path
     assert len(json.loads(imported.stdout)["runs"]) == 4
     refused = servescope(home, "import", str(tmp_path / "nothing.servescope"), "--json")
     assert refused.returncode == 1
+
+
+@pytest.mark.slow
+def test_a_long_experiment_is_thinned_to_a_small_page_that_says_so(tmp_path: Path) -> None:
+    steps = 50_000
+    experiment = Experiment(
+        "x-long",
+        "compare",
+        "starter",
+        "A long one",
+        "Is the page small?",
+        (Variant("a"), Variant("b", {"policy": "orca"})),
+        1,
+        tuple(Turn(name, 0, run_id=f"long-{name}", done=True) for name in "ab"),
+        dict.fromkeys("ab", "0" * 64),
+        state="finished",
+    )
+    with Database(tmp_path / "long.duckdb") as database, database.read() as con:
+        for turn in experiment.turns:
+            make_rows(con, turn.run_id, steps * REQUESTS_AT_ONCE)
+            figures = json.dumps(compute_summary(con, turn.run_id))
+            con.execute("UPDATE runs SET figures = ? WHERE run_id = ?", [figures, turn.run_id])
+        page = experiment_report(con, experiment)
+    assert len(page.encode()) < MOST_BYTES
+    assert "Charts show a part of the rows" in page
