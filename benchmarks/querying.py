@@ -113,7 +113,7 @@ def make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:
     con.execute(
         f"""INSERT INTO iterations
             SELECT ?, i, i * 10000000, (i + 1) * 10000000 + CASE WHEN i % 997 = 0 THEN 80000000 ELSE (i * 7919) % 1000000 END,
-                   200000, 300000, 8000000, 400000, 100000, {at_once}, i % 5, 0, 1, {at_once}, 16, {at_once}, 0, 0, {at_once}, 0,
+                   200000, 0, 300000, 8000000, 400000, 100000, {at_once}, i % 5, 0, 1, {at_once}, 16, {at_once}, 0, 0, {at_once}, 0,
                    {at_once} * 400, 64, 'budget', 1000, 300 + i % 600, 0, 0, 0, i % 12000, NULL, 5e9, 2.9e8, 0
             FROM range(?) t(i)""",
         [run_id, steps],
