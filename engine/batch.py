@@ -21,6 +21,22 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Ragged:
+    """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.ragged`` builds it).
+
+    Sequence ``s`` owns the rows ``[query_starts[s], query_starts[s + 1])``; its block table is ``blocks[block_starts[s]:]``.
+    """
+
+    query_starts: torch.Tensor  # [num_sequences + 1] int32
+    kv_lens: torch.Tensor  # [num_sequences] int32, keys visible to the last row
+    block_starts: torch.Tensor  # [num_sequences] int32
+    blocks: torch.Tensor  # [all tables] int32
+    num_sequences: int
+    num_tokens: int
+    max_query_len: int
+
+
+@dataclass(frozen=True)
 class AttentionBatch:
     """What attention has to know of a batch. Rows of single tokens come first, shortest context first, then the chunks.
 
@@ -33,6 +49,7 @@ class AttentionBatch:
     single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
     single_kv_lens: list[int]  # keys each single token sees, rising
     chunks: tuple[Chunk, ...]
+    ragged: Ragged | None = None  # where the backend asks for this form, the three above are empty
 
 
 @dataclass(frozen=True)
