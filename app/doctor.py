@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -221,8 +222,16 @@ def _browser() -> Iterator[Check]:
 
 
 def _lab(home: Home) -> Iterator[Check]:
+    from app.server import HOST, PORT
+
     lab = running_lab(home)
-    yield Check("lab", "ok", f"up at {lab.url}" if lab else "not running; servescope lab opens it")
+    if lab is not None:
+        yield Check("lab", "ok", f"up at {lab.url}")
+        return
+    with socket.socket() as probe:
+        taken = probe.connect_ex((HOST, PORT)) == 0
+    port = f"port {PORT} is taken by another program, so the next free one is used" if taken else f"port {PORT} is free"
+    yield Check("lab", "ok", f"not running; {port}", "servescope lab")
 
 
 def _database(home: Home) -> Iterator[Check]:

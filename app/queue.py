@@ -31,6 +31,7 @@ from engine.config import RunSpec
 GRACE_S = 15.0
 TICK_S = 0.05
 SURVEY_S = 0.5
+RETRY_S = 2.0
 log = logging.getLogger("servescope.queue")
 
 
@@ -156,11 +157,13 @@ class RunQueue:
 
     def _loop(self) -> None:
         while not (self._stopping and not self._running):
+            pause = TICK_S
             try:
                 self.tick()
-            except Exception:
-                log.exception("the run queue stumbled; it goes on")
-            self._wake.wait(TICK_S)
+            except Exception:  # a full disk, say: the runs of the lab must not lose their supervisor to it
+                log.exception("the run queue stumbled; it tries again")
+                pause = RETRY_S
+            self._wake.wait(pause)
             self._wake.clear()
 
     def tick(self) -> None:

@@ -26,5 +26,6 @@ def result_of(home: Home, run_id: str) -> dict[str, Any]:
         collector.ingest_once(run_id)
         with database.read() as cursor:
             found = summary(cursor, run_id)
-    problems = collector.problems.get(run_id)
-    return about | (found or {}) | {"status": about["status"], "labels": about["labels"], "problem": problems}
+    result = about | (found or {}) | {"status": about["status"], "labels": about["labels"]}
+    result["requests"]["total"] = result["requests"]["total"] or about["requests_total"]  # refused before it began
+    return result | {"problem": collector.problems.get(run_id)}

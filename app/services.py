@@ -74,7 +74,7 @@ class Lab:
             self._database_lock.release()
             raise
         self._live = LiveRuns(self._database)
-        self._collector = Collector(self.home.runs, self._database, self._live.on_batch).start()
+        self._collector = Collector(self.home.runs, self._database, self._live.on_batch, mark_crashes=False).start()
         self.queue.start()
         trash.empty_trash(self.home, older_than_days=trash.KEEP_DAYS)
 

@@ -6,7 +6,8 @@ import signal
 import time
 from pathlib import Path
 
-from app.status import Status, is_final, read_status, write_status
+from app.home import Home
+from app.status import ACTIVE_STATES, Status, is_alive, is_final, read_status, state, write_status
 from app.workers import LOG, log_tail
 
 
@@ -22,6 +23,16 @@ def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
     if "unfinished" not in labels:
         labels.append("unfinished")
     return write_status(run_dir, state="crashed", ended_unix_ns=ended, labels=labels, error=_error(run_dir, exit_code))
+
+
+def settle_orphans(home: Home) -> None:
+    """Settle runs whose engine process is gone and which nobody looks after any more."""
+    for run_id in home.run_ids():
+        run_dir = home.run_dir(run_id)
+        status = read_status(run_dir)
+        orphan = state(status) in ACTIVE_STATES and not is_alive(status) and not is_alive(status.get("supervisor"))
+        if orphan:
+            settle(run_dir, exit_code=None, cancelled=False)
 
 
 def _error(run_dir: Path, exit_code: int | None) -> Status:

@@ -14,6 +14,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import psutil
@@ -80,10 +81,11 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
     found = interleave(measures, options.repeats, before=report.note_load)
     speeds = {side: [one["output_tokens"] / one["seconds"] for one in found[side]] for side in sides}
     report.details[dtype] = found
+    resolved = {side: found[side][0]["resolved"] for side in sides}
     report.table(
         f"{dtype}: what each side resolved to",
-        ["side", "settings"],
-        [(SIDES[side], ", ".join(f"{k} {v}" for k, v in found[side][0]["resolved"].items())) for side in sides],
+        ["setting", *(SIDES[side] for side in sides)],
+        [(key, *(resolved[side].get(key, "-") for side in sides)) for key in dict.fromkeys(chain(*resolved.values()))],
     )
     for side in sides:
         speed = summarise(speeds[side])

@@ -150,7 +150,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def print_figures(console: Console, title: str, figures: Iterable[Figure]) -> None:
     """A table of figures with their goals."""
     table = Table(title=title, title_justify="left")
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
     for column in ("value", "spread", "goal", ""):
         table.add_column(column, justify="right")
     notes = []

@@ -27,6 +27,7 @@ from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
+HEADROOM_BLOCKS = 16
 DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
 
 Progress = Callable[[str, float], None]
@@ -89,7 +90,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
-    num_blocks = _num_blocks(config, model, device, max_model_len)
+    num_blocks = _num_blocks(config, model, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, num_blocks, config.block_size)
     return Prepared(spec, model, device, num_blocks, max_model_len, requests)
@@ -145,8 +146,10 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     return config.max_model_len or own
 
 
-def _num_blocks(config: EngineConfig, model: LoadedModel, device: torch.device, max_model_len: int) -> int:
-    """Exact number if given, else what the memory share holds, and no more than all places filled to the longest sequence."""
+def _num_blocks(
+    config: EngineConfig, model: LoadedModel, device: torch.device, requests: Sequence[Request], max_model_len: int
+) -> int:
+    """Exact number if given, else what the memory share holds, and no more than the whole workload could ever fill."""
     if config.kv_blocks is not None:
         return config.kv_blocks
     shape = model.shape
@@ -161,7 +164,8 @@ def _num_blocks(config: EngineConfig, model: LoadedModel, device: torch.device, 
             f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.",
             "Give the KV pool a larger share or free memory.",
         )
-    return min(count, config.max_num_seqs * -(-max_model_len // config.block_size))
+    longest = (min(r.num_prompt_tokens + r.max_tokens, max_model_len) for r in requests)
+    return min(count, sum(-(-tokens // config.block_size) for tokens in longest) + HEADROOM_BLOCKS)
 
 
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engine.overrides import ConfigError, apply_overrides, check_settings
+from engine.schema import suggest
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -33,6 +34,7 @@ __all__ = [
     "apply_overrides",
     "check_settings",
     "setting",
+    "suggest",
 ]
 
 SPEC_VERSION: Literal[1] = 1
@@ -95,15 +97,49 @@ class ChunkedPrefill(Settings):
 class Sampling(Settings):
     """How a token is drawn from the model's distribution, and when a request ends."""
 
-    temperature: float = setting(0.0, "Temperature", "0 always takes the most likely token (greedy).", group="Sampling", ge=0, le=10)
-    top_k: int = setting(0, "Top-k", "Keep only the k most likely tokens. 0: all.", group="Sampling", ge=0, advanced=True)
-    top_p: float = setting(1.0, "Top-p", "Keep the most likely tokens that together reach this probability.", group="Sampling", gt=0, le=1, advanced=True)
-    min_p: float = setting(0.0, "Min-p", "Drop tokens less likely than this share of the most likely one.", group="Sampling", ge=0, le=1, advanced=True)
-    repetition_penalty: float = setting(
-        1.0, "Repetition penalty", "Above 1 makes tokens already seen less likely. 1: none.", group="Sampling", gt=0, le=10, advanced=True
+    temperature: float = setting(
+        0.0, "Temperature", "0 always takes the most likely token (greedy).", group="Sampling", ge=0, le=10
     )
-    ignore_eos: bool = setting(False, "Ignore end of sequence", "Go on to the token limit whatever the model says; for benchmarks.", group="Sampling", advanced=True)
-    stop: tuple[str, ...] = setting((), "Stop strings", "End the request when its text contains one of these.", group="Sampling", advanced=True)
+    top_k: int = setting(
+        0, "Top-k", "Keep only the k most likely tokens. 0: all.", group="Sampling", ge=0, advanced=True
+    )
+    top_p: float = setting(
+        1.0,
+        "Top-p",
+        "Keep the most likely tokens that together reach this probability.",
+        group="Sampling",
+        gt=0,
+        le=1,
+        advanced=True,
+    )
+    min_p: float = setting(
+        0.0,
+        "Min-p",
+        "Drop tokens less likely than this share of the most likely one.",
+        group="Sampling",
+        ge=0,
+        le=1,
+        advanced=True,
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        "Repetition penalty",
+        "Above 1 makes tokens already seen less likely. 1: none.",
+        group="Sampling",
+        gt=0,
+        le=10,
+        advanced=True,
+    )
+    ignore_eos: bool = setting(
+        False,
+        "Ignore end of sequence",
+        "Go on to the token limit whatever the model says; for benchmarks.",
+        group="Sampling",
+        advanced=True,
+    )
+    stop: tuple[str, ...] = setting(
+        (), "Stop strings", "End the request when its text contains one of these.", group="Sampling", advanced=True
+    )
 
 
 class EngineConfig(Settings):
@@ -116,13 +152,34 @@ class EngineConfig(Settings):
         "shape (speed only).",
         group="Model",
     )
-    device: str = setting("auto", "Device", "auto takes the first GPU if there is one, else the CPU; cuda:1 picks one.", group="Model", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "Number format", "auto: bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.", group="Model"
+    device: str = setting(
+        "auto",
+        "Device",
+        "auto takes the first GPU if there is one, else the CPU; cuda:1 picks one.",
+        group="Model",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
     )
-    threads: int | None = setting(None, "CPU threads", "Threads for CPU arithmetic. Empty: all cores.", group="Model", ge=1, le=1024, advanced=True)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+        "auto",
+        "Number format",
+        "auto: bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.",
+        group="Model",
+    )
+    threads: int | None = setting(
+        None,
+        "CPU threads",
+        "Threads for CPU arithmetic. Empty: all cores.",
+        group="Model",
+        ge=1,
+        le=1024,
+        advanced=True,
+    )
     attention_backend: Literal["auto", "reference", "gathered"] = setting(
-        "auto", "Attention backend", "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. auto: gathered.", group="Model", advanced=True
+        "auto",
+        "Attention backend",
+        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. auto: gathered.",
+        group="Model",
+        advanced=True,
     )
 
     chunked_prefill: ChunkedPrefill | None = setting(
@@ -144,7 +201,15 @@ class EngineConfig(Settings):
         paper="Orca (2022), Sarathi-Serve (2024), DeepSpeed-FastGen (2024)",
         advanced=True,
     )
-    max_num_seqs: int = setting(16, "Requests at once", "Most requests that may hold a place in the engine.", group="Scheduling", unit="requests", ge=1, le=4096)
+    max_num_seqs: int = setting(
+        16,
+        "Requests at once",
+        "Most requests that may hold a place in the engine.",
+        group="Scheduling",
+        unit="requests",
+        ge=1,
+        le=4096,
+    )
     max_num_batched_tokens: int = setting(
         2048,
         "Prefill batch limit",
@@ -154,20 +219,66 @@ class EngineConfig(Settings):
         ge=1,
         advanced=True,
     )
-    max_model_len: int | None = setting(None, "Longest sequence", "Most tokens of prompt and output together. Empty: the model's own limit.", group="Memory", unit="tokens", ge=2, advanced=True)
-    block_size: int = setting(16, "Block size", "Tokens per KV block.", group="Memory", unit="tokens", ge=1, le=1024, advanced=True)
-    kv_blocks: int | None = setting(None, "KV blocks", "Exact size of the KV pool. Empty: by the memory share below.", group="Memory", unit="blocks", ge=1)
-    kv_memory_fraction: float = setting(
-        0.1, "KV memory share", "Share of the device's free memory the KV pool takes when no number of blocks is given.", group="Memory", gt=0, le=0.95, advanced=True
+    max_model_len: int | None = setting(
+        None,
+        "Longest sequence",
+        "Most tokens of prompt and output together. Empty: the model's own limit.",
+        group="Memory",
+        unit="tokens",
+        ge=2,
+        advanced=True,
     )
-    sampling: Sampling = setting(Sampling(), "Sampling", "Defaults for requests that bring no settings of their own.", group="Sampling")
+    block_size: int = setting(
+        16, "Block size", "Tokens per KV block.", group="Memory", unit="tokens", ge=1, le=1024, advanced=True
+    )
+    kv_blocks: int | None = setting(
+        None,
+        "KV blocks",
+        "Exact size of the KV pool. Empty: by the memory share below.",
+        group="Memory",
+        unit="blocks",
+        ge=1,
+    )
+    kv_memory_fraction: float = setting(
+        0.1,
+        "KV memory share",
+        "Share of the device's free memory the KV pool takes when no number of blocks is given.",
+        group="Memory",
+        gt=0,
+        le=0.95,
+        advanced=True,
+    )
+    sampling: Sampling = setting(
+        Sampling(), "Sampling", "Defaults for requests that bring no settings of their own.", group="Sampling"
+    )
     seed: int = setting(0, "Seed", "Start of every random stream of the run.", group="Sampling", ge=0, le=2**63 - 1)
     recording: Recording = setting(
-        "full", "Recording", "full: every row. iterations: no slice, block and decision rows. off: requests and the run only.", group="Recording", advanced=True
+        "full",
+        "Recording",
+        "full: every row. iterations: no slice, block and decision rows. off: requests and the run only.",
+        group="Recording",
+        advanced=True,
     )
-    keep_text: bool = setting(True, "Keep the text", "Store each request's output with the run.", group="Recording", advanced=True)
-    device_sample_ms: int = setting(100, "Device sampling", "How often the device's counters are read.", group="Recording", unit="ms", ge=10, le=60_000, advanced=True)
-    check_integrity: bool = setting(False, "Check the books", "Verify the KV pool's accounts after every step (slow; for tests).", group="Recording", advanced=True)
+    keep_text: bool = setting(
+        True, "Keep the text", "Store each request's output with the run.", group="Recording", advanced=True
+    )
+    device_sample_ms: int = setting(
+        100,
+        "Device sampling",
+        "How often the device's counters are read.",
+        group="Recording",
+        unit="ms",
+        ge=10,
+        le=60_000,
+        advanced=True,
+    )
+    check_integrity: bool = setting(
+        False,
+        "Check the books",
+        "Verify the KV pool's accounts after every step (slow; for tests).",
+        group="Recording",
+        advanced=True,
+    )
 
     @property
     def resolved_policy(self) -> str:
@@ -207,7 +318,9 @@ class RequestSpec(Settings):
         if (self.prompt is None) == (self.prompt_token_ids is None):
             raise ValueError(f"request {self.request_id!r}: give either prompt or prompt_token_ids")
         if self.prompt_token_ids is not None and not self.prompt_token_ids:
-            raise ValueError(f"request {self.request_id!r}: prompt_token_ids is empty; a prompt needs at least one token")
+            raise ValueError(
+                f"request {self.request_id!r}: prompt_token_ids is empty; a prompt needs at least one token"
+            )
         if self.prompt is not None and not self.prompt:
             raise ValueError(f"request {self.request_id!r}: prompt is empty; a prompt needs at least one token")
         return self

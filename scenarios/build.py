@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config import ConfigError, EngineConfig, RequestSpec, RunSpec, Sampling, apply_overrides
-from engine.schema import suggest
+from engine.config import ConfigError, EngineConfig, RequestSpec, RunSpec, Sampling, apply_overrides, suggest
 from scenarios import traces
 from scenarios.arrivals import Arrival, Replay
 from scenarios.load import ScenarioError, find, load

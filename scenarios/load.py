@@ -11,8 +11,7 @@ from typing import Any
 
 import yaml
 
-from engine.config import ConfigError, check_settings
-from engine.schema import suggest
+from engine.config import ConfigError, check_settings, suggest
 from scenarios.schema import Scenario
 
 LARGEST_FILE = 4_000_000  # bytes

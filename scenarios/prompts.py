@@ -113,15 +113,16 @@ class Code(Prompt):
 
 
 class CodeEdit(Prompt):
-    """A function of at most ``max_lines`` lines to be written out again: the answer copies most of the prompt."""
+    """A function of at most ``max_lines`` lines in two equal versions; the next one is asked for and copies them."""
 
     kind: Literal["code-edit"] = "code-edit"
     max_lines: int = Field(24, ge=8, le=400)
 
     def make(self, ask: Ask) -> dict[str, Any]:
         function = texts.short_function(self.max_lines, ask.rng)
-        task = "Repeat this Python function exactly as it is, character by character, and add nothing:"
-        return {"prompt": f"{task}\n\n```python\n{function}\n```", "chat": True}
+        note = "with nothing changed but this comment"
+        parts = ("# version 1", function, f"\n\n# version 2, {note}", function, f"\n\n# version 3, {note}", "")
+        return {"prompt": "\n".join(parts)}
 
 
 class Documents(Prompt):

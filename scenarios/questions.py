@@ -2,7 +2,7 @@
 
 QUESTIONS = (
     "Why is the sky blue during the day and red in the evening?",
-    "Explain to a ten-year-old how a bicycle stays upright.",
+    "Why is it important to drink enough water on a hot day?",
     "What should I pack for a weekend of hiking in the mountains?",
     "Write a short story about a lighthouse keeper who finds a letter.",
     "How does a refrigerator keep food cold?",
@@ -14,7 +14,7 @@ QUESTIONS = (
     "Explain what a prime number is and why people care about them.",
     "Plan a simple vegetarian dinner for four people.",
     "What happens inside a volcano before it erupts?",
-    "Write a polite letter asking a neighbour to turn the music down.",
+    "What should I look for when I buy a used car?",
     "How do ships made of steel float?",
     "What are three good habits for sleeping better?",
     "Tell me about the life of a honey bee.",
@@ -25,7 +25,7 @@ QUESTIONS = (
     "How would you describe the colour green to someone who cannot see?",
     "Give me advice for my first day at a new job.",
     "How does the internet carry a message around the world?",
-    "Write a poem about the first snow of the winter.",
+    "What is the best way to learn a new language?",
     "What is inflation, and whom does it hurt?",
     "How do birds find their way over thousands of kilometres?",
     "What can I do with apples that are going soft?",

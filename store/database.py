@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from store.migrations import migrate
 DATABASE_NAME = "servescope.duckdb"
 WAL_LIMIT = "1GB"
 MEMORY_LIMIT = "2GB"
+CHECKPOINT_MARGIN = 16 << 20
 REINDEX = "Run `servescope reindex` to rebuild it from the runs; nothing is lost."
 
 
@@ -33,23 +35,38 @@ class Database:
 
     def __init__(self, path: Path, *, memory_limit: str = MEMORY_LIMIT, threads: int | None = None) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._con = _connect(path)
-        try:
-            self._con.execute(f"SET wal_autocheckpoint = '{WAL_LIMIT}'")
-            self._con.execute("SET memory_limit = ?", [memory_limit])
-            if threads is not None:
-                self._con.execute("SET threads = ?", [threads])
-            self._con.execute("SET enable_external_access = false")
-            self._con.execute("SET lock_configuration = true")
-            migrate(self._con)
-        except duckdb.Error as error:
-            self._con.close()
-            raise _opening_error(path, error) from error
-        except StoreError:
-            self._con.close()
-            raise
+        self._memory_limit, self._threads = memory_limit, threads
         self._cursor_lock = threading.Lock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._con = self._open()
+
+    def _open(self) -> duckdb.DuckDBPyConnection:
+        con = _connect(self.path)
+        try:
+            con.execute(f"SET wal_autocheckpoint = '{WAL_LIMIT}'")
+            con.execute("SET memory_limit = ?", [self._memory_limit])
+            if self._threads is not None:
+                con.execute("SET threads = ?", [self._threads])
+            con.execute("SET enable_external_access = false")
+            con.execute("SET lock_configuration = true")
+            migrate(con)
+        except duckdb.Error as error:
+            con.close()
+            raise _opening_error(self.path, error) from error
+        except StoreError:
+            con.close()
+            raise
+        return con
+
+    def reopen(self) -> None:
+        """Start over after an error that DuckDB calls fatal (it then refuses everything until its last connection closes).
+
+        Raises:
+            StoreError: the file cannot be opened, or a reader still holds on to the broken instance; call again later.
+        """
+        with self._cursor_lock:
+            self._con.close()
+            self._con = self._open()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
         """A connection for the calling thread alone; close it when done (it costs about 10 us)."""
@@ -66,7 +83,15 @@ class Database:
             cursor.close()
 
     def checkpoint(self) -> bool:
-        """Fold the write-ahead log into the file; False if a transaction was under way (try again later)."""
+        """Fold the write-ahead log into the file.
+
+        False, and nothing done, while a transaction is under way or the disk has no room for it: a checkpoint that runs
+        out of space is fatal to the open database.
+        """
+        log = self.path.with_name(f"{self.path.name}.wal")
+        logged = log.stat().st_size if log.exists() else 0
+        if shutil.disk_usage(self.path.parent).free < 2 * logged + CHECKPOINT_MARGIN:
+            return False
         try:
             with self.read() as cursor:
                 cursor.execute("CHECKPOINT")

@@ -7,6 +7,7 @@ the file.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -17,9 +18,11 @@ import duckdb
 import pyarrow as pa
 
 from store.database import Database
+from store.errors import StoreError
 from store.rundirs import ACTIVE_STATES, mark_crashed
 from store.schema import TABLES
 from store.tail import OnBatch, RunTail
+from store.transaction import transaction
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,8 @@ class Collector:
     ``on_batch(run_id, row_type, batch)`` is called in the collector's thread for each batch it reads, before it is in
     the database; when it is first called for a run, the database holds exactly what came before. ``problems`` names
     runs that could not be read whole; ``problem`` says why nothing is being written at the moment, if so.
+    ``mark_crashes``: write the state ``crashed`` for runs whose process is gone; off where a supervisor, which knows
+    how the process ended, does that.
     """
 
     def __init__(
@@ -46,12 +51,14 @@ class Collector:
         poll_s: float = POLL_S,
         commit_s: float = COMMIT_S,
         discover_s: float = DISCOVER_S,
+        mark_crashes: bool = True,
     ) -> None:
         self.runs_dir = runs_dir
         self.problems: dict[str, str] = {}
-        self.problem: str | None = None
+        self._failed: dict[str, str] = {}  # step -> why it failed last time
         self._database = database
         self._on_batch = on_batch
+        self._mark_crashes = mark_crashes
         self._poll_s, self._commit_s, self._discover_s = poll_s, commit_s, discover_s
         self._tails: dict[str, RunTail] = {}
         self._known: set[str] = set()  # runs that need no following any more
@@ -60,6 +67,11 @@ class Collector:
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why the database is not being written at the moment; None while it is."""
+        return next(iter(self._failed.values()), None)
 
     def start(self) -> Collector:
         self._thread = threading.Thread(target=self._run, name="collector", daemon=True)
@@ -101,35 +113,45 @@ class Collector:
     # ------------------------------------------------------------------ the thread
 
     def _run(self) -> None:
-        with self._database.read() as con:
-            discover_at = commit_at = 0.0
-            while not self._stopping:
-                now = time.monotonic()
-                if now >= discover_at or self._wake.is_set():
-                    self._wake.clear()
-                    discover_at = now + self._discover_s
-                    self._guarded(self._discover, con)
-                self._read_all()
-                now = time.monotonic()
-                if now >= commit_at or (self.problem is None and any(t.ended for t in self._tails.values())):
-                    ok = self._guarded(self._commit_all, con)
-                    commit_at = now + (self._commit_s if ok else RETRY_S)
-                self._wake.wait(self._poll_s if self._tails else max(0.0, discover_at - time.monotonic()))
+        self._con = self._database.cursor()
+        discover_at = commit_at = 0.0
+        while not self._stopping:
+            now = time.monotonic()
+            if now >= discover_at or self._wake.is_set():
+                self._wake.clear()
+                discover_at = now + self._discover_s
+                self._guarded(self._discover)
             self._read_all()
-            self._guarded(self._commit_all, con)
+            now = time.monotonic()
+            if now >= commit_at or (self.problem is None and any(t.ended for t in self._tails.values())):
+                self._guarded(self._commit_all)
+                commit_at = now + (self._commit_s if self.problem is None else RETRY_S)
+            self._wake.wait(self._poll_s if self._tails else max(0.0, discover_at - time.monotonic()))
+        self._read_all()
+        self._guarded(self._commit_all)
+        self._con.close()
 
-    def _guarded(self, action: Callable[[duckdb.DuckDBPyConnection], None], con: duckdb.DuckDBPyConnection) -> bool:
+    def _guarded(self, step: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
         """Run one step; a database that refuses is a problem to show, not the end of the thread."""
         try:
             with self._lock:
-                action(con)
+                step(self._con)
         except (duckdb.Error, OSError) as error:
             if self.problem is None:
                 log.warning("the database cannot be written: %s", error)
-            self.problem = f"The database cannot be written: {str(error).splitlines()[0]}"
-            return False
-        self.problem = None
-        return True
+            self._failed[step.__name__] = f"The database cannot be written: {str(error).splitlines()[0]}"
+            self._start_over(fatal=isinstance(error, duckdb.FatalException))
+        else:
+            self._failed.pop(step.__name__, None)
+
+    def _start_over(self, fatal: bool) -> None:
+        """A fresh cursor: after a commit that failed the old one may be good for nothing more."""
+        with contextlib.suppress(duckdb.Error, StoreError):
+            self._con.close()
+            if fatal:
+                self._database.reopen()
+        with contextlib.suppress(duckdb.Error):
+            self._con = self._database.cursor()
 
     def _discover(self, con: duckdb.DuckDBPyConnection) -> None:
         found = {run_dir.name: run_dir for run_dir in self.run_dirs()}
@@ -146,7 +168,7 @@ class Collector:
                     self._note(tail)
                 else:
                     self._tails[run_id] = tail
-            if tail is not None and tail.status.get("state") in ACTIVE_STATES:
+            if self._mark_crashes and tail is not None and tail.status.get("state") in ACTIVE_STATES:
                 mark_crashed(run_dir)
 
     def _read_all(self) -> None:
@@ -201,11 +223,6 @@ class Collector:
         """Take a run whose folder is gone out of the index."""
         self._known.discard(run_id)
         self.problems.pop(run_id, None)
-        con.begin()
-        try:
+        with transaction(con):
             for table in (*TABLES.values(), "spool_positions", "runs"):
                 con.execute(f"DELETE FROM {table} WHERE run_id = ?", [run_id])
-            con.commit()
-        except BaseException:
-            con.rollback()
-            raise

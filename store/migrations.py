@@ -13,6 +13,7 @@ import duckdb
 
 from store.errors import StoreError
 from store.schema import create_statements
+from store.transaction import transaction
 
 Step = Callable[[duckdb.DuckDBPyConnection], None]
 
@@ -28,7 +29,7 @@ def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Ma
     """
     found = _found(con)
     if found is None:
-        with _transaction(con):
+        with transaction(con):
             for statement in create_statements():
                 con.execute(statement)
             con.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
@@ -48,25 +49,9 @@ def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Ma
                 f"The database has version {found}, and no step leads from {current} to {current + 1}.",
                 "Run `servescope reindex` to rebuild the database from the runs.",
             )
-        with _transaction(con):
+        with transaction(con):
             step(con)
             con.execute("UPDATE schema_version SET version = ?", [current + 1])
-
-
-class _transaction:
-    """Commit at the end of the block, roll back if it raises."""
-
-    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
-        self._con = con
-
-    def __enter__(self) -> None:
-        self._con.begin()
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
-        if kind is None:
-            self._con.commit()
-        else:
-            self._con.rollback()
 
 
 def _found(con: duckdb.DuckDBPyConnection) -> int | None:

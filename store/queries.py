@@ -132,16 +132,21 @@ def iterations(con: Connection, run_id: str, max_points: int = 2000) -> pa.Table
 def token_latencies_query(run_id: str, max_points: int = 20_000) -> Query:
     return Query(
         """
-WITH emissions AS (
+WITH whole AS (
+  SELECT min(iteration) AS first, greatest(1, (max(iteration) - min(iteration) + 1) // ($points // 2)) AS width,
+         CASE WHEN sum(emitted_tokens) <= $points THEN 1 ELSE 2 * sum(emitted_tokens)::BIGINT // $points + 1 END AS step
+  FROM iterations WHERE run_id = $run
+), emissions AS NOT MATERIALIZED (
   SELECT iteration, request, itl_ns FROM slices WHERE run_id = $run AND itl_ns IS NOT NULL
-), whole AS (
-  SELECT count(*) AS n, min(iteration) AS first, max(iteration) - min(iteration) + 1 AS span FROM emissions
+), spread AS (  -- all of them, or those of every k-th step, drawn by hash so that no rhythm of the engine is favoured
+  SELECT iteration, request, itl_ns FROM emissions WHERE iteration IN (
+    SELECT iteration FROM iterations, whole WHERE run_id = $run AND hash(iteration) % step::UBIGINT = 0
+  )
+), peaks AS (  -- one number says which emission it was, so that its parts cannot come from different rows
+  SELECT arg_max(iteration * 16777216 + request, itl_ns) AS place, max(itl_ns) AS itl_ns
+  FROM emissions, whole GROUP BY (iteration - first) // width
 ), thinned AS (
-  SELECT iteration, request, itl_ns FROM emissions, whole
-  WHERE n <= $points OR hash(iteration, request) % (2 * n // $points + 1) = 0
-  UNION
-  SELECT max(iteration), arg_max(request, itl_ns), max(itl_ns) FROM emissions, whole
-  WHERE n > $points GROUP BY (iteration - first) * ($points // 2) // span
+  FROM spread UNION SELECT place // 16777216, (place % 16777216)::INTEGER, itl_ns FROM peaks
 )
 SELECT end_ns / 1e9 AS t, itl_ns / 1e6 AS itl_ms, request
 FROM thinned JOIN iterations USING (iteration) WHERE run_id = $run ORDER BY t, request""".strip(),
@@ -185,6 +190,18 @@ def requests_query(run_id: str, text: bool = False) -> Query:
 def requests(con: Connection, run_id: str, text: bool = False) -> pa.Table:
     """Every request that ended, with its latencies in ms; ``text`` adds the output and its token ids."""
     return requests_query(run_id, text).table(con)
+
+
+def request_query(run_id: str, request: int) -> Query:
+    return Query(
+        "SELECT * EXCLUDE (run_id) FROM requests WHERE run_id = $run AND request = $request",
+        {"run": run_id, "request": request},
+    )
+
+
+def request(con: Connection, run_id: str, request: int) -> dict[str, Any] | None:
+    """One request with its text and token ids; None if it has not ended."""
+    return request_query(run_id, request).one(con)
 
 
 def decisions_query(run_id: str, limit: int = 500) -> Query:

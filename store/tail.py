@@ -7,6 +7,7 @@ every batch gets in exactly once.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import pyarrow as pa
 from store.rundirs import FINAL_STATES, read_spec, read_status
 from store.schema import POSITION_COLUMNS, RUN_COLUMNS, TABLES, quoted
 from store.summary import compute_summary
+from store.transaction import transaction
 from telemetry.rows import ROW_TYPES, columns
 from telemetry.spool import SpoolBatch, SpoolCorrupt, SpoolReader, spool_path
 
@@ -87,16 +89,11 @@ class RunTail:
         """
         if not self._pending and not (force or self._row_is_due()):
             return 0
-        con.begin()
-        try:
+        with transaction(con):
             rows = sum(self._insert_rows(con, name, items) for name, items in self._pending.items())
             row = self._run_row()
             if row != self._written_row:
                 self._upsert_run(con, row)
-            con.commit()
-        except BaseException:
-            con.rollback()
-            raise
         self._written_row = row
         self._row_changed_at = time.monotonic()
         self._pending.clear()
@@ -141,7 +138,10 @@ class RunTail:
         try:
             con.execute(f"INSERT INTO {TABLES[row]} (run_id, {listed}) SELECT ?, {listed} FROM incoming", [self.run_id])
         finally:
-            con.unregister("incoming")
+            with contextlib.suppress(
+                duckdb.Error
+            ):  # refused in a transaction that failed; the next register replaces it
+                con.unregister("incoming")
         if row == "run":
             self._take_run_rows(table)
         last = items[-1]

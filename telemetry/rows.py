@@ -93,8 +93,12 @@ class IterationRow:
     blocks_cached: int = column("int32", "blocks", "Unreferenced blocks that still hold a findable prefix.")
     blocks_shared: int = column("int32", "blocks", "Blocks referenced by more than one request.")
     kv_tokens: int = column("int64", "tokens", "Tokens whose keys and values requests hold in the pool after the step.")
-    graph_size: int = column("int32", "tokens", "Padded size of the CUDA graph that ran; null without one.", nullable=True)
-    flops: float = column("float64", "FLOP", "Arithmetic this batch needs (papers: theoretical peak).", provenance="modelled")
+    graph_size: int = column(
+        "int32", "tokens", "Padded size of the CUDA graph that ran; null without one.", nullable=True
+    )
+    flops: float = column(
+        "float64", "FLOP", "Arithmetic this batch needs (papers: theoretical peak).", provenance="modelled"
+    )
     bytes: float = column("float64", "bytes", "Least memory traffic this batch needs.", provenance="modelled")
 
 
@@ -140,7 +144,7 @@ class RequestRow:
     end_reason: str = column("int8", "", "Why it ended.", choices=END_REASONS)
     error: str = column("string", "", "What went wrong, for a failed request.", nullable=True)
     text: str = column("string", "", "The output as text, if kept.", nullable=True)
-    output_token_ids: list[int] = column("list<int32>", "", "The output's token ids, if kept.", nullable=True)
+    output_token_ids: list[int] = column("list<int32>", "", "The output's token ids, if kept.", nullable=True)  # noqa: RUF009
 
 
 @dataclass(frozen=True)
@@ -179,10 +183,18 @@ class DeviceRow:
 
     time_ns: int = column("int64", "ns", "When the sample was taken.")
     device: str = column("string", "", "cpu, or cuda:N.")
-    utilization: float = column("float32", "%", "GPU: share of the driver's window in which any kernel ran. CPU: this "
-                                "process's share of its cores.", nullable=True)
-    memory_utilization: float = column("float32", "%", "Share of the window in which device memory was read or written.", nullable=True)
-    memory_used: int = column("int64", "bytes", "GPU: memory in use on the device. CPU: this process's resident memory.", nullable=True)
+    utilization: float = column(
+        "float32",
+        "%",
+        "GPU: share of the driver's window in which any kernel ran. CPU: this process's share of its cores.",
+        nullable=True,
+    )
+    memory_utilization: float = column(
+        "float32", "%", "Share of the window in which device memory was read or written.", nullable=True
+    )
+    memory_used: int = column(
+        "int64", "bytes", "GPU: memory in use on the device. CPU: this process's resident memory.", nullable=True
+    )
     memory_total: int = column("int64", "bytes", "Memory of the device or the machine.", nullable=True)
     power: float = column("float32", "W", "Power draw of the board.", nullable=True)
     energy: float = column("float64", "J", "Energy since the driver was loaded; differences count.", nullable=True)

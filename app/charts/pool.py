@@ -43,7 +43,7 @@ def kv_pool(table: Table, palette: Palette) -> go.Figure:
     figure.add_trace(step_line(t, total, "pool", palette.text, unit="blocks", dash="dash"))
     if peak < SMALL_SHARE * np.nanmax(total, initial=0):
         figure.update_yaxes(range=[0, max(4.0, peak * 1.3)])
-        say = f"the whole pool is {np.nanmax(total):,.0f} blocks, far above this picture"
+        say = f"pool: {np.nanmax(total):,.0f} blocks"
         figure.add_annotation(
             x=1,
             y=1,

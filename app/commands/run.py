@@ -190,7 +190,7 @@ def print_result(result: dict[str, Any]) -> None:
     rows: list[tuple[str, Any]] = [
         ("status", ", ".join([result["status"], *result["labels"]])),
         ("requests", f"{requests['finished']} of {requests['total']} finished, {requests['failed']} failed"),
-        ("iterations", result["iterations"]),
+        ("iterations", result["iterations"] or 0),
         ("output", f"{result['output_tokens']} tokens, {_figure(result['output_tokens_per_s'])} tokens/s"),
     ]
     for key, name in (("ttft_ms", "TTFT"), ("itl_ms", "ITL"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E")):
@@ -200,8 +200,11 @@ def print_result(result: dict[str, Any]) -> None:
         ("prefix hits", f"{result['prefix_hit_tokens']} tokens"),
         ("drafts", f"{result['accepted_tokens']} of {result['draft_tokens']} tokens accepted"),
         ("preemptions", result["preemptions"]),
-        ("KV pool", f"{result['peak_kv_tokens']} of {result['kv_capacity_tokens']} tokens at its fullest"),
     ]
+    if result["kv_capacity_tokens"]:
+        rows.append(
+            ("KV pool", f"{result['peak_kv_tokens'] or 0} of {result['kv_capacity_tokens']} tokens at its fullest")
+        )
     stdout().print(table(("", ""), rows, title=result["run_id"]))
 
 

@@ -24,8 +24,11 @@ def runs(json: Json = False) -> None:
     """List the runs of this store, newest first."""
     from app.home import Home
     from app.listing import list_runs
+    from app.verdict import settle_orphans
 
-    found = list_runs(Home.from_environment())
+    home = Home.from_environment()
+    settle_orphans(home)
+    found = list_runs(home)
     if json:
         emit({"runs": found})
         return
@@ -53,8 +56,10 @@ def show(run: RunId, json: Json = False) -> None:
     from app.home import Home
     from app.listing import find_run
     from app.results import result_of
+    from app.verdict import settle_orphans
 
     home = Home.from_environment()
+    settle_orphans(home)
     result = result_of(home, find_run(home, run))
     if json:
         emit(result)

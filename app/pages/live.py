@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import streamlit as st
-from app.services import get_lab
 
 from app.errors import LabError
+from app.services import get_lab
 from app.views.facts import load_run
 from app.views.finished import finished_run
 from app.views.header import run_header, why_it_ended

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import streamlit as st
-from app.services import get_lab
 
+from app.services import get_lab
 from app.views.runlist import run_list
 
 st.title("Runs", anchor=False)

@@ -18,6 +18,8 @@ CHECK_EVERY_S = 1.0
 
 def run_header(lab: Lab, facts: RunFacts) -> None:
     """Title, labels and the one thing to do next; a run that is not over is looked at every second, its end turns the page."""
+    if lab.collector.problem:
+        st.warning(plain(lab.collector.problem), icon=":material/warning:")
     with st.container(horizontal=True, vertical_alignment="center", key="head"):
         st.title(plain(facts.heading), anchor=False, width="stretch")
         if facts.is_final:

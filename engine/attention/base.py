@@ -40,5 +40,6 @@ class AttentionBackend(ABC):
             k, v: new keys (after RoPE) and values ``[tokens, kv_heads, head_dim]``; stored in the cache first.
 
         Returns:
-            ``[tokens, num_heads * head_dim]`` in q's dtype. Scores and softmax are computed in fp32 or better than q's dtype.
+            ``[tokens, num_heads * head_dim]`` in q's dtype. Sums and softmax are computed in fp32; a backend may round scores
+            and weights to q's dtype once, as ordinary half-precision attention does.
         """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from engine.errors import EngineError
@@ -34,11 +33,8 @@ class KVCache:
         self.block_size = block_size
         self.nbytes = bytes_per_block(layers, kv_heads, head_dim, block_size, dtype) * num_blocks
         try:
-            if device.type == "cpu":
-                # Zeroed by the operating system page by page as blocks are first used, so a large pool costs nothing up front.
-                self.data = torch.from_numpy(np.zeros(self.nbytes, np.uint8)).view(dtype).view(shape)
-            else:
-                self.data = torch.zeros(shape, dtype=dtype, device=device)
+            # Written to once here, so that no iteration pays for the operating system handing out pages.
+            self.data = torch.zeros(shape, dtype=dtype, device=device)
         except (RuntimeError, MemoryError) as error:
             raise EngineError(
                 "out-of-memory",

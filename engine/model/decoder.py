@@ -6,7 +6,7 @@ chunk of a prompt and a draft being verified all look the same here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.model.linear import Linear
+from engine.model.norm import RMSNorm
 from engine.model.rope import Rope
 from engine.model.shape import ModelShape
 
@@ -40,16 +41,13 @@ class Attention(Protocol):
 class Layer:
     """Weights of one decoder layer."""
 
-    input_norm: torch.Tensor  # [hidden]
+    input_norm: RMSNorm
     qkv: Linear  # hidden -> (heads + 2 kv_heads) * head_dim
-    qk_norm: torch.Tensor | None  # [heads + kv_heads, head_dim]
+    qk_norm: RMSNorm | None  # per head, q heads first
     output: Linear  # heads * head_dim -> hidden
-    mlp_norm: torch.Tensor  # [hidden]
+    mlp_norm: RMSNorm
     gate_up: Linear  # hidden -> 2 * intermediate
     down: Linear  # intermediate -> hidden
-
-
-GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]
 
 
 class Decoder:
@@ -59,14 +57,14 @@ class Decoder:
     """
 
     def __init__(
-        self, shape: ModelShape, embedding: torch.Tensor, layers: Sequence[Layer], norm: torch.Tensor, head: Linear
+        self, shape: ModelShape, embedding: torch.Tensor, layers: Sequence[Layer], norm: RMSNorm, head: Linear
     ) -> None:
         self.shape = shape
         self.device = embedding.device
         self.dtype = embedding.dtype
         self.layers = tuple(layers)
         self._embedding = embedding  # [vocab, hidden]
-        self._norm = norm  # [hidden]
+        self._norm = norm
         self._head = head
         self._rope = Rope(shape, shape.max_position, self.device, self.dtype)
         self._rotated_heads = shape.heads + shape.kv_heads
@@ -93,19 +91,15 @@ class Decoder:
         angles = self._rope.at(positions)
         for number in range(len(self.layers)) if layers is None else layers:
             layer = self.layers[number]
-            q, k, v = self._qkv(layer, self._normed(x, layer.input_norm), angles)
-            x.add_(layer.output(attention.forward(number, q, k, v)))
-            gate, up = layer.gate_up(self._normed(x, layer.mlp_norm)).chunk(2, -1)
-            x.add_(layer.down(F.silu(gate).mul_(up)))
+            q, k, v = self._qkv(layer, layer.input_norm(x), angles)
+            x = layer.output.add_to(x, attention.forward(number, q, k, v))
+            gate, up = layer.gate_up(layer.mlp_norm(x)).chunk(2, -1)
+            x = layer.down.add_to(x, F.silu(gate).mul_(up))
         return x
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [R, hidden] rows of what ``forward`` returned -> [R, vocab] float32."""
-        return self._head(self._normed(hidden, self._norm)).float()
-
-    def _normed(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """RMSNorm as checkpoints expect it: float32 inside, rounded to the model's dtype, then times the weight."""
-        return F.rms_norm(x, x.shape[-1:], None, self.shape.norm_eps).mul_(weight)
+        return self._head(self._norm(hidden)).float()
 
     def _qkv(
         self, layer: Layer, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]
@@ -113,53 +107,6 @@ class Decoder:
         heads = layer.qkv(x).view(x.shape[0], -1, self.shape.head_dim)  # q heads, then k heads, then v heads
         qk, v = heads[:, : self._rotated_heads], heads[:, self._rotated_heads :]
         if layer.qk_norm is not None:
-            qk = self._normed(qk, layer.qk_norm)
+            qk = layer.qk_norm(qk)
         qk = self._rope.rotate(qk, angles)
         return qk[:, : self.shape.heads], qk[:, self.shape.heads :], v
-
-
-def build(shape: ModelShape, get: GetTensor, progress: Callable[[float], None] = lambda share: None) -> Decoder:
-    """Put a decoder together from tensors named as in Hugging Face checkpoints.
-
-    Args:
-        shape: what to build.
-        get: ``get(name, expected_shape)`` returns that tensor on the device and in the dtype to run in.
-        progress: told the share of layers done, 0 to 1.
-    """
-    hidden, width = shape.hidden, shape.intermediate
-    embedding = get("model.embed_tokens.weight", (shape.vocab, hidden))
-
-    def linear(prefix: str, parts: dict[str, int], inputs: int, bias: bool) -> Linear:
-        """Several projections of the same input as one matrix, their outputs side by side."""
-        weights = [get(f"{prefix}{name}.weight", (outputs, inputs)) for name, outputs in parts.items()]
-        biases = [get(f"{prefix}{name}.bias", (outputs,)) for name, outputs in parts.items()] if bias else []
-        if len(parts) == 1:
-            return Linear(weights[0], biases[0] if biases else None)
-        return Linear(torch.cat(weights), torch.cat(biases) if biases else None)
-
-    layers = []
-    for number in range(shape.layers):
-        at = f"model.layers.{number}."
-        attn, mlp = at + "self_attn.", at + "mlp."
-        qk_norm = None
-        if shape.qk_norm:
-            q_norm = get(attn + "q_norm.weight", (shape.head_dim,)).expand(shape.heads, -1)
-            k_norm = get(attn + "k_norm.weight", (shape.head_dim,)).expand(shape.kv_heads, -1)
-            qk_norm = torch.cat((q_norm, k_norm))
-        qkv = {"q_proj": shape.q_width, "k_proj": shape.kv_width, "v_proj": shape.kv_width}
-        layers.append(
-            Layer(
-                input_norm=get(at + "input_layernorm.weight", (hidden,)),
-                qkv=linear(attn, qkv, hidden, shape.qkv_bias),
-                qk_norm=qk_norm,
-                output=linear(attn, {"o_proj": hidden}, shape.q_width, shape.output_bias),
-                mlp_norm=get(at + "post_attention_layernorm.weight", (hidden,)),
-                gate_up=linear(mlp, {"gate_proj": width, "up_proj": width}, hidden, shape.mlp_bias),
-                down=linear(mlp, {"down_proj": hidden}, width, shape.mlp_bias),
-            )
-        )
-        progress((number + 1) / (shape.layers + 1))
-    norm = get("model.norm.weight", (hidden,))
-    head = Linear(embedding if shape.tied else get("lm_head.weight", (shape.vocab, hidden)))
-    progress(1.0)
-    return Decoder(shape, embedding, layers, norm, head)

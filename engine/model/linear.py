@@ -7,22 +7,20 @@ plain layout is right.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+_pointwise: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)  # absent from builds without oneDNN
 _ROWS_HINT = 16  # rows the packed order is chosen for; measured no worse than any other for 1 to 512 rows
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether this build of torch and this machine can multiply by weights in oneDNN's own order."""
-    ops = torch.ops.mkldnn
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if device.type != "cpu" or _pointwise is None or not torch.backends.mkldnn.is_available():
         return False
-    if not (hasattr(ops, "_linear_pointwise") and hasattr(ops, "_reorder_linear_weight")):
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(ops._is_mkldnn_bf16_supported()))
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Linear:
@@ -33,26 +31,24 @@ class Linear:
         bias: [out] or None.
     """
 
-    __slots__ = ("_bias", "_multiply", "_weight", "out_features")
+    __slots__ = ("_bias", "_packed", "_weight", "out_features")
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self.out_features = weight.shape[0]
         self._bias = bias
-        self._multiply: Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
-        if can_pack(weight.device, weight.dtype):
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT)
-            self._multiply = _packed
-        else:
-            self._weight = weight
-            self._multiply = F.linear
+        self._packed = can_pack(weight.device, weight.dtype)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, _ROWS_HINT) if self._packed else weight
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [rows, in] -> [rows, out]."""
-        return self._multiply(x, self._weight, self._bias)
+        if self._packed:
+            return _pointwise.default(x, self._weight, self._bias, "none", [], "")
+        return F.linear(x, self._weight, self._bias)
 
-
-_pointwise = torch.ops.mkldnn._linear_pointwise.default if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None
-
-
-def _packed(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    return _pointwise(x, weight, bias, "none", [], "")  # type: ignore[misc]
+    def add_to(self, residual: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """residual: [rows, out], x: [rows, in] -> ``residual + self(x)``, rounded once; may reuse residual's memory."""
+        if self._packed:
+            return _pointwise.binary(x, residual, self._weight, self._bias, "add")
+        if self._bias is None:
+            return residual.addmm_(x, self._weight.t())
+        return residual.add_(F.linear(x, self._weight, self._bias))

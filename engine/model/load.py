@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 
 from engine.model import gguf
+from engine.model.assemble import GetTensor, build
 from engine.model.checkpoint import Checkpoint, read_json
-from engine.model.decoder import Decoder, GetTensor, build
+from engine.model.decoder import Decoder
 from engine.model.shape import RANDOM, ModelShape
 from engine.model.source import ModelSource, resolve
 from engine.tokenizer import ByteTokenizer, Tokenizer

@@ -146,7 +146,7 @@ workload:
     all:
       requests: {requests}
       arrivals: {{kind: at-once}}
-      prompt: {{kind: tokens}}
+      prompt: {{kind: prose}}
       prompt_tokens: {{kind: fixed, tokens: 20}}
       output_tokens: {{kind: fixed, tokens: {tokens}}}
       ignore_eos: true

@@ -21,6 +21,7 @@ from app.home import Home
 from app.lablock import LabAddress, LabLock
 from app.server import bind, build_app, configure_streamlit, streamlit_options
 from app.services import Lab
+from app.status import read_status
 from tests.app.lab_process import LabProcess, free_port, http, lab_on
 from tests.app.small_runs import endless_spec, small_spec, wait_for, wait_for_state
 
@@ -300,6 +301,41 @@ def test_a_second_lab_on_the_same_store_says_who_has_it_and_ends(lab: LabProcess
     assert second.returncode == 1
     assert lab.address.url in errors
     assert str(lab.pid) in errors
+
+
+def test_ctrl_c_ends_the_run_cleanly_and_leaves_the_queue(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    with lab_on(home) as lab:
+        running = submit(lab, endless_spec(), "running")
+        waiting = submit(lab, small_spec(), "queued")
+        code, errors = lab.stop()
+    assert code == 0
+    assert "Traceback" not in errors
+    assert read_status(home.run_dir(running))["state"] == "cancelled"
+    assert read_status(home.run_dir(waiting))["state"] == "queued"
+    assert not home.lab_file.exists()
+
+
+def test_a_lab_on_a_corrupt_database_names_the_command_that_rebuilds_it(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    home.database.write_bytes(b"no database" * 1000)
+    process = LabProcess(home).launch()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "servescope reindex" in errors
+    assert "Traceback" not in errors
+    assert list(home.spare.iterdir()) == []
+
+
+def test_an_empty_store_starts_the_starter_scenario_and_a_used_one_does_not(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    with lab_on(home, "--port", "0", "--starter") as lab:
+        [run_id] = home.run_ids()
+        assert lab.call("GET", f"/runs/{run_id}")["scenario"] == "starter"
+        wait_for_state(home, run_id, "running")
+    assert read_status(home.run_dir(run_id))["state"] == "cancelled"
+    with lab_on(home, "--port", "0", "--starter"):
+        assert home.run_ids() == [run_id]
 
 
 def test_lab_json_is_for_its_owner_only(lab: LabProcess) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 120
-BACKEND = '''
+BACKEND = """
 import zipfile
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
     return _wheel(folder)
 
 build_editable = build_wheel
-'''
+"""
 
 
 @pytest.fixture
@@ -59,7 +59,9 @@ def project(tmp_path: Path) -> Path:
 
 
 def start(project: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "PYTHONPATH")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL", "PYTHONPATH")
+    }
     return subprocess.Popen(
         ["make", *arguments, f"PYTHON={sys.executable}"],
         cwd=project,

@@ -182,3 +182,10 @@ def test_stop_tokens_come_from_the_generation_config(tmp_path: Path):
     config = {**SMALL, "architectures": ["LlamaForCausalLM"], "eos_token_id": 7}
     assert ModelShape.from_config(config).eos_token_ids == (7,)
     assert ModelShape.from_config(config, {"eos_token_id": [7, 9]}).eos_token_ids == (7, 9)
+
+
+def test_a_step_that_samples_nothing_has_no_logits(family):
+    decoder, _ = family
+    with torch.inference_mode():
+        hidden = decoder.forward(torch.arange(3), torch.arange(3), FullAttention())
+        assert decoder.logits(hidden[:0]).shape == (0, decoder.shape.vocab)

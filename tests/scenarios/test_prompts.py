@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,11 @@ def test_documents_of_ones_own_are_all_different():
 def test_code_to_be_copied_stands_whole_in_the_prompt():
     requests = scenarios.build("copy-heavy").requests
     for request in requests:
-        function = request.prompt.split("```python\n")[1].removesuffix("\n```")
-        compile(function, "prompt", "exec")
-        assert 4 <= len(function.splitlines()) <= 20
+        before, first, second, asked = re.split(r"# version \d.*\n", request.prompt)
+        assert (before, asked) == ("", "")
+        assert first.strip() == second.strip()
+        compile(first, "prompt", "exec")
+        assert 4 <= len(first.strip().splitlines()) <= 20
 
 
 def test_own_texts_take_turns():

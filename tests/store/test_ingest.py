@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -298,3 +300,51 @@ def test_the_collector_marks_a_crash_by_itself(runs: Path, database: Database) -
     with database.read() as con:
         wait_for(lambda: (queries.run(con, "r1") or {}).get("state") == "crashed", "the database did not hear of it")
     collector.stop()
+
+
+def test_a_full_disk_under_the_database_delays_rows_but_loses_none(tmp_path: Path) -> None:
+    disk = tmp_path / "small"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.decode().strip()}")
+    try:
+        run_dir = make_run(tmp_path / "runs", "r1")
+        noise = np.random.default_rng(0).integers(0, 2**31 - 1, (600, 256))
+        with Recorder(run_dir) as recorder:
+            for i in range(600):
+                recorder.slices(i, request=noise[i], kind=1, tokens=noise[i], context_len=noise[i], itl_ns=noise[i])
+        set_status(run_dir, "finished")
+        with Database(disk / "servescope.duckdb") as database:
+            filler = disk / "filler"
+            usage = os.statvfs(disk)
+            filler.write_bytes(bytes(usage.f_bavail * usage.f_frsize - 65536))
+            collector = Collector(tmp_path / "runs", database).start()
+            wait_for(lambda: "No space left" in (collector.problem or ""), "the full disk was not reported")
+            filler.unlink()
+            wait_for(lambda: count(database, "slices") == 600 * 256, "the rows did not arrive once there was space")
+            wait_for(lambda: collector.problem is None, "the problem outlived its cause")
+            collector.stop()
+            with database.read() as con:
+                assert [r["request"] for r in stored(con, "r1", "slice")] == noise.flatten().tolist()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_after_a_fatal_error_the_database_is_opened_again(runs: Path, database: Database) -> None:
+    record_run(runs, "r1")
+    collector = Collector(runs, database)
+    opened = database._con
+
+    def refuse(con: duckdb.DuckDBPyConnection) -> None:
+        raise duckdb.FatalException("FATAL Error: database has been invalidated")
+
+    collector._con = database.cursor()
+    collector._guarded(refuse)
+    assert "invalidated" in (collector.problem or "")
+    assert database._con is not opened
+    collector._guarded(collector._discover)
+    collector._guarded(collector._commit_all)
+    assert count(database, "slices") == 200

@@ -22,6 +22,7 @@ from store.history import History, LatencyHistogram, thin
 from store.ingest import Collector
 from store.live import LiveRun
 from telemetry.recorder import Recorder
+from telemetry.spool import SpoolReader, spool_path
 
 
 @pytest.fixture
@@ -92,7 +93,6 @@ def test_slices_wait_for_the_iteration_that_dates_them(tmp_path: Path) -> None:
     with Recorder(tmp_path) as recorder:
         record_step(recorder, 0)
         record_step(recorder, 1)
-    from telemetry.spool import SpoolReader, spool_path
 
     (slices,) = SpoolReader(spool_path(tmp_path, "slice")).read()
     (iterations,) = SpoolReader(spool_path(tmp_path, "iteration")).read()
@@ -139,7 +139,6 @@ def feed_steps(
         recorder.request(**request_values(0))
         if not running:
             recorder.run("end", "finished", time_ns=steps * STEP_NS)
-    from telemetry.spool import SpoolReader, spool_path
 
     for row in ("run", "iteration", "slice", "request"):
         for item in SpoolReader(spool_path(folder, row)).read():

@@ -29,7 +29,9 @@ def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyCon
         for i in range(STEPS):
             start = i * STEP_NS
             took = STEP_NS * (100 if i == SLOW else 1)
-            recorder.iteration(**iteration_values(i, start_ns=start, end_ns=start + took, decode_tokens=4))
+            recorder.iteration(
+                **iteration_values(i, start_ns=start, end_ns=start + took, decode_tokens=4, emitted_tokens=4)
+            )
             latencies = np.full(4, STEP_NS) + np.arange(4)
             if i == SLOW:
                 latencies[2] = 100 * STEP_NS
@@ -64,7 +66,7 @@ def test_thinning_iterations_never_hides_the_spike(con, points: int) -> None:
 def test_thinning_tokens_keeps_the_stall_and_spreads_the_rest(con, points: int) -> None:
     table = queries.token_latencies(con, "long", points)
     assert table.column_names == ["t", "itl_ms", "request"]
-    assert table.num_rows <= 1.3 * points + 2
+    assert table.num_rows <= 1.3 * points + 4
     stall = max(table.to_pylist(), key=lambda row: row["itl_ms"])
     assert (stall["itl_ms"], stall["request"]) == (1000.0, 2)
     if points >= 50:
@@ -100,6 +102,14 @@ def test_requests_carry_their_latencies_and_text_only_when_asked(con) -> None:
     assert rows[0]["tpot_ms"] == pytest.approx(10.0)
     assert "text" not in rows[0]
     assert {"text", "output_token_ids", "group"} <= set(queries.requests(con, "small", text=True).column_names)
+
+
+def test_one_request_comes_with_its_text(con) -> None:
+    one = queries.request(con, "small", 2)
+    assert one is not None
+    assert one["request_id"] == "r2"
+    assert {"text", "output_token_ids"} <= one.keys()
+    assert queries.request(con, "small", 99) is None
 
 
 def test_one_step_in_full(con) -> None:

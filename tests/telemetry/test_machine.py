@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,8 +27,6 @@ def test_environment_has_versions_and_no_host_name() -> None:
 
 
 def test_the_environment_does_not_import_torch() -> None:
-    import subprocess
-
     script = "import sys; from telemetry.machine import environment; environment(); print('torch' in sys.modules)"
     root = Path(__file__).parents[2]
     out = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@
 
 const DRAW_MS = 100;
 const CALM_DRAW_MS = 500; // for readers who asked for less motion
-const DESCRIBE_MS = 4000;
+const DESCRIBE_MS = 3000;
 const FINAL = ["finished", "failed", "cancelled", "crashed"];
 const CHIPS = {
   connecting: "Connecting",
@@ -268,15 +268,17 @@ class Board {
     this.root.dataset.draws = this.draws;
     this.root.dataset.from = this.view.min.toFixed(3);
     this.root.dataset.to = this.view.max.toFixed(3);
-    if (this.drawnAt - (this.describedAt || -Infinity) > DESCRIBE_MS) {
-      this.describedAt = this.drawnAt;
+    // What is drawn is also said, a little later and at most every few seconds, so that screen readers are not flooded.
+    this.describing ??= setTimeout(() => {
+      this.describing = null;
       for (const chart of this.charts) chart.describe();
-    }
+    }, DESCRIBE_MS);
   }
 
   destroy() {
     this.gone = true;
     clearTimeout(this.scheduled);
+    clearTimeout(this.describing);
     this.feed.stop();
     this.observer.disconnect();
     document.removeEventListener("visibilitychange", this.woken);

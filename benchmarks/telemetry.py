@@ -1,0 +1,125 @@
+"""What telemetry costs, how soon a row can be seen, and how fast a page gets its answers.
+
+- *per iteration*: engine-thread time to record a step with 256 requests in the batch, full detail;
+- *on versus off*: output tokens/s of the engine with full recording over without, the embedded model on this CPU, in pairs;
+- *visible*: from the end of an iteration in one process to the first query in another that finds it;
+- *ingest*: rows per second from a spool into the database;
+- *page*: everything the page of a finished run asks the database, for runs of 10^5 to 10^7 slice rows.
+
+``python -m benchmarks.telemetry [--pairs N] [--quick] [--parts cost,visible,ingest,page,engine] [--json FILE] [--check]``
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from benchmarks.harness import Report, arguments, interleave, paired_ratio, summarise
+from benchmarks.querying import ingest_rows_per_s, page_refresh_ms, parts_ms, recorded_run
+from benchmarks.recording import BATCH, engine_tokens_per_s, recording_cost_us, visible_after_ms
+
+COST_GOAL_US = 50.0
+VISIBLE_GOAL_MS = 500.0
+PAGE_GOALS_MS = {100_000: 50.0, 1_000_000: 100.0, 10_000_000: 250.0}
+OVERHEAD_GOAL_PERCENT = 1.0
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = arguments(__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="less of everything, to try things out; goals are for all of it"
+    )
+    parser.add_argument("--pairs", type=int, default=8, help="engine runs with and without recording")
+    parser.add_argument("--parts", default="cost,visible,ingest,page,engine", help="which parts, with commas")
+    options = parser.parse_args(words)
+    report = Report("telemetry")
+    measures = {
+        "cost": partial(measure_cost, report, options.quick),
+        "visible": partial(measure_visible, report, options.quick),
+        "ingest": partial(measure_ingest, report, options.quick),
+        "page": partial(measure_pages, report, options.quick),
+        "engine": partial(measure_engine, report, 1 if options.quick else options.pairs, options.quick),
+    }
+    for part in options.parts.split(","):
+        if part not in measures:
+            parser.error(f"--parts: no part {part!r}; there are {', '.join(measures)}")
+        report.note_load()
+        measures[part]()
+    return report.finish(options)
+
+
+def measure_cost(report: Report, quick: bool) -> None:
+    repeats, steps = (2, 500) if quick else (7, 2000)
+    forms = {form: partial(recording_cost_us, steps, form) for form in ("arrays", "lists")}
+    found = interleave(forms, repeats)
+    for form, rounds in found.items():
+        means = summarise([r["mean"] for r in rounds])
+        report.figure(
+            f"per iteration, {BATCH} requests ({form})",
+            means.median,
+            "us",
+            goal=COST_GOAL_US,
+            better="lower",
+            spread=means.spread,
+            note=f"p50 {summarise([r['p50'] for r in rounds]).median:.1f} us, p99 {summarise([r['p99'] for r in rounds]).median:.1f} us",
+        )
+
+
+def measure_visible(report: Report, quick: bool) -> None:
+    delays = visible_after_ms(3 if quick else 20)
+    p50, p95 = np.quantile(delays, [0.5, 0.95])
+    report.figure(
+        "end of iteration to visible in a query, p95",
+        float(p95),
+        "ms",
+        goal=VISIBLE_GOAL_MS,
+        better="lower",
+        note=f"p50 {p50:.0f} ms, largest {max(delays):.0f} ms, {len(delays)} iterations",
+    )
+
+
+def measure_ingest(report: Report, quick: bool) -> None:
+    rounds = [ingest_rows_per_s(400 if quick else 4000) for _ in range(1 if quick else 3)]
+    rates = summarise([r["rows_per_s"] for r in rounds])
+    report.figure(
+        "ingest", rates.median, "rows/s", spread=rates.spread, note=f"{rounds[0]['rows']:,.0f} rows of a spool on disk"
+    )
+
+
+def measure_pages(report: Report, quick: bool) -> None:
+    rows = []
+    for slices, goal in PAGE_GOALS_MS.items():
+        if quick and slices > 1_000_000:
+            continue
+        with recorded_run(slices) as database:
+            times = summarise(page_refresh_ms(database, 3 if quick else 9))
+            parts = parts_ms(database)
+        report.figure(
+            f"page of a run, {slices:,} slice rows", times.median, "ms", goal=goal, better="lower", spread=times.spread
+        )
+        rows.append([f"{slices:,}", *parts.values()])
+    report.table("Each question alone, ms (best of three)", ["slice rows", *parts], rows)
+
+
+def measure_engine(report: Report, pairs: int, quick: bool) -> None:
+    requests = 6 if quick else 32
+    sides = {level: partial(engine_tokens_per_s, level, requests) for level in ("full", "off")}
+    found = interleave(sides, pairs, before=report.note_load)
+    ratios = paired_ratio(found["full"], found["off"])
+    report.details["engine_tokens_per_s"] = found
+    report.figure(
+        "engine throughput lost to recording",
+        100 * (1 - ratios.median),
+        "%",
+        goal=OVERHEAD_GOAL_PERCENT,
+        better="lower",
+        spread=(100 * (1 - ratios.high), 100 * (1 - ratios.low)),
+        note=f"{pairs} pairs; full {summarise(found['full']).median:.2f}, off {summarise(found['off']).median:.2f} tokens/s",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""The pages as Streamlit runs them, before a real lab of this process: what is drawn, what is refused, what stays text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import controls as book
+from app.home import Home
+from app.lablock import LabAddress
+from app.services import Lab, set_lab
+from app.status import read_status, state, write_status
+from store import queries
+from tests.app.small_runs import small_spec, wait_for, wait_for_state
+
+LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
+PLANTED = "<script id='planted'>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    opened = Lab(Home(tmp_path_factory.mktemp("pages")).prepare(), LabAddress.fresh("127.0.0.1", 0))
+    set_lab(opened)
+    opened.start()
+    yield opened
+    opened.stop()
+    set_lab(None)
+
+
+@pytest.fixture(scope="module")
+def done(lab: Lab) -> str:
+    """A finished run with a planted title and prompt, in the database."""
+    spec = small_spec("done", requests=3, tokens=6)
+    requests = (
+        spec.requests[0].model_copy(update={"prompt": PLANTED, "prompt_token_ids": None}),
+        *spec.requests[1:],
+    )
+    lab.submit(spec.model_copy(update={"title": PLANTED, "requests": requests}))
+    wait_for_state(lab.home, "done", "finished")
+    wait_for(lambda: stored_state(lab, "done") == "finished")
+    return "done"
+
+
+def stored_state(lab: Lab, run_id: str) -> str | None:
+    with lab.cursor() as con:
+        row = queries.run(con, run_id)
+    return None if row is None else str(row["state"])
+
+
+def opened(run: str | None = None, **parameters: str) -> AppTest:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    for name, value in ({"run": run} if run else {} | parameters).items():
+        page.query_params[name] = value
+    return page.run()
+
+
+def texts(page: AppTest) -> str:
+    kinds = (page.markdown, page.caption, page.title, page.error, page.info, page.warning)
+    return "\n".join(str(element.value) for kind in kinds for element in kind)
+
+
+def test_the_page_has_a_control_for_every_setting_and_every_coming_technique(lab: Lab, done: str) -> None:
+    page = opened(done)
+    assert not page.exception
+    keys = {
+        element.key for kind in (page.toggle, page.selectbox, page.number_input, page.multiselect) for element in kind
+    }
+    keys |= {element.key for element in page.text_input}
+    assert {f"set:starter:{control.path}" for control in book.controls()} <= keys
+    for path, (title, _) in book.coming().items():
+        toggle = next(element for element in page.toggle if element.key == f"coming:{path}")
+        assert (toggle.label, toggle.disabled) == (title, True)
+
+
+def test_every_control_has_help(lab: Lab, done: str) -> None:
+    page = opened(done)
+    for kind in (page.toggle, page.selectbox, page.number_input, page.multiselect):
+        for element in kind:
+            if str(element.key).startswith("set:"):
+                assert element.help, element.key
+
+
+def test_switching_chunked_prefill_off_hides_its_settings_and_keeps_them(lab: Lab, done: str) -> None:
+    page = opened(done)
+    budget = "set:starter:chunked_prefill.token_budget"
+    page.number_input(key=budget).set_value(48).run()
+    page.toggle(key="set:starter:chunked_prefill").set_value(False).run()
+    assert budget not in {element.key for element in page.number_input}
+    page.toggle(key="set:starter:chunked_prefill").set_value(True).run()
+    assert page.number_input(key=budget).value == 48
+
+
+def test_an_impossible_value_is_named_beside_its_control_and_stops_the_start(lab: Lab, done: str) -> None:
+    page = opened(done)
+    page.number_input(key="set:starter:max_num_seqs").set_value(0).run()
+    assert any("max_num_seqs is '0'" in str(error.value) for error in page.error)
+    assert page.button(key="start").disabled
+    assert page.number_input(key="set:starter:max_num_seqs").value == 0
+    page.button(key="reset:max_num_seqs").click().run()
+    assert page.number_input(key="set:starter:max_num_seqs").value == 16
+    assert not page.button(key="start").disabled
+
+
+def test_a_changed_setting_is_marked_and_one_button_undoes_all(lab: Lab, done: str) -> None:
+    page = opened(done)
+    page.number_input(key="set:starter:seed").set_value(7).run()
+    assert "the scenario has 0" in page.button(key="reset:seed").label
+    page.button(key="reset-all").click().run()
+    assert page.number_input(key="set:starter:seed").value == 0
+    assert "reset-all" not in {button.key for button in page.button}
+
+
+def test_settings_are_kept_apart_for_each_scenario(lab: Lab, done: str) -> None:
+    page = opened(done)
+    page.number_input(key="set:starter:seed").set_value(7).run()
+    page.selectbox(key="scenario").set_value("chat").run()
+    assert page.number_input(key="set:chat:seed").value == 0
+    page.selectbox(key="scenario").set_value("starter").run()
+    assert page.number_input(key="set:starter:seed").value == 7
+
+
+def test_start_queues_the_run_with_the_changes_and_turns_the_page_to_it(lab: Lab, done: str) -> None:
+    page = opened(done)
+    page.selectbox(key="scenario").set_value("chat").run()
+    page.selectbox(key="set:chat:model").set_value("random:tiny").run()
+    page.toggle(key="set:chat:chunked_prefill").set_value(False).run()
+    before = set(lab.home.run_ids())
+    page.button(key="start").click().run()
+    (run_id,) = set(lab.home.run_ids()) - before
+    try:
+        assert run_id in page.query_params["run"]
+        from app.rundir import read_spec
+
+        spec = read_spec(lab.home.run_dir(run_id))
+        assert (spec.scenario, spec.engine.model, spec.engine.chunked_prefill) == ("chat", "random:tiny", None)
+    finally:
+        lab.queue.cancel(run_id)
+        wait_for(lambda: state(read_status(lab.home.run_dir(run_id))) in ("cancelled", "finished"))
+
+
+def test_a_finished_run_shows_figures_charts_and_requests(lab: Lab, done: str) -> None:
+    page = opened(done)
+    assert not page.exception
+    assert {"Charts", "Latency", "Requests", "Iterations", "Setup"} == {tab.label for tab in page.tabs}
+    assert len(page.get("plotly_chart")) == 7
+    assert next(metric.value for metric in page.metric if metric.label == "Requests done") == "3 of 3"
+    assert "random weights" in texts(page)
+
+
+def test_the_flip_runs_the_same_requests_with_one_switch_turned(lab: Lab, done: str) -> None:
+    from app.views.facts import comparable_runs, differences, load_run
+
+    page = opened(done)
+    before = set(lab.home.run_ids())
+    page.button(key="flip").click().run()
+    (run_id,) = set(lab.home.run_ids()) - before
+    first, second = load_run(lab.home, done), load_run(lab.home, run_id)
+    assert second.spec.workload_hash == first.spec.workload_hash
+    assert differences(first.spec.engine, second.spec.engine) == ["chunked prefill on"]
+    wait_for_state(lab.home, run_id, "finished")
+    wait_for(lambda: stored_state(lab, run_id) == "finished")
+    with lab.cursor() as con:
+        assert [run.run_id for run in comparable_runs(lab.home, second, queries.runs(con))] == [done]
+    shown = opened(run_id)
+    assert "Before" in texts(shown)
+    assert "chunked prefill on" in texts(shown)
+
+
+def test_planted_markup_in_title_and_prompt_is_drawn_as_text(lab: Lab, done: str) -> None:
+    page = opened(done)
+    assert page.title[0].value.replace("\\", "") == PLANTED
+    assert "\\<script" in page.title[0].value
+    for element in page.markdown:
+        assert "<script" not in element.value.replace("\\<", "")
+
+
+def test_an_unknown_run_is_named_with_its_nearest(lab: Lab, done: str) -> None:
+    page = opened("don")
+    assert not page.exception
+    assert "There is no run" in texts(page)
+    assert "done" in texts(page)
+
+
+@pytest.mark.parametrize("run", ["../../etc/passwd", "A B", "x" * 100, "<b>", "%2e%2e"])
+def test_an_address_that_is_no_run_id_is_refused_in_words(lab: Lab, done: str, run: str) -> None:
+    page = opened(run)
+    assert not page.exception
+    assert "is not a run id" in texts(page).replace("\\", "")
+
+
+def test_a_crashed_run_says_why_and_what_to_change(lab: Lab, done: str) -> None:
+    from app.rundir import create_run
+
+    create_run(lab.home, small_spec("broken"), supervisor=None)
+    lab.queue.cancel("broken")
+    error = {
+        "kind": "crashed",
+        "field": "run",
+        "value": "broken",
+        "message": "It ended early.",
+        "mend": "Use fewer blocks.",
+    }
+    write_status(lab.home.run_dir("broken"), state="crashed", error=error, labels=["unfinished"])
+    page = opened("broken")
+    assert not page.exception
+    said = texts(page).replace("\\", "")
+    assert "It ended early. Use fewer blocks." in said
+    assert "unfinished" in said
+
+
+def test_the_list_names_renames_and_deletes_runs(lab: Lab, done: str) -> None:
+    page = opened(done)
+    page.switch_page("pages/runs.py").run()
+    assert not page.exception
+    assert done in str(page.dataframe[0].value)
+
+
+def test_with_an_empty_store_the_page_says_what_to_do(tmp_path: Path, lab: Lab) -> None:
+    empty = Lab(Home(tmp_path).prepare(), LabAddress.fresh("127.0.0.1", 0))
+    set_lab(empty)
+    try:
+        page = opened()
+        assert not page.exception
+        assert page.title[0].value == "Nothing has run yet"
+        assert not page.button(key="start").disabled
+    finally:
+        set_lab(lab)

@@ -1,0 +1,112 @@
+"""A real lab in its own process, and a real browser in front of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+
+from app.client import call
+from app.home import Home
+from app.lablock import LabAddress, running_lab
+from app.rundir import create_run
+from app.status import is_final
+from engine.config import RunSpec
+from tests.app.small_runs import read_status, small_spec, wait_for, wait_for_state
+from tests.browser.chromium import open_browser
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
+HARMLESS = ("ResizeObserver loop", "/runs/_stcore/")  # Streamlit looks for its server below the page's path first
+
+
+@dataclass
+class OpenLab:
+    """A lab that is up."""
+
+    home: Home
+    address: LabAddress
+
+    def url(self, run_id: str | None = None, path: str = "/") -> str:
+        return self.address.url + path + (f"?run={run_id}" if run_id else "")
+
+    def submit(self, spec: RunSpec) -> str:
+        create_run(self.home, spec)
+        call(self.address, "POST", "/runs", {"run_id": spec.run_id})
+        return spec.run_id
+
+    def cancel(self, run_id: str) -> None:
+        call(self.address, "POST", f"/runs/{run_id}/cancel")
+        wait_for(lambda: is_final(read_status(self.home.run_dir(run_id))))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def open_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenLab]:
+    folder = tmp_path_factory.mktemp("lab")
+    home = Home(folder / "home")
+    log = folder / "lab.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app.cli", "lab", "--port", "0", "--no-starter"],
+            cwd=ROOT,
+            env=os.environ | {"SERVESCOPE_HOME": str(home.root)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for(lambda: process.poll() is not None or running_lab(home) is not None)
+        address = running_lab(home)
+        assert address is not None, log.read_text()
+        yield OpenLab(home, address)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@pytest.fixture(scope="session")
+def finished_run(open_lab: OpenLab) -> str:
+    """A run that is over, in the database, with a title that looks like markup."""
+    spec = small_spec("finished-run", requests=6, tokens=12)
+    spec = spec.model_copy(update={"title": "<b id='planted'>a title</b> :red[x]"})
+    open_lab.submit(spec)
+    wait_for_state(open_lab.home, spec.run_id, "finished")
+    return spec.run_id
+
+
+def said(message: ConsoleMessage) -> str:
+    return f"{message.text} {message.location.get('url', '')}"
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open an address in a fresh browser profile; the test fails if the page complained on its console."""
+    contexts = []
+    complaints: list[str] = []
+
+    def open_one(url: str, *, width: int = 1440, height: int = 900, scheme: str = "light") -> Page:
+        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(PATIENCE_MS)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("console", lambda message: complaints.append(said(message)) if message.type == "error" else None)
+        page.goto(url)
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert [text for text in complaints if not any(word in text for word in HARMLESS)] == []

@@ -1,0 +1,262 @@
+"""The live board alone in a browser, its socket played by the test: resuming, gaps, refusals, theme, cleaning up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
+
+from app.components.live_board import script, styles
+from app.theme import palettes
+from app.words import STALL_FACTOR, board_words
+from store.live import TOKEN_COLUMNS, encode_frame
+from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
+
+pytestmark = pytest.mark.browser
+COLUMNS = {"iteration": tuple(ITERATION_COLUMNS), "token": TOKEN_COLUMNS, "device": tuple(DEVICE_COLUMNS)}
+PLANTED = "<b id='planted'>bold</b>"
+
+
+def frame(table: str, first: int, rows: list[dict[str, float]]) -> bytes:
+    names = COLUMNS[table]
+    return encode_frame(table, first, names, np.array([[row.get(name, np.nan) for name in names] for row in rows]))
+
+
+def iterations(first: int, count: int) -> bytes:
+    rows = [
+        {
+            "t": 0.05 * (n + 1),
+            "duration_ms": 50,
+            "forward_ms": 45,
+            "decode_tokens": 4,
+            "running": 4,
+            "waiting": 0,
+            "iteration": n,
+        }
+        for n in range(first, first + count)
+    ]
+    return frame("iteration", first, rows)
+
+
+def tokens(first: int, gaps: list[float]) -> bytes:
+    rows = [{"t": 0.05 * (first + n), "itl_ms": gap, "request": n % 4} for n, gap in enumerate(gaps)]
+    return frame("token", first, rows)
+
+
+@dataclass
+class PlayedSocket:
+    """The lab's end of the socket: what the board said, and the way to answer."""
+
+    greetings: list[dict[str, Any]] = field(default_factory=list)
+    routes: list[WebSocketRoute] = field(default_factory=list)
+
+    def connect(self, route: WebSocketRoute) -> None:
+        self.routes.append(route)
+        route.on_message(lambda text: self.greet(route, text))
+
+    def greet(self, route: WebSocketRoute, text: str | bytes) -> None:
+        self.greetings.append(json.loads(text))
+        route.send(json.dumps({"type": "hello", "run": "r1"}))
+
+    def send(self, message: bytes | dict[str, Any]) -> None:
+        self.routes[-1].send(message if isinstance(message, bytes) else json.dumps(message))
+
+
+@dataclass
+class OpenBoard:
+    page: Page
+    socket: PlayedSocket
+
+    def attribute(self, name: str) -> str | None:
+        return self.page.locator(".board").get_attribute(f"data-{name}")
+
+    def wait_for_greetings(self, count: int) -> None:
+        for _ in range(200):
+            if len(self.socket.greetings) >= count:
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"{len(self.socket.greetings)} connections, {count} wanted")
+
+
+def page_text(data: dict[str, Any], background: str) -> str:
+    payload = json.dumps(data).replace("</", "<\\/")
+    return (
+        f"<!doctype html><style>:root {{ --st-background-color: {background}; --st-font: sans-serif; }}{styles()}</style>"
+        f"<div id=host></div><script type=module>{script()};const host = document.getElementById('host'), data = {payload};"
+        "window.mounted = mount({ parentElement: host, data });"
+        "window.remount = (change) => mount({ parentElement: host, data: { ...data, ...change } });</script>"
+    )
+
+
+@pytest.fixture
+def open_board(browser: Browser) -> Any:
+    contexts = []
+
+    def open_one(*, background: str = "#ffffff", **extra: Any) -> OpenBoard:
+        data = {
+            "run": "r1",
+            "token": "t",
+            "path": "/live",
+            "palettes": palettes(),
+            "words": board_words(),
+            "stall_factor": STALL_FACTOR,
+            "expected_tokens": 100,
+            "ghost": None,
+        } | extra
+        context = browser.new_context(viewport={"width": 1200, "height": 900})
+        contexts.append(context)
+        page = context.new_page()
+        socket = PlayedSocket()
+        page.route_web_socket("**/live", socket.connect)
+        page.route(
+            "http://board.test/",
+            lambda route: route.fulfill(content_type="text/html; charset=utf-8", body=page_text(data, background)),
+        )
+        page.goto("http://board.test/")
+        board = OpenBoard(page, socket)
+        board.wait_for_greetings(1)
+        return board
+
+    yield open_one
+    for context in contexts:
+        context.close()
+
+
+OpenOne = Callable[..., OpenBoard]
+
+
+def test_it_introduces_itself_with_token_and_run(open_board: OpenOne) -> None:
+    board = open_board()
+    assert board.socket.greetings[0]["token"] == "t"
+    assert board.socket.greetings[0]["run"] == "r1"
+    assert board.socket.greetings[0]["since"]["iteration"] == 0
+
+
+def test_after_a_break_it_asks_for_what_comes_next_and_says_so_meanwhile(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send({"type": "status", "state": "running", "progress": {}})
+    board.socket.send(iterations(0, 30))
+    expect(board.page.locator(".chip")).to_have_text("Live")
+    board.socket.routes[-1].close()
+    expect(board.page.locator(".chip")).to_have_text("Reconnecting")
+    expect(board.page.locator(".notice")).to_contain_text("Nothing is lost")
+    board.wait_for_greetings(2)
+    assert board.socket.greetings[1]["since"]["iteration"] == 30
+    board.socket.send(iterations(25, 10))  # an overlap is trimmed
+    expect(board.page.locator(".chip")).to_have_text("Live")
+    expect(board.page.locator(".notice")).to_be_hidden()
+    described(board, "35 iterations")
+
+
+def test_rows_that_never_came_are_counted_in_words(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(iterations(0, 10))
+    board.socket.send(iterations(17, 10))
+    expect(board.page.locator(".notice")).to_contain_text("7 rows were dropped")
+
+
+def test_a_long_run_that_begins_thinned_is_no_loss(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(iterations(5000, 10))
+    described(board, "5010 iterations")
+    expect(board.page.locator(".notice")).to_be_hidden()
+
+
+def test_a_refusal_is_told_and_not_repeated(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send({"type": "error", "kind": "bad-token", "message": "The token is not this lab's."})
+    board.socket.routes[-1].close(code=4403, reason="bad-token")
+    expect(board.page.locator(".notice")).to_contain_text("The token is not this lab's.")
+    expect(board.page.locator(".chip")).to_have_text("Not connected")
+    board.page.wait_for_timeout(1500)
+    assert len(board.socket.greetings) == 1
+
+
+def test_stalls_are_counted_against_five_median_gaps(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(tokens(0, [20.0] * 60 + [90.0, 300.0, 500.0]))
+    legend = board.page.locator(".card", has_text="Gap before every token").locator(".legend")
+    expect(legend).to_contain_text("2 stalls, longest gap 500 ms")
+
+
+def test_an_earlier_run_lies_behind_and_is_named_as_text(open_board: OpenOne) -> None:
+    ghost = {"name": PLANTED, "sampled": False, "t": [0.1, 0.2, 0.3], "itl_ms": [20, 900, 20]}
+    board = open_board(ghost=ghost)
+    board.socket.send(tokens(0, [20.0] * 60))
+    legend = board.page.locator(".card", has_text="Gap before every token").locator(".legend")
+    expect(legend).to_contain_text(f"before: {PLANTED}")
+    expect(legend).to_contain_text("1 stall, longest gap 900 ms")
+    assert board.page.locator("#planted").count() == 0
+
+
+def test_texts_of_the_engine_stay_texts(open_board: OpenOne) -> None:
+    board = open_board()
+    limit = {"kind": "compute", "sentence": PLANTED, "figures": {PLANTED: 1.0}}
+    board.socket.send(
+        {
+            "type": "figures",
+            "tokens_per_s": 12.5,
+            "ttft_ms": {},
+            "itl_ms": {},
+            "device": {},
+            "trend": {},
+            "limit": limit,
+        }
+    )
+    board.socket.send({"type": "status", "state": "loading", "progress": {"phase": PLANTED, "phase_share": 0.4}})
+    expect(board.page.locator(".limit-sentence")).to_have_text(PLANTED)
+    expect(board.page.locator(".progress-text")).to_have_text(PLANTED)
+    board.page.get_by_role("button", name="Why?").click()
+    expect(board.page.locator(".limit-figures dt")).to_have_text(PLANTED)
+    assert board.page.locator("#planted").count() == 0
+
+
+def test_figures_that_are_not_known_are_dashes(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(
+        {"type": "figures", "tokens_per_s": None, "ttft_ms": {"p50": None}, "itl_ms": {}, "device": {}, "trend": {}}
+    )
+    for tile in board.page.locator(".tile-value").all():
+        expect(tile).to_have_text("–")
+
+
+@pytest.mark.parametrize(("background", "theme"), [("#ffffff", "light"), ("#0E1419", "dark")])
+def test_it_takes_the_theme_of_the_page(open_board: OpenOne, background: str, theme: str) -> None:
+    board = open_board(background=background)
+    assert board.attribute("theme") == theme
+
+
+def test_another_run_starts_over(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(iterations(0, 30))
+    described(board, "30 iterations")
+    board.page.evaluate("() => window.remount({ run: 'r2' })")
+    board.wait_for_greetings(2)
+    assert board.socket.greetings[1]["run"] == "r2"
+    assert board.socket.greetings[1]["since"]["iteration"] == 0
+
+
+def test_leaving_the_page_closes_the_socket_and_removes_the_board(open_board: OpenOne) -> None:
+    board = open_board()
+    closed: list[int | None] = []
+    board.socket.routes[-1].on_close(lambda code, reason: closed.append(code))
+    board.page.evaluate("() => window.mounted()")
+    expect(board.page.locator(".board")).to_have_count(0)
+    board.page.wait_for_timeout(1000)
+    assert len(closed) == 1
+    assert len(board.socket.greetings) == 1
+
+
+def described(board: OpenBoard, words: str) -> None:
+    """Wait until the timeline's text alternative says the words."""
+    plot = board.page.locator(".card", has_text="Iterations").locator(".plot").first
+    for _ in range(200):
+        if words in (plot.get_attribute("aria-label") or ""):
+            return
+        board.page.wait_for_timeout(50)
+    pytest.fail(f"{words!r} not in {plot.get_attribute('aria-label')!r}")
