@@ -20,12 +20,12 @@ class RMSNorm:
         eps: added to the mean square.
     """
 
-    __slots__ = ("_eps", "_fused", "_inverse_root", "_least", "_weight")
+    __slots__ = ("_fused", "_inverse_root", "_least", "eps", "weight")
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         width = weight.shape[-1]
-        self._weight = weight
-        self._eps = eps
+        self.weight = weight
+        self.eps = eps
         self._fused = weight.is_cuda and weight.ndim == 1
         self._least = torch.tensor([math.sqrt(width * eps)], dtype=torch.float32, device=weight.device)
         self._inverse_root = 1.0 / math.sqrt(width)
@@ -33,7 +33,7 @@ class RMSNorm:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., width] -> the same shape and dtype, new memory."""
         if self._fused:
-            return F.rms_norm(x, x.shape[-1:], self._weight, self._eps)
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         root = torch.hypot(length, self._least).mul_(self._inverse_root)
-        return (x.float() / root).to(x.dtype).mul_(self._weight)
+        return (x.float() / root).to(x.dtype).mul_(self.weight)

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
 # ||out - ref|| / ||ref||; operands rounded to bfloat16 carry 8 bits
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
-MIXED = [(1, 33), (12, 0), (1, 2), (5, 30), (1, 15), (19, 16)]
+MIXED = [(1, 33), (7, 0), (1, 2), (5, 20)]
 
 
 @dataclass
@@ -94,8 +94,8 @@ def test_every_block_size_equals_the_reference(block_size: int):
         [(1, 0)],
         [(1, 700)],
         [(1, c) for c in (0, 1, 31, 32, 33, 63, 64, 65, 500)],
-        [(200, 0)],
-        [(33, 190)],
+        [(90, 0)],
+        [(21, 100)],
         [(5, 40), (5, 0), (3, 17), (5, 300)],
     ],
     ids=["first token", "one long decode", "decodes", "whole prompt", "later chunk", "drafts to verify"],
@@ -109,13 +109,13 @@ def test_what_no_token_may_see_changes_nothing(batch: list[tuple[int, int]], poi
 
 
 @given(
-    batch=st.lists(st.tuples(st.integers(1, 40), st.integers(0, 130)), min_size=1, max_size=6),
+    batch=st.lists(st.tuples(st.integers(1, 20), st.integers(0, 90)), min_size=1, max_size=4),
     group=st.integers(1, 16),
     kv_heads=st.integers(1, 3),
     block_size=st.sampled_from([16, 32, 48, 64]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_any_mix_equals_the_reference(batch, group: int, kv_heads: int, block_size: int, seed: int):
     torch.manual_seed(seed)
     heads = (group * kv_heads, kv_heads, 64)

@@ -15,7 +15,7 @@ from engine.batch import AttentionBatch, Ragged
 from engine.kv.cache import KVCache
 
 MERGED_AT_ONCE = 16  # segments one step of the merge reads
-INTERPRETED_PROCESSORS = 8  # stands for the device's multiprocessors where the kernels are interpreted
+INTERPRETED_PROCESSORS = 4  # stands for the device's multiprocessors where the kernels are interpreted
 
 
 def interpreted() -> bool:
@@ -57,7 +57,7 @@ class TritonAttention(AttentionBackend):
 
     def begin(self, batch: AttentionBatch) -> None:
         assert batch.ragged is not None, "this backend reads the ragged form of a batch"
-        self._slots = batch.slots.long()
+        self.slots = batch.slots  # [tokens]; negative: a row that only fills up the batch
         self._ragged = batch.ragged
         self._launches = self._plan(batch.ragged, batch.num_singles)
         split = [launch for launch in self._launches if launch.segments > 1]
@@ -68,7 +68,7 @@ class TritonAttention(AttentionBackend):
         self._partial_lse = torch.empty(parts * self.num_heads, dtype=torch.float32, device=device)
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        self.cache.store(layer, self._slots, k, v)
+        self.cache.store(layer, self.slots.long(), k, v)
         return self.attend(layer, q)
 
     def attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
