@@ -13,7 +13,7 @@ CPU_COPY_BYTES = 128 << 20
 GPU_COPY_BYTES = 2 << 30
 
 
-def measure_peaks(device: torch.device, dtype: torch.dtype, *, budget_s: float = 0.4) -> dict[str, float]:
+def measure_peaks(device: torch.device, dtype: torch.dtype, *, budget_s: float = 0.15) -> dict[str, float]:
     """Matrix rate and copy bandwidth of the device.
 
     Returns ``flops_per_s`` (a large matrix product in ``dtype``), ``bytes_per_s`` (a large copy, bytes read plus bytes written), and

@@ -60,6 +60,9 @@ class NumericBuffer:
         self._nulls = [_null_of(c) if c.nullable else None for c in specs]
         self._enumerated = [k for k, c in enumerate(specs) if c.choices]
         self._nullable = [k for k, c in enumerate(specs) if c.nullable]
+        self._arrow = [
+            (arrow.arrow_type(c), c.nullable, arrow.choice_array(c.choices) if c.choices else None) for c in specs
+        ]
         self.row_bytes = self._dtype.itemsize
         self._by_row = by_row
         self._chunk_rows = chunk_rows
@@ -131,18 +134,22 @@ class NumericBuffer:
 
     def batch(self, chunk: _Chunk) -> pa.RecordBatch:
         """The chunk as a record batch that shares its memory (nulls and choices resolved)."""
+        rows = chunk.rows
         arrays = []
-        for array, column in zip(chunk.arrays, self._columns.values(), strict=True):
-            data = array[: chunk.rows]
-            mask = None
-            if column.nullable:
-                mask = np.isnan(data) if data.dtype.kind == "f" else data == NULL_INT
-            data = np.ascontiguousarray(data)
-            if column.choices:
-                codes = pa.array(data, mask=mask)
-                arrays.append(pa.DictionaryArray.from_arrays(codes, arrow.choice_array(column.choices)))
+        for array, (kind, nullable, choices) in zip(chunk.arrays, self._arrow, strict=True):
+            data = np.ascontiguousarray(array[:rows])
+            valid = None
+            if nullable:
+                held = ~np.isnan(data) if data.dtype.kind == "f" else data != NULL_INT
+                if not held.all():
+                    valid = pa.py_buffer(np.packbits(held, bitorder="little"))
+            # from_buffers, because pa.array() looks at every value's type and takes several times as long
+            if choices is None:
+                arrays.append(pa.Array.from_buffers(kind, rows, [valid, pa.py_buffer(data)]))
             else:
-                arrays.append(pa.array(data, mask=mask))
+                if data.view(np.uint8).max() >= len(choices):  # a negative code is a large one here
+                    raise ValueError(f"a choice beyond {choices[-1]}")
+                arrays.append(pa.DictionaryArray.from_buffers(kind, rows, [valid, pa.py_buffer(data)], choices))
         return pa.RecordBatch.from_arrays(arrays, schema=arrow.schema(self.row))
 
     def _reserve(self, rows: int) -> bool:

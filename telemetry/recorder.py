@@ -9,8 +9,6 @@ and :attr:`Recorder.problem` says so with the number of rows that are missing.
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
 from operator import itemgetter
 from pathlib import Path
@@ -18,19 +16,17 @@ from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 
-from telemetry import arrow
 from telemetry.buffers import NumericBuffer, ObjectBuffer
 from telemetry.clock import RunClock
 from telemetry.rows import IterationRow, columns
-from telemetry.spool import SpoolWriter, spool_path
+from telemetry.spool import TELEMETRY_FOLDER
+from telemetry.writer import Writer
 
 Level = Literal["full", "iterations", "off"]
 Ints = Sequence[int] | np.ndarray | int
 
-DRAIN_INTERVAL_S = 0.05
-RETRY_INTERVAL_S = 1.0
+DRAIN_INTERVAL_S = 0.1
 MAX_PENDING_BYTES = 256 << 20
 LABEL_INCOMPLETE = "telemetry incomplete"
 
@@ -81,16 +77,9 @@ class Recorder:
         }
         self._in_order = itemgetter(*self._iteration.names)
         self._unset = {name: None for name, c in columns(IterationRow).items() if c.nullable}
-        self._spools: dict[str, SpoolWriter] = {}
-        self._waiting: dict[str, list[Any]] = {row: [] for row in self._buffers}
         self._reason: str | None = None
-        self._retry_at = 0.0
-        self._write_lock = threading.Lock()
-        self._wake = threading.Event()
-        self._closing = False
-        (self.run_dir / "telemetry").mkdir(parents=True, exist_ok=True)
-        self._thread = threading.Thread(target=self._run, name="telemetry-writer", daemon=True)
-        self._thread.start()
+        (self.run_dir / TELEMETRY_FOLDER).mkdir(parents=True, exist_ok=True)
+        self._writer = Writer(self.run_dir, self._buffers, drain_interval_s, self._stop_detail, self._refuse)
 
     # ------------------------------------------------------------------ hot path
 
@@ -225,7 +214,7 @@ class Recorder:
         self._run_row.append(
             {"event": event, "status": status, "labels": [*labels, *self.labels], **values},
         )
-        self._wake.set()
+        self._writer.wake()
 
     # ------------------------------------------------------------------ state
 
@@ -249,26 +238,11 @@ class Recorder:
 
     def flush(self) -> None:
         """Write everything recorded so far, from the calling thread. Not for the hot path."""
-        with self._write_lock:
-            self._drain(force=True)
+        self._writer.flush()
 
     def close(self) -> None:
-        """Write everything, end the streams, force them to disk. Never raises for the disk's sake: see
-        ``problem``."""
-        if self._closing:
-            return
-        self._closing = True
-        self._wake.set()
-        self._thread.join()
-        self.flush()
-        for row, left in self._waiting.items():
-            for item in left:
-                self._count_lost(row, item)
-        for spool in self._spools.values():
-            try:
-                spool.close()
-            except OSError as error:
-                self._disk_refused(spool.path, error)
+        """Write everything, end the streams, force them to disk. Never raises for the disk's sake: see ``problem``."""
+        self._writer.close()
 
     def __enter__(self) -> Recorder:
         return self
@@ -278,46 +252,11 @@ class Recorder:
     ) -> None:
         self.close()
 
-    # ------------------------------------------------------------------ writer thread
-
-    def _run(self) -> None:
-        while not self._closing:
-            self._wake.wait(self._drain_interval_s)
-            self._wake.clear()
-            with self._write_lock:
-                self._drain()
-
-    def _drain(self, force: bool = False) -> None:
-        for row, buffer in self._buffers.items():
-            self._waiting[row].extend(buffer.drain())
-        if not force and time.monotonic() < self._retry_at:
-            return
-        for row, waiting in self._waiting.items():
-            while waiting:
-                try:
-                    self._write(row, waiting[0])
-                except OSError as error:
-                    self._disk_refused(spool_path(self.run_dir, row), error)
-                    return
-                except (pa.ArrowException, ValueError, TypeError, IndexError) as error:
-                    self._stop_detail(f"{row} rows could not be encoded ({error})")
-                    self._count_lost(row, waiting[0])
-                self._buffers[row].recycle(waiting.pop(0))
-
-    def _write(self, row: str, item: Any) -> None:
-        if row not in self._spools:
-            self._spools[row] = SpoolWriter(spool_path(self.run_dir, row), arrow.schema(row))
-        self._spools[row].write(self._buffers[row].batch(item))
-
-    def _disk_refused(self, path: Path, error: OSError) -> None:
-        self._retry_at = time.monotonic() + RETRY_INTERVAL_S
-        self._stop_detail(f"{path.name} could not be written: {error.strerror or error}")
-
     # ------------------------------------------------------------------ bounds
 
     def _check_bounds(self, wake: bool = True) -> None:
         if wake:
-            self._wake.set()
+            self._writer.wake()
         pending = self.pending_bytes
         if pending > self._max_pending_bytes:
             self._stop_detail(f"the disk did not keep up: {pending >> 20} MiB of rows were waiting")
@@ -331,6 +270,3 @@ class Recorder:
     def _refuse(self, row: str, rows: int) -> None:
         if self._reason is not None:
             self.lost[row] = self.lost.get(row, 0) + rows
-
-    def _count_lost(self, row: str, item: Any) -> None:
-        self._refuse(row, len(item) if isinstance(item, list) else item.rows)

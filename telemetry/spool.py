@@ -57,9 +57,9 @@ class SpoolWriter:
                 framing.CHECKSUM_KEY: framing.CHECKSUM_BLANK,
             },
         )
-        data = self._sink.getvalue()
+        with self._sink.getbuffer() as written:
+            data = bytes(written[: self._sink.tell()])
         self._sink.seek(0)
-        self._sink.truncate()
         if self.sequence == 0:
             at = self._last_message(data)
             data = data[:at] + framing.seal(data[at:], data[:at])

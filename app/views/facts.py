@@ -52,6 +52,13 @@ class RunFacts:
         return self.name or self.spec.title or self.spec.scenario
 
     @property
+    def switches(self) -> str:
+        """Which techniques were on: ``chunked prefill on``."""
+        engine = self.spec.engine
+        words = (f"{t.title.lower()} {'off' if getattr(engine, t.path) is None else 'on'}" for t in book.techniques())
+        return ", ".join(words)
+
+    @property
     def labels(self) -> list[str]:
         return [str(label) for label in self.status.get("labels") or ()]
 
@@ -120,7 +127,7 @@ def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> 
     return found
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def _brief(run_dir: Path, _modified_ns: int) -> SpecInBrief:
     spec = read_spec(run_dir)
     return SpecInBrief(

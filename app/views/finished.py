@@ -171,6 +171,7 @@ def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any
     st.dataframe(
         rows,
         hide_index=True,
+        height="content",
         column_config={share: st.column_config.NumberColumn(f"{share}, ms", format="%.1f") for share in shares},
         alt="Latency in ms: " + "; ".join(f"{row['']} p50 {row['p50']}, p99 {row['p99']}" for row in rows),
     )

@@ -34,7 +34,7 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
             st.badge(
                 plain(label), color="orange", icon=":material/label:", help=LABELS.get(label, "A label of this run.")
             )
-        st.caption(plain(f"{_switches(facts)}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
+        st.caption(plain(f"{facts.switches}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
 
 
 def why_it_ended(facts: RunFacts) -> None:
@@ -86,16 +86,6 @@ def _place_in_queue(lab: Lab, run_id: str) -> str:
         if before
         else "Next on the device"
     )
-
-
-def _switches(facts: RunFacts) -> str:
-    from app import controls as book
-
-    words = [
-        f"{t.title.lower()} {'on' if getattr(facts.spec.engine, t.path) is not None else 'off'}"
-        for t in book.techniques()
-    ]
-    return ", ".join(words)
 
 
 def _colour(state: str) -> Literal["green", "primary", "red", "gray"]:

@@ -42,6 +42,7 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
         table.select([name for name in SHOWN if name in table.column_names]),
         hide_index=True,
         key="requests",
+        height=320,
         on_select="rerun",
         selection_mode="single-row",
         column_config=_column_config(),

@@ -10,6 +10,7 @@ from app.errors import LabError
 from app.listing import list_runs
 from app.notes import write_notes
 from app.services import Lab
+from app.views.facts import load_run
 from app.views.plain import clock, counted, plain
 from app.words import STATES
 
@@ -28,7 +29,7 @@ def run_list(lab: Lab) -> None:
     st.caption(f"{counted(len(found), 'run')}. Choose a row to open, rename or delete it.")
     shown = found[:NEWEST]
     chosen = st.dataframe(
-        [_row(run) for run in shown],
+        [_row(lab, run) for run in shown],
         hide_index=True,
         key="run-table",
         on_select="rerun",
@@ -93,9 +94,10 @@ def _undo_line(lab: Lab) -> None:
             _do(lambda: lab.restore(run_id))
 
 
-def _row(run: dict[str, Any]) -> dict[str, Any]:
+def _row(lab: Lab, run: dict[str, Any]) -> dict[str, Any]:
     return {
         "run": _title(run),
+        "switches": _switches(lab, run["run_id"]),
         "state": STATES.get(run["status"], (run["status"],))[0],
         "started": clock(run["started_unix_ns"] or run["created_unix_ns"]),
         "requests": f"{run['requests_done']} of {run['requests_total']}",
@@ -104,6 +106,13 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
         "labels": run["labels"],
         "id": run["run_id"],
     }
+
+
+def _switches(lab: Lab, run_id: str) -> str:
+    try:
+        return load_run(lab.home, run_id).switches
+    except LabError:
+        return "the spec cannot be read"
 
 
 def _title(run: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
     default = EngineConfig()
     settings = []
     for control in book.controls():
-        value = book.as_text(control, book.value_of(facts.spec.engine, control.path))
-        usual = book.as_text(control, book.value_of(default, control.path))
+        value = shown(control, book.value_of(facts.spec.engine, control.path))
+        usual = shown(control, book.value_of(default, control.path))
         settings.append(
             {
                 "setting": control.title,
@@ -28,7 +28,7 @@ def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
                 "name": control.path,
             }
         )
-    st.dataframe(settings, hide_index=True, alt="Every setting of the run")
+    st.dataframe(settings, hide_index=True, height="content", alt="Every setting of the run")
     for key, title in (
         ("model", "Model"),
         ("environment", "Machine and versions"),
@@ -40,7 +40,12 @@ def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
             continue
         st.markdown(f"**{title}**")
         pairs = [{"what": name, "value": value} for name, value in flat(found)]
-        st.dataframe(pairs, hide_index=True, alt=title)
+        st.dataframe(pairs, hide_index=True, height="content", alt=title)
+
+
+def shown(control: book.Control, value: Any) -> str:
+    """A setting's value as people read it."""
+    return "automatic" if value is None and control.optional else book.as_text(control, value)
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

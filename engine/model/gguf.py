@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
 
@@ -74,13 +73,13 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
 
 
 def _convert(path: Path, directory: Path, progress: Callable[[str, float], None]) -> None:
+    import gguf  # only here: its imports would be half of a start on a model that is converted already
+
     progress("reading the file", 0.0)
     try:
         reader = gguf.GGUFReader(str(path))
         metadata = {key: field.contents() for key, field in reader.fields.items()}
-    except (
-        Exception
-    ) as error:  # the reader raises ValueError, IndexError, KeyError, UnicodeDecodeError on damaged files
+    except Exception as error:  # on a damaged file the reader fails wherever it happens to be
         raise EngineError(
             "bad-gguf", "model", str(path), f"This is not a readable GGUF file: {error}.", "Download the file again."
         ) from error
@@ -96,7 +95,14 @@ def _convert(path: Path, directory: Path, progress: Callable[[str, float], None]
     def arrays() -> Iterator[np.ndarray]:
         for number, (name, tensor) in enumerate(named.items()):
             dims = _dims(tensor)
-            array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(dims)
+            try:
+                array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(dims)
+            except NotImplementedError as error:
+                kind = tensor.tensor_type.name
+                message = f"Weights quantised as {kind} cannot be read."
+                raise EngineError(
+                    "bad-gguf", "model", str(path), message, "Use a Q4, Q5, Q6, Q8 or F16 file."
+                ) from error
             heads = permuted.get(name.split(".")[-2])
             yield np.require(_unpermute(array, heads) if heads else array, np.float32, ["C", "W"])
             progress("converting", (number + 1) / len(named))
@@ -156,13 +162,12 @@ def _config(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any])
         lacking = ", ".join(missing) or "token_embd.weight"
         raise EngineError("bad-gguf", "model", str(path), f"The file lacks {lacking}.", "Use a complete GGUF file.")
     config: dict[str, Any] = {ours: metadata[f"{kind}.{theirs}"] for ours, theirs in needed.items()}
+    head_dim = metadata.get(f"{kind}.attention.key_length", config["hidden_size"] // config["num_attention_heads"])
     config |= {
         "architectures": [_ARCHITECTURES[kind]],
         "model_type": kind,
         "vocab_size": _dims(tensors["token_embd.weight"])[0],
-        "head_dim": metadata.get(
-            f"{kind}.attention.key_length", config["hidden_size"] // config["num_attention_heads"]
-        ),
+        "head_dim": head_dim,
         "tie_word_embeddings": "output.weight" not in tensors,
         "rope_theta": metadata.get(f"{kind}.rope.freq_base", 10_000.0),
         "hidden_act": "silu",
@@ -170,6 +175,9 @@ def _config(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any])
         "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
         "dtype": "float32",
     }
+    rotated = metadata.get(f"{kind}.rope.dimension_count", head_dim)
+    if rotated != head_dim:
+        config["partial_rotary_factor"] = rotated / head_dim
     scaling = metadata.get(f"{kind}.rope.scaling.type", "none")
     if scaling != "none":
         config["rope_scaling"] = {"rope_type": scaling, "factor": metadata.get(f"{kind}.rope.scaling.factor", 0.0)}

@@ -26,8 +26,15 @@ TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *byte_tokens(), "Ġt", 
 MERGES = ["Ġ t", "h e", "Ġt he", "i n", "1 2"]
 
 
-def write_gguf(path: Path, kind: str = "llama", rope_factors: ModelShape | None = None) -> None:
-    """A two-layer model of architecture ``kind``; with ``rope_factors``, that shape's frequency divisors."""
+def write_gguf(
+    path: Path, kind: str = "llama", rope_factors: ModelShape | None = None, splitting: str = "smollm"
+) -> None:
+    """A two-layer model of architecture ``kind``.
+
+    Args:
+        rope_factors: write the frequency divisors of this shape.
+        splitting: llama.cpp's name for how text is split before byte-pair encoding.
+    """
     writer = gguf.GGUFWriter(str(path), kind)
     writer.add_block_count(LAYERS)
     writer.add_context_length(CONTEXT)
@@ -40,7 +47,7 @@ def write_gguf(path: Path, kind: str = "llama", rope_factors: ModelShape | None 
     writer.add_rope_freq_base(10_000.0)
     writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
+    writer.add_tokenizer_pre(splitting)
     writer.add_token_list(TOKENS)
     writer.add_token_types([3, 3, 3] + [1] * (len(TOKENS) - 3))
     writer.add_token_merges(MERGES)

@@ -145,7 +145,7 @@ def test_rows_reach_the_disk_while_the_run_goes_on(tmp_path: Path) -> None:
 
 def test_when_the_disk_cannot_keep_up_detail_stops_and_says_so(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, max_pending_bytes=300_000, drain_interval_s=3600)
-    with recorder._write_lock:  # a disk that takes nothing for now
+    with recorder._writer.lock:  # a disk that takes nothing for now
         for i in range(400):
             recorder.slices(i, request=np.arange(256), kind=1, tokens=1, context_len=0)
             recorder.iteration(**iteration_values(i))

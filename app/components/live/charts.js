@@ -50,7 +50,8 @@ function timelineSpec(board) {
       const prefill = column("prefill_tokens");
       const decode = column("decode_tokens");
       const steps = STEPS.map((step) => column(step + "_ms"));
-      paintBars(u, rows, view, column("duration_ms"), (row) => {
+      const duration = column("duration_ms");
+      paintBars(u, rows, view, (row) => duration[row], (row) => {
         const kind = kindOf(prefill[row], decode[row]);
         return STEPS.map((step, index) => [steps[index][row], index ? colours[step] : colours[kind] || colours.muted]);
       });
@@ -92,8 +93,7 @@ function makeupSpec(board) {
     paint: (u, colours, view) => {
       const prefill = rows.get("prefill_tokens");
       const decode = rows.get("decode_tokens");
-      const total = Float64Array.from(prefill, (value, row) => value + decode[row]);
-      paintBars(u, rows, view, total, (row) => [
+      paintBars(u, rows, view, (row) => prefill[row] + decode[row], (row) => [
         [decode[row], colours.decode],
         [prefill[row], colours.prefill],
       ]);

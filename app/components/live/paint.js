@@ -26,7 +26,7 @@ function peakInView(table, view, names) {
 
 /**
  * Bars from start to end of every iteration, each a stack of parts.
- * `parts(row)` returns [[value, colour], ...] from the bottom up; `height` is a typed array used to pick the row of a crowded column.
+ * `parts(row)` returns [[value, colour], ...] from the bottom up; `height(row)` says which row of a crowded pixel column is drawn.
  */
 function paintBars(u, table, view, height, parts) {
   const { from, to } = visibleRows(table, view);
@@ -67,7 +67,7 @@ function paintBars(u, table, view, height, parts) {
         flush();
         crowded = column;
       }
-      if (tallest < 0 || height[row] > height[tallest]) tallest = row;
+      if (tallest < 0 || height(row) > height(tallest)) tallest = row;
     } else {
       flush();
       draw(row, x0, x1 - Math.min(2, (x1 - x0) * 0.12));
