@@ -53,6 +53,15 @@ class AttentionBatch:
 
 
 @dataclass(frozen=True)
+class Draws:
+    """What drawing on the device needs, one entry per sampled row."""
+
+    temperatures: torch.Tensor  # float32
+    seeds: torch.Tensor  # int32
+    counters: torch.Tensor  # int32, position in the request's output
+
+
+@dataclass(frozen=True)
 class Batch:
     """Inputs of one forward pass."""
 
@@ -62,6 +71,8 @@ class Batch:
     sampled: list[Request]  # the request of each of them
     attention: AttentionBatch
     context_tokens: int  # keys read in one layer
+    graph_size: int | None = None  # rows of the CUDA graph that this batch is padded to
+    draws: Draws | None = None  # where tokens can be drawn on the device
 
 
 def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:

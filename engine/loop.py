@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from engine.arrivals import Arrivals
-from engine.attention.base import AttentionBackend
-from engine.batch import Batch, build_batch
+from engine.batch import Batch
 from engine.cost import CostModel
-from engine.model.decoder import Decoder
+from engine.executor import Executor
 from engine.outputs import Outputs
 from engine.recording import StepTimes, record_request, record_step
 from engine.request import Request
-from engine.sampling import sample
 from engine.scheduler import Plan, Scheduler
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -50,8 +48,7 @@ class Engine:
     def __init__(
         self,
         *,
-        decoder: Decoder,
-        attention: AttentionBackend,
+        executor: Executor,
         scheduler: Scheduler,
         outputs: Outputs,
         cost: CostModel,
@@ -60,8 +57,7 @@ class Engine:
         device: torch.device,
         check_integrity: bool = False,
     ) -> None:
-        self.decoder = decoder
-        self.attention = attention
+        self.executor = executor
         self.scheduler = scheduler
         self.outputs = outputs
         self.cost = cost
@@ -94,13 +90,13 @@ class Engine:
         plan = self.scheduler.plan()
         times.scheduled = self.clock.now_ns()
 
-        batch = build_batch(plan, self.scheduler.pool.block_size, self.device)
+        batch = self.executor.build(plan)
         times.prepared = self.clock.now_ns()
 
         logits = self.forward(batch)
         times.computed = self.clock.now_ns()
 
-        tokens = sample(logits, [r.sampling_state for r in batch.sampled]).tolist()
+        tokens = self.executor.sample(batch, logits).tolist()
         times.sampled = self.clock.now_ns()
         times.device_ns = self._timer.elapsed_ns()
 
@@ -110,9 +106,7 @@ class Engine:
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
         self._timer.start()
-        self.attention.begin(batch.attention)
-        hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
-        logits = self.decoder.logits(hidden.index_select(0, batch.sample_rows))
+        logits = self.executor.forward(batch)
         self._timer.stop()
         return logits
 

@@ -1,22 +1,70 @@
 """From a plan to the flat form of a batch that custom kernels read: few numpy arrays, one copy to the device.
 
-Everything an iteration needs travels as one int32 array, each section on a 16-byte border::
+Everything an iteration needs travels as one array of 4-byte words, each section on a 16-byte border::
 
-    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | blocks ... |
+    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | draws ... | blocks ... |
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from engine.batch import AttentionBatch, Batch, Ragged
+from engine.batch import AttentionBatch, Batch, Draws, Ragged
 from engine.request import Request
 from engine.scheduler import Plan, Slice
 
-_BORDER = 4  # int32 words; kernels may read 16 bytes at once
+if TYPE_CHECKING:
+    from engine.graphs import Graphs
+
+_BORDER = 4  # words; kernels may read 16 bytes at once
+_PER_ROW = (
+    "token_ids",
+    "positions",
+    "slots",
+    "sample_rows",
+    "query_starts",
+    "kv_lens",
+    "block_starts",
+    "temperatures",
+    "seeds",
+    "counters",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each section of a batch lies, in words; ``memory`` is the device array, or None for a new one each time."""
+
+    places: Mapping[str, tuple[int, int]]  # name -> start, length
+    words: int
+    memory: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, lengths: Mapping[str, int], memory: torch.Tensor | None = None) -> Layout:
+        places, words = {}, 0
+        for name, length in lengths.items():
+            places[name] = (words, length)
+            words += -(-length // _BORDER) * _BORDER
+        return cls(places, words, memory)
+
+    @classmethod
+    def padded(cls, rows: int, blocks: int, memory: torch.Tensor | None = None) -> Layout:
+        """A decode batch of up to ``rows`` rows with up to ``blocks`` blocks in all its tables, which come last."""
+        return cls.of({**dict.fromkeys(_PER_ROW, rows), "query_starts": rows + 1, "blocks": blocks}, memory)
+
+    def tensors(self, memory: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Views of the sections: int32, temperatures float32."""
+        words = self.memory if memory is None else memory
+        assert words is not None
+        views = {name: words[start : start + length] for name, (start, length) in self.places.items()}
+        if "temperatures" in views:
+            views["temperatures"] = views["temperatures"].view(torch.float32)
+        return views
 
 
 class BlockTables:
@@ -47,11 +95,14 @@ class BlockTables:
 
 
 class RaggedBuilder:
-    """Builds batches for one engine; keeps the host's side of the block tables and the staging memory."""
+    """Builds batches for one engine; keeps the host's side of the block tables and the staging memory.
+
+    ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory.
+    """
 
     def __init__(self, block_size: int, device: torch.device) -> None:
+        self.graphs: Graphs | None = None
         self._block_size = block_size
-        self._device = device
         self._tables = BlockTables()
         self._staging = Staging(device)
 
@@ -74,47 +125,56 @@ class RaggedBuilder:
         blocks = np.concatenate(tables) if tables else np.empty(0, np.int32)
         owner = np.repeat(np.arange(len(parts), dtype=np.int32), lengths)
         positions = np.arange(num_tokens, dtype=np.int32) + (contexts - query_starts[:-1])[owner]
-        slots = blocks[block_starts[owner] + positions // size] * size + positions % size
         sampling = [(row, s) for row, s in zip((query_starts[1:] - 1).tolist(), parts, strict=True) if s.samples]
-        on_device = self._staging.send(
-            {
-                "token_ids": token_ids(parts, num_tokens),
-                "positions": positions,
-                "slots": slots,
-                "sample_rows": np.array([row for row, _ in sampling], np.int32),
-                "query_starts": query_starts,
-                "kv_lens": kv_lens,
-                "block_starts": block_starts,
-                "blocks": blocks,
-            }
-        )
+        arrays = {
+            "token_ids": token_ids(parts),
+            "positions": positions,
+            "slots": blocks[block_starts[owner] + positions // size] * size + positions % size,
+            "sample_rows": np.array([row for row, _ in sampling], np.int32),
+            "query_starts": query_starts,
+            "kv_lens": kv_lens,
+            "block_starts": block_starts,
+            **draws([s.request for _, s in sampling]),
+            "blocks": blocks,
+        }
+        decode_only = len(singles) == len(parts) == len(sampling)
+        graph_size = self.graphs.fit(num_tokens) if self.graphs is not None and decode_only and parts else None
+        layout = Layout.of({name: len(array) for name, array in arrays.items()})
+        if graph_size is not None:
+            assert self.graphs is not None
+            layout = self.graphs.layout(graph_size)
+        part = self._staging.send(arrays, layout)
         return Batch(
-            token_ids=on_device["token_ids"],
-            positions=on_device["positions"],
-            sample_rows=on_device["sample_rows"],
+            token_ids=part["token_ids"],
+            positions=part["positions"],
+            sample_rows=part["sample_rows"],
             sampled=[s.request for _, s in sampling],
             attention=AttentionBatch(
-                slots=on_device["slots"],
+                slots=part["slots"],
                 num_singles=len(singles),
-                single_blocks=on_device["blocks"][:0].view(0, 0),
+                single_blocks=part["blocks"][:0].view(0, 0),
                 single_kv_lens=[],
                 chunks=(),
                 ragged=Ragged(
-                    query_starts=on_device["query_starts"],
-                    kv_lens=on_device["kv_lens"],
-                    block_starts=on_device["block_starts"],
-                    blocks=on_device["blocks"],
+                    query_starts=part["query_starts"],
+                    kv_lens=part["kv_lens"],
+                    block_starts=part["block_starts"],
+                    blocks=part["blocks"],
                     num_sequences=len(parts),
                     num_tokens=num_tokens,
                     max_query_len=int(lengths.max(initial=0)),
                 ),
             ),
             context_tokens=int(kv_lens.sum()),
+            graph_size=graph_size,
+            draws=Draws(*(part[name][: len(sampling)] for name in ("temperatures", "seeds", "counters")))
+            if "temperatures" in arrays
+            else None,
         )
 
 
-def token_ids(parts: Sequence[Slice], count: int) -> np.ndarray:
-    """The batch's token ids [count] int32."""
+def token_ids(parts: Sequence[Slice]) -> np.ndarray:
+    """The batch's token ids [tokens] int32."""
     ids: list[int] = []
     for part in parts:
         known = part.request.token_ids
@@ -125,6 +185,18 @@ def token_ids(parts: Sequence[Slice], count: int) -> np.ndarray:
     return np.array(ids, np.int32)
 
 
+def draws(requests: Sequence[Request]) -> dict[str, np.ndarray]:
+    """What the sampling kernel reads of each request; empty where a request asks for more than a temperature."""
+    states = [request.sampling_state for request in requests]
+    if not all(state is not None and state.temperature_only for state in states):
+        return {}
+    return {
+        "temperatures": np.array([s.sampling.temperature for s in states], np.float32).view(np.int32),
+        "seeds": np.array([s.device_seed for s in states], np.int32),
+        "counters": np.array([r.num_output_tokens for r in requests], np.int32),
+    }
+
+
 class Staging:
     """Page-locked memory, twice, through which the host sends arrays in one copy while the device still reads the last ones."""
 
@@ -133,21 +205,22 @@ class Staging:
         self._buffers = [torch.empty(0, dtype=torch.int32)] * 2
         self._turn = 0
 
-    def send(self, arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        """Arrays of 4-byte numbers -> int32 tensors on the device, all in one allocation."""
-        places: dict[str, tuple[int, int]] = {}
-        words = 0
-        for name, array in arrays.items():
-            places[name] = (words, len(array))
-            words += -(-len(array) // _BORDER) * _BORDER
+    def send(self, arrays: Mapping[str, np.ndarray], layout: Layout) -> dict[str, torch.Tensor]:
+        """Arrays of 4-byte words -> views on the device. What a padded section has to spare is filled so that it does nothing."""
+        start, _ = layout.places["blocks"]
+        words = start + len(arrays["blocks"])  # the tables come last: what they leave of a padded layout is not sent
         host = self._host(words)
         flat = host.numpy()
-        for name, array in arrays.items():
-            start, count = places[name]
-            flat[start : start + count] = array
-        device = torch.empty(words, dtype=torch.int32, device=self._device)
-        device.copy_(host, non_blocking=True)
-        return {name: device[start : start + count] for name, (start, count) in places.items()}
+        for name, (start, length) in layout.places.items():
+            array = arrays.get(name, _NOTHING)
+            flat[start : start + len(array)] = array
+            if name != "blocks" and len(array) < length:
+                flat[start + len(array) : start + length] = -1 if name == "slots" else 0
+        memory = layout.memory
+        if memory is None:
+            memory = torch.empty(words, dtype=torch.int32, device=self._device)
+        memory[:words].copy_(host, non_blocking=True)
+        return layout.tensors(memory)
 
     def _host(self, words: int) -> torch.Tensor:
         self._turn = 1 - self._turn
@@ -155,3 +228,6 @@ class Staging:
             pinned = self._device.type == "cuda"
             self._buffers[self._turn] = torch.empty(2 * words, dtype=torch.int32, pin_memory=pinned)
         return self._buffers[self._turn][:words]
+
+
+_NOTHING = np.empty(0, np.int32)

@@ -163,6 +163,7 @@ def _record_iteration(
         blocks_cached=pool.num_cached,
         blocks_shared=pool.num_shared,
         kv_tokens=kv_tokens,
+        graph_size=NULL_INT if batch.graph_size is None else batch.graph_size,
         flops=flops,
         bytes=moved,
     )

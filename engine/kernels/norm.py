@@ -14,9 +14,9 @@ def _add_norm(x, delta, weight, out, eps, WIDTH: tl.constexpr, WIDTH_P: tl.const
     wanted = columns < WIDTH
     value = tl.load(x + row * WIDTH + columns, mask=wanted, other=0.0)
     if ADD:
-        value = (value.to(tl.float32) + tl.load(delta + row * WIDTH + columns, mask=wanted, other=0.0).to(tl.float32)).to(
-            x.dtype.element_ty
-        )
+        value = (
+            value.to(tl.float32) + tl.load(delta + row * WIDTH + columns, mask=wanted, other=0.0).to(tl.float32)
+        ).to(x.dtype.element_ty)
         tl.store(x + row * WIDTH + columns, value, mask=wanted)
     value = value.to(tl.float32)
     root = tl.sqrt(tl.sum(value * value, 0) / WIDTH + eps)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 _STRIPE = 8192
-_STEP = 1024
+_STEP = 1024  # most tokens a program looks at in one load, of four
 
 
 @triton.jit
@@ -111,10 +111,8 @@ def sample_tokens(
         logits.stride(0),
         VOCAB=vocab,
         STRIPE=_STRIPE,
-        STEP=_STEP,
+        STEP=min(_STEP, max(16, triton.next_power_of_2(vocab) // 4)),
         num_warps=4,
     )
-    _row_best[(rows,)](
-        scores, found, tokens, STRIPES=stripes, STRIPES_P=triton.next_power_of_2(stripes), num_warps=1
-    )
+    _row_best[(rows,)](scores, found, tokens, STRIPES=stripes, STRIPES_P=triton.next_power_of_2(stripes), num_warps=1)
     return tokens

@@ -42,8 +42,7 @@ def multiply(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
     """acc + a @ b. WIDEN: operands as float32, for Triton's interpreter, which multiplies bfloat16 bit patterns as numbers."""
     if WIDEN:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
-    else:
-        return tl.dot(a, b, acc, input_precision=PRECISION)
+    return tl.dot(a, b, acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -150,7 +149,9 @@ def paged_attention(
     token = (sequence_start + member).to(tl.int64)
     head = kv_head * GROUP + rows % GROUP
     wanted = valid[:, None] & (dims < HEAD_DIM)[None, :]
-    q_tile = tl.load(q + (token * q_stride_token + head * q_stride_head)[:, None] + dims[None, :], mask=wanted, other=0.0)
+    q_tile = tl.load(
+        q + (token * q_stride_token + head * q_stride_head)[:, None] + dims[None, :], mask=wanted, other=0.0
+    )
 
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
