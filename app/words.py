@@ -105,12 +105,13 @@ TILES = {
     "speed": FigureWords("Output", f"Tokens given to users per second over the last seconds. {PROVENANCE['derived']}"),
     "ttft": FigureWords(
         "First token",
-        "TTFT: from a request's arrival to its first token. The large figure is the median, p99 is what one request in a "
-        f"hundred exceeds. {PROVENANCE['derived']}",
+        "TTFT: from a request's arrival to its first token, of the requests that have ended. The large figure is the median, p99 "
+        f"is what one request in a hundred exceeds, the trend is the median lately. {PROVENANCE['derived']}",
     ),
     "itl": FigureWords(
         "Token gap",
-        f"ITL: between two tokens of one request. The large figure is the median; the trend shows p99, where stalls are. "
+        "ITL: between two tokens of one request, over the run. The large figure is the median; the trend is p99 lately, where "
+        f"stalls show. "
         f"{PROVENANCE['derived']}",
     ),
     "requests": FigureWords("Running", f"Requests that hold a place in the engine now. {PROVENANCE['measured']}"),

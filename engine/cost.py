@@ -26,11 +26,12 @@ class CostModel:
 
     def of(self, plan: Plan, sampled_rows: int) -> tuple[float, float]:
         """(FLOPs, bytes) of a plan."""
-        tokens = pairs = read = 0
-        for part in plan.slices:
-            tokens += part.tokens
-            pairs += part.tokens * part.context_len + part.tokens * (part.tokens + 1) // 2
-            read += part.context_len + part.tokens
+        tokens = plan.num_tokens
+        read = tokens + sum([part.context_len for part in plan.slices])
+        chunks = [(part.tokens, part.context_len) for part in plan.slices if part.tokens > 1]
+        pairs = read + sum(
+            [n * c + n * (n + 1) // 2 - n - c for n, c in chunks]
+        )  # a single token pairs with all it reads
         flops = (
             2.0 * self.body_parameters * tokens + 2.0 * self.head_parameters * sampled_rows + self.pair_flops * pairs
         )

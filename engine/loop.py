@@ -13,7 +13,7 @@ from engine.batch import Batch
 from engine.cost import CostModel
 from engine.executor import Executor
 from engine.outputs import Outputs
-from engine.recording import StepTimes, record_request, record_step
+from engine.recording import StepRecorder, StepTimes, record_request
 from engine.request import Request
 from engine.scheduler import Plan, Scheduler
 from telemetry.clock import RunClock
@@ -60,8 +60,8 @@ class Engine:
         self.executor = executor
         self.scheduler = scheduler
         self.outputs = outputs
-        self.cost = cost
         self.recorder = recorder
+        self.rows = StepRecorder(recorder, scheduler, cost)
         self.clock = clock
         self.device = device
         self.check_integrity = check_integrity
@@ -114,6 +114,7 @@ class Engine:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
         scheduler, totals = self.scheduler, self.totals
         scheduler.commit(plan)
+        running = len(scheduler.running)
         ended = self.outputs.append(batch.sampled, tokens)
         for request in ended:
             scheduler.remove(request)
@@ -125,7 +126,7 @@ class Engine:
         totals.preemptions += len(plan.preempted)
         kv_tokens = sum(r.num_computed_tokens for r in scheduler.running)
         totals.peak_kv_tokens = max(totals.peak_kv_tokens, kv_tokens + sum(r.num_computed_tokens for r in ended))
-        record_step(self.recorder, totals.iterations, plan, batch, times, scheduler, self.cost, kv_tokens)
+        self.rows.step(totals.iterations, plan, batch, times, running, kv_tokens)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1

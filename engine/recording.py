@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from engine.batch import Batch
 from engine.cost import CostModel
 from engine.request import Request
@@ -28,56 +30,140 @@ class StepTimes:
     device_ns: int | None = None
 
 
-def record_step(
-    recorder: Recorder,
-    iteration: int,
-    plan: Plan,
-    batch: Batch,
-    times: StepTimes,
-    scheduler: Scheduler,
-    cost: CostModel,
-    kv_tokens: int,
-) -> None:
-    """Write an iteration's rows, and stamp its tokens with the iteration's end."""
-    itl_ns = _stamp(plan, batch, times)
-    if recorder.iterations:
-        _record_iteration(recorder, iteration, plan, batch, times, scheduler, cost, kv_tokens)
-    journal = scheduler.pool.journal
-    if recorder.detail:
+class StepRecorder:
+    """Writes an iteration's rows and stamps its tokens with the iteration's end."""
+
+    def __init__(self, recorder: Recorder, scheduler: Scheduler, cost: CostModel) -> None:
+        self.recorder = recorder
+        self.scheduler = scheduler
+        self.cost = cost
+        self._last_token_ns = np.zeros(1024, np.int64)  # by number of the request; 0 before its first token
+
+    def step(self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int, kv_tokens: int) -> None:
+        """Write what one iteration was.
+
+        Args:
+            running: requests that held a place in it.
+            kv_tokens: tokens whose keys and values requests hold after it.
+        """
+        for request in plan.admitted:
+            if request.first_scheduled_ns is None:
+                request.first_scheduled_ns = times.start
+        itl_ns = self._stamp(batch.sampled, times.end)
+        recorder, journal = self.recorder, self.scheduler.pool.journal
+        prefills = [s.tokens for s in plan.slices if s.is_prefill]
+        if recorder.iterations:
+            self._iteration(iteration, plan, batch, times, prefills, running, kv_tokens)
+        if recorder.detail:
+            self._slices(iteration, plan, batch, itl_ns, pure_decode=not prefills)
+            for d in plan.decisions:
+                recorder.decision(
+                    iteration,
+                    d.action,
+                    d.reason,
+                    request=d.request,
+                    tokens=d.tokens,
+                    tokens_left=d.tokens_left,
+                    blocks_needed=d.blocks_needed,
+                    blocks_free=d.blocks_free,
+                    time_ns=times.scheduled,
+                )
+            if journal:
+                recorder.blocks(
+                    iteration,
+                    block=[e.block for e in journal],
+                    event=[_BLOCK_EVENT[e.event] for e in journal],
+                    request=[e.request for e in journal],
+                    position=[e.position for e in journal],
+                    ref_count=[e.ref_count for e in journal],
+                    time_ns=times.end,
+                )
+        if journal:
+            journal.clear()
+
+    def _stamp(self, sampled: list[Request], now_ns: int) -> np.ndarray:
+        """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token."""
+        numbers = np.array([r.index for r in sampled], np.int64)
+        if len(numbers) and (most := int(numbers.max())) >= len(self._last_token_ns):
+            self._last_token_ns = np.pad(self._last_token_ns, (0, most + 1))
+        previous = self._last_token_ns[numbers]
+        self._last_token_ns[numbers] = now_ns
+        for row in np.flatnonzero(previous == 0):
+            if sampled[row].first_token_ns is None:
+                sampled[row].first_token_ns = now_ns
+        return np.where(previous > 0, now_ns - previous, NULL_INT)
+
+    def _slices(self, iteration: int, plan: Plan, batch: Batch, itl_ns: np.ndarray, *, pure_decode: bool) -> None:
+        if pure_decode and len(batch.sampled) == len(
+            plan.slices
+        ):  # the common case at full load, with the cheapest columns
+            self.recorder.slices(
+                iteration,
+                request=[r.index for r in batch.sampled],
+                kind=DECODE,
+                tokens=1,
+                context_len=[r.num_computed_tokens - 1 for r in batch.sampled],
+                emitted=1,
+                itl_ns=itl_ns,
+            )
+            return
+        gaps = dict(zip([r.index for r in batch.sampled], itl_ns.tolist(), strict=True))
         slices = plan.slices
-        recorder.slices(
+        self.recorder.slices(
             iteration,
             request=[s.request.index for s in slices],
             kind=[PREFILL if s.is_prefill else DECODE for s in slices],
             tokens=[s.tokens for s in slices],
             context_len=[s.context_len for s in slices],
-            emitted=[s.request.index in itl_ns for s in slices],
-            itl_ns=[itl_ns.get(s.request.index, NULL_INT) for s in slices],
+            emitted=[s.request.index in gaps for s in slices],
+            itl_ns=[gaps.get(s.request.index, NULL_INT) for s in slices],
         )
-        for d in plan.decisions:
-            recorder.decision(
-                iteration,
-                d.action,
-                d.reason,
-                request=d.request,
-                tokens=d.tokens,
-                tokens_left=d.tokens_left,
-                blocks_needed=d.blocks_needed,
-                blocks_free=d.blocks_free,
-                time_ns=times.scheduled,
-            )
-        if journal:
-            recorder.blocks(
-                iteration,
-                block=[e.block for e in journal],
-                event=[_BLOCK_EVENT[e.event] for e in journal],
-                request=[e.request for e in journal],
-                position=[e.position for e in journal],
-                ref_count=[e.ref_count for e in journal],
-                time_ns=times.end,
-            )
-    if journal:
-        journal.clear()
+
+    def _iteration(
+        self,
+        iteration: int,
+        plan: Plan,
+        batch: Batch,
+        times: StepTimes,
+        prefills: list[int],
+        running: int,
+        kv_tokens: int,
+    ) -> None:
+        pool, prefill_tokens = self.scheduler.pool, sum(prefills)
+        flops, moved = self.cost.of(plan, len(batch.sampled))
+        host_forward = times.computed - times.prepared
+        self.recorder.iteration(
+            iteration=iteration,
+            start_ns=times.start,
+            end_ns=times.end,
+            schedule_ns=times.scheduled - times.start,
+            prepare_ns=times.prepared - times.scheduled,
+            forward_ns=host_forward if times.device_ns is None else times.device_ns,
+            sample_ns=times.sampled - times.computed,
+            finish_ns=times.end - times.sampled,
+            running=running,
+            waiting=plan.num_waiting,
+            preempted=len(plan.preempted),
+            prefill_requests=len(prefills),
+            decode_requests=len(plan.slices) - len(prefills),
+            prefill_tokens=prefill_tokens,
+            decode_tokens=plan.num_tokens - prefill_tokens,
+            draft_tokens=0,
+            accepted_tokens=0,
+            emitted_tokens=len(batch.sampled),
+            prefix_hit_tokens=0,
+            context_tokens=batch.context_tokens,
+            token_budget=plan.token_budget,
+            admission_stop=plan.admission_stop,
+            blocks_total=pool.num_blocks,
+            blocks_used=pool.num_used,
+            blocks_cached=pool.num_cached,
+            blocks_shared=pool.num_shared,
+            kv_tokens=kv_tokens,
+            graph_size=NULL_INT if batch.graph_size is None else batch.graph_size,
+            flops=flops,
+            bytes=moved,
+        )
 
 
 def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
@@ -101,69 +187,4 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         error=None,
         text=request.text or None,
         output_token_ids=request.output_token_ids,
-    )
-
-
-def _stamp(plan: Plan, batch: Batch, times: StepTimes) -> dict[int, int]:
-    """Set the requests' time stamps; returns each emitting request's inter-token latency, NULL_INT for a first token."""
-    for part in plan.slices:
-        if part.request.first_scheduled_ns is None:
-            part.request.first_scheduled_ns = times.start
-    itl_ns = {}
-    for request in batch.sampled:
-        if request.first_token_ns is None:
-            request.first_token_ns = times.end
-            itl_ns[request.index] = NULL_INT
-        else:
-            itl_ns[request.index] = times.end - request.last_token_ns
-        request.last_token_ns = times.end
-    return itl_ns
-
-
-def _record_iteration(
-    recorder: Recorder,
-    iteration: int,
-    plan: Plan,
-    batch: Batch,
-    times: StepTimes,
-    scheduler: Scheduler,
-    cost: CostModel,
-    kv_tokens: int,
-) -> None:
-    prefills = [s.tokens for s in plan.slices if s.is_prefill]
-    num_tokens = plan.num_tokens
-    flops, moved = cost.of(plan, len(batch.sampled))
-    pool = scheduler.pool
-    host_forward = times.computed - times.prepared
-    recorder.iteration(
-        iteration=iteration,
-        start_ns=times.start,
-        end_ns=times.end,
-        schedule_ns=times.scheduled - times.start,
-        prepare_ns=times.prepared - times.scheduled,
-        forward_ns=host_forward if times.device_ns is None else times.device_ns,
-        sample_ns=times.sampled - times.computed,
-        finish_ns=times.end - times.sampled,
-        running=len({s.request.index for s in plan.slices} | {r.index for r in scheduler.running}),
-        waiting=plan.num_waiting,
-        preempted=len(plan.preempted),
-        prefill_requests=len(prefills),
-        decode_requests=len(plan.slices) - len(prefills),
-        prefill_tokens=sum(prefills),
-        decode_tokens=num_tokens - sum(prefills),
-        draft_tokens=0,
-        accepted_tokens=0,
-        emitted_tokens=len(batch.sampled),
-        prefix_hit_tokens=0,
-        context_tokens=batch.context_tokens,
-        token_budget=plan.token_budget,
-        admission_stop=plan.admission_stop,
-        blocks_total=pool.num_blocks,
-        blocks_used=pool.num_used,
-        blocks_cached=pool.num_cached,
-        blocks_shared=pool.num_shared,
-        kv_tokens=kv_tokens,
-        graph_size=NULL_INT if batch.graph_size is None else batch.graph_size,
-        flops=flops,
-        bytes=moved,
     )

@@ -34,7 +34,6 @@ class Request:
 
     first_scheduled_ns: int | None = None
     first_token_ns: int | None = None
-    last_token_ns: int = 0
     preemptions: int = 0
     cached_tokens: int = 0
     end_reason: str | None = None

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from engine.config import Sampling
 
-_CANDIDATES = 1024  # most likely tokens looked at first where only top-p limits them
+_CANDIDATES = (256, 8192)  # most likely tokens looked at, step by step, where only top-p limits them
 
 
 class SamplingState:
@@ -160,16 +160,19 @@ def _likeliest(probabilities: torch.Tensor, mass: float) -> tuple[torch.Tensor, 
     """The most likely tokens of each row in falling order, at least enough of them to reach ``mass``.
 
     Sorting a whole vocabulary is slow on a CPU, and nearly always a few tokens carry the mass: only rows that need more
-    are sorted whole. Rows that need fewer are filled up with weight 0.
+    are given more. A row that needs fewer than another is filled up with weight 0.
     """
     vocab = probabilities.shape[-1]
-    if probabilities.is_cuda or vocab <= _CANDIDATES:
+    if probabilities.is_cuda:
         return _largest(probabilities, vocab)
-    values, tokens = _largest(probabilities, _CANDIDATES)
-    short = values.sum(-1, dtype=torch.float64) < mass
-    if bool(short.any()):
-        values, tokens = (F.pad(t, (0, vocab - _CANDIDATES)) for t in (values, tokens))
-        values[short], tokens[short] = _largest(probabilities[short], vocab)
+    first, *wider = [*(count for count in _CANDIDATES if count < vocab), vocab]
+    values, tokens = _largest(probabilities, first)
+    for count in wider:
+        short = values.sum(-1, dtype=torch.float64) < mass
+        if not bool(short.any()):
+            break
+        values, tokens = (F.pad(t, (0, count - t.shape[-1])) for t in (values, tokens))
+        values[short], tokens[short] = _largest(probabilities[short], count)
     return values, tokens
 
 

@@ -50,6 +50,7 @@ class Plan:
     """What one iteration computes."""
 
     slices: list[Slice] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)
     preempted: list[Request] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     token_budget: int = -1
@@ -58,7 +59,7 @@ class Plan:
 
     @property
     def num_tokens(self) -> int:
-        return sum(s.tokens for s in self.slices)
+        return sum([s.tokens for s in self.slices])
 
 
 class Scheduler:
@@ -179,6 +180,7 @@ class PlanBuilder:
             return self.refuse(request, "blocks", tokens, needed)
         scheduler.waiting.remove(request)
         scheduler.running.append(request)
+        self.plan.admitted.append(request)
         request.block_table = pool.allocate(needed, request.index, 0)
         action = "chunked" if tokens < request.remaining else "admitted"
         self._decide(request, action, "budget" if action == "chunked" else "scheduled", tokens, needed)

@@ -18,6 +18,7 @@ TOOLS = {
 }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("claim", TOOLS)
 def test_house_rule(claim: str) -> None:
     done = subprocess.run(TOOLS[claim], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -67,7 +67,8 @@ class Decoder:
         self.norm = norm
         self.head = head
         self.rope = Rope(shape, shape.max_position, self.device, self.dtype)
-        self._rotated_heads = shape.heads + shape.kv_heads
+        self._rotated_and_not = (shape.heads + shape.kv_heads, shape.kv_heads)
+        self._q_and_k = (shape.heads, shape.kv_heads)
 
     def forward(
         self,
@@ -105,8 +106,8 @@ class Decoder:
         self, layer: Layer, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         heads = layer.qkv(x).view(x.shape[0], -1, self.shape.head_dim)  # q heads, then k heads, then v heads
-        qk, v = heads[:, : self._rotated_heads], heads[:, self._rotated_heads :]
+        qk, v = heads.split_with_sizes(self._rotated_and_not, 1)
         if layer.qk_norm is not None:
             qk = layer.qk_norm(qk)
-        qk = self.rope.rotate(qk, angles)
-        return qk[:, : self.shape.heads], qk[:, self.shape.heads :], v
+        q, k = self.rope.rotate(qk, angles).split_with_sizes(self._q_and_k, 1)
+        return q, k, v

@@ -20,7 +20,7 @@ class RMSNorm:
         eps: added to the mean square.
     """
 
-    __slots__ = ("_fused", "_inverse_root", "_least", "eps", "weight")
+    __slots__ = ("_fused", "_least", "_root_width", "eps", "weight")
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         width = weight.shape[-1]
@@ -28,12 +28,13 @@ class RMSNorm:
         self.eps = eps
         self._fused = weight.is_cuda and weight.ndim == 1
         self._least = torch.tensor([math.sqrt(width * eps)], dtype=torch.float32, device=weight.device)
-        self._inverse_root = 1.0 / math.sqrt(width)
+        self._root_width = torch.tensor([math.sqrt(width)], dtype=torch.float32, device=weight.device)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., width] -> the same shape and dtype, new memory."""
         if self._fused:
             return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
-        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        root = torch.hypot(length, self._least).mul_(self._inverse_root)
-        return (x.float() / root).to(x.dtype).mul_(self.weight)
+        full = x.float()
+        length = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
+        scale = self._root_width / torch.hypot(length, self._least)
+        return (full * scale).to(x.dtype).mul_(self.weight)

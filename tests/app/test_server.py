@@ -308,7 +308,9 @@ def test_ctrl_c_ends_the_run_cleanly_and_leaves_the_queue(tmp_path: Path) -> Non
     with lab_on(home) as lab:
         running = submit(lab, endless_spec(), "running")
         waiting = submit(lab, small_spec(), "queued")
-        code, errors = lab.stop()
+        with follow(lab, running) as client:  # an open tab does not hold the lab up
+            collect(client, lambda m: m["frame"])
+            code, errors = lab.stop()
     assert code == 0
     assert "Traceback" not in errors
     assert read_status(home.run_dir(running))["state"] == "cancelled"

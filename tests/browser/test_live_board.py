@@ -167,6 +167,37 @@ def test_a_long_run_that_begins_thinned_is_no_loss(open_board: OpenOne) -> None:
     expect(board.page.locator(".notice")).to_be_hidden()
 
 
+def test_a_long_run_is_thinned_without_losing_its_longest_iteration(open_board: OpenOne) -> None:
+    board = open_board()
+    names = COLUMNS["iteration"]
+    for first in range(0, 120_000, 20_000):
+        rows = np.full((20_000, len(names)), 1.0)
+        rows[:, names.index("t")] = np.arange(first, first + 20_000) / 1000
+        if first == 0:
+            rows[7, names.index("duration_ms")] = 900
+        board.socket.send(encode_frame("iteration", first, names, rows))
+    described(board, "120000 iterations, last 1.0 ms, longest in view 900 ms")
+
+
+def test_hovering_an_iteration_tells_its_values_and_moves_the_cursor_of_every_chart(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(iterations(0, 60))
+    board.socket.send(tokens(0, [50.0] * 60))
+    described(board, "60 iterations")
+    box = board.page.locator(".u-over").first.bounding_box()
+    assert box is not None
+    board.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 50)
+    board.page.mouse.move(box["x"] + box["width"] * 0.21, box["y"] + 60)
+    tip = board.page.locator(".tip").first
+    expect(tip).to_contain_text("decode only, 50.0 ms")
+    expect(tip).to_contain_text("forward 45.0 ms")
+    cursors = board.page.locator(".u-cursor-x").evaluate_all("nodes => nodes.map((node) => node.style.transform)")
+    assert len(cursors) == 7
+    assert all("translate(0px" not in place for place in cursors)
+    board.page.mouse.move(5, 5)
+    expect(tip).to_be_hidden()
+
+
 def test_a_refusal_is_told_and_not_repeated(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send({"type": "error", "kind": "bad-token", "message": "The token is not this lab's."})

@@ -78,6 +78,17 @@ def test_filters_are_those_of_transformers(settings: dict[str, Any]):
     torch.testing.assert_close(ours, expected.softmax(-1), rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("spread", [0.3, 2.0, 8.0], ids=["flat", "middling", "peaked"])
+def test_top_p_is_exact_however_many_tokens_it_takes(spread: float):
+    from transformers.generation import TopPLogitsWarper
+
+    logits = rows(4, 9000, seed=6, spread=spread)
+    expected = TopPLogitsWarper(0.9)(torch.empty(0), logits).softmax(-1)
+    ours = distribution(logits, Sampling(temperature=1.0, top_p=0.9))
+    assert torch.equal((ours > 0).sum(-1), (expected > 0).sum(-1))
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-9)
+
+
 def test_greedy_distribution_is_one_token():
     probabilities = distribution(torch.tensor([0.0, 5.0, 1.0]), Sampling())
     assert probabilities.tolist() == [0.0, 1.0, 0.0]
@@ -122,7 +133,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 def test_company_never_changes_a_request(batch: list[dict[str, Any]], half: bool, flat: bool, seed: int):
     """Also where logits tie (rounded to bfloat16), and where top-p needs more than the first candidates (flat logits)."""
-    vocab, steps = 3000, 3
+    vocab, steps = 9000, 3
 
     def states() -> list[SamplingState]:
         made = [state(vocab, number, run_seed=seed, **chosen) for number, chosen in enumerate(batch)]

@@ -1,6 +1,7 @@
 // The board: tiles, the sentence on what limits the engine, and the charts of one run, fed by its live socket.
 
 const DRAW_MS = 100;
+const SLOWEST_DRAW_MS = 200; // where drawing is so slow that it would leave the browser no time for anything else
 const CALM_DRAW_MS = 500; // for readers who asked for less motion
 const DESCRIBE_MS = 3000;
 const FINAL = ["finished", "failed", "cancelled", "crashed"];
@@ -26,7 +27,12 @@ class Board {
     this.cursorTime = null;
     this.draws = 0;
     this.frames = 0;
-    this.tables = { iteration: new Columns(), token: new Columns(), request: new Columns(), device: new Columns() };
+    this.tables = {
+      iteration: new Columns("duration_ms", 100000),
+      token: new Columns("itl_ms", 160000),
+      request: new Columns("e2e_ms", 50000),
+      device: new Columns("utilization", 50000),
+    };
     this.itlHistogram = new LogHistogram();
     this.view = new TimeView(() => this.viewChanged());
     this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
@@ -112,7 +118,6 @@ class Board {
     if (this.feed) this.feed.stop();
     for (const table of Object.values(this.tables)) table.clear();
     this.itlHistogram = new LogHistogram();
-    this.stallCache = null;
     this.view.reset();
     for (const tile of this.tiles) tile.clear();
     this.limit.show(null);
@@ -139,7 +144,7 @@ class Board {
     if (!ghost || !ghost.t.length) return;
     const histogram = new LogHistogram();
     histogram.add(ghost.itl_ms, 0);
-    this.ghost = { ...ghost, longest: histogram.max, stall_ms: this.data.stall_factor * histogram.median() };
+    this.ghost = { ...ghost, histogram };
     this.ghost.shortest = ghost.itl_ms.reduce((least, value) => (value > 0 && value < least ? value : least), Infinity);
     const entry = this.charts && this.charts.find(({ spec }) => spec.id === "itl").readings[2];
     if (entry) entry.item.children[1].textContent = "before: " + ghost.name;
@@ -246,7 +251,8 @@ class Board {
 
   requestDraw() {
     if (this.scheduled || this.gone) return;
-    const wait = Math.max(0, (this.drawnAt || 0) + (this.calm ? CALM_DRAW_MS : DRAW_MS) - performance.now());
+    const pace = this.calm ? CALM_DRAW_MS : Math.min(SLOWEST_DRAW_MS, Math.max(DRAW_MS, 2 * (this.drawCost || 0)));
+    const wait = Math.max(0, (this.drawnAt || 0) + pace - performance.now());
     this.scheduled = setTimeout(() => requestAnimationFrame(() => this.draw()), wait);
   }
 
@@ -255,6 +261,7 @@ class Board {
     if (this.gone || document.hidden || !this.root.isConnected) return;
     this.width = this.root.clientWidth;
     if (!this.width) return;
+    const began = performance.now();
     if (this.spanButtons && !this.root.dataset.view) this.viewChanged();
     this.root.classList.toggle("narrow", this.width < 640);
     const columns = this.width < 760 ? 1 : 2;
@@ -263,7 +270,8 @@ class Board {
       const width = chart.plot.clientWidth;
       if (width > 0) chart.draw(width);
     }
-    this.drawnAt = performance.now();
+    this.drawnAt = began;
+    this.drawCost = performance.now() - began;
     this.draws += 1;
     this.root.dataset.draws = this.draws;
     this.root.dataset.from = this.view.min.toFixed(3);

@@ -201,7 +201,7 @@ class ChartCard {
     const inside = u.cursor.left !== undefined && u.cursor.left >= 0;
     const time = inside ? u.posToVal(u.cursor.left, "x") : null;
     this.board.setCursor(time);
-    const own = inside && u.cursor.event && u.over.matches(":hover");
+    const own = inside && u.over.matches(":hover"); // the other charts only follow
     const lines = own && this.spec.tip ? this.spec.tip(time, u.posToVal(u.cursor.top, "y"), u) : null;
     this.tip.hidden = !lines;
     if (!lines) return;

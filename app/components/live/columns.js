@@ -1,40 +1,31 @@
 // The rows of one table, as growing columns of doubles.
 //
-// Rows are numbered from the run's start. A batch that overlaps what is held is trimmed, a batch that starts later leaves a gap that
-// is counted; the oldest quarter goes when `limit` rows are held.
+// Rows are numbered from the run's start. A batch that overlaps what came before is trimmed, a batch that starts later leaves a gap
+// that is counted. When `limit` rows are held the older half is thinned: of every two neighbours the one with the larger `peak` stays.
 
 class Columns {
-  constructor(limit = 600000) {
+  constructor(peak, limit) {
+    this.peak = peak;
     this.limit = limit;
     this.clear();
   }
 
   clear() {
     this.rows = 0; // rows held
-    this.base = 0; // number of the first row held
+    this.next = 0; // number of the row that is expected next
     this.missed = 0; // rows that never came
     this.store = {}; // name -> Float64Array with spare room
     this.room = 0;
   }
 
-  /** Number of the row that is expected next. */
-  get next() {
-    return this.base + this.rows;
-  }
-
   /** Take a batch: `first` is the number of its first row, `batch` maps names to Float64Arrays of n values. Returns rows added. */
   append(first, n, batch) {
-    let skip = 0;
-    if (!this.rows) {
-      this.base = first; // a long run's early rows come thinned, under the numbers just before its whole ones
-    } else if (first > this.next) {
-      this.missed += first - this.next;
-      this.base = first - this.rows;
-    } else {
-      skip = this.next - first;
-    }
+    // A long run's early rows come thinned, under the numbers just before its whole ones: beginning late is no gap.
+    if (this.rows && first > this.next) this.missed += first - this.next;
+    const skip = Math.max(0, this.next - first);
     const added = n - skip;
     if (added <= 0) return 0;
+    if (this.rows + added > this.limit) this.thin();
     this.makeRoom(added, Object.keys(batch));
     for (const name of Object.keys(this.store)) {
       const target = this.store[name];
@@ -42,16 +33,25 @@ class Columns {
       else target.fill(NaN, this.rows, this.rows + added);
     }
     this.rows += added;
+    this.next = first + n;
     return added;
   }
 
-  makeRoom(added, names) {
-    if (this.rows + added > this.limit) {
-      const drop = Math.min(this.rows, Math.ceil(this.limit / 4) + added);
-      for (const column of Object.values(this.store)) column.copyWithin(0, drop, this.rows);
-      this.rows -= drop;
-      this.base += drop;
+  thin() {
+    const old = 2 * Math.floor(this.rows / 4);
+    const peak = this.store[this.peak];
+    const kept = new Uint32Array(old / 2);
+    for (let pair = 0; pair < kept.length; pair++) {
+      kept[pair] = 2 * pair + (peak && peak[2 * pair + 1] > peak[2 * pair] ? 1 : 0);
     }
+    for (const column of Object.values(this.store)) {
+      for (let row = 0; row < kept.length; row++) column[row] = column[kept[row]];
+      column.copyWithin(kept.length, old, this.rows);
+    }
+    this.rows -= old - kept.length;
+  }
+
+  makeRoom(added, names) {
     if (this.rows + added > this.room) this.room = Math.max(1024, 2 * (this.rows + added));
     for (const name of names) {
       const old = this.store[name];

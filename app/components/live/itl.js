@@ -1,9 +1,9 @@
 // The gap between two tokens of one request: every one a dot, stalls marked, an earlier run behind as a ghost.
 
-const PER_DECADE = 50;
+const PER_DECADE = 200;
 const LOWEST_EXPONENT = -3; // 1 microsecond, in ms
 
-/** Counts of values in logarithmic bins: the median of millions of gaps in constant memory, to 5 %. */
+/** Counts of values in logarithmic bins: the median of millions of gaps in constant memory, to 1 %. */
 class LogHistogram {
   constructor() {
     this.counts = new Uint32Array(10 * PER_DECADE);
@@ -15,11 +15,23 @@ class LogHistogram {
     for (let index = from; index < values.length; index++) {
       const value = values[index];
       if (!(value > 0)) continue;
-      const bin = Math.floor((Math.log10(value) - LOWEST_EXPONENT) * PER_DECADE);
-      this.counts[Math.max(0, Math.min(this.counts.length - 1, bin))] += 1;
+      this.counts[this.bin(value)] += 1;
       this.total += 1;
       if (value > this.max) this.max = value;
     }
+  }
+
+  bin(value) {
+    const bin = Math.floor((Math.log10(value) - LOWEST_EXPONENT) * PER_DECADE);
+    return Math.max(0, Math.min(this.counts.length - 1, bin));
+  }
+
+  /** How many values lie above the bin of `limit`. */
+  above(limit) {
+    if (!(limit > 0)) return 0;
+    let count = 0;
+    for (let bin = this.bin(limit) + 1; bin < this.counts.length; bin++) count += this.counts[bin];
+    return count;
   }
 
   median() {
@@ -32,29 +44,19 @@ class LogHistogram {
   }
 }
 
-function stallsIn(values, threshold) {
-  let count = 0;
-  let longest = 0;
-  for (const value of values) {
-    if (value > threshold) count += 1;
-    if (value > longest) longest = value;
-  }
-  return { count, longest };
-}
-
 function itlSpec(board) {
   const tokens = board.tables.token;
   const log = () => board.itlLog;
   const threshold = () => board.data.stall_factor * board.itlHistogram.median();
-  const own = () => {
-    const limit = threshold();
-    if (board.stallCache && board.stallCache.rows === tokens.next && board.stallCache.limit === limit) return board.stallCache;
-    const values = tokens.get("itl_ms");
-    board.stallCache = { rows: tokens.next, limit, ...stallsIn(values, limit) };
-    return board.stallCache;
+  const told = (histogram, limit) => {
+    const count = histogram.above(limit);
+    return (count === 1 ? "1 stall" : number(count) + " stalls") + (histogram.max > 0 ? ", longest gap " + milliseconds(histogram.max) : "");
   };
-  const told = ({ count, longest }) =>
-    (count === 1 ? "1 stall" : number(count) + " stalls") + (longest > 0 ? ", longest gap " + milliseconds(longest) : "");
+  // Before the present run has a median, the earlier one is held against its own.
+  const ghostLimit = () => {
+    const limit = threshold();
+    return Number.isFinite(limit) ? limit : board.data.stall_factor * board.ghost.histogram.median();
+  };
   return {
     id: "itl",
     rows: () => board.tables.token.rows,
@@ -71,12 +73,12 @@ function itlSpec(board) {
       const limit = threshold();
       return [
         Number.isFinite(limit) ? "median " + milliseconds(limit / board.data.stall_factor) : DASH,
-        tokens.rows ? told(own()) : DASH,
-        board.ghost ? (board.ghost.sampled ? "at least " : "") + told(stallsIn(board.ghost.itl_ms, Number.isFinite(limit) ? limit : board.ghost.stall_ms)) : "",
+        tokens.rows ? told(board.itlHistogram, limit) : DASH,
+board.ghost ? (board.ghost.sampled ? "at least " : "") + told(board.ghost.histogram, ghostLimit()) : "",
       ];
     },
     range: (view) => {
-      let high = Math.max(board.itlHistogram.max, board.ghost ? board.ghost.longest : 0, 10);
+      let high = Math.max(board.itlHistogram.max, board.ghost ? board.ghost.histogram.max : 0, 1.2 * threshold() || 0, 10);
       let low = Infinity;
       const from = tokens.at(view.min);
       const values = tokens.get("itl_ms");
@@ -106,12 +108,10 @@ function itlSpec(board) {
       }
     },
     tip: (time, value, u) => nearestToken(board, time, u, threshold()),
-    summary: () => {
-      const { count, longest } = own();
-      return tokens.rows
-        ? `${tokens.next} gaps, median ${milliseconds(board.itlHistogram.median())}, longest ${milliseconds(longest)}, ${count} stalls.`
-        : "No token yet.";
-    },
+    summary: () =>
+      tokens.rows
+        ? `${tokens.next} gaps, median ${milliseconds(board.itlHistogram.median())}, ${told(board.itlHistogram, threshold())}.`
+        : "No token yet.",
   };
 }
 

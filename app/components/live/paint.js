@@ -162,6 +162,10 @@ function paintDots(u, times, values, from, to, view, size, colourOf) {
   const columns = Math.ceil(box.width / cell) + 1;
   const taken = new Uint8Array(columns * (Math.ceil(box.height / cell) + 1));
   const perSecond = box.width / (view.max - view.min);
+  const scale = u.scales.y;
+  const place = scale.distr === 3 ? Math.log10 : (value) => value; // what uPlot does, without its bookkeeping per point
+  const low = place(scale.min);
+  const perUnit = box.height / (place(scale.max) - low);
   ctx.save();
   ctx.beginPath();
   ctx.rect(box.left, box.top, box.width, box.height);
@@ -170,7 +174,7 @@ function paintDots(u, times, values, from, to, view, size, colourOf) {
     const value = values[row];
     if (!(value > 0) || times[row] > view.limit) continue;
     const x = (times[row] - view.min) * perSecond;
-    const y = u.valToPos(value, "y", true) - box.top;
+    const y = box.height - (place(value) - low) * perUnit;
     if (x < 0 || x > box.width || y < -size || y > box.height + size) continue;
     const key = Math.floor(Math.max(0, Math.min(box.height, y)) / cell) * columns + Math.floor(x / cell);
     if (taken[key]) continue;
