@@ -39,6 +39,7 @@ class Graphs:
         self._blocks_per_sequence = -(-max_model_len // executor.cache.block_size)
         words = Layout.padded(self._sizes[-1], self._sizes[-1] * self._blocks_per_sequence).words
         self._memory = torch.zeros(words, dtype=torch.int32, device=self._device)
+        self._layouts = {size: self._layout(size) for size in self._sizes}
         self._replays: dict[int, Callable[[], torch.Tensor]] = {}
         self.nbytes = 0  # memory the recordings hold
 
@@ -52,6 +53,9 @@ class Graphs:
 
     def layout(self, size: int) -> Layout:
         """Where a batch padded to ``size`` lies in the graphs' memory."""
+        return self._layouts[size]
+
+    def _layout(self, size: int) -> Layout:
         return Layout.padded(size, size * self._blocks_per_sequence, self._memory)
 
     def replay(self, batch: Batch) -> torch.Tensor:
@@ -74,8 +78,7 @@ class Graphs:
 
     def _step(self, size: int) -> Callable[[], torch.Tensor]:
         """The work of one decode step on the fixed memory."""
-        layout, executor = self.layout(size), self._executor
-        part = layout.tensors()
+        executor, part = self._executor, dict(self.layout(size).tensors)
         part["slots"].fill_(-1)
         attention = AttentionBatch(
             slots=part["slots"],

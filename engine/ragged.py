@@ -8,7 +8,8 @@ Everything an iteration needs travels as one array of 4-byte words, each section
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,11 +58,11 @@ class Layout:
         """A decode batch of up to ``rows`` rows with up to ``blocks`` blocks in all its tables, which come last."""
         return cls.of({**dict.fromkeys(_PER_ROW, rows), "query_starts": rows + 1, "blocks": blocks}, memory)
 
-    def tensors(self, memory: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Views of the sections: int32, temperatures float32."""
-        words = self.memory if memory is None else memory
-        assert words is not None
-        views = {name: words[start : start + length] for name, (start, length) in self.places.items()}
+    @cached_property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """Views of the sections in ``memory``: int32, temperatures float32."""
+        assert self.memory is not None
+        views = {name: self.memory[start : start + length] for name, (start, length) in self.places.items()}
         if "temperatures" in views:
             views["temperatures"] = views["temperatures"].view(torch.float32)
         return views
@@ -205,7 +206,7 @@ class Staging:
         self._buffers = [torch.empty(0, dtype=torch.int32)] * 2
         self._turn = 0
 
-    def send(self, arrays: Mapping[str, np.ndarray], layout: Layout) -> dict[str, torch.Tensor]:
+    def send(self, arrays: Mapping[str, np.ndarray], layout: Layout) -> Mapping[str, torch.Tensor]:
         """Arrays of 4-byte words -> views on the device. What a padded section has to spare is filled so that it does nothing."""
         start, _ = layout.places["blocks"]
         words = start + len(arrays["blocks"])  # the tables come last: what they leave of a padded layout is not sent
@@ -216,11 +217,11 @@ class Staging:
             flat[start : start + len(array)] = array
             if name != "blocks" and len(array) < length:
                 flat[start + len(array) : start + length] = -1 if name == "slots" else 0
-        memory = layout.memory
-        if memory is None:
-            memory = torch.empty(words, dtype=torch.int32, device=self._device)
-        memory[:words].copy_(host, non_blocking=True)
-        return layout.tensors(memory)
+        if layout.memory is None:
+            layout = replace(layout, memory=torch.empty(words, dtype=torch.int32, device=self._device))
+        assert layout.memory is not None
+        layout.memory[:words].copy_(host, non_blocking=True)
+        return layout.tensors
 
     def _host(self, words: int) -> torch.Tensor:
         self._turn = 1 - self._turn

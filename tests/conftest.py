@@ -11,7 +11,7 @@ import pytest
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import engine  # noqa: E402, F401  # first: it tells the OpenMP runtime how to wait, before any test loads torch
+import engine  # noqa: F401  # first: it tells the OpenMP runtime how to wait, before any test loads torch
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,9 @@ def forward_passes(bench: Bench) -> None:
             flops, moved = cost.of(plan, 1)
             limit = max(flops / bench.peaks["flops_per_s"], moved / bench.peaks["bytes_per_s"])
             rows.append((name, f"prefill {prompt}", seconds * 1e3, limit * 1e3, limit / seconds))
-            _figure(bench, name, f"prefill of {prompt:,} tokens", limit / seconds, GOAL_PREFILL if prompt > 512 else None)
+            _figure(
+                bench, name, f"prefill of {prompt:,} tokens", limit / seconds, GOAL_PREFILL if prompt > 512 else None
+            )
         del executor, cache, model
         bench.free()
     bench.report.table("forward passes", ["shape", "batch", "ms", "limit, ms", "share of the limit"], rows)
@@ -90,7 +92,9 @@ def _attention_seconds(bench: Bench, cache: KVCache, heads: int, batch: int, con
     """Device time of one layer's attention; layers take turns, so that the cache is not read from L2."""
     layers, _, kv_heads, _, _, head_dim = cache.data.shape
     attention = TritonAttention(cache, heads, kv_heads, head_dim)
-    attention.begin(RaggedBuilder(BLOCK_SIZE, bench.device).build(decode_plan(batch, context - 1, BLOCK_SIZE)).attention)
+    attention.begin(
+        RaggedBuilder(BLOCK_SIZE, bench.device).build(decode_plan(batch, context - 1, BLOCK_SIZE)).attention
+    )
     q = torch.randn(batch, heads, head_dim, device=bench.device, dtype=cache.data.dtype)
 
     def all_layers() -> None:

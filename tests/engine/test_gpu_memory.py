@@ -28,7 +28,9 @@ def memory(monkeypatch: pytest.MonkeyPatch):
 def test_a_model_too_large_says_what_is_missing_and_what_fits(memory):
     memory(free=4 * GIB, total=4 * GIB)
     check_weights_fit(RANDOM["qwen3-0.6b"], torch.bfloat16, GPU)
-    with pytest.raises(EngineError, match=r"11\.\d\d GiB are missing\. The largest shape that fits is random:qwen3-0\.6b"):
+    with pytest.raises(
+        EngineError, match=r"11\.\d\d GiB are missing\. The largest shape that fits is random:qwen3-0\.6b"
+    ):
         check_weights_fit(RANDOM["llama-3.1-8b"], torch.bfloat16, GPU)
 
 
