@@ -17,10 +17,6 @@ from engine.config import ConfigError, EngineConfig, apply_overrides
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 
 COMING = {
-    "prefix_sharing": (
-        "Prefix sharing",
-        "Keeps the KV blocks of prompts that begin alike and computes them only once.",
-    ),
     "speculation": ("Speculative decoding", "Guesses several tokens ahead and verifies them in one step of the model."),
     "kv_quantization": (
         "KV quantization",

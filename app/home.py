@@ -4,6 +4,7 @@ Layout (``docs/architecture.md``)::
 
     HOME/runs/<run_id>/   one run
     HOME/trash/<run_id>/  a deleted run, until it is restored or emptied
+    HOME/experiments/<experiment_id>/experiment.json  runs that belong together
     HOME/locks/           one lock per device, one for the database
     HOME/spare/           output of the warm worker that waits for the next run
     HOME/servescope.duckdb, HOME/lab.json
@@ -55,6 +56,10 @@ class Home:
         return self.root / "trash"
 
     @property
+    def experiments(self) -> Path:
+        return self.root / "experiments"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 
@@ -76,7 +81,7 @@ class Home:
         Raises ``LabError`` when they cannot.
         """
         try:
-            for folder in (self.root, self.runs, self.trash, self.locks, self.spare):
+            for folder in (self.root, self.runs, self.trash, self.experiments, self.locks, self.spare):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.root) as probe:
                 probe.write(b"x")
@@ -120,6 +125,10 @@ class Home:
 
     def trash_dir(self, run_id: str) -> Path:
         return self.trash / checked_run_id(run_id)
+
+    def experiment_ids(self) -> list[str]:
+        """Ids of every experiment on disk, sorted."""
+        return _ids_in(self.experiments)
 
     def run_ids(self) -> list[str]:
         """Ids of every run on disk, sorted."""

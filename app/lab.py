@@ -20,6 +20,7 @@ st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="lar
 page = st.navigation(
     [
         st.Page("pages/live.py", title="Live", icon=":material/monitoring:", default=True),
+        st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list:"),
     ],
     position="top",

@@ -55,11 +55,15 @@ def streamlit_options(allowed_hosts: Iterable[str]) -> dict[str, Any]:
 def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
     """Apply ``streamlit_options`` and the lab's theme to this process."""
     from streamlit import config
+    from streamlit.runtime.pages_manager import PagesManager
 
     from app.theme import streamlit_theme
 
     options = streamlit_options(allowed_hosts) | streamlit_theme()
     config.get_config_options(force_reparse=True, options_from_flags=options)
+    # Pages are named by st.navigation. Until it has run once, Streamlit would take an address such as /compare for a script of its
+    # own in pages/ and leave out everything lab.py does.
+    PagesManager.uses_pages_directory = False
 
 
 def build_app(

@@ -12,6 +12,7 @@ from filelock import FileLock
 
 from app import trash
 from app.errors import LabError
+from app.experimenting import Experimenter
 from app.home import Home
 from app.lablock import LabAddress, database_lock
 from app.queue import RunQueue
@@ -36,6 +37,7 @@ class Lab:
         self.home = home
         self.address = address
         self.queue = RunQueue(home, keep_spare=True)
+        self.experimenter = Experimenter(home, self.submit)
         self.started_unix_ns = time.time_ns()
         self._database_lock: FileLock | None = None
         self._database: Database | None = None
@@ -76,10 +78,12 @@ class Lab:
         self._live = LiveRuns(self._database)
         self._collector = Collector(self.home.runs, self._database, self._live.on_batch, mark_crashes=False).start()
         self.queue.start()
+        self.experimenter.start()
         trash.empty_trash(self.home, older_than_days=trash.KEEP_DAYS)
 
     def stop(self) -> None:
         """End the run in progress cleanly, take in its last rows, close the database; harmless the second time."""
+        self.experimenter.stop()
         self.queue.stop()
         if self._collector is not None:
             self._collector.stop()

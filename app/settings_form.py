@@ -122,6 +122,12 @@ class _Form:
             if technique.paper:
                 st.caption(technique.paper)
             self._mark(technique)
+            st.page_link(
+                "pages/compare.py",
+                label="Compare with and without",
+                icon=":material/balance:",
+                query_params={"scenario": self.scenario, "technique": technique.path},
+            )
             if not on:
                 return
             for part in book.parts_of(technique):

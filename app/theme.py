@@ -88,6 +88,15 @@ DARK = Palette(
     warn="#F0B05E",
 )
 
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "light": ("#1F6FB8", "#C26A00", "#B0347E", "#1D8A7E", "#6A4FB3", "#42525F"),
+    "dark": ("#5AA9F0", "#F5A742", "#E573B5", "#3DB8A6", "#B79CF0", "#B9C7D1"),
+}
+"""Colours of a comparison's variants, by their place; each also has a dash and a marker, so that print and every eye can
+tell them apart."""
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
+
 STEPS = ("forward", "schedule", "prepare", "sample", "finish")
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from telemetry.rows import ROW_TYPES, columns
+from store.metrics import METRICS
+from telemetry.rows import ROW_TYPES, DeviceRow, IterationRow, Provenance, columns
 
 PROVENANCE = {
     "measured": "Measured: read from a clock or a counter.",
@@ -50,7 +51,7 @@ CHARTS = {
         "Every bar is one engine step: as wide and as high as it took. The colour says what the step did, the grey caps are the "
         "time around the model's forward pass. A high bar is a step that kept everybody waiting.",
         "iteration",
-        ("start_ns", "end_ns", "schedule_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns"),
+        ("start_ns", "end_ns", "schedule_ns", "draft_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns"),
     ),
     "itl": ChartWords(
         "Gap before every token",
@@ -86,6 +87,33 @@ CHARTS = {
         "iteration",
         ("blocks_used", "blocks_cached", "blocks_total"),
     ),
+    "prefix-effects": ChartWords(
+        "Three effects of prefix sharing",
+        "What was spared, of what there would have been without sharing: prompt tokens found instead of computed; blocks of KV "
+        "memory that requests held together, over time; bytes (weights and KV cache) that shared-prefix attention did not read again.",
+        "iteration",
+        ("prefix_hit_tokens", "prefill_tokens", "blocks_spared", "blocks_used", "kv_bytes_spared", "bytes"),
+    ),
+    "prefix-tokens": ChartWords(
+        "Prompt tokens found and computed",
+        "Found: taken from blocks that somebody had computed before. Computed: everything else, also what was computed again after a "
+        "preemption.",
+        "iteration",
+        ("prefix_hit_tokens", "prefill_tokens"),
+    ),
+    "prefix-memory": ChartWords(
+        "Memory not held twice",
+        "Blocks more that the running requests would hold if each had its own copy.",
+        "iteration",
+        ("blocks_spared",),
+    ),
+    "prefix-tree": ChartWords(
+        "Prefix tree",
+        "All text the pool has held, from the first token on the left: a span is as high as the number of requests that used it. In use: "
+        "held by a request. Cached: held by nobody, found when it comes again. Grey: evicted.",
+        "block",
+        ("block_hash", "ref_count", "event", "position"),
+    ),
     "device": ChartWords(
         "Device activity",
         "How busy the device was. On a GPU: the share of time in which any kernel ran, which says nothing about how full it "
@@ -108,25 +136,34 @@ class FigureWords:
     help: str
 
 
+def _figure(label: str, words: str, origin: Provenance) -> FigureWords:
+    return FigureWords(label, f"{words} {PROVENANCE[origin]}")
+
+
 TILES = {
-    "speed": FigureWords("Output", f"Tokens given to users per second over the last seconds. {PROVENANCE['derived']}"),
-    "ttft": FigureWords(
-        "First token",
-        "TTFT: from a request's arrival to its first token, of the requests that have ended. The large figure is the median, p99 "
-        f"is what one request in a hundred exceeds, the trend is the median lately. {PROVENANCE['derived']}",
+    "speed": _figure(
+        "Output", "Tokens given to users per second, over the last seconds.", METRICS["output_tokens_per_s"].provenance
     ),
-    "itl": FigureWords(
+    "ttft": _figure(
+        "First token",
+        "TTFT: from a request's arrival to its first token, of the requests that have ended. The large figure is the median, "
+        "p99 is what one request in a hundred exceeds, the trend is the median lately.",
+        METRICS["ttft_ms"].provenance,
+    ),
+    "itl": _figure(
         "Token gap",
         "ITL: between two tokens of one request, over the run. The large figure is the median; the trend is p99 lately, where "
-        f"stalls show. "
-        f"{PROVENANCE['derived']}",
+        "stalls show.",
+        METRICS["itl_ms"].provenance,
     ),
-    "requests": FigureWords("Running", f"Requests that hold a place in the engine now. {PROVENANCE['measured']}"),
-    "kv": FigureWords("KV use", f"Share of the KV pool's blocks that requests hold. {PROVENANCE['derived']}"),
-    "device": FigureWords(
+    "requests": _figure(
+        "Running", "Requests that hold a place in the engine now.", columns(IterationRow)["running"].provenance
+    ),
+    "kv": _figure("KV use", "Share of the KV pool's blocks that requests hold.", "derived"),
+    "device": _figure(
         "Device",
-        "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores and its memory. "
-        f"{PROVENANCE['measured']}",
+        "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores, its memory.",
+        columns(DeviceRow)["utilization"].provenance,
     ),
 }
 
@@ -194,6 +231,8 @@ REASONS = {
     "probe": "the guess had to be checked again",
     "request_end": "the request had ended",
     "asked": "it was asked for",
+    "prefix": "another request computes the same tokens in this iteration",
+    "recomputed": "they are needed again and computed a second time",
 }
 
 
@@ -206,8 +245,8 @@ def decision_in_words(decision: dict[str, Any]) -> str:
         "chunked": f"the prompt of {request} was cut: {tokens} tokens now, the rest later",
         "refused": f"{request} had to wait",
         "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
-        "evicted": "cached blocks were given up",
-        "speculation": f"{request} now drafts {tokens} tokens ahead",
+        "evicted": f"cached blocks with {tokens} tokens were given up",
+        "speculation": f"{request} now guesses {decision.get('tokens') or 'no'} tokens ahead",
         "finished": f"{request} ended",
         "cancelled": f"{request} was cancelled",
     }

@@ -57,8 +57,8 @@ def recorded_run(slices: int) -> Iterator[Database]:
         Database(Path(folder) / "db.duckdb") as database,
     ):
         with database.read() as con:
-            _make_rows(con, "other", slices // 4)
-            _make_rows(con, "big", slices)
+            make_rows(con, "other", slices // 4)
+            make_rows(con, "big", slices)
             figures = json.dumps(compute_summary(con, "big"))
             con.execute("UPDATE runs SET figures = ? WHERE run_id = 'big'", [figures])
         database.checkpoint()
@@ -106,15 +106,15 @@ def parts_ms(database: Database) -> dict[str, float]:
     return found
 
 
-def _make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:
+def make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:
     """Rows with the shape of a decode-heavy run: ``REQUESTS_AT_ONCE`` slices per 10 ms step, a long step now and then."""
     steps, at_once = slices // REQUESTS_AT_ONCE, REQUESTS_AT_ONCE
     con.execute("INSERT INTO runs (run_id, state) VALUES (?, 'finished')", [run_id])
     con.execute(
         f"""INSERT INTO iterations
             SELECT ?, i, i * 10000000, (i + 1) * 10000000 + CASE WHEN i % 997 = 0 THEN 80000000 ELSE (i * 7919) % 1000000 END,
-                   200000, 300000, 8000000, 400000, 100000, {at_once}, i % 5, 0, 1, {at_once}, 16, {at_once}, 0, 0, {at_once}, 0,
-                   {at_once} * 400, 64, 'budget', 1000, 300 + i % 600, 0, 0, i % 12000, NULL, 5e9, 2.9e8
+                   200000, 0, 300000, 8000000, 400000, 100000, {at_once}, i % 5, 0, 1, {at_once}, 16, {at_once}, 0, 0, {at_once}, 0,
+                   {at_once} * 400, 64, 'budget', 1000, 300 + i % 600, 0, 0, 0, i % 12000, NULL, 5e9, 2.9e8, 0
             FROM range(?) t(i)""",
         [run_id, steps],
     )

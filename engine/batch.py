@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.request import Request
 from engine.scheduler import Plan, Slice
 
 
@@ -35,6 +34,12 @@ class Ragged:
     num_tokens: int
     max_query_len: int
 
+    def positions(self) -> list[int]:
+        """Each row's place in its sequence, worked out from the starts and lengths (for checks: it waits for the device)."""
+        starts, kv_lens = self.query_starts.tolist(), self.kv_lens.tolist()
+        lengths = [starts[s + 1] - starts[s] for s in range(self.num_sequences)]
+        return [place for n, kv_len in zip(lengths, kv_lens, strict=False) for place in range(kv_len - n, kv_len)]
+
 
 @dataclass(frozen=True)
 class AttentionBatch:
@@ -48,17 +53,19 @@ class AttentionBatch:
     num_singles: int
     single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
     single_kv_lens: list[int]  # keys each single token sees, rising
+    single_tables: list[list[int]]  # the same block tables, each as long as it is
     chunks: tuple[Chunk, ...]
     ragged: Ragged | None = None  # where the backend asks for this form, the three above are empty
 
 
 @dataclass(frozen=True)
 class Draws:
-    """What drawing on the device needs, one entry per sampled row."""
+    """What drawing on the device needs, one entry per sampled part."""
 
     temperatures: torch.Tensor  # float32
     seeds: torch.Tensor  # int32
     counters: torch.Tensor  # int32, position in the request's output
+    others: list[int]  # places of requests that ask for more than a temperature
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,7 @@ class Batch:
     token_ids: torch.Tensor  # [tokens] int64
     positions: torch.Tensor  # [tokens] int64
     sample_rows: torch.Tensor  # rows whose logits are wanted
-    sampled: list[Request]  # the request of each of them
+    sampled: list[Slice]  # whose rows they are: 1 + drafted rows each, in this order
     attention: AttentionBatch
     context_tokens: int  # keys read in one layer
     graph_size: int | None = None  # rows of the CUDA graph that this batch is padded to
@@ -83,20 +90,20 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
     positions: list[int] = []
     slots: list[int] = []
     sample_rows: list[int] = []
-    sampled: list[Request] = []
+    sampled: list[Slice] = []
     spans: list[tuple[Slice, int]] = []
     context_tokens = 0
     for part in singles + chunks:
         request, first, last = part.request, part.context_len, part.context_len + part.tokens
         spans.append((part, len(token_ids)))
-        token_ids += request.token_ids[first:last]
+        token_ids += request.known(first, last)
         positions += range(first, last)
         table = request.block_table
         slots += [table[p // block_size] * block_size + p % block_size for p in range(first, last)]
         context_tokens += last
         if part.samples:
-            sample_rows.append(len(token_ids) - 1)
-            sampled.append(request)
+            sample_rows += range(len(token_ids) - 1 - part.drafted, len(token_ids))
+            sampled.append(part)
 
     kv_lens = [s.context_len + 1 for s in singles]
     width = -(-max(kv_lens, default=0) // block_size)
@@ -116,6 +123,7 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
             num_singles=len(singles),
             single_blocks=tensor(padded).view(len(singles), width),
             single_kv_lens=kv_lens,
+            single_tables=tables,
             chunks=tuple(
                 Chunk(
                     start,

@@ -8,13 +8,17 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from engine.attention import AttentionBackend, backend_class
 from engine.attention.choose import choose_backend
+from engine.attention.shared import SharedPrefixAttention
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.kv.pool import BlockPool
+from engine.kv.prefix import PrefixCache
+from engine.kv.prefixes import Prefixes
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
@@ -25,6 +29,7 @@ from engine.policies.base import Limits
 from engine.request import Request
 from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
+from engine.speculation.make import check_speculation, load_draft, make_speculator
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -47,6 +52,7 @@ class Prepared:
     requests: list[Request]
     backend: str  # of attention
     notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
+    draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -62,7 +68,8 @@ class Prepared:
         cache = KVCache(
             shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
         )
-        executor = Executor(model.decoder, cache, self.backend)
+        executor = Executor(model.decoder, _attention(self.backend, config, cache, model))
+        executor.draws_on_device = config.speculation is None
         if self.uses_graphs:
             executor.capture_graphs(config.max_num_seqs, self.max_model_len, progress)
         return executor
@@ -70,10 +77,19 @@ class Prepared:
     def start(self, recorder: Recorder, clock: RunClock, executor: Executor | None = None) -> Engine:
         """Wire the engine; ``executor``: what ``allocate`` returned, where that was done ahead of the clock."""
         config, shape, model = self.spec.engine, self.model.shape, self.model
+        executor = executor or self.allocate()
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
+        sharing = config.prefix_sharing
+        prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, executor.cache.copy_block)
         return Engine(
-            executor=executor or self.allocate(),
-            scheduler=Scheduler(pool, POLICIES[config.resolved_policy](self.limits), config.max_num_seqs),
+            executor=executor,
+            scheduler=Scheduler(
+                pool,
+                POLICIES[config.resolved_policy](self.limits),
+                config.max_num_seqs,
+                prefixes,
+                make_speculator(self, executor.cache),
+            ),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
             cost=cost_model(model),
             recorder=recorder,
@@ -99,18 +115,26 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     config = spec.engine
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    backend, notice = choose_backend(config.attention_backend, device)
+    asked = (
+        "gathered" if config.shares_attention else config.attention_backend
+    )  # shared-prefix attention is a form of it
+    backend, notice = choose_backend(asked, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
-    num_blocks = _num_blocks(config, model, device, requests, max_model_len)
+    draft = load_draft(config, model, progress)
+    models = [model, draft] if draft is not None else [model]
+    num_blocks = _num_blocks(config, models, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, num_blocks, config.block_size)
-    notices = (notice,) if notice else ()
-    return Prepared(spec, model, device, num_blocks, max_model_len, requests, backend, notices)
+    prepared = Prepared(
+        spec, model, device, num_blocks, max_model_len, requests, backend, (notice,) if notice else (), draft
+    )
+    check_speculation(prepared)
+    return prepared
 
 
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
@@ -129,6 +153,20 @@ def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_m
             request.stream = StreamDecoder(model.tokenizer)
         requests.append(request)
     return requests
+
+
+def _attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
+    heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
+    sharing = config.prefix_sharing
+    if sharing is None or not config.shares_attention:
+        return backend_class(backend)(cache, *heads)
+    return SharedPrefixAttention(
+        cache,
+        *heads,
+        tree=sharing.attention == "tree",
+        min_rows=sharing.min_group,
+        min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
+    )
 
 
 def cost_model(model: LoadedModel) -> CostModel:
@@ -163,10 +201,17 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     return config.max_model_len or own
 
 
-def _num_blocks(config: EngineConfig, model: LoadedModel, device: torch.device, max_model_len: int) -> int:
-    """Exact number if given, else what the memory share holds, and no more than all places filled to the longest sequence."""
-    shape = model.shape
-    block = bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, config.block_size, model.dtype)
+def _num_blocks(
+    config: EngineConfig,
+    models: Sequence[LoadedModel],
+    device: torch.device,
+    requests: Sequence[Request],
+    max_model_len: int,
+) -> int:
+    """Exact number if given, else what the memory share holds, and no more than the whole workload could ever fill."""
+    block = sum(
+        bytes_per_block(m.shape.layers, m.shape.kv_heads, m.shape.head_dim, config.block_size, m.dtype) for m in models
+    )
     if config.kv_blocks is not None:
         check_pool_fits(config.kv_blocks, block, device)
         return config.kv_blocks

@@ -14,7 +14,7 @@ import hashlib
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from engine.overrides import ConfigError, apply_overrides, check_settings
 from engine.schema import suggest
@@ -26,11 +26,13 @@ __all__ = [
     "ConfigError",
     "EngineConfig",
     "PolicyName",
+    "PrefixSharing",
     "Recording",
     "RequestSpec",
     "RunSpec",
     "Sampling",
     "Settings",
+    "Speculation",
     "apply_overrides",
     "check_settings",
     "setting",
@@ -92,6 +94,173 @@ class ChunkedPrefill(Settings):
         unit="tokens",
         ge=1,
     )
+
+
+class PrefixSharing(Settings):
+    """Requests that begin alike compute and hold their common beginning once.
+
+    Three effects, each of which can be switched alone: prefill not done again, memory not held twice, bytes not read twice while
+    decoding.
+    """
+
+    skip_prefill: bool = setting(
+        True,
+        "Skip known prefill",
+        "A request takes over the keys and values of the longest prefix that the pool still holds, instead of computing them again.",
+        group="Prefix sharing",
+    )
+    share_memory: bool = setting(
+        True,
+        "Share memory",
+        "Requests hold equal blocks together. Off: what is taken over is copied, and what was computed twice is kept twice.",
+        group="Prefix sharing",
+    )
+    copy_partial: bool = setting(
+        True,
+        "Copy partial blocks",
+        "Where two prompts part in the middle of a block, the tokens before that are copied instead of computed.",
+        group="Prefix sharing",
+        advanced=True,
+    )
+    wait_in_flight: bool = setting(
+        True,
+        "Wait for blocks in flight",
+        "A request whose next block another one computes in this very iteration waits for it instead of computing it too.",
+        group="Prefix sharing",
+        advanced=True,
+    )
+    attention: Literal["off", "one-level", "tree"] = setting(
+        "off",
+        "Shared-prefix attention",
+        "Decoding requests that hold the same blocks read them in one pass and merge it with a pass over their own. one-level: one shared "
+        "prefix for each; tree: one pass per level of the tree of prefixes.",
+        group="Prefix sharing",
+        paper="Hydragen (2024)",
+    )
+    min_group: int = setting(
+        4,
+        "Smallest group",
+        "Shared-prefix attention takes that many requests at least.",
+        group="Prefix sharing",
+        unit="requests",
+        ge=2,
+        advanced=True,
+    )
+    min_prefix_tokens: int = setting(
+        64,
+        "Shortest prefix",
+        "Shared-prefix attention takes a common stretch this long at least.",
+        group="Prefix sharing",
+        unit="tokens",
+        ge=1,
+        advanced=True,
+    )
+    order: Literal["arrival", "grouped"] = setting(
+        "arrival",
+        "Order",
+        "arrival: first come, first served. grouped: waiting requests that share a prefix run together, those with the larger share of "
+        "decoding first; for batches known in advance.",
+        group="Prefix sharing",
+        paper="BatchLLM (2024)",
+    )
+    admission: Literal["on-demand", "memory"] = setting(
+        "on-demand",
+        "Admission",
+        "on-demand: a request is let in when its prompt fits and a place is free; others may be preempted later. memory: when all it may "
+        "grow to fits beside all that the others may grow to, however many they are.",
+        group="Prefix sharing",
+        paper="BatchLLM (2024)",
+        advanced=True,
+    )
+    salt_by_group: bool = setting(
+        False,
+        "Keep groups apart",
+        "Requests share within their workload group only: no tenant can learn from the speed of an answer what another one asked.",
+        group="Prefix sharing",
+        advanced=True,
+    )
+
+    @model_validator(mode="after")
+    def _attention_needs_common_blocks(self) -> PrefixSharing:
+        if self.attention != "off" and not self.share_memory:
+            raise ValueError(
+                "shared-prefix attention reads blocks that requests hold together, so it needs share_memory"
+            )
+        return self
+
+
+class Speculation(Settings):
+    """Speculative decoding: guess several tokens, verify them in one pass, keep what the model would have said anyway."""
+
+    proposer: Literal["prompt-lookup", "layer-skip", "draft-model"] = setting(
+        "prompt-lookup",
+        "Proposer",
+        "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. layer-skip: "
+        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary.",
+        group="Speculative decoding",
+    )
+    control: Literal["smart", "fixed"] = setting(
+        "smart",
+        "Length control",
+        "smart: as many tokens as promise the most useful tokens per second, none included, from measured acceptance and this run's own "
+        "step times. fixed: always the draft length.",
+        group="Speculative decoding",
+        paper="SmartSpec (2024)",
+    )
+    k: int = setting(
+        8,
+        "Draft length",
+        "Tokens guessed per request and iteration; with smart control the most.",
+        group="Speculative decoding",
+        unit="tokens",
+        ge=1,
+        le=16,
+    )
+    ngram_min: int = setting(
+        2,
+        "Shortest match",
+        "prompt-lookup: fewest tokens at the end that must have occurred before.",
+        group="Speculative decoding",
+        unit="tokens",
+        ge=1,
+        le=16,
+        advanced=True,
+    )
+    ngram_max: int = setting(
+        4,
+        "Longest match",
+        "prompt-lookup: matches are looked for from this length downwards.",
+        group="Speculative decoding",
+        unit="tokens",
+        ge=1,
+        le=16,
+        advanced=True,
+    )
+    target_speedup: float = setting(
+        2.0,
+        "Target speedup of guessing",
+        "layer-skip: layers of the model per layer that guesses; the layers left out are evenly spaced.",
+        group="Speculative decoding",
+        paper="Unified Layer Skipping (2024)",
+        ge=1,
+        le=64,
+        advanced=True,
+    )
+    draft_model: str | None = setting(
+        None,
+        "Draft model",
+        "draft-model: who guesses, named as Model is; it must have the same vocabulary.",
+        group="Speculative decoding",
+        advanced=True,
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Speculation:
+        if self.proposer == "draft-model" and self.draft_model is None:
+            raise ValueError("proposer is draft-model, and draft_model names no model")
+        if self.ngram_min > self.ngram_max:
+            raise ValueError(f"ngram_min is {self.ngram_min}, above ngram_max, {self.ngram_max}")
+        return self
 
 
 class Sampling(Settings):
@@ -200,6 +369,24 @@ class EngineConfig(Settings):
         paper="Sarathi-Serve (2024), SARATHI (2023)",
         technique=True,
     )
+    prefix_sharing: PrefixSharing | None = setting(
+        None,
+        "Prefix sharing",
+        "On: requests that begin alike (one system message, one document, an earlier turn) compute and hold their common beginning "
+        "once. Off: everybody computes and holds everything.",
+        group="Techniques",
+        paper="Hydragen (2024), BatchLLM (2024)",
+        technique=True,
+    )
+    speculation: Speculation | None = setting(
+        None,
+        "Speculative decoding",
+        "On: several tokens are guessed for each request and verified in one pass of the model; right guesses come for the price of "
+        "one token, wrong ones are discarded. The output stays what it would have been.",
+        group="Techniques",
+        paper="SmartSpec (2024), EqSpec and ExSpec (2025)",
+        technique=True,
+    )
     policy: PolicyName | None = setting(
         None,
         "Policy",
@@ -288,6 +475,34 @@ class EngineConfig(Settings):
         group="Recording",
         advanced=True,
     )
+
+    @field_validator("prefix_sharing")
+    @classmethod
+    def _attention_has_a_backend(cls, sharing: PrefixSharing | None, info: ValidationInfo) -> PrefixSharing | None:
+        backend = info.data.get("attention_backend")
+        if sharing is not None and sharing.attention != "off" and backend not in (None, "auto", "gathered"):
+            raise ValueError(f"shared-prefix attention is a form of attention_backend gathered, not of {backend}")
+        return sharing
+
+    @field_validator("block_size")
+    @classmethod
+    def _blocks_can_be_shared(cls, size: int, info: ValidationInfo) -> int:
+        sharing = info.data.get("prefix_sharing")
+        if sharing is None:
+            return size
+        if size & (size - 1):
+            raise ValueError(f"prefix_sharing needs a block_size that is a power of two, not {size}")
+        if sharing.attention != "off" and sharing.min_prefix_tokens < size:
+            raise ValueError(
+                f"prefix_sharing.min_prefix_tokens ({sharing.min_prefix_tokens}) is less than one block of {size} tokens: only whole "
+                "blocks are shared"
+            )
+        return size
+
+    @property
+    def shares_attention(self) -> bool:
+        """Whether requests that share a prefix attend to it together."""
+        return self.prefix_sharing is not None and self.prefix_sharing.attention != "off"
 
     @property
     def resolved_policy(self) -> str:

@@ -24,8 +24,12 @@ class CostModel:
     kv_bytes_per_token: float
     pair_flops: int  # 4 * layers * heads * head_dim: score and weighted sum of one (query, key) pair
 
+    def spared(self, tokens: int) -> float:
+        """Bytes not read when that many tokens' keys and values are not read a second time."""
+        return self.kv_bytes_per_token * tokens
+
     def of(self, plan: Plan, sampled_rows: int) -> tuple[float, float]:
-        """(FLOPs, bytes) of a plan."""
+        """(FLOPs, bytes) of a plan in which each sequence reads its own keys and values."""
         tokens = plan.num_tokens
         read = tokens + sum([part.context_len for part in plan.slices])
         chunks = [(part.tokens, part.context_len) for part in plan.slices if part.tokens > 1]

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.attention import backend_class
+from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
-from engine.kv.cache import KVCache
 from engine.model.decoder import Decoder
 from engine.sampling import sample
 from engine.scheduler import Plan
+from engine.speculation.verify import verify
 
 if TYPE_CHECKING:
     from engine.graphs import Graphs
@@ -28,21 +28,30 @@ class Executor:
     settings allow; ``graphs`` (``engine.graphs``) then replays whole decode steps.
     """
 
-    def __init__(self, decoder: Decoder, cache: KVCache, backend: str) -> None:
-        shape = decoder.shape
-        self.cache = cache
+    def __init__(self, decoder: Decoder, attention: AttentionBackend) -> None:
+        self.cache = attention.cache
         self.device = decoder.device
-        self.attention = backend_class(backend)(cache, shape.heads, shape.kv_heads, shape.head_dim)
+        self.attention = attention
         self.decoder = decoder
         self.graphs: Graphs | None = None
-        self.build: Callable[[Plan], Batch] = partial(build_batch, block_size=cache.block_size, device=self.device)
+        self.build: Callable[[Plan], Batch] = partial(build_batch, block_size=self.cache.block_size, device=self.device)
         if self.attention.ragged:
             from engine.model.fused import FusedDecoder
             from engine.ragged import RaggedBuilder
 
             self.decoder = FusedDecoder(decoder)  # type: ignore[assignment]  # the same calls
-            self.builder = RaggedBuilder(cache.block_size, self.device)
+            self.builder = RaggedBuilder(self.cache.block_size, self.device)
             self.build = self.builder.build
+
+    @property
+    def draws_on_device(self) -> bool:
+        """Whether tokens are drawn by the sampling kernel; speculation draws from the host's streams throughout."""
+        return self.attention.ragged and self.builder.draws
+
+    @draws_on_device.setter
+    def draws_on_device(self, wanted: bool) -> None:
+        if self.attention.ragged:
+            self.builder.draws = wanted
 
     def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = lambda *_: None) -> None:
         """Record decode steps of padded sizes; ``build`` pads to them from now on."""
@@ -62,10 +71,21 @@ class Executor:
         hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
         return self.decoder.logits(hidden.index_select(0, batch.sample_rows))
 
-    def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """One token per sampled row [rows] int64, on the device."""
-        if batch.draws is not None:
-            from engine.kernels.sample import sample_tokens
+    def tokens(self, batch: Batch, logits: torch.Tensor) -> list[list[int]]:
+        """What each sampled part receives: one token, or with guesses what ``verify`` makes of them."""
+        if batch.draws is None:
+            return verify(logits.float(), batch.sampled)
+        return [[token] for token in self.sample(batch, logits).tolist()]
 
-            return sample_tokens(logits, batch.draws.temperatures, batch.draws.seeds, batch.draws.counters)
-        return sample(logits.float(), [request.sampling_state for request in batch.sampled])
+    def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """One token per part [parts] int64, drawn on the device; requests that ask for more than a temperature by ``sample``."""
+        from engine.kernels.sample import sample_tokens
+
+        draws = batch.draws
+        assert draws is not None
+        tokens = sample_tokens(logits, draws.temperatures, draws.seeds, draws.counters)
+        if draws.others:
+            rows = torch.tensor(draws.others, device=logits.device)
+            states = [batch.sampled[row].request.sampling_state for row in draws.others]
+            tokens[rows] = sample(logits[rows].float(), states)
+        return tokens

@@ -85,6 +85,7 @@ class Graphs:
             num_singles=size,
             single_blocks=part["blocks"][:0].view(0, 0),
             single_kv_lens=[],
+            single_tables=[],
             chunks=(),
             ragged=Ragged(
                 query_starts=part["query_starts"],

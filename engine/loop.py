@@ -14,8 +14,9 @@ from engine.cost import CostModel
 from engine.executor import Executor
 from engine.outputs import Outputs
 from engine.recording import StepRecorder, StepTimes, record_request
-from engine.request import Request
-from engine.scheduler import Plan, Scheduler
+from engine.request import NO_DRAFT, Request
+from engine.scheduler import Plan, Scheduler, Slice
+from engine.speculation.invariants import check_step
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -96,7 +97,7 @@ class Engine:
         logits = self.forward(batch)
         times.computed = self.clock.now_ns()
 
-        tokens = self.executor.sample(batch, logits).tolist()
+        tokens = self.executor.tokens(batch, logits)
         times.sampled = self.clock.now_ns()
         times.device_ns = self._timer.elapsed_ns()
 
@@ -110,26 +111,42 @@ class Engine:
         self._timer.stop()
         return logits
 
-    def finish(self, plan: Plan, batch: Batch, tokens: list[int], times: StepTimes) -> None:
+    def finish(self, plan: Plan, batch: Batch, tokens: list[list[int]], times: StepTimes) -> None:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
         scheduler, totals = self.scheduler, self.totals
+        for part, emitted in zip(batch.sampled, tokens, strict=True):
+            self.take(part, emitted)
         scheduler.commit(plan)
         running = len(scheduler.running)
-        ended = self.outputs.append(batch.sampled, tokens)
+        totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
+        ended = [part.request for part in batch.sampled if part.request.end_reason is not None]
         for request in ended:
             scheduler.remove(request)
         if self.check_integrity:
             scheduler.check_integrity()
+            check_step(batch, scheduler.running, scheduler.pool)
         times.end = self.clock.now_ns()
 
-        totals.output_tokens += len(tokens)
+        if scheduler.drafter is not None:
+            scheduler.drafter.learn(plan, times.end - times.start)
+        totals.output_tokens += sum(part.emitted for part in batch.sampled)
+        totals.draft_tokens += sum(part.drafted for part in batch.sampled)
+        totals.accepted_tokens += sum(part.accepted for part in batch.sampled)
         totals.preemptions += len(plan.preempted)
-        kv_tokens = sum(r.num_computed_tokens for r in scheduler.running)
-        totals.peak_kv_tokens = max(totals.peak_kv_tokens, kv_tokens + sum(r.num_computed_tokens for r in ended))
-        self.rows.step(totals.iterations, plan, batch, times, running, kv_tokens)
+        totals.prefix_hit_tokens += plan.prefix_hit_tokens
+        self.rows.step(totals.iterations, plan, batch, times, running, self.executor.attention.spared_tokens)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1
+
+    def take(self, part: Slice, tokens: list[int]) -> None:
+        """Give a request what the target made of its draft: the accepted guesses and one token more, up to its end."""
+        request = part.request
+        request.draft = NO_DRAFT
+        part.emitted = self.outputs.append(request, tokens)
+        part.accepted = min(len(tokens) - 1, part.emitted)
+        request.drafted_tokens += part.drafted
+        request.accepted_tokens += part.accepted
 
     def admit_arrivals(self) -> None:
         """Move requests that have arrived to the queue, and end those whose users gave up."""

@@ -27,16 +27,20 @@ class Outputs:
         self.max_model_len = max_model_len
         self.keep_text = keep_text
 
-    def append(self, requests: Sequence[Request], tokens: Sequence[int]) -> list[Request]:
-        """Give each request its token; returns those that ended with it. The end-of-sequence token is part of the output."""
-        ended = []
-        for request, token in zip(requests, tokens, strict=True):
+    def append(self, request: Request, tokens: Iterable[int]) -> int:
+        """Give a request its tokens until one ends it (``end_reason``); returns how many it took.
+
+        The end-of-sequence token is part of the output.
+        """
+        taken = 0
+        for token in tokens:
             request.token_ids.append(token)
             request.sampling_state.observe((token,))
             request.end_reason = self._end_reason(request, token)
+            taken += 1
             if request.end_reason is not None:
-                ended.append(request)
-        return ended
+                break
+        return taken
 
     def close(self, request: Request) -> None:
         """Fill in the text of an ended request, cut before a stop string."""
@@ -54,7 +58,7 @@ class Outputs:
             request.text += request.stream.push(token)
             if any(stop in request.text for stop in sampling.stop):
                 return "stop_string"
-        if request.num_output_tokens >= request.max_tokens or request.num_known_tokens >= self.max_model_len:
+        if request.num_output_tokens >= request.max_tokens or len(request.token_ids) >= self.max_model_len:
             return "length"
         return None
 

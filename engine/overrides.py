@@ -18,7 +18,7 @@ S = TypeVar("S", bound=BaseModel)
 
 ON = ("on", "true", "yes")
 OFF = ("off", "none", "false", "no")
-PLANNED = ("prefix_sharing", "speculation", "kv_quantization")
+PLANNED = ("kv_quantization",)
 
 
 class ConfigError(EngineError, ValueError):

@@ -69,22 +69,23 @@ class Layout:
 
 
 class BlockTables:
-    """Block tables as arrays, each converted once and then only extended."""
+    """Block tables as arrays, converted when they are new or changed and only extended when they grew."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[list[int], int, np.ndarray]] = {}
+        self._known: dict[int, tuple[list[int], np.ndarray]] = {}
 
     def of(self, request: Request, count: int) -> np.ndarray:
-        """The first ``count`` blocks [count] int32. A table may grow at its end; any other change needs a new list."""
+        """The first ``count`` blocks [count] int32."""
         table = request.block_table
-        source, filled, array = self._known.get(request.index, (None, 0, None))
-        if source is not table or array is None or filled > len(table):
-            filled, array = 0, np.empty(2 * max(len(table), 16), np.int32)
-        if filled < len(table):
-            if len(table) > len(array):
-                array = np.concatenate((array, np.empty(len(table), np.int32)))
-            array[filled : len(table)] = table[filled:]
-            self._known[request.index] = (table, len(table), array)
+        copy, array = self._known.get(request.index, ([], _NOTHING))
+        if copy != table:
+            grown = len(copy) < len(table) <= len(array) and table[: len(copy)] == copy
+            if grown:
+                array[len(copy) : len(table)] = table[len(copy) :]
+            else:
+                array = np.empty(2 * max(len(table), 16), np.int32)
+                array[: len(table)] = table
+            self._known[request.index] = (table.copy(), array)
         return array[:count]
 
     def forget(self, keep: Sequence[Request]) -> None:
@@ -103,6 +104,7 @@ class RaggedBuilder:
 
     def __init__(self, block_size: int, device: torch.device) -> None:
         self.graphs: Graphs | None = None
+        self.draws = True  # on the device, by ``engine.kernels.sample``
         self._block_size = block_size
         self._tables = BlockTables()
         self._staging = Staging(device)
@@ -126,19 +128,26 @@ class RaggedBuilder:
         blocks = np.concatenate(tables) if tables else np.empty(0, np.int32)
         owner = np.repeat(np.arange(len(parts), dtype=np.int32), lengths)
         positions = np.arange(num_tokens, dtype=np.int32) + (contexts - query_starts[:-1])[owner]
-        sampling = [(row, s) for row, s in zip((query_starts[1:] - 1).tolist(), parts, strict=True) if s.samples]
+        sampled = [s for s in parts if s.samples]
+        sample_rows = [
+            row
+            for end, s in zip(query_starts[1:].tolist(), parts, strict=True)
+            if s.samples
+            for row in range(end - 1 - s.drafted, end)
+        ]
+        draws = self.draws and not any(s.drafted for s in sampled)
         arrays = {
             "token_ids": token_ids(parts),
             "positions": positions,
             "slots": blocks[block_starts[owner] + positions // size] * size + positions % size,
-            "sample_rows": np.array([row for row, _ in sampling], np.int32),
+            "sample_rows": np.array(sample_rows, np.int32),
             "query_starts": query_starts,
             "kv_lens": kv_lens,
             "block_starts": block_starts,
-            **draws([s.request for _, s in sampling]),
+            **(draw_inputs(sampled) if draws else {}),
             "blocks": blocks,
         }
-        decode_only = len(singles) == len(parts) == len(sampling)
+        decode_only = len(singles) == len(parts) == len(sampled)
         graph_size = self.graphs.fit(num_tokens) if self.graphs is not None and decode_only and parts else None
         layout = Layout.of({name: len(array) for name, array in arrays.items()})
         if graph_size is not None:
@@ -149,12 +158,13 @@ class RaggedBuilder:
             token_ids=part["token_ids"],
             positions=part["positions"],
             sample_rows=part["sample_rows"],
-            sampled=[s.request for _, s in sampling],
+            sampled=sampled,
             attention=AttentionBatch(
                 slots=part["slots"],
                 num_singles=len(singles),
                 single_blocks=part["blocks"][:0].view(0, 0),
                 single_kv_lens=[],
+                single_tables=[],
                 chunks=(),
                 ragged=Ragged(
                     query_starts=part["query_starts"],
@@ -168,8 +178,13 @@ class RaggedBuilder:
             ),
             context_tokens=int(kv_lens.sum()),
             graph_size=graph_size,
-            draws=Draws(*(part[name][: len(sampling)] for name in ("temperatures", "seeds", "counters")))
-            if "temperatures" in arrays
+            draws=Draws(
+                part["temperatures"][: len(sampled)],
+                part["seeds"][: len(sampled)],
+                part["counters"][: len(sampled)],
+                [row for row, s in enumerate(sampled) if not _temperature_only(s.request)],
+            )
+            if draws
             else None,
         )
 
@@ -178,24 +193,26 @@ def token_ids(parts: Sequence[Slice]) -> np.ndarray:
     """The batch's token ids [tokens] int32."""
     ids: list[int] = []
     for part in parts:
-        known = part.request.token_ids
-        if part.tokens == 1:
-            ids.append(known[part.context_len])
-        else:
-            ids += known[part.context_len : part.context_len + part.tokens]
+        ids += part.request.known(part.context_len, part.context_len + part.tokens)
     return np.array(ids, np.int32)
 
 
-def draws(requests: Sequence[Request]) -> dict[str, np.ndarray]:
-    """What the sampling kernel reads of each request; empty where a request asks for more than a temperature."""
-    states = [request.sampling_state for request in requests]
-    if not all(state is not None and state.temperature_only for state in states):
-        return {}
+def draw_inputs(sampled: Sequence[Slice]) -> dict[str, np.ndarray]:
+    """What the sampling kernel reads of each part; a row that is not the kernel's to draw counts as greedy."""
+    requests = [part.request for part in sampled]
+    hot = [r.sampling.temperature if _temperature_only(r) else 0.0 for r in requests]
     return {
-        "temperatures": np.array([s.sampling.temperature for s in states], np.float32).view(np.int32),
-        "seeds": np.array([s.device_seed for s in states], np.int32),
+        "temperatures": np.array(hot, np.float32).view(np.int32),
+        "seeds": np.array(
+            [r.sampling_state.device_seed if t else 0 for r, t in zip(requests, hot, strict=True)], np.int32
+        ),
         "counters": np.array([r.num_output_tokens for r in requests], np.int32),
     }
+
+
+def _temperature_only(request: Request) -> bool:
+    state = request.sampling_state
+    return state is None or state.temperature_only  # none: a warm-up, drawn by nobody
 
 
 class Staging:

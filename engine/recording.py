@@ -13,7 +13,7 @@ from engine.scheduler import Plan, Scheduler
 from telemetry.recorder import Recorder
 from telemetry.rows import BLOCK_EVENTS, NULL_INT
 
-PREFILL, DECODE = 0, 1  # places in telemetry.rows.SLICE_KINDS
+PREFILL, DECODE, VERIFY = 0, 1, 2  # places in telemetry.rows.SLICE_KINDS
 _BLOCK_EVENT = {name: code for code, name in enumerate(BLOCK_EVENTS)}
 
 
@@ -39,21 +39,23 @@ class StepRecorder:
         self.cost = cost
         self._last_token_ns = np.zeros(1024, np.int64)  # by number of the request; 0 before its first token
 
-    def step(self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int, kv_tokens: int) -> None:
+    def step(
+        self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int, spared_tokens: int
+    ) -> None:
         """Write what one iteration was.
 
         Args:
             running: requests that held a place in it.
-            kv_tokens: tokens whose keys and values requests hold after it.
+            spared_tokens: keys per layer that attention did not read a second time.
         """
         for request in plan.admitted:
             if request.first_scheduled_ns is None:
                 request.first_scheduled_ns = times.start
-        itl_ns = self._stamp(batch.sampled, times.end)
+        itl_ns = self._stamp([part.request for part in batch.sampled], times.end)
         recorder, journal = self.recorder, self.scheduler.pool.journal
         prefills = [s.tokens for s in plan.slices if s.is_prefill]
         if recorder.iterations:
-            self._iteration(iteration, plan, batch, times, prefills, running, kv_tokens)
+            self._iteration(iteration, plan, batch, times, prefills, running, spared_tokens)
         if recorder.detail:
             self._slices(iteration, plan, batch, itl_ns, pure_decode=not prefills)
             for d in plan.decisions:
@@ -66,6 +68,7 @@ class StepRecorder:
                     tokens_left=d.tokens_left,
                     blocks_needed=d.blocks_needed,
                     blocks_free=d.blocks_free,
+                    value=d.value,
                     time_ns=times.scheduled,
                 )
             if journal:
@@ -76,6 +79,7 @@ class StepRecorder:
                     request=[e.request for e in journal],
                     position=[e.position for e in journal],
                     ref_count=[e.ref_count for e in journal],
+                    block_hash=[e.hash for e in journal],
                     time_ns=times.end,
                 )
         if journal:
@@ -94,28 +98,28 @@ class StepRecorder:
         return np.where(previous > 0, now_ns - previous, NULL_INT)
 
     def _slices(self, iteration: int, plan: Plan, batch: Batch, itl_ns: np.ndarray, *, pure_decode: bool) -> None:
-        if pure_decode and len(batch.sampled) == len(
-            plan.slices
-        ):  # the common case at full load, with the cheapest columns
+        slices = plan.slices
+        if pure_decode and plan.num_tokens == len(slices):  # the common case at full load, with the cheapest columns
             self.recorder.slices(
                 iteration,
-                request=[r.index for r in batch.sampled],
+                request=[s.request.index for s in batch.sampled],
                 kind=DECODE,
                 tokens=1,
-                context_len=[r.num_computed_tokens - 1 for r in batch.sampled],
+                context_len=[s.context_len for s in batch.sampled],
                 emitted=1,
                 itl_ns=itl_ns,
             )
             return
-        gaps = dict(zip([r.index for r in batch.sampled], itl_ns.tolist(), strict=True))
-        slices = plan.slices
+        gaps = dict(zip([s.request.index for s in batch.sampled], itl_ns.tolist(), strict=True))
         self.recorder.slices(
             iteration,
             request=[s.request.index for s in slices],
-            kind=[PREFILL if s.is_prefill else DECODE for s in slices],
+            kind=[PREFILL if s.is_prefill else VERIFY if s.drafted else DECODE for s in slices],
             tokens=[s.tokens for s in slices],
             context_len=[s.context_len for s in slices],
-            emitted=[s.request.index in gaps for s in slices],
+            drafted=[s.drafted for s in slices],
+            accepted=[s.accepted for s in slices],
+            emitted=[s.emitted for s in slices],
             itl_ns=[gaps.get(s.request.index, NULL_INT) for s in slices],
         )
 
@@ -127,16 +131,18 @@ class StepRecorder:
         times: StepTimes,
         prefills: list[int],
         running: int,
-        kv_tokens: int,
+        spared_tokens: int,
     ) -> None:
         pool, prefill_tokens = self.scheduler.pool, sum(prefills)
-        flops, moved = self.cost.of(plan, len(batch.sampled))
+        drafted = sum(s.drafted for s in plan.slices)
+        flops, moved = self.cost.of(plan, len(batch.sample_rows))
         host_forward = times.computed - times.prepared
         self.recorder.iteration(
             iteration=iteration,
             start_ns=times.start,
             end_ns=times.end,
             schedule_ns=times.scheduled - times.start,
+            draft_ns=plan.draft_ns,
             prepare_ns=times.prepared - times.scheduled,
             forward_ns=host_forward if times.device_ns is None else times.device_ns,
             sample_ns=times.sampled - times.computed,
@@ -147,11 +153,11 @@ class StepRecorder:
             prefill_requests=len(prefills),
             decode_requests=len(plan.slices) - len(prefills),
             prefill_tokens=prefill_tokens,
-            decode_tokens=plan.num_tokens - prefill_tokens,
-            draft_tokens=0,
-            accepted_tokens=0,
-            emitted_tokens=len(batch.sampled),
-            prefix_hit_tokens=0,
+            decode_tokens=plan.num_tokens - prefill_tokens - drafted,
+            draft_tokens=drafted,
+            accepted_tokens=sum(s.accepted for s in plan.slices),
+            emitted_tokens=sum(s.emitted for s in plan.slices),
+            prefix_hit_tokens=plan.prefix_hit_tokens,
             context_tokens=batch.context_tokens,
             token_budget=plan.token_budget,
             admission_stop=plan.admission_stop,
@@ -159,10 +165,12 @@ class StepRecorder:
             blocks_used=pool.num_used,
             blocks_cached=pool.num_cached,
             blocks_shared=pool.num_shared,
-            kv_tokens=kv_tokens,
+            kv_tokens=self.scheduler.kv_tokens,
+            blocks_spared=pool.num_spared,
             graph_size=NULL_INT if batch.graph_size is None else batch.graph_size,
             flops=flops,
-            bytes=moved,
+            bytes=moved - self.cost.spared(spared_tokens),
+            kv_bytes_spared=self.cost.spared(spared_tokens),
         )
 
 
@@ -181,8 +189,8 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         cached_tokens=request.cached_tokens,
         output_tokens=request.num_output_tokens,
         preemptions=request.preemptions,
-        drafted_tokens=0,
-        accepted_tokens=0,
+        drafted_tokens=request.drafted_tokens,
+        accepted_tokens=request.accepted_tokens,
         end_reason=request.end_reason,
         error=None,
         text=request.text or None,

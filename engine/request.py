@@ -8,8 +8,28 @@ from typing import TYPE_CHECKING
 from engine.config import RequestSpec, Sampling
 
 if TYPE_CHECKING:
+    import torch
+
     from engine.sampling import SamplingState
     from engine.tokenizer import StreamDecoder
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Guessed continuation of a request, and the law each guess was drawn from.
+
+    ``laws`` is None where the guesses were not drawn (lookup, or the most likely token): point masses.
+    """
+
+    tokens: list[int]
+    laws: torch.Tensor | None = None  # [len(tokens), vocab] float32
+
+    def cut(self, length: int) -> Draft:
+        """Its first ``length`` guesses."""
+        return Draft(self.tokens[:length], None if self.laws is None else self.laws[:length])
+
+
+NO_DRAFT = Draft([])
 
 
 @dataclass(eq=False, slots=True)
@@ -26,16 +46,21 @@ class Request:
     sampling: Sampling
     max_tokens: int
     arrival_ns: int = 0
+    rank: int = 0  # place among requests that were put in an order of their own
 
     token_ids: list[int] = field(default_factory=list)  # prompt + output
+    draft: Draft = NO_DRAFT  # guesses that this iteration verifies; empty between iterations
     num_computed_tokens: int = 0  # tokens whose keys and values are in the pool
     prefill_target: int = 0
     block_table: list[int] = field(default_factory=list)
+    block_hashes: list[int] = field(default_factory=list)  # chained over its whole blocks, as far as anybody asked
 
     first_scheduled_ns: int | None = None
     first_token_ns: int | None = None
     preemptions: int = 0
     cached_tokens: int = 0
+    drafted_tokens: int = 0  # verified for it so far
+    accepted_tokens: int = 0
     end_reason: str | None = None
     sampling_state: SamplingState = None  # type: ignore[assignment]  # set before the request is served
     stream: StreamDecoder | None = None
@@ -67,24 +92,38 @@ class Request:
 
     @property
     def num_known_tokens(self) -> int:
-        return len(self.token_ids)
+        """Prompt, output and, while an iteration verifies one, the draft."""
+        return len(self.token_ids) + len(self.draft.tokens)
+
+    def known(self, first: int, last: int) -> list[int]:
+        """Tokens at places ``first`` to ``last`` (not included) of prompt, output and draft."""
+        end = len(self.token_ids)
+        if last <= end:
+            return self.token_ids[first:last]
+        return self.token_ids[first:end] + self.draft.tokens[max(0, first - end) : last - end]
 
     @property
     def remaining(self) -> int:
         """Tokens known and not yet computed."""
-        return len(self.token_ids) - self.num_computed_tokens
+        return self.num_known_tokens - self.num_computed_tokens
 
     @property
     def is_prefilling(self) -> bool:
         return self.num_computed_tokens < self.prefill_target
 
     @property
-    def order(self) -> tuple[int, int, int]:
-        """Sort key: the most important first, then first come."""
-        return (-self.spec.priority, self.arrival_ns, self.index)
+    def order(self) -> tuple[int, int, int, int]:
+        """Sort key: the most important first, then by rank where requests are grouped, then first come."""
+        return (-self.spec.priority, self.rank, self.arrival_ns, self.index)
+
+    @property
+    def most_computed_tokens(self) -> int:
+        """Tokens whose keys and values it may hold in the end; the last output token is never computed."""
+        return len(self.prompt_token_ids) + self.max_tokens - 1
 
     def reset_for_recompute(self) -> None:
         """Forget what was computed; everything known will be computed again."""
+        self.draft = NO_DRAFT
         self.num_computed_tokens = 0
         self.prefill_target = len(self.token_ids)
         self.preemptions += 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +20,22 @@ from engine.config import Sampling
 _CANDIDATES = (256, 8192)  # most likely tokens looked at, step by step, where only top-p limits them
 
 
+class SampledRow(Protocol):
+    """What ``sample`` needs to know of one row."""
+
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def generator(self) -> torch.Generator | None: ...
+    @property
+    def seen(self) -> torch.Tensor | None: ...
+    def uniform(self) -> float: ...
+
+
 class SamplingState:
     """What sampling one request needs from step to step."""
 
-    __slots__ = ("device_seed", "generator", "sampling", "seen")
+    __slots__ = ("_ahead", "device_seed", "generator", "sampling", "seen")
 
     def __init__(
         self, sampling: Sampling, *, run_seed: int, number: int, seed: int | None, vocab: int, device: torch.device
@@ -36,6 +49,7 @@ class SamplingState:
             device: where the logits will be.
         """
         self.sampling = sampling
+        self._ahead: list[float] = []  # numbers of the stream that were drawn and given back
         self.generator: torch.Generator | None = None
         self.device_seed = 0  # of the stream that a GPU draws from
         if sampling.temperature > 0:
@@ -60,11 +74,17 @@ class SamplingState:
 
     def uniform(self) -> float:
         """The stream's next number, in [0, 1)."""
+        if self._ahead:
+            return self._ahead.pop(0)
         assert self.generator is not None
         return float(torch.rand((), generator=self.generator, dtype=torch.float64))
 
+    def put_back(self, numbers: Sequence[float]) -> None:
+        """Numbers drawn and not used come next again, in their order."""
+        self._ahead[:0] = numbers
 
-def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tensor:
+
+def sample(logits: torch.Tensor, states: Sequence[SampledRow]) -> torch.Tensor:
     """One token per row.
 
     Args:
@@ -87,7 +107,7 @@ def sample(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tenso
         index = torch.tensor(rows, device=logits.device)
         weights, candidates = _filtered(logits[index], states[rows[0]].sampling)
         draws = torch.tensor([states[row].uniform() for row in rows], dtype=torch.float64, device=logits.device)
-        chosen = _draw(weights, draws)
+        chosen = draw(weights, draws)
         tokens[index] = chosen if candidates is None else candidates.gather(1, chosen[:, None])[:, 0]
     return tokens
 
@@ -116,7 +136,7 @@ def distribution(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor | 
     return (weights / weights.sum(-1, keepdim=True)).reshape(logits.shape)
 
 
-def _penalised(logits: torch.Tensor, states: Sequence[SamplingState]) -> torch.Tensor:
+def _penalised(logits: torch.Tensor, states: Sequence[SampledRow]) -> torch.Tensor:
     rows = [row for row, state in enumerate(states) if state.seen is not None]
     if not rows:
         return logits
@@ -184,7 +204,7 @@ def _largest(values: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tens
     return values.topk(count, dim=-1)
 
 
-def _draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
+def draw(weights: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
     """Inverse of the cumulative distribution: weights [n, k], uniform [n] in [0, 1) -> column numbers [n].
 
     1 - u lies in (0, 1], so the first column whose running sum reaches it always has weight.

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from engine.attention import backend_class
 from engine.config import RequestSpec
 from engine.executor import Executor
 from engine.kv.cache import KVCache
@@ -37,7 +38,8 @@ def warm_up(prepared: Prepared) -> None:
         model.dtype,
         prepared.device,
     )
-    executor = Executor(model.decoder, cache, prepared.backend)
+    attention = backend_class(prepared.backend)(cache, shape.heads, shape.kv_heads, shape.head_dim)
+    executor = Executor(model.decoder, attention)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
     for slices in (
         [Slice(requests[0], length, 0, True)],

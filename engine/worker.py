@@ -246,6 +246,7 @@ def _summary(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, A
         "prefix_hit_tokens": totals.prefix_hit_tokens,
         "draft_tokens": totals.draft_tokens,
         "accepted_tokens": totals.accepted_tokens,
+        "speculation": engine.scheduler.drafter.describe() if engine.scheduler.drafter is not None else None,
         "kv_capacity_tokens": prepared.kv_capacity_tokens,
         "peak_kv_tokens": totals.peak_kv_tokens,
         "output_digest": output_digest(prepared.requests),

@@ -76,16 +76,18 @@ class Tokens(RandomTokens):
 class TraceBlocks(RandomTokens):
     """Random token ids that repeat where a Mooncake trace's ``hash_ids`` repeat: its real prefix sharing.
 
-    A block stands for 512 tokens of the trace, scaled like the prompt's length.
+    A block stands for 512 tokens of the trace, scaled like the prompt's length, or is ``block`` tokens long in every prompt: with
+    512 times the lengths' scale, rounding cannot part prompts that share.
     """
 
     kind: Literal["trace-blocks"] = "trace-blocks"
+    block: int | None = Field(None, ge=1)
 
     def make(self, ask: Ask) -> dict[str, Any]:
         row, wanted = ask.row, ask.tokens or 1
         if row is None or not row.block_ids:
             return {"prompt_token_ids": tuple(self.ids(wanted, ask.rng))}
-        block = max(1, round(row.block_tokens * wanted / row.prompt_tokens))
+        block = self.block or max(1, round(row.block_tokens * wanted / row.prompt_tokens))
         ids: list[int] = []
         for name in row.block_ids:
             ids += self.ids(min(block, wanted - len(ids)), ask.common(f"block {name}"))
@@ -139,6 +141,47 @@ class Documents(Prompt):
         return {"prompt": f"{document}\n\n{question}", "chat": True}
 
 
+class FewShot(Prompt):
+    """A small task shown by ``examples`` worked examples, then one more to work: ``families`` templates, in turn."""
+
+    kind: Literal["few-shot"] = "few-shot"
+    examples: int = Field(16, ge=1, le=1000)
+    families: int = Field(1, ge=1)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        shown = ask.common(f"template {ask.index % self.families}")
+        sign, work = shown.choice([("+", int.__add__), ("-", int.__sub__), ("*", int.__mul__)])
+
+        def question(rng: random.Random) -> tuple[int, int]:
+            return rng.randint(10, 99), rng.randint(10, 99)
+
+        lines = [f"Q: {a} {sign} {b}\nA: {work(a, b)}" for a, b in (question(shown) for _ in range(self.examples))]
+        a, b = question(ask.rng)
+        return {"prompt": "\n\n".join([*lines, f"Q: {a} {sign} {b}\nA:"])}
+
+
+class Conversation(Prompt):
+    """Chats in turns: each prompt is the whole talk so far, with answers of ``words`` words that were written beforehand.
+
+    ``people`` talk side by side, request by request in turn; each begins a new talk after ``turns``. Meant for closed-loop
+    arrivals with as many clients, where a turn comes after the answer to the one before.
+    """
+
+    kind: Literal["conversation"] = "conversation"
+    people: int = Field(1, ge=1)
+    turns: int = Field(4, ge=1)
+    words: int = Field(60, ge=1, le=10_000)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        person, number = ask.index % self.people, ask.index // self.people
+        talk, turn = divmod(number, self.turns)
+        rng = ask.common(f"person {person} talk {talk}")
+        said = []
+        for _ in range(turn + 1):
+            said += [f"User: {rng.choice(QUESTIONS)}", f"Assistant: {texts.prose(self.words, rng)}"]
+        return {"prompt": "\n\n".join([*said[:-1], "Assistant:"])}
+
+
 class SharedSystem(Prompt):
     """Chat questions behind one system message of about ``words`` words: the prefix that every request shares."""
 
@@ -164,7 +207,7 @@ class Texts(Prompt):
 
 
 Prompts = Annotated[
-    Chat | Tokens | TraceBlocks | Prose | Code | CodeEdit | Documents | SharedSystem | Texts,
+    Chat | Tokens | TraceBlocks | Prose | Code | CodeEdit | Documents | FewShot | Conversation | SharedSystem | Texts,
     Field(discriminator="kind"),
 ]
 

@@ -110,9 +110,9 @@ def _mooncake(path: Path, file: TextIO) -> Iterator[TraceRow]:
             raise _bad(path, number, line.strip()[:80], f"not JSON ({error.msg})") from None
         if not isinstance(record, dict):
             raise _bad(path, number, line.strip()[:80], "not a JSON object")
-        blocks = record.get("hash_ids") or []
+        blocks = record.get("hash_ids")
         if not isinstance(blocks, list) or not all(isinstance(b, int) for b in blocks):
-            raise _bad(path, number, blocks, "hash_ids is not a list of whole numbers")
+            raise _bad(path, number, blocks, "hash_ids is missing or not a list of whole numbers")
         arrival = _number(path, number, record, "timestamp") / 1e3
         prompt, output = (_count(path, number, record, key) for key in ("input_length", "output_length"))
         yield TraceRow(arrival, prompt, output, tuple(blocks))

@@ -17,8 +17,16 @@ from store.transaction import transaction
 
 Step = Callable[[duckdb.DuckDBPyConnection], None]
 
-VERSION = 1
-MIGRATIONS: Mapping[int, Step] = {}
+
+def _technique_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Iterations say what prefix sharing spared and what guessing cost; those recorded before did neither."""
+    con.execute("ALTER TABLE iterations ADD COLUMN draft_ns BIGINT DEFAULT 0")
+    con.execute("ALTER TABLE iterations ADD COLUMN blocks_spared INTEGER DEFAULT 0")
+    con.execute("ALTER TABLE iterations ADD COLUMN kv_bytes_spared DOUBLE DEFAULT 0")
+
+
+VERSION = 2
+MIGRATIONS: Mapping[int, Step] = {1: _technique_columns}
 
 
 def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Mapping[int, Step] = MIGRATIONS) -> None:

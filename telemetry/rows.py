@@ -41,7 +41,7 @@ def column(
     return field(metadata={"column": Column(arrow_type, unit, help, provenance, nullable, choices)})
 
 
-ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy")
+ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy", "prefix")
 SLICE_KINDS = ("prefill", "decode", "verify")
 END_REASONS = ("stop", "length", "stop_string", "cancelled", "failed")
 DECISIONS = ("admitted", "chunked", "refused", "preempted", "evicted", "speculation", "finished", "cancelled")
@@ -57,6 +57,8 @@ DECISION_REASONS = (
     "probe",
     "request_end",
     "asked",
+    "prefix",
+    "recomputed",
 )
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
 RUN_EVENTS = ("start", "end")
@@ -70,6 +72,7 @@ class IterationRow:
     start_ns: int = column("int64", "ns", "When the step began.")
     end_ns: int = column("int64", "ns", "When the step's tokens were known; the time stamp of every token it emitted.")
     schedule_ns: int = column("int64", "ns", "Time spent deciding who computes how many tokens.")
+    draft_ns: int = column("int64", "ns", "Part of schedule_ns: guessing what speculative decoding then verifies.")
     prepare_ns: int = column("int64", "ns", "Time spent building the batch: token ids, positions, block tables.")
     forward_ns: int = column("int64", "ns", "Time spent in the model's forward pass (on a GPU: by device events).")
     sample_ns: int = column("int64", "ns", "Time spent turning logits into tokens.")
@@ -92,6 +95,7 @@ class IterationRow:
     blocks_used: int = column("int32", "blocks", "Blocks referenced by at least one request after the step.")
     blocks_cached: int = column("int32", "blocks", "Unreferenced blocks that still hold a findable prefix.")
     blocks_shared: int = column("int32", "blocks", "Blocks referenced by more than one request.")
+    blocks_spared: int = column("int32", "blocks", "Blocks more that requests would hold if nothing were shared.")
     kv_tokens: int = column("int64", "tokens", "Tokens whose keys and values requests hold in the pool after the step.")
     graph_size: int = column(
         "int32", "tokens", "Padded size of the CUDA graph that ran; null without one.", nullable=True
@@ -100,6 +104,12 @@ class IterationRow:
         "float64", "FLOP", "Arithmetic this batch needs (papers: theoretical peak).", provenance="modelled"
     )
     bytes: float = column("float64", "bytes", "Least memory traffic this batch needs.", provenance="modelled")
+    kv_bytes_spared: float = column(
+        "float64",
+        "bytes",
+        "Keys and values not read again, because requests that share them read them in one pass.",
+        provenance="modelled",
+    )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from html import escape
 
 import numpy as np
 import plotly.graph_objects as go
@@ -34,7 +35,15 @@ def token_gaps(
     if log:
         figure.update_yaxes(type="log", rangemode="normal", dtick=1)
     if ghost is not None:
-        _dots(figure, ghost.table, f"before: {ghost.name}", palette.ghost, stall_ms, palette.ghost, palette)
+        _dots(
+            figure,
+            ghost.table,
+            f"before: {escape(ghost.name, quote=False)}",
+            palette.ghost,
+            stall_ms,
+            palette.ghost,
+            palette,
+        )
     if not rows(table):
         return say_nothing_here(figure, "No gap between tokens was recorded.", palette)
     _dots(figure, table, "gap before a token", palette.decode, stall_ms, palette.stall, palette)

@@ -146,7 +146,7 @@ def _follow(
 
     run_dir = home.run_dir(run_id)
     interrupted = False
-    with _interruptible() as asked, RunProgress(run_id) as display:
+    with interruptible() as asked, RunProgress(run_id) as display:
         while True:
             note = look()
             status = read_status(run_dir)
@@ -161,7 +161,7 @@ def _follow(
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Inside, Ctrl-C and SIGTERM are wishes to be asked for instead of exceptions."""
     wishes: list[int] = []
     before = {

@@ -14,6 +14,7 @@ from app.views.chartcard import chart_card, page_palette
 from app.views.facts import RunFacts, comparable_runs, differences
 from app.views.inspector import iteration_inspector
 from app.views.plain import counted, milliseconds, plain
+from app.views.prefix import prefix_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.words import CHARTS, PROVENANCE, STALL_FACTOR
@@ -152,6 +153,7 @@ def _charts(
         memory = charts.memory_and_power(devices, colours)
         words = f"{counted(devices.num_rows, 'sample')}."
         chart_card(CHARTS["memory"], memory, devices, devices_query, name="memory", summary=words)
+    prefix_section(con, facts)
 
 
 def _gap_scale() -> None:

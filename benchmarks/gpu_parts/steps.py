@@ -37,7 +37,7 @@ def forward_passes(bench: Bench) -> None:
         blocks = max(batches[-1] * (context // BLOCK_SIZE + 1), prompts[-1] // BLOCK_SIZE + 1)
         cache = KVCache(shape.layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, bench.device)
         cache.data.normal_()
-        executor = Executor(model.decoder, cache, "triton")
+        executor = Executor(model.decoder, TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim))
         executor.graphs = executor.builder.graphs = Graphs(executor, batches[-1], context + BLOCK_SIZE, sizes=batches)
         executor.graphs.capture()
         for batch in batches:

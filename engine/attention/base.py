@@ -25,6 +25,9 @@ class AttentionBackend(ABC):
         self.group = num_heads // kv_heads  # query heads that share one KV head
         self.head_dim = head_dim
         self.scale = head_dim**-0.5
+        self.spared_tokens = (
+            0  # keys per layer that this batch does not read again, because requests that share them read them once
+        )
 
     @abstractmethod
     def begin(self, batch: AttentionBatch) -> None:

@@ -62,6 +62,22 @@ class GatheredAttention(AttentionBackend):
         out = torch.empty_like(q)
         keys = self.cache.key_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
         values = self.cache.value_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
+        self.attend_singles(q, out, keys, values)
+        sequence = (1, self.kv_heads, -1, self.head_dim)
+        for chunk in self._chunks:
+            result = F.scaled_dot_product_attention(
+                q[chunk.start : chunk.stop].transpose(0, 1)[None],
+                keys.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
+                values.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
+                attn_mask=chunk.mask,
+                is_causal=chunk.mask is None,
+                enable_gqa=True,
+            )
+            out[chunk.start : chunk.stop] = result[0].transpose(0, 1)
+        return out.flatten(1)
+
+    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Fill the rows of ``out`` that are single tokens. ``keys``, ``values``: the layer's ``[kv_heads * num_blocks, -1]``."""
         for part in self._singles:
             rows = part.stop - part.start
             heads = (rows, self.kv_heads, self.group, self.head_dim)
@@ -75,18 +91,6 @@ class GatheredAttention(AttentionBackend):
             result = torch.bmm(scores.softmax(-1), values.index_select(0, part.index).view(dense))
             result = result.view(self.kv_heads, rows, self.group, self.head_dim)
             out[part.start : part.stop].view(heads).copy_(result.transpose(0, 1))
-        sequence = (1, self.kv_heads, -1, self.head_dim)
-        for chunk in self._chunks:
-            result = F.scaled_dot_product_attention(
-                q[chunk.start : chunk.stop].transpose(0, 1)[None],
-                keys.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
-                values.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
-                attn_mask=chunk.mask,
-                is_causal=chunk.mask is None,
-                enable_gqa=True,
-            )
-            out[chunk.start : chunk.stop] = result[0].transpose(0, 1)
-        return out.flatten(1)
 
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:
         size = self.cache.block_size

@@ -54,6 +54,10 @@ class KVCache:
         self.key_slots[layer].index_copy_(1, slots, k.transpose(0, 1))
         self.value_slots[layer].index_copy_(1, slots, v.transpose(0, 1))
 
+    def copy_block(self, source: int, destination: int) -> None:
+        """Copy a block's keys and values, all layers."""
+        self.data[:, :, :, destination].copy_(self.data[:, :, :, source])
+
 
 def bytes_per_block(layers: int, kv_heads: int, head_dim: int, block_size: int, dtype: torch.dtype) -> int:
     """Memory of one block over all layers, keys and values."""

@@ -4,13 +4,20 @@
     [ 3 | 7 | 1 ]  ------------>  0 1 2 3 4 5 6 7               0 1 0 1 0 0 0 1
       16  16  5 tokens            (block_size tokens each)
 
+A block that somebody may find again (``engine.kv.prefix``) is *published* under a hash of its content. When nobody holds it any
+more it is *cached*: still found, and taken for something else only once no other block is free, least recently used first.
+
+    allocated --free--> free                         not published
+    allocated --free--> cached --share--> allocated  published: found again
+                        cached --evict--> allocated  published: its content is lost
+
 The pool keeps books only; ``engine.kv.cache`` holds the tensors.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple
 
 
@@ -30,30 +37,37 @@ class BlockEvent(NamedTuple):
     request: int
     position: int
     ref_count: int
+    hash: int = -1  # what the block is published under; -1 if it is not
 
 
 class BlockPool:
-    """Fixed number of blocks, reference counted; allocate and free are O(1) per block.
+    """Fixed number of blocks, reference counted; every operation is O(1) per block.
 
-    ``journal`` collects a ``BlockEvent`` per change when it is a list; ``None`` records nothing.
+    ``journal`` collects a ``BlockEvent`` per change when it is a list; ``None`` records nothing. ``evicted`` is told each published
+    block whose content is lost.
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, journal: list[BlockEvent] | None = None) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.journal = journal
+        self.evicted: Callable[[int], None] = lambda block: None
         self._ref_counts = [0] * num_blocks
-        # Least recently freed first. An OrderedDict because a block may leave from the middle when a prefix hit revives it.
+        # Least recently freed first. OrderedDicts because a block may leave from the middle when a prefix hit revives it.
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._cached: OrderedDict[int, None] = OrderedDict()
+        self._hashes: dict[int, int] = {}  # published blocks
         self._shared = 0
+        self._spared = 0
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        """Blocks that can be had, cached ones included."""
+        return len(self._free) + len(self._cached)
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - len(self._free)
+        return self.num_blocks - self.num_free
 
     @property
     def num_shared(self) -> int:
@@ -63,7 +77,17 @@ class BlockPool:
     @property
     def num_cached(self) -> int:
         """Unreferenced blocks whose content can still be found."""
-        return 0
+        return len(self._cached)
+
+    @property
+    def num_spared(self) -> int:
+        """Blocks more that requests would hold if nothing were shared."""
+        return self._spared
+
+    @property
+    def published(self) -> Set[int]:
+        """Blocks whose content can be found, held or not."""
+        return self._hashes.keys()
 
     def ref_count(self, block: int) -> int:
         return self._ref_counts[block]
@@ -73,13 +97,15 @@ class BlockPool:
         return -(-tokens // self.block_size)
 
     def allocate(self, count: int, request: int, position: int) -> list[int]:
-        """Take ``count`` free blocks for places ``position``... of a request's block table.
+        """Take ``count`` free blocks for places ``position``... of a request's block table, cached ones last.
 
         Raises:
             PoolExhausted: fewer than ``count`` blocks are free.
         """
-        if count > len(self._free):
-            raise PoolExhausted(f"{count} blocks asked for, {len(self._free)} free of {self.num_blocks}")
+        if count > self.num_free:
+            raise PoolExhausted(f"{count} blocks asked for, {self.num_free} free of {self.num_blocks}")
+        while len(self._free) < count:
+            self._evict()
         blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in blocks:
             self._ref_counts[block] = 1
@@ -88,34 +114,68 @@ class BlockPool:
         return blocks
 
     def share(self, block: int, request: int, position: int) -> None:
-        """Add a reference to a block that is in use."""
+        """Add a reference to a block that is in use or cached."""
         if self._ref_counts[block] < 1:
-            raise IntegrityError(f"block {block} is shared while nobody holds it")
+            if block not in self._cached:
+                raise IntegrityError(f"block {block} is shared while nobody holds it")
+            del self._cached[block]
+        else:
+            self._spared += 1
         self._ref_counts[block] += 1
         if self._ref_counts[block] == 2:
             self._shared += 1
-        if self.journal is not None:
-            self.journal.append(BlockEvent(block, "share", request, position, self._ref_counts[block]))
+        self._note(block, "share", request, position)
 
-    def free(self, blocks: Sequence[int], request: int) -> None:
-        """Give back a request's block table. The last block goes first, so prefixes stay longest."""
-        for position in range(len(blocks) - 1, -1, -1):
-            block = blocks[position]
+    def free(self, blocks: Sequence[int], request: int, first: int = 0) -> None:
+        """Give back blocks at places ``first``... of a request's table. The last goes first, so prefixes stay longest."""
+        for place in range(len(blocks) - 1, -1, -1):
+            block = blocks[place]
             count = self._ref_counts[block] - 1
             if count < 0:
                 raise IntegrityError(f"block {block} is freed while nobody holds it")
             self._ref_counts[block] = count
-            if count == 1:
-                self._shared -= 1
-            elif count == 0:
+            if count > 0:
+                self._spared -= 1
+                self._shared -= count == 1
+            elif block in self._hashes:
+                self._cached[block] = None
+            else:
                 self._free[block] = None
-            if self.journal is not None:
-                self.journal.append(BlockEvent(block, "free", request, position, count))
+            self._note(block, "free", request, first + place)
 
     def filled(self, block: int, request: int, position: int) -> None:
         """Note that the last token of a block was computed."""
+        self._note(block, "fill", request, position)
+
+    def publish(self, block: int, hash: int) -> None:
+        """A held block's content can be found from now on, also after it is freed."""
+        if self._ref_counts[block] < 1:
+            raise IntegrityError(f"block {block} is published while nobody holds it")
+        self._hashes[block] = hash
+
+    def withdraw(self, block: int) -> None:
+        """A published block cannot be found any more; whoever holds it keeps it."""
+        del self._hashes[block]
+        if block in self._cached:
+            del self._cached[block]
+            self._free[block] = None
+
+    def touch(self, block: int) -> None:
+        """A cached block was used: it becomes the last to be evicted."""
+        if block in self._cached:
+            self._cached.move_to_end(block)
+
+    def _evict(self) -> None:
+        """The least recently used cached block loses its content."""
+        block = next(iter(self._cached))
+        self._note(block, "evict", -1, -1)
+        self.withdraw(block)
+        self.evicted(block)
+
+    def _note(self, block: int, event: str, request: int, position: int) -> None:
         if self.journal is not None:
-            self.journal.append(BlockEvent(block, "fill", request, position, self._ref_counts[block]))
+            hash = self._hashes.get(block, -1)
+            self.journal.append(BlockEvent(block, event, request, position, self._ref_counts[block], hash))
 
     def check_integrity(self, block_tables: Iterable[Sequence[int]]) -> None:
         """Recount every reference from the requests' block tables and compare with the books.
@@ -131,10 +191,14 @@ class BlockPool:
         for block, count in enumerate(self._ref_counts):
             if count != expected[block]:
                 raise IntegrityError(f"block {block} has reference count {count}, {expected[block]} tables hold it")
-            if (count == 0) != (block in self._free):
-                raise IntegrityError(
-                    f"block {block} has reference count {count} and is {'' if block in self._free else 'not '}free"
-                )
+            places = (block in self._free) + (block in self._cached)
+            if places != (count == 0):
+                raise IntegrityError(f"block {block} has reference count {count} and is in {places} free lists")
+            if block in self._cached and block not in self._hashes:
+                raise IntegrityError(f"block {block} is cached and cannot be found")
         shared = sum(1 for count in self._ref_counts if count > 1)
         if shared != self._shared:
             raise IntegrityError(f"{self._shared} shared blocks on the books, {shared} counted")
+        spared = sum(count - 1 for count in self._ref_counts if count > 1)
+        if spared != self._spared:
+            raise IntegrityError(f"{self._spared} spared blocks on the books, {spared} counted")

@@ -35,16 +35,17 @@ class Policy(ABC):
         """
 
     def decode_all(self, builder: PlanBuilder) -> None:
-        """One step for every request that has its prompt computed."""
+        """One step for every request that has its prompt computed, and guesses to verify with it where that is on."""
         for request in builder.decodes():
             if request.block_table:  # an earlier decode may have preempted it
                 builder.compute(request, request.remaining)
+        builder.add_drafts()
 
     def admit_whole(self, builder: PlanBuilder) -> None:
         """Admit waiting prompts uncut until ``max_num_batched_tokens``; the first one may be longer than that."""
         prompt_tokens = 0
         for request in builder.waiting():
-            tokens = request.remaining
+            tokens = builder.remaining(request)
             if prompt_tokens and prompt_tokens + tokens > self.limits.max_num_batched_tokens:
                 builder.refuse(request, "budget", tokens)
                 return
@@ -61,7 +62,7 @@ class Policy(ABC):
             if builder.left <= 0 or len(builder.scheduler.running) >= self.limits.token_budget:
                 builder.refuse(request, "budget", request.remaining)
                 return
-            if not builder.admit(request, self._chunk(request.remaining, builder.left, chunk_size)):
+            if not builder.admit(request, self._chunk(builder.remaining(request), builder.left, chunk_size)):
                 return
 
     @staticmethod

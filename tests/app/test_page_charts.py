@@ -99,6 +99,12 @@ def test_the_ghost_of_an_earlier_run_is_named_and_lies_behind() -> None:
     assert figure.data[-1].marker.color == LIGHT.decode
 
 
+def test_a_name_that_looks_like_markup_reaches_the_legend_as_text() -> None:
+    ghost = charts.Ghost("model <a href='http://x'>y</a>", gaps([10, 900]))
+    figure = charts.token_gaps(gaps([10, 12]), LIGHT, 60.0, ghost=ghost)
+    assert "<" not in figure.data[0].name.replace("&lt;", "")
+
+
 def test_every_axis_names_quantity_and_unit() -> None:
     device = pa.table(
         {"t": [0.0, 1.0], "utilization": [10.0, 20.0], "memory_used": [1e9, 2e9], "power": [200.0, 300.0]}

@@ -13,6 +13,7 @@ from app.home import Home
 from app.lablock import LabAddress
 from app.services import Lab, set_lab
 from app.status import read_status, state, write_status
+from engine.config import EngineConfig
 from store import queries
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 
@@ -69,7 +70,10 @@ def test_the_page_has_a_control_for_every_setting_and_every_coming_technique(lab
         element.key for kind in (page.toggle, page.selectbox, page.number_input, page.multiselect) for element in kind
     }
     keys |= {element.key for element in page.text_input}
-    assert {f"set:starter:{control.path}" for control in book.controls()} <= keys
+    off = tuple(
+        f"{t.path}." for t in book.techniques() if getattr(EngineConfig(), t.path) is None
+    )  # their parts are hidden
+    assert {f"set:starter:{control.path}" for control in book.controls() if not control.path.startswith(off)} <= keys
     for path, (title, _) in book.coming().items():
         toggle = next(element for element in page.toggle if element.key == f"coming:{path}")
         assert (toggle.label, toggle.disabled) == (title, True)
@@ -148,6 +152,20 @@ def test_a_finished_run_shows_figures_charts_and_requests(lab: Lab, done: str) -
     assert len(page.get("plotly_chart")) == 7
     assert next(metric.value for metric in page.metric if metric.label == "Requests done") == "3 of 3"
     assert "random weights" in texts(page)
+
+
+def test_a_run_with_prefix_sharing_shows_what_it_gave(lab: Lab, done: str) -> None:
+    lab.submit(small_spec("shared", requests=4, tokens=6, prefix_sharing={}))
+    wait_for_state(lab.home, "shared", "finished")
+    wait_for(lambda: stored_state(lab, "shared") == "finished")
+    page = opened("shared")
+    assert not page.exception
+    assert "Prefix sharing" in {heading.value for heading in page.subheader}
+    assert len(page.get("plotly_chart")) == 7 + 4
+    assert "in use" in texts(page)
+    (slider,) = (s for s in page.slider if s.key == "prefix-at-shared")
+    slider.set_value(0).run()
+    assert not page.exception
 
 
 def test_the_flip_runs_the_same_requests_with_one_switch_turned(lab: Lab, done: str) -> None:

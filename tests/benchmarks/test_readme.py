@@ -20,7 +20,7 @@ def test_every_benchmark_is_listed():
     assert {f"| `{name}` |" for name in modules} <= set(re.findall(r"^\| `\w+` \|", README, re.MULTILINE))
 
 
-@pytest.mark.parametrize("name", ["cpu_peers", "telemetry", "startup", "report"])
+@pytest.mark.parametrize("name", ["cpu_peers", "telemetry", "startup", "prefix", "compare", "report"])
 def test_every_benchmark_has_the_options_scripts_rely_on(name: str):
     shown = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -22,9 +22,13 @@ from tests.app.small_runs import read_status, small_spec, wait_for, wait_for_sta
 from tests.browser.chromium import open_browser
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_MS = 60_000
+PATIENCE_MS = 120_000
 expect.set_options(timeout=PATIENCE_MS)
-HARMLESS = ("ResizeObserver loop", "/runs/_stcore/")  # Streamlit looks for its server below the page's path first
+HARMLESS = (
+    "ResizeObserver loop",
+    "/runs/_stcore/",
+    "/compare/_stcore/",
+)  # Streamlit looks for its server below the page's path first
 
 
 @dataclass

@@ -120,7 +120,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str):
     assert nearest in caught.value.mend
 
 
-@pytest.mark.parametrize("name", ["prefix_sharing", "speculation", "kv_quantization"])
+@pytest.mark.parametrize("name", ["kv_quantization"])
 def test_a_planned_technique_is_said_to_be_missing(name: str):
     if name in EngineConfig.model_fields:
         pytest.skip("built by now")

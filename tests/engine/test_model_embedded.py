@@ -35,6 +35,7 @@ def theirs(embedded_model_dir: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_converted_weights_are_bit_for_bit_those_transformers_reads(theirs, embedded_model_dir: Path):
     ours, expected = load_file(embedded_model_dir / "model.safetensors"), theirs.state_dict()
     assert ours.keys() == expected.keys() - {"lm_head.weight"}
@@ -43,6 +44,7 @@ def test_converted_weights_are_bit_for_bit_those_transformers_reads(theirs, embe
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_logits_are_those_of_transformers_reading_the_same_file(theirs, embedded_model_dir: Path):
     model = load(resolve(EMBEDDED_MODEL), CPU, torch.float32)
     ids = torch.tensor(model.tokenizer.encode(TEXT))

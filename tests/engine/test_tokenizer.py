@@ -36,6 +36,7 @@ def tokenizer(embedded_model_dir: Path) -> Tokenizer:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_embedded_tokenizer_is_the_one_transformers_reads(tokenizer: Tokenizer):
     from transformers import AutoTokenizer
 

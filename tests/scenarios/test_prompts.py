@@ -65,6 +65,25 @@ def test_documents_of_ones_own_are_all_different():
     assert len({r.prompt for r in requests}) == 6
 
 
+def test_few_shot_templates_are_shared_and_their_sums_are_right():
+    requests = one_group(prompt__kind="few-shot", prompt__families="2", prompt__examples="5", requests="4")
+    templates = [r.prompt.rsplit("\n\n", 1)[0] for r in requests]
+    assert templates[0] == templates[2] != templates[1] == templates[3]
+    assert requests[0].prompt != requests[2].prompt
+    for line in re.findall(r"Q: (.+)\nA: (-?\d+)", templates[0]):
+        assert eval(line[0]) == int(line[1])
+
+
+def test_every_turn_of_a_conversation_begins_with_all_that_was_said():
+    keys = {"prompt__kind": "conversation", "prompt__people": "2", "prompt__turns": "3", "prompt__words": "20"}
+    prompts = [r.prompt for r in one_group(**keys, requests="8")]
+    for earlier, later in ((0, 2), (2, 4), (1, 3), (3, 5)):
+        assert prompts[later].startswith(prompts[earlier])
+        assert prompts[later].count("User:") == prompts[earlier].count("User:") + 1
+    assert prompts[6].count("User:") == 1  # a new talk
+    assert prompts[0] != prompts[1]
+
+
 def test_code_to_be_copied_stands_whole_in_the_prompt():
     requests = scenarios.build("copy-heavy").requests
     for request in requests:

@@ -79,7 +79,16 @@ def test_rows_out_of_order_are_sorted(tmp_path: Path):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ('{"timestamp": 0, "input_length": 7, "output_length": 5}\n{"timestamp": 0, "input_length"', 2),
+        (
+            '{"timestamp": 0, "input_length": 7, "output_length": 5, "hash_ids": [0]}\n{"timestamp": 0, "input_length"',
+            2,
+        ),
+        (
+            '{"timestamp": 0, "input_length": 7, "output_length": 5, "hash_ids": [0]}\n' * 2
+            + '{"timestamp": 0, "input_length": 7, "output_length": 5}\n',
+            3,
+        ),
+        ('{"timestamp": 0, "input_length": -7, "output_length": 5, "hash_ids": [0]}\n', 1),
         ('{"timestamp": 0, "input_length": 7.5, "output_length": 5}\n', 1),
         ('{"timestamp": 0, "output_length": 5}\n', 1),
         ('{"timestamp": "soon", "input_length": 7, "output_length": 5}\n', 1),
@@ -146,6 +155,18 @@ def test_equal_hash_ids_give_equal_tokens_and_others_do_not(tmp_path: Path):
     assert a[51:] != b[51:]
     assert a[:51] != c[:51]
     assert a[51:] == c[51:]
+
+
+def test_trace_blocks_of_a_given_size_are_equal_in_prompts_of_any_length(tmp_path: Path):
+    lengths = (1024, 1100, 300)
+    line = '{{"timestamp": 0, "input_length": {}, "output_length": 5, "hash_ids": [0, 1, 2]}}\n'
+    trace = written(tmp_path, "t.jsonl", "".join(map(line.format, lengths)))
+    path = scenario_with_trace(tmp_path, trace, 3)
+    path.write_text(path.read_text().replace("{kind: trace-blocks}", "{kind: trace-blocks, block: 51}"))
+    a, b, c = (r.prompt_token_ids for r in scenarios.build(path).requests)
+    assert (len(a), len(b), len(c)) == (102, 110, 30)
+    assert a == b[:102]
+    assert a[:30] == c
 
 
 def test_a_trace_that_is_too_short_says_how_long_it_is(tmp_path: Path):

@@ -1,0 +1,178 @@
+"""Two or more variants in one picture: distributions, timelines, throughput against latency, a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.charts.iterations import tallest
+from app.theme import DARK, DASHES, MARKERS, VARIANTS, Palette
+
+CDF_POINTS = 200
+TIMELINE_POINTS = 800
+WIDEST = 10.0  # an interval of more than such a factor would squeeze everything else: it is in the table, not drawn
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant in the plane of throughput and latency."""
+
+    name: str
+    x: float
+    y: float
+    x_interval: tuple[float, float] | None = None
+    y_interval: tuple[float, float] | None = None
+
+
+def variant_style(index: int, palette: Palette) -> tuple[str, str, str]:
+    """Colour, dash and marker of the variant at a place; they begin anew after the last, in another pairing."""
+    colours = VARIANTS["dark" if palette is DARK else "light"]
+    turn = index // len(colours)
+    return colours[index % len(colours)], DASHES[(index + turn) % len(DASHES)], MARKERS[(index + turn) % len(MARKERS)]
+
+
+def cdf(samples: Mapping[str, np.ndarray], palette: Palette, *, title: str, log: bool = True) -> go.Figure:
+    """The share of samples at or below each value, a line per variant. ``samples``: values in ms, NaN left out."""
+    figure = new_figure(palette, y_title="share of samples", x_title=f"{title}, ms")
+    figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
+    drawn = False
+    for index, (name, values) in enumerate(samples.items()):
+        known = np.sort(values[np.isfinite(values)])
+        if not len(known):
+            continue
+        colour, dash, _ = variant_style(index, palette)
+        at = np.unique(np.round(np.linspace(0, len(known) - 1, min(CDF_POINTS, len(known)))).astype(int))
+        figure.add_scatter(
+            x=known[at].astype(np.float32),
+            y=((at + 1) / len(known)).astype(np.float32),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 2, "dash": dash, "shape": "hv"},
+            hovertemplate="%{y:.1%} within %{x:,.3~g} ms<extra></extra>",
+        )
+        drawn = True
+    if log and drawn and all(np.nanmin(v) > 0 for v in samples.values() if np.isfinite(v).any()):
+        figure.update_xaxes(type="log", rangemode="normal")
+    return figure if drawn else say_nothing_here(figure, "No sample was recorded.", palette)
+
+
+def timelines(tables: Mapping[str, Table], palette: Palette) -> go.Figure:
+    """Iteration durations over time, one strip per variant on one time axis; zooming one zooms all.
+
+    Each table: ``t`` (s), ``duration_ms``, ``prefill_tokens``, ``decode_tokens``, ``iteration``.
+    """
+    shown = {name: table for name, table in tables.items() if rows(table)}
+    height = 70 + 130 * max(1, len(shown))
+    figure = new_figure(palette, y_title="", height=height)
+    if not shown:
+        return say_nothing_here(figure, "No iteration was recorded.", palette)
+    share = 1 / len(shown)
+    axis = figure.layout.yaxis.to_plotly_json()
+    most = max(float(np.nanmax(column(table, "duration_ms"))) for table in shown.values())
+    for index, (name, table) in enumerate(shown.items()):
+        colour, _, _ = variant_style(index, palette)
+        kept = tallest(column(table, "duration_ms"), TIMELINE_POINTS)
+        about = np.stack(
+            [column(table, key)[kept] for key in ("iteration", "prefill_tokens", "decode_tokens")], axis=-1
+        )
+        number = "" if index == 0 else str(index + 1)
+        top = 1 - index * share
+        figure.update_layout(
+            {
+                f"yaxis{number}": axis
+                | {
+                    "domain": [top - share * 0.84, top],
+                    "range": [0, most * 1.05],
+                    "title": axis["title"] | {"text": "ms"},
+                }
+            }
+        )
+        figure.add_scatter(
+            x=column(table, "t")[kept].astype(np.float32),
+            y=column(table, "duration_ms")[kept].astype(np.float32),
+            customdata=about.astype(np.float32),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 1.5, "shape": "hv"},
+            fill="tozeroy",
+            fillcolor=faded(colour, 0.25),
+            yaxis=f"y{number}",
+            hovertemplate="iteration %{customdata[0]:d}, %{y:,.1f} ms<br>%{customdata[1]:d} prompt + "
+            "%{customdata[2]:d} decode tokens<extra></extra>",
+        )
+    figure.update_xaxes(anchor="free", position=0)
+    return figure
+
+
+def throughput_latency(points: Sequence[Point], palette: Palette, *, x_title: str, y_title: str) -> go.Figure:
+    """One mark per variant, its intervals as bars, and the front of those that no other beats on both axes."""
+    figure = new_figure(palette, y_title=y_title, x_title=x_title, height=360)
+    if not points:
+        return say_nothing_here(figure, "No variant has both figures.", palette)
+    front = pareto(points)
+    figure.add_scatter(
+        x=[points[n].x for n in front],
+        y=[points[n].y for n in front],
+        mode="lines",
+        name="Pareto front",
+        line={"color": palette.muted, "width": 1.5, "dash": "dot"},
+        hoverinfo="skip",
+    )
+    for index, point in enumerate(points):
+        colour, _, marker = variant_style(index, palette)
+        figure.add_scatter(
+            x=[point.x],
+            y=[point.y],
+            error_x=_bars(point.x, point.x_interval),
+            error_y=_bars(point.y, point.y_interval),
+            mode="markers",
+            name=point.name,
+            marker={"color": colour, "size": 11, "symbol": marker},
+            hovertemplate="%{x:,.4~g}, %{y:,.4~g}<extra></extra>",
+        )
+    return figure
+
+
+def pareto(points: Sequence[Point]) -> list[int]:
+    """Places of the points that no other beats (more throughput on x, less latency on y), by throughput."""
+    best: list[int] = []
+    for n in sorted(range(len(points)), key=lambda n: (-points[n].x, points[n].y)):
+        if not best or points[n].y < points[best[-1]].y:
+            best.append(n)
+    return best[::-1]
+
+
+def heat_map(
+    x: Sequence[str], y: Sequence[str], values: np.ndarray, palette: Palette, *, x_title: str, y_title: str, unit: str
+) -> go.Figure:
+    """A sweep over two settings. ``values``: [y, x], NaN where a combination is missing."""
+    figure = new_figure(palette, y_title=y_title, x_title=x_title, height=120 + 44 * len(y))
+    figure.add_heatmap(
+        x=[str(v) for v in x],
+        y=[str(v) for v in y],
+        z=values,
+        texttemplate="%{z:,.4~g}",
+        colorscale=[[0, faded(palette.accent, 0.15)], [1, palette.accent]],
+        colorbar={"title": {"text": unit}},
+        hovertemplate=f"{x_title} %{{x}}, {y_title} %{{y}}: %{{z:,.4~g}} {unit}<extra></extra>",
+    )
+    figure.update_xaxes(type="category")
+    figure.update_yaxes(type="category")
+    return figure
+
+
+def _bars(value: float, around: tuple[float, float] | None) -> dict[str, Any]:
+    if around is None or around[1] > WIDEST * around[0]:
+        return {}
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [around[1] - value],
+        "arrayminus": [value - around[0]],
+        "thickness": 1,
+    }

@@ -1,0 +1,153 @@
+"""What prefix sharing gave: tokens over time, memory over time, three effects, and the tree of prefixes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here, step_line
+from app.theme import Palette
+
+EFFECTS = {
+    "prefill_share": "prefill not done again",
+    "memory_share": "KV memory not held twice",
+    "read_share": "memory traffic not needed",
+}
+MOST_SPANS = 1500
+
+
+def prefix_tokens(table: Table, palette: Palette) -> go.Figure:
+    """``table``: ``t`` (s), ``found_tokens``, ``computed_tokens`` so far."""
+    figure = new_figure(palette, y_title="prompt tokens so far")
+    if not rows(table):
+        return say_nothing_here(figure, "No iteration was recorded.", palette)
+    t = column(table, "t")
+    found = step_line(
+        t, column(table, "found_tokens"), "found", palette.kv_used, unit="tokens", fill=faded(palette.kv_used, 0.3)
+    )
+    figure.add_trace(found)
+    figure.add_trace(step_line(t, column(table, "computed_tokens"), "computed", palette.prefill, unit="tokens"))
+    figure.update_layout(hovermode="x unified")
+    return figure
+
+
+def prefix_memory(table: Table, palette: Palette) -> go.Figure:
+    """``table``: ``t`` (s), ``blocks_spared``."""
+    figure = new_figure(palette, y_title="blocks not held twice")
+    if not rows(table):
+        return say_nothing_here(figure, "No iteration was recorded.", palette)
+    spared = column(table, "blocks_spared")
+    line = step_line(
+        column(table, "t"), spared, "spared", palette.kv_used, unit="blocks", fill=faded(palette.kv_used, 0.3)
+    )
+    figure.add_trace(line)
+    return figure
+
+
+def prefix_effects(table: Table, palette: Palette) -> go.Figure:
+    """``table``: one row with the shares named in ``EFFECTS``."""
+    figure = new_figure(palette, y_title="spared, %", x_title="", height=240)
+    shares = [float(np.nan_to_num(column(table, name)[0])) if rows(table) else 0.0 for name in EFFECTS]
+    figure.add_bar(
+        x=list(EFFECTS.values()),
+        y=[100 * share for share in shares],
+        marker={"color": [palette.prefill, palette.kv_used, palette.decode]},
+        text=[f"{100 * share:.1f} %" for share in shares],
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{y:.1f} % %{x}<extra></extra>",
+    )
+    figure.update_xaxes(rangemode="normal", type="category")
+    figure.update_yaxes(range=[0, max(10.0, 115 * max(shares))])
+    return figure
+
+
+@dataclass
+class Span:
+    """A stretch of the tree without branches whose blocks share their fate."""
+
+    name: int
+    parent: int | None
+    first: int  # place of its first block
+    blocks: int
+    requests: int
+    holders: int
+    state: str
+    children: list[int] = field(default_factory=list)
+
+
+def spans(table: Table) -> dict[int, Span]:
+    """Blocks of the tree (``hash``, ``parent``, ``position``, ``requests``, ``holders``, ``state``) put together to spans.
+
+    A block joins the one it follows where nothing else follows it and users, holders and state are the same.
+    """
+    found = {
+        row["hash"]: Span(row["hash"], row["parent"], row["position"], 1, row["requests"], row["holders"], row["state"])
+        for row in table.to_pylist()
+    }
+    for span in found.values():
+        if span.parent in found:
+            found[span.parent].children.append(span.name)
+        else:
+            span.parent = None
+    for name in sorted(found, key=lambda name: -found[name].first):
+        span = found[name]
+        above = found.get(span.parent) if span.parent is not None else None
+        alike = above and (above.requests, above.holders, above.state) == (span.requests, span.holders, span.state)
+        if above is not None and alike and len(above.children) == 1:
+            above.blocks += span.blocks
+            above.children = span.children
+            for child in span.children:
+                found[child].parent = above.name
+            del found[name]
+    return found
+
+
+def prefix_tree(table: Table, palette: Palette, block_size: int) -> go.Figure:
+    """Icicle of the prefixes: as wide as requests used them, coloured by what became of their blocks.
+
+    ``table``: as for ``spans``. Only the ``MOST_SPANS`` most used spans are drawn.
+    """
+    figure = new_figure(palette, y_title="", x_title="", height=420)
+    found = spans(table)
+    if not found:
+        return say_nothing_here(figure, "No block of a prefix was recorded up to here.", palette)
+    shown = _most_used(found)
+    colours: Mapping[str, str] = {"in use": palette.kv_used, "cached": palette.kv_cached, "evicted": palette.ghost}
+    roots = sum(s.requests for s in shown if s.parent is None)
+    figure.add_trace(
+        go.Icicle(
+            ids=["root", *(str(s.name) for s in shown)],
+            parents=["", *("root" if s.parent is None else str(s.parent) for s in shown)],
+            labels=["all prompts", *(f"{s.blocks * block_size:,} tokens" for s in shown)],
+            values=[roots, *(s.requests for s in shown)],
+            branchvalues="total",
+            marker={
+                "colors": [palette.surface, *(colours[s.state] for s in shown)],
+                "line": {"color": palette.background, "width": 1},
+            },
+            customdata=[
+                [0, 0, "", 0],
+                *([s.first * block_size, (s.first + s.blocks) * block_size, s.state, s.holders] for s in shown),
+            ],
+            hovertemplate="tokens %{customdata[0]:,} to %{customdata[1]:,}<br>used by %{value} requests, held by "
+            "%{customdata[3]}<br>%{customdata[2]}<extra></extra>",
+            tiling={"orientation": "h"},
+            root={"color": palette.surface},
+            maxdepth=12,
+        )
+    )
+    return figure
+
+
+def _most_used(found: dict[int, Span]) -> list[Span]:
+    """The most used spans, none without its parent."""
+    order = sorted(found.values(), key=lambda s: (-s.requests, s.first))[:MOST_SPANS]
+    kept: dict[int, Span] = {}
+    for span in sorted(order, key=lambda s: s.first):
+        if span.parent is None or span.parent in kept:
+            kept[span.name] = span
+    return list(kept.values())

@@ -1,0 +1,205 @@
+"""``servescope compare`` and ``servescope sweep``: the same requests, served in several ways."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.console import Json, command, emit, say, stdout, table
+from app.commands.run import interruptible, parse_settings
+from app.errors import LabError
+from app.lablock import running_lab
+
+if TYPE_CHECKING:
+    from app.experiment import Experiment, Variant
+    from app.home import Home
+
+LOOK_S = 0.2
+REPEATS = 5
+SHOWN = ("ttft_ms", "ttft_ms_p99", "itl_ms", "itl_ms_p99", "tpot_ms", "e2e_ms", "output_tokens_per_s", "peak_kv_tokens")
+
+Repeats = Annotated[int, typer.Option("--repeats", min=1, help="How often each variant is served.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting all variants share. Repeatable.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(compare)
+    app.command()(sweep)
+
+
+@command
+def compare(
+    scenario: Annotated[str | None, typer.Argument(help="A built-in scenario or a .yaml file.")] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", metavar="NAME:KEY=VALUE,...", help="A way to serve it. The first is the baseline."),
+    ] = None,
+    repeats: Repeats = REPEATS,
+    set: Set = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", metavar="EXPERIMENT", help="Go on with one that was stopped.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Serve the same requests in two or more ways, repeatedly and in turns, and say what differs and how surely."""
+    from app.experiment import Variant, plan
+    from app.home import Home
+
+    home = Home.from_environment().prepare()
+    if resume is not None:
+        _see_through(home, resume, json, again=True)
+        return
+    if scenario is None:
+        raise LabError("nothing-named", field="scenario", message="Name a scenario, or give --resume EXPERIMENT.")
+    variants = [parse_variant(text) for text in variant or []]
+    if len(variants) == 1:
+        variants.insert(0, Variant("as it is"))
+    experiment, specs = plan(scenario, variants, repeats, common=parse_settings(set or []))
+    _begin(home, experiment, specs, json)
+
+
+@command
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="A built-in scenario or a .yaml file.")],
+    over: Annotated[
+        list[str],
+        typer.Option("--over", metavar="KEY=V1,V2,...", help="A setting and its values. Give it once or twice."),
+    ],
+    repeats: Repeats = 2,
+    set: Set = None,
+    json: Json = False,
+) -> None:
+    """Serve a scenario once for every value of a setting, or every combination of two."""
+    from app.experiment import grid, plan
+    from app.home import Home
+
+    home = Home.from_environment().prepare()
+    values = {key: [v for v in text.split(",") if v] for key, text in parse_settings(over).items()}
+    experiment, specs = plan(
+        scenario, grid(values), repeats, common=parse_settings(set or []), kind="sweep", over=values
+    )
+    _begin(home, experiment, specs, json)
+
+
+def parse_variant(text: str) -> Variant:
+    """``NAME:key=value,key=value`` as a variant; a value may hold commas where no KEY= follows them."""
+    from app.experiment import Variant
+
+    name, _, settings = text.partition(":")
+    parts = [part for part in re.split(r",(?=\s*[A-Za-z_][\w.\-]*=)", settings) if part.strip()]
+    return Variant(name.strip(), parse_settings(parts))
+
+
+def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool) -> None:
+    from app.experimentfile import create_experiment
+
+    home.require_space()
+    create_experiment(home, experiment, specs)
+    runs = len(experiment.turns)
+    say(f"{experiment.experiment_id}: {runs} runs, {experiment.repeats} of each variant in turns and a warm-up.")
+    _see_through(home, experiment.experiment_id, json)
+
+
+def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = False) -> None:
+    """Follow an experiment to its end, driving it where no lab does, and print the result."""
+    from app.comparison import result_of_experiment
+    from app.experimenting import resume
+
+    if again:
+        resume(home, experiment_id)
+    interrupted = _follow(home, experiment_id)
+    result = result_of_experiment(home, experiment_id)
+    if json:
+        emit(result)
+    else:
+        print_comparison(result)
+    if interrupted:
+        say(f"Stopped; what is done is kept. Go on with: servescope compare --resume {experiment_id}")
+        raise typer.Exit(130)
+    if result["state"] != "finished":
+        raise typer.Exit(1)
+
+
+def _follow(home: Home, experiment_id: str) -> bool:
+    """Watch, and drive where nobody else does, until it is over. Returns whether it was interrupted."""
+    from filelock import Timeout
+
+    from app.client import call
+    from app.experimentfile import read_experiment
+    from app.experimenting import Driver, current_turn, drive_here, pause, seconds_left
+    from app.queue import RunQueue
+
+    driver: Driver | None = None
+    queue: RunQueue | None = None
+    told = interrupted = False
+    shown = ""
+
+    def cancel(run_id: str) -> None:
+        lab = running_lab(home)
+        if queue is not None:
+            queue.cancel(run_id)
+        elif lab is not None:
+            call(lab, "POST", f"/runs/{run_id}/cancel")
+
+    with interruptible() as asked:
+        while True:
+            lab = running_lab(home)
+            if lab is not None and driver is None and not told:
+                say(f"The lab at {lab.url} serves this experiment: {lab.url}/compare?experiment={experiment_id}")
+                told = True
+            if driver is None and lab is None:
+                with contextlib.suppress(Timeout):  # another command drives it
+                    driver, queue = drive_here(home, experiment_id)
+            if queue is not None and driver is not None:
+                queue.tick()
+                driver.step()
+            experiment = read_experiment(home, experiment_id)
+            if experiment.state != "running" and not (queue is not None and queue.running()):
+                break
+            turn = current_turn(experiment)
+            if turn is not None:
+                number = experiment.turns.index(turn) + 1
+                left = seconds_left(home, experiment)
+                about = "" if left is None else f", about {left:.0f} s left"
+                line = f"[{number}/{len(experiment.turns)}] {turn.variant}{' (warm-up)' if turn.warm_up else ''}{about}"
+                if f"{number} {turn.attempts}" != shown and turn.run_id:
+                    say(line)
+                    shown = f"{number} {turn.attempts}"
+            if asked() and not interrupted:
+                interrupted = True
+                pause(home, experiment_id, cancel)
+            time.sleep(LOOK_S)
+    if driver is not None:
+        driver.release()
+    if experiment.problem:
+        say(f"error: {experiment.problem}")
+    return interrupted
+
+
+def print_comparison(result: dict[str, Any]) -> None:
+    """The result as a table and sentences."""
+    from store.statistics import STATISTICS
+
+    rows = []
+    for name in SHOWN:
+        for variant, effect in result["metrics"].get(name, {}).items():
+            ratio, around = effect["ratio"], effect["ratio_interval"]
+            against = f"x{ratio:.3f} ({around[0]:.3f} to {around[1]:.3f})" if ratio is not None else ""
+            value = f"{effect['value']:.4g}"
+            if effect["interval"] is not None:
+                value += f" ({effect['interval'][0]:.4g} to {effect['interval'][1]:.4g})"
+            title = f"{STATISTICS[name].title} {STATISTICS[name].unit}".strip()
+            rows.append((title, variant, value, against, effect["verdict"] or "baseline"))
+    title = ", ".join([f"{result['experiment_id']}: {result['repeats']} repeats", *result["labels"]])
+    stdout().print(table(("metric", "variant", "value", "against the baseline", "verdict"), rows, title=title))
+    for sentence in result["summary"]:
+        say(sentence)
+    for name, about in result["variants"].items():
+        if about["disturbed"]:
+            say(f"{name}: disturbed while served: {', '.join(about['disturbed'])}.")

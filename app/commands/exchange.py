@@ -1,0 +1,54 @@
+"""``servescope export`` and ``servescope import``: hand a run or a comparison to someone else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.console import Json, command, emit, say
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export")(export_)
+    app.command("import")(import_)
+
+
+@command
+def export_(
+    id: Annotated[str, typer.Argument(metavar="ID", help="An experiment or a run.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", help="FILE.html: a page. .servescope: all rows. .json: a trace. .csv: figures."),
+    ],
+    json: Json = False,
+) -> None:
+    """Write a run or an experiment to one file, in the format that its ending names."""
+    from app.exports import export
+    from app.home import Home
+
+    size = export(Home.from_environment().prepare(), id, output)
+    if json:
+        emit({"path": str(output.resolve()), "bytes": size})
+    else:
+        say(f"{output}: {size:,} bytes")
+
+
+@command
+def import_(
+    file: Annotated[Path, typer.Argument(help="A .servescope file.")],
+    json: Json = False,
+) -> None:
+    """Take the runs of a .servescope file into this store."""
+    from app.exports import import_file
+    from app.home import Home
+
+    imported = import_file(Home.from_environment().prepare(), file)
+    runs = [*imported.runs, *imported.known]
+    if json:
+        emit({"runs": runs, "new": list(imported.runs), "experiment_id": imported.experiment_id})
+        return
+    say(f"{len(imported.runs)} runs are new, {len(imported.known)} were here already.")
+    if imported.experiment_id:
+        say(f"They belong to the experiment {imported.experiment_id}.")

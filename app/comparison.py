@@ -1,0 +1,139 @@
+"""The result of an experiment: the object ``servescope compare --json`` prints and the Compare page draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from app.errors import LabError
+from app.experiment import Experiment, is_synthetic
+from app.experimentfile import read_experiment
+from app.home import Home
+from store import queries
+from store.database import Database
+from store.ingest import Collector
+from store.samples import RunSamples, read_samples
+from store.statistics import STATISTICS, Effect, compare, in_words
+
+Effects = dict[str, dict[str, Effect]]
+
+
+def result_of_experiment(home: Home, experiment_id: str) -> dict[str, Any]:
+    """The result from the runs' own spools, whether or not a lab has the database open.
+
+    Raises ``LabError`` for an unknown experiment, or one that cannot be judged, with the reason.
+    """
+    experiment = read_experiment(home, experiment_id)
+    with Database(Path(":memory:")) as database:
+        collector = Collector(home.runs, database)
+        for variant in experiment.variants:
+            for run_id in experiment.runs_of(variant.name):
+                collector.ingest_once(run_id)
+        with database.read() as con:
+            return judge(con, experiment)
+
+
+def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> dict[str, Any]:
+    """The result from the database. Raises ``LabError`` where the runs cannot be compared, with the reason."""
+    repeats = experiment.complete_repeats()
+    if repeats == 0:
+        raise LabError(
+            "unfinished",
+            field="experiment",
+            value=experiment.experiment_id,
+            message="No repeat of this experiment is finished on every side.",
+            mend=experiment.problem or f"Go on with: servescope compare --resume {experiment.experiment_id}",
+        )
+    runs = {v.name: experiment.runs_of(v.name)[:repeats] for v in experiment.variants}
+    rows = {run_id: queries.run(con, run_id) for ids in runs.values() for run_id in ids}
+    _refuse_unlike_runs(experiment, runs, rows)
+    samples = {name: [read_samples(con, run_id) for run_id in ids] for name, ids in runs.items()}
+    effects = effects_of(experiment, samples)
+    digests = {name: {run.output_digest for run in kept} for name, kept in samples.items()}
+    return {
+        "experiment_id": experiment.experiment_id,
+        "kind": experiment.kind,
+        "state": experiment.state,
+        "scenario": experiment.scenario,
+        "title": experiment.title,
+        "question": experiment.question,
+        "workload_hash": experiment.workload_hash,
+        "baseline": experiment.baseline,
+        "repeats": repeats,
+        "repeats_planned": experiment.repeats,
+        "labels": sorted({label for row in rows.values() for label in (row or {}).get("labels", [])}),
+        "variants": {
+            v.name: {
+                "settings": v.settings,
+                "workload_hash": experiment.workload_hashes[v.name],
+                "runs": runs[v.name],
+                "same_tokens_as_baseline": digests[v.name] == digests[experiment.baseline]
+                and None not in digests[v.name],
+                "machine": [run.machine for run in samples[v.name]],
+                "disturbed": [run.run_id for run in samples[v.name] if run.machine.get("disturbances")],
+            }
+            for v in experiment.variants
+        },
+        "metrics": {
+            name: {variant: effect.as_dict() for variant, effect in by_variant.items()}
+            for name, by_variant in effects.items()
+        },
+        "summary": [
+            in_words(effects, v.name, base)
+            for v in experiment.variants
+            if (base := baseline_of(experiment, v.name)) != v.name
+        ],
+    }
+
+
+def baseline_of(experiment: Experiment, name: str) -> str:
+    """What a variant is set against: the first variant with the same requests (in a comparison, the first of all)."""
+    wanted = experiment.workload_hashes[name]
+    return next(v.name for v in experiment.variants if experiment.workload_hashes[v.name] == wanted)
+
+
+def effects_of(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> Effects:
+    """Every statistic of every variant, each against the baseline that was asked the same."""
+    found: Effects = {name: {} for name in STATISTICS}
+    groups: dict[str, dict[str, list[RunSamples]]] = {}
+    for variant in experiment.variants:
+        groups.setdefault(baseline_of(experiment, variant.name), {})[variant.name] = samples[variant.name]
+    for base, group in groups.items():
+        for name, by_variant in compare(group, base).items():
+            found[name] |= by_variant
+    return {name: by_variant for name, by_variant in found.items() if by_variant}
+
+
+def _refuse_unlike_runs(
+    experiment: Experiment, runs: dict[str, list[str]], rows: dict[str, dict[str, Any] | None]
+) -> None:
+    """What the runs themselves say must agree, whatever the plan said."""
+    base_row = rows[runs[experiment.baseline][0]]
+    for name, ids in runs.items():
+        for run_id in ids:
+            row = rows[run_id]
+            reason = None
+            if row is None or base_row is None or row["state"] != "finished" or "unfinished" in row["labels"]:
+                reason = f"run {run_id} is not finished"
+            elif row["workload_hash"] and row["workload_hash"] != experiment.workload_hashes[name]:
+                reason = f"run {run_id} was asked other requests (its workload hash differs)"
+            elif _weights(row) != _weights(base_row):
+                reason = f"run {run_id} served other weights"
+            elif is_synthetic(row["labels"]) != is_synthetic(base_row["labels"]):
+                reason = f"of {run_id} and the baseline, one is synthetic and the other is not"
+            if reason is not None:
+                raise LabError(
+                    "not-comparable",
+                    field="run",
+                    value=run_id,
+                    message=f"These runs cannot be compared: {reason}.",
+                    mend="Run the comparison again.",
+                )
+
+
+def _weights(row: dict[str, Any]) -> Any:
+    """What tells one model's weights from another's: its name, shape and number of parameters."""
+    spec, model = row.get("spec") or {}, row.get("model") or {}
+    return (spec.get("engine") or {}).get("model"), model.get("name"), model.get("parameters")

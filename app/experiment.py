@@ -1,0 +1,247 @@
+"""An experiment: the same requests, served in two or more ways, several times over.
+
+``HOME/experiments/<id>/experiment.json`` holds the plan and how far it has come. Requests are drawn once, into a spec per
+*workload*; the variants' own specs differ from it in the engine's settings alone, which their common workload hash proves.
+The order is counterbalanced (A B B A ...), so that a machine that slowly gets warmer or busier favours nobody; a short
+run before the first is discarded.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from app.errors import LabError
+from engine.config import RunSpec, apply_overrides
+
+WARM_UP_REQUESTS = 4
+MOST_VARIANTS = 64
+MOST_ATTEMPTS = 3
+WORKLOAD = "workload."
+NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
+
+State = Literal["running", "paused", "finished", "failed"]
+FINAL_STATES = frozenset({"finished", "failed"})
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to serve: a name and the settings it changes, as text by dotted name."""
+
+    name: str
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One run of the plan. ``run_id``: its latest attempt; "" before the first. ``load``: the machine's when it began."""
+
+    variant: str
+    repeat: int
+    warm_up: bool = False
+    run_id: str = ""
+    attempts: int = 0
+    done: bool = False
+    load: float | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The plan and how far it has come. The first variant is the baseline."""
+
+    experiment_id: str
+    kind: Literal["compare", "sweep"]
+    scenario: str
+    title: str
+    question: str
+    variants: tuple[Variant, ...]
+    repeats: int
+    turns: tuple[Turn, ...]
+    workload_hashes: dict[str, str]  # variant -> hash
+    state: State = "running"
+    problem: str = ""
+    created_unix_ns: int = 0
+    over: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a sweep: setting -> values
+
+    @property
+    def baseline(self) -> str:
+        return self.variants[0].name
+
+    @property
+    def workload_hash(self) -> str:
+        """The hash all variants share; in a sweep over workloads, the first's."""
+        return self.workload_hashes[self.baseline]
+
+    def variant(self, name: str) -> Variant:
+        return next(v for v in self.variants if v.name == name)
+
+    def runs_of(self, name: str) -> list[str]:
+        """Ids of a variant's finished runs, by repeat; without the warm-up."""
+        turns = [t for t in self.turns if t.variant == name and t.done and not t.warm_up]
+        return [t.run_id for t in sorted(turns, key=lambda t: t.repeat)]
+
+    def complete_repeats(self) -> int:
+        """Repeats that every variant has finished."""
+        return min(len(self.runs_of(v.name)) for v in self.variants)
+
+
+def plan(
+    scenario: str,
+    variants: Sequence[Variant],
+    repeats: int,
+    *,
+    common: Mapping[str, str] | None = None,
+    kind: Literal["compare", "sweep"] = "compare",
+    over: Mapping[str, Sequence[str]] | None = None,
+) -> tuple[Experiment, dict[str, RunSpec]]:
+    """A new experiment, and each variant's spec (without a run id of its own).
+
+    ``common``: settings all variants share. ``kind``: in a sweep the workload may differ between variants.
+
+    Raises:
+        LabError: too few or too many variants, a name given twice, or sides that cannot be compared, with the reason.
+        ConfigError, ScenarioError: a setting or the scenario is wrong.
+    """
+    import scenarios
+
+    check_names(variants)
+    if not 1 <= repeats <= 1000:
+        raise LabError("bad-experiment", field="repeats", value=repeats, message="Repeats are a number from 1 to 1000.")
+    drawn: dict[str, RunSpec] = {}
+    specs: dict[str, RunSpec] = {}
+    for variant in variants:
+        given = dict(common or {}) | variant.settings
+        workload = {k: v for k, v in given.items() if k.startswith(WORKLOAD)}
+        engine = {k: v for k, v in given.items() if not k.startswith(WORKLOAD)}
+        key = repr(sorted(workload.items()))
+        if key not in drawn:
+            shared = {k: v for k, v in (common or {}).items() if not k.startswith(WORKLOAD)}
+            drawn[key] = _absolute(scenarios.build(scenario, workload | shared))
+        spec = drawn[key]
+        specs[variant.name] = _absolute(spec.model_copy(update={"engine": apply_overrides(spec.engine, engine)}))
+    base = specs[variants[0].name]
+    if kind == "compare":
+        for name, spec in specs.items():
+            refuse_unlike(variants[0].name, base, name, spec)
+    info = scenarios.load(scenario)
+    experiment = Experiment(
+        experiment_id=f"x-{scenarios.new_run_id()}",
+        kind=kind,
+        scenario=base.scenario,
+        title=base.title,
+        question=info.question,
+        variants=tuple(variants),
+        repeats=repeats,
+        turns=turns([v.name for v in variants], repeats),
+        workload_hashes={name: spec.workload_hash for name, spec in specs.items()},
+        created_unix_ns=time.time_ns(),
+        over={key: tuple(values) for key, values in (over or {}).items()},
+    )
+    return experiment, specs
+
+
+def turns(names: Sequence[str], repeats: int) -> tuple[Turn, ...]:
+    """A warm-up, then A B, B A, A B, ...: every other repeat backwards."""
+    order = [Turn(names[0], 0, warm_up=True)]
+    for repeat in range(repeats):
+        order += [Turn(name, repeat) for name in (names if repeat % 2 == 0 else reversed(names))]
+    return tuple(order)
+
+
+def grid(over: Mapping[str, Sequence[str]]) -> list[Variant]:
+    """Every combination of a sweep's values, as variants named by what they set. Raises ``LabError`` for none or too many."""
+    found = [
+        Variant(", ".join(f"{k}={v}" for k, v in zip(over, values, strict=True)), dict(zip(over, values, strict=True)))
+        for values in itertools.product(*over.values())
+    ]
+    if not over or not 2 <= len(found) <= MOST_VARIANTS:
+        raise LabError(
+            "bad-experiment",
+            field="--over",
+            value=len(found),
+            message=f"A sweep takes 2 to {MOST_VARIANTS} combinations; these are {len(found) if over else 0}.",
+            mend="For example: --over chunked_prefill.token_budget=32,64,128",
+        )
+    return found
+
+
+def refuse_unlike(base_name: str, base: RunSpec, name: str, spec: RunSpec) -> None:
+    """Raises ``LabError`` where two sides cannot be compared, saying why."""
+    reason = None
+    if spec.workload_hash != base.workload_hash:
+        reason = "their requests differ (the workload hash says so)"
+    elif spec.engine.model != base.engine.model:
+        reason = f"they serve different models ({base.engine.model} and {spec.engine.model})"
+    elif is_synthetic(spec.labels) != is_synthetic(base.labels):
+        reason = "one of them is synthetic and the other is not"
+    if reason is not None:
+        raise LabError(
+            "not-comparable",
+            field="variant",
+            value=name,
+            message=f"{base_name} and {name} cannot be compared: {reason}.",
+            mend="Change only how requests are served: seed, sampling, model and workload are the same for all sides.",
+        )
+
+
+def is_synthetic(labels: Sequence[str]) -> bool:
+    """Whether a label says that the figures are not those of a real engine serving this model."""
+    return any(word in label for label in labels for word in ("synthetic", "simulated"))
+
+
+def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: int) -> RunSpec:
+    """The spec of the plan's next attempt at a turn, with its run id."""
+    turn = experiment.turns[index]
+    spec = specs[turn.variant]
+    attempt = f"-{turn.attempts + 1}" if turn.attempts else ""
+    title = f"{turn.variant}, warm-up" if turn.warm_up else f"{turn.variant}, repeat {turn.repeat + 1}"
+    changes: dict[str, Any] = {
+        "run_id": f"{experiment.experiment_id}-{index:03d}{attempt}",
+        "experiment_id": experiment.experiment_id,
+        "title": f"{experiment.title}: {title}",
+        "created_unix_ns": time.time_ns(),
+    }
+    if turn.warm_up:
+        first = [r for r in spec.requests if r.after is None][:WARM_UP_REQUESTS]
+        changes["requests"] = tuple(r.model_copy(update={"arrival_ns": 0}) for r in first)
+        changes["labels"] = (*spec.labels, "warm-up")
+    return spec.model_copy(update=changes)
+
+
+def with_turn(experiment: Experiment, index: int, **changes: Any) -> Experiment:
+    """The experiment with one turn changed."""
+    changed = [replace(turn, **changes) if n == index else turn for n, turn in enumerate(experiment.turns)]
+    return replace(experiment, turns=tuple(changed))
+
+
+def check_names(variants: Sequence[Variant]) -> None:
+    """Raises ``LabError`` for too few or too many variants, names that cannot be, and names given twice."""
+    names = [v.name for v in variants]
+    wrong = next((n for n in names if not NAME.fullmatch(n)), None)
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if wrong is not None or twice is not None or not 2 <= len(names) <= MOST_VARIANTS:
+        said = (
+            f"{wrong!r} cannot name a variant" if wrong is not None
+            else f"two variants are called {twice!r}" if twice is not None
+            else f"a comparison takes 2 to {MOST_VARIANTS} variants, these are {len(names)}"
+        )  # fmt: skip
+        raise LabError(
+            "bad-experiment",
+            field="--variant",
+            value=wrong or twice or len(names),
+            message=f"{said[0].upper()}{said[1:]}.",
+            mend="For example: --variant off:chunked_prefill=off --variant on:chunked_prefill=on",
+        )
+
+
+def _absolute(spec: RunSpec) -> RunSpec:
+    """A model given as a relative path is made absolute: runs are served from another folder."""
+    model = Path(spec.engine.model).expanduser()
+    if not model.exists():
+        return spec
+    return spec.model_copy(update={"engine": spec.engine.model_copy(update={"model": str(model.resolve())})})

@@ -1,0 +1,175 @@
+"""``servescope export`` and ``import``: a run or an experiment as a file, and back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+from pydantic import ValidationError
+
+from app.comparison import judge
+from app.errors import LabError
+from app.experiment import Experiment
+from app.experimentfile import experiment_dir, from_document, read_experiment
+from app.home import Home
+from app.listing import find_run
+from engine.config import RunSpec
+from store import queries
+from store.database import Database
+from store.ingest import Collector
+from store.snapshot import SUFFIX, export_snapshot
+from store.snapshotimport import Imported, import_snapshot
+
+FORMATS = (".html", SUFFIX, ".json", ".csv")
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is exported: an experiment with its finished runs, or one run."""
+
+    runs: dict[str, str]  # id -> name
+    experiment: Experiment | None
+
+
+def find_subject(home: Home, name: str) -> Subject:
+    """The experiment or run of this id (of a run, the start of it will do). Raises ``LabError`` for neither."""
+    if name in home.experiment_ids():
+        experiment = read_experiment(home, name)
+        runs = {
+            run_id: f"{variant.name}, repeat {repeat + 1}"
+            for variant in experiment.variants
+            for repeat, run_id in enumerate(experiment.runs_of(variant.name))
+        }
+        if not runs:
+            raise LabError(
+                "unfinished", field="experiment", value=name, message="No run of this experiment is finished yet."
+            )
+        return Subject(runs, experiment)
+    run_id = find_run(home, name)
+    return Subject({run_id: run_id}, None)
+
+
+def export(home: Home, name: str, path: Path) -> int:
+    """Write a run or experiment to ``path``, in the format its ending names; returns its size in bytes.
+
+    Raises ``LabError`` for an unknown id or ending, ``StoreError`` where the runs cannot be exported.
+    """
+    if path.suffix not in FORMATS:
+        raise LabError(
+            "bad-format",
+            field="-o",
+            value=str(path),
+            message=f"There is no format {path.suffix or 'without an ending'!r}.",
+            mend=f"End the file's name with one of {', '.join(FORMATS)}.",
+        )
+    if not path.parent.is_dir():
+        raise LabError("no-folder", field="-o", value=str(path), message=f"There is no folder {path.parent}.")
+    subject = find_subject(home, name)
+    if path.suffix == SUFFIX:
+        plan = None
+        if subject.experiment is not None:
+            plan = experiment_dir(home, subject.experiment.experiment_id)
+            if subject.experiment.state == "running":
+                raise LabError(
+                    "unfinished", field="experiment", value=name, message="It is being served; wait or stop it."
+                )
+        return export_snapshot(path, [home.run_dir(run_id) for run_id in subject.runs], plan)
+    with Database(Path(":memory:")) as database:
+        collector = Collector(home.runs, database)
+        for run_id in subject.runs:
+            collector.ingest_once(run_id)
+        with database.read() as con, tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            whole = Path(folder) / "export"
+            _write(con, subject, whole, path.suffix)
+            whole.replace(path)
+    return path.stat().st_size
+
+
+def _write(con: duckdb.DuckDBPyConnection, subject: Subject, path: Path, suffix: str) -> None:
+    if suffix == ".html":
+        from app.report import experiment_report, run_report
+
+        text = (
+            experiment_report(con, subject.experiment)
+            if subject.experiment
+            else run_report(con, next(iter(subject.runs)))
+        )
+        path.write_text(text, encoding="utf-8")
+    elif suffix == ".json":
+        from app.trace import write_trace
+
+        write_trace(con, subject.runs, path)
+    elif subject.experiment is not None:
+        write_comparison_csv(judge(con, subject.experiment), path)
+    else:
+        _write_requests_csv(con, next(iter(subject.runs)), path)
+
+
+def write_comparison_csv(result: dict[str, Any], path: Path) -> None:
+    """A row per figure and variant."""
+    fields = (
+        "value",
+        "low",
+        "high",
+        "difference",
+        "difference_low",
+        "difference_high",
+        "ratio",
+        "ratio_low",
+        "ratio_high",
+    )
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["metric", "variant", *fields, "verdict", "pairs", "repeats"])
+        for metric, by_variant in result["metrics"].items():
+            for variant, effect in by_variant.items():
+                cells: list[Any] = []
+                for key in ("value", "difference", "ratio"):
+                    around = effect["interval" if key == "value" else f"{key}_interval"] or (None, None)
+                    cells += [effect[key], *around]
+                writer.writerow(
+                    [metric, safe_cell(variant), *cells, effect["verdict"], effect["pairs"], effect["repeats"]]
+                )
+
+
+def _write_requests_csv(con: duckdb.DuckDBPyConnection, run_id: str, path: Path) -> None:
+    table = queries.requests(con, run_id)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.column_names)
+        for row in table.to_pylist():
+            writer.writerow([safe_cell(value) for value in row.values()])
+
+
+def safe_cell(value: Any) -> Any:
+    """The value; text that a spreadsheet would run as a formula gets an apostrophe before it."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
+
+
+def import_file(home: Home, path: Path) -> Imported:
+    """Take a snapshot's runs into this store. Raises ``LabError`` or ``StoreError``; nothing has changed then."""
+    if not path.is_file():
+        raise LabError("no-file", field="file", value=str(path), message=f"There is no file {path}.")
+    return import_snapshot(path, home.runs, home.experiments, home.root, _run_of_spec, _experiment_of)
+
+
+def _run_of_spec(data: bytes) -> str:
+    try:
+        return RunSpec.model_validate_json(data).run_id
+    except ValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _experiment_of(data: bytes) -> str:
+    try:
+        experiment = from_document(json.loads(data))
+    except (KeyError, TypeError, AttributeError, LabError) as error:
+        raise ValueError(str(error)) from error
+    if experiment.state == "running":
+        raise ValueError("it is not over")
+    return experiment.experiment_id

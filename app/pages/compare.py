@@ -1,0 +1,34 @@
+"""The Compare page: start a comparison, follow it, read it. ``?experiment=ID`` opens one; ``?scenario=``, ``?technique=`` prefill."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app.errors import LabError
+from app.experimentfile import read_experiment
+from app.services import get_lab
+from app.views.comparison import comparison
+from app.views.experiments import exchange_row, experiment_picker, experiment_progress
+from app.views.newcomparison import new_comparison
+from app.views.plain import plain
+
+lab = get_lab()
+st.title("Compare", anchor=False)
+with st.sidebar:
+    new_comparison(lab)
+experiment_id = experiment_picker(lab)
+if experiment_id is None:
+    st.markdown(
+        "The same requests, served in two or more ways, several times and in turns. Set the variants up on the left and "
+        "press **Compare**. The answer comes with its uncertainty."
+    )
+    st.stop()
+try:
+    experiment = read_experiment(lab.home, experiment_id)
+except LabError as error:
+    st.error(plain(f"{error.message} {error.mend}"), icon=":material/search_off:")
+    st.stop()
+experiment_progress(lab, experiment)
+if experiment.complete_repeats():
+    comparison(lab, experiment)
+    exchange_row(lab, experiment_id)

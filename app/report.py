@@ -1,0 +1,276 @@
+"""A run or an experiment as one HTML file: the story, the verdict, charts that still hover and zoom, tables, settings.
+
+The file needs no network and nothing in it can reach one: plotly.js is inside, its upload button is not, and a content
+security policy forbids every connection. Long runs are thinned for the charts, and the file says so.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+
+from app import charts
+from app.charts.comparison import TIMELINE_POINTS, Point, cdf, throughput_latency, timelines
+from app.comparison import judge
+from app.errors import LabError
+from app.experiment import Experiment
+from app.theme import LIGHT
+from app.views.setup import flat
+from store import queries
+from store.metrics import METRICS
+from store.samples import RunSamples, read_samples
+from store.statistics import STATISTICS
+from store.summary import LATENCIES
+
+MOST_GAPS = 4000
+OPEN = 1000.0  # an interval whose ends lie such a factor apart says nothing
+CHART_POINTS = 1500
+DISTRIBUTIONS = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'none'"
+)
+STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
+
+
+def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> str:
+    """The experiment as a page. Raises ``LabError`` where it cannot be judged."""
+    result = judge(con, experiment)
+    samples = {name: [read_samples(con, run) for run in about["runs"]] for name, about in result["variants"].items()}
+    first = {name: about["runs"][0] for name, about in result["variants"].items()}
+    steps = {name: queries.iterations(con, run_id, TIMELINE_POINTS) for name, run_id in first.items()}
+    figures = [
+        (f"{METRICS[name].title}: distribution", cdf(distribution(samples, name), LIGHT, title=METRICS[name].title))
+        for name in DISTRIBUTIONS
+    ]
+    figures.append(("Iterations of the first repeat, on one time axis", timelines(steps, LIGHT)))
+    figures.append(("Throughput against latency", plane(result)))
+    rows = {run: queries.run(con, run) or {} for run in first.values()}
+    thinned = any(((row.get("figures") or {}).get("iterations") or 0) > TIMELINE_POINTS for row in rows.values())
+    base = rows[first[experiment.baseline]]
+    parts = [
+        _story(experiment.title, experiment.question, result["labels"], result["summary"]),
+        _section("Figures", metrics_table(result), "Intervals of 95 %: requests resampled, repeats by Student's t."),
+        _charts(figures, thinned),
+        _section("What differs", _settings_table(result)),
+        _section("Served", _machine_table(result)),
+        _section("Configuration of the baseline", _pairs(flat((base.get("spec") or {}).get("engine") or {}))),
+        _section("Machine and versions", _pairs(flat(base.get("environment") or {}))),
+        _again(_compare_command(experiment)),
+        _fine_print(f"Experiment {experiment.experiment_id}, workload {experiment.workload_hash}."),
+    ]
+    return _page(experiment.title, parts)
+
+
+def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
+    """One run as a page. Raises ``LabError`` for a run that is not in the database."""
+    row = queries.run(con, run_id)
+    if row is None:
+        raise LabError("unknown-run", field="run", value=run_id, message=f"The run {run_id} has no recorded rows.")
+    figures = queries.summary(con, run_id) or {}
+    steps = queries.iterations(con, run_id, CHART_POINTS)
+    gaps = queries.token_latencies(con, run_id, MOST_GAPS)
+    samples = read_samples(con, run_id)
+    stall = 5 * ((figures.get("itl_ms") or {}).get("p50") or float("nan"))
+    drawn = [
+        ("Iterations", charts.iteration_timeline(steps, LIGHT)),
+        ("Gap before every token", charts.token_gaps(gaps, LIGHT, stall)),
+        ("What each iteration computed", charts.batch_makeup(steps, LIGHT)),
+        ("KV pool", charts.kv_pool(steps, LIGHT)),
+        *(
+            (
+                f"{METRICS[n].title}: distribution",
+                cdf(distribution({"run": [samples]}, n), LIGHT, title=METRICS[n].title),
+            )
+            for n in DISTRIBUTIONS
+        ),
+    ]
+    title = str(row.get("title") or row.get("scenario") or run_id)
+    requests = figures.get("requests") or {}
+    told = [
+        f"{requests.get('finished')} of {requests.get('total')} requests finished in {figures.get('iterations')} "
+        f"iterations; {_number(figures.get('output_tokens_per_s'))} output tokens/s."
+    ]
+    table = _table(
+        ("", "p50", "p90", "p99", "mean"),
+        [
+            (
+                f"{METRICS[name].title}, ms",
+                *(_number((figures.get(name) or {}).get(s)) for s in ("p50", "p90", "p99", "mean")),
+            )
+            for name in LATENCIES
+        ],
+    )
+    spec = row.get("spec") or {}
+    parts = [
+        _story(title, "", row.get("labels") or [], told),
+        _section("Latency", table),
+        _charts(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
+        _section("Configuration", _pairs(flat(spec.get("engine") or {}))),
+        _section("Machine and versions", _pairs(flat(row.get("environment") or {}))),
+        _again(f"servescope run {row.get('scenario')}"),
+        _fine_print(f"Run {run_id}, workload {figures.get('workload_hash')}."),
+    ]
+    return _page(title, parts)
+
+
+# ---- pieces ----------------------------------------------------------------------------------------------------------
+
+
+def distribution(samples: Mapping[str, Sequence[RunSamples]], metric: str) -> dict[str, np.ndarray]:
+    """A metric's samples of every variant, its repeats together; of gaps the middles of their bins, as often as counted."""
+    if metric != "itl_ms":
+        return {name: np.concatenate([run.requests[metric] for run in runs]) for name, runs in samples.items()}
+    found = {}
+    for name, runs in samples.items():
+        pooled = []
+        for run in runs:
+            counts = run.gaps.sum(axis=0)
+            middles = np.sqrt(run.gap_edges_ms[:-1] * run.gap_edges_ms[1:])
+            thin = max(1.0, float(counts.sum()) / 20_000)
+            pooled.append(np.repeat(middles, np.ceil(counts / thin).astype(int)))
+        found[name] = np.concatenate(pooled) if pooled else np.array([])
+    return found
+
+
+def plane(result: Mapping[str, Any], latency: str = "itl_ms_p99", palette: Any = LIGHT) -> go.Figure:
+    """Throughput against a latency, from a comparison's result."""
+    speed, slow = result["metrics"].get("output_tokens_per_s", {}), result["metrics"].get(latency, {})
+    points = [
+        Point(name, speed[name]["value"], slow[name]["value"], speed[name]["interval"], slow[name]["interval"])
+        for name in result["variants"]
+        if name in speed and name in slow
+    ]
+    return throughput_latency(
+        points, palette, x_title="output tokens per second", y_title=f"{STATISTICS[latency].title}, ms"
+    )
+
+
+def metrics_table(result: Mapping[str, Any]) -> str:
+    """Every figure of every variant, with its interval and what it says against the baseline."""
+    rows = []
+    for name, by_variant in result["metrics"].items():
+        for variant, effect in by_variant.items():
+            title = f"{STATISTICS[name].title}{', ' + STATISTICS[name].unit if STATISTICS[name].unit else ''}"
+            rows.append(
+                (
+                    title,
+                    variant,
+                    with_interval(effect["value"], effect["interval"]),
+                    with_interval(effect["difference"], effect["difference_interval"]),
+                    with_interval(effect["ratio"], effect["ratio_interval"]),
+                    effect["verdict"] or "baseline",
+                )
+            )
+    return _table(("figure", "variant", "value", "difference", "ratio", "verdict"), rows)
+
+
+def _settings_table(result: Mapping[str, Any]) -> str:
+    keys = sorted({key for about in result["variants"].values() for key in about["settings"]})
+    rows = [
+        (key, *(about["settings"].get(key, "as the scenario has it") for about in result["variants"].values()))
+        for key in keys
+    ]
+    return _table(("setting", *result["variants"]), rows)
+
+
+def _machine_table(result: Mapping[str, Any]) -> str:
+    rows = []
+    for name, about in result["variants"].items():
+        for run_id, machine in zip(about["runs"], about["machine"], strict=True):
+            disturbed = "; ".join(machine.get("disturbances") or []) or "nothing seen"
+            figures = (_number(machine.get(key)) for key in ("clock_mhz", "temperature_c", "host_cpu_percent"))
+            rows.append((name, run_id, *figures, disturbed))
+    return _table(("variant", "run", "clock, MHz", "temperature, °C", "machine's CPU, %", "disturbed by"), rows)
+
+
+def _story(title: str, question: str, labels: Iterable[str], sentences: Iterable[str]) -> str:
+    badges = "".join(f"<span class='label'>{_text(label)}</span>" for label in labels)
+    asked = f"<p class='question'>{_text(question)}</p>" if question else ""
+    told = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences)
+    return f"<h1>{_text(title)}</h1><p>{badges}</p>{asked}<div class='verdict'>{told}</div>"
+
+
+def _charts(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> str:
+    note = (
+        "Charts show a part of the rows: of every stretch the longest iteration, of gaps an even share."
+        if thinned
+        else ""
+    )
+    divs = []
+    for title, figure in figures:
+        figure.update_layout(paper_bgcolor="#ffffff", plot_bgcolor="#ffffff")
+        drawing = figure.to_html(include_plotlyjs=False, full_html=False, config=charts.CONFIG)
+        divs.append(f"<figure><figcaption>{_text(title)}</figcaption>{drawing}</figure>")
+    return f"<section><h2>Charts</h2><p class='note'>{_text(note)}</p>{''.join(divs)}</section>"
+
+
+def _section(title: str, body: str, note: str = "") -> str:
+    return f"<section><h2>{_text(title)}</h2><p class='note'>{_text(note)}</p>{body}</section>"
+
+
+def _again(command: str) -> str:
+    return _section("How to run it again", f"<pre>{_text(command)}</pre>")
+
+
+def _compare_command(experiment: Experiment) -> str:
+    if experiment.kind == "sweep":
+        over = " ".join(f"--over {key}={','.join(values)}" for key, values in experiment.over.items())
+        return f"servescope sweep {experiment.scenario} {over} --repeats {experiment.repeats}"
+    variants = " ".join(
+        f"--variant '{v.name}:{','.join(f'{key}={value}' for key, value in v.settings.items())}'"
+        for v in experiment.variants
+    )
+    return f"servescope compare {experiment.scenario} {variants} --repeats {experiment.repeats}"
+
+
+def _fine_print(words: str) -> str:
+    return f"<footer>{_text(words)} Made with ServeScope.</footer>"
+
+
+def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
+    return _table(("", ""), pairs)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    heads = "".join(f"<th>{_text(cell)}</th>" for cell in head) if any(head) else ""
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<div class='wide'><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
+
+
+def with_interval(value: float | None, around: Sequence[float] | None) -> str:
+    """``12.3 (11.9 to 12.8)``; an interval wider than any use is called open."""
+    if value is None:
+        return ""
+    if around is None:
+        return _number(value)
+    if around[0] > 0 and around[1] > OPEN * around[0]:
+        return f"{_number(value)} (open: run more)"
+    return f"{_number(value)} ({_number(around[0])} to {_number(around[1])})"
+
+
+def _number(value: Any) -> str:
+    return f"{value:,.4g}" if isinstance(value, int | float) and value == value else "–"
+
+
+def _text(value: Any) -> str:
+    """Text that stays text: escaped, control characters shown as a box, each piece with its own writing direction."""
+    shown = "".join(c if c.isprintable() or c in "\n\u00a0" else "\ufffd" for c in str(value))
+    return html.escape(shown, quote=True)
+
+
+def _page(title: str, parts: Sequence[str]) -> str:
+    head = (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_text(title)}</title>"
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
+        f"<script>window.PlotlyConfig={json.dumps({'MathJaxConfig': 'local'})};</script><script>{get_plotlyjs()}</script></head>"
+    )
+    return f"{head}<body><main>{''.join(parts)}</main></body></html>"

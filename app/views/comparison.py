@@ -1,0 +1,233 @@
+"""The result of a comparison: verdict, figures, distributions, timelines, what differs, what was served."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import streamlit as st
+
+from app.charts.comparison import TIMELINE_POINTS, cdf, heat_map, timelines
+from app.comparison import judge
+from app.errors import LabError
+from app.experiment import Experiment
+from app.experimentfile import read_experiment
+from app.report import DISTRIBUTIONS, distribution, plane, with_interval
+from app.services import Lab, get_lab
+from app.views.chartcard import chart_card, page_palette
+from app.views.plain import plain
+from app.words import LABELS, ChartWords
+from store import queries
+from store.metrics import METRICS
+from store.samples import gap_counts_query, read_samples, request_figures_query
+from store.statistics import BAD, GOOD, STATISTICS
+
+MOST_CSV_ROWS = 20_000
+TIMELINE = ChartWords(
+    "Iterations on one time axis",
+    "Each strip is a variant's first repeat; a high step kept everybody waiting. Zooming one zooms all.",
+    "iteration",
+    ("start_ns", "end_ns"),
+)
+PLANE = ChartWords(
+    "Throughput against latency",
+    "To the right is more output, below is smoother. The dotted line joins the variants that no other beats on both.",
+    "slice",
+    ("itl_ns",),
+)
+GRID = ChartWords("Grid", "The figure at every combination of the two settings.", "slice", ("itl_ns",))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Everything the page draws of an experiment as far as it is."""
+
+    result: dict[str, Any]
+    distributions: dict[str, dict[str, np.ndarray]]
+    steps: dict[str, pa.Table]
+
+
+def comparison(lab: Lab, experiment: Experiment) -> None:
+    """Draw the result of what is finished."""
+    with lab.database.read() as con:
+        waiting = [
+            run
+            for v in experiment.variants
+            for run in experiment.runs_of(v.name)
+            if (queries.run(con, run) or {}).get("figures") is None
+        ]
+    if waiting:
+        st.fragment(_until_read, run_every=0.5)(lab, waiting)
+        return
+    try:
+        judged = _judged(experiment.experiment_id, experiment.complete_repeats())
+    except LabError as error:
+        st.error(plain(f"{error.message} {error.mend}"), icon=":material/block:")
+        return
+    result = judged.result
+    _labels(result)
+    for sentence in result["summary"]:
+        st.markdown(f"- {plain(sentence)}")
+    if any(about["disturbed"] for about in result["variants"].values()):
+        st.warning(
+            "The machine was disturbed while some runs were served; see Served below.", icon=":material/warning:"
+        )
+    _figures(result)
+    _charts(judged, experiment)
+    _differences(result)
+    _served(result)
+
+
+@lru_cache(maxsize=8)
+def _judged(experiment_id: str, repeats: int) -> Judged:
+    """Kept by how many repeats it rests on: the runs of a repeat never change."""
+    experiment = read_experiment(get_lab().home, experiment_id)
+    with get_lab().database.read() as con:
+        result = judge(con, experiment)
+        samples = {n: [read_samples(con, run) for run in about["runs"]] for n, about in result["variants"].items()}
+        steps = {
+            n: queries.iterations(con, about["runs"][0], TIMELINE_POINTS) for n, about in result["variants"].items()
+        }
+    return Judged(result, {name: distribution(samples, name) for name in DISTRIBUTIONS}, steps)
+
+
+def _until_read(lab: Lab, waiting: list[str]) -> None:
+    with lab.database.read() as con:
+        if all((queries.run(con, run) or {}).get("figures") is not None for run in waiting):
+            st.rerun()
+    st.caption("Reading the runs' last rows")
+    st.skeleton(height=160)
+
+
+def _labels(result: dict[str, Any]) -> None:
+    with st.container(horizontal=True):
+        st.badge(f"{result['repeats']} of {result['repeats_planned']} repeats", color="primary")
+        for label in result["labels"]:
+            st.badge(
+                plain(label), color="orange", icon=":material/label:", help=LABELS.get(label, "A label of these runs.")
+            )
+
+
+def _figures(result: dict[str, Any]) -> None:
+    rows = []
+    for name, by_variant in result["metrics"].items():
+        statistic = STATISTICS[name]
+        for variant, effect in by_variant.items():
+            mark = "▲ " if effect["verdict"] in GOOD else "▼ " if effect["verdict"] in BAD else ""
+            rows.append(
+                {
+                    "figure": statistic.title,
+                    "unit": statistic.unit,
+                    "variant": variant,
+                    "value": with_interval(effect["value"], effect["interval"]),
+                    "difference": with_interval(effect["difference"], effect["difference_interval"]),
+                    "ratio": with_interval(effect["ratio"], effect["ratio_interval"]),
+                    "verdict": f"{mark}{effect['verdict'] or 'baseline'}",
+                }
+            )
+    st.dataframe(rows, hide_index=True, height=420, alt="Every figure with its interval and what it says")
+    st.caption(
+        "Intervals of 95 %: requests resampled, repeats by Student's t. Ratio and difference are against the baseline."
+    )
+
+
+def _charts(judged: Judged, experiment: Experiment) -> None:
+    colours, result = page_palette(), judged.result
+    first = {name: about["runs"][0] for name, about in result["variants"].items()}
+    base = first[experiment.baseline]
+    columns = st.columns(2)
+    for n, name in enumerate(DISTRIBUTIONS):
+        metric = METRICS[name]
+        table = _long(judged.distributions[name], name)
+        row, needed = ("slice", ("itl_ns",)) if name == "itl_ms" else ("request", ("arrival_ns", "end_ns"))
+        words = ChartWords(f"{metric.title}, distribution", metric.formula, row, needed)
+        query = gap_counts_query(base) if name == "itl_ms" else request_figures_query(base)
+        with columns[n % 2]:
+            figure = cdf(judged.distributions[name], colours, title=metric.title)
+            chart_card(words, figure, table, query, name=f"cdf-{name}", summary=_medians(judged.distributions[name]))
+    steps = pa.concat_tables(
+        [t.append_column("variant", pa.array([n] * t.num_rows, pa.string())) for n, t in judged.steps.items()]
+    )
+    query = queries.iterations_query(base, TIMELINE_POINTS)
+    figure = timelines(judged.steps, colours)
+    chart_card(TIMELINE, figure, steps, query, name="timelines", summary=f"{len(judged.steps)} variants.")
+    table = pa.Table.from_pylist(
+        [
+            {"metric": metric, "variant": variant, "value": effect["value"]}
+            for metric, by_variant in result["metrics"].items()
+            for variant, effect in by_variant.items()
+        ]
+    )
+    query = queries.run_query(base)
+    told = "; ".join(
+        f"{row['variant']} {row['value']:.4g}" for row in table.to_pylist() if row["metric"] == "itl_ms_p99"
+    )
+    chart_card(PLANE, plane(result, palette=colours), table, query, name="plane", summary=told)
+    if len(experiment.over) == 2:
+        _grid(result, experiment, colours, table)
+
+
+def _grid(result: dict[str, Any], experiment: Experiment, colours: Any, table: pa.Table) -> None:
+    (x_name, x), (y_name, y) = experiment.over.items()
+    metric = st.selectbox(
+        "Figure of the grid", list(result["metrics"]), format_func=lambda m: STATISTICS[m].title, key="grid-figure"
+    )
+    values = np.full((len(y), len(x)), np.nan)
+    for variant in experiment.variants:
+        effect = result["metrics"][metric].get(variant.name)
+        if effect is not None:
+            values[y.index(variant.settings[y_name]), x.index(variant.settings[x_name])] = effect["value"]
+    figure = heat_map(x, y, values, colours, x_title=x_name, y_title=y_name, unit=STATISTICS[metric].unit)
+    query = queries.run_query(result["variants"][experiment.baseline]["runs"][0])
+    chart_card(GRID, figure, table, query, name="grid", summary=STATISTICS[metric].title)
+
+
+def _differences(result: dict[str, Any]) -> None:
+    st.markdown("**What differs in the settings**")
+    keys = sorted({key for about in result["variants"].values() for key in about["settings"]})
+    rows = [
+        {"setting": key}
+        | {name: about["settings"].get(key, "as the scenario has it") for name, about in result["variants"].items()}
+        for key in keys
+    ]
+    st.dataframe(rows, hide_index=True, alt="Settings that differ between the variants")
+
+
+def _served(result: dict[str, Any]) -> None:
+    st.markdown("**Served**")
+    rows = []
+    for name, about in result["variants"].items():
+        for run_id, machine in zip(about["runs"], about["machine"], strict=True):
+            rows.append(
+                {
+                    "variant": name,
+                    "run": f"/?run={run_id}",
+                    "same tokens as the baseline": "yes" if about["same_tokens_as_baseline"] else "no",
+                    "clock, MHz": machine.get("clock_mhz"),
+                    "temperature, °C": machine.get("temperature_c"),
+                    "machine's CPU, %": machine.get("host_cpu_percent"),
+                    "disturbed by": "; ".join(machine.get("disturbances") or []) or "nothing seen",
+                }
+            )
+    st.dataframe(
+        rows,
+        hide_index=True,
+        alt="The runs and the machine's state while each was served",
+        column_config={"run": st.column_config.LinkColumn("run", display_text=r"run=(.*)")},
+    )
+
+
+def _long(samples: dict[str, np.ndarray], name: str) -> pa.Table:
+    parts = []
+    for variant, values in samples.items():
+        kept = values[np.isfinite(values)][:MOST_CSV_ROWS]
+        parts.append(pa.table({"variant": pa.array([variant] * len(kept), pa.string()), name: pa.array(kept)}))
+    return pa.concat_tables(parts)
+
+
+def _medians(samples: dict[str, np.ndarray]) -> str:
+    known = {n: v[np.isfinite(v)] for n, v in samples.items()}
+    return "Medians: " + "; ".join(f"{n} {np.median(v):.4g} ms" for n, v in known.items() if len(v))

@@ -1,0 +1,158 @@
+"""Experiments on the page: choose one, follow it, stop it, let it go on, take it away as a file."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import streamlit as st
+
+from app.errors import LabError
+from app.experiment import Experiment
+from app.experimentfile import read_experiment
+from app.experimenting import current_turn, pause, resume, seconds_left
+from app.exports import export, import_file
+from app.services import Lab
+from app.views.plain import counted, plain
+from store.errors import StoreError
+
+LOOK_S = 1.0
+FILES = {
+    ".html": (
+        "Page",
+        ":material/article:",
+        "text/html",
+        "One file with everything on this page; opens anywhere, offline.",
+    ),
+    ".servescope": ("All rows", ":material/inventory_2:", "application/zip", "Another lab can import this."),
+    ".json": ("Trace", ":material/timeline:", "application/json", "Iterations and requests, for ui.perfetto.dev."),
+    ".csv": ("Figures", ":material/table:", "text/csv", "Every figure with its intervals."),
+}
+
+
+def experiment_picker(lab: Lab) -> str | None:
+    """The experiment of the address, else the newest; a list to change it, and a place to drop a snapshot."""
+    known = sorted(lab.home.experiment_ids(), reverse=True)
+    named = st.query_params.get("experiment")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = named
+        if known:
+            titles = {experiment_id: _title(lab, experiment_id) for experiment_id in known}
+            place = known.index(named) if named in known else 0
+            chosen = st.selectbox(
+                "Experiment",
+                known,
+                index=place,
+                format_func=lambda experiment_id: titles[experiment_id],
+                key=f"experiment-{named}-{len(known)}",
+            )
+        with st.popover("Import", icon=":material/upload:", help="A .servescope file from this or another lab"):
+            _import(lab)
+    if "imported" in st.session_state:
+        st.success(st.session_state.pop("imported"), icon=":material/check:")
+    if chosen is not None and chosen != named and (named is None or named in known):
+        st.query_params["experiment"] = chosen
+    return named if named is not None and named not in known else chosen
+
+
+def experiment_progress(lab: Lab, experiment: Experiment) -> None:
+    """How far it is; stop and go on. A running one is looked at every second."""
+    if experiment.state == "running":
+        st.fragment(_while_it_lasts, run_every=LOOK_S)(lab, experiment.experiment_id, experiment.complete_repeats())
+        return
+    if experiment.problem:
+        st.error(plain(experiment.problem), icon=":material/error:")
+    if experiment.state in ("paused", "failed"):
+        done = sum(turn.done for turn in experiment.turns)
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown(f"Stopped after {done} of {counted(len(experiment.turns), 'run')}; what is done is kept.")
+            if st.button("Go on", icon=":material/play_arrow:", key="resume"):
+                resume(lab.home, experiment.experiment_id)
+                lab.experimenter.take_up(experiment.experiment_id)
+                st.rerun()
+
+
+def exchange_row(lab: Lab, experiment_id: str) -> None:
+    """Buttons that make the files at the moment they are pressed."""
+    st.markdown("**Take it away**")
+    with st.container(horizontal=True):
+        for suffix, (label, icon, mime, words) in FILES.items():
+            st.download_button(
+                label,
+                data=_maker(lab, experiment_id, suffix),
+                file_name=f"{experiment_id}{suffix}",
+                mime=mime,
+                icon=icon,
+                help=words,
+                key=f"export{suffix}",
+                on_click="ignore",
+            )
+
+
+def _maker(lab: Lab, experiment_id: str, suffix: str) -> Callable[[], bytes]:
+    def make() -> bytes:
+        with tempfile.TemporaryDirectory(dir=lab.home.root, prefix=".export-") as folder:
+            path = Path(folder) / f"export{suffix}"
+            export(lab.home, experiment_id, path)
+            return path.read_bytes()
+
+    return make
+
+
+def _while_it_lasts(lab: Lab, experiment_id: str, seen_repeats: int) -> None:
+    experiment = read_experiment(lab.home, experiment_id)
+    if experiment.state != "running" or experiment.complete_repeats() != seen_repeats:
+        st.rerun()
+    done = sum(turn.done for turn in experiment.turns)
+    turn, left = current_turn(experiment), seconds_left(lab.home, experiment)
+    words = f"Run {done + 1} of {len(experiment.turns)}"
+    if turn is not None:
+        words += f": {turn.variant}{' (warm-up)' if turn.warm_up else f', repeat {turn.repeat + 1}'}"
+    if left is not None:
+        words += f", about {_duration(left)} left"
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.progress(done / len(experiment.turns), text=plain(words))
+        if st.button(
+            "Stop", icon=":material/stop_circle:", key="stop", help="What is done is kept; it can go on later."
+        ):
+            try:
+                pause(lab.home, experiment_id, lab.queue.cancel)
+            except LabError as error:
+                st.error(plain(f"{error.message} {error.mend}"))
+            st.rerun()
+
+
+def _import(lab: Lab) -> None:
+    upload = st.file_uploader("A .servescope file", type=["servescope"], key="import")
+    if upload is None or not st.button("Take it in", key="import-now", type="primary"):
+        return
+    with tempfile.TemporaryDirectory(dir=lab.home.root, prefix=".upload-") as folder:
+        path = Path(folder) / "upload.servescope"
+        path.write_bytes(upload.getbuffer())
+        try:
+            imported = import_file(lab.home, path)
+        except (LabError, StoreError) as error:
+            st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
+            return
+    for run_id in imported.runs:
+        lab.collector.notify(run_id)
+    st.session_state["imported"] = (
+        f"{counted(len(imported.runs), 'run')} imported, {len(imported.known)} were here already."
+    )
+    if imported.experiment_id:
+        st.query_params["experiment"] = imported.experiment_id
+    st.rerun()
+
+
+def _title(lab: Lab, experiment_id: str) -> str:
+    try:
+        experiment = read_experiment(lab.home, experiment_id)
+    except LabError:
+        return experiment_id
+    names = " / ".join(v.name for v in experiment.variants[:4])
+    return f"{experiment.title}: {names} ({experiment_id})"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,258 @@
+"""Finding KV blocks by the text they hold: the prefix cache over the paged pool.
+
+A full block is published under a hash chained over everything before it, so equal hashes mean equal prefixes; the tokens are
+compared all the same, so a collision can never hand one request another's text.
+
+    root -- "You are a helpful" -- " assistant. Answer" -- " in one sentence."      published blocks, a tree
+        \\                                              \\- " with a poem. Use"
+         \\- "def quicksort(" ...
+
+A request that comes finds its longest path from the root. Whole blocks are shared (or copied where memory is not to be shared);
+of the next block it copies the tokens that agree (copy-on-write of a partial block). Everything that was computed is published
+as soon as its block is full; when two requests computed the same block at once, the later one lets go of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from engine.config import PrefixSharing
+from engine.kv.grouping import flatten, running_order
+from engine.kv.pool import BlockPool, IntegrityError
+from engine.kv.prefixes import NOTHING, Match, Node, Prefixes
+from engine.request import Request
+
+REMEMBERED = 4  # evicted blocks are remembered up to so many times the pool's size, to tell what evictions cost
+MOST_COMPARED = 16  # blocks looked at for the longest partial match
+
+HashBlock = Callable[[int, Sequence[int]], int]
+
+
+def hash_block(parent: int, tokens: Sequence[int]) -> int:
+    """63 bits over a block's tokens and the hash of what comes before."""
+    digest = hashlib.blake2b(array("q", [parent, *tokens]).tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class PrefixCache(Prefixes):
+    """The index of published blocks. ``copy_block(source, destination)`` copies a block's keys and values."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        settings: PrefixSharing,
+        copy_block: Callable[[int, int], None],
+        hash_block: HashBlock = hash_block,
+    ) -> None:
+        super().__init__(pool)
+        self.settings = settings
+        self.waits = settings.wait_in_flight and settings.skip_prefill
+        self.reserves = settings.admission == "memory"
+        self._copy_block = copy_block
+        self._hash_block = hash_block
+        self._roots: dict[str, Node] = {}
+        self._by_hash: dict[int, Node] = {}
+        self._by_block: dict[int, Node] = {}
+        self._tips: dict[int, tuple[int, Node]] = {}  # request -> blocks published or taken so far, the last one's node
+        self._lost: OrderedDict[int, None] = OrderedDict()  # hashes of evicted blocks
+        self._evicted = 0
+        self._ranked = 0
+        pool.evicted = self._forget
+
+    def match(self, request: Request, room: int) -> Match:
+        if not self.settings.skip_prefill:
+            return NOTHING
+        size, limit = self.pool.block_size, request.num_known_tokens - 1
+        path = self._path(request, limit // size)
+        whole = len(path)
+        node = path[-1] if path else self._root(request)
+        partial, tokens = self._partial(node, request.token_ids[whole * size : min(limit, (whole + 1) * size)])
+        match = Match(
+            tuple(path),
+            partial,
+            tokens,
+            self._hash(request, whole) if whole < limit // size else -1,
+            self._lost_after(request, whole, limit // size),
+        )
+        if partial is not None and self.blocks_needed(request, match) > room:
+            match = match._replace(partial=None, partial_tokens=0)
+        if not self.settings.share_memory and self.blocks_needed(request, match) > room:
+            match = match._replace(path=())
+        return match
+
+    def blocks_needed(self, request: Request, match: Match) -> int:
+        needed = self.pool.blocks_for(request.num_known_tokens)
+        if self.settings.share_memory:
+            needed -= len(match.path)
+        return needed + sum(1 for node in (*match.path, match.partial) if node and not self.pool.ref_count(node.block))
+
+    def attach(self, request: Request, match: Match) -> None:
+        pool, whole = self.pool, len(match.path)
+        total = pool.blocks_for(request.num_known_tokens)
+        if self.settings.share_memory:
+            for position, node in enumerate(match.path):
+                pool.share(node.block, request.index, position)
+            request.block_table = [node.block for node in match.path]
+        else:
+            for node in reversed(match.path):
+                pool.touch(node.block)
+        if match.partial is not None:
+            pool.touch(match.partial.block)
+        held = len(request.block_table)
+        request.block_table += pool.allocate(total - held, request.index, held)
+        for position in range(held, whole):
+            self._copy_block(match.path[position].block, request.block_table[position])
+        request.num_computed_tokens = whole * pool.block_size
+        if match.partial is not None:
+            self._copy_block(match.partial.block, request.block_table[whole])
+            request.num_computed_tokens += match.partial_tokens
+        self._tips[request.index] = (whole, match.path[-1] if match.path else self._root(request))
+
+    def pending(self, request: Request, first: int, last: int) -> Sequence[int]:
+        size = self.pool.block_size
+        whole = len(request.token_ids) // size
+        return [self._hash(request, position) for position in range(first // size, min(-(-last // size), whole))]
+
+    def computed(self, request: Request, before: int) -> None:
+        pool, size = self.pool, self.pool.block_size
+        done, node = self._tips[request.index]
+        for position in range(done, min(request.num_computed_tokens, len(request.token_ids)) // size):
+            block = request.block_table[position]
+            node = self._publish(request, position, node)
+            pool.filled(block, request.index, position)
+            if self.settings.share_memory and node.findable and node.block != block:
+                pool.share(node.block, request.index, position)
+                request.block_table[position] = node.block
+                pool.free([block], request.index, position)
+            self._tips[request.index] = (position + 1, node)
+
+    def release(self, request: Request) -> None:
+        super().release(request)
+        self._tips.pop(request.index, None)
+
+    def rank(self, waiting: Sequence[Request]) -> None:
+        if self.settings.order == "arrival":
+            return
+        size = self.pool.block_size
+        fresh = [r for r in waiting if not r.preemptions]  # a preempted request keeps its place
+        paths = [[self._hash(r, place) for place in range((r.num_known_tokens - 1) // size)] for r in fresh]
+        lengths = [r.num_prompt_tokens for r in fresh]
+        order = running_order(flatten(paths), lengths, [r.max_tokens for r in fresh], size)
+        for place, number in enumerate(order):
+            fresh[number].rank = self._ranked + place
+        self._ranked += len(fresh)
+
+    def take_evicted(self) -> int:
+        count, self._evicted = self._evicted, 0
+        return count
+
+    def check_integrity(self) -> None:
+        for block, node in self._by_block.items():
+            if node.block != block or self._by_hash.get(node.hash) is not node:
+                raise IntegrityError(f"block {block} is indexed as {node.block} under hash {node.hash}")
+            if node.parent is None or not node.parent.findable:
+                raise IntegrityError(f"block {block} is published below a block that is gone")
+        if self._by_block.keys() != self.pool.published:
+            raise IntegrityError("the pool and the prefix index disagree about which blocks can be found")
+        if len(self._by_hash) != len(self._by_block):
+            raise IntegrityError(f"{len(self._by_hash)} hashes stand for {len(self._by_block)} blocks")
+
+    def _root(self, request: Request) -> Node:
+        """Where the paths of a request start: one root for all, or one for each tenant."""
+        salt = (request.spec.group or "") if self.settings.salt_by_group else ""
+        root = self._roots.get(salt)
+        if root is None:
+            digest = hashlib.blake2b(salt.encode(), digest_size=8).digest()
+            root = self._roots[salt] = Node(-1, int.from_bytes(digest, "little") >> 1, (), None)
+        return root
+
+    def _hash(self, request: Request, position: int) -> int:
+        """The chained hash of the request's whole block at ``position``; computed once per request."""
+        size, known = self.pool.block_size, request.block_hashes
+        for place in range(len(known), position + 1):
+            parent = known[-1] if known else self._root(request).hash
+            known.append(self._hash_block(parent, request.token_ids[place * size : (place + 1) * size]))
+        return known[position]
+
+    def _path(self, request: Request, most: int) -> list[Node]:
+        """The published blocks that hold the request's first tokens, at most ``most`` of them."""
+        size = self.pool.block_size
+        node = self._root(request)
+        path: list[Node] = []
+        for position in range(most):
+            child = self._by_hash.get(self._hash(request, position))
+            if child is None or child.parent is not node:
+                break
+            if child.tokens != request.token_ids[position * size : (position + 1) * size]:
+                break
+            path.append(child)
+            node = child
+        return path
+
+    def _publish(self, request: Request, position: int, parent: Node) -> Node:
+        """The node of the request's block: the one that holds the same text already, or a new one.
+
+        An unfindable node (never in the index) where the hash is taken by another text or the parent is gone.
+        """
+        size, hash = self.pool.block_size, self._hash(request, position)
+        tokens = request.token_ids[position * size : (position + 1) * size]
+        known = self._by_hash.get(hash)
+        if known is not None and known.parent is parent and known.tokens == tokens:
+            return known
+        node = Node(-1, hash, tokens, parent)
+        if known is None and parent.findable:
+            node.block = request.block_table[position]
+            self._by_hash[hash] = self._by_block[node.block] = node
+            parent.children.setdefault(tokens[0], []).append(node)
+            self.pool.publish(node.block, hash)
+            self._lost.pop(hash, None)
+        return node
+
+    def _partial(self, node: Node, tokens: Sequence[int]) -> tuple[Node | None, int]:
+        """The published block after ``node`` that begins with most of ``tokens``, and how many agree."""
+        if not tokens or not self.settings.copy_partial:
+            return None, 0
+        candidates = node.children.get(tokens[0], [])[-MOST_COMPARED:]
+        agreeing = [(_agreeing(child.tokens, tokens), -place) for place, child in enumerate(candidates)]
+        if not agreeing:
+            return None, 0
+        most, place = max(agreeing)
+        return candidates[-place], most
+
+    def _lost_after(self, request: Request, first: int, last: int) -> int:
+        """Tokens of the whole blocks from ``first`` on, below ``last``, that were evicted."""
+        position = first
+        while position < last and self._hash(request, position) in self._lost:
+            position += 1
+        return (position - first) * self.pool.block_size
+
+    def _forget(self, block: int) -> None:
+        """A published block's content is lost, and with it the way to everything below."""
+        self._evicted += 1
+        node = self._by_block[block]
+        assert node.parent is not None
+        siblings = node.parent.children[node.tokens[0]]
+        siblings.remove(node)
+        if not siblings:
+            del node.parent.children[node.tokens[0]]
+        pending = [node]
+        while pending:
+            gone = pending.pop()
+            for children in gone.children.values():
+                pending += children
+            gone.children = {}
+            if gone is not node:
+                self.pool.withdraw(gone.block)
+            del self._by_block[gone.block], self._by_hash[gone.hash]
+            gone.block = -1
+            self._lost[gone.hash] = None
+        while len(self._lost) > REMEMBERED * self.pool.num_blocks:
+            self._lost.popitem(last=False)
+
+
+def _agreeing(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the common beginning."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

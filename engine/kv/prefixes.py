@@ -1,0 +1,94 @@
+"""What the scheduler asks of prefix sharing, and the answer where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from engine.kv.pool import BlockPool
+from engine.request import Request
+
+
+class Node:
+    """A published block: its tokens after its parent's. ``block`` is -1 for a root, and once the content is lost."""
+
+    __slots__ = ("block", "children", "hash", "parent", "tokens")
+
+    def __init__(self, block: int, hash: int, tokens: Sequence[int], parent: Node | None) -> None:
+        self.block = block
+        self.hash = hash
+        self.tokens = tokens
+        self.parent = parent
+        self.children: dict[int, list[Node]] = {}  # by their first token
+
+    @property
+    def findable(self) -> bool:
+        return self.block >= 0 or self.parent is None
+
+
+class Match(NamedTuple):
+    """What the pool holds of a request's prompt."""
+
+    path: tuple[Node, ...] = ()  # whole blocks from the first token on
+    partial: Node | None = None  # a block whose first ``partial_tokens`` come next
+    partial_tokens: int = 0
+    next_hash: int = -1  # of the first whole block that was not found; -1 if there is none
+    lost_tokens: int = 0  # tokens after the match that had been cached and were evicted
+
+
+NOTHING = Match()
+
+
+class Prefixes:
+    """Finds nothing and keeps nothing: the pool without prefix sharing, and the contract of the one with it."""
+
+    waits = False  # a request waits for a block that another one computes in the same step
+    reserves = False  # a request is admitted only when all it may grow to fits, however many run
+
+    def __init__(self, pool: BlockPool) -> None:
+        self.pool = pool
+
+    def match(self, request: Request, room: int) -> Match:
+        """The longest prefix of a waiting request that the pool holds, at most all but its last token. Changes nothing.
+
+        ``room``: free blocks that may be used. Whatever part of the match needs more than is there is left out, so a match never
+        keeps a request waiting that would have a place without it.
+        """
+        return NOTHING
+
+    def blocks_needed(self, request: Request, match: Match) -> int:
+        """Free blocks it takes to give the request a place for all its tokens; cached blocks that it takes over count."""
+        return self.pool.blocks_for(request.num_known_tokens)
+
+    def attach(self, request: Request, match: Match) -> None:
+        """Fill the request's block table and set its ``num_computed_tokens`` to what was found.
+
+        Raises:
+            PoolExhausted: fewer than ``blocks_needed`` blocks are free.
+        """
+        request.block_table = self.pool.allocate(self.pool.blocks_for(request.num_known_tokens), request.index, 0)
+
+    def pending(self, request: Request, first: int, last: int) -> Sequence[int]:
+        """Hashes of the whole blocks that hold the request's tokens ``first`` to ``last``."""
+        return ()
+
+    def computed(self, request: Request, before: int) -> None:
+        """The request has computed tokens beyond ``before``; publish the blocks they filled."""
+        size = self.pool.block_size
+        for position in range(before // size, request.num_computed_tokens // size):
+            self.pool.filled(request.block_table[position], request.index, position)
+
+    def release(self, request: Request) -> None:
+        """The request ended or was preempted: its blocks are free, and found as long as they last."""
+        self.pool.free(request.block_table, request.index)
+        request.block_table = []
+
+    def rank(self, waiting: Sequence[Request]) -> None:
+        """Put waiting requests in the order that shares best, by their ``rank``; called when new ones have come."""
+
+    def take_evicted(self) -> int:
+        """Blocks evicted since the last call."""
+        return 0
+
+    def check_integrity(self) -> None:
+        """Raises ``IntegrityError`` where pool and index disagree."""

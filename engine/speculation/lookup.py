@@ -1,0 +1,65 @@
+"""Prompt lookup: what followed the last few tokens when they occurred before is the guess."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.request import NO_DRAFT, Draft, Request
+from engine.speculation.base import Proposer
+
+
+class NGramIndex:
+    """Where each n-gram of a growing text ended last; adding a token costs O(longest - shortest + 1).
+
+    tokens   the cat sat on the mat . the cat | ?
+    2-gram "the cat" ended before place 2 -> guess: sat on the ...
+    """
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        self._sizes = range(longest, shortest - 1, -1)
+        self._next: dict[tuple[int, ...], int] = {}  # n-gram -> the place after its latest end
+        self._added = 0
+
+    def update(self, tokens: Sequence[int]) -> None:
+        """Take in tokens added since the last call. N-grams that end with the very last token stay out: nothing follows yet."""
+        for end in range(self._added + 1, len(tokens)):
+            for size in self._sizes:
+                if size <= end:
+                    self._next[tuple(tokens[end - size : end])] = end
+        self._added = max(self._added, len(tokens) - 1)
+
+    def guess(self, tokens: Sequence[int], length: int) -> list[int]:
+        """At most ``length`` tokens after the latest earlier occurrence of the longest n-gram that ends ``tokens``.
+
+        Where the occurrence overlaps the end, the guess goes on into itself, so a period goes on for ever.
+        """
+        for size in self._sizes:
+            if size <= len(tokens) and (place := self._next.get(tuple(tokens[-size:]))) is not None:
+                guess = list(tokens[place : place + length])
+                while len(guess) < length:
+                    guess.append(guess[len(guess) - (len(tokens) - place)])
+                return guess
+        return []
+
+
+class PromptLookup(Proposer):
+    """Looks the end of each request up in its own prompt and output, longest match first; needs no second model."""
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        """n-grams of ``shortest`` to ``longest`` tokens are looked up."""
+        self._bounds = shortest, longest
+        self._indexes: dict[int, NGramIndex] = {}
+
+    def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
+        drafts = []
+        for request, length in zip(requests, lengths, strict=True):
+            index = self._indexes.get(request.index)
+            if index is None:
+                index = self._indexes[request.index] = NGramIndex(*self._bounds)
+            index.update(request.token_ids)
+            guess = index.guess(request.token_ids, length) if length > 0 else []
+            drafts.append(Draft(guess) if guess else NO_DRAFT)
+        return drafts
+
+    def forget(self, request: Request) -> None:
+        self._indexes.pop(request.index, None)

@@ -1,0 +1,154 @@
+"""SmartSpec: guess as far as it pays, by useful tokens per second predicted anew for every iteration (SmartSpec, 2024; papers 4.6).
+
+    G = U / T      U: tokens the iteration is expected to emit, from measured acceptance
+                   T: time it will take, from a regression on this run's own iterations
+
+A request whose guesses are accepted with probability a gains a ** j tokens from its j-th guess. Guesses of all requests are taken
+in the order of that gain, equal ones together, as long as G is the greatest; where all requests are alike this is SmartSpec's
+scan over one k for all. Nothing guessed is one of the choices, and then now and then a short guess keeps the estimate alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from engine.scheduler import Decision, Plan, PlanBuilder, Slice
+from engine.speculation.control import LengthControl
+from engine.speculation.steptime import Load, StepTime
+
+FIRST_ACCEPTANCE = 0.7
+REQUEST_WEIGHT = 0.15  # of each tested guess in its request's acceptance
+GLOBAL_WEIGHT = 0.02  # of each tested guess in the acceptance new requests start with
+PROBE_EVERY = 24  # decodes that could have guessed and did not, until they probe
+PROBE_LENGTH = 2
+ENOUGH_STEPS = 4  # iterations before the regression is trusted
+
+
+class Acceptance:
+    """How likely a guess is accepted, per request and over all; only tested guesses count, none after a rejected one."""
+
+    def __init__(self) -> None:
+        self.overall = FIRST_ACCEPTANCE
+        self._own: dict[int, float] = {}
+
+    def of(self, request: int) -> float:
+        return self._own.get(request, self.overall)
+
+    def update(self, request: int, drafted: int, accepted: int) -> None:
+        own = self.of(request)
+        for hit in [1.0] * accepted + [0.0] * (accepted < drafted):
+            own += REQUEST_WEIGHT * (hit - own)
+            self.overall += GLOBAL_WEIGHT * (hit - self.overall)
+        self._own[request] = own
+
+    def forget(self, request: int) -> None:
+        self._own.pop(request, None)
+
+
+def best_lengths(
+    acceptances: Sequence[float], reach: Sequence[int], others: int, seconds: Callable[[int, int], float]
+) -> tuple[list[int], float]:
+    """The lengths with the most useful tokens per second.
+
+    Args:
+        acceptances, reach: of each request that could guess, and how far.
+        others: tokens that are emitted whatever is guessed: those of requests that cannot guess.
+        seconds: predicted time of the iteration, given the guesses in all and the longest one.
+
+    Returns:
+        A length for each request, and the predicted tokens per second.
+    """
+    gains = sorted(
+        (round(a**j, 9), j, i)
+        for i, (a, most) in enumerate(zip(acceptances, reach, strict=True))
+        for j in range(1, most + 1)
+    )
+    lengths = [0] * len(reach)
+    useful = float(len(reach) + others)
+    best, goodput = list(lengths), useful / seconds(0, 0)
+    total = longest = 0
+    for gain, alike in groupby(reversed(gains), key=lambda entry: entry[0]):
+        for _, j, i in alike:
+            lengths[i] = max(lengths[i], j)
+            longest = max(longest, j)
+            total += 1
+            useful += gain
+        if (candidate := useful / seconds(total, longest)) > goodput:
+            best, goodput = list(lengths), candidate
+    return best, goodput
+
+
+class SmartLength(LengthControl):
+    """Chooses lengths by ``best_lengths``; learns acceptance and step time from every iteration."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.acceptance = Acceptance()
+        self.step_time = StepTime()
+        self._last: dict[int, int] = {}  # request -> length chosen last
+        self._idle = 0  # decodes that could have guessed and did not, since the last probe
+
+    def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
+        able = [i for i, most in enumerate(reach) if most > 0]
+        if not able:
+            return list(reach)
+        acceptances = [self.acceptance.of(parts[i].request.index) for i in able]
+        chosen, goodput, reason = self._best(builder, acceptances, [reach[i] for i in able], len(parts) - len(able))
+        if not any(chosen):
+            self._idle += len(able)
+            if self._idle >= PROBE_EVERY:
+                self._idle, reason = 0, "probe"
+                chosen = [min(PROBE_LENGTH, reach[i]) for i in able]
+        lengths = [0] * len(parts)
+        for i, length in zip(able, chosen, strict=True):
+            lengths[i] = length
+            self._note(builder, parts[i].request.index, length, reason, goodput)
+        return lengths
+
+    def learn(self, plan: Plan, duration_ns: int) -> None:
+        drafted = [part for part in plan.slices if part.drafted]
+        for part in drafted:
+            self.acceptance.update(part.request.index, part.drafted, part.accepted)
+        longest = max((part.drafted for part in drafted), default=0)
+        self.step_time.update(load_of(plan, 0), longest, duration_ns, plan.draft_ns)
+
+    def describe(self) -> dict[str, float]:
+        return {
+            "acceptance": self.acceptance.overall,
+            "step_time_fit": self.step_time.fit,
+            **self.step_time.coefficients,
+        }
+
+    def forget(self, request_index: int) -> None:
+        self.acceptance.forget(request_index)
+        self._last.pop(request_index, None)
+
+    def _best(
+        self, builder: PlanBuilder, acceptances: Sequence[float], reach: Sequence[int], others: int
+    ) -> tuple[list[int], float, str]:
+        if self.step_time.steps < ENOUGH_STEPS:
+            return [min(PROBE_LENGTH, most) for most in reach], float("nan"), "probe"
+
+        def seconds(total: int, longest: int) -> float:
+            return self.step_time.predict(load_of(builder.plan, total), longest) / 1e9
+
+        return *best_lengths(acceptances, reach, others, seconds), "acceptance"
+
+    def _note(self, builder: PlanBuilder, request: int, length: int, reason: str, goodput: float) -> None:
+        """A decision row where the length changes: the length and the useful tokens per second it promises."""
+        if self._last.get(request) == length:
+            return
+        self._last[request] = length
+        value = goodput if goodput == goodput else None
+        builder.plan.decisions.append(Decision(request, "speculation", reason, length, value=value))
+
+
+def load_of(plan: Plan, guesses: int) -> Load:
+    """What an iteration is asked to do: the plan, and ``guesses`` more tokens to verify."""
+    return Load(
+        kv_tokens=sum(part.context_len + part.tokens for part in plan.slices) + guesses,
+        tokens=plan.num_tokens + guesses,
+        sequences=len(plan.slices),
+        verifies=guesses > 0 or any(part.drafted for part in plan.slices),
+    )

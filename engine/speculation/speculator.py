@@ -1,0 +1,81 @@
+"""Drafts for an iteration that is being planned: who gets how many guesses, under the budget and the free blocks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from engine.request import Request
+from engine.scheduler import Plan, PlanBuilder, Slice
+from engine.speculation.base import Proposer
+from engine.speculation.control import LengthControl
+
+
+class Speculator:
+    """The scheduler's ``Drafter``: a proposer that guesses and a control that says how far."""
+
+    def __init__(self, proposer: Proposer, control: LengthControl, max_model_len: int) -> None:
+        self.proposer = proposer
+        self.control = control
+        self.max_model_len = max_model_len
+
+    def extend(self, builder: PlanBuilder) -> None:
+        """Turn decodes of the plan into verifications. Never preempts, never exceeds the budget."""
+        started = time.perf_counter_ns()
+        parts = [part for part in builder.plan.slices if not part.is_prefill and part.samples]
+        if parts:
+            reach = [min(self.control.most, self._useful(part.request)) for part in parts]
+            if self.proposer.runs_model:
+                self._guess_after_choosing(builder, parts, reach)
+            else:
+                self._guess_before_choosing(builder, parts, reach)
+        builder.plan.draft_ns += time.perf_counter_ns() - started
+
+    def learn(self, plan: Plan, duration_ns: int) -> None:
+        self.control.learn(plan, duration_ns)
+
+    def describe(self) -> dict[str, float]:
+        """What the control learnt, for the run's summary."""
+        return self.control.describe()
+
+    def forget(self, request: Request) -> None:
+        self.proposer.forget(request)
+        self.control.forget(request.index)
+
+    def _guess_before_choosing(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> None:
+        drafts = self.proposer.propose([part.request for part in parts], reach)
+        lengths = self.control.choose(builder, parts, [len(draft.tokens) for draft in drafts])
+        for part, draft, length in zip(parts, drafts, fitting(builder, parts, lengths), strict=True):
+            if length > 0:
+                builder.grant_draft(part, draft.cut(length))
+
+    def _guess_after_choosing(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> None:
+        lengths = fitting(builder, parts, self.control.choose(builder, parts, reach))
+        if not any(lengths):
+            return
+        for part, length in zip(parts, lengths, strict=True):
+            builder.reserve(part.request, part.context_len + 1 + length)
+        for part, draft in zip(parts, self.proposer.propose([part.request for part in parts], lengths), strict=True):
+            if draft.tokens:
+                builder.grant_draft(part, draft)
+            builder.scheduler.give_back(part.request, builder.pool.blocks_for(part.context_len + part.tokens))
+
+    def _useful(self, request: Request) -> int:
+        """Guesses that can still become output: the target adds one token of its own."""
+        known = len(request.token_ids)
+        return max(0, min(request.max_tokens - request.num_output_tokens, self.max_model_len - known) - 1)
+
+
+def fitting(builder: PlanBuilder, parts: Sequence[Slice], lengths: Sequence[int]) -> list[int]:
+    """``lengths`` cut to what the budget leaves and the free blocks hold, the most important requests first."""
+    room, free = builder.room_for_drafts, builder.pool.num_free
+    fits = []
+    for part, wanted in zip(parts, lengths, strict=True):
+        held = len(part.request.block_table)
+        length = wanted if room is None else min(wanted, room)
+        length = max(0, min(length, (held + free) * builder.pool.block_size - part.context_len - 1))
+        free -= max(0, builder.pool.blocks_for(part.context_len + 1 + length) - held)
+        if room is not None:
+            room -= length
+        fits.append(length)
+    return fits

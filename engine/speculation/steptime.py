@@ -1,0 +1,102 @@
+"""How long an iteration takes, learnt from this run's own iterations: SmartSpec's regression (papers 4.6)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+NAMES = ("per_kv_token_ns", "per_token_ns", "per_sequence_ns", "verify_ns", "base_ns")
+_SCALE = np.array([1000.0, 10.0, 10.0, 1.0, 1.0])  # brings the features to the same size
+_MEMORY = 0.995  # weight of all earlier iterations at each new one: about the last 200 count
+_RIDGE = 1e-3  # keeps coefficients finite while iterations are too alike to tell them apart
+_OUTLIER = 3.0  # iterations this many times slower than predicted are the machine's, not the batch's
+_LOCAL_WEIGHT = 0.25
+_DRAFT_WEIGHT = 0.1
+
+
+class Load(NamedTuple):
+    """What an iteration's time depends on."""
+
+    kv_tokens: int  # keys read in one layer
+    tokens: int
+    sequences: int
+    verifies: bool
+
+
+class StepTime:
+    """T = c_kv kv_tokens + c_tok tokens + c_seq sequences + c_spec [verifies] + c_0, and guessing by the length of the longest guess.
+
+    Least squares with forgetting. A batch of few tokens does not cost exactly its share of a line, so what iterations of a certain
+    number of tokens took against the line corrects the prediction for that number.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.draft_ns = 0.0  # guessing, per token of the longest guess
+        self._gram = np.zeros((5, 5))
+        self._moment = np.zeros(5)
+        self._coefficients: np.ndarray | None = None
+        self._local: dict[tuple[int, bool], float] = {}  # (tokens, verifies) -> measured / line
+        self._squares = self._total = self._mean = 0.0  # of predictions against measurements
+
+    def update(self, load: Load, longest: int, duration_ns: int, draft_ns: int) -> None:
+        """Take in an iteration: its load, its longest guess, how long it took, and the part of that spent guessing."""
+        measured = float(duration_ns - draft_ns)
+        if longest > 0:
+            share = draft_ns / longest
+            self.draft_ns += (share - self.draft_ns) * (_DRAFT_WEIGHT if self.draft_ns else 1.0)
+        if self.steps:
+            predicted = self._line(load)
+            if self.steps >= 8 and measured > _OUTLIER * predicted * self._local.get(_place(load), 1.0):
+                return
+            if predicted > 0:
+                old = self._local.get(_place(load), 1.0)
+                self._local[_place(load)] = old + _LOCAL_WEIGHT * (measured / predicted - old)
+            self._judge(measured, predicted)
+        features = _features(load)
+        self._gram = _MEMORY * self._gram + np.outer(features, features)
+        self._moment = _MEMORY * self._moment + features * measured
+        self._coefficients = None
+        self.steps += 1
+
+    def predict(self, load: Load, longest: int) -> float:
+        """Expected ns of an iteration whose longest guess has ``longest`` tokens; at least 1."""
+        line = self._line(load) * self._local.get(_place(load), 1.0)
+        return max(1.0, line + longest * self.draft_ns)
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        """The regression's line by name, in ns, and what guessing one token costs."""
+        fitted = self._solve() / _SCALE
+        return {name: float(value) for name, value in zip(NAMES, fitted, strict=True)} | {
+            "draft_per_token_ns": self.draft_ns
+        }
+
+    @property
+    def fit(self) -> float:
+        """Share of the iterations' variance the predictions explained (R squared); 1 is all of it."""
+        return 1.0 - self._squares / self._total if self._total > 0 else 0.0
+
+    def _line(self, load: Load) -> float:
+        return float(self._solve() @ _features(load))
+
+    def _solve(self) -> np.ndarray:
+        if self._coefficients is None:
+            ridge = _RIDGE * np.eye(5) * max(1.0, self._gram.trace() / 5) * 0.01
+            self._coefficients = np.linalg.solve(self._gram + ridge, self._moment)
+        return self._coefficients
+
+    def _judge(self, measured: float, predicted: float) -> None:
+        before = self._mean
+        self._mean += (measured - before) / self.steps
+        self._total += (measured - before) * (measured - self._mean)
+        self._squares += (measured - predicted) ** 2
+
+
+def _features(load: Load) -> np.ndarray:
+    return np.array([load.kv_tokens, load.tokens, load.sequences, float(load.verifies), 1.0]) / _SCALE
+
+
+def _place(load: Load) -> tuple[int, bool]:
+    return load.tokens, load.verifies

@@ -1,0 +1,82 @@
+"""What prefix sharing gave in a run: over time, as three effects, and as the tree of prefixes at any iteration."""
+
+from __future__ import annotations
+
+import duckdb
+import pyarrow as pa
+
+from store.query import Query
+
+MOST_NODES = 20_000
+
+
+def savings_query(run_id: str, max_points: int = 2000) -> Query:
+    return Query(
+        """
+WITH counted AS (
+  SELECT end_ns / 1e9 AS t, iteration, blocks_spared, kv_bytes_spared,
+         sum(prefix_hit_tokens) OVER w AS found_tokens, sum(prefill_tokens) OVER w AS computed_tokens,
+         row_number() OVER w AS number, count(*) OVER () AS rows
+  FROM iterations WHERE run_id = $run WINDOW w AS (ORDER BY iteration)
+)
+SELECT t, iteration, found_tokens::BIGINT AS found_tokens, computed_tokens::BIGINT AS computed_tokens,
+       found_tokens / nullif(found_tokens + computed_tokens, 0) AS hit_rate, blocks_spared, kv_bytes_spared
+FROM counted WHERE number = rows OR number % (rows // $points + 1) = 0 ORDER BY iteration""".strip(),
+        {"run": run_id, "points": max(2, max_points)},
+    )
+
+
+def savings(con: duckdb.DuckDBPyConnection, run_id: str, max_points: int = 2000) -> pa.Table:
+    """Prompt tokens found and computed so far, the share found, and blocks and bytes spared at the moment."""
+    return savings_query(run_id, max_points).table(con)
+
+
+def effects_query(run_id: str) -> Query:
+    return Query(
+        """
+SELECT sum(prefix_hit_tokens) / nullif(sum(prefix_hit_tokens) + sum(prefill_tokens), 0) AS prefill_share,
+       sum(blocks_spared * (end_ns - start_ns)) / nullif(sum((blocks_used + blocks_spared) * (end_ns - start_ns)), 0)
+         AS memory_share,
+       sum(kv_bytes_spared) / nullif(sum(kv_bytes_spared) + sum(bytes), 0) AS read_share,
+       sum(prefix_hit_tokens)::BIGINT AS tokens_found, max(blocks_spared) AS most_blocks_spared,
+       sum(kv_bytes_spared) AS bytes_spared
+FROM iterations WHERE run_id = $run""".strip(),
+        {"run": run_id},
+    )
+
+
+def effects(con: duckdb.DuckDBPyConnection, run_id: str) -> pa.Table:
+    """One row: the share of prefill not done again, of KV memory not held twice (over time), of memory traffic not needed."""
+    return effects_query(run_id).table(con)
+
+
+def tree_query(run_id: str, iteration: int, limit: int = MOST_NODES) -> Query:
+    return Query(
+        """
+WITH history AS (
+  SELECT *, rowid AS seq FROM blocks WHERE run_id = $run AND iteration <= $iteration AND block_hash IS NOT NULL
+), paths AS (
+  SELECT request, position, arg_max(block_hash, seq) AS hash FROM history
+  WHERE event IN ('fill', 'share') GROUP BY request, position
+), nodes AS (
+  SELECT own.hash, any_value(above.hash) AS parent, min(own.position) AS position, count(DISTINCT own.request) AS requests
+  FROM paths own LEFT JOIN paths above ON above.request = own.request AND above.position = own.position - 1
+  GROUP BY own.hash
+), latest AS (
+  SELECT block_hash AS hash, arg_max(event, seq) AS event, arg_max(ref_count, seq) AS holders, arg_max(block, seq) AS block
+  FROM history GROUP BY block_hash
+)
+SELECT hash, parent, position, requests, holders, block,
+       CASE WHEN event = 'evict' THEN 'evicted' WHEN holders > 0 THEN 'in use' ELSE 'cached' END AS state
+FROM nodes JOIN latest USING (hash) ORDER BY requests DESC, position, hash LIMIT $limit""".strip(),
+        {"run": run_id, "iteration": iteration, "limit": limit},
+    )
+
+
+def tree(con: duckdb.DuckDBPyConnection, run_id: str, iteration: int, limit: int = MOST_NODES) -> pa.Table:
+    """Every prefix block known by ``iteration``: which block it follows, how many requests used it, who holds it now.
+
+    ``state`` is ``in use``, ``cached`` (held by nobody, found when it comes again) or ``evicted``. Most used first: what the limit cuts
+    off was used least.
+    """
+    return tree_query(run_id, iteration, limit).table(con)

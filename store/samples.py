@@ -1,0 +1,157 @@
+"""What a comparison needs of one run: each request's latencies, its inter-token gaps as counts, totals, machine state.
+
+Inter-token gaps are counted per request in ``BINS_PER_DECADE`` logarithmic bins: a run has millions of gaps, its
+uncertainty needs only how they are spread over requests. Values themselves are exact; they come from the run's summary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from store.metrics import METRICS
+from store.query import Query
+from store.summary import summary
+
+BINS_PER_DECADE = 100
+REQUEST_FIGURES = ("scheduling_delay_ms", "ttft_ms", "tpot_ms", "e2e_ms", "normalized_latency_ms")
+OTHERS_CPU = 20.0  # percent of the machine used by other processes above which a run counts as disturbed
+CLOCK_DROP = 0.05  # share of its own highest clock the chip lost during the run
+THROTTLED = 0b11101000  # NVML: slowdowns by hardware, temperature or power brake; not idle, power cap or settings
+
+
+@dataclass(frozen=True)
+class RunSamples:
+    """One run's samples. ``requests``: metric -> value by request number [requests], NaN where there is none."""
+
+    run_id: str
+    requests: dict[str, np.ndarray]
+    gaps: np.ndarray  # [requests, bins] emissions per logarithmic bin of their gap
+    gap_edges_ms: np.ndarray  # [bins + 1]
+    totals: dict[str, float]  # figures of the run as a whole; NaN where it has none
+    output_digest: str | None = None
+    machine: dict[str, Any] = field(default_factory=dict)
+
+
+def request_figures_query(run_id: str) -> Query:
+    figures = ", ".join(f"{METRICS[name].expression} AS {name}" for name in REQUEST_FIGURES)
+    return Query(
+        f"SELECT request, prompt_tokens, {figures}\nFROM requests WHERE run_id = $run ORDER BY request", {"run": run_id}
+    )
+
+
+def gap_counts_query(run_id: str) -> Query:
+    return Query(
+        """
+SELECT request, floor(log10(itl_ns) * $bins)::INTEGER AS bin, count(*) AS emissions
+FROM slices WHERE run_id = $run AND itl_ns > 0 GROUP BY ALL ORDER BY request, bin""".strip(),
+        {"run": run_id, "bins": BINS_PER_DECADE},
+    )
+
+
+def iteration_figures_query(run_id: str) -> Query:
+    steps, host = METRICS["iteration_ms"].expression, METRICS["host_share"].expression
+    return Query(
+        f"SELECT median({steps}) AS iteration_ms, median({host}) AS host_share\nFROM iterations WHERE run_id = $run",
+        {"run": run_id},
+    )
+
+
+def machine_query(run_id: str) -> Query:
+    return Query(
+        """
+SELECT count(*) AS samples, avg(sm_clock) AS clock_mhz, min(sm_clock) AS lowest_clock_mhz,
+       max(sm_clock) AS highest_clock_mhz, avg(temperature) AS temperature_c, max(temperature) AS hottest_c,
+       avg(power) AS power_w, avg(host_cpu_percent) AS host_cpu_percent, avg(cpu_percent) AS cpu_percent,
+       bit_or(throttle_reasons) AS throttle_reasons, bool_or(device <> 'cpu') AS gpu
+FROM devices WHERE run_id = $run""".strip(),
+        {"run": run_id},
+    )
+
+
+def machine_state(con: duckdb.DuckDBPyConnection, run_id: str, cores: int | None) -> dict[str, Any]:
+    """Clocks, temperature and load during a run, and ``disturbances``: what visibly disturbed it, in words."""
+    state = machine_query(run_id).rows(con)[0]
+    disturbances = []
+    host, own = state["host_cpu_percent"], state["cpu_percent"]
+    if host is not None and own is not None and cores:
+        others = max(0.0, host - own / cores)
+        state["others_cpu_percent"] = others
+        if others > OTHERS_CPU:
+            disturbances.append(f"other processes used {others:.0f} % of the machine")
+    low, high = state["lowest_clock_mhz"], state["highest_clock_mhz"]
+    if state["gpu"] and low and high and low < (1 - CLOCK_DROP) * high:
+        disturbances.append(f"the clock fell from {high} to {low} MHz")
+    if (state["throttle_reasons"] or 0) & THROTTLED:
+        disturbances.append("the device throttled itself")
+    return state | {"disturbances": disturbances}
+
+
+def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
+    """A run's samples from the database."""
+    rows = request_figures_query(run_id).table(con)
+    numbers = np.asarray(rows["request"], np.int64)
+    size = int(numbers.max()) + 1 if len(numbers) else 0
+    requests = {}
+    for name in REQUEST_FIGURES:
+        values = np.full(size, np.nan)
+        values[numbers] = np.asarray(rows[name], np.float64)
+        requests[name] = values
+    gaps, edges = _gaps(gap_counts_query(run_id).table(con), size)
+    figures = summary(con, run_id) or {}
+    steps = iteration_figures_query(run_id).rows(con)[0]
+    about = Query("SELECT environment FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
+    return RunSamples(
+        run_id,
+        requests,
+        gaps,
+        edges,
+        _totals(figures, steps, float(np.sum(np.asarray(rows["prompt_tokens"], np.float64)))),
+        figures.get("output_digest"),
+        machine_state(con, run_id, _cores(about.get("environment"))),
+    )
+
+
+def _gaps(table: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
+    bins = np.asarray(table["bin"], np.int64)
+    if not len(bins):
+        return np.zeros((size, 0), np.float32), np.zeros(1)
+    first, last = int(bins.min()), int(bins.max())
+    request = np.asarray(table["request"], np.int64)
+    counts = np.zeros((max(size, int(request.max()) + 1), last - first + 1), np.float32)
+    counts[request, bins - first] = np.asarray(table["emissions"], np.float32)
+    return counts, 10 ** (np.arange(first, last + 2) / BINS_PER_DECADE) / 1e6
+
+
+def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float) -> dict[str, float]:
+    speed, tokens = figures.get("output_tokens_per_s"), figures.get("output_tokens") or 0
+    span_s = tokens / speed if speed else np.nan
+    finished = figures.get("requests", {}).get("finished") or 0
+    gaps = figures.get("itl_ms") or {}
+    found = {
+        "itl_ms": gaps.get("p50"),
+        "itl_ms_p99": gaps.get("p99"),
+        "output_tokens_per_s": speed,
+        "requests_per_s": finished / span_s if span_s == span_s else None,
+        "iteration_ms": steps["iteration_ms"],
+        "host_share": steps["host_share"],
+        "acceptance_rate": _share(figures.get("accepted_tokens"), figures.get("draft_tokens")),
+        "prefix_hit_rate": _share(figures.get("prefix_hit_tokens"), prompt_tokens),
+        "preemptions": figures.get("preemptions"),
+        "peak_kv_tokens": figures.get("peak_kv_tokens"),
+    }
+    return {name: np.nan if value is None else float(value) for name, value in found.items()}
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if part is not None and whole else None
+
+
+def _cores(environment: str | None) -> int | None:
+    import json
+
+    facts = json.loads(environment) if environment else {}
+    return (facts.get("cpu") or {}).get("cores")

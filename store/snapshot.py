@@ -1,0 +1,134 @@
+"""Snapshots: runs in one ``.servescope`` file, and back.
+
+The file is a zip whose members are stored in a fixed order with a fixed date::
+
+    manifest.json                           format, schema, versions, what is in here with size and SHA-256
+    experiment/*.json                       the experiment's plan and specs, if the runs belong to one
+    runs/<run_id>/spec.json, status.json, notes.json
+    runs/<run_id>/telemetry/<row>.parquet   every row, in the order of the spool
+
+Rows are read from the spool and written back as a spool, so an imported run is a run like any other: the same rows, hence
+the same figures, and exporting it again gives the same bytes. A file that comes from elsewhere is checked whole before
+anything of it is put in place: names (a fixed pattern, nothing else), sizes against the manifest and against limits before a
+byte is unpacked, hashes, schema version, row types and states.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from store.errors import StoreError
+from store.rundirs import FINAL_STATES, read_json
+from telemetry.arrow import schema
+from telemetry.machine import package_version
+from telemetry.rows import ROW_TYPES, columns
+from telemetry.spool import TELEMETRY_FOLDER, SpoolCorrupt, SpoolReader, spool_path
+
+FORMAT = "servescope-snapshot"
+FORMAT_VERSION = 1
+SCHEMA_VERSION = 1  # of the rows; raise it when a column changes its meaning
+SUFFIX = ".servescope"
+DATE = (1980, 1, 1, 0, 0, 0)
+ROWS_PER_BATCH = 65_536
+
+NOT_OURS = ("pid", "process_start_unix", "supervisor")  # of status.json: who served it, which means nothing elsewhere
+
+
+def export_snapshot(
+    path: Path, run_dirs: Sequence[Path], experiment_dir: Path | None = None, licences: Mapping[str, str] | None = None
+) -> int:
+    """Write the runs (and the experiment they belong to) to ``path``; returns its size in bytes.
+
+    ``licences``: of traces the workload was drawn from, by name.
+
+    Raises:
+        StoreError: a run is not over, or its rows are damaged.
+    """
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        whole = Path(folder) / "snapshot"
+        members: dict[str, dict[str, Any]] = {}
+        with zipfile.ZipFile(whole, "w", zipfile.ZIP_STORED) as archive:
+            if experiment_dir is not None:
+                for file in sorted(experiment_dir.glob("*.json")):
+                    members[f"experiment/{file.name}"] = _add(archive, f"experiment/{file.name}", file.read_bytes())
+            for run_dir in sorted(run_dirs):
+                for name, data in _run_members(run_dir, Path(folder)):
+                    members[name] = _add(archive, name, data)
+            manifest = {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "schema_version": SCHEMA_VERSION,
+                "runs": [run_dir.name for run_dir in sorted(run_dirs)],
+                "experiment_id": experiment_dir.name if experiment_dir is not None else None,
+                "columns": {row: list(columns(kind)) for row, kind in ROW_TYPES.items()},
+                "written_by": {name: package_version(name) for name in ("servescope", "pyarrow")},
+                "licences": dict(licences or {}),
+                "members": members,
+            }
+            text = json_bytes(manifest)
+            _add(archive, "manifest.json", text)
+            archive.comment = hashlib.sha256(text).hexdigest().encode()
+        whole.replace(path)
+    return path.stat().st_size
+
+
+def _run_members(run_dir: Path, folder: Path) -> list[tuple[str, bytes]]:
+    status = read_json(run_dir / "status.json") or {}
+    if status.get("state") not in FINAL_STATES:
+        raise StoreError(
+            "missing", f"Run {run_dir.name} is not over ({status.get('state', 'queued')}).", "Wait for its end."
+        )
+    kept = {key: value for key, value in status.items() if key not in NOT_OURS}
+    found = [("spec.json", (run_dir / "spec.json").read_bytes()), ("status.json", json_bytes(kept))]
+    if (run_dir / "notes.json").is_file():
+        found.append(("notes.json", (run_dir / "notes.json").read_bytes()))
+    for row in ROW_TYPES:
+        table = read_rows(run_dir, row)
+        if table is not None:
+            file = folder / "rows.parquet"
+            pq.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_BATCH, store_schema=False)
+            found.append((f"{TELEMETRY_FOLDER}/{row}.parquet", file.read_bytes()))
+    return [(f"runs/{run_dir.name}/{name}", data) for name, data in found]
+
+
+def read_rows(run_dir: Path, row: str) -> pa.Table | None:
+    """Every row of a type from the spool, text in place of dictionaries, one chunk; None without a file.
+
+    Raises:
+        StoreError: the spool is damaged.
+    """
+    reader = SpoolReader(spool_path(run_dir, row))
+    try:
+        batches = [item.batch for item in reader.read()]
+    except SpoolCorrupt as error:
+        raise StoreError(
+            "corrupt", f"Run {run_dir.name}: {error.reason} in {row}.arrow.", "It cannot be exported."
+        ) from error
+    if not batches:
+        return None
+    return pa.Table.from_batches(batches).cast(plain_schema(row)).combine_chunks()
+
+
+def plain_schema(row: str) -> pa.Schema:
+    """A row type's schema with text in place of dictionaries."""
+    return pa.schema(
+        [pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type, f.nullable) for f in schema(row)]
+    )
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> dict[str, Any]:
+    archive.writestr(zipfile.ZipInfo(name, DATE), data)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def json_bytes(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

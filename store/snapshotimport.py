@@ -1,0 +1,276 @@
+"""Taking a snapshot in: checked whole, then put in place (``store.snapshot`` has the format)."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import lzma
+import re
+import shutil
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from store.errors import StoreError
+from store.rundirs import FINAL_STATES, read_json
+from store.snapshot import FORMAT, FORMAT_VERSION, NOT_OURS, ROWS_PER_BATCH, SCHEMA_VERSION, plain_schema, read_rows
+from telemetry.arrow import choice_array, schema
+from telemetry.rows import ROW_TYPES, columns
+from telemetry.spool import TELEMETRY_FOLDER, SpoolWriter, spool_path
+
+MOST_MEMBERS = 10_000
+MOST_JSON_BYTES = 256 << 20
+MOST_BYTES = 8 << 30  # of everything in the file, unpacked
+MOST_ROWS = 100_000_000  # of one table
+MOST_RATIO = 400  # a member that unpacks to more than so many times its size is a bomb
+
+RUN_ID = r"[a-z0-9][a-z0-9-]{0,63}"
+MEMBER = re.compile(
+    rf"manifest\.json|experiment/[a-z0-9-]{{1,40}}\.json|runs/{RUN_ID}/(spec|status|notes)\.json"
+    rf"|runs/{RUN_ID}/{TELEMETRY_FOLDER}/({'|'.join(ROW_TYPES)})\.parquet"
+)
+UNREADABLE: tuple[type[Exception], ...] = (
+    pa.ArrowException,
+    KeyError,
+    TypeError,
+    AttributeError,
+    ValueError,
+    OverflowError,
+    RuntimeError,
+    zlib.error,
+    struct.error,
+    lzma.LZMAError,
+)
+
+Check = Callable[[bytes], str]
+"""Says which run a spec.json (or which experiment an experiment.json) belongs to; raises ValueError where it is none."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import brought: runs that are new, runs that were there already, the experiment if there is one."""
+
+    runs: tuple[str, ...]
+    known: tuple[str, ...]
+    experiment_id: str | None
+
+
+def import_snapshot(
+    file: Path, runs_dir: Path, experiments_dir: Path, staging: Path, check_spec: Check, check_experiment: Check
+) -> Imported:
+    """Check a snapshot whole, then put its runs in place. ``staging``: a folder on the same file system.
+
+    Raises:
+        StoreError: it is no snapshot, truncated, altered, too large, from a newer version, names paths of its own, or
+            holds a run that is here already with other content. Nothing has changed then.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive, tempfile.TemporaryDirectory(dir=staging, prefix=".import-") as folder:
+            manifest = _checked_manifest(archive)
+            _check_sizes(archive, manifest, shutil.disk_usage(staging).free)
+            for name in manifest["members"]:
+                _unpack(archive, name, manifest["members"][name], Path(folder))
+            return _put_in_place(Path(folder), manifest, runs_dir, experiments_dir, check_spec, check_experiment)
+    except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile, NotImplementedError) as error:
+        raise _refused(f"it is no whole zip file ({error})", "Fetch it again.") from error
+    except UNREADABLE as error:
+        raise _refused(f"something in it cannot be read ({type(error).__name__})", "Fetch it again.") from error
+
+
+def _checked_manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
+    """The manifest, once the archive's list of names agrees with it."""
+    infos = archive.infolist()
+    names = [info.filename for info in infos]
+    if len(infos) > MOST_MEMBERS:
+        raise _refused(f"it has {len(infos)} members", "A snapshot has far fewer.")
+    strange = next((name for name in names if not MEMBER.fullmatch(name)), None)
+    if strange is not None:
+        raise _refused(f"it names a path that no snapshot has: {strange[:80]!r}", "Do not trust this file.")
+    if len(set(names)) != len(names):
+        raise _refused("a name occurs twice in it", "Do not trust this file.")
+    if "manifest.json" not in names:
+        raise _refused("it has no manifest", "Is it a snapshot of ServeScope?")
+    info = archive.getinfo("manifest.json")
+    if info.file_size > MOST_JSON_BYTES or info.compress_type != zipfile.ZIP_STORED:
+        raise _refused("its manifest is too large", "Do not trust this file.")
+    text = archive.read(info)
+    if hashlib.sha256(text).hexdigest().encode() != archive.comment:
+        raise _refused("its manifest was altered", "Fetch it again.")
+    try:
+        manifest = json.loads(text)
+    except ValueError as error:
+        raise _refused("its manifest is no JSON", "Fetch it again.") from error
+    if manifest["format"] != FORMAT:
+        raise _refused("it is no snapshot of ServeScope", "Is it the right file?")
+    if manifest["format_version"] > FORMAT_VERSION or manifest["schema_version"] > SCHEMA_VERSION:
+        raise StoreError("newer", "The snapshot was written by a newer ServeScope.", "Import it with that version.")
+    if set(names) != {"manifest.json", *manifest["members"]}:
+        raise _refused("its members are not those of its manifest", "Fetch it again.")
+    return manifest
+
+
+def _check_sizes(archive: zipfile.ZipFile, manifest: Mapping[str, Any], free: int) -> None:
+    """Refuse what would unpack to more than it may, before anything is unpacked."""
+    total = 0
+    for info in archive.infolist():
+        stated = manifest["members"].get(info.filename, {"bytes": info.file_size})["bytes"]
+        if info.file_size != stated:
+            raise _refused(f"{info.filename} has another size than its manifest says", "Fetch it again.")
+        if info.file_size > MOST_RATIO * max(1, info.compress_size):
+            raise _refused(f"{info.filename} would unpack to {info.file_size:,} bytes", "Do not trust this file.")
+        if info.filename.endswith(".json") and info.file_size > MOST_JSON_BYTES:
+            raise _refused(f"{info.filename} is too large", "Do not trust this file.")
+        total += info.file_size
+    if total > MOST_BYTES:
+        raise _refused(f"it would unpack to {total:,} bytes", "Do not trust this file.")
+    if 3 * total > free:
+        raise StoreError("space", f"The snapshot needs {3 * total:,} bytes of disk, {free:,} are free.", "Make room.")
+
+
+def _unpack(archive: zipfile.ZipFile, name: str, stated: Mapping[str, Any], folder: Path) -> None:
+    """One member into the folder, its bytes counted and hashed on the way."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    digest, left = hashlib.sha256(), int(stated["bytes"])
+    with archive.open(name) as source, path.open("wb") as target:
+        while chunk := source.read(1 << 20):
+            left -= len(chunk)
+            if left < 0:
+                raise _refused(f"{name} is larger than it says", "Do not trust this file.")
+            digest.update(chunk)
+            target.write(chunk)
+    if left or digest.hexdigest() != stated["sha256"]:
+        raise _refused(f"{name} was altered", "Fetch it again.")
+
+
+def _put_in_place(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    runs_dir: Path,
+    experiments_dir: Path,
+    check_spec: Check,
+    check_experiment: Check,
+) -> Imported:
+    run_ids = [str(run_id) for run_id in manifest["runs"]]
+    found = sorted(path.name for path in (folder / "runs").iterdir()) if (folder / "runs").is_dir() else []
+    if found != sorted(run_ids) or not run_ids:
+        raise _refused("its runs are not those of its manifest", "Fetch it again.")
+    for run_id in run_ids:
+        _check_run(folder / "runs" / run_id, check_spec)
+        _rebuild_spool(folder / "runs" / run_id)
+    known = [run_id for run_id in run_ids if (runs_dir / run_id).exists()]
+    for run_id in known:
+        if not _same_run(folder / "runs" / run_id, runs_dir / run_id):
+            raise _refused(f"run {run_id} is here already with other content", "Delete that run first.")
+    experiment_id = manifest["experiment_id"]
+    if (experiment_id is not None) != (folder / "experiment").is_dir():
+        raise _refused("its experiment is not that of its manifest", "Fetch it again.")
+    if experiment_id is not None:
+        _check_experiment(folder / "experiment" / "experiment.json", str(experiment_id), check_experiment)
+    fresh = [run_id for run_id in run_ids if run_id not in known]
+    moved: list[Path] = []
+    try:
+        for run_id in fresh:
+            (folder / "runs" / run_id).rename(runs_dir / run_id)
+            moved.append(runs_dir / run_id)
+        if experiment_id is not None and not (experiments_dir / experiment_id).exists():
+            (folder / "experiment").rename(experiments_dir / experiment_id)
+    except OSError:
+        for path in moved:
+            shutil.rmtree(path, ignore_errors=True)
+        raise
+    return Imported(tuple(fresh), tuple(known), experiment_id)
+
+
+def _check_experiment(path: Path, experiment_id: str, check: Check) -> None:
+    try:
+        named = check(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _refused(f"its experiment cannot be read ({error})", "Fetch it again.") from error
+    if named != experiment_id or not re.fullmatch(RUN_ID, experiment_id):
+        raise _refused("its experiment is not that of its manifest", "Do not trust this file.")
+
+
+def _check_run(run_dir: Path, check_spec: Check) -> None:
+    try:
+        named = check_spec((run_dir / "spec.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise _refused(f"the spec of {run_dir.name} cannot be read", "Fetch it again.") from error
+    status = read_json(run_dir / "status.json") or {}
+    if named != run_dir.name:
+        raise _refused(f"the spec in {run_dir.name} is that of {named!r}", "Do not trust this file.")
+    if status.get("state") not in FINAL_STATES or any(key in status for key in NOT_OURS):
+        raise _refused(f"the status of {run_dir.name} is not that of a run that is over", "Do not trust this file.")
+
+
+def _rebuild_spool(run_dir: Path) -> None:
+    """Turn the Parquet files of an unpacked run into its spool."""
+    folder = run_dir / TELEMETRY_FOLDER
+    folder.mkdir(exist_ok=True)
+    for file in sorted(folder.glob("*.parquet")):
+        row = file.stem
+        with pq.ParquetFile(file) as parquet:
+            groups = range(parquet.metadata.num_row_groups)
+            sizes = [parquet.metadata.row_group(group).num_rows for group in groups]
+            if parquet.metadata.num_rows > MOST_ROWS or max(sizes, default=0) > ROWS_PER_BATCH:
+                raise _refused(
+                    f"{run_dir.name} has {parquet.metadata.num_rows:,} {row} rows", "Do not trust this file."
+                )
+            if not parquet.schema_arrow.remove_metadata().equals(plain_schema(row)):
+                raise _refused(f"the {row} rows of {run_dir.name} have other columns", "Fetch it again.")
+            writer = SpoolWriter(spool_path(run_dir, row), schema(row))
+            try:
+                for group in groups:
+                    for batch in parquet.read_row_group(group).combine_chunks().to_batches():
+                        writer.write(_with_dictionaries(batch, row))
+            finally:
+                writer.close()
+        file.unlink()
+
+
+def _with_dictionaries(batch: pa.RecordBatch, row: str) -> pa.RecordBatch:
+    """The batch in the spool's own types. Raises StoreError for a value that is none of its column's choices."""
+    arrays = []
+    for (name, about), field in zip(columns(ROW_TYPES[row]).items(), schema(row), strict=True):
+        array = batch.column(batch.schema.get_field_index(name))
+        if about.choices:
+            choices = choice_array(about.choices)
+            indices = pc.index_in(array, choices).cast(pa.int8())
+            if indices.null_count:
+                raise _refused(f"a {row} row has an unknown {name}", "Fetch it again.")
+            array = pa.DictionaryArray.from_arrays(indices, choices)
+        arrays.append(array.cast(field.type) if array.type != field.type else array)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema(row))
+
+
+def _same_run(one: Path, other: Path) -> bool:
+    """Whether two runs hold the same spec and rows."""
+    if (one / "spec.json").read_bytes() != (other / "spec.json").read_bytes():
+        return False
+    for row in ROW_TYPES:
+        mine, theirs = read_rows(one, row), read_rows(other, row)
+        if (mine is None) != (theirs is None):
+            return False
+        if mine is not None and theirs is not None and _rows_digest(mine) != _rows_digest(theirs):
+            return False
+    return True
+
+
+def _rows_digest(table: pa.Table) -> str:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="none", row_group_size=ROWS_PER_BATCH, store_schema=False)
+    return hashlib.sha256(sink.getbuffer()).hexdigest()
+
+
+def _refused(reason: str, mend: str) -> StoreError:
+    return StoreError("corrupt", f"The snapshot is refused: {reason}.", mend)

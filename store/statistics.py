@@ -1,0 +1,247 @@
+"""Two or more ways to serve the same requests, compared with their uncertainty.
+
+A variant's value is the mean over repeats of a statistic over requests. Against the baseline it is paired twice: the
+same draws of requests are used on both sides, and repeat ``k`` of one is set against repeat ``k`` of the other, which
+ran next to it. ``store.bootstrap.interval`` says how the interval comes about. A verdict says what the interval says
+and nothing more; with a single repeat, what runs differ by is unknown, and so is the verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from store.bootstrap import draw_weights, interval, weighted_histogram_quantile, weighted_quantile
+from store.metrics import METRICS
+from store.samples import RunSamples
+
+Verdict = Literal["faster", "slower", "better", "worse", "no difference seen", "too noisy, run more"]
+Interval = tuple[float, float]
+
+SMALL = 0.10  # an interval of the ratio that stays this close to 1 shows no difference; a wider one shows noise
+FAST_UNITS = ("ms", "ms/token", "tokens/s", "requests/s")
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A figure that is compared: a metric of ``store.metrics``, at a percentile where it has a distribution."""
+
+    name: str
+    metric: str
+    share: float | None = None
+
+    @property
+    def title(self) -> str:
+        suffix = f", p{round(100 * self.share)}" if self.share is not None else ""
+        return METRICS[self.metric].title + suffix
+
+    @property
+    def unit(self) -> str:
+        return METRICS[self.metric].unit
+
+
+STATISTICS: dict[str, Statistic] = {
+    s.name: s
+    for s in (
+        Statistic("ttft_ms", "ttft_ms", 0.5),
+        Statistic("ttft_ms_p99", "ttft_ms", 0.99),
+        Statistic("itl_ms", "itl_ms", 0.5),
+        Statistic("itl_ms_p99", "itl_ms", 0.99),
+        Statistic("tpot_ms", "tpot_ms", 0.5),
+        Statistic("tpot_ms_p99", "tpot_ms", 0.99),
+        Statistic("e2e_ms", "e2e_ms", 0.5),
+        Statistic("e2e_ms_p99", "e2e_ms", 0.99),
+        Statistic("scheduling_delay_ms", "scheduling_delay_ms", 0.5),
+        Statistic("normalized_latency_ms", "normalized_latency_ms", 0.5),
+        Statistic("output_tokens_per_s", "output_tokens_per_s"),
+        Statistic("requests_per_s", "requests_per_s"),
+        Statistic("iteration_ms", "iteration_ms"),
+        Statistic("host_share", "host_share"),
+        Statistic("acceptance_rate", "acceptance_rate"),
+        Statistic("prefix_hit_rate", "prefix_hit_rate"),
+        Statistic("preemptions", "preemptions"),
+        Statistic("peak_kv_tokens", "peak_kv_tokens"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One statistic of one variant. ``difference`` and ``ratio`` are against the baseline; None where there is none."""
+
+    value: float
+    interval: Interval | None
+    difference: float | None = None
+    difference_interval: Interval | None = None
+    ratio: float | None = None
+    ratio_interval: Interval | None = None
+    verdict: Verdict | None = None
+    pairs: int = 0  # requests that both sides have a figure of
+    repeats: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(
+    variants: Mapping[str, Sequence[RunSamples]], baseline: str, *, seed: int = 0
+) -> dict[str, dict[str, Effect]]:
+    """``{statistic: {variant: Effect}}``; a statistic that no variant has is left out.
+
+    ``variants``: each variant's runs, one per repeat, in the order they are paired.
+    """
+    size = max((len(next(iter(run.requests.values()))) for runs in variants.values() for run in runs), default=0)
+    weights = draw_weights(size, seed)
+    found: dict[str, dict[str, Effect]] = {}
+    for statistic in STATISTICS.values():
+        samples = {name: _Drawn.of(runs, statistic, weights) for name, runs in variants.items()}
+        effects = {
+            name: _effect(statistic, drawn, None if name == baseline else samples[baseline])
+            for name, drawn in samples.items()
+            if drawn is not None
+        }
+        if effects:
+            found[statistic.name] = effects
+    return found
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A statistic of each repeat ``[repeats]``, and of each repeat under each draw ``[repeats, draws]``."""
+
+    repeats: np.ndarray
+    draws: np.ndarray
+    known: np.ndarray  # [requests] whether the request has a figure in every repeat
+
+    @classmethod
+    def of(cls, runs: Sequence[RunSamples], statistic: Statistic, weights: np.ndarray) -> _Drawn | None:
+        """None where a repeat lacks the statistic."""
+        values, draws = [], []
+        known = np.ones(weights.shape[1], bool)
+        for run in runs:
+            value, drawn, has = _statistic(run, statistic, weights)
+            if not np.isfinite(value):
+                return None
+            values.append(value)
+            draws.append(drawn)
+            known &= has
+        return cls(np.array(values), np.array(draws), known) if values else None
+
+
+def _statistic(run: RunSamples, statistic: Statistic, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Its value in one run, its value under each draw of requests, and which requests it rests on."""
+    size = weights.shape[1]
+    if statistic.metric in run.requests and statistic.share is not None:
+        values = np.full(size, np.nan)
+        values[: len(run.requests[statistic.metric])] = run.requests[statistic.metric]
+        drawn = weighted_quantile(values, weights, statistic.share)
+        return float(drawn[0]), drawn[1:], ~np.isnan(values)
+    value = run.totals.get(statistic.name, np.nan)
+    has = np.zeros(size, bool)
+    if statistic.metric == "itl_ms" and statistic.share is not None and run.gaps.size:
+        counts = run.gaps[:size]
+        drawn = weighted_histogram_quantile(counts, run.gap_edges_ms, weights[:, : len(counts)], statistic.share)
+        has[: len(counts)] = counts.sum(axis=1) > 0
+        return value, value * drawn[1:] / drawn[0], has  # the bins give the scatter, the rows the value
+    return value, np.full(len(weights) - 1, value), has
+
+
+def _effect(statistic: Statistic, own: _Drawn, base: _Drawn | None) -> Effect:
+    value, draws = float(own.repeats.mean()), own.draws.mean(axis=0)
+    has_spread = len(own.repeats) > 1 or bool(np.ptp(draws) > 0)
+    around = _around(value, draws, own.repeats) if has_spread else None
+    if base is None:
+        return Effect(value, around, repeats=len(own.repeats))
+    count = min(len(own.repeats), len(base.repeats))
+    mine, theirs = own.repeats[:count], base.repeats[:count]
+    base_value, base_draws = float(base.repeats.mean()), base.draws.mean(axis=0)
+    difference = value - base_value
+    difference_interval = interval(difference, draws - base_draws, mine - theirs)
+    ratio = ratio_interval = None
+    positive = min(own.repeats.min(), base.repeats.min(), np.nanmin(draws), np.nanmin(base_draws)) > 0
+    if positive:
+        ratio = value / base_value
+        low, high = interval(float(np.log(ratio)), np.log(draws / base_draws), np.log(mine / theirs))
+        ratio_interval = (float(np.exp(low)), float(np.exp(high)))
+    return Effect(
+        value,
+        around,
+        difference,
+        difference_interval,
+        ratio,
+        ratio_interval,
+        verdict(statistic, difference_interval, ratio_interval, count),
+        int((own.known & base.known).sum()),
+        len(own.repeats),
+    )
+
+
+def _around(value: float, draws: np.ndarray, repeats: np.ndarray) -> Interval:
+    """The value's interval; of a positive figure by its logarithm, so that it stays positive."""
+    if min(repeats.min(), np.nanmin(draws)) <= 0:
+        return interval(value, draws, repeats)
+    low, high = interval(float(np.log(value)), np.log(draws), np.log(repeats))
+    return float(np.exp(low)), float(np.exp(high))
+
+
+def verdict(statistic: Statistic, difference: Interval, ratio: Interval | None, repeats: int) -> Verdict:
+    """What the interval says: of the ratio where there is one, else of the difference."""
+    if repeats < 2:
+        return "too noisy, run more"
+    metric = METRICS[statistic.metric]
+    low, high = ratio if ratio is not None else (1 + difference[0], 1 + difference[1])
+    if low <= 1 <= high:
+        narrow = low >= 1 / (1 + SMALL) and high <= 1 + SMALL if ratio is not None else difference == (0.0, 0.0)
+        return "no difference seen" if narrow else "too noisy, run more"
+    improved = (high < 1) == (metric.better == "lower")
+    if statistic.unit in FAST_UNITS:
+        return "faster" if improved else "slower"
+    return "better" if improved else "worse"
+
+
+GOOD: frozenset[str] = frozenset({"faster", "better"})
+BAD: frozenset[str] = frozenset({"slower", "worse"})
+
+
+def in_words(effects: Mapping[str, Mapping[str, Effect]], variant: str, baseline: str) -> str:
+    """One variant against the baseline in two sentences: what got better, what got worse, what remains open."""
+    gained, lost, open_ones, same = [], [], [], []
+    for name, by_variant in effects.items():
+        effect = by_variant.get(variant)
+        if effect is None or effect.verdict is None:
+            continue
+        title = _lower_first(STATISTICS[name].title)
+        if effect.verdict in GOOD:
+            gained.append(f"{title} {_by(effect)}")
+        elif effect.verdict in BAD:
+            lost.append(f"{title} {_by(effect)}")
+        elif effect.verdict == "no difference seen":
+            same.append(title)
+        else:
+            open_ones.append(title)
+    parts = []
+    if gained:
+        parts.append(f"Better than {baseline}: {', '.join(gained)}.")
+    if lost:
+        parts.append(f"{'At the price of' if gained else 'Worse than ' + baseline + ':'} {', '.join(lost)}.")
+    if not gained and not lost:
+        parts.append(
+            f"No difference from {baseline} is shown." if same else f"Nothing is shown against {baseline} yet."
+        )
+    if open_ones:
+        parts.append(f"Too noisy to say, run more: {', '.join(open_ones)}.")
+    return f"{variant}: " + " ".join(parts)
+
+
+def _by(effect: Effect) -> str:
+    if effect.ratio is None or effect.ratio_interval is None:
+        return f"({effect.difference:+.3g})"
+    low, high = effect.ratio_interval
+    return f"x{effect.ratio:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]

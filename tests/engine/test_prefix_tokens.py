@@ -1,0 +1,183 @@
+"""Prefix sharing changes who computes what, never a token. Prompts here begin alike by construction."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import tokenizers
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.build import prepare
+from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
+from engine.policies import POLICIES
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+from tests.engine.serving import Verdict, check_greedy, make_spec, serve
+
+SHARING = st.builds(
+    PrefixSharing,
+    skip_prefill=st.sampled_from([True, True, True, False]),
+    share_memory=st.sampled_from([True, True, True, False]),
+    copy_partial=st.booleans(),
+    wait_in_flight=st.booleans(),
+    salt_by_group=st.booleans(),
+    order=st.sampled_from(["arrival", "grouped"]),
+    admission=st.sampled_from(["on-demand", "memory"]),
+)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """A two-layer random Llama with grouped heads."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=300,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        initializer_range=0.5,
+        tie_word_embeddings=False,
+        eos_token_id=7,
+        bos_token_id=None,
+    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    directory = tmp_path_factory.mktemp("tiny")
+    model.save_pretrained(directory)
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(300)}, unk_token="w0"))
+    backend.save(str(directory / "tokenizer.json"))
+    return model, directory
+
+
+@st.composite
+def families_of_prompts(draw: st.DrawFn) -> list[tuple[int, ...]]:
+    """Prompts that continue one of a few stems, or an earlier prompt, from a random place on."""
+    token = st.integers(8, 299)
+    prompts = [tuple(draw(st.lists(token, min_size=1, max_size=48))) for _ in range(draw(st.integers(1, 2)))]
+    for _ in range(draw(st.integers(1, 7))):
+        stem = draw(st.sampled_from(prompts))
+        kept = draw(st.integers(1, len(stem)) | st.just(len(stem)))
+        prompts.append(stem[:kept] + tuple(draw(st.lists(token, max_size=20))))
+    return draw(st.permutations(prompts))
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_combination_with_prefix_sharing_changes_a_token(data: st.DataObject, tiny, tmp_path: Path):
+    model, directory = tiny
+    block_size = data.draw(st.sampled_from([1, 4, 16]), label="block_size")
+    requests, longest = [], 0
+    for index, prompt in enumerate(data.draw(families_of_prompts(), label="prompts")):
+        max_tokens = data.draw(st.integers(1, 20), label=f"max_tokens {index}")
+        longest = max(longest, -(-(len(prompt) + max_tokens) // block_size))
+        requests.append(
+            RequestSpec(
+                request_id=str(index),
+                prompt_token_ids=prompt,
+                max_tokens=max_tokens,
+                group=data.draw(st.sampled_from(["a", "b"]), label=f"group {index}"),
+                priority=data.draw(st.integers(0, 1), label=f"priority {index}"),
+                arrival_ns=data.draw(st.just(0) | st.integers(0, 20_000_000), label=f"arrival {index}"),
+                after=data.draw(st.none() | st.integers(0, max(0, index - 1)).map(str), label=f"after {index}")
+                if index
+                else None,
+                cancel_after_ns=data.draw(st.none() | st.none() | st.integers(0, 30_000_000), label=f"cancel {index}"),
+            )
+        )
+    sharing = data.draw(SHARING, label="prefix_sharing")
+    backend = data.draw(st.sampled_from(["reference", "gathered"]), label="backend")
+    if sharing.share_memory and backend == "gathered":
+        attention = data.draw(st.sampled_from(["off", "one-level", "tree"]), label="attention")
+        sharing = sharing.model_copy(update={"attention": attention, "min_group": 2, "min_prefix_tokens": block_size})
+    config = EngineConfig(
+        model=str(directory),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        block_size=block_size,
+        kv_blocks=longest + data.draw(st.integers(0, 2 * longest), label="spare blocks"),
+        policy=data.draw(st.sampled_from(sorted(POLICIES)), label="policy"),
+        chunked_prefill=data.draw(
+            st.builds(ChunkedPrefill, token_budget=st.integers(1, 48), chunk_size=st.none() | st.integers(1, 24)),
+            label="chunked_prefill",
+        ),
+        prefix_sharing=sharing,
+        attention_backend=backend,
+        max_num_seqs=data.draw(st.integers(1, 8), label="max_num_seqs"),
+        max_num_batched_tokens=data.draw(st.integers(1, 64), label="max_num_batched_tokens"),
+        sampling=Sampling(ignore_eos=data.draw(st.booleans(), label="ignore_eos")),
+        check_integrity=True,
+    )
+    served = serve(make_spec(config, requests), tmp_path)
+    verdict = sum((check_greedy(model, r) for r in served), Verdict())
+    assert verdict.ties <= max(1, verdict.tokens // 1000)
+    for request in served:
+        assert request.cached_tokens < request.num_prompt_tokens
+        if request.end_reason == "length":
+            assert request.num_output_tokens == request.max_tokens
+
+
+@pytest.mark.parametrize("backend", ["reference", "gathered"])
+def test_the_second_asker_computes_one_token_of_a_known_prompt(backend: str, tiny, tmp_path: Path):
+    model, directory = tiny
+    prompt = tuple(range(8, 72))  # four whole blocks: the last one is copied but for its last token
+    asked = [
+        RequestSpec(request_id="first", prompt_token_ids=prompt, max_tokens=5),
+        RequestSpec(request_id="second", prompt_token_ids=prompt, max_tokens=5, after="first"),
+    ]
+    config = EngineConfig(
+        model=str(directory), device="cpu", dtype="float32", threads=1, kv_blocks=20, attention_backend=backend,
+        prefix_sharing=PrefixSharing(), sampling=Sampling(ignore_eos=True), check_integrity=True,
+    )  # fmt: skip
+    first, second = serve(make_spec(config, asked), tmp_path)
+    assert (first.cached_tokens, second.cached_tokens) == (0, 63)
+    assert first.output_token_ids == second.output_token_ids
+    check_greedy(model, second)
+
+
+@pytest.mark.parametrize(("backend", "poison"), [("reference", float("nan")), ("gathered", 1e4)])
+def test_an_evicted_block_is_never_read(backend: str, poison: float, tiny, tmp_path: Path):
+    """Every block that is evicted is filled with poison on the spot. (Gathered attention multiplies what it masks by zero, so its
+    poison is finite.)"""
+    model, directory = tiny
+    rng = random.Random(1)
+    stems = [tuple(rng.randrange(8, 300) for _ in range(40)) for _ in range(3)]
+    asked = [
+        RequestSpec(
+            request_id=str(i),
+            prompt_token_ids=rng.choice(stems)[: rng.randrange(20, 41)]
+            + tuple(rng.randrange(8, 300) for _ in range(5)),
+            max_tokens=12,
+        )
+        for i in range(24)
+    ]
+    config = EngineConfig(
+        model=str(directory), device="cpu", dtype="float32", threads=1, block_size=4, kv_blocks=32, max_num_seqs=4,
+        attention_backend=backend, prefix_sharing=PrefixSharing(), sampling=Sampling(ignore_eos=True), check_integrity=True,
+    )  # fmt: skip
+    spec = make_spec(config, asked)
+    prepared = prepare(spec)
+    with Recorder(tmp_path, "off", clock := RunClock()) as recorder:
+        engine = prepared.start(recorder, clock)
+        pool, data = engine.scheduler.pool, engine.executor.cache.data
+        forget, evicted = pool.evicted, []
+
+        def poisoned(block: int) -> None:
+            forget(block)
+            data[:, :, :, block] = poison
+            evicted.append(block)
+
+        pool.evicted = poisoned
+        engine.run(prepared.requests)
+    assert len(evicted) > 20
+    assert engine.totals.prefix_hit_tokens > 100
+    ties = sum((check_greedy(model, r) for r in prepared.requests), Verdict()).ties
+    assert ties <= 1

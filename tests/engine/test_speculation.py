@@ -1,0 +1,321 @@
+"""Guessing, choosing how far, and the books: what is drafted, accepted, refused and recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine import loop
+from engine.batch import build_batch
+from engine.build import prepare
+from engine.config import ChunkedPrefill, ConfigError, EngineConfig, RequestSpec, Sampling, Speculation, apply_overrides
+from engine.errors import EngineError
+from engine.kv.pool import IntegrityError
+from engine.loop import Engine
+from engine.outputs import Outputs
+from engine.request import Draft
+from engine.scheduler import Plan, Scheduler, Slice
+from engine.speculation.lookup import NGramIndex, PromptLookup
+from engine.speculation.models import kept_layers
+from engine.speculation.smart import Acceptance, SmartLength, best_lengths
+from engine.speculation.steptime import Load, StepTime
+from telemetry.spool import SpoolReader, spool_path
+from tests.engine.serving import make_spec, serve
+
+TINY = EngineConfig(
+    model="random:tiny",
+    device="cpu",
+    dtype="float32",
+    threads=1,
+    kv_blocks=256,
+    block_size=4,
+    sampling=Sampling(ignore_eos=True),
+    check_integrity=True,
+)
+
+
+def speculating(**values: Any) -> EngineConfig:
+    values = {"proposer": "layer-skip", "k": 3, "control": "fixed"} | values
+    return TINY.model_copy(update={"speculation": Speculation(**values)})
+
+
+def asked(count: int = 3, max_tokens: int = 24) -> list[RequestSpec]:
+    return [
+        RequestSpec(request_id=str(i), prompt_token_ids=tuple(range(40 + i, 55 + 2 * i)), max_tokens=max_tokens)
+        for i in range(count)
+    ]
+
+
+@pytest.fixture
+def wrong_guesses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lookups find a token that this model hardly ever says."""
+    monkeypatch.setattr(PromptLookup, "propose", lambda self, requests, lengths: [Draft([3] * n) for n in lengths])
+
+
+def rows(run_dir: Path, row: str) -> list[dict[str, Any]]:
+    return pa.Table.from_batches([part.batch for part in SpoolReader(spool_path(run_dir, row)).read()]).to_pylist()
+
+
+# ---------------------------------------------------------------- guessing
+
+
+@given(tokens=st.lists(st.integers(0, 3), min_size=1, max_size=60), length=st.integers(1, 8), cut=st.integers(1, 59))
+def test_lookup_continues_the_latest_longest_match(tokens: list[int], length: int, cut: int):
+    """Against the plain search through the whole text, whether the index was built at once or while the text grew."""
+    index = NGramIndex(2, 4)
+    index.update(tokens[:cut])
+    index.update(tokens)
+    expected: list[int] = []
+    for size in (4, 3, 2):
+        ends = [e for e in range(size, len(tokens)) if tokens[e - size : e] == tokens[-size:]]
+        if ends:
+            text = list(tokens)
+            for step in range(length):
+                text.append(text[ends[-1] + step])
+            expected = text[len(tokens) :]
+            break
+    assert index.guess(tokens, length) == expected
+
+
+@pytest.mark.parametrize(
+    ("layers", "speedup", "kept"),
+    [(4, 1.0, [0, 1, 2, 3]), (8, 2.0, [0, 2, 5, 7]), (30, 10.0, [0, 14, 29]), (2, 64.0, [0, 1]), (1, 2.0, [0])],
+)
+def test_layers_left_out_are_evenly_spaced_and_never_the_ends(layers: int, speedup: float, kept: list[int]):
+    assert kept_layers(layers, speedup) == kept
+
+
+def test_a_guesser_that_is_the_model_is_always_right(tmp_path: Path):
+    served = serve(make_spec(speculating(target_speedup=1.0), asked()), tmp_path)
+    assert all(r.accepted_tokens == r.drafted_tokens > 0 for r in served)
+    drafting = serve(make_spec(speculating(proposer="draft-model", draft_model="random:tiny"), asked()), tmp_path / "d")
+    assert all(r.accepted_tokens == r.drafted_tokens > 0 for r in drafting)
+
+
+# ---------------------------------------------------------------- how far
+
+
+SMARTSPEC_TABLE = {
+    0.3: [4, 2, 1, 1, 1, 0, 0],
+    0.5: [7, 4, 2, 2, 1, 1, 0],
+    0.7: [8, 7, 4, 3, 2, 1, 1],
+    0.9: [8, 8, 8, 7, 5, 4, 3],
+}
+
+
+@pytest.mark.parametrize("acceptance", SMARTSPEC_TABLE)
+def test_lengths_are_those_of_smartspec_with_its_own_coefficients(acceptance: float):
+    """Step times in ms as the authors fitted them for a 70B model on four H100s; context 1000, all requests alike."""
+    for batch, k in zip([1, 8, 32, 64, 128, 256, 512], SMARTSPEC_TABLE[acceptance], strict=True):
+
+        def milliseconds(total: int, longest: int, batch: int = batch) -> float:
+            kv, verifies = 1000 * batch, longest > 0
+            return 6.24e-5 * kv + 6.40e-2 * (batch + total) - 3.97e-2 * batch - 0.112 * verifies + 18.35
+
+        lengths, _ = best_lengths([acceptance] * batch, [8] * batch, 0, milliseconds)
+        assert lengths == [k] * batch
+
+
+def test_requests_whose_guesses_are_right_guess_further():
+    lengths, _ = best_lengths([0.9, 0.2, 0.6], [8, 8, 2], 0, lambda total, longest: 10 + 0.5 * total)
+    assert lengths[0] > lengths[1]
+    assert lengths[2] <= 2
+
+
+def test_acceptance_counts_tested_guesses_only():
+    estimate = Acceptance()
+    for _ in range(60):
+        estimate.update(0, drafted=4, accepted=1)  # one accepted, one rejected, two never tested
+    assert estimate.of(0) == pytest.approx(0.5, abs=0.1)
+    for _ in range(60):
+        estimate.update(1, drafted=4, accepted=4)
+    assert estimate.of(1) > 0.99
+    estimate.forget(1)
+    assert estimate.of(1) == estimate.overall
+
+
+def test_step_time_is_learnt_from_iterations():
+    model = StepTime()
+    for step in range(300):
+        load = Load(100 + 37 * (step % 19), 1 + step % 23, 1 + step % 5, step % 3 == 0)
+        took = 3_000 * load.kv_tokens + 2e6 * load.tokens + 1e6 * load.sequences + 5e5 * load.verifies + 4e7
+        model.update(load, 0, round(took), 0)
+    assert model.coefficients["per_token_ns"] == pytest.approx(2e6, rel=0.02)
+    assert model.coefficients["base_ns"] == pytest.approx(4e7, rel=0.02)
+    assert model.fit > 0.9
+    assert model.predict(Load(500, 9, 2, True), 0) == pytest.approx(1.5e6 + 18e6 + 2e6 + 5e5 + 4e7, rel=0.02)
+
+
+def test_smart_control_stops_guessing_what_is_never_right(
+    wrong_guesses: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """With a clock that charges 10 ms for an iteration and 2 ms for each token in it."""
+    learn = SmartLength.learn
+
+    def told(self: SmartLength, plan: Plan, duration_ns: int) -> None:
+        plan.draft_ns = 0
+        learn(self, plan, 10_000_000 + 2_000_000 * plan.num_tokens)
+
+    monkeypatch.setattr(SmartLength, "learn", told)
+    wrong = speculating(proposer="prompt-lookup", control="smart", k=8)
+    run_dir = tmp_path / "wrong"
+    served = serve(make_spec(wrong, asked(2, max_tokens=200)), run_dir)
+    assert 0 < sum(r.drafted_tokens for r in served) < 0.3 * sum(r.num_output_tokens for r in served)
+    changes = [d for d in rows(run_dir, "decision") if d["action"] == "speculation"]
+    assert {d["reason"] for d in changes} == {"acceptance", "probe"}
+    assert any(d["tokens"] == 0 and d["value"] > 0 for d in changes)
+
+
+# ---------------------------------------------------------------- the books
+
+
+@pytest.mark.parametrize("proposer", ["layer-skip", "prompt-lookup"])
+def test_rows_agree_with_each_other(proposer: str, wrong_guesses: None, tmp_path: Path):
+    served = serve(make_spec(speculating(proposer=proposer, k=4), asked()), tmp_path)
+    slices, iterations = rows(tmp_path, "slice"), rows(tmp_path, "iteration")
+    verify = [s for s in slices if s["kind"] == "verify"]
+    assert verify
+    assert all((s["drafted"] > 0) == (s["kind"] == "verify") for s in slices)
+    assert all(s["tokens"] == 1 + s["drafted"] and s["emitted"] == 1 + s["accepted"] for s in verify)
+    for step in iterations:
+        parts = [s for s in slices if s["iteration"] == step["iteration"]]
+        for column, name in (
+            ("draft_tokens", "drafted"),
+            ("accepted_tokens", "accepted"),
+            ("emitted_tokens", "emitted"),
+        ):
+            assert step[column] == sum(s[name] for s in parts)
+        computed = step["prefill_tokens"] + step["decode_tokens"] + step["draft_tokens"]
+        assert computed == sum(s["tokens"] for s in parts)
+        assert 0 <= step["draft_ns"] <= step["schedule_ns"]
+    for row, request in zip(rows(tmp_path, "request"), sorted(served, key=lambda r: r.index), strict=True):
+        own = [s for s in slices if s["request"] == row["request"]]
+        assert row["output_tokens"] == sum(s["emitted"] for s in own) == request.num_output_tokens
+        assert row["drafted_tokens"] == sum(s["drafted"] for s in own) > 0
+        assert row["accepted_tokens"] == sum(s["accepted"] for s in own)
+        assert sum(s["itl_ns"] is not None for s in own) == sum(s["emitted"] > 0 for s in own) - 1
+
+
+@pytest.mark.parametrize("policy", ["stall-free", "splitfuse", "chunk-only"])
+def test_guesses_count_against_the_budget(policy: str, tmp_path: Path):
+    config = speculating(k=6).model_copy(update={"policy": policy, "chunked_prefill": ChunkedPrefill(token_budget=9)})
+    serve(make_spec(config, asked(5)), tmp_path)
+    for step in rows(tmp_path, "iteration"):
+        assert step["prefill_tokens"] + step["decode_tokens"] + step["draft_tokens"] <= step["token_budget"] == 9
+    assert sum(step["draft_tokens"] for step in rows(tmp_path, "iteration")) > 0
+
+
+def test_guesses_never_throw_anybody_out_of_the_pool(tmp_path: Path):
+    exact = sum(-(-(15 + i + 24 - 1) // 4) for i in range(3))  # every request to its last token
+    guessing = speculating(k=16).model_copy(update={"kv_blocks": exact + 1})
+    served = serve(make_spec(guessing, asked()), tmp_path)
+    assert [r.preemptions for r in served] == [0, 0, 0]
+
+
+def keep_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Slice, "kept", property(lambda part: part.tokens))
+
+
+def keep_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scheduler, "give_back", lambda self, request, keep: None)
+
+
+def stale_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shifted(*arguments):
+        batch = build_batch(*arguments)
+        positions = batch.positions.clone()
+        for chunk in batch.attention.chunks:
+            positions[chunk.start : chunk.start + chunk.length] += 1
+        return dataclasses.replace(batch, positions=positions)
+
+    monkeypatch.setattr(loop, "build_batch", shifted)
+
+
+def pad_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    append = Outputs.append
+    monkeypatch.setattr(Outputs, "append", lambda self, request, tokens: append(self, request, [*tokens, 0]) - 1)
+
+
+def stale_draft(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = Engine.take
+
+    def forgetful(self, part, tokens):
+        take(self, part, tokens)
+        part.request.draft = Draft([1])
+
+    monkeypatch.setattr(Engine, "take", forgetful)
+
+
+def finished_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scheduler, "remove", lambda self, request: None)
+
+
+def shared_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    add = Scheduler.add
+    states: list[Any] = []
+
+    def same_for_all(self, request):
+        states.append(request.sampling_state)
+        request.sampling_state = states[0]
+        add(self, request)
+
+    monkeypatch.setattr(Scheduler, "add", same_for_all)
+
+
+BUGS = [keep_rejected, keep_blocks, stale_positions, pad_output, stale_draft, finished_goes_on, shared_stream]
+
+
+@pytest.mark.parametrize("bug", BUGS)
+def test_debug_mode_detects_the_known_bugs(bug, wrong_guesses: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    spec = make_spec(speculating(proposer="prompt-lookup", k=5), asked())
+    serve(spec, tmp_path / "right")
+    bug(monkeypatch)
+    with pytest.raises(IntegrityError):
+        serve(spec, tmp_path / "wrong")
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "words"),
+    [
+        (speculating(k=8).model_copy(update={"chunked_prefill": ChunkedPrefill(token_budget=8)}), "speculation.k", "7 or less"),
+        (speculating(proposer="prompt-lookup", ngram_min=16, ngram_max=16), "speculation.ngram_min", "15 or less"),
+        (speculating(proposer="draft-model", draft_model="random:smollm2-135m"), "speculation.draft_model", "same family"),
+        (speculating(proposer="draft-model", draft_model="random:none"), "speculation.draft_model", ""),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_with_its_mend(config: EngineConfig, field: str, words: str):
+    with pytest.raises(EngineError) as caught:
+        prepare(make_spec(config, asked(1)))
+    assert caught.value.field == field
+    assert words in caught.value.mend
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {"speculation.proposer": "draft-model"},
+        {"speculation.ngram_min": "5", "speculation.ngram_max": "3"},
+        {"speculation.k": "0"},
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(overrides: dict[str, str]):
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(EngineConfig(), overrides)
+    assert caught.value.field.startswith("speculation")
+
+
+def test_on_means_lookup_with_the_length_that_pays():
+    on = apply_overrides(EngineConfig(), {"speculation": "on"}).speculation
+    assert on is not None
+    assert (on.proposer, on.control) == ("prompt-lookup", "smart")
+    assert apply_overrides(EngineConfig(), {"speculation.k": "5"}).speculation == Speculation(k=5)
