@@ -157,7 +157,7 @@ class RaggedBuilder:
         return Batch(
             token_ids=part["token_ids"],
             positions=part["positions"],
-            sample_rows=part["sample_rows"],
+            sample_rows=part["sample_rows"][: len(sample_rows)],
             sampled=sampled,
             attention=AttentionBatch(
                 slots=part["slots"],
