@@ -53,10 +53,9 @@ class RunFacts:
 
     @property
     def switches(self) -> str:
-        """Which techniques were on: ``chunked prefill on``."""
-        engine = self.spec.engine
-        words = (f"{t.title.lower()} {'off' if getattr(engine, t.path) is None else 'on'}" for t in book.techniques())
-        return ", ".join(words)
+        """Which techniques were on: ``with chunked prefill``."""
+        on = [t.title.lower() for t in book.techniques() if getattr(self.spec.engine, t.path) is not None]
+        return f"with {', '.join(on)}" if on else "every technique off"
 
     @property
     def labels(self) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.app.small_runs import small_spec, wait_for_state
+from tests.app.small_runs import small_spec, wait_for, wait_for_state
 from tests.browser.conftest import OpenLab
 from tests.browser.test_live_page import no_sideways_scroll
 
@@ -101,10 +101,10 @@ def test_the_list_opens_and_deletes_and_takes_it_back(open_lab: OpenLab, open_pa
     page.mouse.click(box["x"] + 18, box["y"] + 52)
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_text("Deleted: A small run")).to_be_visible()
-    assert not open_lab.home.run_dir("to-delete").exists()
+    wait_for(lambda: not open_lab.home.run_dir("to-delete").exists())
     page.get_by_role("button", name="Undo").click()
+    wait_for(open_lab.home.run_dir("to-delete").exists)
     expect(page.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
-    assert open_lab.home.run_dir("to-delete").exists()
 
 
 def test_a_phone_shows_a_finished_run_without_scrolling_sideways(

@@ -115,7 +115,7 @@ def test_start_serves_the_chosen_scenario_with_the_chosen_settings(open_lab: Ope
     page.get_by_role("button", name="Start", exact=True).click()
     wait_for(lambda: set(open_lab.home.run_ids()) - before)
     (run_id,) = set(open_lab.home.run_ids()) - before
-    expect(page.get_by_text("chunked prefill off, random:tiny", exact=False)).to_be_visible()
+    expect(page.get_by_text("every technique off, random:tiny", exact=False)).to_be_visible()
     assert f"run={run_id}" in page.url
     wait_for(lambda: state(read_status(open_lab.home.run_dir(run_id))) in ("running", "finished"))
     board(page)
