@@ -67,6 +67,13 @@ CHARTS = {
         "iteration",
         ("prefill_tokens", "decode_tokens", "token_budget"),
     ),
+    "roofline": ChartWords(
+        "Roofline",
+        "One dot per recent iteration: how much arithmetic it does per byte it must move, and the rate it reached. The line is what this "
+        "device was measured to do: left of its bend memory is the limit, right of it arithmetic. Work and bytes are modelled.",
+        "iteration",
+        ("flops", "bytes", "forward_ns"),
+    ),
     "queue": ChartWords(
         "Running and waiting",
         "Requests that hold a place in the engine, and requests that have arrived and wait for one.",

@@ -20,6 +20,28 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class Ragged:
+    """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.ragged`` builds it).
+
+    Sequence ``s`` owns the rows ``[query_starts[s], query_starts[s + 1])``; its block table is ``blocks[block_starts[s]:]``.
+    """
+
+    query_starts: torch.Tensor  # [num_sequences + 1] int32
+    kv_lens: torch.Tensor  # [num_sequences] int32, keys visible to the last row
+    block_starts: torch.Tensor  # [num_sequences] int32
+    blocks: torch.Tensor  # [all tables] int32
+    num_sequences: int
+    num_tokens: int
+    max_query_len: int
+
+    def positions(self) -> list[int]:
+        """Each row's place in its sequence, worked out from the starts and lengths (for checks: it waits for the device)."""
+        starts, kv_lens = self.query_starts.tolist(), self.kv_lens.tolist()
+        lengths = [starts[s + 1] - starts[s] for s in range(self.num_sequences)]
+        return [place for n, kv_len in zip(lengths, kv_lens, strict=False) for place in range(kv_len - n, kv_len)]
+
+
+@dataclass(frozen=True)
 class AttentionBatch:
     """What attention has to know of a batch. Rows of single tokens come first, shortest context first, then the chunks.
 
@@ -33,6 +55,17 @@ class AttentionBatch:
     single_kv_lens: list[int]  # keys each single token sees, rising
     single_tables: list[list[int]]  # the same block tables, each as long as it is
     chunks: tuple[Chunk, ...]
+    ragged: Ragged | None = None  # where the backend asks for this form, the three above are empty
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What drawing on the device needs, one entry per sampled part."""
+
+    temperatures: torch.Tensor  # float32
+    seeds: torch.Tensor  # int32
+    counters: torch.Tensor  # int32, position in the request's output
+    others: list[int]  # places of requests that ask for more than a temperature
 
 
 @dataclass(frozen=True)
@@ -45,6 +78,8 @@ class Batch:
     sampled: list[Slice]  # whose rows they are: 1 + drafted rows each, in this order
     attention: AttentionBatch
     context_tokens: int  # keys read in one layer
+    graph_size: int | None = None  # rows of the CUDA graph that this batch is padded to
+    draws: Draws | None = None  # where tokens can be drawn on the device
 
 
 def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:

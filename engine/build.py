@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from engine.attention import BACKENDS, AttentionBackend
+from engine.attention import AttentionBackend, backend_class
+from engine.attention.choose import choose_backend
 from engine.attention.shared import SharedPrefixAttention
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
+from engine.executor import Executor
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
@@ -20,6 +22,7 @@ from engine.kv.prefixes import Prefixes
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
+from engine.model.memory import check_pool_fits, free_bytes, used_by_others
 from engine.outputs import Outputs
 from engine.policies import POLICIES
 from engine.policies.base import Limits
@@ -47,30 +50,45 @@ class Prepared:
     num_blocks: int
     max_model_len: int
     requests: list[Request]
+    backend: str  # of attention
+    notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
 
     @property
     def kv_capacity_tokens(self) -> int:
         return self.num_blocks * self.spec.engine.block_size
 
-    def start(self, recorder: Recorder, clock: RunClock) -> Engine:
-        """Allocate the KV pool and wire the engine."""
+    @property
+    def uses_graphs(self) -> bool:
+        return self.spec.engine.cuda_graphs and self.backend == "triton"
+
+    def allocate(self, progress: Progress = lambda phase, share: None) -> Executor:
+        """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
         config, shape, model = self.spec.engine, self.model.shape, self.model
         cache = KVCache(
             shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
         )
+        executor = Executor(model.decoder, _attention(self.backend, config, cache, model))
+        executor.draws_on_device = config.speculation is None
+        if self.uses_graphs:
+            executor.capture_graphs(config.max_num_seqs, self.max_model_len, progress)
+        return executor
+
+    def start(self, recorder: Recorder, clock: RunClock, executor: Executor | None = None) -> Engine:
+        """Wire the engine; ``executor``: what ``allocate`` returned, where that was done ahead of the clock."""
+        config, shape, model = self.spec.engine, self.model.shape, self.model
+        executor = executor or self.allocate()
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
         sharing = config.prefix_sharing
-        prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, cache.copy_block)
+        prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, executor.cache.copy_block)
         return Engine(
-            decoder=model.decoder,
-            attention=_attention(config, cache, model),
+            executor=executor,
             scheduler=Scheduler(
                 pool,
                 POLICIES[config.resolved_policy](self.limits),
                 config.max_num_seqs,
                 prefixes,
-                make_speculator(self, cache),
+                make_speculator(self, executor.cache),
             ),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
             cost=cost_model(model),
@@ -97,6 +115,10 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     config = spec.engine
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
+    asked = (
+        "gathered" if config.shares_attention else config.attention_backend
+    )  # shared-prefix attention is a form of it
+    backend, notice = choose_backend(asked, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
@@ -108,7 +130,9 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     num_blocks = _num_blocks(config, models, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, num_blocks, config.block_size)
-    prepared = Prepared(spec, model, device, num_blocks, max_model_len, requests, draft)
+    prepared = Prepared(
+        spec, model, device, num_blocks, max_model_len, requests, backend, (notice,) if notice else (), draft
+    )
     check_speculation(prepared)
     return prepared
 
@@ -131,11 +155,11 @@ def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_m
     return requests
 
 
-def _attention(config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
+def _attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
     heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
     sharing = config.prefix_sharing
-    if sharing is None or sharing.attention == "off":
-        return BACKENDS[config.resolved_backend](cache, *heads)
+    if sharing is None or not config.shares_attention:
+        return backend_class(backend)(cache, *heads)
     return SharedPrefixAttention(
         cache,
         *heads,
@@ -185,23 +209,23 @@ def _num_blocks(
     max_model_len: int,
 ) -> int:
     """Exact number if given, else what the memory share holds, and no more than the whole workload could ever fill."""
-    if config.kv_blocks is not None:
-        return config.kv_blocks
     block = sum(
         bytes_per_block(m.shape.layers, m.shape.kv_heads, m.shape.head_dim, config.block_size, m.dtype) for m in models
     )
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if config.kv_blocks is not None:
+        check_pool_fits(config.kv_blocks, block, device)
+        return config.kv_blocks
+    free = free_bytes(device)
     count = int(free * config.kv_memory_fraction) // block
     if count < 1:
         raise EngineError(
             "out-of-memory",
             "kv_memory_fraction",
             config.kv_memory_fraction,
-            f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.",
+            f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.{used_by_others(device)}",
             "Give the KV pool a larger share or free memory.",
         )
-    longest = (min(r.num_prompt_tokens + r.max_tokens, max_model_len) for r in requests)
-    return min(count, sum(-(-tokens // config.block_size) for tokens in longest) + HEADROOM_BLOCKS)
+    return min(count, config.max_num_seqs * -(-max_model_len // config.block_size))
 
 
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:

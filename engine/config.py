@@ -343,10 +343,19 @@ class EngineConfig(Settings):
         le=1024,
         advanced=True,
     )
-    attention_backend: Literal["auto", "reference", "gathered"] = setting(
+    attention_backend: Literal["auto", "reference", "gathered", "triton"] = setting(
         "auto",
         "Attention backend",
-        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. auto: gathered.",
+        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. triton: custom kernels that read the "
+        "cache where it lies, for GPUs. auto: triton on a GPU that can run it, else gathered.",
+        group="Model",
+        advanced=True,
+    )
+    cuda_graphs: bool = setting(
+        True,
+        "CUDA graphs",
+        "Decode steps are recorded once per batch size and replayed without Python in between. On a GPU with the custom kernels; no "
+        "effect elsewhere.",
         group="Model",
         advanced=True,
     )
@@ -491,14 +500,15 @@ class EngineConfig(Settings):
         return size
 
     @property
+    def shares_attention(self) -> bool:
+        """Whether requests that share a prefix attend to it together."""
+        return self.prefix_sharing is not None and self.prefix_sharing.attention != "off"
+
+    @property
     def resolved_policy(self) -> str:
         if self.policy is not None:
             return self.policy
         return "stall-free" if self.chunked_prefill is not None else "prefill-first"
-
-    @property
-    def resolved_backend(self) -> str:
-        return "gathered" if self.attention_backend == "auto" else self.attention_backend
 
 
 class RequestSpec(Settings):

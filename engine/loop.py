@@ -9,16 +9,14 @@ from dataclasses import dataclass
 import torch
 
 from engine.arrivals import Arrivals
-from engine.attention.base import AttentionBackend
-from engine.batch import Batch, build_batch
+from engine.batch import Batch
 from engine.cost import CostModel
-from engine.model.decoder import Decoder
+from engine.executor import Executor
 from engine.outputs import Outputs
 from engine.recording import StepRecorder, StepTimes, record_request
 from engine.request import NO_DRAFT, Request
 from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.invariants import check_step
-from engine.speculation.verify import verify
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -51,8 +49,7 @@ class Engine:
     def __init__(
         self,
         *,
-        decoder: Decoder,
-        attention: AttentionBackend,
+        executor: Executor,
         scheduler: Scheduler,
         outputs: Outputs,
         cost: CostModel,
@@ -61,8 +58,7 @@ class Engine:
         device: torch.device,
         check_integrity: bool = False,
     ) -> None:
-        self.decoder = decoder
-        self.attention = attention
+        self.executor = executor
         self.scheduler = scheduler
         self.outputs = outputs
         self.recorder = recorder
@@ -95,13 +91,13 @@ class Engine:
         plan = self.scheduler.plan()
         times.scheduled = self.clock.now_ns()
 
-        batch = build_batch(plan, self.scheduler.pool.block_size, self.device)
+        batch = self.executor.build(plan)
         times.prepared = self.clock.now_ns()
 
         logits = self.forward(batch)
         times.computed = self.clock.now_ns()
 
-        tokens = verify(logits, batch.sampled)
+        tokens = self.executor.tokens(batch, logits)
         times.sampled = self.clock.now_ns()
         times.device_ns = self._timer.elapsed_ns()
 
@@ -111,9 +107,7 @@ class Engine:
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
         self._timer.start()
-        self.attention.begin(batch.attention)
-        hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
-        logits = self.decoder.logits(hidden.index_select(0, batch.sample_rows))
+        logits = self.executor.forward(batch)
         self._timer.stop()
         return logits
 
@@ -140,7 +134,7 @@ class Engine:
         totals.accepted_tokens += sum(part.accepted for part in batch.sampled)
         totals.preemptions += len(plan.preempted)
         totals.prefix_hit_tokens += plan.prefix_hit_tokens
-        self.rows.step(totals.iterations, plan, batch, times, running, self.attention.spared_tokens)
+        self.rows.step(totals.iterations, plan, batch, times, running, self.executor.attention.spared_tokens)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1

@@ -167,6 +167,7 @@ class StepRecorder:
             blocks_shared=pool.num_shared,
             kv_tokens=self.scheduler.kv_tokens,
             blocks_spared=pool.num_spared,
+            graph_size=NULL_INT if batch.graph_size is None else batch.graph_size,
             flops=flops,
             bytes=moved - self.cost.spared(spared_tokens),
             kv_bytes_spared=self.cost.spared(spared_tokens),

@@ -35,7 +35,7 @@ class SampledRow(Protocol):
 class SamplingState:
     """What sampling one request needs from step to step."""
 
-    __slots__ = ("_ahead", "generator", "sampling", "seen")
+    __slots__ = ("_ahead", "device_seed", "generator", "sampling", "seen")
 
     def __init__(
         self, sampling: Sampling, *, run_seed: int, number: int, seed: int | None, vocab: int, device: torch.device
@@ -51,13 +51,21 @@ class SamplingState:
         self.sampling = sampling
         self._ahead: list[float] = []  # numbers of the stream that were drawn and given back
         self.generator: torch.Generator | None = None
+        self.device_seed = 0  # of the stream that a GPU draws from
         if sampling.temperature > 0:
             name = f"run {run_seed} request {number}" if seed is None else f"seed {seed}"
             digest = hashlib.sha256(name.encode()).digest()
             self.generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+            self.device_seed = int.from_bytes(digest[8:12], "little") >> 1
         self.seen: torch.Tensor | None = None  # [vocab] bool: tokens of prompt and output, kept only where penalised
         if sampling.repetition_penalty != 1.0:
             self.seen = torch.zeros(vocab, dtype=torch.bool, device=device)
+
+    @property
+    def temperature_only(self) -> bool:
+        """Nothing but the temperature shapes the distribution."""
+        s = self.sampling
+        return s.top_k == 0 and s.top_p == 1.0 and s.min_p == 0.0 and self.seen is None
 
     def observe(self, token_ids: Iterable[int]) -> None:
         """Tell it the prompt, then every token the request emits."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.attention import BACKENDS
-from engine.batch import build_batch
+from engine.attention import backend_class
 from engine.config import RequestSpec
+from engine.executor import Executor
 from engine.kv.cache import KVCache
 from engine.request import Request
 from engine.scheduler import Plan, Slice
@@ -38,14 +38,12 @@ def warm_up(prepared: Prepared) -> None:
         model.dtype,
         prepared.device,
     )
-    attention = BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim)
+    attention = backend_class(prepared.backend)(cache, shape.heads, shape.kv_heads, shape.head_dim)
+    executor = Executor(model.decoder, attention)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
     for slices in (
         [Slice(requests[0], length, 0, True)],
         [*decodes[1:], Slice(requests[0], max(1, length // 2), 0, True)],
         decodes,
     ):
-        batch = build_batch(Plan(slices), size, prepared.device)
-        attention.begin(batch.attention)
-        hidden = model.decoder.forward(batch.token_ids, batch.positions, attention)
-        model.decoder.logits(hidden.index_select(0, batch.sample_rows))
+        executor.forward(executor.build(Plan(slices)))

@@ -76,17 +76,18 @@ def run(run_dir: Path) -> int:
 
 def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) -> int:
     spec, device = prepared.spec, prepared.device
-    labels = list(dict.fromkeys([*spec.labels, *prepared.model.labels]))
+    labels = list(dict.fromkeys([*spec.labels, *prepared.model.labels, *prepared.notices]))
     status.update(labels=labels, progress={"phase": "measuring the device", "phase_share": 0.0})
     peaks = measure_peaks(device, prepared.model.dtype)
     warm_up(prepared)
+    executor = prepared.allocate(lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
     clock = RunClock()
     recorder = Recorder(run_dir, spec.engine.recording, clock)
     sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms)
     state, error = "failed", None
     engine: Engine | None = None
     try:
-        engine = prepared.start(recorder, clock)
+        engine = prepared.start(recorder, clock, executor)
         recorder.run(
             "start",
             "running",
@@ -95,7 +96,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             environment=environment(torch_version=torch.__version__, device=str(device))
             | {"threads": torch.get_num_threads()},
             peaks=peaks,
-            model=_describe_model(prepared),
+            model=_describe_model(prepared, executor.graphs.nbytes if executor.graphs else 0),
         )
         sampler.start()
         status.update(state="running")
@@ -159,6 +160,14 @@ def describe(error: Exception) -> dict[str, Any]:
             "message": "The device ran out of memory.",
             "mend": mend,
         }
+    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+        return {
+            "kind": "device-lost",
+            "field": "device",
+            "value": None,
+            "message": f"The GPU stopped answering: {str(error).splitlines()[0]}"[:500],
+            "mend": "Look at the driver (nvidia-smi) and run again; the rows up to here are kept.",
+        }
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
         return {
@@ -178,7 +187,7 @@ def describe(error: Exception) -> dict[str, Any]:
     }
 
 
-def _describe_model(prepared: Prepared) -> dict[str, Any]:
+def _describe_model(prepared: Prepared, graph_bytes: int) -> dict[str, Any]:
     model, shape, config = prepared.model, prepared.model.shape, prepared.spec.engine
     limits = prepared.limits
     return {
@@ -197,6 +206,8 @@ def _describe_model(prepared: Prepared) -> dict[str, Any]:
         "kv_bytes_per_token": shape.kv_bytes_per_token(model.dtype.itemsize),
         "kv_capacity_tokens": prepared.kv_capacity_tokens,
         "max_model_len": prepared.max_model_len,
+        "attention_backend": prepared.backend,
+        "graph_bytes": graph_bytes,
         "policy": config.resolved_policy,
         "token_budget": limits.token_budget,
     }

@@ -129,6 +129,15 @@ def iterations(con: Connection, run_id: str, max_points: int = 2000) -> pa.Table
     return iterations_query(run_id, max_points).table(con)
 
 
+def roofline_query(run_id: str, max_points: int = 1000) -> Query:
+    return Query(
+        """
+SELECT iteration, flops, bytes, forward_ns / 1e6 AS forward_ms, prefill_tokens, decode_tokens
+FROM iterations WHERE run_id = $run ORDER BY iteration DESC LIMIT $points""".strip(),
+        {"run": run_id, "points": max_points},
+    )
+
+
 def token_latencies_query(run_id: str, max_points: int = 20_000) -> Query:
     return Query(
         """

@@ -4,6 +4,7 @@ from app.charts.devices import device_activity, memory_and_power
 from app.charts.frame import CONFIG, column
 from app.charts.iterations import batch_makeup, iteration_timeline
 from app.charts.pool import kv_pool, running_and_waiting
+from app.charts.roofline import roofline
 from app.charts.tokens import Ghost, token_gaps
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "iteration_timeline",
     "kv_pool",
     "memory_and_power",
+    "roofline",
     "running_and_waiting",
     "token_gaps",
 ]

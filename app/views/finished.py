@@ -44,7 +44,7 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
             ["Charts", "Latency", "Requests", "Iterations", "Setup"], default=first, key=f"part-{below_board}"
         )
         with tabs[0]:
-            _charts(lab, con, facts, figures)
+            _charts(lab, con, facts, figures, row.get("peaks"))
         with tabs[1]:
             _latency(con, facts.run_id, figures)
         with tabs[2]:
@@ -98,7 +98,13 @@ def metric_help(name: str) -> str:
     return f"{metric.title}: {metric.formula} {PROVENANCE[metric.provenance]}"
 
 
-def _charts(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts, figures: dict[str, Any]) -> None:
+def _charts(
+    lab: Lab,
+    con: duckdb.DuckDBPyConnection,
+    facts: RunFacts,
+    figures: dict[str, Any],
+    peaks: dict[str, float] | None,
+) -> None:
     colours = page_palette()
     run_id = facts.run_id
     steps_query = queries.iterations_query(run_id, MOST_ITERATIONS)
@@ -127,6 +133,11 @@ def _charts(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts, figures: 
     makeup = charts.batch_makeup(steps, colours)
     words = f"At most {_largest(steps, 'prefill_tokens'):.0f} prompt tokens in an iteration."
     chart_card(CHARTS["makeup"], makeup, steps, steps_query, name="batch-makeup", summary=words)
+    roof_query = queries.roofline_query(run_id)
+    recent = roof_query.table(con)
+    roof = charts.roofline(recent, peaks, colours)
+    words = f"The last {counted(recent.num_rows, 'iteration')} against the device's measured limits."
+    chart_card(CHARTS["roofline"], roof, recent, roof_query, name="roofline", summary=words)
     left, right = st.columns(2)
     with left:
         queue = charts.running_and_waiting(steps, colours)

@@ -33,7 +33,7 @@ def measure(dtype: str, threads: int, requests: int | None) -> dict[str, Any]:
         "output_tokens": sum(map(len, outputs)),
         "digests": digest(outputs),
         "resolved": {
-            "attention": config.resolved_backend,
+            "attention": prepared.backend,
             "policy": config.resolved_policy,
             "dtype": str(prepared.model.dtype).removeprefix("torch."),
             "threads": torch.get_num_threads(),

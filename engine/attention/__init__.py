@@ -7,5 +7,19 @@ from engine.attention.gathered import GatheredAttention
 from engine.attention.reference import ReferenceAttention
 
 BACKENDS: dict[str, type[AttentionBackend]] = {"reference": ReferenceAttention, "gathered": GatheredAttention}
+"""The backends that any machine has; ``backend_class`` knows those that need more, too."""
 
-__all__ = ["BACKENDS", "AttentionBackend"]
+__all__ = ["BACKENDS", "AttentionBackend", "backend_class"]
+
+
+def backend_class(name: str) -> type[AttentionBackend]:
+    """The backend of this name. Custom kernels are imported only when asked for.
+
+    Raises:
+        ImportError: ``triton`` is asked for and not installed.
+    """
+    if name == "triton":
+        from engine.attention.triton import TritonAttention
+
+        return TritonAttention
+    return BACKENDS[name]

@@ -11,7 +11,12 @@ from engine.kv.cache import KVCache
 
 
 class AttentionBackend(ABC):
-    """Stores a batch's keys and values in the cache and attends to everything each token may see."""
+    """Stores a batch's keys and values in the cache and attends to everything each token may see.
+
+    ``ragged``: the backend reads ``AttentionBatch.ragged`` and not its lists of singles and chunks.
+    """
+
+    ragged = False
 
     def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
         self.cache = cache

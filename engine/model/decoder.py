@@ -63,10 +63,10 @@ class Decoder:
         self.device = embedding.device
         self.dtype = embedding.dtype
         self.layers = tuple(layers)
-        self._embedding = embedding  # [vocab, hidden]
-        self._norm = norm
-        self._head = head
-        self._rope = Rope(shape, shape.max_position, self.device, self.dtype)
+        self.embedding = embedding  # [vocab, hidden]
+        self.norm = norm
+        self.head = head
+        self.rope = Rope(shape, shape.max_position, self.device, self.dtype)
         self._rotated_and_not = (shape.heads + shape.kv_heads, shape.kv_heads)
         self._q_and_k = (shape.heads, shape.kv_heads)
 
@@ -88,8 +88,8 @@ class Decoder:
         Returns:
             [T, hidden]: the residual stream after the last layer, before the final norm; rows go to ``logits``.
         """
-        x = F.embedding(token_ids, self._embedding)
-        angles = self._rope.at(positions)
+        x = F.embedding(token_ids, self.embedding)
+        angles = self.rope.at(positions)
         for number in range(len(self.layers)) if layers is None else layers:
             layer = self.layers[number]
             q, k, v = self._qkv(layer, layer.input_norm(x), angles)
@@ -100,7 +100,7 @@ class Decoder:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [R, hidden] rows of what ``forward`` returned -> [R, vocab] float32."""
-        return self._head(self._norm(hidden)).float()
+        return self.head(self.norm(hidden)).float()
 
     def _qkv(
         self, layer: Layer, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]
@@ -109,5 +109,5 @@ class Decoder:
         qk, v = heads.split_with_sizes(self._rotated_and_not, 1)
         if layer.qk_norm is not None:
             qk = layer.qk_norm(qk)
-        q, k = self._rope.rotate(qk, angles).split_with_sizes(self._q_and_k, 1)
+        q, k = self.rope.rotate(qk, angles).split_with_sizes(self._q_and_k, 1)
         return q, k, v

@@ -14,6 +14,7 @@ from engine.model import gguf
 from engine.model.assemble import GetTensor, build
 from engine.model.checkpoint import Checkpoint, read_json
 from engine.model.decoder import Decoder
+from engine.model.memory import check_weights_fit
 from engine.model.shape import RANDOM, ModelShape
 from engine.model.source import ModelSource, resolve
 from engine.tokenizer import ByteTokenizer, Tokenizer
@@ -64,12 +65,14 @@ def load(
     if source.kind == "random":
         assert source.shape is not None
         shape = RANDOM[source.shape]
+        check_weights_fit(shape, dtype, device)
         decoder = build(shape, _random_tensors(seed, device, dtype), lambda share: progress("loading weights", share))
         return LoadedModel(source.name, shape, decoder, ByteTokenizer(shape.vocab), device, dtype, ("random weights",))
     directory = model_directory(source, progress)
     shape = ModelShape.from_config(
         read_json(directory / "config.json"), read_json(directory / "generation_config.json", required=False)
     )
+    check_weights_fit(shape, dtype, device)
     rounded = directory / "bf16"
     weights = Checkpoint(rounded if dtype == torch.bfloat16 and rounded.is_dir() else directory)
 

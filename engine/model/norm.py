@@ -20,12 +20,12 @@ class RMSNorm:
         eps: added to the mean square.
     """
 
-    __slots__ = ("_eps", "_fused", "_least", "_root_width", "_weight")
+    __slots__ = ("_fused", "_least", "_root_width", "eps", "weight")
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         width = weight.shape[-1]
-        self._weight = weight
-        self._eps = eps
+        self.weight = weight
+        self.eps = eps
         self._fused = weight.is_cuda and weight.ndim == 1
         self._least = torch.tensor([math.sqrt(width * eps)], dtype=torch.float32, device=weight.device)
         self._root_width = torch.tensor([math.sqrt(width)], dtype=torch.float32, device=weight.device)
@@ -33,8 +33,8 @@ class RMSNorm:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """x: [..., width] -> the same shape and dtype, new memory."""
         if self._fused:
-            return F.rms_norm(x, x.shape[-1:], self._weight, self._eps)
+            return F.rms_norm(x, x.shape[-1:], self.weight, self.eps)
         full = x.float()
         length = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
         scale = self._root_width / torch.hypot(length, self._least)
-        return (full * scale).to(x.dtype).mul_(self._weight)
+        return (full * scale).to(x.dtype).mul_(self.weight)

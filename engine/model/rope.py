@@ -41,11 +41,11 @@ class Rope:
         angles = torch.outer(torch.arange(positions, dtype=torch.float32), inverse_frequencies(shape))
         cos, sin = angles.cos(), angles.sin()
         table = torch.stack((torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)), dim=1)
-        self._table = table.unsqueeze(2).to(device=device, dtype=dtype)  # [positions, 2, 1, head_dim]
+        self.table = table.unsqueeze(2).to(device=device, dtype=dtype)  # [positions, 2, 1, head_dim]
 
     def at(self, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """positions: [T] int64 -> cos, signed sin, each [T, 1, head_dim], to be used in every layer of a step."""
-        rows = self._table.index_select(0, positions)
+        rows = self.table.index_select(0, positions)
         return rows[:, 0], rows[:, 1]
 
     def rotate(self, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -54,7 +54,11 @@ def _check_positions(batch: Batch) -> None:
     """Positions count from each sequence's own start, and every token's slot is the one of its position."""
     attention = batch.attention
     positions = batch.positions.tolist()
-    expected = [kv_len - 1 for kv_len in attention.single_kv_lens]
+    if attention.ragged is not None:
+        expected = attention.ragged.positions()
+        positions = positions[: len(expected)]  # a batch for a graph is padded
+    else:
+        expected = [kv_len - 1 for kv_len in attention.single_kv_lens]
     for chunk in attention.chunks:
         expected += range(chunk.kv_len - chunk.length, chunk.kv_len)
     if positions != expected:

@@ -52,8 +52,11 @@ def _proposer(prepared: Prepared, cache: KVCache) -> Proposer:
 
 
 def _attention(config: EngineConfig, model: LoadedModel, cache: KVCache) -> AttentionBackend:
+    """Models that guess run step by step on the plain path, also beside the custom kernels: they read the same cache."""
     shape = model.shape
-    return BACKENDS[config.resolved_backend](cache, shape.heads, shape.kv_heads, shape.head_dim)
+    return BACKENDS["gathered" if config.attention_backend != "reference" else "reference"](
+        cache, shape.heads, shape.kv_heads, shape.head_dim
+    )
 
 
 def _draft_cache(draft: LoadedModel, cache: KVCache) -> KVCache:

@@ -8,6 +8,7 @@ import pytest
 
 from app import charts
 from app.charts.iterations import kind_of, tallest
+from app.charts.roofline import balance, roof
 from app.charts.tokens import thinned
 from app.theme import DARK, LIGHT
 
@@ -135,6 +136,40 @@ def test_an_empty_table_gives_a_figure_that_says_so(palette) -> None:
         charts.device_activity(pa.table({"t": pa.array([], pa.float64())}), palette),
     ):
         assert figure.layout.annotations[0].text
+
+
+PEAKS = {"flops_per_s": 1e12, "bytes_per_s": 1e11}
+
+
+def work() -> pa.Table:
+    """Two iterations at half the limit: one that moves bytes, one that computes."""
+    return pa.table(
+        {
+            "iteration": [0, 1],
+            "flops": [1e9, 2e11],
+            "bytes": [1e9, 1e9],
+            "forward_ms": [20.0, 400.0],
+            "prefill_tokens": [0, 50],
+            "decode_tokens": [4, 0],
+        }
+    )
+
+
+def test_the_roof_bends_where_memory_and_arithmetic_limit_alike() -> None:
+    assert balance(PEAKS) == 10
+    np.testing.assert_allclose(roof(np.array([1.0, 10.0, 500.0]), PEAKS), [0.1, 1.0, 1.0])
+
+
+def test_every_iteration_lies_below_the_measured_roof_at_its_share() -> None:
+    drawn = {trace.name: trace for trace in charts.roofline(work(), PEAKS, LIGHT).data}
+    np.testing.assert_allclose([drawn["decode only"].y[0], drawn["prefill only"].y[0]], [0.05, 0.5])
+    np.testing.assert_allclose([drawn[name].customdata[0][1] for name in ("decode only", "prefill only")], [50, 50])
+
+
+def test_without_measured_peaks_there_is_no_roof() -> None:
+    assert "measured limit" not in [trace.name for trace in charts.roofline(work(), None, LIGHT).data]
+    empty = charts.roofline(work().slice(0, 0), PEAKS, LIGHT)
+    assert empty.layout.annotations[0].text
 
 
 def test_counters_the_device_lacks_are_left_out() -> None:

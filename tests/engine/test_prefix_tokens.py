@@ -167,7 +167,7 @@ def test_an_evicted_block_is_never_read(backend: str, poison: float, tiny, tmp_p
     prepared = prepare(spec)
     with Recorder(tmp_path, "off", clock := RunClock()) as recorder:
         engine = prepared.start(recorder, clock)
-        pool, data = engine.scheduler.pool, engine.attention.cache.data
+        pool, data = engine.scheduler.pool, engine.executor.cache.data
         forget, evicted = pool.evicted, []
 
         def poisoned(block: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine import loop
+from engine import executor
 from engine.batch import build_batch
 from engine.build import prepare
 from engine.config import ChunkedPrefill, ConfigError, EngineConfig, RequestSpec, Sampling, Speculation, apply_overrides
@@ -227,14 +227,14 @@ def keep_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def stale_positions(monkeypatch: pytest.MonkeyPatch) -> None:
-    def shifted(*arguments):
-        batch = build_batch(*arguments)
+    def shifted(plan, **settings):
+        batch = build_batch(plan, **settings)
         positions = batch.positions.clone()
         for chunk in batch.attention.chunks:
             positions[chunk.start : chunk.start + chunk.length] += 1
         return dataclasses.replace(batch, positions=positions)
 
-    monkeypatch.setattr(loop, "build_batch", shifted)
+    monkeypatch.setattr(executor, "build_batch", shifted)
 
 
 def pad_output(monkeypatch: pytest.MonkeyPatch) -> None:

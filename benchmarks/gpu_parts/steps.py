@@ -1,0 +1,116 @@
+"""Single steps held against the measured limit: forward passes of named shapes, and attention alone."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
+from engine.attention.triton import TritonAttention
+from engine.build import cost_model
+from engine.executor import Executor
+from engine.graphs import Graphs
+from engine.kv.cache import KVCache, bytes_per_block
+from engine.model.device import resolve_dtype
+from engine.model.load import load, resolve
+from engine.model.shape import RANDOM
+from engine.ragged import RaggedBuilder
+
+SHAPES = ("smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
+BATCHES = (1, 16, 64, 256)
+PROMPTS = (512, 2048, 8192)
+CONTEXT = 1024
+BLOCK_SIZE = 16
+GOAL_DECODE = 0.80  # of the copy bandwidth, Llama-3.1-8B shape
+GOAL_PREFILL = 0.65  # of the matrix rate, 2,048 and 8,192 tokens
+ROTATED_BYTES = 1 << 30  # attention alone reads at least this much before it comes back to the same layer
+
+
+def forward_passes(bench: Bench) -> None:
+    """Decode at several batches and prefill at several lengths, as shares of what bounds them."""
+    rows = []
+    for name in SHAPES[:1] if bench.dry else SHAPES:
+        source = resolve(bench.shape(name))
+        dtype = resolve_dtype("float32" if bench.dry else "bfloat16", bench.device)
+        model = load(source, bench.device, dtype)
+        cost, shape = cost_model(model), model.shape
+        batches, prompts, context = ((1, 2), (5,), 20) if bench.dry else (BATCHES, PROMPTS, CONTEXT)
+        blocks = max(batches[-1] * (context // BLOCK_SIZE + 1), prompts[-1] // BLOCK_SIZE + 1)
+        cache = KVCache(shape.layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, bench.device)
+        cache.data.normal_()
+        executor = Executor(model.decoder, TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim))
+        executor.graphs = executor.builder.graphs = Graphs(executor, batches[-1], context + BLOCK_SIZE, sizes=batches)
+        executor.graphs.capture()
+        for batch in batches:
+            plan = decode_plan(batch, context, BLOCK_SIZE)
+            seconds = step_seconds(bench, executor, plan)
+            flops, moved = cost.of(plan, batch)
+            limit = max(flops / bench.peaks["flops_per_s"], moved / bench.peaks["bytes_per_s"])
+            rows.append((name, f"decode {batch} x {context}", seconds * 1e3, limit * 1e3, limit / seconds))
+            _figure(bench, name, f"decode at batch {batch}", limit / seconds, GOAL_DECODE)
+        for prompt in prompts:
+            plan = decode_plan(1, 0, BLOCK_SIZE, prefill=prompt)
+            seconds = step_seconds(bench, executor, plan, repeats=8)
+            flops, moved = cost.of(plan, 1)
+            limit = max(flops / bench.peaks["flops_per_s"], moved / bench.peaks["bytes_per_s"])
+            rows.append((name, f"prefill {prompt}", seconds * 1e3, limit * 1e3, limit / seconds))
+            _figure(
+                bench, name, f"prefill of {prompt:,} tokens", limit / seconds, GOAL_PREFILL if prompt > 512 else None
+            )
+        del executor, cache, model
+        bench.free()
+    bench.report.table("forward passes", ["shape", "batch", "ms", "limit, ms", "share of the limit"], rows)
+
+
+def attention_alone(bench: Bench) -> None:
+    """Decode attention as a share of the copy bandwidth: keys and values read once."""
+    shape = RANDOM["tiny" if bench.dry else "qwen3-0.6b"]
+    dtype = torch.float32 if bench.dry else torch.bfloat16
+    rows = []
+    for batch in (1, 2) if bench.dry else (1, 8, 64, 256):
+        for context in (40,) if bench.dry else (1024, 8192, 32_768):
+            blocks = batch * -(-context // BLOCK_SIZE)
+            layer_bytes = blocks * bytes_per_block(1, shape.kv_heads, shape.head_dim, BLOCK_SIZE, dtype)
+            layers = 1 if bench.dry else max(1, min(64, ROTATED_BYTES // layer_bytes))
+            try:
+                cache = KVCache(layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, bench.device)
+                cache.data.normal_()
+            except (MemoryError, RuntimeError, ValueError) as error:
+                rows.append((batch, context, str(error)[:40], "", ""))
+                continue
+            seconds = _attention_seconds(bench, cache, shape.heads, batch, context)
+            share = layer_bytes / seconds / bench.peaks["bytes_per_s"]
+            rows.append((batch, context, seconds * 1e6, layer_bytes / seconds / 1e9, share))
+            bench.report.figure(f"attention, batch {batch}, context {context:,}", share, "of copy bandwidth")
+            del cache
+            bench.free()
+    bench.report.table(
+        "attention alone, decode", ["batch", "context", "us per layer", "GB/s", "share of copy bandwidth"], rows
+    )
+
+
+def _attention_seconds(bench: Bench, cache: KVCache, heads: int, batch: int, context: int) -> float:
+    """Device time of one layer's attention; layers take turns, so that the cache is not read from L2."""
+    layers, _, kv_heads, _, _, head_dim = cache.data.shape
+    attention = TritonAttention(cache, heads, kv_heads, head_dim)
+    attention.begin(
+        RaggedBuilder(BLOCK_SIZE, bench.device).build(decode_plan(batch, context - 1, BLOCK_SIZE)).attention
+    )
+    q = torch.randn(batch, heads, head_dim, device=bench.device, dtype=cache.data.dtype)
+
+    def all_layers() -> None:
+        for layer in range(layers):
+            attention.attend(layer, q)
+
+    with torch.inference_mode():
+        if bench.device.type != "cuda":
+            return bench.seconds(all_layers) / layers
+        all_layers()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            all_layers()
+        return bench.seconds(graph.replay, repeats=10) / layers
+
+
+def _figure(bench: Bench, shape: str, what: str, share: float, goal: float | None) -> None:
+    wanted = goal if shape == "llama-3.1-8b" and not bench.dry else None
+    bench.report.figure(f"{shape}: {what}", share, "of the limit", goal=wanted)

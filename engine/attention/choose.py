@@ -1,0 +1,46 @@
+"""Which attention backend a run gets."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import torch
+
+from engine.errors import EngineError
+
+LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units and asynchronous copies
+
+
+def choose_backend(asked: str, device: torch.device) -> tuple[str, str | None]:
+    """The backend's name, and a label for the run where it is not the one a GPU should have.
+
+    ``auto``: the custom kernels on a GPU that can run them, else gathered.
+
+    Raises:
+        EngineError: ``triton`` is asked for by name and cannot run here.
+    """
+    obstacle = _obstacle(device)
+    if asked == "triton" and obstacle:
+        raise EngineError(
+            "no-kernels", "attention_backend", asked, f"The custom kernels cannot run: {obstacle}.", "Set it to auto."
+        )
+    if asked != "auto":
+        return asked, None
+    if device.type == "cpu":
+        return "gathered", None
+    return ("gathered", f"no custom kernels: {obstacle}") if obstacle else ("triton", None)
+
+
+def _obstacle(device: torch.device) -> str | None:
+    """Why the custom kernels cannot run on this device; None where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if device.type == "cpu":
+        return None if os.environ.get("TRITON_INTERPRET") == "1" else "they need a GPU"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < LEAST_CAPABILITY:
+        return (
+            f"compute capability {capability[0]}.{capability[1]} is below {LEAST_CAPABILITY[0]}.{LEAST_CAPABILITY[1]}"
+        )
+    return None

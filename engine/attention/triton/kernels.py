@@ -1,0 +1,233 @@
+"""The attention kernels: one walks a part of one sequence's cache, one merges the parts.
+
+A program holds a *tile*: a few consecutive new tokens of one sequence times the query heads that share a KV head (GQA), packed
+as rows, so that one read of a key serves the whole group. With few tiles the cache is cut into *segments* along its length
+(split-KV), one program each; every program leaves its normalised output and the log-sum-exp of its scores (fp32, natural log)::
+
+    tile rows            cache of the sequence, in steps of BLOCK_N
+    t0 head 0            | segment 0        | segment 1        | segment 2   .
+    t0 head 1     x      | k k k k  k k k k | k k k k  k k k k | k k k k  k  .
+    t1 head 0                                                            ^ causal limit of the tile
+    t1 head 1            out_s, lse_s  ->  out = sum_s exp(lse_s - lse) out_s,  lse = log sum_s exp(lse_s)
+
+The online softmax is FlashAttention's (Dao et al., 2022), the cut along the cache Flash-Decoding's (Dao et al., 2023). Scores are
+kept in powers of two inside; nothing outside a kernel sees that.
+
+Integers that change from batch to batch are not specialised on, so that no batch compiles anything.
+"""
+
+import triton
+import triton.language as tl
+
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+CHANGING = ["first_sequence", "first_token", "num_sequences", "segments"]
+
+
+@triton.jit
+def sequence_of(tile, query_starts, first_token, num_sequences, BLOCK_Q: tl.constexpr):
+    """The sequence a tile belongs to, where sequence s owns the tiles from ``(query_starts[s] - first_token) // BLOCK_Q + s``."""
+    low = 0
+    high = num_sequences
+    while high - low > 1:
+        middle = (low + high) // 2
+        if (tl.load(query_starts + middle) - first_token) // BLOCK_Q + middle <= tile:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@triton.jit
+def multiply(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
+    """acc + a @ b. WIDEN: operands as float32, for Triton's interpreter, which multiplies bfloat16 bit patterns as numbers."""
+    if WIDEN:
+        return tl.dot(a.to(tl.float32), b.to(tl.float32), acc, input_precision="ieee")
+    return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def attend(
+    acc, total, top, q, last, keys, values, table, start, stop, scale,
+    HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
+    MASKED: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """Online softmax over places ``[start, stop)``; without MASKED every row sees all of them."""
+    dims = tl.arange(0, HEAD_P)
+    for at in range(start, stop, BLOCK_N):
+        places = at + tl.arange(0, BLOCK_N)
+        inside = places < stop
+        if BLOCK_SIZE % BLOCK_N == 0:
+            block = tl.load(table + at // BLOCK_SIZE)
+            rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
+        elif MASKED:
+            block = tl.load(table + places // BLOCK_SIZE, mask=inside, other=0)
+            rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
+        else:
+            block = tl.load(table + places // BLOCK_SIZE)
+            rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
+        offsets = rows[:, None] * HEAD_DIM + dims[None, :]
+        if MASKED:
+            wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
+            k = tl.load(keys + offsets, mask=wanted, other=0.0)
+            v = tl.load(values + offsets, mask=wanted, other=0.0)
+        elif HEAD_P != HEAD_DIM:
+            wanted = (dims < HEAD_DIM)[None, :]
+            k = tl.load(keys + offsets, mask=wanted, other=0.0)
+            v = tl.load(values + offsets, mask=wanted, other=0.0)
+        else:
+            k = tl.load(keys + offsets)
+            v = tl.load(values + offsets)
+        zeros = tl.zeros([q.shape[0], BLOCK_N], tl.float32)
+        scores = multiply(q, tl.trans(k), zeros, PRECISION, WIDEN) * scale  # [BLOCK_M, BLOCK_N], in powers of two
+        if MASKED:
+            seen = (places[None, :] <= last[:, None]) & inside[None, :]
+            scores = tl.where(seen, scores, float("-inf"))
+        new_top = tl.maximum(top, tl.max(scores, 1))
+        # A row that has seen nothing yet stays at minus infinity; 0 in its place keeps the differences finite.
+        base = tl.where(new_top == float("-inf"), 0.0, new_top)
+        weights = tl.exp2(scores - base[:, None])
+        fade = tl.exp2(top - base)
+        total = total * fade + tl.sum(weights, 1)
+        acc = multiply(weights.to(v.dtype), v, acc * fade[:, None], PRECISION, WIDEN)
+        top = new_top
+    return acc, total, top
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def paged_attention(
+    q,  # [tokens, heads, head_dim], strided
+    out,  # [tokens, heads, head_dim]; unused with SPLIT
+    partial_out,  # [tokens, heads, segments, head_dim] float32; unused without SPLIT
+    partial_lse,  # [tokens, heads, segments] float32
+    keys, values,  # one layer's [kv_heads, slots, head_dim]
+    query_starts,  # [sequences + 1] int32, first token of each sequence in the batch
+    kv_lens,  # [sequences] int32, keys visible to the last new token
+    block_starts, blocks,  # int32: sequence s's block table is blocks[block_starts[s]:]
+    scale,  # of the scores, times log2(e)
+    first_sequence, first_token, num_sequences, segments, q_stride_token, q_stride_head, kv_stride_head,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SINGLES: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr,
+):  # fmt: skip
+    """One tile against one segment. Grid: (tiles, kv_heads, segments).
+
+    The launch covers ``num_sequences`` sequences from ``first_sequence``, whose tokens start at row ``first_token`` of the batch.
+    SINGLES: each of them has one new token.
+    """
+    BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
+    tile = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    segment = tl.program_id(2)
+    query_starts += first_sequence
+    kv_lens += first_sequence
+    block_starts += first_sequence
+    if SINGLES:
+        sequence = tile
+        sequence_start = first_token + tile
+        query_len = 1
+        begin = 0
+    else:
+        sequence = sequence_of(tile, query_starts, first_token, num_sequences, BLOCK_Q)
+        sequence_start = tl.load(query_starts + sequence)
+        query_len = tl.load(query_starts + sequence + 1) - sequence_start
+        begin = (tile - (sequence_start - first_token) // BLOCK_Q - sequence) * BLOCK_Q
+    if begin >= query_len:
+        return
+    kv_len = tl.load(kv_lens + sequence)
+    context = kv_len - query_len
+    limit = tl.minimum(kv_len, context + begin + BLOCK_Q)  # places some row of the tile sees
+    stride = tl.cdiv(tl.cdiv(limit, BLOCK_N), segments) * BLOCK_N
+    start = segment * stride
+    if start >= limit:
+        return
+    stop = tl.minimum(limit, start + stride)
+
+    rows = tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, HEAD_P)
+    member = begin + rows // GROUP  # token within the sequence's new tokens
+    valid = (rows < BLOCK_Q * GROUP) & (member < query_len)
+    token = (sequence_start + member).to(tl.int64)
+    head = kv_head * GROUP + rows % GROUP
+    wanted = valid[:, None] & (dims < HEAD_DIM)[None, :]
+    q_tile = tl.load(
+        q + (token * q_stride_token + head * q_stride_head)[:, None] + dims[None, :], mask=wanted, other=0.0
+    )
+
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, HEAD_P], tl.float32)
+    head_keys = keys + kv_head.to(tl.int64) * kv_stride_head
+    head_values = values + kv_head.to(tl.int64) * kv_stride_head
+    table = blocks + tl.load(block_starts + sequence)
+    last = context + member
+    everyone = tl.minimum(context + begin + 1, stop)  # places that all rows see
+    whole = start + tl.maximum(everyone - start, 0) // BLOCK_N * BLOCK_N
+    acc, total, top = attend(
+        acc, total, top, q_tile, last, head_keys, head_values, table, start, whole, scale,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN,
+    )  # fmt: skip
+    acc, total, top = attend(
+        acc, total, top, q_tile, last, head_keys, head_values, table, whole, stop, scale,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN,
+    )  # fmt: skip
+
+    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    place = token * (KV_HEADS * GROUP) + head
+    if SPLIT:
+        place = place * segments + segment
+        tl.store(partial_out + place[:, None] * HEAD_DIM + dims[None, :], acc, mask=wanted)
+        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(tl.where(total == 0.0, 1.0, total))) * LN2)
+        tl.store(partial_lse + place, lse, mask=valid)
+    else:
+        tl.store(out + place[:, None] * HEAD_DIM + dims[None, :], acc.to(out.dtype.element_ty), mask=wanted)
+
+
+@triton.jit(do_not_specialize=CHANGING)
+def merge_segments(
+    out, partial_out, partial_lse, query_starts, kv_lens, first_sequence, first_token, num_sequences, segments,
+    HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
+    BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, SINGLES: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """Merge one token's one head over the segments that had keys. Grid: (tokens, heads)."""
+    local = tl.program_id(0)
+    head = tl.program_id(1)
+    token = (first_token + local).to(tl.int64)
+    query_starts += first_sequence
+    kv_lens += first_sequence
+    if SINGLES:
+        limit = tl.load(kv_lens + local)
+    else:
+        low = 0
+        high = num_sequences
+        while high - low > 1:
+            middle = (low + high) // 2
+            if tl.load(query_starts + middle) <= token:
+                low = middle
+            else:
+                high = middle
+        begin = (token - tl.load(query_starts + low)).to(tl.int32) // BLOCK_Q * BLOCK_Q
+        query_len = tl.load(query_starts + low + 1) - tl.load(query_starts + low)
+        kv_len = tl.load(kv_lens + low)
+        limit = tl.minimum(kv_len, kv_len - query_len + begin + BLOCK_Q)
+    steps = tl.cdiv(limit, BLOCK_N)
+    used = tl.cdiv(steps, tl.maximum(tl.cdiv(steps, segments), 1))  # segments that had keys
+
+    dims = tl.arange(0, HEAD_P)
+    place = (token * HEADS + head) * segments
+    top = tl.full([], float("-inf"), tl.float32)
+    total = tl.full([], 0.0, tl.float32)
+    acc = tl.zeros([HEAD_P], tl.float32)
+    for at in range(0, used, AT_ONCE):
+        part = at + tl.arange(0, AT_ONCE)
+        lse = tl.load(partial_lse + place + part, mask=part < used, other=float("-inf"))
+        # The first segment holds place 0, which every token sees, so from here on top is finite.
+        new_top = tl.maximum(top, tl.max(lse, 0))
+        weights = tl.exp(lse - new_top)
+        fade = tl.exp(top - new_top)
+        wanted = (part < used)[:, None] & (dims < HEAD_DIM)[None, :]
+        parts = tl.load(partial_out + (place + part)[:, None] * HEAD_DIM + dims[None, :], mask=wanted, other=0.0)
+        acc = acc * fade + tl.sum(weights[:, None] * parts, 0)
+        total = total * fade + tl.sum(weights, 0)
+        top = new_top
+    acc = acc / tl.where(total == 0.0, 1.0, total)
+    tl.store(out + (token * HEADS + head) * HEAD_DIM + dims, acc.to(out.dtype.element_ty), mask=dims < HEAD_DIM)

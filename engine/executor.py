@@ -1,0 +1,91 @@
+"""The device's side of an engine: from a plan to a batch, to logits, to tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.attention.base import AttentionBackend
+from engine.batch import Batch, build_batch
+from engine.model.decoder import Decoder
+from engine.sampling import sample
+from engine.scheduler import Plan
+from engine.speculation.verify import verify
+
+if TYPE_CHECKING:
+    from engine.graphs import Graphs
+
+Progress = Callable[[str, float], None]
+
+
+class Executor:
+    """Decoder, attention and cache that belong together, and the form of batch they read.
+
+    With the custom kernels (backend ``triton``) the decoder is the fused one and tokens are drawn on the device where the requests'
+    settings allow; ``graphs`` (``engine.graphs``) then replays whole decode steps.
+    """
+
+    def __init__(self, decoder: Decoder, attention: AttentionBackend) -> None:
+        self.cache = attention.cache
+        self.device = decoder.device
+        self.attention = attention
+        self.decoder = decoder
+        self.graphs: Graphs | None = None
+        self.build: Callable[[Plan], Batch] = partial(build_batch, block_size=self.cache.block_size, device=self.device)
+        if self.attention.ragged:
+            from engine.model.fused import FusedDecoder
+            from engine.ragged import RaggedBuilder
+
+            self.decoder = FusedDecoder(decoder)  # type: ignore[assignment]  # the same calls
+            self.builder = RaggedBuilder(self.cache.block_size, self.device)
+            self.build = self.builder.build
+
+    @property
+    def draws_on_device(self) -> bool:
+        """Whether tokens are drawn by the sampling kernel; speculation draws from the host's streams throughout."""
+        return self.attention.ragged and self.builder.draws
+
+    @draws_on_device.setter
+    def draws_on_device(self, wanted: bool) -> None:
+        if self.attention.ragged:
+            self.builder.draws = wanted
+
+    def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = lambda *_: None) -> None:
+        """Record decode steps of padded sizes; ``build`` pads to them from now on."""
+        from engine.graphs import Graphs
+
+        assert self.attention.ragged, "graphs need the custom kernels"
+        self.graphs = Graphs(self, max_num_seqs, max_model_len)
+        self.graphs.capture(progress)
+        self.builder.graphs = self.graphs
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
+        if batch.graph_size is not None:
+            assert self.graphs is not None
+            return self.graphs.replay(batch)
+        self.attention.begin(batch.attention)
+        hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
+        return self.decoder.logits(hidden.index_select(0, batch.sample_rows))
+
+    def tokens(self, batch: Batch, logits: torch.Tensor) -> list[list[int]]:
+        """What each sampled part receives: one token, or with guesses what ``verify`` makes of them."""
+        if batch.draws is None:
+            return verify(logits.float(), batch.sampled)
+        return [[token] for token in self.sample(batch, logits).tolist()]
+
+    def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """One token per part [parts] int64, drawn on the device; requests that ask for more than a temperature by ``sample``."""
+        from engine.kernels.sample import sample_tokens
+
+        draws = batch.draws
+        assert draws is not None
+        tokens = sample_tokens(logits, draws.temperatures, draws.seeds, draws.counters)
+        if draws.others:
+            rows = torch.tensor(draws.others, device=logits.device)
+            states = [batch.sampled[row].request.sampling_state for row in draws.others]
+            tokens[rows] = sample(logits[rows].float(), states)
+        return tokens

@@ -1,0 +1,125 @@
+"""CUDA graphs: decode steps recorded once per padded size, then replayed without Python in between.
+
+A graph reads fixed memory, so a batch is padded to the next size that was recorded and copied into that memory::
+
+    5 rows, graph of 8     | r0 r1 r2 r3 r4 | -- -- -- |     padding: slot -1 (stores nothing), 0 keys (attends to nothing)
+
+On a device without graphs the recorded work is simply done again: the padding is the same, and so are the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from engine.batch import AttentionBatch, Batch, Ragged
+from engine.ragged import Layout
+
+if TYPE_CHECKING:
+    from engine.executor import Executor, Progress
+
+
+def padded_sizes(most: int) -> list[int]:
+    """Sizes up to ``most``: 1, 2, 4, 8, then steps of 8 to 64, of 16 to 256, of 64 beyond; ``most`` itself is always one."""
+    sizes = [1, 2, 4, *range(8, 65, 8), *range(80, 257, 16), *range(320, most + 64, 64)]
+    return sorted({min(size, most) for size in sizes})
+
+
+class Graphs:
+    """Recorded decode steps of one executor."""
+
+    def __init__(
+        self, executor: Executor, max_num_seqs: int, max_model_len: int, sizes: Sequence[int] | None = None
+    ) -> None:
+        self._executor = executor
+        self._device = executor.device
+        self._sizes = sorted(sizes or padded_sizes(max_num_seqs))
+        self._blocks_per_sequence = -(-max_model_len // executor.cache.block_size)
+        words = Layout.padded(self._sizes[-1], self._sizes[-1] * self._blocks_per_sequence).words
+        self._memory = torch.zeros(words, dtype=torch.int32, device=self._device)
+        self._layouts = {size: self._layout(size) for size in self._sizes}
+        self._replays: dict[int, Callable[[], torch.Tensor]] = {}
+        self.nbytes = 0  # memory the recordings hold
+
+    @property
+    def sizes(self) -> list[int]:
+        return self._sizes
+
+    def fit(self, rows: int) -> int | None:
+        """The smallest recorded size for this many rows."""
+        return next((size for size in self._sizes if size >= rows and size in self._replays), None)
+
+    def layout(self, size: int) -> Layout:
+        """Where a batch padded to ``size`` lies in the graphs' memory."""
+        return self._layouts[size]
+
+    def _layout(self, size: int) -> Layout:
+        return Layout.padded(size, size * self._blocks_per_sequence, self._memory)
+
+    def replay(self, batch: Batch) -> torch.Tensor:
+        """Logits of the batch's rows; valid until the next replay."""
+        assert batch.graph_size is not None
+        return self._replays[batch.graph_size]()[: len(batch.sampled)]
+
+    @torch.inference_mode()
+    def capture(self, progress: Progress = lambda phase, share: None) -> None:
+        """Record every size, the largest first: the smaller ones then find their memory in its pool."""
+        gpu = self._device.type == "cuda"
+        before = torch.cuda.mem_get_info(self._device)[0] if gpu else 0
+        pool = torch.cuda.graph_pool_handle() if gpu else None
+        for number, size in enumerate(reversed(self._sizes)):
+            progress("recording CUDA graphs", number / len(self._sizes))
+            step = self._step(size)
+            self._replays[size] = _record(step, pool) if gpu else step
+        if gpu:
+            self.nbytes = max(0, before - torch.cuda.mem_get_info(self._device)[0])
+
+    def _step(self, size: int) -> Callable[[], torch.Tensor]:
+        """The work of one decode step on the fixed memory."""
+        executor, part = self._executor, dict(self.layout(size).tensors)
+        part["slots"].fill_(-1)
+        attention = AttentionBatch(
+            slots=part["slots"],
+            num_singles=size,
+            single_blocks=part["blocks"][:0].view(0, 0),
+            single_kv_lens=[],
+            single_tables=[],
+            chunks=(),
+            ragged=Ragged(
+                query_starts=part["query_starts"],
+                kv_lens=part["kv_lens"],
+                block_starts=part["block_starts"],
+                blocks=part["blocks"],
+                num_sequences=size,
+                num_tokens=size,
+                max_query_len=1,
+            ),
+        )
+
+        def step() -> torch.Tensor:
+            executor.attention.begin(attention)
+            return executor.decoder.logits(
+                executor.decoder.forward(part["token_ids"], part["positions"], executor.attention)
+            )
+
+        return step
+
+
+def _record(step: Callable[[], torch.Tensor], pool: Any) -> Callable[[], torch.Tensor]:
+    """Record ``step`` as a CUDA graph, after a run outside it that loads and compiles whatever it needs."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool):
+        out = step()
+
+    def replay() -> torch.Tensor:
+        graph.replay()
+        return out
+
+    return replay

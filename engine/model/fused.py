@@ -1,0 +1,57 @@
+"""The decoder's forward pass by fused kernels: the same weights, fewer and larger steps. For GPUs.
+
+One layer is four matrix products (torch) and these kernels between them::
+
+    add_norm -> [qkv] -> rope_store -> attention -> [output] -> add_norm -> [gate, up] -> silu_mul -> [down]
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from engine.attention.triton import TritonAttention
+from engine.kernels.activation import silu_mul
+from engine.kernels.norm import add_norm
+from engine.kernels.rope_store import rope_store
+from engine.model.decoder import Decoder
+
+
+class FusedDecoder:
+    """A ``Decoder``'s weights behind the same two calls. The attention must be ``TritonAttention``: it shares the cache."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.shape = decoder.shape
+        self.layers = decoder.layers
+        self._embedding = decoder.embedding
+        self._norm = decoder.norm
+        self._head = decoder.head
+        self._table = decoder.rope.table
+
+    def forward(self, token_ids: torch.Tensor, positions: torch.Tensor, attention: TritonAttention) -> torch.Tensor:
+        """token_ids, positions: [T] int32 -> [T, hidden], the residual stream after the last layer."""
+        x = F.embedding(token_ids, self._embedding)
+        delta: torch.Tensor | None = None
+        cache, slots = attention.cache, attention.slots
+        for number, layer in enumerate(self.layers):
+            qkv = layer.qkv(add_norm(x, delta, layer.input_norm.weight, layer.input_norm.eps))
+            norm = layer.qk_norm
+            q = rope_store(
+                qkv,
+                positions,
+                slots,
+                self._table,
+                cache.key_blocks[number],
+                cache.value_blocks[number],
+                self.shape.heads,
+                None if norm is None else norm.weight,
+                0.0 if norm is None else norm.eps,
+            )
+            delta = layer.output(attention.attend(number, q))
+            hidden = add_norm(x, delta, layer.mlp_norm.weight, layer.mlp_norm.eps)
+            delta = layer.down(silu_mul(layer.gate_up(hidden)))
+        return x if delta is None else x.add_(delta)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """hidden: [R, hidden] rows of what ``forward`` returned -> [R, vocab] in the model's dtype."""
+        return self._head(add_norm(hidden, None, self._norm.weight, self._norm.eps))
