@@ -24,6 +24,7 @@ trap 'rm -rf "$site"' EXIT
 if compgen -G "$wheels/*.whl" >/dev/null; then
   "$python" -m pip install --quiet --disable-pip-version-check --no-index --no-deps --target "$site" "$wheels"/*.whl || exit 1
 fi
+export TRITON_INTERPRET=0
 export PYTHONPATH="$PWD:$site${PYTHONPATH:+:$PYTHONPATH}" HF_HUB_OFFLINE=1
 "$python" - <<'PY' || exit 1
 import importlib.util, sys

@@ -24,6 +24,7 @@ from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
 from engine.model.memory import check_pool_fits, free_bytes, used_by_others
 from engine.outputs import Outputs
+from engine.overlap import OverlappedEngine
 from engine.policies import POLICIES
 from engine.policies.base import Limits
 from engine.request import Request
@@ -62,6 +63,13 @@ class Prepared:
     def uses_graphs(self) -> bool:
         return self.spec.engine.cuda_graphs and self.backend == "triton"
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether the next step is prepared while the device runs the last one."""
+        config = self.spec.engine
+        wanted = self.device.type == "cuda" if config.overlap == "auto" else config.overlap == "on"
+        return wanted and config.speculation is None
+
     def allocate(self, progress: Progress = lambda phase, share: None) -> Executor:
         """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
         config, shape, model = self.spec.engine, self.model.shape, self.model
@@ -81,7 +89,8 @@ class Prepared:
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
         sharing = config.prefix_sharing
         prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, executor.cache.copy_block)
-        return Engine(
+        loop = OverlappedEngine if self.overlaps else Engine
+        return loop(
             executor=executor,
             scheduler=Scheduler(
                 pool,

@@ -359,6 +359,14 @@ class EngineConfig(Settings):
         group="Model",
         advanced=True,
     )
+    overlap: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Overlapped loop",
+        "on: the next step is planned and prepared while the device runs the last one, whose tokens are read a step late; the tokens "
+        "are the same. auto: on a GPU. Speculation needs each step's tokens before the next and runs without.",
+        group="Model",
+        advanced=True,
+    )
 
     chunked_prefill: ChunkedPrefill | None = setting(
         ChunkedPrefill(),

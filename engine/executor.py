@@ -77,12 +77,22 @@ class Executor:
             return verify(logits.float(), batch.sampled)
         return [[token] for token in self.sample(batch, logits).tolist()]
 
+    def fill_in(self, batch: Batch, previous: torch.Tensor) -> None:
+        """Put tokens that were still on their way into a batch: id ``-1 - row`` is row ``row`` of ``previous`` [rows] int64."""
+        ids = batch.token_ids
+        found = previous.index_select(0, (-1 - ids).clamp_(0, len(previous) - 1))
+        ids.copy_(torch.where(ids < 0, found.to(ids.dtype), ids))
+
     def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """One token per part [parts] int64, drawn on the device; requests that ask for more than a temperature by ``sample``."""
+        """One token per part [parts] int64, still on the device; only for batches without guesses.
+
+        By the sampling kernel where the batch brings what it needs; requests that ask for more than a temperature by ``sample``.
+        """
+        draws = batch.draws
+        if draws is None:
+            return sample(logits.float(), [part.request.sampling_state for part in batch.sampled])
         from engine.kernels.sample import sample_tokens
 
-        draws = batch.draws
-        assert draws is not None
         tokens = sample_tokens(logits, draws.temperatures, draws.seeds, draws.counters)
         if draws.others:
             rows = torch.tensor(draws.others, device=logits.device)

@@ -68,7 +68,6 @@ class Engine:
         self.check_integrity = check_integrity
         self.totals = Totals()
         self.arrivals = Arrivals(())
-        self._timer = DeviceTimer(device)
 
     @torch.inference_mode()
     def run(self, requests: Iterable[Request], stop: Callable[[], bool] = lambda: False) -> None:
@@ -81,8 +80,12 @@ class Engine:
             elif self.arrivals.outstanding:
                 self._nap()
             else:
-                return
+                break
+        self.settle()
         self.cancel_everything()
+
+    def settle(self) -> None:
+        """Take in what still runs on the device; nothing here, where no step outlives its iteration."""
 
     def step(self) -> Plan:
         """One iteration: schedule, prepare, forward, sample, finish."""
@@ -94,37 +97,32 @@ class Engine:
         batch = self.executor.build(plan)
         times.prepared = self.clock.now_ns()
 
-        logits = self.forward(batch)
+        marks = DeviceMarks(self.device)
+        logits = self.executor.forward(batch)
+        marks.end()
+        plan.spared_tokens = self.executor.attention.spared_tokens
         times.computed = self.clock.now_ns()
 
         tokens = self.executor.tokens(batch, logits)
         times.sampled = self.clock.now_ns()
-        times.device_ns = self._timer.elapsed_ns()
+        times.device_ns = marks.elapsed_ns()
 
         self.finish(plan, batch, tokens, times)
         return plan
-
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
-        self._timer.start()
-        logits = self.executor.forward(batch)
-        self._timer.stop()
-        return logits
 
     def finish(self, plan: Plan, batch: Batch, tokens: list[list[int]], times: StepTimes) -> None:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
         scheduler, totals = self.scheduler, self.totals
         for part, emitted in zip(batch.sampled, tokens, strict=True):
             self.take(part, emitted)
-        scheduler.commit(plan)
+        self.commit(plan)
         running = len(scheduler.running)
         totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
-        ended = [part.request for part in batch.sampled if part.request.end_reason is not None]
+        ended = [part.request for part in batch.sampled if part.emitted and part.request.end_reason is not None]
         for request in ended:
             scheduler.remove(request)
         if self.check_integrity:
-            scheduler.check_integrity()
-            check_step(batch, scheduler.running, scheduler.pool)
+            self.check(batch)
         times.end = self.clock.now_ns()
 
         if scheduler.drafter is not None:
@@ -134,10 +132,19 @@ class Engine:
         totals.accepted_tokens += sum(part.accepted for part in batch.sampled)
         totals.preemptions += len(plan.preempted)
         totals.prefix_hit_tokens += plan.prefix_hit_tokens
-        self.rows.step(totals.iterations, plan, batch, times, running, self.executor.attention.spared_tokens)
+        self.rows.step(totals.iterations, plan, batch, times, running)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1
+
+    def commit(self, plan: Plan) -> None:
+        """The step's keys and values are in the pool."""
+        self.scheduler.commit(plan)
+
+    def check(self, batch: Batch) -> None:
+        """Debug mode: the books balance, and the invariants hold."""
+        self.scheduler.check_integrity()
+        check_step(batch, self.scheduler.running, self.scheduler.pool)
 
     def take(self, part: Slice, tokens: list[int]) -> None:
         """Give a request what the target made of its draft: the accepted guesses and one token more, up to its end."""
@@ -190,20 +197,18 @@ class Engine:
             time.sleep(min(wait, IDLE_SLEEP_S))
 
 
-class DeviceTimer:
-    """Time the device spent between ``start`` and ``stop``; on a CPU the caller's own clock already tells."""
+class DeviceMarks:
+    """Time the device spends from here to ``end``, by its own events; on a CPU the caller's clock already tells."""
 
     def __init__(self, device: torch.device) -> None:
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device.type == "cuda" else None
-
-    def start(self) -> None:
         if self._events:
             self._events[0].record()
 
-    def stop(self) -> None:
+    def end(self) -> None:
         if self._events:
             self._events[1].record()
 
     def elapsed_ns(self) -> int | None:
-        """Call after the sampled tokens were fetched: both events lie before that, so nothing waits here."""
+        """Call once the step's tokens were fetched: both events lie before that, so nothing waits here."""
         return round(self._events[0].elapsed_time(self._events[1]) * 1e6) if self._events else None

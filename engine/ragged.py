@@ -206,7 +206,7 @@ def draw_inputs(sampled: Sequence[Slice]) -> dict[str, np.ndarray]:
         "seeds": np.array(
             [r.sampling_state.device_seed if t else 0 for r, t in zip(requests, hot, strict=True)], np.int32
         ),
-        "counters": np.array([r.num_output_tokens for r in requests], np.int32),
+        "counters": np.array([r.num_output_tokens + (r.in_flight is not None) for r in requests], np.int32),
     }
 
 

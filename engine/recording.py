@@ -9,7 +9,7 @@ import numpy as np
 from engine.batch import Batch
 from engine.cost import CostModel
 from engine.request import Request
-from engine.scheduler import Plan, Scheduler
+from engine.scheduler import Plan, Scheduler, Slice
 from telemetry.recorder import Recorder
 from telemetry.rows import BLOCK_EVENTS, NULL_INT
 
@@ -28,6 +28,24 @@ class StepTimes:
     sampled: int = 0
     end: int = 0
     device_ns: int | None = None
+    before_ns: int = 0  # when the step before had ended, where this one was begun behind it
+
+    @property
+    def begin(self) -> int:
+        """When the step took up; what was done before the last one's end was hidden behind it."""
+        return max(self.start, self.before_ns)
+
+    @property
+    def forward_ns(self) -> int:
+        """The forward pass: by the device's clock if it has one."""
+        return self.computed - self.prepared if self.device_ns is None else self.device_ns
+
+    @property
+    def sample_ns(self) -> int:
+        """From logits to tokens on the host. With a device clock: what the wait for the tokens took beyond the forward pass."""
+        if self.device_ns is None:
+            return self.sampled - self.computed
+        return max(0, self.sampled - max(self.prepared, self.begin) - self.device_ns)
 
 
 class StepRecorder:
@@ -39,25 +57,23 @@ class StepRecorder:
         self.cost = cost
         self._last_token_ns = np.zeros(1024, np.int64)  # by number of the request; 0 before its first token
 
-    def step(
-        self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int, spared_tokens: int
-    ) -> None:
+    def step(self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int) -> None:
         """Write what one iteration was.
 
         Args:
             running: requests that held a place in it.
-            spared_tokens: keys per layer that attention did not read a second time.
         """
         for request in plan.admitted:
             if request.first_scheduled_ns is None:
                 request.first_scheduled_ns = times.start
-        itl_ns = self._stamp([part.request for part in batch.sampled], times.end)
+        emitting = [part for part in batch.sampled if part.emitted]
+        itl_ns = self._stamp([part.request for part in emitting], times.end)
         recorder, journal = self.recorder, self.scheduler.pool.journal
         prefills = [s.tokens for s in plan.slices if s.is_prefill]
         if recorder.iterations:
-            self._iteration(iteration, plan, batch, times, prefills, running, spared_tokens)
+            self._iteration(iteration, plan, batch, times, prefills, running)
         if recorder.detail:
-            self._slices(iteration, plan, batch, itl_ns, pure_decode=not prefills)
+            self._slices(iteration, plan, emitting, itl_ns, pure_decode=not prefills)
             for d in plan.decisions:
                 recorder.decision(
                     iteration,
@@ -97,20 +113,22 @@ class StepRecorder:
                 sampled[row].first_token_ns = now_ns
         return np.where(previous > 0, now_ns - previous, NULL_INT)
 
-    def _slices(self, iteration: int, plan: Plan, batch: Batch, itl_ns: np.ndarray, *, pure_decode: bool) -> None:
+    def _slices(
+        self, iteration: int, plan: Plan, emitting: list[Slice], itl_ns: np.ndarray, *, pure_decode: bool
+    ) -> None:
         slices = plan.slices
-        if pure_decode and plan.num_tokens == len(slices):  # the common case at full load, with the cheapest columns
+        if pure_decode and plan.num_tokens == len(emitting):  # the common case at full load, with the cheapest columns
             self.recorder.slices(
                 iteration,
-                request=[s.request.index for s in batch.sampled],
+                request=[s.request.index for s in emitting],
                 kind=DECODE,
                 tokens=1,
-                context_len=[s.context_len for s in batch.sampled],
+                context_len=[s.context_len for s in emitting],
                 emitted=1,
                 itl_ns=itl_ns,
             )
             return
-        gaps = dict(zip([s.request.index for s in batch.sampled], itl_ns.tolist(), strict=True))
+        gaps = dict(zip([s.request.index for s in emitting], itl_ns.tolist(), strict=True))
         self.recorder.slices(
             iteration,
             request=[s.request.index for s in slices],
@@ -131,21 +149,19 @@ class StepRecorder:
         times: StepTimes,
         prefills: list[int],
         running: int,
-        spared_tokens: int,
     ) -> None:
         pool, prefill_tokens = self.scheduler.pool, sum(prefills)
         drafted = sum(s.drafted for s in plan.slices)
         flops, moved = self.cost.of(plan, len(batch.sample_rows))
-        host_forward = times.computed - times.prepared
         self.recorder.iteration(
             iteration=iteration,
-            start_ns=times.start,
+            start_ns=times.begin,
             end_ns=times.end,
             schedule_ns=times.scheduled - times.start,
             draft_ns=plan.draft_ns,
             prepare_ns=times.prepared - times.scheduled,
-            forward_ns=host_forward if times.device_ns is None else times.device_ns,
-            sample_ns=times.sampled - times.computed,
+            forward_ns=times.forward_ns,
+            sample_ns=times.sample_ns,
             finish_ns=times.end - times.sampled,
             running=running,
             waiting=plan.num_waiting,
@@ -169,8 +185,8 @@ class StepRecorder:
             blocks_spared=pool.num_spared,
             graph_size=NULL_INT if batch.graph_size is None else batch.graph_size,
             flops=flops,
-            bytes=moved - self.cost.spared(spared_tokens),
-            kv_bytes_spared=self.cost.spared(spared_tokens),
+            bytes=moved - self.cost.spared(plan.spared_tokens),
+            kv_bytes_spared=self.cost.spared(plan.spared_tokens),
         )
 
 

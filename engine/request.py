@@ -50,6 +50,7 @@ class Request:
 
     token_ids: list[int] = field(default_factory=list)  # prompt + output
     draft: Draft = NO_DRAFT  # guesses that this iteration verifies; empty between iterations
+    in_flight: int | None = None  # row of the step still running on the device that will give it its next token
     num_computed_tokens: int = 0  # tokens whose keys and values are in the pool
     prefill_target: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -92,19 +93,26 @@ class Request:
 
     @property
     def num_known_tokens(self) -> int:
-        """Prompt, output and, while an iteration verifies one, the draft."""
-        return len(self.token_ids) + len(self.draft.tokens)
+        """Prompt, output and, while an iteration verifies one, the draft; a token still on its way counts as known."""
+        return len(self.token_ids) + len(self.draft.tokens) + (self.in_flight is not None)
 
     def known(self, first: int, last: int) -> list[int]:
-        """Tokens at places ``first`` to ``last`` (not included) of prompt, output and draft."""
+        """Tokens at places ``first`` to ``last`` (not included) of prompt, output and draft.
+
+        A token still on its way stands as ``-1 - row``: the device fills it in (``engine.overlap``).
+        """
         end = len(self.token_ids)
         if last <= end:
             return self.token_ids[first:last]
+        if self.in_flight is not None:
+            return [*self.token_ids[first:end], -1 - self.in_flight]
         return self.token_ids[first:end] + self.draft.tokens[max(0, first - end) : last - end]
 
     @property
     def remaining(self) -> int:
-        """Tokens known and not yet computed."""
+        """Tokens known and not yet computed; none where the token on its way is certain to be the last."""
+        if self.in_flight is not None and self.num_output_tokens + 1 >= self.max_tokens:
+            return 0
         return self.num_known_tokens - self.num_computed_tokens
 
     @property
@@ -125,5 +133,5 @@ class Request:
         """Forget what was computed; everything known will be computed again."""
         self.draft = NO_DRAFT
         self.num_computed_tokens = 0
-        self.prefill_target = len(self.token_ids)
+        self.prefill_target = self.num_known_tokens
         self.preemptions += 1

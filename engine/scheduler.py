@@ -92,6 +92,7 @@ class Plan:
     num_waiting: int = 0
     draft_ns: int = 0  # time spent guessing while it was made
     prefix_hit_tokens: int = 0  # found in the prefix cache by the requests admitted
+    spared_tokens: int = 0  # keys per layer that attention did not read a second time
 
     @property
     def num_tokens(self) -> int:
@@ -146,9 +147,8 @@ class Scheduler:
         """
         for part in plan.slices:
             request = part.request
-            before = request.num_computed_tokens
-            request.num_computed_tokens = before + part.kept
-            self.prefixes.computed(request, before)
+            request.num_computed_tokens = part.context_len + part.kept
+            self.prefixes.computed(request, part.context_len, request.num_computed_tokens)
             if part.drafted:
                 self.give_back(request, self.pool.blocks_for(request.num_computed_tokens))
 
@@ -211,7 +211,8 @@ class PlanBuilder:
 
     def decodes(self) -> list[Request]:
         """Running requests whose prompt is computed, the most important and oldest first."""
-        return sorted((r for r in self.scheduler.running if not r.is_prefilling), key=lambda r: r.order)
+        going_on = (r for r in self.scheduler.running if not r.is_prefilling and r.remaining)
+        return sorted(going_on, key=lambda r: r.order)
 
     def prefills(self) -> list[Request]:
         """Running requests whose prompt is partly computed, the most important and oldest first."""
@@ -219,7 +220,7 @@ class PlanBuilder:
 
     def waiting(self) -> Iterator[Request]:
         """Requests without a place, in order; safe while they are admitted."""
-        yield from list(self.scheduler.waiting)
+        yield from [r for r in self.scheduler.waiting if r.remaining]
 
     def remaining(self, request: Request) -> int:
         """Tokens a waiting request will have to compute: what the prefix cache does not hold."""

@@ -76,35 +76,39 @@ def recording(bench: Bench) -> None:
 
 
 def smallest_steps(bench: Bench) -> None:
-    """SmolLM2-135M: wall time of a decode step at batch 1 and 64, CUDA graphs on and off."""
+    """SmolLM2-135M: wall time of a decode step at batch 1 and 64, CUDA graphs and the overlapped loop on and off."""
     rows: list[tuple[Any, ...]] = []
-    for graphs in (False, True):
-        batches = (1, 2) if bench.dry else (1, 64)
-        output = 3 if bench.dry else 256
-        config = bench.config("smollm2-135m", max_num_seqs=batches[-1], max_model_len=512, cuda_graphs=graphs)
-        requests = [_request(i, 8, output) for i in range(batches[-1])]
-        server = Server(config, requests)
-        for batch in batches:
-            server.serve(_short(requests[:batch], 4))
-            served = server.serve(requests[:batch])
-            step_ms = served.seconds / served.iterations * 1e3
-            rows.append((batch, "on" if graphs else "off", step_ms, served.tokens_per_s))
-            bench.report.figure(
-                f"SmolLM2-135M step, batch {batch}, graphs {'on' if graphs else 'off'}", step_ms, "ms", better="lower"
-            )
+    batches, output = ((1, 2), 3) if bench.dry else ((1, 64), 256)
+    requests = [_request(i, 8, output) for i in range(batches[-1])]
+    for graphs in ("off", "on"):
+        server = Server(
+            bench.config("smollm2-135m", max_num_seqs=batches[-1], max_model_len=512, cuda_graphs=graphs == "on"),
+            requests,
+        )
+        server.serve(_short(requests, 4))
+        for overlap in ("off", "on"):
+            for batch in batches:
+                served = server.serve(requests[:batch], overlap=overlap)
+                step_ms = served.seconds / served.iterations * 1e3
+                rows.append((batch, graphs, overlap, step_ms, served.tokens_per_s))
+                name = f"SmolLM2-135M step, batch {batch}, graphs {graphs}, overlap {overlap}"
+                bench.report.figure(name, step_ms, "ms", better="lower")
         del server
         bench.free()
-    bench.report.table("SmolLM2-135M decode steps", ["batch", "graphs", "ms per step", "output tokens/s"], rows)
+    bench.report.table(
+        "SmolLM2-135M decode steps", ["batch", "graphs", "overlap", "ms per step", "output tokens/s"], rows
+    )
 
 
 def same_tokens(bench: Bench) -> None:
-    """Greedy tokens in float32: kernels and graphs against the reference backend on the same device."""
+    """Greedy tokens in float32: kernels, graphs and overlap against the plain loop with the reference backend, on the same device."""
     count, prompt, output = (2, 4, 3) if bench.dry else (12, 90, 48)
     requests = [_request(i, prompt + 3 * i, output) for i in range(count)]
     config = bench.config("smollm2-135m", dtype="float32", max_num_seqs=8, max_model_len=1024, kv_blocks=256)
     outputs = {}
     for backend in ("reference", "triton"):
-        server = Server(config.model_copy(update={"attention_backend": backend}), requests)
+        overlap = "off" if backend == "reference" else "on"
+        server = Server(config.model_copy(update={"attention_backend": backend, "overlap": overlap}), requests)
         outputs[backend] = server.serve(requests).outputs
         del server
         bench.free()

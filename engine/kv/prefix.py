@@ -116,10 +116,10 @@ class PrefixCache(Prefixes):
         whole = len(request.token_ids) // size
         return [self._hash(request, position) for position in range(first // size, min(-(-last // size), whole))]
 
-    def computed(self, request: Request, before: int) -> None:
+    def computed(self, request: Request, before: int, after: int) -> None:
         pool, size = self.pool, self.pool.block_size
         done, node = self._tips[request.index]
-        for position in range(done, min(request.num_computed_tokens, len(request.token_ids)) // size):
+        for position in range(done, min(after, len(request.token_ids)) // size):
             block = request.block_table[position]
             node = self._publish(request, position, node)
             pool.filled(block, request.index, position)

@@ -72,10 +72,10 @@ class Prefixes:
         """Hashes of the whole blocks that hold the request's tokens ``first`` to ``last``."""
         return ()
 
-    def computed(self, request: Request, before: int) -> None:
-        """The request has computed tokens beyond ``before``; publish the blocks they filled."""
+    def computed(self, request: Request, before: int, after: int) -> None:
+        """The request's tokens from ``before`` to ``after`` were computed; publish the blocks they filled."""
         size = self.pool.block_size
-        for position in range(before // size, request.num_computed_tokens // size):
+        for position in range(before // size, after // size):
             self.pool.filled(request.block_table[position], request.index, position)
 
     def release(self, request: Request) -> None:

@@ -20,7 +20,12 @@ def check_step(batch: Batch, running: Iterable[Request], pool: BlockPool) -> Non
     Raises:
         IntegrityError: naming the request and the invariant.
     """
-    _check_positions(batch)
+    check_positions(batch)
+    check_running(running, pool)
+
+
+def check_running(running: Iterable[Request], pool: BlockPool) -> None:
+    """The requests that go on. Raises ``IntegrityError``."""
     states: dict[int, Request] = {}
     for request in running:
         check_request(request, pool)
@@ -40,9 +45,9 @@ def check_request(request: Request, pool: BlockPool) -> None:
         raise IntegrityError(f"{who}: ended, and still holds a place")
     if request.is_prefilling:
         return
-    if request.num_computed_tokens != len(request.token_ids) - 1:
+    if request.num_computed_tokens != request.num_known_tokens - 1:
         raise IntegrityError(
-            f"{who}: keys and values of {request.num_computed_tokens} tokens count, {len(request.token_ids) - 1} should"
+            f"{who}: keys and values of {request.num_computed_tokens} tokens count, {request.num_known_tokens - 1} should"
         )
     if len(request.block_table) != pool.blocks_for(request.num_computed_tokens):
         raise IntegrityError(
@@ -50,7 +55,7 @@ def check_request(request: Request, pool: BlockPool) -> None:
         )
 
 
-def _check_positions(batch: Batch) -> None:
+def check_positions(batch: Batch) -> None:
     """Positions count from each sequence's own start, and every token's slot is the one of its position."""
     attention = batch.attention
     positions = batch.positions.tolist()

@@ -48,8 +48,8 @@ def test_kernels_and_graphs_change_no_token(tmp_path: Path):
         "check_integrity": True,
     }
     plain = tokens_of(EngineConfig(**common, attention_backend="reference"), tmp_path / "plain")
-    for graphs in (False, True):
-        config = EngineConfig(**common, attention_backend="triton", cuda_graphs=graphs)
+    for graphs, overlap in ((False, "off"), (True, "on")):
+        config = EngineConfig(**common, attention_backend="triton", cuda_graphs=graphs, overlap=overlap)
         assert tokens_of(config, tmp_path / str(graphs)) == plain
 
 

@@ -41,6 +41,7 @@ VARIANTS = {
     },
     "forced preemption": EngineConfig(kv_blocks=24, check_integrity=True),
     "reference backend": EngineConfig(attention_backend="reference"),
+    "overlapped loop": EngineConfig(overlap="on", check_integrity=True),
 }
 
 
@@ -180,6 +181,7 @@ def test_no_combination_of_settings_changes_a_token(data: st.DataObject, tiny, t
             label="chunked_prefill",
         ),
         attention_backend=data.draw(st.sampled_from(["reference", "gathered"]), label="backend"),
+        overlap=data.draw(st.sampled_from(["off", "on"]), label="overlap"),
         max_num_seqs=data.draw(st.integers(1, 8), label="max_num_seqs"),
         max_num_batched_tokens=data.draw(st.integers(1, 64), label="max_num_batched_tokens"),
         sampling=Sampling(ignore_eos=data.draw(st.booleans(), label="ignore_eos")),
