@@ -8,17 +8,21 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from engine.attention import AttentionBackend, backend_class
+from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend
+from engine.attention.packed import check_reads, make_attention, obstacle, rotated
 from engine.attention.shared import SharedPrefixAttention
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
 from engine.kv.cache import KVCache, bytes_per_block
+from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
+from engine.kv.quantized import QuantizedCache, tail_bytes
+from engine.kv.sizing import PoolSize, divide
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
@@ -54,6 +58,9 @@ class Prepared:
     backend: str  # of attention
     notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
+    codec: Codec | None = None  # of the KV cache; None: full precision
+    tails: int | None = None  # sequences that may keep an exact window at once; None: the codec has none
+    scales: torch.Tensor | None = None  # [layers, 2, kv_heads] of a codec that needs them before the first token
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -72,15 +79,31 @@ class Prepared:
 
     def allocate(self, progress: Progress = lambda phase, share: None) -> Executor:
         """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
-        config, shape, model = self.spec.engine, self.model.shape, self.model
-        cache = KVCache(
-            shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
-        )
+        config, model = self.spec.engine, self.model
+        cache = self.make_cache(self.num_blocks, self.tails)
         executor = Executor(model.decoder, _attention(self.backend, config, cache, model))
         executor.draws_on_device = config.speculation is None
         if self.uses_graphs:
             executor.capture_graphs(config.max_num_seqs, self.max_model_len, progress)
         return executor
+
+    def make_cache(self, num_blocks: int, tails: int | None) -> KVCache:
+        """A KV cache of this many blocks, packed where the settings ask for it."""
+        config, shape, model = self.spec.engine, self.model.shape, self.model
+        dimensions = (shape.layers, shape.kv_heads, shape.head_dim, num_blocks, config.block_size)
+        if self.codec is None:
+            return KVCache(*dimensions, model.dtype, self.device)
+        spare = spare_tokens(config)
+        cache = QuantizedCache(self.codec, *dimensions, model.dtype, self.device, tails=tails or 0, spare=spare)
+        if self.scales is not None:
+            cache.set_scales(self.scales)
+        return cache
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Of a packed token, all layers."""
+        size = self.spec.engine.block_size
+        return block_bytes(self.model, size, self.codec) / size
 
     def start(self, recorder: Recorder, clock: RunClock, executor: Executor | None = None) -> Engine:
         """Wire the engine; ``executor``: what ``allocate`` returned, where that was done ahead of the clock."""
@@ -88,7 +111,12 @@ class Prepared:
         executor = executor or self.allocate()
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
         sharing = config.prefix_sharing
-        prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, executor.cache.copy_block)
+        window = None if self.codec is None else self.codec.window // config.block_size
+        prefixes = (
+            Prefixes(pool, window)
+            if sharing is None
+            else PrefixCache(pool, sharing, executor.cache.copy_block, window_blocks=window)
+        )
         loop = OverlappedEngine if self.overlaps else Engine
         return loop(
             executor=executor,
@@ -98,9 +126,10 @@ class Prepared:
                 config.max_num_seqs,
                 prefixes,
                 make_speculator(self, executor.cache),
+                self.tails,
             ),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
-            cost=cost_model(model),
+            cost=cost_model(model, self.kv_bytes_per_token),
             recorder=recorder,
             clock=clock,
             device=self.device,
@@ -131,16 +160,23 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     if device.type == "cpu":
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
+    notices = [notice] if notice else []
+    codec = None
+    if config.kv_quantization is not None:
+        codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
+        backend = _reading(backend, asked, codec, config, notices)
+        if codec.name == "fp8" and not has_fp8(device):
+            notices.append("fp8 emulated")
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
     draft = load_draft(config, model, progress)
     models = [model, draft] if draft is not None else [model]
-    num_blocks = _num_blocks(config, models, device, requests, max_model_len)
+    size = _pool_size(config, models, codec, device, requests, max_model_len)
     for request in requests:
-        _check_fits(request, num_blocks, config.block_size)
+        _check_fits(request, size.blocks, config.block_size)
     prepared = Prepared(
-        spec, model, device, num_blocks, max_model_len, requests, backend, (notice,) if notice else (), draft
+        spec, model, device, size.blocks, max_model_len, requests, backend, tuple(notices), draft, codec, size.tails
     )
     check_speculation(prepared)
     return prepared
@@ -168,24 +204,64 @@ def _attention(backend: str, config: EngineConfig, cache: KVCache, model: Loaded
     heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
     sharing = config.prefix_sharing
     if sharing is None or not config.shares_attention:
-        return backend_class(backend)(cache, *heads)
-    return SharedPrefixAttention(
-        cache,
-        *heads,
-        tree=sharing.attention == "tree",
-        min_rows=sharing.min_group,
-        min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
+        return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config))
+    return rotated(
+        SharedPrefixAttention(
+            cache,
+            *heads,
+            tree=sharing.attention == "tree",
+            min_rows=sharing.min_group,
+            min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
+        )
     )
 
 
-def cost_model(model: LoadedModel) -> CostModel:
+def _reading(backend: str, asked: str, codec: Codec, config: EngineConfig, notices: list[str]) -> str:
+    """A backend that reads the codec: the one chosen, or the plain path where the choice was left open."""
+    exact = exact_prefill(config)
+    if asked != "auto":
+        check_reads(backend, codec, exact_prefill=exact)
+        return backend
+    problem = obstacle(backend, codec, exact_prefill=exact)
+    if problem:
+        notices.append(f"no custom kernels: {problem}")
+        return "gathered"
+    return backend
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device computes with 8-bit floating point."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def exact_prefill(config: EngineConfig) -> bool:
+    return config.kv_quantization is not None and config.kv_quantization.prefill == "exact"
+
+
+def spare_tokens(config: EngineConfig) -> int:
+    """Guesses per request that a step may have to take back."""
+    return 0 if config.speculation is None else config.speculation.k
+
+
+def block_bytes(model: LoadedModel, block_size: int, codec: Codec | None) -> int:
+    """Memory of one block of a model's keys and values, at full precision or as a codec stores it."""
+    shape = model.shape
+    if codec is None:
+        return bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size, model.dtype)
+    return codec.bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size)
+
+
+def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> CostModel:
+    """``kv_bytes_per_token``: as the cache stores them; None: at full precision."""
     shape = model.shape
     head = shape.vocab * shape.hidden
     return CostModel(
         body_parameters=shape.matmul_parameters - head,
         head_parameters=head,
         weight_bytes=shape.matmul_parameters * model.dtype.itemsize,
-        kv_bytes_per_token=shape.kv_bytes_per_token(model.dtype.itemsize),
+        kv_bytes_per_token=shape.kv_bytes_per_token(model.dtype.itemsize)
+        if kv_bytes_per_token is None
+        else kv_bytes_per_token,
         pair_flops=4 * shape.layers * shape.heads * shape.head_dim,
     )
 
@@ -210,31 +286,46 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     return config.max_model_len or own
 
 
-def _num_blocks(
+def _pool_size(
     config: EngineConfig,
     models: Sequence[LoadedModel],
+    codec: Codec | None,
     device: torch.device,
     requests: Sequence[Request],
     max_model_len: int,
-) -> int:
-    """Exact number if given, else what the memory share holds, and no more than the whole workload could ever fill."""
-    block = sum(
-        bytes_per_block(m.shape.layers, m.shape.kv_heads, m.shape.head_dim, config.block_size, m.dtype) for m in models
-    )
-    if config.kv_blocks is not None:
-        check_pool_fits(config.kv_blocks, block, device)
-        return config.kv_blocks
+) -> PoolSize:
+    """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
+
+    Never more than the whole workload could fill.
+    """
+    target, *others = models
+    size = config.block_size
+    beside = sum(block_bytes(m, size, None) for m in others)  # a draft model's part of each block
+    full, packed = block_bytes(target, size, None) + beside, block_bytes(target, size, codec) + beside
+    shape, tail = target.shape, 0
+    if codec is not None and codec.window:
+        spare = spare_tokens(config)
+        tail = tail_bytes(codec, spare, shape.layers, shape.kv_heads, shape.head_dim, target.dtype)
     free = free_bytes(device)
-    count = int(free * config.kv_memory_fraction) // block
-    if count < 1:
+    if config.kv_blocks is not None:
+        check_pool_fits(config.kv_blocks, full, device)
+    pool_bytes = int(free * config.kv_memory_fraction) if config.kv_blocks is None else config.kv_blocks * full
+    asked = [-(-r.most_computed_tokens // size) for r in requests]
+    divided = divide(pool_bytes, packed, tail, most_tails=config.max_num_seqs, request_blocks=asked)
+    if divided.blocks < 1:
         raise EngineError(
             "out-of-memory",
-            "kv_memory_fraction",
-            config.kv_memory_fraction,
-            f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.{used_by_others(device)}",
-            "Give the KV pool a larger share or free memory.",
+            "kv_memory_fraction" if config.kv_blocks is None else "kv_blocks",
+            config.kv_memory_fraction if config.kv_blocks is None else config.kv_blocks,
+            f"{pool_bytes / 2**20:.1f} MiB for the KV pool, of {free / 2**30:.2f} GiB free memory, do not hold one block of "
+            f"{packed / 2**20:.2f} MiB"
+            + (f" beside an exact window of {tail / 2**20:.2f} MiB" if tail else "")
+            + f".{used_by_others(device)}",
+            "Give the KV pool a larger share or free memory." if config.kv_blocks is None else "Set it higher.",
         )
-    return min(count, config.max_num_seqs * -(-max_model_len // config.block_size))
+    if config.kv_blocks is not None:
+        return divided
+    return PoolSize(min(divided.blocks, config.max_num_seqs * -(-max_model_len // size)), divided.tails)
 
 
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:

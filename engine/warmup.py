@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from engine.attention import backend_class
+from engine.attention.packed import make_attention
+from engine.build import exact_prefill
 from engine.config import RequestSpec
 from engine.executor import Executor
-from engine.kv.cache import KVCache
 from engine.request import Request
 from engine.scheduler import Plan, Slice
 
@@ -28,17 +28,12 @@ def warm_up(prepared: Prepared) -> None:
         request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * length, config.sampling, 1)
         blocks = -(-length // size)
         request.block_table = list(range(index * blocks, (index + 1) * blocks))
+        request.tail = index
         requests.append(request)
-    cache = KVCache(
-        shape.layers,
-        shape.kv_heads,
-        shape.head_dim,
-        len(requests) * -(-length // size),
-        size,
-        model.dtype,
-        prepared.device,
+    cache = prepared.make_cache(len(requests) * -(-length // size), len(requests))
+    attention = make_attention(
+        prepared.backend, cache, shape.heads, shape.kv_heads, shape.head_dim, exact_prefill=exact_prefill(config)
     )
-    attention = backend_class(prepared.backend)(cache, shape.heads, shape.kv_heads, shape.head_dim)
     executor = Executor(model.decoder, attention)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
     for slices in (

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from engine.attention.base import AttentionBackend
 from engine.batch import AttentionBatch
+from engine.kv.cache import Rows
 
 PADDING = 2  # rows share a pass while the longest context is at most this many times the shortest one
 
@@ -32,6 +33,7 @@ class ChunkRows:
     index: torch.Tensor  # as above
     mask: torch.Tensor | None  # additive, [rows, kv_len]; None for a chunk that starts its sequence
     kv_len: int
+    is_prefill: bool
 
 
 class GatheredAttention(AttentionBackend):
@@ -53,22 +55,22 @@ class GatheredAttention(AttentionBackend):
             mask = None
             if first:
                 visible = torch.ones(chunk.length, chunk.kv_len, dtype=torch.bool, device=heads.device).tril(first)
-                mask = additive_mask(visible, self.cache.data.dtype)
+                mask = additive_mask(visible, self.cache.dtype)
             index = (heads + chunk.blocks).flatten()
-            self._chunks.append(ChunkRows(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len))
+            self._chunks.append(
+                ChunkRows(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len, chunk.is_prefill)
+            )
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         self.cache.store(layer, self._slots, k, v)
         out = torch.empty_like(q)
-        keys = self.cache.key_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
-        values = self.cache.value_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
+        keys, values = self.cache.key_rows[layer], self.cache.value_rows[layer]
         self.attend_singles(q, out, keys, values)
-        sequence = (1, self.kv_heads, -1, self.head_dim)
         for chunk in self._chunks:
             result = F.scaled_dot_product_attention(
                 q[chunk.start : chunk.stop].transpose(0, 1)[None],
-                keys.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
-                values.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
+                self.chunk_side(keys, chunk, k),
+                self.chunk_side(values, chunk, v),
                 attn_mask=chunk.mask,
                 is_causal=chunk.mask is None,
                 enable_gqa=True,
@@ -76,7 +78,11 @@ class GatheredAttention(AttentionBackend):
             out[chunk.start : chunk.stop] = result[0].transpose(0, 1)
         return out.flatten(1)
 
-    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
+        """What a chunk sees of its sequence, [1, kv_heads, kv_len, head_dim]; ``own``: the batch's new keys or values."""
+        return rows.index_select(0, chunk.index).view(1, self.kv_heads, -1, self.head_dim)[:, :, : chunk.kv_len]
+
+    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: Rows, values: Rows) -> None:
         """Fill the rows of ``out`` that are single tokens. ``keys``, ``values``: the layer's ``[kv_heads * num_blocks, -1]``."""
         for part in self._singles:
             rows = part.stop - part.start
@@ -99,7 +105,7 @@ class GatheredAttention(AttentionBackend):
         index = (heads + batch.single_blocks[start:stop, :blocks].flatten()).flatten()
         places = torch.arange(blocks * size, device=heads.device)
         visible = places < torch.tensor(kv_lens, device=heads.device)[:, None]
-        mask = additive_mask(visible, self.cache.data.dtype).repeat(self.kv_heads, 1)[:, None]
+        mask = additive_mask(visible, self.cache.dtype).repeat(self.kv_heads, 1)[:, None]
         return SingleRows(start, stop, index, mask)
 
 

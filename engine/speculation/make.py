@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.attention import BACKENDS, AttentionBackend
+from engine.attention import AttentionBackend
+from engine.attention.packed import make_attention
 from engine.config import EngineConfig
 from engine.errors import EngineError
 from engine.kv.cache import KVCache
@@ -54,9 +55,8 @@ def _proposer(prepared: Prepared, cache: KVCache) -> Proposer:
 def _attention(config: EngineConfig, model: LoadedModel, cache: KVCache) -> AttentionBackend:
     """Models that guess run step by step on the plain path, also beside the custom kernels: they read the same cache."""
     shape = model.shape
-    return BACKENDS["gathered" if config.attention_backend != "reference" else "reference"](
-        cache, shape.heads, shape.kv_heads, shape.head_dim
-    )
+    name = "gathered" if config.attention_backend != "reference" else "reference"
+    return make_attention(name, cache, shape.heads, shape.kv_heads, shape.head_dim)
 
 
 def _draft_cache(draft: LoadedModel, cache: KVCache) -> KVCache:
