@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import torch
@@ -12,11 +13,12 @@ from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend
 from engine.attention.packed import check_reads, make_attention, obstacle, rotated
 from engine.attention.shared import SharedPrefixAttention
-from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
+from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
 from engine.kv.cache import KVCache, bytes_per_block
+from engine.kv.calibration import Extent, check_length, measure, smooth_norms, smoothed
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
@@ -35,6 +37,7 @@ from engine.request import Request
 from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
 from engine.speculation.make import check_speculation, load_draft, make_speculator
+from engine.texts import prose
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -161,12 +164,13 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
     notices = [notice] if notice else []
-    codec = None
+    codec = scales = None
     if config.kv_quantization is not None:
         codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
         backend = _reading(backend, asked, codec, config, notices)
         if codec.name == "fp8" and not has_fp8(device):
             notices.append("fp8 emulated")
+        model, scales = calibrate(model, config.kv_quantization, codec, config, progress)
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
@@ -176,7 +180,18 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     for request in requests:
         _check_fits(request, size.blocks, config.block_size)
     prepared = Prepared(
-        spec, model, device, size.blocks, max_model_len, requests, backend, tuple(notices), draft, codec, size.tails
+        spec,
+        model,
+        device,
+        size.blocks,
+        max_model_len,
+        requests,
+        backend,
+        tuple(notices),
+        draft,
+        codec,
+        size.tails,
+        scales,
     )
     check_speculation(prepared)
     return prepared
@@ -227,6 +242,31 @@ def _reading(backend: str, asked: str, codec: Codec, config: EngineConfig, notic
         notices.append(f"no custom kernels: {problem}")
         return "gathered"
     return backend
+
+
+def calibrate(
+    model: LoadedModel, asked: KVQuantization, codec: Codec, config: EngineConfig, progress: Progress
+) -> tuple[LoadedModel, torch.Tensor | None]:
+    """The model with smoothing folded in, and a codec's fixed scales, both found on text; the model as it is where neither is asked for.
+
+    Raises:
+        EngineError: the text is shorter than a block.
+    """
+    if not asked.calibrates:
+        return model, None
+    progress("calibrating", 0.0)
+    most = min(asked.calibration_tokens, model.shape.max_position)
+    ids = model.tokenizer.encode(prose("calibration")[: 8 * most + 256])[:most]
+    check_length(len(ids), config.block_size, asked.calibration_tokens)
+    extent = measure(model.decoder, ids)
+    if asked.smooth:
+        divisors = extent.divisors(asked.smooth)
+        source = resolve(config.model)
+        fold = partial(smoothed, divisors=divisors)
+        model = load(source, model.device, model.dtype, seed=config.seed, progress=progress, fold=fold)
+        smooth_norms(model.decoder, divisors)
+        extent = Extent(extent.keys / divisors, extent.values)
+    return model, extent.fp8_scales() if codec.fixed_scales else None
 
 
 def has_fp8(device: torch.device) -> bool:
