@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import psutil
@@ -11,19 +11,19 @@ import torch
 
 from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend
-from engine.attention.packed import check_reads, make_attention, obstacle, rotated
+from engine.attention.packed import check_reads, conditioned, make_attention, obstacle
 from engine.attention.shared import SharedPrefixAttention
 from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
 from engine.kv.cache import KVCache, bytes_per_block
-from engine.kv.calibration import Extent, check_length, measure, smooth_norms, smoothed
+from engine.kv.calibration import check_length, measure, smooth_norms, smoothed
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
-from engine.kv.quantized import QuantizedCache, tail_bytes
+from engine.kv.quantized import Fixed, QuantizedCache, tail_bytes
 from engine.kv.sizing import PoolSize, divide
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
@@ -63,7 +63,7 @@ class Prepared:
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
     codec: Codec | None = None  # of the KV cache; None: full precision
     tails: int | None = None  # sequences that may keep an exact window at once; None: the codec has none
-    scales: torch.Tensor | None = None  # [layers, 2, kv_heads] of a codec that needs them before the first token
+    fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -98,8 +98,7 @@ class Prepared:
             return KVCache(*dimensions, model.dtype, self.device)
         spare = spare_tokens(config)
         cache = QuantizedCache(self.codec, *dimensions, model.dtype, self.device, tails=tails or 0, spare=spare)
-        if self.scales is not None:
-            cache.set_scales(self.scales)
+        self.fixed.apply(cache)
         return cache
 
     @property
@@ -164,13 +163,13 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
     notices = [notice] if notice else []
-    codec = scales = None
+    codec, fixed = None, Fixed()
     if config.kv_quantization is not None:
         codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
         backend = _reading(backend, asked, codec, config, notices)
         if codec.name == "fp8" and not has_fp8(device):
             notices.append("fp8 emulated")
-        model, scales = calibrate(model, config.kv_quantization, codec, config, progress)
+        model, fixed = calibrate(model, config.kv_quantization, codec, config, progress)
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
@@ -191,7 +190,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         draft,
         codec,
         size.tails,
-        scales,
+        fixed,
     )
     check_speculation(prepared)
     return prepared
@@ -220,7 +219,7 @@ def _attention(backend: str, config: EngineConfig, cache: KVCache, model: Loaded
     sharing = config.prefix_sharing
     if sharing is None or not config.shares_attention:
         return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config))
-    return rotated(
+    return conditioned(
         SharedPrefixAttention(
             cache,
             *heads,
@@ -246,14 +245,14 @@ def _reading(backend: str, asked: str, codec: Codec, config: EngineConfig, notic
 
 def calibrate(
     model: LoadedModel, asked: KVQuantization, codec: Codec, config: EngineConfig, progress: Progress
-) -> tuple[LoadedModel, torch.Tensor | None]:
-    """The model with smoothing folded in, and a codec's fixed scales, both found on text; the model as it is where neither is asked for.
+) -> tuple[LoadedModel, Fixed]:
+    """The model with smoothing folded in, and a codec's scales and means, found on text; the model as it is where none is asked for.
 
     Raises:
         EngineError: the text is shorter than a block.
     """
     if not asked.calibrates:
-        return model, None
+        return model, Fixed()
     progress("calibrating", 0.0)
     most = min(asked.calibration_tokens, model.shape.max_position)
     ids = model.tokenizer.encode(prose("calibration")[: 8 * most + 256])[:most]
@@ -265,8 +264,9 @@ def calibrate(
         fold = partial(smoothed, divisors=divisors)
         model = load(source, model.device, model.dtype, seed=config.seed, progress=progress, fold=fold)
         smooth_norms(model.decoder, divisors)
-        extent = Extent(extent.keys / divisors, extent.values)
-    return model, extent.fp8_scales() if codec.fixed_scales else None
+        extent = extent.smoothed(divisors)
+    scales = extent.fp8_scales() if codec.fixed_scales else None
+    return model, Fixed(scales, extent.mean_keys if asked.centres else None)
 
 
 def has_fp8(device: torch.device) -> bool:

@@ -39,7 +39,7 @@ from tests.engine.serving import Verdict, make_spec
 TIE = 5e-3
 CODECS = {
     "int8": KVQuantization(codec="int8"),
-    "int4": KVQuantization(codec="int4", group=8),
+    "int4": KVQuantization(codec="int4", group=8, rotate=False, centre=False),
     "int4 rotated": KVQuantization(codec="int4", rotate=True),
     "fp8": KVQuantization(codec="fp8"),
     "kivi 2": KVQuantization(codec="kivi", residual=16, group=4),
