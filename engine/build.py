@@ -234,7 +234,14 @@ def _num_blocks(
             f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.{used_by_others(device)}",
             "Give the KV pool a larger share or free memory.",
         )
-    return min(count, config.max_num_seqs * -(-max_model_len // config.block_size))
+    at_once = config.max_num_seqs * -(-max_model_len // config.block_size)
+    ever = HEADROOM_BLOCKS + sum(_most_blocks(request, config.block_size) for request in requests)
+    return min(count, at_once, ever)
+
+
+def _most_blocks(request: Request, block_size: int) -> int:
+    """Blocks a request may come to hold; its last output token is never computed, so it needs no place."""
+    return -(-(request.num_prompt_tokens + request.max_tokens - 1) // block_size)
 
 
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:
@@ -258,9 +265,7 @@ def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_
 
 
 def _check_fits(request: Request, num_blocks: int, block_size: int) -> None:
-    # The last output token is never computed, so it needs no place.
-    tokens = request.num_prompt_tokens + request.max_tokens - 1
-    needed = -(-tokens // block_size)
+    tokens, needed = request.num_prompt_tokens + request.max_tokens - 1, _most_blocks(request, block_size)
     if needed > num_blocks:
         raise EngineError(
             "pool-too-small",

@@ -1,20 +1,35 @@
-"""A few batches before the clock starts, so that the first iterations do not pay for choosing kernels and growing buffers."""
+"""Before the clock starts: a few batches, so that the first iterations do not pay for choosing kernels and growing buffers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import tempfile
+from pathlib import Path
 
 import torch
 
 from engine.attention import backend_class
-from engine.config import RequestSpec
+from engine.build import Prepared, prepare
+from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.executor import Executor
 from engine.kv.cache import KVCache
+from engine.model.device import resolve_device, resolve_dtype
+from engine.peaks import measure_peaks
 from engine.request import Request
 from engine.scheduler import Plan, Slice
+from telemetry.recorder import Recorder
 
-if TYPE_CHECKING:
-    from engine.build import Prepared
+
+def rehearse() -> None:
+    """Pay what a process pays once, before it is given a run: late imports and the libraries' first calls, on a tiny model."""
+    importlib.import_module("jinja2.sandbox")  # a chat template needs it
+    config = EngineConfig(model="random:tiny", device="cpu", dtype="auto", max_num_seqs=2, kv_blocks=64)
+    request = RequestSpec(request_id="0", prompt_token_ids=(1, 2, 3), max_tokens=4)
+    warm_up(prepare(RunSpec(run_id="rehearsal", scenario="none", engine=config, requests=(request,))))
+    device = resolve_device("cpu")
+    measure_peaks(device, resolve_dtype("auto", device), budget_s=0.0)
+    with tempfile.TemporaryDirectory(prefix="servescope-") as folder:
+        Recorder(Path(folder)).close()
 
 
 @torch.inference_mode()
