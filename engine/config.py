@@ -192,11 +192,12 @@ class PrefixSharing(Settings):
 class Speculation(Settings):
     """Speculative decoding: guess several tokens, verify them in one pass, keep what the model would have said anyway."""
 
-    proposer: Literal["prompt-lookup", "layer-skip", "draft-model"] = setting(
+    proposer: Literal["prompt-lookup", "layer-skip", "draft-model", "trained-head"] = setting(
         "prompt-lookup",
         "Proposer",
         "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. layer-skip: "
-        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary.",
+        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary. trained-head: two "
+        "layers trained to go on from what the model leaves behind.",
         group="Speculative decoding",
     )
     control: Literal["smart", "fixed"] = setting(
@@ -250,6 +251,13 @@ class Speculation(Settings):
         None,
         "Draft model",
         "draft-model: who guesses, named as Model is; it must have the same vocabulary.",
+        group="Speculative decoding",
+        advanced=True,
+    )
+    head: str | None = setting(
+        None,
+        "Trained head",
+        "trained-head: the weights file that engine.speculation.train wrote for this model. Empty: the one of the embedded model.",
         group="Speculative decoding",
         advanced=True,
     )

@@ -115,6 +115,8 @@ class Engine:
         scheduler, totals = self.scheduler, self.totals
         for part, emitted in zip(batch.sampled, tokens, strict=True):
             self.take(part, emitted)
+        if scheduler.drafter is not None:
+            scheduler.drafter.observe(batch.sampled, self.executor.left)
         self.commit(plan)
         running = len(scheduler.running)
         totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)

@@ -16,6 +16,8 @@ from engine.kv.prefixes import Match, Prefixes
 from engine.request import Draft, Request
 
 if TYPE_CHECKING:
+    import torch
+
     from engine.policies.base import Policy
 
 
@@ -37,6 +39,10 @@ class Drafter(Protocol):
 
     def extend(self, builder: PlanBuilder) -> None:
         """Give decodes that are in the plan drafts to verify, by ``builder.grant_draft``."""
+        ...
+
+    def observe(self, parts: list[Slice], hidden: torch.Tensor) -> None:
+        """Take in what the pass left behind [rows, hidden], 1 + drafted rows for each of the parts that sampled."""
         ...
 
     def learn(self, plan: Plan, duration_ns: int) -> None:

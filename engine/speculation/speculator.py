@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import torch
+
 from engine.request import Request
 from engine.scheduler import Plan, PlanBuilder, Slice
 from engine.speculation.base import Proposer
@@ -30,6 +32,10 @@ class Speculator:
             else:
                 self._guess_before_choosing(builder, parts, reach)
         builder.plan.draft_ns += time.perf_counter_ns() - started
+
+    def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:
+        if self.proposer.observes:
+            self.proposer.observe(parts, hidden)
 
     def learn(self, plan: Plan, duration_ns: int) -> None:
         self.control.learn(plan, duration_ns)
