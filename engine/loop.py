@@ -146,7 +146,7 @@ class Engine:
     def check(self, batch: Batch) -> None:
         """Debug mode: the books balance, and the invariants hold."""
         self.scheduler.check_integrity()
-        check_step(batch, self.scheduler.running, self.scheduler.pool)
+        check_step(batch, self.scheduler.running, self.scheduler.pool, self.executor.attention)
 
     def take(self, part: Slice, tokens: list[int]) -> None:
         """Give a request what the target made of its draft: the accepted guesses and one token more, up to its end."""

@@ -276,6 +276,12 @@ class PlanBuilder:
         if needed > 0:
             request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
 
+    def withdraw(self, part: Slice) -> None:
+        """Take a planned decode out again; it keeps its place and gives back the block its token would have begun."""
+        self.plan.slices.remove(part)
+        self.tokens -= part.tokens
+        self.scheduler.give_back(part.request, self.pool.blocks_for(part.context_len))
+
     def grant_draft(self, part: Slice, draft: Draft) -> None:
         """Let a planned decode verify ``draft`` too. Its blocks must be free or reserved."""
         drafted = len(draft.tokens)

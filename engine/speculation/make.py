@@ -13,6 +13,7 @@ from engine.model.load import LoadedModel, Progress, load, resolve
 from engine.speculation.base import Proposer
 from engine.speculation.control import FixedLength
 from engine.speculation.head import DEFAULT_HEAD, Head, TrainedHead, check_head
+from engine.speculation.lengthpool import SameLengthPool
 from engine.speculation.lookup import PromptLookup
 from engine.speculation.models import DraftModel, LayerSkip
 from engine.speculation.smart import SmartLength
@@ -35,7 +36,8 @@ def make_speculator(prepared: Prepared, cache: KVCache) -> Speculator | None:
     asked = prepared.spec.engine.speculation
     if asked is None:
         return None
-    return Speculator(_proposer(prepared, cache), CONTROLS[asked.control](asked.k), prepared.max_model_len)
+    pool = SameLengthPool(asked.pool_group) if asked.verification == "same-length" else None
+    return Speculator(_proposer(prepared, cache), CONTROLS[asked.control](asked.k), prepared.max_model_len, pool)
 
 
 def _proposer(prepared: Prepared, cache: KVCache) -> Proposer:
@@ -122,6 +124,14 @@ def check_speculation(prepared: Prepared) -> None:
     asked = config.speculation
     if asked is None:
         return
+    if config.pads and config.shares_attention:
+        raise EngineError(
+            "contradiction",
+            "speculation.verification",
+            asked.verification,
+            "padded verification reads every row for itself, shared-prefix attention does not.",
+            "Set speculation.verification to ragged or prefix_sharing.attention to off.",
+        )
     if asked.proposer == "trained-head":
         check_head(head_path(asked), resolve(config.model), config.model)
     if config.resolved_policy in BUDGETED and asked.k + 1 > budget:

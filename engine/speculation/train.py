@@ -173,6 +173,7 @@ class Teaching:
         self.step = 0
         self.seconds = 0.0
         self.losses: list[tuple[int, float]] = []
+        self.resumed: list[tuple[int, int]] = []  # (step, steps planned from there on)
         self._texts = [text for n in _training_shards(recipe) for text in sequences(shard_path(work, n), head.reads)]
         self._parameters = list(head.weights.values())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
@@ -243,7 +244,7 @@ class Teaching:
         return found
 
     def facts(self) -> dict[str, Any]:
-        return {"steps": self.step, "seconds": round(self.seconds, 1), "losses": self.losses}
+        return {"steps": self.step, "seconds": round(self.seconds, 1), "losses": self.losses, "resumed": self.resumed}
 
     @property
     def _checkpoint(self) -> Path:
@@ -255,7 +256,7 @@ class Teaching:
             state = self._optimizer.state.get(tensor, {})
             tensors |= {f"{key} {name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
         tensors["vocabulary"] = self.head.vocabulary
-        about = {"step": self.step, "seconds": self.seconds, "losses": self.losses}
+        about = {"step": self.step, "seconds": self.seconds, "losses": self.losses, "resumed": self.resumed}
         partial = self._checkpoint.with_suffix(".partial")
         save_file(tensors, partial, {"state": json.dumps(about)})
         partial.replace(self._checkpoint)
@@ -280,6 +281,7 @@ class Teaching:
                 }
         self.step, self.seconds = about["step"], about["seconds"]
         self.losses = [tuple(entry) for entry in about["losses"]]
+        self.resumed = [*map(tuple, about.get("resumed", [])), (self.step, self.recipe.steps)]
 
 
 def sequences(path: Path, reads: Sequence[int]) -> list[dict[str, torch.Tensor]]:
