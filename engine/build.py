@@ -10,6 +10,7 @@ import torch
 
 from engine.attention import AttentionBackend, backend_class
 from engine.attention.choose import choose_backend
+from engine.attention.rectangle import RectangleAttention
 from engine.attention.shared import SharedPrefixAttention
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
@@ -30,6 +31,7 @@ from engine.policies.base import Limits
 from engine.request import Request
 from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
+from engine.speculation.bugs import inject
 from engine.speculation.make import check_speculation, load_draft, make_speculator
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
@@ -90,7 +92,7 @@ class Prepared:
         sharing = config.prefix_sharing
         prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, executor.cache.copy_block)
         loop = OverlappedEngine if self.overlaps else Engine
-        return loop(
+        engine = loop(
             executor=executor,
             scheduler=Scheduler(
                 pool,
@@ -106,6 +108,9 @@ class Prepared:
             device=self.device,
             check_integrity=config.check_integrity,
         )
+        if config.speculation is not None and config.speculation.inject_bug != "none":
+            inject(config.speculation.inject_bug, engine)
+        return engine
 
     @property
     def limits(self) -> Limits:
@@ -124,9 +129,8 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     config = spec.engine
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    asked = (
-        "gathered" if config.shares_attention else config.attention_backend
-    )  # shared-prefix attention is a form of it
+    # shared-prefix attention and padded verification are forms of gathered attention
+    asked = "gathered" if config.shares_attention or config.pads else config.attention_backend
     backend, notice = choose_backend(asked, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
@@ -139,9 +143,10 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     num_blocks = _num_blocks(config, models, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, num_blocks, config.block_size)
-    prepared = Prepared(
-        spec, model, device, num_blocks, max_model_len, requests, backend, (notice,) if notice else (), draft
-    )
+    notices = [notice] if notice else []
+    if config.speculation is not None and config.speculation.inject_bug != "none":
+        notices.append(f"known bug: {config.speculation.inject_bug}")
+    prepared = Prepared(spec, model, device, num_blocks, max_model_len, requests, backend, tuple(notices), draft)
     check_speculation(prepared)
     return prepared
 
@@ -166,7 +171,9 @@ def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_m
 
 def _attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
     heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
-    sharing = config.prefix_sharing
+    sharing, speculation = config.prefix_sharing, config.speculation
+    if speculation is not None and config.pads:
+        return RectangleAttention(cache, *heads, same_length=speculation.verification == "same-length")
     if sharing is None or not config.shares_attention:
         return backend_class(backend)(cache, *heads)
     return SharedPrefixAttention(

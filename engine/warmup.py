@@ -34,7 +34,7 @@ def rehearse() -> None:
 
 @torch.inference_mode()
 def warm_up(prepared: Prepared) -> None:
-    """Compute one chunk, one mixed and one decode batch on a throw-away cache."""
+    """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     size = config.block_size
     length = min(prepared.limits.token_budget, prepared.max_model_len - 1, 256)
@@ -56,9 +56,14 @@ def warm_up(prepared: Prepared) -> None:
     attention = backend_class(prepared.backend)(cache, shape.heads, shape.kv_heads, shape.head_dim)
     executor = Executor(model.decoder, attention)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
-    for slices in (
+    batches = [
         [Slice(requests[0], length, 0, True)],
         [*decodes[1:], Slice(requests[0], max(1, length // 2), 0, True)],
         decodes,
-    ):
+    ]
+    if config.speculation is not None:
+        rows = min(config.speculation.k + 1, length)
+        verifies = [Slice(r, rows, length - rows, False) for r in requests]
+        batches += [verifies[:1], verifies]
+    for slices in batches:
         executor.forward(executor.build(Plan(slices)))
