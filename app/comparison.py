@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 
 from app.errors import LabError
 from app.experiment import Experiment, is_synthetic
@@ -14,13 +15,15 @@ from app.home import Home
 from store import queries
 from store.database import Database
 from store.ingest import Collector
-from store.samples import RunSamples, read_samples
+from store.samples import RunSamples, alone, attainment_by_scale, read_samples, with_slo
+from store.slo import GOODPUT_ATTAINMENT, STRICT_ATTAINMENT, Alone, Slo, goodput, parse_slo
 from store.statistics import STATISTICS, Effect, compare, in_words
 
 Effects = dict[str, dict[str, Effect]]
+SCALES = tuple(float(scale) for scale in np.round(np.geomspace(0.1, 10, 21), 4))
 
 
-def result_of_experiment(home: Home, experiment_id: str) -> dict[str, Any]:
+def result_of_experiment(home: Home, experiment_id: str, slo: str | None = None) -> dict[str, Any]:
     """The result from the runs' own spools, whether or not a lab has the database open.
 
     Raises ``LabError`` for an unknown experiment, or one that cannot be judged, with the reason.
@@ -32,11 +35,15 @@ def result_of_experiment(home: Home, experiment_id: str) -> dict[str, Any]:
             for run_id in experiment.runs_of(variant.name):
                 collector.ingest_once(run_id)
         with database.read() as con:
-            return judge(con, experiment)
+            return judge(con, experiment, slo)
 
 
-def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> dict[str, Any]:
-    """The result from the database. Raises ``LabError`` where the runs cannot be compared, with the reason."""
+def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | None = None) -> dict[str, Any]:
+    """The result from the database; ``slo``: an objective other than the experiment's.
+
+    Raises ``LabError`` where the runs cannot be compared, with the reason; ``StoreError`` for an objective that is none.
+    """
+    objective = parse_slo(slo or experiment.slo)
     repeats = experiment.complete_repeats()
     if repeats == 0:
         raise LabError(
@@ -49,7 +56,10 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> dict[str, A
     runs = {v.name: experiment.runs_of(v.name)[:repeats] for v in experiment.variants}
     rows = {run_id: queries.run(con, run_id) for ids in runs.values() for run_id in ids}
     _refuse_unlike_runs(experiment, runs, rows)
-    samples = {name: [read_samples(con, run_id) for run_id in ids] for name, ids in runs.items()}
+    unloaded = alone(con, runs[experiment.baseline])
+    samples = {
+        name: [with_slo(read_samples(con, run_id), objective, unloaded) for run_id in ids] for name, ids in runs.items()
+    }
     effects = effects_of(experiment, samples)
     digests = {name: {run.output_digest for run in kept} for name, kept in samples.items()}
     return {
@@ -80,6 +90,8 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> dict[str, A
             name: {variant: effect.as_dict() for variant, effect in by_variant.items()}
             for name, by_variant in effects.items()
         },
+        "slo": _slo_figures(objective, unloaded, samples),
+        "goodput": goodputs(experiment, samples),
         "summary": [
             in_words(effects, v.name, base)
             for v in experiment.variants
@@ -104,6 +116,66 @@ def effects_of(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> 
         for name, by_variant in compare(group, base).items():
             found[name] |= by_variant
     return {name: by_variant for name, by_variant in found.items() if by_variant}
+
+
+def _slo_figures(objective: Slo, unloaded: Alone, samples: dict[str, list[RunSamples]]) -> dict[str, Any]:
+    """The objective, what a request alone would see, and each variant's attainment with both bounds scaled."""
+    return {
+        "name": objective.name,
+        "words": objective.words,
+        "source": objective.source,
+        "relative": objective.relative,
+        "ttft": objective.ttft,
+        "tpot": objective.tpot,
+        "alone": {"step_ms": _known(unloaded.step_ms), "prompt_token_ms": _known(unloaded.prompt_token_ms)},
+        "scales": list(SCALES),
+        "attainment": {
+            name: attainment_by_scale(runs, objective, unloaded, np.array(SCALES)).tolist()
+            for name, runs in samples.items()
+        },
+    }
+
+
+def goodputs(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> list[dict[str, Any]]:
+    """Of a sweep over how fast requests come: the highest rate that is still served in time, by the other settings.
+
+    Rates are requests/s as they came; attainment of 90 % (DistServe's goodput) and of 99 %.
+    """
+    rate_keys = [key for key in experiment.over if is_rate(key)]
+    groups: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
+    for variant in experiment.variants if rate_keys else ():
+        others = tuple((key, value) for key, value in variant.settings.items() if key not in rate_keys)
+        runs = samples[variant.name]
+        offered = float(np.mean([run.totals.get("offered_per_s", np.nan) for run in runs]))
+        reached = float(np.mean([run.totals["slo_attainment"] for run in runs]))
+        if np.isfinite(offered) and np.isfinite(reached):
+            groups.setdefault(others, []).append((offered, reached))
+    return [
+        {
+            "settings": dict(others),
+            "measured": sorted(points),
+            "requests_per_s": goodput([rate for rate, _ in points], [share for _, share in points], GOODPUT_ATTAINMENT),
+            "strict_requests_per_s": goodput([r for r, _ in points], [share for _, share in points], STRICT_ATTAINMENT),
+        }
+        for others, points in groups.items()
+    ]
+
+
+def goodput_in_words(found: dict[str, Any]) -> str:
+    """One line of ``goodputs``."""
+    where = ", ".join(f"{key}={value}" for key, value in found["settings"].items()) or "Goodput"
+    rate = found["requests_per_s"]
+    said = "none of the rates" if rate is None else f"up to {rate:.3g} requests/s"
+    return f"{where}: {said} with {GOODPUT_ATTAINMENT:.0%} of the requests in time."
+
+
+def is_rate(key: str) -> bool:
+    """Whether a setting says how fast requests come."""
+    return key == "workload.speed" or (key.startswith("workload.") and key.endswith((".rate", ".speed")))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def _refuse_unlike_runs(

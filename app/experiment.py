@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from app.errors import LabError
 from engine.config import RunSpec, apply_overrides
+from store.slo import DEFAULT_SLO, parse_slo
 
 WARM_UP_REQUESTS = 4
 MOST_VARIANTS = 64
@@ -67,6 +68,7 @@ class Experiment:
     problem: str = ""
     created_unix_ns: int = 0
     over: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a sweep: setting -> values
+    slo: str = DEFAULT_SLO  # as store.slo.parse_slo reads it
 
     @property
     def baseline(self) -> str:
@@ -98,6 +100,7 @@ def plan(
     common: Mapping[str, str] | None = None,
     kind: Literal["compare", "sweep"] = "compare",
     over: Mapping[str, Sequence[str]] | None = None,
+    slo: str = DEFAULT_SLO,
 ) -> tuple[Experiment, dict[str, RunSpec]]:
     """A new experiment, and each variant's spec (without a run id of its own).
 
@@ -105,11 +108,13 @@ def plan(
 
     Raises:
         LabError: too few or too many variants, a name given twice, or sides that cannot be compared, with the reason.
+        StoreError: ``slo`` is no objective.
         ConfigError, ScenarioError: a setting or the scenario is wrong.
     """
     import scenarios
 
     check_names(variants)
+    parse_slo(slo)
     if not 1 <= repeats <= 1000:
         raise LabError("bad-experiment", field="repeats", value=repeats, message="Repeats are a number from 1 to 1000.")
     drawn: dict[str, RunSpec] = {}
@@ -141,6 +146,7 @@ def plan(
         workload_hashes={name: spec.workload_hash for name, spec in specs.items()},
         created_unix_ns=time.time_ns(),
         over={key: tuple(values) for key, values in (over or {}).items()},
+        slo=slo,
     )
     return experiment, specs
 

@@ -54,8 +54,10 @@ def find_subject(home: Home, name: str) -> Subject:
     return Subject({run_id: run_id}, None)
 
 
-def export(home: Home, name: str, path: Path) -> int:
+def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
     """Write a run or experiment to ``path``, in the format its ending names; returns its size in bytes.
+
+    ``slo``: an objective other than the experiment's, where figures are written.
 
     Raises ``LabError`` for an unknown id or ending, ``StoreError`` where the runs cannot be exported.
     """
@@ -85,17 +87,17 @@ def export(home: Home, name: str, path: Path) -> int:
             collector.ingest_once(run_id)
         with database.read() as con, tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             whole = Path(folder) / "export"
-            _write(con, subject, whole, path.suffix)
+            _write(con, subject, whole, path.suffix, slo)
             whole.replace(path)
     return path.stat().st_size
 
 
-def _write(con: duckdb.DuckDBPyConnection, subject: Subject, path: Path, suffix: str) -> None:
+def _write(con: duckdb.DuckDBPyConnection, subject: Subject, path: Path, suffix: str, slo: str | None) -> None:
     if suffix == ".html":
         from app.report import experiment_report, run_report
 
         text = (
-            experiment_report(con, subject.experiment)
+            experiment_report(con, subject.experiment, slo)
             if subject.experiment
             else run_report(con, next(iter(subject.runs)))
         )
@@ -105,7 +107,7 @@ def _write(con: duckdb.DuckDBPyConnection, subject: Subject, path: Path, suffix:
 
         write_trace(con, subject.runs, path)
     elif subject.experiment is not None:
-        write_comparison_csv(judge(con, subject.experiment), path)
+        write_comparison_csv(judge(con, subject.experiment, slo), path)
     else:
         _write_requests_csv(con, next(iter(subject.runs)), path)
 

@@ -19,7 +19,8 @@ from plotly.offline import get_plotlyjs
 
 from app import charts
 from app.charts.comparison import TIMELINE_POINTS, Point, cdf, throughput_latency, timelines
-from app.comparison import judge
+from app.charts.objectives import attainment_by_rate, attainment_by_scale
+from app.comparison import goodput_in_words, judge
 from app.errors import LabError
 from app.experiment import Experiment
 from app.theme import LIGHT
@@ -27,6 +28,7 @@ from app.views.setup import flat
 from store import queries
 from store.metrics import METRICS
 from store.samples import RunSamples, read_samples
+from store.slo import GOODPUT_ATTAINMENT
 from store.statistics import STATISTICS
 from store.summary import LATENCIES
 
@@ -40,9 +42,9 @@ POLICY = (
 STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
 
-def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> str:
-    """The experiment as a page. Raises ``LabError`` where it cannot be judged."""
-    result = judge(con, experiment)
+def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | None = None) -> str:
+    """The experiment as a page, ``slo``: by another objective. Raises ``LabError`` where it cannot be judged."""
+    result = judge(con, experiment, slo)
     samples = {name: [read_samples(con, run) for run in about["runs"]] for name, about in result["variants"].items()}
     first = {name: about["runs"][0] for name, about in result["variants"].items()}
     steps = {name: queries.iterations(con, run_id, TIMELINE_POINTS) for name, run_id in first.items()}
@@ -52,11 +54,21 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment) ->
     ]
     figures.append(("Iterations of the first repeat, on one time axis", timelines(steps, LIGHT)))
     figures.append(("Throughput against latency", plane(result)))
+    objective = result["slo"]
+    figures.append(
+        (
+            f"Requests in time, by how strict the objective is (at 1: {objective['words']})",
+            attainment_by_scale(objective["scales"], objective["attainment"], LIGHT),
+        )
+    )
+    if result["goodput"]:
+        figures.append(("Requests in time, by rate", rates(result)))
     rows = {run: queries.run(con, run) or {} for run in first.values()}
     thinned = any(((row.get("figures") or {}).get("iterations") or 0) > TIMELINE_POINTS for row in rows.values())
     base = rows[first[experiment.baseline]]
+    told = [*result["summary"], *map(goodput_in_words, result["goodput"])]
     parts = [
-        _story(experiment.title, experiment.question, result["labels"], result["summary"]),
+        _story(experiment.title, experiment.question, result["labels"], told),
         _section("Figures", metrics_table(result), "Intervals of 95 %: requests resampled, repeats by Student's t."),
         _charts(figures, thinned),
         _section("What differs", _settings_table(result)),
@@ -151,6 +163,15 @@ def plane(result: Mapping[str, Any], latency: str = "itl_ms_p99", palette: Any =
     return throughput_latency(
         points, palette, x_title="output tokens per second", y_title=f"{STATISTICS[latency].title}, ms"
     )
+
+
+def rates(result: Mapping[str, Any], palette: Any = LIGHT) -> go.Figure:
+    """Attainment at each rate of a sweep over rates."""
+    groups = [
+        {"name": ", ".join(f"{k}={v}" for k, v in found["settings"].items()) or "all", "measured": found["measured"]}
+        for found in result["goodput"]
+    ]
+    return attainment_by_rate(groups, palette, goal=GOODPUT_ATTAINMENT)
 
 
 def metrics_table(result: Mapping[str, Any]) -> str:

@@ -75,6 +75,7 @@ def page_refresh_ms(database: Database, repeats: int) -> list[float]:
             queries.run(con, "big")
             queries.summary(con, "big")
             queries.iterations(con, "big", PAGE_ITERATIONS)
+            queries.roofline_query("big").table(con)
             queries.token_latencies(con, "big", PAGE_TOKENS)
             queries.devices(con, "big")
             queries.requests(con, "big")
@@ -89,6 +90,7 @@ def parts_ms(database: Database) -> dict[str, float]:
         "summary (stored)": lambda con: queries.summary(con, "big"),
         "summary (computed)": lambda con: compute_summary(con, "big"),
         "iterations": lambda con: queries.iterations(con, "big", PAGE_ITERATIONS),
+        "roofline": lambda con: queries.roofline_query("big").table(con),
         "token latencies": lambda con: queries.token_latencies(con, "big", PAGE_TOKENS),
         "devices": lambda con: queries.devices(con, "big"),
         "requests": lambda con: queries.requests(con, "big"),

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import psutil
 import torch
 
 from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend
-from engine.attention.packed import check_reads, conditioned, make_attention, obstacle
+from engine.attention.packed import conditioned, make_attention
+from engine.attention.rectangle import RectangleAttention
 from engine.attention.shared import SharedPrefixAttention
-from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, RequestSpec, RunSpec
+from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
-from engine.kv.cache import KVCache, bytes_per_block
-from engine.kv.calibration import check_length, measure, smooth_norms, smoothed
+from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
-from engine.kv.quantized import Fixed, QuantizedCache, tail_bytes
-from engine.kv.sizing import PoolSize, divide
+from engine.kv.quantized import Fixed, QuantizedCache
+from engine.kv.setup import calibrate, choose_reader, exact_prefill, has_fp8
+from engine.kv.sizing import block_bytes, pool_size, spare_tokens
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
-from engine.model.memory import check_pool_fits, free_bytes, used_by_others
 from engine.outputs import Outputs
 from engine.overlap import OverlappedEngine
 from engine.policies import POLICIES
@@ -36,13 +35,12 @@ from engine.policies.base import Limits
 from engine.request import Request
 from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
+from engine.speculation.bugs import inject
 from engine.speculation.make import check_speculation, load_draft, make_speculator
-from engine.texts import prose
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
-HEADROOM_BLOCKS = 16
 DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
 
 Progress = Callable[[str, float], None]
@@ -120,7 +118,7 @@ class Prepared:
             else PrefixCache(pool, sharing, executor.cache.copy_block, window_blocks=window)
         )
         loop = OverlappedEngine if self.overlaps else Engine
-        return loop(
+        engine = loop(
             executor=executor,
             scheduler=Scheduler(
                 pool,
@@ -137,6 +135,9 @@ class Prepared:
             device=self.device,
             check_integrity=config.check_integrity,
         )
+        if config.speculation is not None and config.speculation.inject_bug != "none":
+            inject(config.speculation.inject_bug, engine)
+        return engine
 
     @property
     def limits(self) -> Limits:
@@ -155,9 +156,8 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     config = spec.engine
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    asked = (
-        "gathered" if config.shares_attention else config.attention_backend
-    )  # shared-prefix attention is a form of it
+    # shared-prefix attention and padded verification are forms of gathered attention
+    asked = "gathered" if config.shares_attention or config.pads else config.attention_backend
     backend, notice = choose_backend(asked, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
@@ -166,7 +166,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     codec, fixed = None, Fixed()
     if config.kv_quantization is not None:
         codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
-        backend = _reading(backend, asked, codec, config, notices)
+        backend = choose_reader(backend, asked, codec, config, notices)
         if codec.name == "fp8" and not has_fp8(device):
             notices.append("fp8 emulated")
         model, fixed = calibrate(model, config.kv_quantization, codec, config, progress)
@@ -175,9 +175,11 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     requests = make_requests(spec, model, device, max_model_len)
     draft = load_draft(config, model, progress)
     models = [model, draft] if draft is not None else [model]
-    size = _pool_size(config, models, codec, device, requests, max_model_len)
+    size = pool_size(config, models, codec, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, size.blocks, config.block_size)
+    if config.speculation is not None and config.speculation.inject_bug != "none":
+        notices.append(f"known bug: {config.speculation.inject_bug}")
     prepared = Prepared(
         spec,
         model,
@@ -216,7 +218,9 @@ def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_m
 
 def _attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
     heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
-    sharing = config.prefix_sharing
+    sharing, speculation = config.prefix_sharing, config.speculation
+    if speculation is not None and config.pads:
+        return RectangleAttention(cache, *heads, same_length=speculation.verification == "same-length")
     if sharing is None or not config.shares_attention:
         return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config))
     return conditioned(
@@ -228,67 +232,6 @@ def _attention(backend: str, config: EngineConfig, cache: KVCache, model: Loaded
             min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
         )
     )
-
-
-def _reading(backend: str, asked: str, codec: Codec, config: EngineConfig, notices: list[str]) -> str:
-    """A backend that reads the codec: the one chosen, or the plain path where the choice was left open."""
-    exact = exact_prefill(config)
-    if asked != "auto":
-        check_reads(backend, codec, exact_prefill=exact)
-        return backend
-    problem = obstacle(backend, codec, exact_prefill=exact)
-    if problem:
-        notices.append(f"no custom kernels: {problem}")
-        return "gathered"
-    return backend
-
-
-def calibrate(
-    model: LoadedModel, asked: KVQuantization, codec: Codec, config: EngineConfig, progress: Progress
-) -> tuple[LoadedModel, Fixed]:
-    """The model with smoothing folded in, and a codec's scales and means, found on text; the model as it is where none is asked for.
-
-    Raises:
-        EngineError: the text is shorter than a block.
-    """
-    if not asked.calibrates:
-        return model, Fixed()
-    progress("calibrating", 0.0)
-    most = min(asked.calibration_tokens, model.shape.max_position)
-    ids = model.tokenizer.encode(prose("calibration")[: 8 * most + 256])[:most]
-    check_length(len(ids), config.block_size, asked.calibration_tokens)
-    extent = measure(model.decoder, ids)
-    if asked.smooth:
-        divisors = extent.divisors(asked.smooth)
-        source = resolve(config.model)
-        fold = partial(smoothed, divisors=divisors)
-        model = load(source, model.device, model.dtype, seed=config.seed, progress=progress, fold=fold)
-        smooth_norms(model.decoder, divisors)
-        extent = extent.smoothed(divisors)
-    scales = extent.fp8_scales() if codec.fixed_scales else None
-    return model, Fixed(scales, extent.mean_keys if asked.centres else None)
-
-
-def has_fp8(device: torch.device) -> bool:
-    """Whether the device computes with 8-bit floating point."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
-
-
-def exact_prefill(config: EngineConfig) -> bool:
-    return config.kv_quantization is not None and config.kv_quantization.prefill == "exact"
-
-
-def spare_tokens(config: EngineConfig) -> int:
-    """Guesses per request that a step may have to take back."""
-    return 0 if config.speculation is None else config.speculation.k
-
-
-def block_bytes(model: LoadedModel, block_size: int, codec: Codec | None) -> int:
-    """Memory of one block of a model's keys and values, at full precision or as a codec stores it."""
-    shape = model.shape
-    if codec is None:
-        return bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size, model.dtype)
-    return codec.bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size)
 
 
 def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> CostModel:
@@ -326,48 +269,6 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     return config.max_model_len or own
 
 
-def _pool_size(
-    config: EngineConfig,
-    models: Sequence[LoadedModel],
-    codec: Codec | None,
-    device: torch.device,
-    requests: Sequence[Request],
-    max_model_len: int,
-) -> PoolSize:
-    """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
-
-    Never more than the whole workload could fill.
-    """
-    target, *others = models
-    size = config.block_size
-    beside = sum(block_bytes(m, size, None) for m in others)  # a draft model's part of each block
-    full, packed = block_bytes(target, size, None) + beside, block_bytes(target, size, codec) + beside
-    shape, tail = target.shape, 0
-    if codec is not None and codec.window:
-        spare = spare_tokens(config)
-        tail = tail_bytes(codec, spare, shape.layers, shape.kv_heads, shape.head_dim, target.dtype)
-    free = free_bytes(device)
-    if config.kv_blocks is not None:
-        check_pool_fits(config.kv_blocks, full, device)
-    pool_bytes = int(free * config.kv_memory_fraction) if config.kv_blocks is None else config.kv_blocks * full
-    asked = [-(-r.most_computed_tokens // size) for r in requests]
-    divided = divide(pool_bytes, packed, tail, most_tails=config.max_num_seqs, request_blocks=asked)
-    if divided.blocks < 1:
-        raise EngineError(
-            "out-of-memory",
-            "kv_memory_fraction" if config.kv_blocks is None else "kv_blocks",
-            config.kv_memory_fraction if config.kv_blocks is None else config.kv_blocks,
-            f"{pool_bytes / 2**20:.1f} MiB for the KV pool, of {free / 2**30:.2f} GiB free memory, do not hold one block of "
-            f"{packed / 2**20:.2f} MiB"
-            + (f" beside an exact window of {tail / 2**20:.2f} MiB" if tail else "")
-            + f".{used_by_others(device)}",
-            "Give the KV pool a larger share or free memory." if config.kv_blocks is None else "Set it higher.",
-        )
-    if config.kv_blocks is not None:
-        return divided
-    return PoolSize(min(divided.blocks, config.max_num_seqs * -(-max_model_len // size)), divided.tails)
-
-
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:
     wrong = next((i for i in ids if not 0 <= i < vocab), None)
     if wrong is not None:
@@ -389,8 +290,7 @@ def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_
 
 
 def _check_fits(request: Request, num_blocks: int, block_size: int) -> None:
-    # The last output token is never computed, so it needs no place.
-    tokens = request.num_prompt_tokens + request.max_tokens - 1
+    tokens = request.most_computed_tokens
     needed = -(-tokens // block_size)
     if needed > num_blocks:
         raise EngineError(

@@ -34,6 +34,9 @@ class Executor:
         self.attention = attention
         self.decoder = decoder
         self.graphs: Graphs | None = None
+        self.left = torch.empty(
+            0
+        )  # [sampled rows, hidden] of the last batch, after the last layer; valid until the next one
         self.build: Callable[[Plan], Batch] = partial(build_batch, block_size=self.cache.block_size, device=self.device)
         if self.attention.ragged:
             from engine.model.fused import FusedDecoder
@@ -66,10 +69,12 @@ class Executor:
         """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
         if batch.graph_size is not None:
             assert self.graphs is not None
-            return self.graphs.replay(batch)
+            self.left, logits = self.graphs.replay(batch)
+            return logits
         self.attention.begin(batch.attention)
         hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
-        return self.decoder.logits(hidden.index_select(0, batch.sample_rows))
+        self.left = hidden.index_select(0, batch.sample_rows)
+        return self.decoder.logits(self.left)
 
     def tokens(self, batch: Batch, logits: torch.Tensor) -> list[list[int]]:
         """What each sampled part receives: one token, or with guesses what ``verify`` makes of them."""

@@ -20,6 +20,8 @@ from engine.ragged import Layout
 if TYPE_CHECKING:
     from engine.executor import Executor, Progress
 
+Outputs = tuple[torch.Tensor, torch.Tensor]  # [rows, hidden] after the last layer, [rows, vocab]
+
 
 def padded_sizes(most: int) -> list[int]:
     """Sizes up to ``most``: 1, 2, 4, 8, then steps of 8 to 64, of 16 to 256, of 64 beyond; ``most`` itself is always one."""
@@ -40,7 +42,7 @@ class Graphs:
         words = Layout.padded(self._sizes[-1], self._sizes[-1] * self._blocks_per_sequence).words
         self._memory = torch.zeros(words, dtype=torch.int32, device=self._device)
         self._layouts = {size: self._layout(size) for size in self._sizes}
-        self._replays: dict[int, Callable[[], torch.Tensor]] = {}
+        self._replays: dict[int, Callable[[], Outputs]] = {}
         self.nbytes = 0  # memory the recordings hold
 
     @property
@@ -58,10 +60,11 @@ class Graphs:
     def _layout(self, size: int) -> Layout:
         return Layout.padded(size, size * self._blocks_per_sequence, self._memory)
 
-    def replay(self, batch: Batch) -> torch.Tensor:
-        """Logits of the batch's rows; valid until the next replay."""
+    def replay(self, batch: Batch) -> Outputs:
+        """The residual stream after the last layer and the logits of the batch's rows; valid until the next replay."""
         assert batch.graph_size is not None
-        return self._replays[batch.graph_size]()[: len(batch.sampled)]
+        hidden, logits = self._replays[batch.graph_size]()
+        return hidden[: len(batch.sampled)], logits[: len(batch.sampled)]
 
     @torch.inference_mode()
     def capture(self, progress: Progress = lambda phase, share: None) -> None:
@@ -76,7 +79,7 @@ class Graphs:
         if gpu:
             self.nbytes = max(0, before - torch.cuda.mem_get_info(self._device)[0])
 
-    def _step(self, size: int) -> Callable[[], torch.Tensor]:
+    def _step(self, size: int) -> Callable[[], Outputs]:
         """The work of one decode step on the fixed memory."""
         executor, part = self._executor, dict(self.layout(size).tensors)
         part["slots"].fill_(-1)
@@ -98,16 +101,15 @@ class Graphs:
             ),
         )
 
-        def step() -> torch.Tensor:
+        def step() -> Outputs:
             executor.attention.begin(attention)
-            return executor.decoder.logits(
-                executor.decoder.forward(part["token_ids"], part["positions"], executor.attention)
-            )
+            hidden = executor.decoder.forward(part["token_ids"], part["positions"], executor.attention)
+            return hidden, executor.decoder.logits(hidden)
 
         return step
 
 
-def _record(step: Callable[[], torch.Tensor], pool: Any) -> Callable[[], torch.Tensor]:
+def _record(step: Callable[[], Outputs], pool: Any) -> Callable[[], Outputs]:
     """Record ``step`` as a CUDA graph, after a run outside it that loads and compiles whatever it needs."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -118,7 +120,7 @@ def _record(step: Callable[[], torch.Tensor], pool: Any) -> Callable[[], torch.T
     with torch.cuda.graph(graph, pool=pool):
         out = step()
 
-    def replay() -> torch.Tensor:
+    def replay() -> Outputs:
         graph.replay()
         return out
 

@@ -115,6 +115,8 @@ class Engine:
         scheduler, totals = self.scheduler, self.totals
         for part, emitted in zip(batch.sampled, tokens, strict=True):
             self.take(part, emitted)
+        if scheduler.drafter is not None:
+            scheduler.drafter.observe(batch.sampled, self.executor.left)
         self.commit(plan)
         running = len(scheduler.running)
         totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
@@ -144,7 +146,7 @@ class Engine:
     def check(self, batch: Batch) -> None:
         """Debug mode: the books balance, and the invariants hold."""
         self.scheduler.check_integrity()
-        check_step(batch, self.scheduler.running, self.scheduler.pool)
+        check_step(batch, self.scheduler.running, self.scheduler.pool, self.executor.attention)
 
     def take(self, part: Slice, tokens: list[int]) -> None:
         """Give a request what the target made of its draft: the accepted guesses and one token more, up to its end."""

@@ -16,6 +16,8 @@ from engine.kv.prefixes import Match, Prefixes
 from engine.request import Draft, Request
 
 if TYPE_CHECKING:
+    import torch
+
     from engine.policies.base import Policy
 
 
@@ -37,6 +39,10 @@ class Drafter(Protocol):
 
     def extend(self, builder: PlanBuilder) -> None:
         """Give decodes that are in the plan drafts to verify, by ``builder.grant_draft``."""
+        ...
+
+    def observe(self, parts: list[Slice], hidden: torch.Tensor) -> None:
+        """Take in what the pass left behind [rows, hidden], 1 + drafted rows for each of the parts that sampled."""
         ...
 
     def learn(self, plan: Plan, duration_ns: int) -> None:
@@ -278,6 +284,12 @@ class PlanBuilder:
         needed = self.pool.blocks_for(tokens) - len(request.block_table)
         if needed > 0:
             request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
+
+    def withdraw(self, part: Slice) -> None:
+        """Take a planned decode out again; it keeps its place and gives back the block its token would have begun."""
+        self.plan.slices.remove(part)
+        self.tokens -= part.tokens
+        self.scheduler.give_back(part.request, self.pool.blocks_for(part.context_len))
 
     def grant_draft(self, part: Slice, draft: Draft) -> None:
         """Let a planned decode verify ``draft`` too. Its blocks must be free or reserved."""

@@ -127,11 +127,12 @@ class PrefixSharing(Settings):
 class Speculation(Settings):
     """Speculative decoding: guess several tokens, verify them in one pass, keep what the model would have said anyway."""
 
-    proposer: Literal["prompt-lookup", "layer-skip", "draft-model"] = setting(
+    proposer: Literal["prompt-lookup", "layer-skip", "draft-model", "trained-head"] = setting(
         "prompt-lookup",
         "Proposer",
         "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. layer-skip: "
-        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary.",
+        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary. trained-head: two "
+        "layers trained to go on from what the model leaves behind.",
         group="Speculative decoding",
     )
     control: Literal["smart", "fixed"] = setting(
@@ -188,9 +189,56 @@ class Speculation(Settings):
         group="Speculative decoding",
         advanced=True,
     )
+    head: str | None = setting(
+        None,
+        "Trained head",
+        "trained-head: the weights file that engine.speculation.train wrote for this model. Empty: the one of the embedded model.",
+        group="Speculative decoding",
+        advanced=True,
+    )
+
+    verification: Literal["ragged", "padded", "same-length"] = setting(
+        "ragged",
+        "Verification",
+        "ragged: each request is verified as far as it guessed, from its own pages. For teaching: padded lays the batch out as a "
+        "rectangle anew for every step (EqSpec); same-length runs requests of equal length together where there are some (ExSpec).",
+        group="Speculative decoding",
+        paper="EqSpec and ExSpec (2025)",
+        advanced=True,
+    )
+    pool_group: int = setting(
+        2,
+        "Same-length group",
+        "verification same-length: as many requests of equal length run without the others.",
+        group="Speculative decoding",
+        unit="requests",
+        ge=2,
+        le=64,
+        advanced=True,
+    )
+    inject_bug: Literal[
+        "none",
+        "stale-positions",
+        "no-rollback",
+        "padding-in-text",
+        "visible-padding",
+        "finished-goes-on",
+        "shared-stream",
+        "stale-draft",
+    ] = setting(
+        "none",
+        "Inject a known bug",
+        "Make a mistake that batched speculation is known for, to see how output breaks; with Check the books the run ends where it is "
+        "noticed. The run is labelled.",
+        group="Speculative decoding",
+        paper="EqSpec and ExSpec (2025)",
+        advanced=True,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Speculation:
+        if self.inject_bug == "visible-padding" and self.verification == "ragged":
+            raise ValueError("inject_bug visible-padding needs pads: set verification to padded")
         if self.proposer == "draft-model" and self.draft_model is None:
             raise ValueError("proposer is draft-model, and draft_model names no model")
         if self.ngram_min > self.ngram_max:

@@ -1,25 +1,40 @@
-"""A few batches before the clock starts, so that the first iterations do not pay for choosing kernels and growing buffers."""
+"""Before the clock starts: a few batches, so that the first iterations do not pay for choosing kernels and growing buffers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+import tempfile
+from pathlib import Path
 
 import torch
 
 from engine.attention.packed import make_attention
-from engine.build import exact_prefill
-from engine.config import RequestSpec
+from engine.build import Prepared, prepare
+from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.executor import Executor
+from engine.kv.setup import exact_prefill
+from engine.model.device import resolve_device, resolve_dtype
+from engine.peaks import measure_peaks
 from engine.request import Request
 from engine.scheduler import Plan, Slice
+from telemetry.recorder import Recorder
 
-if TYPE_CHECKING:
-    from engine.build import Prepared
+
+def rehearse() -> None:
+    """Pay what a process pays once, before it is given a run: late imports and the libraries' first calls, on a tiny model."""
+    importlib.import_module("jinja2.sandbox")  # a chat template needs it
+    config = EngineConfig(model="random:tiny", device="cpu", dtype="auto", max_num_seqs=2, kv_blocks=64)
+    request = RequestSpec(request_id="0", prompt_token_ids=(1, 2, 3), max_tokens=4)
+    warm_up(prepare(RunSpec(run_id="rehearsal", scenario="none", engine=config, requests=(request,))))
+    device = resolve_device("cpu")
+    measure_peaks(device, resolve_dtype("auto", device), budget_s=0.0)
+    with tempfile.TemporaryDirectory(prefix="servescope-") as folder:
+        Recorder(Path(folder)).close()
 
 
 @torch.inference_mode()
 def warm_up(prepared: Prepared) -> None:
-    """Compute one chunk, one mixed and one decode batch on a throw-away cache."""
+    """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     size = config.block_size
     length = min(prepared.limits.token_budget, prepared.max_model_len - 1, 256)
@@ -36,9 +51,14 @@ def warm_up(prepared: Prepared) -> None:
     )
     executor = Executor(model.decoder, attention)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
-    for slices in (
+    batches = [
         [Slice(requests[0], length, 0, True)],
         [*decodes[1:], Slice(requests[0], max(1, length // 2), 0, True)],
         decodes,
-    ):
+    ]
+    if config.speculation is not None:
+        rows = min(config.speculation.k + 1, length)
+        verifies = [Slice(r, rows, length - rows, False) for r in requests]
+        batches += [verifies[:1], verifies]
+    for slices in batches:
         executor.forward(executor.build(Plan(slices)))

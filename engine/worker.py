@@ -1,7 +1,7 @@
 """One engine process per run: ``python -m engine.worker RUN_DIR``.
 
 Reads ``RUN_DIR/spec.json``, serves it, writes ``RUN_DIR/telemetry/*.arrow`` and ``RUN_DIR/status.json``, exits with 0 when the run
-finished or was cancelled and 1 when it failed. SIGTERM: finish the iteration, flush, exit. ``--spare`` imports everything, prints
+finished or was cancelled and 1 when it failed. SIGTERM: finish the iteration, flush, exit. ``--spare`` imports and rehearses, prints
 ``ready`` and waits for one line with a RUN_DIR on standard input; end of input means it is not needed.
 """
 
@@ -26,7 +26,7 @@ from engine.loop import Engine
 from engine.outputs import output_digest
 from engine.peaks import measure_peaks
 from engine.status import StatusFile
-from engine.warmup import warm_up
+from engine.warmup import rehearse, warm_up
 from telemetry.clock import RunClock
 from telemetry.machine import environment
 from telemetry.recorder import Recorder
@@ -271,6 +271,7 @@ def _summary(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, A
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--spare"]:
+        rehearse()
         print("ready", flush=True)
         line = sys.stdin.readline().strip()
         if not line:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["busy", "corrupt", "newer", "space", "missing", "sql"]
+Kind = Literal["busy", "corrupt", "newer", "space", "missing", "sql", "slo"]
 
 
 class StoreError(Exception):

@@ -6,7 +6,8 @@ uncertainty needs only how they are spread over requests. Values themselves are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import duckdb
@@ -14,6 +15,7 @@ import numpy as np
 
 from store.metrics import METRICS
 from store.query import Query
+from store.slo import Alone, Slo, in_time
 from store.summary import summary
 
 BINS_PER_DECADE = 100
@@ -32,6 +34,8 @@ class RunSamples:
     gaps: np.ndarray  # [requests, bins] emissions per logarithmic bin of their gap
     gap_edges_ms: np.ndarray  # [bins + 1]
     totals: dict[str, float]  # figures of the run as a whole; NaN where it has none
+    prompt_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [requests], NaN of those that never ended
+    submitted: int = 0
     output_digest: str | None = None
     machine: dict[str, Any] = field(default_factory=dict)
 
@@ -39,7 +43,8 @@ class RunSamples:
 def request_figures_query(run_id: str) -> Query:
     figures = ", ".join(f"{METRICS[name].expression} AS {name}" for name in REQUEST_FIGURES)
     return Query(
-        f"SELECT request, prompt_tokens, {figures}\nFROM requests WHERE run_id = $run ORDER BY request", {"run": run_id}
+        f"SELECT request, prompt_tokens, arrival_ns, {figures}\nFROM requests WHERE run_id = $run ORDER BY request",
+        {"run": run_id},
     )
 
 
@@ -100,6 +105,11 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
         values = np.full(size, np.nan)
         values[numbers] = np.asarray(rows[name], np.float64)
         requests[name] = values
+    prompt_tokens = np.full(size, np.nan)
+    prompt_tokens[numbers] = np.asarray(rows["prompt_tokens"], np.float64)
+    arrivals = np.asarray(rows["arrival_ns"], np.float64)
+    span_s = float(np.ptp(arrivals)) / 1e9 if len(arrivals) else 0.0
+    offered = (len(arrivals) - 1) / span_s if span_s > 0 else np.nan
     gaps, edges = _gaps(gap_counts_query(run_id).table(con), size)
     figures = summary(con, run_id) or {}
     steps = iteration_figures_query(run_id).rows(con)[0]
@@ -109,10 +119,66 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
         requests,
         gaps,
         edges,
-        _totals(figures, steps, float(np.sum(np.asarray(rows["prompt_tokens"], np.float64)))),
+        _totals(figures, steps, float(np.sum(np.asarray(rows["prompt_tokens"], np.float64))))
+        | {"offered_per_s": offered},
+        prompt_tokens,
+        max(size, figures.get("requests", {}).get("total") or 0),
         figures.get("output_digest"),
         machine_state(con, run_id, _cores(about.get("environment"))),
     )
+
+
+def alone_query(run_ids: Sequence[str]) -> Query:
+    return Query(
+        """
+WITH steps AS (
+  SELECT (end_ns - start_ns) / 1e6 AS ms, prefill_tokens, prefill_requests, decode_requests FROM iterations
+  WHERE run_id IN (SELECT unnest($runs))
+)
+SELECT (SELECT quantile_cont(ms, 0.05) FROM steps WHERE prefill_requests = 0 AND decode_requests = (
+          SELECT min(decode_requests) FROM steps WHERE prefill_requests = 0 AND decode_requests > 0)) AS step_ms,
+       (SELECT quantile_cont(ms / prefill_tokens, 0.05) FROM steps WHERE prefill_tokens > 0 AND prefill_tokens * 2 >= (
+          SELECT max(prefill_tokens) FROM steps)) AS prompt_token_ms""".strip(),
+        {"runs": list(run_ids)},
+    )
+
+
+def alone(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> Alone:
+    """What a request alone would see on this machine, from the runs' own fastest steps.
+
+    A decode step: the 5th percentile of steps that decoded for the fewest requests and did nothing else. A prompt token: the
+    5th percentile of time per prompt token in the steps with large chunks.
+    """
+    found = alone_query(run_ids).rows(con)[0]
+    return Alone(*(np.nan if found[name] is None else found[name] for name in ("step_ms", "prompt_token_ms")))
+
+
+def with_slo(run: RunSamples, slo: Slo, alone: Alone | None) -> RunSamples:
+    """The run with ``slo_attainment`` (1 or 0 of each submitted request) and requests in time per second."""
+    met = np.zeros(run.submitted)
+    bounds = slo.bounds_ms(run.prompt_tokens, alone)
+    met[: len(run.prompt_tokens)] = in_time(run.requests["ttft_ms"], run.requests["tpot_ms"], *bounds)
+    share = float(met.mean()) if run.submitted else np.nan
+    in_time_per_s = float(met.sum()) / run.totals["span_s"]
+    return replace(
+        run,
+        requests=run.requests | {"slo_attainment": met},
+        totals=run.totals | {"slo_attainment": share, "in_time_per_s": in_time_per_s},
+    )
+
+
+def attainment_by_scale(runs: Sequence[RunSamples], slo: Slo, alone: Alone | None, scales: np.ndarray) -> np.ndarray:
+    """Attainment of the runs together with both bounds multiplied by each scale (DistServe's plot)."""
+    submitted = sum(run.submitted for run in runs)
+    met = [
+        sum(
+            int(np.sum(in_time(run.requests["ttft_ms"], run.requests["tpot_ms"], *bounds)))
+            for run in runs
+            for bounds in [slo.scaled(float(scale)).bounds_ms(run.prompt_tokens, alone)]
+        )
+        for scale in scales
+    ]
+    return np.array(met, np.float64) / max(1, submitted)
 
 
 def _gaps(table: Any, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,6 +202,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
         "itl_ms_p99": gaps.get("p99"),
         "output_tokens_per_s": speed,
         "requests_per_s": finished / span_s if span_s == span_s else None,
+        "span_s": span_s,
         "iteration_ms": steps["iteration_ms"],
         "host_share": steps["host_share"],
         "acceptance_rate": _share(figures.get("accepted_tokens"), figures.get("draft_tokens")),

@@ -58,6 +58,8 @@ STATISTICS: dict[str, Statistic] = {
         Statistic("normalized_latency_ms", "normalized_latency_ms", 0.5),
         Statistic("output_tokens_per_s", "output_tokens_per_s"),
         Statistic("requests_per_s", "requests_per_s"),
+        Statistic("slo_attainment", "slo_attainment"),
+        Statistic("in_time_per_s", "in_time_per_s"),
         Statistic("iteration_ms", "iteration_ms"),
         Statistic("host_share", "host_share"),
         Statistic("acceptance_rate", "acceptance_rate"),
@@ -93,7 +95,7 @@ def compare(
 
     ``variants``: each variant's runs, one per repeat, in the order they are paired.
     """
-    size = max((len(next(iter(run.requests.values()))) for runs in variants.values() for run in runs), default=0)
+    size = max((len(own) for runs in variants.values() for run in runs for own in run.requests.values()), default=0)
     weights = draw_weights(size, seed)
     found: dict[str, dict[str, Effect]] = {}
     for statistic in STATISTICS.values():
@@ -141,6 +143,12 @@ def _statistic(run: RunSamples, statistic: Statistic, weights: np.ndarray) -> tu
         return float(drawn[0]), drawn[1:], ~np.isnan(values)
     value = run.totals.get(statistic.name, np.nan)
     has = np.zeros(size, bool)
+    if statistic.metric in ("slo_attainment", "in_time_per_s") and "slo_attainment" in run.requests:
+        met = run.requests["slo_attainment"]  # 1 or 0 of each submitted request
+        has[: len(met)] = True
+        weight = weights[:, : len(met)]
+        shares = weight @ met / np.maximum(weight.sum(axis=1), 1)
+        return value, value * shares[1:] / shares[0] if shares[0] else np.zeros(len(weights) - 1), has
     if statistic.metric == "itl_ms" and statistic.share is not None and run.gaps.size:
         counts = run.gaps[:size]
         drawn = weighted_histogram_quantile(counts, run.gap_edges_ms, weights[:, : len(counts)], statistic.share)

@@ -59,6 +59,7 @@ DECISION_REASONS = (
     "asked",
     "prefix",
     "recomputed",
+    "predicted",
     "tails",
 )
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")

@@ -20,11 +20,28 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 REPEATS = 5
-SHOWN = ("ttft_ms", "ttft_ms_p99", "itl_ms", "itl_ms_p99", "tpot_ms", "e2e_ms", "output_tokens_per_s", "peak_kv_tokens")
+SHOWN = (
+    "ttft_ms",
+    "ttft_ms_p99",
+    "itl_ms",
+    "itl_ms_p99",
+    "tpot_ms",
+    "e2e_ms",
+    "output_tokens_per_s",
+    "slo_attainment",
+    "in_time_per_s",
+    "peak_kv_tokens",
+)
 
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="How often each variant is served.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting all variants share. Repeatable.")
+]
+Objective = Annotated[
+    str | None,
+    typer.Option(
+        "--slo", metavar="SLO", help="ttft=250,tpot=100 (ms), 5x (times a request alone), or a preset: strict."
+    ),
 ]
 
 
@@ -42,6 +59,7 @@ def compare(
     ] = None,
     repeats: Repeats = REPEATS,
     set: Set = None,
+    slo: Objective = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="EXPERIMENT", help="Go on with one that was stopped.")
     ] = None,
@@ -50,17 +68,18 @@ def compare(
     """Serve the same requests in two or more ways, repeatedly and in turns, and say what differs and how surely."""
     from app.experiment import Variant, plan
     from app.home import Home
+    from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
     if resume is not None:
-        _see_through(home, resume, json, again=True)
+        _see_through(home, resume, json, again=True, slo=slo)
         return
     if scenario is None:
         raise LabError("nothing-named", field="scenario", message="Name a scenario, or give --resume EXPERIMENT.")
     variants = [parse_variant(text) for text in variant or []]
     if len(variants) == 1:
         variants.insert(0, Variant("as it is"))
-    experiment, specs = plan(scenario, variants, repeats, common=parse_settings(set or []))
+    experiment, specs = plan(scenario, variants, repeats, common=parse_settings(set or []), slo=slo or DEFAULT_SLO)
     _begin(home, experiment, specs, json)
 
 
@@ -73,16 +92,24 @@ def sweep(
     ],
     repeats: Repeats = 2,
     set: Set = None,
+    slo: Objective = None,
     json: Json = False,
 ) -> None:
     """Serve a scenario once for every value of a setting, or every combination of two."""
     from app.experiment import grid, plan
     from app.home import Home
+    from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
     values = {key: [v for v in text.split(",") if v] for key, text in parse_settings(over).items()}
     experiment, specs = plan(
-        scenario, grid(values), repeats, common=parse_settings(set or []), kind="sweep", over=values
+        scenario,
+        grid(values),
+        repeats,
+        common=parse_settings(set or []),
+        kind="sweep",
+        over=values,
+        slo=slo or DEFAULT_SLO,
     )
     _begin(home, experiment, specs, json)
 
@@ -106,7 +133,7 @@ def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool
     _see_through(home, experiment.experiment_id, json)
 
 
-def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = False) -> None:
+def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = False, slo: str | None = None) -> None:
     """Follow an experiment to its end, driving it where no lab does, and print the result."""
     from app.comparison import result_of_experiment
     from app.experimenting import resume
@@ -114,7 +141,7 @@ def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = Fa
     if again:
         resume(home, experiment_id)
     interrupted = _follow(home, experiment_id)
-    result = result_of_experiment(home, experiment_id)
+    result = result_of_experiment(home, experiment_id, slo)
     if json:
         emit(result)
     else:
@@ -184,6 +211,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
 
 def print_comparison(result: dict[str, Any]) -> None:
     """The result as a table and sentences."""
+    from app.comparison import goodput_in_words
     from store.statistics import STATISTICS
 
     rows = []
@@ -198,6 +226,9 @@ def print_comparison(result: dict[str, Any]) -> None:
             rows.append((title, variant, value, against, effect["verdict"] or "baseline"))
     title = ", ".join([f"{result['experiment_id']}: {result['repeats']} repeats", *result["labels"]])
     stdout().print(table(("metric", "variant", "value", "against the baseline", "verdict"), rows, title=title))
+    say(f"Objective {result['slo']['name']}: {result['slo']['words']}.")
+    for found in result["goodput"]:
+        say(goodput_in_words(found))
     for sentence in result["summary"]:
         say(sentence)
     for name, about in result["variants"].items():

@@ -11,18 +11,21 @@ import pyarrow as pa
 import streamlit as st
 
 from app.charts.comparison import TIMELINE_POINTS, cdf, heat_map, timelines
-from app.comparison import judge
+from app.charts.objectives import attainment_by_scale
+from app.comparison import goodput_in_words, judge
 from app.errors import LabError
 from app.experiment import Experiment
 from app.experimentfile import read_experiment
-from app.report import DISTRIBUTIONS, distribution, plane, with_interval
+from app.report import DISTRIBUTIONS, distribution, plane, rates, with_interval
 from app.services import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.plain import plain
 from app.words import LABELS, ChartWords
 from store import queries
+from store.errors import StoreError
 from store.metrics import METRICS
 from store.samples import gap_counts_query, read_samples, request_figures_query
+from store.slo import PRESETS
 from store.statistics import BAD, GOOD, STATISTICS
 
 MOST_CSV_ROWS = 20_000
@@ -38,6 +41,20 @@ PLANE = ChartWords(
     "slice",
     ("itl_ns",),
 )
+OBJECTIVE = ChartWords(
+    "Requests in time",
+    "The share of all submitted requests whose first token and mean time per token were within the objective, with both bounds "
+    "multiplied by what the axis says; the dotted line is the objective itself.",
+    "request",
+    ("arrival_ns", "first_token_ns", "end_ns"),
+)
+RATES = ChartWords(
+    "Requests in time by rate",
+    "The share of requests in time at each rate of arrivals; goodput is the highest rate that keeps it above the dotted line.",
+    "request",
+    ("arrival_ns", "first_token_ns", "end_ns"),
+)
+OWN = "my own"
 GRID = ChartWords("Grid", "The figure at every combination of the two settings.", "slice", ("itl_ns",))
 
 
@@ -63,13 +80,13 @@ def comparison(lab: Lab, experiment: Experiment) -> None:
         st.fragment(_until_read, run_every=0.5)(lab, waiting)
         return
     try:
-        judged = _judged(experiment.experiment_id, experiment.complete_repeats())
-    except LabError as error:
+        judged = _judged(experiment.experiment_id, experiment.complete_repeats(), objective(experiment))
+    except (LabError, StoreError) as error:
         st.error(plain(f"{error.message} {error.mend}"), icon=":material/block:")
         return
     result = judged.result
     _labels(result)
-    for sentence in result["summary"]:
+    for sentence in [*result["summary"], *map(goodput_in_words, result["goodput"])]:
         st.markdown(f"- {plain(sentence)}")
     if any(about["disturbed"] for about in result["variants"].values()):
         st.warning(
@@ -81,12 +98,31 @@ def comparison(lab: Lab, experiment: Experiment) -> None:
     _served(result)
 
 
+def objective(experiment: Experiment) -> str:
+    """The objective that the reader set, as ``store.slo.parse_slo`` reads it; drawn where it can be changed."""
+    options = list(dict.fromkeys([experiment.slo, *PRESETS, OWN]))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        chosen = st.selectbox(
+            "Objective (SLO)",
+            options,
+            format_func=lambda name: f"{name}: {PRESETS[name].words}" if name in PRESETS else name,
+            key=f"slo-{experiment.experiment_id}",
+            help="What counts as served in time. strict and relaxed are multiples of what a request alone on this machine "
+            "would see (Sarathi-Serve); the others are DistServe's, for large models on large GPUs.",
+        )
+        if chosen != OWN:
+            return str(chosen)
+        ttft = st.number_input("First token within, ms", 0.1, 1e6, 1000.0, key="slo-ttft", width=180)
+        tpot = st.number_input("Further tokens, ms each", 0.1, 1e6, 100.0, key="slo-tpot", width=180)
+    return f"ttft={ttft:g},tpot={tpot:g}"
+
+
 @lru_cache(maxsize=8)
-def _judged(experiment_id: str, repeats: int) -> Judged:
+def _judged(experiment_id: str, repeats: int, slo: str) -> Judged:
     """Kept by how many repeats it rests on: the runs of a repeat never change."""
     experiment = read_experiment(get_lab().home, experiment_id)
     with get_lab().database.read() as con:
-        result = judge(con, experiment)
+        result = judge(con, experiment, slo)
         samples = {n: [read_samples(con, run) for run in about["runs"]] for n, about in result["variants"].items()}
         steps = {
             n: queries.iterations(con, about["runs"][0], TIMELINE_POINTS) for n, about in result["variants"].items()
@@ -166,6 +202,21 @@ def _charts(judged: Judged, experiment: Experiment) -> None:
         f"{row['variant']} {row['value']:.4g}" for row in table.to_pylist() if row["metric"] == "itl_ms_p99"
     )
     chart_card(PLANE, plane(result, palette=colours), table, query, name="plane", summary=told)
+    told = result["slo"]
+    table = pa.table({"scale": told["scales"], **told["attainment"]})
+    figure = attainment_by_scale(told["scales"], told["attainment"], colours)
+    said = f"{told['name']}: {told['words']}."
+    chart_card(OBJECTIVE, figure, table, request_figures_query(base), name="objective", summary=said, remark=said)
+    if result["goodput"]:
+        table = pa.table(
+            {
+                "settings": [str(found["settings"]) for found in result["goodput"] for _ in found["measured"]],
+                "requests_per_s": [rate for found in result["goodput"] for rate, _ in found["measured"]],
+                "attainment": [share for found in result["goodput"] for _, share in found["measured"]],
+            }
+        )
+        told_rates = " ".join(map(goodput_in_words, result["goodput"]))
+        chart_card(RATES, rates(result, colours), table, request_figures_query(base), name="rates", summary=told_rates)
     if len(experiment.over) == 2:
         _grid(result, experiment, colours, table)
 

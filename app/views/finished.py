@@ -18,6 +18,7 @@ from app.views.prefix import prefix_section
 from app.views.quality import quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
+from app.views.speculation import speculation_section
 from app.words import CHARTS, PROVENANCE, STALL_FACTOR
 from store import queries
 from store.metrics import METRICS
@@ -159,6 +160,7 @@ def _charts(
         words = f"{counted(devices.num_rows, 'sample')}."
         chart_card(CHARTS["memory"], memory, devices, devices_query, name="memory", summary=words)
     prefix_section(con, facts)
+    speculation_section(con, facts)
 
 
 def _gap_scale() -> None:

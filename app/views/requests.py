@@ -10,10 +10,12 @@ import streamlit as st
 
 from app.errors import LabError
 from app.services import Lab
-from app.views.chartcard import data_row
+from app.tokencolours import ORIGINS, coloured, token_origins, token_texts
+from app.views.chartcard import data_row, page_palette
 from app.views.facts import RunFacts, prompts_of
-from app.views.plain import plain
-from store import queries
+from app.views.plain import counted, plain
+from app.words import PROVENANCE
+from store import queries, speculation
 from telemetry.rows import RequestRow, columns
 
 SHOWN = (
@@ -52,6 +54,7 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
     rows = chosen["selection"]["rows"]
     if rows and rows[0] < table.num_rows:
         _texts(lab, facts, table, rows[0])
+        _origins(con, facts, table, rows[0])
 
 
 def _texts(lab: Lab, facts: RunFacts, table: pa.Table, index: int) -> None:
@@ -69,6 +72,27 @@ def _texts(lab: Lab, facts: RunFacts, table: pa.Table, index: int) -> None:
     with answered:
         st.markdown("**Answered**", help="What the model wrote.")
         st.code(row.get("text") or "(no text was kept)", language=None, wrap_lines=True, height=320)
+
+
+def _origins(con: duckdb.DuckDBPyConnection, facts: RunFacts, table: pa.Table, index: int) -> None:
+    """The answer once more, each token by where it came from; only with speculation."""
+    if facts.spec.engine.speculation is None:
+        return
+    row = table.slice(index, 1).to_pylist()[0]
+    query = speculation.origins_query(facts.run_id, row["request"])
+    passes = query.table(con)
+    ids = row.get("output_token_ids") or []
+    st.markdown(
+        "**Where each token came from**", help="From the rows of the passes that gave them. " + PROVENANCE["measured"]
+    )
+    if not passes.num_rows or not ids:
+        st.caption("No passes of this request were recorded.")
+        return
+    origins = token_origins(passes.to_pylist())
+    counts = ", ".join(f"{origins.count(name)} {name}" for name in ORIGINS)
+    st.caption(f"{counts}; {counted(passes.num_rows, 'pass', 'passes')} of the model for {counted(len(ids), 'token')}.")
+    st.html(coloured(token_texts(facts.spec.engine.model, ids), origins, page_palette()))
+    data_row(passes, query, name="token-origins")
 
 
 def _column_config() -> dict[str, Any]:

@@ -1,16 +1,19 @@
-"""The fast path without custom kernels: single-token rows in a few batched passes, chunks one by one."""
+"""The fast path without custom kernels: single-token rows and verifications in a few batched passes, other chunks one by one."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from engine.attention.base import AttentionBackend
-from engine.batch import AttentionBatch
+from engine.batch import AttentionBatch, Chunk
 from engine.kv.cache import Rows
 
+FEW_QUERIES = 17  # a chunk no longer than this is a verification, or as small as one: equally long ones share passes
 PADDING = 2  # rows share a pass while the longest context is at most this many times the shortest one
 
 
@@ -36,6 +39,16 @@ class ChunkRows:
     is_prefill: bool
 
 
+@dataclass(frozen=True, slots=True)
+class EqualChunks:
+    """Short chunks of equal length that share a pass."""
+
+    rows: torch.Tensor  # [chunks * length] of the batch
+    length: int
+    index: torch.Tensor  # as above
+    mask: torch.Tensor  # additive, [chunks, 1, length, keys]
+
+
 class GatheredAttention(AttentionBackend):
     """Copies the blocks a batch needs into a dense buffer per layer and multiplies there.
 
@@ -44,22 +57,21 @@ class GatheredAttention(AttentionBackend):
     measurably faster on a CPU than ``scaled_dot_product_attention`` for so few queries; chunks use the latter.
     """
 
+    exact_prefill = False  # a prompt's chunk attends to its own keys and values as they were before packing
+
     def begin(self, batch: AttentionBatch) -> None:
         self._slots = batch.slots
         # Blocks are copied as whole rows, one memory copy per block and head.
         heads = torch.arange(self.kv_heads, device=batch.slots.device)[:, None] * self.cache.num_blocks
         self._singles = [self._gather_singles(batch, heads, start, stop) for start, stop in alike(batch.single_kv_lens)]
-        self._chunks: list[ChunkRows] = []
+        short: dict[int, list[Chunk]] = defaultdict(list)
         for chunk in batch.chunks:
-            first = chunk.kv_len - chunk.length
-            mask = None
-            if first:
-                visible = torch.ones(chunk.length, chunk.kv_len, dtype=torch.bool, device=heads.device).tril(first)
-                mask = additive_mask(visible, self.cache.dtype)
-            index = (heads + chunk.blocks).flatten()
-            self._chunks.append(
-                ChunkRows(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len, chunk.is_prefill)
-            )
+            if chunk.length <= FEW_QUERIES and not (chunk.is_prefill and self.exact_prefill):
+                short[chunk.length].append(chunk)
+        together = [group for group in short.values() if len(group) > 1]
+        alone = {chunk.start for group in together for chunk in group}
+        self._chunks = self._gather_chunks([chunk for chunk in batch.chunks if chunk.start not in alone], heads)
+        self._equal = [part for group in together for part in self._gather_equal(group, heads)]
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         self.cache.store(layer, self._slots, k, v)
@@ -76,6 +88,18 @@ class GatheredAttention(AttentionBackend):
                 enable_gqa=True,
             )
             out[chunk.start : chunk.stop] = result[0].transpose(0, 1)
+        for part in self._equal:
+            chunks = len(part.rows) // part.length
+            dense = (self.kv_heads, chunks, -1, self.head_dim)
+            heads = (chunks, part.length, self.kv_heads, self.group, self.head_dim)
+            asked = q.index_select(0, part.rows).view(heads).permute(2, 0, 3, 1, 4)
+            asked = asked.reshape(self.kv_heads, chunks, self.group * part.length, self.head_dim)
+            scores = asked @ keys.index_select(0, part.index).view(dense).transpose(-1, -2)
+            scores = scores.view(self.kv_heads, chunks, self.group, part.length, -1).mul_(self.scale).add_(part.mask)
+            weights = scores.softmax(-1).view(self.kv_heads, chunks, self.group * part.length, -1)
+            result = weights @ values.index_select(0, part.index).view(dense)
+            result = result.view(self.kv_heads, chunks, self.group, part.length, self.head_dim).permute(1, 3, 0, 2, 4)
+            out.index_copy_(0, part.rows, result.reshape(-1, self.num_heads, self.head_dim))
         return out.flatten(1)
 
     def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
@@ -97,6 +121,39 @@ class GatheredAttention(AttentionBackend):
             result = torch.bmm(scores.softmax(-1), values.index_select(0, part.index).view(dense))
             result = result.view(self.kv_heads, rows, self.group, self.head_dim)
             out[part.start : part.stop].view(heads).copy_(result.transpose(0, 1))
+
+    def _gather_chunks(self, chunks: Sequence[Chunk], heads: torch.Tensor) -> list[ChunkRows]:
+        found = []
+        for chunk in chunks:
+            first = chunk.kv_len - chunk.length
+            mask = None
+            if first:
+                visible = torch.ones(chunk.length, chunk.kv_len, dtype=torch.bool, device=heads.device).tril(first)
+                mask = additive_mask(visible, self.cache.dtype)
+            index = (heads + chunk.blocks).flatten()
+            found.append(
+                ChunkRows(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len, chunk.is_prefill)
+            )
+        return found
+
+    def _gather_equal(self, chunks: list[Chunk], heads: torch.Tensor) -> list[EqualChunks]:
+        """Passes for chunks of one length, those with contexts of similar length together."""
+        size, device, length = self.cache.block_size, heads.device, chunks[0].length
+        chunks = sorted(chunks, key=lambda chunk: chunk.kv_len)
+        found = []
+        for start, stop in alike([chunk.kv_len for chunk in chunks]):
+            part = chunks[start:stop]
+            width = len(part[-1].blocks)
+            blocks = torch.zeros(len(part), width, dtype=torch.int64, device=device)
+            for i, chunk in enumerate(part):
+                blocks[i, : len(chunk.blocks)] = chunk.blocks
+            places, ahead = torch.arange(width * size, device=device), torch.arange(length, device=device)
+            first = torch.tensor([chunk.kv_len - length for chunk in part], device=device)
+            visible = places <= (first[:, None] + ahead)[..., None]
+            rows = (torch.tensor([chunk.start for chunk in part], device=device)[:, None] + ahead).flatten()
+            mask = additive_mask(visible, self.cache.dtype)[:, None]
+            found.append(EqualChunks(rows, length, (heads + blocks.flatten()).flatten(), mask))
+        return found
 
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:
         size = self.cache.block_size

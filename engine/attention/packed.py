@@ -19,6 +19,8 @@ from engine.kv.quantized import QuantizedCache
 class ExactPrefill(GatheredAttention):
     """Gathered attention in which a prompt's chunk attends to its own keys and values as they were before packing."""
 
+    exact_prefill = True
+
     def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
         dense = super().chunk_side(rows, chunk, own)
         if chunk.is_prefill:

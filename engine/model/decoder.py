@@ -88,7 +88,16 @@ class Decoder:
         Returns:
             [T, hidden]: the residual stream after the last layer, before the final norm; rows go to ``logits``.
         """
-        x = F.embedding(token_ids, self.embedding)
+        return self.through(F.embedding(token_ids, self.embedding), positions, attention, layers)
+
+    def through(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        attention: Attention,
+        layers: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """The residual stream ``x`` [T, hidden] after these layers, as ``forward``; what was given may be overwritten."""
         angles = self.rope.at(positions)
         for number in range(len(self.layers)) if layers is None else layers:
             layer = self.layers[number]

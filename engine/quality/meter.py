@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from engine.build import calibrate, has_fp8
 from engine.config import EngineConfig, KVQuantization
 from engine.errors import EngineError
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import Fixed
+from engine.kv.setup import calibrate, has_fp8
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
 from engine.quality.needles import DEPTHS, find, hide

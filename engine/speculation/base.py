@@ -5,7 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
+
 from engine.request import Draft, Request
+from engine.scheduler import Slice
 
 
 class Proposer(ABC):
@@ -16,6 +19,7 @@ class Proposer(ABC):
     """
 
     runs_model = False
+    observes = False  # wants ``observe`` after each iteration
 
     @abstractmethod
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
@@ -24,6 +28,15 @@ class Proposer(ABC):
         Every request has all but its last token computed. Returns a draft for each, which may be shorter or empty. Must leave
         ``request.draft`` empty. May read and write the KV cache beyond ``num_computed_tokens``, within the reserved blocks.
         """
+
+    def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:
+        """What the target's pass left behind; called once its guesses were verified, and only where ``observes``.
+
+        Args:
+            parts: the slices that sampled.
+            hidden: [rows, hidden], the residual stream after the last layer: 1 + drafted rows for each part, in order.
+        """
+        return
 
     def forget(self, request: Request) -> None:
         """The request ended or lost its blocks: drop what is kept for it."""

@@ -4,24 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from engine.attention.base import AttentionBackend
+from engine.attention.rectangle import RectangleAttention
 from engine.batch import Batch
 from engine.kv.pool import BlockPool, IntegrityError
 from engine.request import Request
 
 
-def check_step(batch: Batch, running: Iterable[Request], pool: BlockPool) -> None:
+def check_step(batch: Batch, running: Iterable[Request], pool: BlockPool, attention: AttentionBackend) -> None:
     """Hold the state after a step against the invariants.
 
     Args:
         batch: what was computed.
         running: requests that go on.
         pool: where their keys and values are.
+        attention: what attended to them.
 
     Raises:
         IntegrityError: naming the request and the invariant.
     """
     check_positions(batch)
+    if isinstance(attention, RectangleAttention):
+        check_padding(batch, attention)
     check_running(running, pool)
+
+
+def check_padding(batch: Batch, attention: RectangleAttention) -> None:
+    """The mask of padded rows hides every pad and every place that was rejected: a row sees its own content up to itself."""
+    positions = batch.positions.tolist()
+    for row, seen in attention.seen():
+        if seen != positions[row] + 1:
+            raise IntegrityError(f"row {row} of the batch sees {seen} keys, {positions[row] + 1} are its own")
 
 
 def check_running(running: Iterable[Request], pool: BlockPool) -> None:

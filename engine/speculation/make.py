@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.attention import AttentionBackend
 from engine.attention.packed import make_attention
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Speculation
 from engine.errors import EngineError
 from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel, Progress, load, resolve
 from engine.speculation.base import Proposer
 from engine.speculation.control import FixedLength
+from engine.speculation.head import DEFAULT_HEAD, Head, TrainedHead, check_head
+from engine.speculation.lengthpool import SameLengthPool
 from engine.speculation.lookup import PromptLookup
 from engine.speculation.models import DraftModel, LayerSkip
 from engine.speculation.smart import SmartLength
@@ -34,7 +37,8 @@ def make_speculator(prepared: Prepared, cache: KVCache) -> Speculator | None:
     asked = prepared.spec.engine.speculation
     if asked is None:
         return None
-    return Speculator(_proposer(prepared, cache), CONTROLS[asked.control](asked.k), prepared.max_model_len)
+    pool = SameLengthPool(asked.pool_group) if asked.verification == "same-length" else None
+    return Speculator(_proposer(prepared, cache), CONTROLS[asked.control](asked.k), prepared.max_model_len, pool)
 
 
 def _proposer(prepared: Prepared, cache: KVCache) -> Proposer:
@@ -46,10 +50,17 @@ def _proposer(prepared: Prepared, cache: KVCache) -> Proposer:
     if asked.proposer == "layer-skip":
         attention = _attention(config, prepared.model, cache)
         return LayerSkip(prepared.model.decoder, attention, asked.target_speedup)
+    if asked.proposer == "trained-head":
+        head = Head(head_path(asked), prepared.model, resolve(config.model))
+        return TrainedHead(head, prepared.model, _attention(config, prepared.model, cache))
     draft = prepared.draft
     assert draft is not None
     attention = _attention(config, draft, _draft_cache(draft, cache))
     return DraftModel(draft.decoder, attention, prepared.limits.token_budget)
+
+
+def head_path(asked: Speculation) -> Path:
+    return Path(asked.head).expanduser() if asked.head else DEFAULT_HEAD
 
 
 def _attention(config: EngineConfig, model: LoadedModel, cache: KVCache) -> AttentionBackend:
@@ -106,12 +117,23 @@ def check_speculation(prepared: Prepared) -> None:
     """Refuse settings under which nothing could ever be guessed.
 
     Raises:
-        EngineError: k drafts and a token do not fit the budget, or every prompt is shorter than the shortest match.
+        EngineError: k drafts and a token do not fit the budget, every prompt is shorter than the shortest match, or the head was trained
+            for other weights.
     """
     config, budget = prepared.spec.engine, prepared.limits.token_budget
     asked = config.speculation
     if asked is None:
         return
+    if config.pads and config.shares_attention:
+        raise EngineError(
+            "contradiction",
+            "speculation.verification",
+            asked.verification,
+            "padded verification reads every row for itself, shared-prefix attention does not.",
+            "Set speculation.verification to ragged or prefix_sharing.attention to off.",
+        )
+    if asked.proposer == "trained-head":
+        check_head(head_path(asked), resolve(config.model), config.model)
     if config.resolved_policy in BUDGETED and asked.k + 1 > budget:
         raise EngineError(
             "beyond-budget",

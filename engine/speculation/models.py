@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.attention.base import AttentionBackend
-from engine.batch import build_batch
+from engine.batch import Batch, build_batch
 from engine.config import Sampling
 from engine.model.decoder import Decoder
 from engine.request import NO_DRAFT, Draft, Request
@@ -53,13 +53,13 @@ class ModelProposer(Proposer):
             parts = [self._part(requests[i], len(guesses[i])) for i in going.values()]
             batch = build_batch(Plan(parts), self.attention.cache.block_size, self.decoder.device)
             self.attention.begin(batch.attention)
-            hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention, self.layers)
+            hidden = self._run(batch)
             for part in parts:
                 self._computed(part.request, part.context_len + part.tokens)
             sampled = [part.request for part in batch.sampled]
             if sampled:
-                logits = self.decoder.logits(hidden.index_select(0, batch.sample_rows))
-                for request, (token, law) in zip(sampled, _choose(logits, sampled), strict=True):
+                guessed = self._guess(hidden.index_select(0, batch.sample_rows), sampled)
+                for request, (token, law) in zip(sampled, guessed, strict=True):
                     i = going[request.index]
                     guesses[i].append(token)
                     if law is not None:
@@ -70,6 +70,14 @@ class ModelProposer(Proposer):
         for request in requests:
             request.draft = NO_DRAFT
         return [Draft(g, torch.stack(q) if q else None) if g else NO_DRAFT for g, q in zip(guesses, laws, strict=True)]
+
+    def _run(self, batch: Batch) -> torch.Tensor:
+        """The residual stream [tokens, hidden] of a batch; attention has been told of it."""
+        return self.decoder.forward(batch.token_ids, batch.positions, self.attention, self.layers)
+
+    def _guess(self, hidden: torch.Tensor, requests: Sequence[Request]) -> list[tuple[int, torch.Tensor | None]]:
+        """A guess for each row [rows, hidden], with its law where it was drawn."""
+        return choose(self.decoder.logits(hidden), requests)
 
     def _part(self, request: Request, guessed: int) -> Slice:
         """What to compute next for a request with ``guessed`` guesses: its last token, or all that this decoder lacks."""
@@ -121,7 +129,7 @@ def kept_layers(layers: int, target_speedup: float) -> list[int]:
     return sorted({round(i * (layers - 1) / (keep - 1)) for i in range(keep)}) if keep > 1 else [0]
 
 
-def _choose(logits: torch.Tensor, requests: Sequence[Request]) -> list[tuple[int, torch.Tensor | None]]:
+def choose(logits: torch.Tensor, requests: Sequence[Request]) -> list[tuple[int, torch.Tensor | None]]:
     """A guess for each row [rows, vocab], with its law where it was drawn."""
     chosen: list[tuple[int, torch.Tensor | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
     alike: dict[Sampling, list[int]] = defaultdict(list)

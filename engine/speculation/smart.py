@@ -5,7 +5,8 @@
 
 A request whose guesses are accepted with probability a gains a ** j tokens from its j-th guess. Guesses of all requests are taken
 in the order of that gain, equal ones together, as long as G is the greatest; where all requests are alike this is SmartSpec's
-scan over one k for all. Nothing guessed is one of the choices, and then now and then a short guess keeps the estimate alive.
+scan over one k for all. Nothing guessed is one of the choices, and then now and then a short guess keeps the estimate alive,
+less and less often while it is in vain.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from engine.speculation.steptime import Load, StepTime
 FIRST_ACCEPTANCE = 0.7
 REQUEST_WEIGHT = 0.15  # of each tested guess in its request's acceptance
 GLOBAL_WEIGHT = 0.02  # of each tested guess in the acceptance new requests start with
-PROBE_EVERY = 24  # decodes that could have guessed and did not, until they probe
+PROBE_EVERY = (
+    24  # decodes that could have guessed and did not, until they probe; twice as many after each probe in vain
+)
+PROBE_AT_LEAST_EVERY = 384
 PROBE_LENGTH = 2
+COSTLY_GUESS = 0.1  # of an iteration: such guesses are probed one at a time
 ENOUGH_STEPS = 4  # iterations before the regression is trusted
 
 
@@ -87,6 +92,7 @@ class SmartLength(LengthControl):
         self.acceptance = Acceptance()
         self.step_time = StepTime()
         self._last: dict[int, int] = {}  # request -> length chosen last
+        self._patience = PROBE_EVERY
         self._idle = 0  # decodes that could have guessed and did not, since the last probe
 
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
@@ -97,13 +103,19 @@ class SmartLength(LengthControl):
         chosen, goodput, reason = self._best(builder, acceptances, [reach[i] for i in able], len(parts) - len(able))
         if not any(chosen):
             self._idle += len(able)
-            if self._idle >= PROBE_EVERY:
+            if self._idle >= self._patience:
                 self._idle, reason = 0, "probe"
-                chosen = [min(PROBE_LENGTH, reach[i]) for i in able]
+                self._patience = min(2 * self._patience, PROBE_AT_LEAST_EVERY)
+                chosen = [min(self._probe_length(builder), reach[i]) for i in able]
+        elif reason != "probe":
+            self._patience = PROBE_EVERY
         lengths = [0] * len(parts)
         for i, length in zip(able, chosen, strict=True):
             lengths[i] = length
             self._note(builder, parts[i].request.index, length, reason, goodput)
+        if self.step_time.steps >= ENOUGH_STEPS:
+            expected = self.step_time.predict(load_of(builder.plan, sum(lengths)), max(lengths))
+            builder.plan.decisions.append(Decision(-1, "speculation", "predicted", sum(lengths), value=expected))
         return lengths
 
     def learn(self, plan: Plan, duration_ns: int) -> None:
@@ -128,12 +140,17 @@ class SmartLength(LengthControl):
         self, builder: PlanBuilder, acceptances: Sequence[float], reach: Sequence[int], others: int
     ) -> tuple[list[int], float, str]:
         if self.step_time.steps < ENOUGH_STEPS:
-            return [min(PROBE_LENGTH, most) for most in reach], float("nan"), "probe"
+            return [min(self._probe_length(builder), most) for most in reach], float("nan"), "probe"
 
         def seconds(total: int, longest: int) -> float:
             return self.step_time.predict(load_of(builder.plan, total), longest) / 1e9
 
         return *best_lengths(acceptances, reach, others, seconds), "acceptance"
+
+    def _probe_length(self, builder: PlanBuilder) -> int:
+        """Guesses of a probe: one where guessing is so slow that probes would be felt."""
+        usual = self.step_time.predict(load_of(builder.plan, 0), 0)
+        return 1 if self.step_time.steps and self.step_time.draft_ns > COSTLY_GUESS * usual else PROBE_LENGTH
 
     def _note(self, builder: PlanBuilder, request: int, length: int, reason: str, goodput: float) -> None:
         """A decision row where the length changes: the length and the useful tokens per second it promises."""

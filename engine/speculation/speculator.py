@@ -5,23 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import torch
+
 from engine.request import Request
 from engine.scheduler import Plan, PlanBuilder, Slice
 from engine.speculation.base import Proposer
 from engine.speculation.control import LengthControl
+from engine.speculation.lengthpool import SameLengthPool
 
 
 class Speculator:
     """The scheduler's ``Drafter``: a proposer that guesses and a control that says how far."""
 
-    def __init__(self, proposer: Proposer, control: LengthControl, max_model_len: int) -> None:
+    def __init__(
+        self, proposer: Proposer, control: LengthControl, max_model_len: int, pool: SameLengthPool | None = None
+    ) -> None:
+        """``pool``: lets only requests of equal length run together (a teaching variant)."""
         self.proposer = proposer
         self.control = control
         self.max_model_len = max_model_len
+        self.pool = pool
 
     def extend(self, builder: PlanBuilder) -> None:
         """Turn decodes of the plan into verifications. Never preempts, never exceeds the budget."""
         started = time.perf_counter_ns()
+        if self.pool is not None:
+            self.pool.select(builder)
         parts = [part for part in builder.plan.slices if not part.is_prefill and part.samples]
         if parts:
             reach = [min(self.control.most, self._useful(part.request)) for part in parts]
@@ -30,6 +39,10 @@ class Speculator:
             else:
                 self._guess_before_choosing(builder, parts, reach)
         builder.plan.draft_ns += time.perf_counter_ns() - started
+
+    def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:
+        if self.proposer.observes:
+            self.proposer.observe(parts, hidden)
 
     def learn(self, plan: Plan, duration_ns: int) -> None:
         self.control.learn(plan, duration_ns)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
-from engine.build import exact_prefill, prepare
+from engine.build import prepare
 from engine.config import (
     ChunkedPrefill,
     EngineConfig,
@@ -29,6 +29,7 @@ from engine.config import (
 )
 from engine.errors import EngineError
 from engine.executor import Executor
+from engine.kv.setup import exact_prefill
 from engine.policies import POLICIES
 from engine.request import Request
 from engine.scheduler import Plan, Slice

@@ -167,7 +167,9 @@ def test_smart_control_stops_guessing_what_is_never_right(
     run_dir = tmp_path / "wrong"
     served = serve(make_spec(wrong, asked(2, max_tokens=200)), run_dir)
     assert 0 < sum(r.drafted_tokens for r in served) < 0.3 * sum(r.num_output_tokens for r in served)
-    changes = [d for d in rows(run_dir, "decision") if d["action"] == "speculation"]
+    decisions = [d for d in rows(run_dir, "decision") if d["action"] == "speculation"]
+    changes = [d for d in decisions if d["request"] is not None]
+    assert all(d["value"] > 0 for d in decisions if d["reason"] == "predicted")
     assert {d["reason"] for d in changes} == {"acceptance", "probe"}
     assert any(d["tokens"] == 0 and d["value"] > 0 for d in changes)
 

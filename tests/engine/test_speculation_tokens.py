@@ -5,69 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tokenizers
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling, Speculation
 from engine.policies import POLICIES
+from tests.engine.draft_models import EOS, periodic, small_models, trained_head
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 
-PROPOSERS = ("prompt-lookup", "layer-skip", "draft-model")
-EOS = 7
+PROPOSERS = ("prompt-lookup", "layer-skip", "draft-model", "trained-head")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory):
-    """A small random Llama and one without its two middle layers.
-
-    The middle layers say little, so that a model without them often guesses right; attention says less than the last token does,
-    so that greedy text soon repeats itself and looking it up often guesses right.
-    """
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    directories = []
-    for layers in (4, 2):
-        torch.manual_seed(5)
-        config = LlamaConfig(
-            vocab_size=200,
-            hidden_size=48,
-            intermediate_size=96,
-            num_hidden_layers=layers,
-            num_attention_heads=6,
-            num_key_value_heads=2,
-            max_position_embeddings=256,
-            initializer_range=0.3,
-            tie_word_embeddings=False,
-            eos_token_id=EOS,
-            bos_token_id=None,
-        )
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-        if layers == 4:
-            whole = model
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight.data.mul_(0.003)
-            for layer in model.model.layers[1:3]:
-                layer.self_attn.o_proj.weight.data.mul_(0.1)
-                layer.mlp.down_proj.weight.data.mul_(0.02)
-        else:
-            ends = {0: 0, 1: 3}
-            for to, origin in ends.items():
-                model.model.layers[to].load_state_dict(whole.model.layers[origin].state_dict())
-            model.model.embed_tokens.load_state_dict(whole.model.embed_tokens.state_dict())
-            model.lm_head.load_state_dict(whole.lm_head.state_dict())
-        directory = tmp_path_factory.mktemp(f"layers-{layers}")
-        model.save_pretrained(directory)
-        words = tokenizers.models.WordLevel({f"w{i}": i for i in range(200)}, unk_token="w0")
-        tokenizers.Tokenizer(words).save(str(directory / "tokenizer.json"))
-        directories.append(directory)
-    return whole, *directories
+    folder = tmp_path_factory.mktemp("models")
+    whole, target, draft = small_models(folder)
+    return whole, target, draft, trained_head(target, folder / "head")[0]
 
 
 def engine_config(models, proposer: str, k: int, **changes) -> EngineConfig:
     speculation = Speculation(
-        **{"proposer": proposer, "k": k, "control": "fixed", "draft_model": str(models[2])}
+        **{"proposer": proposer, "k": k, "control": "fixed", "draft_model": str(models[2]), "head": str(models[3])}
         | changes.pop("speculation", {})
     )
     values = {
@@ -83,12 +41,6 @@ def engine_config(models, proposer: str, k: int, **changes) -> EngineConfig:
         "speculation": speculation,
     }
     return EngineConfig(**(values | changes))
-
-
-def periodic(index: int, length: int = 24) -> tuple[int, ...]:
-    """A prompt that repeats itself, so that looking up what came before finds something."""
-    period = [20 + index, 90 - index, 40 + 3 * index, 10 + index]
-    return tuple(period[i % 4] for i in range(length + index))
 
 
 @pytest.mark.parametrize("k", range(1, 9))

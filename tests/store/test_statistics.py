@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from store.bootstrap import draw_weights, interval, weighted_histogram_quantile, weighted_quantile
-from store.samples import RunSamples
+from store.samples import RunSamples, attainment_by_scale, with_slo
+from store.slo import Slo
 from store.statistics import STATISTICS, Effect, compare, in_words, verdict
 
 REQUESTS = 80
@@ -151,3 +152,26 @@ def test_an_interval_of_repeats_that_agree_is_the_requests_own() -> None:
     wider = interval(10, draws, np.array([9.0, 10.0, 11.0]))
     assert wider[0] < low
     assert wider[1] > high
+
+
+def test_attainment_counts_every_submitted_request_and_has_an_interval() -> None:
+    latency = np.linspace(10, 100, 10)
+    run = RunSamples(
+        "r",
+        {"ttft_ms": latency, "tpot_ms": np.full(10, 5.0)},
+        np.zeros((10, 0), np.float32),
+        np.zeros(1),
+        {"span_s": 2.0},
+        np.full(10, 30.0),
+        submitted=20,
+    )
+    slo = Slo("test", ttft=50, tpot=10)
+    met = with_slo(run, slo, None)
+    assert met.totals["slo_attainment"] == 5 / 20
+    assert met.totals["in_time_per_s"] == 2.5
+    assert attainment_by_scale([run], slo, None, np.array([0.4, 1, 2])).tolist() == [0, 0.25, 0.5]
+    effects = compare({"a": [met, met], "b": [met, met]}, "a")
+    low, high = effects["slo_attainment"]["a"].interval or (1, 1)
+    assert 0 < low < 0.25 < high < 1
+    assert effects["in_time_per_s"]["b"].difference == 0
+    assert effects["slo_attainment"]["b"].verdict == "no difference seen"

@@ -1,0 +1,59 @@
+"""How many requests were served in time: with looser and tighter objectives, and the faster they come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from app.charts.comparison import variant_style
+from app.charts.frame import new_figure, say_nothing_here
+from app.theme import Palette
+
+
+def attainment_by_scale(
+    scales: Sequence[float], attainment: Mapping[str, Sequence[float]], palette: Palette
+) -> go.Figure:
+    """Share of requests in time with both bounds multiplied by each scale, a line per variant; 1 is the objective itself."""
+    figure = new_figure(palette, y_title="requests in time", x_title="bounds of the objective, times")
+    _as_shares(figure)
+    for index, (name, reached) in enumerate(attainment.items()):
+        colour, dash, _ = variant_style(index, palette)
+        figure.add_scatter(
+            x=list(scales),
+            y=list(reached),
+            name=name,
+            mode="lines",
+            line={"color": colour, "width": 2, "dash": dash},
+            hovertemplate="%{y:.1%} in time with the bounds x %{x:.3~g}<extra></extra>",
+        )
+    figure.add_vline(x=1, line={"color": palette.muted, "width": 1, "dash": "dot"})
+    figure.update_xaxes(type="log", rangemode="normal")
+    return figure
+
+
+def attainment_by_rate(groups: Sequence[Mapping[str, Any]], palette: Palette, *, goal: float) -> go.Figure:
+    """Share of requests in time at each rate of arrivals, a line per group of the other settings (``name``, ``measured``)."""
+    figure = new_figure(palette, y_title="requests in time", x_title="arrivals, requests/s")
+    _as_shares(figure)
+    if not any(group["measured"] for group in groups):
+        return say_nothing_here(figure, "No rate was measured.", palette)
+    for index, group in enumerate(groups):
+        colour, dash, marker = variant_style(index, palette)
+        figure.add_scatter(
+            x=[rate for rate, _ in group["measured"]],
+            y=[share for _, share in group["measured"]],
+            name=group["name"],
+            mode="lines+markers",
+            line={"color": colour, "width": 2, "dash": dash},
+            marker={"symbol": marker, "size": 9},
+            customdata=group.get("runs"),
+            hovertemplate="%{y:.1%} in time at %{x:.3~g} requests/s<extra></extra>",
+        )
+    figure.add_hline(y=goal, line={"color": palette.muted, "width": 1, "dash": "dot"})
+    return figure
+
+
+def _as_shares(figure: go.Figure) -> None:
+    figure.update_yaxes(range=[0, 1.05], tickformat=".0%")

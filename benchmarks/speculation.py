@@ -1,0 +1,228 @@
+"""Speculative decoding on real weights: off, each proposer at its best fixed length, and the length that pays (SmartSpec).
+
+Answers to copy-heavy prompts (edit this function, answer from this document) and to everyday questions (chat), for 1, 4 and 16 requests at
+once; every configuration serves the same prompts, one after the other and back, in one process. tokens/s counts the whole run, prompts
+included; ITL is the time between two iterations that gave a request tokens. A draft model of the embedded model's vocabulary does not exist
+on its own, so the proposer draft-model is left out; layer-skip is the model drafting for itself.
+
+- *copy-heavy*: the best fixed choice against off at one request.
+- *smart*: SmartSpec against the best fixed choice of its proposer (off among them), and against off, at every load.
+- *accepted*: guesses the trained head gets accepted per verification at k = 3 on chat, the target's own token not counted.
+
+``python -m benchmarks.speculation [--repeats N] [--loads 1,4,16] [--workloads copy-heavy,chat] [--json FILE] [--check]``
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Report, arguments, interleave, paired_ratio, summarise
+from engine.build import Prepared, make_requests, prepare
+from engine.config import EMBEDDED_MODEL, ChunkedPrefill, EngineConfig, RequestSpec, RunSpec, Speculation
+from engine.speculation.head import DEFAULT_HEAD
+from engine.warmup import warm_up
+from scenarios import texts
+from scenarios.questions import ABOUT_A_TEXT, QUESTIONS
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+
+TOKENS = {1: 160, 4: 96, 16: 56}  # of an answer, by requests at once
+COPY_GOAL, BEST_GOAL, OFF_GOAL, ACCEPTED_GOAL = 1.8, 0.9, 0.97, 1.5
+FIXED = {"prompt-lookup": (3, 8), "trained-head": (1, 3), "layer-skip": (2,)}
+SMART = {"prompt-lookup": 8, "trained-head": 4, "layer-skip": 4}
+
+
+@dataclass(frozen=True)
+class Served:
+    """One run."""
+
+    tokens_per_s: float
+    itl_p50_ms: float
+    itl_p99_ms: float
+    tokens_per_pass: float  # emitted per request and iteration that gave it any
+    accepted: float  # guesses per verification
+    draft_share: float  # of the time
+    answers: tuple[tuple[int, ...], ...]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--repeats", type=int, default=2, help="measurements of each configuration")
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="what is served; needs real weights")
+    parser.add_argument("--loads", default="1,4,16", help="requests at once")
+    parser.add_argument("--workloads", default="copy-heavy,chat")
+    parser.add_argument("--threads", type=int, default=None)
+    options = parser.parse_args(words)
+    loads = [int(load) for load in options.loads.split(",")]
+    report = Report("speculation")
+    report.note_load()
+    for workload in options.workloads.split(","):
+        for load in loads:
+            measure(report, options, workload, load)
+    report.note_load()
+    return report.finish(options)
+
+
+def variants(model: str) -> dict[str, Speculation | None]:
+    """What is compared, by name; the head only where there is one for the model."""
+    found: dict[str, Speculation | None] = {"off": None}
+    for proposer, lengths in FIXED.items():
+        if proposer == "trained-head" and (model != EMBEDDED_MODEL or not DEFAULT_HEAD.is_file()):
+            continue
+        for k in lengths:
+            found[f"{proposer} k={k}"] = Speculation.model_validate({"proposer": proposer, "control": "fixed", "k": k})
+        found[f"{proposer} smart"] = Speculation.model_validate({"proposer": proposer, "k": SMART[proposer]})
+    return found
+
+
+def measure(report: Report, options: Any, workload: str, load: int) -> None:
+    """All configurations at one load, and what the goals say of them."""
+    prepared = prepare(asked(options.model, workload, load, options.threads))
+    warm_up(prepared)
+    compared = variants(options.model)
+    sides: dict[str, Callable[[], Served]] = {name: partial(serve, prepared, s) for name, s in compared.items()}
+    found = interleave(sides, options.repeats)
+    at = f"{workload}, {load} at once"
+    speed = {name: [run.tokens_per_s for run in runs] for name, runs in found.items()}
+    rows = []
+    for name, runs in found.items():
+        same = sum(a == b for a, b in zip(runs[0].answers, found["off"][0].answers, strict=True))
+        middle = {
+            key: statistics.median(getattr(run, key) for run in runs)
+            for key in ("tokens_per_s", "itl_p50_ms", "itl_p99_ms", "tokens_per_pass", "accepted", "draft_share")
+        }
+        rows.append([name, *middle.values(), paired_ratio(speed[name], speed["off"]).median, f"{same}/{load}"])
+    columns = [
+        "configuration",
+        "tokens/s",
+        "ITL p50, ms",
+        "p99",
+        "tokens per pass",
+        "accepted",
+        "drafting",
+        "x off",
+        "same",
+    ]
+    report.table(at, columns, rows)
+    report.details.setdefault("runs", {})[at] = {
+        name: [{k: v for k, v in asdict(run).items() if k != "answers"} for run in runs] for name, runs in found.items()
+    }
+    judge(report, workload, load, found)
+
+
+def judge(report: Report, workload: str, load: int, found: dict[str, list[Served]]) -> None:
+    """The goals' figures of one load."""
+    at = f"{workload}, {load} at once"
+    speed = {name: [run.tokens_per_s for run in runs] for name, runs in found.items()}
+    fixed = [name for name in found if not name.endswith("smart")]
+    if workload == "copy-heavy" and load == 1:
+        best = max(fixed, key=lambda name: statistics.median(speed[name]))
+        ratio = paired_ratio(speed[best], speed["off"])
+        report.figure(
+            "copy-heavy at one request, best fixed / off",
+            ratio.median,
+            "x",
+            goal=COPY_GOAL,
+            spread=ratio.spread,
+            note=best,
+        )
+    for smart in (name for name in found if name.endswith("smart")):
+        proposer = smart.removesuffix(" smart")
+        rivals = [name for name in fixed if name == "off" or name.startswith(proposer)]
+        best = max(rivals, key=lambda name: statistics.median(speed[name]))
+        for name, rival, goal in (("best fixed", best, BEST_GOAL), ("off", "off", OFF_GOAL)):
+            ratio = paired_ratio(speed[smart], speed[rival])
+            note = f"best fixed: {best}" if name == "best fixed" else None
+            report.figure(f"{smart} / {name}, {at}", ratio.median, "x", goal=goal, spread=ratio.spread, note=note)
+    if workload == "chat" and "trained-head k=3" in found:
+        accepted = summarise([run.accepted for run in found["trained-head k=3"]])
+        report.figure(
+            f"accepted of 3 guesses, trained head, {at}",
+            accepted.median,
+            "tokens",
+            goal=ACCEPTED_GOAL,
+            spread=accepted.spread,
+        )
+
+
+def asked(model: str, workload: str, load: int, threads: int | None) -> RunSpec:
+    """Prompts of one workload, all at once."""
+    requests = []
+    for index in range(load):
+        rng = random.Random(f"{workload} {index}")
+        if workload == "chat":
+            what: dict[str, Any] = {"prompt": QUESTIONS[index % len(QUESTIONS)], "chat": True}
+        elif index % 2 == 0:
+            function = texts.short_function(20, rng)
+            note = "with nothing changed but this comment"
+            parts = ("# version 1", function, f"\n\n# version 2, {note}", function, f"\n\n# version 3, {note}", "")
+            what = {"prompt": "\n".join(parts)}
+        else:
+            question = rng.choice(ABOUT_A_TEXT)
+            what = {"prompt": f"{texts.prose(120, rng)}\n\n{question}", "chat": True}
+        requests.append(RequestSpec(request_id=str(index), max_tokens=TOKENS.get(load, 64), **what))
+    config = EngineConfig(
+        model=model,
+        device="cpu",
+        threads=threads,
+        kv_blocks=load * 64,
+        max_num_seqs=load,
+        chunked_prefill=ChunkedPrefill(token_budget=256),  # guesses are not to be short of budget
+        recording="off",
+        keep_text=False,
+    )
+    return RunSpec(run_id="bench", scenario="benchmark", engine=config, requests=tuple(requests))
+
+
+def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
+    """Serve the prompts with the model at hand."""
+    spec = prepared.spec.model_copy(
+        update={"engine": prepared.spec.engine.model_copy(update={"speculation": speculation})}
+    )
+    requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
+    emitted: dict[int, list[float]] = {request.index: [] for request in requests}
+    counts = {"passes": 0, "tokens": 0, "verifies": 0, "accepted": 0, "draft_ns": 0}
+    folder = tempfile.TemporaryDirectory(prefix="servescope-bench-")
+    with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
+        engine = replace(prepared, spec=spec, requests=requests).start(recorder, clock)
+        finish = engine.finish
+
+        def noted(plan: Any, batch: Any, tokens: Any, times: Any) -> None:
+            finish(plan, batch, tokens, times)
+            counts["draft_ns"] += plan.draft_ns
+            for part in batch.sampled:
+                emitted[part.request.index].append(times.end / 1e6)
+                counts["passes"] += part.emitted > 0
+                counts["tokens"] += part.emitted
+                counts["verifies"] += part.drafted > 0
+                counts["accepted"] += part.accepted
+
+        engine.finish = noted  # type: ignore[method-assign]
+        start = time.perf_counter()
+        engine.run(requests)
+        seconds = time.perf_counter() - start
+    gaps = np.concatenate([np.diff(times) for times in emitted.values()])
+    return Served(
+        tokens_per_s=counts["tokens"] / seconds,
+        itl_p50_ms=float(np.percentile(gaps, 50)),
+        itl_p99_ms=float(np.percentile(gaps, 99)),
+        tokens_per_pass=counts["tokens"] / counts["passes"],
+        accepted=counts["accepted"] / max(1, counts["verifies"]),
+        draft_share=counts["draft_ns"] / 1e9 / seconds,
+        answers=tuple(tuple(request.output_token_ids) for request in requests),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

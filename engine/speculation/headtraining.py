@@ -1,0 +1,253 @@
+"""The draft head in a form that can be differentiated, over many places of a text at once.
+
+The head guesses in chains. From a place t the target has computed, step s reads what step s - 1 made of the place before (at first the
+target's own last residual stream there) and the token at t + s, and says what follows:
+
+    target computed  | x0 x1 ... xt |       keys and values of some of its layers, read as they lie
+    step 1                h_t  + x(t+1)  -> h'(t+1) -> guess of x(t+2)
+    step 2                h'(t+1) + x(t+2)  -> h'(t+2) -> guess of x(t+3)
+
+All chains of a text are computed side by side: each sees the target's keys up to its own t, and those its own steps made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from engine.model.checkpoint import Checkpoint
+from engine.model.rope import Rope
+from engine.model.shape import ModelShape
+
+FUSE, FUSE_UP, FUSE_DOWN = "fuse.weight", "fuse.up.weight", "fuse.down.weight"
+HIDDEN_NORM, TOKEN_NORM, NORM = "hidden_norm.weight", "token_norm.weight", "model.norm.weight"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Some sequences, padded at their ends to the same length."""
+
+    ids: torch.Tensor  # [texts, places] int64
+    lengths: torch.Tensor  # [texts]
+    final: torch.Tensor  # [texts, places, hidden], the target's residual stream after its last layer
+    at: tuple[torch.Tensor, ...]  # the same entering each layer that the head reads
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the head made of some texts; all but the loss only where it was measured."""
+
+    loss: torch.Tensor
+    guesses: list[torch.Tensor]  # per step [texts, chains], by the place a chain starts from
+    tested: torch.Tensor  # [steps] chains that come this far, all guesses before being right
+    right: torch.Tensor  # [steps] those whose guess here is right too
+
+    @property
+    def mean_accepted(self) -> float:
+        """Guesses in a row that are right, of as many as there are steps."""
+        return float((self.right / self.tested[0].clamp(min=1)).sum())
+
+
+class HeadTraining:
+    """The head's weights (``weights``, float32, to be optimised) and what it takes from the target, which stays as it is."""
+
+    def __init__(
+        self, shape: ModelShape, target: Checkpoint, reads: Sequence[int], vocabulary: torch.Tensor, fuse_width: int
+    ) -> None:
+        """
+        Args:
+            shape: the target's.
+            target: its weights.
+            reads: layers of the target whose keys and values the head's layers read, one each; they also start as copies of those.
+            vocabulary: [n] int64, tokens that can be guessed.
+            fuse_width: hidden units of the curved part of fusing.
+        """
+        self.shape, self.reads, self.vocabulary = shape, tuple(reads), vocabulary
+        hidden = shape.hidden
+
+        def take(name: str, *expected: int) -> torch.Tensor:
+            return target.get(name, expected).float().clone()
+
+        self.embedding = take("model.embed_tokens.weight", shape.vocab, hidden)
+        head = self.embedding if shape.tied else take("lm_head.weight", shape.vocab, hidden)
+        self.head = head[vocabulary]
+        self.whole_head = head
+        self.target_norm = take(NORM, hidden)
+        self.layers = [_layer(shape, take, f"model.layers.{number}.") for number in reads]
+        self.weights = {
+            FUSE: torch.zeros(hidden, 2 * hidden),
+            FUSE_UP: torch.randn(fuse_width, 2 * hidden, generator=torch.Generator().manual_seed(0))
+            * (2 * hidden) ** -0.5,
+            FUSE_DOWN: torch.zeros(hidden, fuse_width),
+            HIDDEN_NORM: self.target_norm.clone(),
+            TOKEN_NORM: torch.ones(hidden),
+            NORM: self.target_norm.clone(),
+        }
+        for number, layer in enumerate(self.layers):
+            self.weights |= {f"model.layers.{number}.{name}": tensor.clone() for name, tensor in layer.items()}
+        self.rope = Rope(
+            shape, 8192 if shape.max_position > 8192 else shape.max_position, torch.device("cpu"), torch.float32
+        )
+
+    def start_from_least_squares(self, texts: Sequence[Texts]) -> None:
+        """Set the fusing weights so that the first layer gets, as well as a linear map can, what it got in the target."""
+        width = 2 * self.shape.hidden
+        gram, moment = torch.zeros(width, width), torch.zeros(width, self.shape.hidden)
+        for text in texts:
+            inputs = self._inputs(text.final[:, :-1], text.ids[:, 1:])
+            real = _valid(text)[:, 1:]
+            x, y = inputs[real], text.at[0][:, 1:][real].float()
+            common = (
+                y.norm(dim=-1) < 10 * y.norm(dim=-1).median()
+            )  # a text's first places have streams hundreds of times longer
+            gram += x[common].T @ x[common]
+            moment += x[common].T @ y[common]
+        gram += 1e-2 * gram.diagonal().mean() * torch.eye(width)
+        self.weights[FUSE].copy_(torch.linalg.solve(gram, moment).T)
+
+    def outcome(self, text: Texts, steps: int, feature_weight: float = 0.0, measure: bool = False) -> Outcome:
+        """Loss of the guesses of all chains; with ``measure`` also how far they go where the text is what the target would say."""
+        valid = _valid(text)
+        with torch.no_grad():
+            features = _norm(text.final.float(), self.target_norm, self.shape.norm_eps)
+            wanted = (features @ self.head.T).softmax(-1)  # of the token after each place
+            said = _most_likely(features, self.whole_head) if measure else torch.zeros_like(text.ids)
+            keys = [self._target_keys(i, stream) for i, stream in enumerate(text.at)]
+        places = text.ids.shape[1]
+        carried = text.final.float()
+        own: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.reads]
+        loss = torch.zeros(())
+        alive = torch.ones_like(valid)
+        guesses, tested, right = [], [], []
+        for step in range(1, steps + 1):
+            ids = _shifted(text.ids, step)
+            fused = self._inputs(carried, ids)
+            x = F.linear(fused, self.weights[FUSE])
+            x = x + F.linear(F.silu(F.linear(fused, self.weights[FUSE_UP])), self.weights[FUSE_DOWN])
+            positions = (torch.arange(places) + step).clamp(max=len(self.rope.table) - 1)
+            for number in range(len(self.reads)):
+                x = self._layer(number, x, positions, keys[number], own[number])
+            carried = x
+            normed = _norm(x, self.weights[NORM], self.shape.norm_eps)
+            logits = normed @ self.head.T
+            there = _shifted(valid, step)  # the target computed the place whose successor is guessed
+            goal = _shifted(wanted, step)[there]
+            loss = loss - (goal * logits[there].float().log_softmax(-1)).sum(-1).mean()
+            if feature_weight:
+                loss = loss + feature_weight * F.smooth_l1_loss(normed[there].float(), _shifted(features, step)[there])
+            if measure:
+                alive = alive & there & (_shifted(said, step - 1) == ids)  # so far the text is what the target says
+                tested.append(alive.sum())
+                guesses.append(self.vocabulary[logits.argmax(-1)])
+                alive = alive & (guesses[-1] == _shifted(said, step))
+                right.append(alive.sum())
+        if not measure:
+            return Outcome(loss / steps, [], torch.zeros(steps), torch.zeros(steps))
+        return Outcome(loss / steps, guesses, torch.stack(tested), torch.stack(right))
+
+    def _inputs(self, carried: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        eps, weights = self.shape.norm_eps, self.weights
+        token = _norm(F.embedding(ids, self.embedding), weights[TOKEN_NORM], eps)
+        return torch.cat((_norm(carried.float(), weights[HIDDEN_NORM], eps), token), -1)
+
+    def _target_keys(self, number: int, stream: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [texts, kv_heads, places, head_dim] that lie in the target's cache."""
+        layer = self.layers[number]
+        x = _norm(stream.float(), layer["input_layernorm.weight"], self.shape.norm_eps)
+        _, k, v = self._qkv(layer, x, torch.arange(stream.shape[1]))
+        return k.transpose(1, 2), v.transpose(1, 2)
+
+    def _layer(
+        self,
+        number: int,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        target: tuple[torch.Tensor, torch.Tensor],
+        own: list[tuple[torch.Tensor, torch.Tensor]],
+    ) -> torch.Tensor:
+        """One layer for step ``len(own) + 1`` of every chain: x [texts, chains, hidden]."""
+        at, shape = f"model.layers.{number}.", self.shape
+        weights = {name.removeprefix(at): tensor for name, tensor in self.weights.items() if name.startswith(at)}
+        q, k, v = self._qkv(weights, _norm(x, weights["input_layernorm.weight"], shape.norm_eps), positions)
+        own.append((k, v))
+        texts, chains = x.shape[:2]
+        group = shape.heads // shape.kv_heads
+        grouped = q.view(texts, chains, shape.kv_heads, group, shape.head_dim)
+        flat = grouped.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [texts, kv_heads, group * chains, head_dim]
+        hidden = torch.ones(chains, chains, dtype=torch.bool).triu(1).repeat(group, 1)
+        far = (flat @ target[0].transpose(-1, -2)).float().masked_fill(hidden, float("-inf"))
+        far = far.view(texts, shape.kv_heads, group, chains, chains)
+        near = [torch.einsum("tckgd,tckd->tkgc", grouped, key).float() for key, _ in own]
+        scores = torch.cat((far, torch.stack(near, -1)), -1) * shape.head_dim**-0.5
+        share = scores.softmax(-1)
+        seen = share[..., :chains].flatten(2, 3).to(target[1].dtype) @ target[1]
+        seen = seen.view(texts, shape.kv_heads, group, chains, -1).permute(0, 3, 1, 2, 4)
+        for place, (_, value) in enumerate(own):
+            seen = seen + share[..., chains + place].permute(0, 3, 1, 2)[..., None] * value[:, :, :, None]
+        x = x + _linear(weights, "self_attn.o_proj", seen.flatten(2))
+        y = _norm(x, weights["post_attention_layernorm.weight"], shape.norm_eps)
+        gate, up = _linear(weights, "mlp.gate_proj", y), _linear(weights, "mlp.up_proj", y)
+        return x + _linear(weights, "mlp.down_proj", F.silu(gate) * up)
+
+    def _qkv(
+        self, layer: dict[str, torch.Tensor], x: torch.Tensor, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """[texts, places, heads, head_dim] each; queries and keys rotated."""
+        shape = self.shape
+        parts = []
+        for name, heads in (("q", shape.heads), ("k", shape.kv_heads), ("v", shape.kv_heads)):
+            part = _linear(layer, f"self_attn.{name}_proj", x).unflatten(-1, (heads, shape.head_dim))
+            if name != "v":
+                if shape.qk_norm:
+                    part = _norm(part, layer[f"self_attn.{name}_norm.weight"], shape.norm_eps)
+                cos, sin = (table[None] for table in self.rope.at(positions))
+                part = torch.addcmul(part.float() * cos, part.float().roll(shape.head_dim // 2, -1), sin)
+            parts.append(part)
+        return parts[0], parts[1], parts[2]
+
+
+def _layer(shape: ModelShape, take, at: str) -> dict[str, torch.Tensor]:  # type: ignore[no-untyped-def]
+    """A layer's weights by the names they have in checkpoints."""
+    hidden, width = shape.hidden, shape.intermediate
+    matrices = {
+        "self_attn.q_proj": (shape.q_width, hidden, shape.qkv_bias),
+        "self_attn.k_proj": (shape.kv_width, hidden, shape.qkv_bias),
+        "self_attn.v_proj": (shape.kv_width, hidden, shape.qkv_bias),
+        "self_attn.o_proj": (hidden, shape.q_width, shape.output_bias),
+        "mlp.gate_proj": (width, hidden, shape.mlp_bias),
+        "mlp.up_proj": (width, hidden, shape.mlp_bias),
+        "mlp.down_proj": (hidden, width, shape.mlp_bias),
+    }
+    found = {}
+    for name, (outputs, inputs, biased) in matrices.items():
+        found[f"{name}.weight"] = take(f"{at}{name}.weight", outputs, inputs)
+        if biased:
+            found[f"{name}.bias"] = take(f"{at}{name}.bias", outputs)
+    vectors = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    if shape.qk_norm:
+        vectors |= {"self_attn.q_norm": shape.head_dim, "self_attn.k_norm": shape.head_dim}
+    return found | {f"{name}.weight": take(f"{at}{name}.weight", size) for name, size in vectors.items()}
+
+
+def _linear(weights: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    return F.linear(x, weights[f"{name}.weight"], weights.get(f"{name}.bias"))
+
+
+def _norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x.float() * torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps) * weight
+
+
+def _shifted(x: torch.Tensor, by: int) -> torch.Tensor:
+    """Place t holds what place t + by held; zeros beyond the end."""
+    return torch.cat((x[:, by:], torch.zeros_like(x[:, :by])), 1) if by else x
+
+
+def _valid(text: Texts) -> torch.Tensor:
+    return torch.arange(text.ids.shape[1]) < text.lengths[:, None]
+
+
+def _most_likely(features: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    return torch.cat([(part @ head.T).argmax(-1) for part in features.split(1)])

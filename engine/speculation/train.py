@@ -1,0 +1,337 @@
+"""Train a draft head for a model: ``python -m engine.speculation.train [--model NAME] [--out FILE]``.
+
+Two stages, each of which goes on where it was interrupted: the target writes and reads texts (``engine.speculation.corpus``), then the head
+learns to say what the target says (``engine.speculation.headtraining``). Written are the weights (safetensors) and beside them a record
+(JSON): data, steps, losses, what it reaches on texts it never saw, machine and seconds. The record's numbers are also in the weights file,
+with the SHA-256 of the target's weights: a head is refused beside any other weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from engine.config import EMBEDDED_MODEL
+from engine.errors import EngineError
+from engine.model.cache import sha256
+from engine.model.checkpoint import Checkpoint, read_json
+from engine.model.device import resolve_device, resolve_dtype
+from engine.model.load import load, model_directory, resolve
+from engine.model.shape import ModelShape
+from engine.speculation.corpus import KINDS, LONGEST, shard_path, write_shard
+from engine.speculation.head import DEFAULT_HEAD, FORMAT, weights_sha256
+from engine.speculation.headtraining import HeadTraining, Texts
+from telemetry.machine import environment
+
+HELD_OUT = (0, 5)  # shards that are never trained on
+MEASURED = 24  # sequences of each of them
+STEPS_AHEAD = 3
+SAVE_EVERY_S = 60.0
+WARM_UP = 20  # steps
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What training depends on beside the target."""
+
+    shards: int
+    steps: int
+    batch: int  # sequences
+    rate: float  # of learning, at its highest
+    layers: int  # of the head, copies of the target's last ones
+    vocabulary: int  # tokens that can be guessed
+    fuse_width: int
+    seed: int
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=EMBEDDED_MODEL, help="the target, named as the setting model is")
+    parser.add_argument(
+        "--out", type=Path, default=DEFAULT_HEAD, help="the weights file; the record gets its name with .json"
+    )
+    parser.add_argument("--work", type=Path, default=Path(".head-training"), help="folder of texts and checkpoints")
+    parser.add_argument("--shards", type=int, default=24, help="of text, about 10,000 tokens each")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--batch", type=int, default=8, help="sequences per step")
+    parser.add_argument("--rate", type=float, default=4e-4)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--vocabulary", type=int, default=10240)
+    parser.add_argument("--fuse-width", type=int, default=768)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args(words)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    names = ("shards", "steps", "batch", "rate", "layers", "vocabulary", "fuse_width", "seed")
+    recipe = Recipe(**{name: getattr(options, name) for name in names})
+    try:
+        train(options.model, options.out, options.work, recipe, options.device)
+    except EngineError as error:
+        print(f"{error.field}: {error.message} {error.mend}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def train(model: str, out: Path, work: Path, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
+    """Collect, train and write; returns the record.
+
+    Raises:
+        EngineError: the model cannot be loaded, or has only random weights.
+    """
+    source = resolve(model)
+    if source.kind == "random":
+        raise EngineError(
+            "random-weights", "model", model, "random weights have nothing to learn from.", "Give a trained model."
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    directory = model_directory(source)
+    shape = ModelShape.from_config(
+        read_json(directory / "config.json"), read_json(directory / "generation_config.json", required=False)
+    )
+    reads = list(range(shape.layers - recipe.layers, shape.layers))
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[says]}"), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns) as progress:
+        collecting = collect(model, work, reads, recipe, device, progress)
+        teaching = Teaching(
+            HeadTraining(shape, Checkpoint(directory), reads, vocabulary(work, recipe, shape), recipe.fuse_width),
+            work,
+            recipe,
+        )
+        teaching.run(progress)
+    record = {
+        "model": model,
+        "weights_sha256": weights_sha256(source),
+        "format": FORMAT,
+        "reads_layers": reads,
+        "recipe": vars(recipe)
+        | {"texts": "a fifth of the shards prose and code, a fifth sampled chat, the rest greedy chat"},
+        "data": corpus_facts(work, recipe) | {"longest_sequence": LONGEST, "seconds": round(collecting, 1)},
+        "training": teaching.facts(),
+        "held_out": teaching.measure(),
+        "hardware": environment(torch_version=torch.__version__, device=device) | {"threads": torch.get_num_threads()},
+    }
+    write(out, teaching.head, record)
+    return record
+
+
+def collect(model: str, work: Path, reads: Sequence[int], recipe: Recipe, device: str, progress: Progress) -> float:
+    """Make the shards that are missing; returns the seconds that all of them took, earlier runs included."""
+    note = work / "collecting.json"
+    spent = float(json.loads(note.read_text())["seconds"]) if note.exists() else 0.0
+    task = progress.add_task("texts", total=recipe.shards, says="")
+    missing = [n for n in range(recipe.shards) if not shard_path(work, n).exists()]
+    progress.update(task, completed=recipe.shards - len(missing))
+    if not missing:
+        return spent
+    on = resolve_device(device)
+    loaded = load(resolve(model), on, resolve_dtype("auto", on))
+    for number in missing:
+        start = time.monotonic()
+        done = recipe.shards - len(missing) + missing.index(number)
+        write_shard(loaded, work, number, reads, recipe.seed, _mover(progress, task, done))
+        spent += time.monotonic() - start
+        note.write_text(json.dumps({"seconds": spent}))
+    progress.update(task, completed=recipe.shards)
+    return spent
+
+
+def _mover(progress: Progress, task: TaskID, done: int) -> Callable[[float], None]:
+    return lambda share: progress.update(task, completed=done + share)
+
+
+def vocabulary(work: Path, recipe: Recipe, shape: ModelShape) -> torch.Tensor:
+    """The most frequent tokens of the texts; among those that never occur, the low ids: vocabularies are sorted by frequency."""
+    counts = torch.zeros(shape.vocab)
+    for number in _training_shards(recipe):
+        ids = load_file(shard_path(work, number))["ids"].long()
+        counts.scatter_add_(0, ids, torch.ones(len(ids)))
+    counts += 1 / (2 + torch.arange(shape.vocab))
+    return counts.topk(min(recipe.vocabulary, shape.vocab)).indices.sort().values
+
+
+class Teaching:
+    """The optimisation: its state lies in ``work/checkpoint.safetensors`` about every minute."""
+
+    def __init__(self, head: HeadTraining, work: Path, recipe: Recipe) -> None:
+        self.head, self.work, self.recipe = head, work, recipe
+        self.step = 0
+        self.seconds = 0.0
+        self.losses: list[tuple[int, float]] = []
+        self.resumed: list[tuple[int, int]] = []  # (step, steps planned from there on)
+        self._texts = [text for n in _training_shards(recipe) for text in sequences(shard_path(work, n), head.reads)]
+        self._parameters = list(head.weights.values())
+        self._optimizer = torch.optim.AdamW(self._parameters, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
+        if self._checkpoint.exists():
+            self._resume()
+        else:
+            some = self._texts[:: max(1, len(self._texts) // 96)]
+            with torch.no_grad():
+                head.start_from_least_squares([packed(some[i : i + 8]) for i in range(0, len(some), 8)])
+
+    def run(self, progress: Progress) -> None:
+        """Take the steps that are left."""
+        recipe = self.recipe
+        task = progress.add_task("training", total=recipe.steps, completed=self.step, says="")
+        for parameter in self._parameters:
+            parameter.requires_grad_()
+        saved = started = time.monotonic()
+        recent: list[float] = []
+        before = self.seconds
+        while self.step < recipe.steps:
+            recent.append(self._learn())
+            self.step += 1
+            self.seconds = before + time.monotonic() - started
+            if self.step % 10 == 0 or self.step == recipe.steps:
+                self.losses.append((self.step, round(sum(recent) / len(recent), 4)))
+                recent = []
+            if time.monotonic() - saved > SAVE_EVERY_S or self.step == recipe.steps:
+                self._save()
+                saved = time.monotonic()
+            progress.update(task, completed=self.step, says=f"loss {self.losses[-1][1]:.3f}" if self.losses else "")
+        for parameter in self._parameters:
+            parameter.requires_grad_(False)
+
+    def _learn(self) -> float:
+        share = self.step / self.recipe.steps
+        rate = self.recipe.rate * min(1.0, (self.step + 1) / WARM_UP) * (1 - 0.95 * share)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        rng = random.Random(f"{self.recipe.seed} step {self.step}")
+        text = packed(rng.sample(self._texts, min(self.recipe.batch, len(self._texts))))
+        ahead = 1 if share < 0.35 else 2 if share < 0.6 else STEPS_AHEAD  # later guesses build on the first
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            outcome = self.head.outcome(text, ahead)
+        outcome.loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return float(outcome.loss.detach())
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Any]:
+        """How far guesses go on held-out texts, where these are what the target itself says."""
+        found = {}
+        for number in HELD_OUT:
+            if number >= self.recipe.shards:
+                continue
+            texts = sequences(shard_path(self.work, number), self.head.reads)[:MEASURED]
+            tested = right = torch.zeros(STEPS_AHEAD)
+            for start in range(0, len(texts), 8):
+                with torch.autocast("cpu", dtype=torch.bfloat16):
+                    outcome = self.head.outcome(packed(texts[start : start + 8]), STEPS_AHEAD, measure=True)
+                tested, right = tested + outcome.tested, right + outcome.right
+            found[f"shard {number}, {KINDS[number % len(KINDS)]}"] = {
+                "places": int(tested[0]),
+                "acceptance_by_position": [round(float(r / t), 4) for r, t in zip(right, tested, strict=True)],
+                "mean_accepted_of_3": round(float((right / tested[0]).sum()), 4),
+            }
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        return {"steps": self.step, "seconds": round(self.seconds, 1), "losses": self.losses, "resumed": self.resumed}
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.work / "checkpoint.safetensors"
+
+    def _save(self) -> None:
+        tensors = {f"weight {name}": tensor.detach() for name, tensor in self.head.weights.items()}
+        for name, tensor in self.head.weights.items():
+            state = self._optimizer.state.get(tensor, {})
+            tensors |= {f"{key} {name}": state[key] for key in ("exp_avg", "exp_avg_sq") if key in state}
+        tensors["vocabulary"] = self.head.vocabulary
+        about = {"step": self.step, "seconds": self.seconds, "losses": self.losses, "resumed": self.resumed}
+        partial = self._checkpoint.with_suffix(".partial")
+        save_file(tensors, partial, {"state": json.dumps(about)})
+        partial.replace(self._checkpoint)
+
+    def _resume(self) -> None:
+        with safe_open(self._checkpoint, "pt") as file:
+            about = json.loads(file.metadata()["state"])
+            if not torch.equal(file.get_tensor("vocabulary"), self.head.vocabulary):
+                raise EngineError(
+                    "other-recipe",
+                    "work",
+                    str(self.work),
+                    "the checkpoint there belongs to other texts or another vocabulary.",
+                    "Give another --work folder, or remove checkpoint.safetensors in it.",
+                )
+            for name, tensor in self.head.weights.items():
+                tensor.copy_(file.get_tensor(f"weight {name}"))
+                self._optimizer.state[tensor] = {
+                    "step": torch.tensor(float(about["step"])),
+                    "exp_avg": file.get_tensor(f"exp_avg {name}"),
+                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq {name}"),
+                }
+        self.step, self.seconds = about["step"], about["seconds"]
+        self.losses = [tuple(entry) for entry in about["losses"]]
+        self.resumed = [*map(tuple, about.get("resumed", [])), (self.step, self.recipe.steps)]
+
+
+def sequences(path: Path, reads: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+    """The texts of a shard, one by one."""
+    tensors = load_file(path)
+    lengths = tensors.pop("lengths").tolist()
+    wanted = ["ids", "final", *(f"at {layer}" for layer in reads)]
+    cut = {name: tensors[name].split(lengths) for name in wanted}
+    return [{name: cut[name][i] for name in wanted} for i in range(len(lengths))]
+
+
+def packed(texts: Sequence[dict[str, torch.Tensor]]) -> Texts:
+    """Texts side by side, padded to the longest."""
+    lengths = torch.tensor([len(text["ids"]) for text in texts])
+    columns = {
+        name: torch.nn.utils.rnn.pad_sequence([text[name] for text in texts], batch_first=True) for name in texts[0]
+    }
+    return Texts(
+        columns["ids"].long(), lengths, columns["final"], tuple(columns[n] for n in columns if n.startswith("at "))
+    )
+
+
+def corpus_facts(work: Path, recipe: Recipe) -> dict[str, Any]:
+    tokens: dict[str, int] = {}
+    count = 0
+    for number in _training_shards(recipe):
+        lengths = load_file(shard_path(work, number))["lengths"]
+        kind = KINDS[number % len(KINDS)]
+        tokens[kind] = tokens.get(kind, 0) + int(lengths.sum())
+        count += len(lengths)
+    return {"sequences": count, "tokens": tokens}
+
+
+def write(out: Path, head: HeadTraining, record: dict[str, Any]) -> None:
+    """The weights in bfloat16 with the record in their header, and the record as a file of its own."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in head.weights.items()}
+    tensors["vocabulary"] = head.vocabulary.to(torch.int32)
+    header = {
+        name: json.dumps(record[name]) for name in ("format", "model", "weights_sha256", "reads_layers", "recipe")
+    }
+    save_file(tensors, out, header)
+    parameters = sum(tensor.numel() for name, tensor in tensors.items() if name != "vocabulary")
+    facts = {"parameters": parameters, "bytes": out.stat().st_size, "sha256": sha256(out)}
+    out.with_suffix(".json").write_text(json.dumps(record | {"file": facts}, indent=1) + "\n")
+
+
+def _training_shards(recipe: Recipe) -> list[int]:
+    return [n for n in range(recipe.shards) if n not in HELD_OUT]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The trained head: guesses as it was trained to, is refused beside other weights, and its training goes on where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from rich.progress import Progress
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from engine.build import prepare
+from engine.config import EngineConfig, RequestSpec, Sampling, Speculation
+from engine.errors import EngineError
+from engine.model.checkpoint import Checkpoint
+from engine.model.load import load, resolve
+from engine.speculation.corpus import Writer
+from engine.speculation.head import DEFAULT_HEAD, TrainedHead
+from engine.speculation.headtraining import HeadTraining
+from engine.speculation.train import Teaching, main, packed
+from tests.engine.draft_models import READS, periodic, small_models, trained_head
+from tests.engine.serving import make_spec, serve
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Teaching]:
+    folder = tmp_path_factory.mktemp("head")
+    _, target, _ = small_models(folder)
+    return target, *trained_head(target, folder / "head")
+
+
+def asking(target: Path, head: Path | None, count: int = 3, k: int = 4, temperature: float = 0.0, **changes):
+    config = EngineConfig(
+        model=str(target),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        block_size=4,
+        kv_blocks=256,
+        sampling=Sampling(ignore_eos=True, temperature=temperature),
+        check_integrity=True,
+        speculation=Speculation(
+            proposer="trained-head", control="fixed", k=k, head=None if head is None else str(head)
+        ),
+        **changes,
+    )
+    requests = [RequestSpec(request_id=str(i), prompt_token_ids=periodic(i), max_tokens=40) for i in range(count)]
+    return make_spec(config, requests)
+
+
+def test_the_engine_guesses_what_the_form_that_was_trained_guesses(trained, tmp_path: Path, monkeypatch):
+    """The head computed token by token over the paged cache, against all chains of a text at once."""
+    target, path, teaching = trained
+    guessed: dict[tuple[int, int], list[int]] = {}
+    propose = TrainedHead.propose
+
+    def noted(self, requests, lengths):
+        drafts = propose(self, requests, lengths)
+        for request, draft in zip(requests, drafts, strict=True):
+            guessed[request.index, len(request.token_ids)] = list(draft.tokens)
+        return drafts
+
+    monkeypatch.setattr(TrainedHead, "propose", noted)
+    with safe_open(path, "pt") as file:
+        for name, tensor in teaching.head.weights.items():
+            tensor.copy_(file.get_tensor(name))  # rounded to bfloat16, as the engine reads them
+    served = serve(asking(target, path, k=3), tmp_path)
+    checked = 0
+    for request in served:
+        chains = chained_guesses(teaching.head, target, request.token_ids, 3)
+        for (index, known), draft in guessed.items():
+            if index != request.index or known > len(request.token_ids) - 4:
+                continue
+            for ahead, token in enumerate(draft):
+                assert token == int(chains[ahead][0, known - 2])  # from the last place the target had computed
+                checked += 1
+                if token != request.token_ids[known + ahead]:
+                    break  # what comes next builds on a guess that is not in the text
+    assert checked > 40
+
+
+def chained_guesses(head: HeadTraining, target: Path, ids: list[int], steps: int) -> list[torch.Tensor]:
+    """The form that was trained, on a text and what the target makes of it."""
+    loaded = load(resolve(str(target)), torch.device("cpu"), torch.float32)
+    writer = Writer(loaded, READS, 1, len(ids) + 2)
+    with torch.inference_mode():
+        writer.run([writer.request(0, ids, Sampling(), random.Random(0))], ends=(), write=False)
+    text = {name: tensor.clone() for name, tensor in writer.tensors().items() if name != "lengths"}
+    with torch.no_grad():
+        return head.outcome(packed([text]), steps, measure=True).guesses
+
+
+def test_a_head_learns(trained, tmp_path: Path):
+    target, path, teaching = trained
+    for shard in path.parent.glob("shard-*"):
+        shutil.copy(shard, tmp_path)
+    head = HeadTraining(teaching.head.shape, Checkpoint(target), READS, teaching.head.vocabulary, 32)
+    before = Teaching(head, tmp_path, teaching.recipe).measure()["shard 0, chat"]
+    after = teaching.measure()["shard 0, chat"]
+    assert after["places"] == before["places"] > 100
+    assert after["mean_accepted_of_3"] > before["mean_accepted_of_3"] + 0.1
+    assert after["mean_accepted_of_3"] > 0.5
+
+
+def test_training_goes_on_where_it_was_interrupted(trained, tmp_path: Path):
+    """Forty steps at once and twenty, a new process, twenty more give the same weights."""
+    target, path, teaching = trained
+    folder = path.parent
+    work = {name: tmp_path / name for name in ("whole", "parts")}
+    for place in work.values():
+        place.mkdir()
+        for shard in folder.glob("shard-*"):
+            shutil.copy(shard, place)
+    recipe = dataclasses.replace(teaching.recipe, steps=20)
+
+    def fresh(place: Path) -> Teaching:
+        head = HeadTraining(teaching.head.shape, Checkpoint(target), READS, teaching.head.vocabulary, recipe.fuse_width)
+        return Teaching(head, place, recipe)
+
+    whole = fresh(work["whole"])
+    run(whole)
+    stopped = fresh(work["parts"])
+    stopped._learn = interrupted_after(8, stopped)  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped)
+    again = fresh(work["parts"])
+    assert again.step == 8
+    run(again)
+    assert again.losses[-1] == whole.losses[-1]
+    for name, tensor in whole.head.weights.items():
+        assert torch.equal(tensor, again.head.weights[name])
+
+
+def interrupted_after(steps: int, teaching: Teaching):
+    learn = Teaching._learn
+
+    def counting() -> float:
+        if teaching.step == steps:
+            teaching._save()
+            raise KeyboardInterrupt
+        return learn(teaching)
+
+    return counting
+
+
+def run(teaching: Teaching) -> None:
+    with Progress(disable=True) as progress:
+        teaching.run(progress)
+
+
+def test_random_weights_are_nothing_to_learn_from(capsys, tmp_path: Path):
+    assert main(["--model", "random:tiny", "--work", str(tmp_path), "--out", str(tmp_path / "head.safetensors")]) == 1
+    assert "trained model" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+def test_a_head_is_refused_beside_other_weights(trained, tmp_path: Path):
+    target, path, _ = trained
+    other = tmp_path / "other"
+    shutil.copytree(target, other)
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * 1.001
+    save_file(tensors, other / "model.safetensors", {"format": "pt"})
+    prepare(asking(target, path))
+    with pytest.raises(EngineError) as caught:
+        prepare(asking(other, path))
+    assert caught.value.kind == "other-weights"
+    assert caught.value.field == "speculation.head"
+    assert "engine.speculation.train" in caught.value.mend
+
+
+def test_a_head_that_is_none_is_refused(trained, tmp_path: Path):
+    target, _, _ = trained
+    (tmp_path / "text").write_text("no weights")
+    for wrong in (tmp_path / "missing", tmp_path / "text", target / "model.safetensors"):
+        with pytest.raises(EngineError) as caught:
+            prepare(asking(target, wrong))
+        assert caught.value.field == "speculation.head"
+        assert caught.value.mend
+
+
+def test_random_weights_have_no_head():
+    with pytest.raises(EngineError) as caught:
+        prepare(asking(Path("random:tiny"), DEFAULT_HEAD))
+    assert caught.value.field == "speculation.head"
