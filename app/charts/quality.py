@@ -38,8 +38,9 @@ def error_map(errors: Sequence[Sequence[float]], palette: Palette, *, most: floa
         zmin=0,
         zmax=most,
         colorscale=[[0, palette.background], [1, palette.kv_used]],
-        colorbar={"title": {"text": "error"}, "thickness": 10, "tickformat": ".0%"},
-        hovertemplate="layer %{x}, head %{y}<br>off by %{z:.1%}<extra></extra>",
+        colorbar={"title": {"text": "error"}, "thickness": 10, "tickformat": ".2~%"},
+        hovertemplate="layer %{x}, head %{y}<br>off by %{z:.2~%}<extra></extra>",
     )
     figure.update_yaxes(dtick=1)
+    figure.update_xaxes(dtick=max(1, len(errors) // 10))
     return figure
