@@ -319,10 +319,12 @@ class EngineConfig(Settings):
             return size
         per_channel = "channel" in (asked.key_axis, asked.value_axis)
         if per_channel and asked.group is not None and size % asked.group:
-            raise ValueError(f"kv_quantization.group ({asked.group} tokens) does not divide block_size ({size})")
+            raise ValueError(
+                f"the group of {asked.group} tokens (kv_quantization.group) does not divide block_size ({size})"
+            )
         if asked.residual % size:
             raise ValueError(
-                f"kv_quantization.residual ({asked.residual} tokens) is not a multiple of block_size ({size}): whole blocks are packed"
+                f"the exact window of {asked.residual} tokens (kv_quantization.residual) is not a multiple of block_size ({size}): whole blocks are packed"
             )
         sharing = info.data.get("prefix_sharing")
         if sharing is not None and sharing.attention != "off":

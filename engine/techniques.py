@@ -370,10 +370,10 @@ class KVQuantization(Settings):
             return self
         if self.group is not None and self.residual % self.group:
             raise ValueError(
-                f"residual is {self.residual} tokens, not a multiple of the group of {self.group}: the exact window is packed in whole groups"
+                f"the exact window (residual) of {self.residual} tokens is not a multiple of the group of {self.group}: it is packed in whole groups"
             )
         if self.residual == 0 and "channel" in (self.key_axis, self.value_axis):
             raise ValueError(
-                "residual is 0, and grouping per channel packs several tokens at once: they have to be kept until a group is complete"
+                "the exact window (residual) is 0, and grouping per channel packs several tokens at once: they have to be kept until a group is complete"
             )
         return self

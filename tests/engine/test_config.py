@@ -123,7 +123,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str):
 @pytest.mark.parametrize(
     ("overrides", "field", "words"),
     [
-        ({"codec": "kivi", "group": "48"}, "kv_quantization", "residual is 128 tokens, not a multiple of the group"),
+        ({"codec": "kivi", "group": "48"}, "kv_quantization", "of 128 tokens is not a multiple of the group of 48"),
         ({"codec": "kivi", "group": "32"}, "block_size", "does not divide block_size (16)"),
         ({"codec": "kivi", "residual": "40"}, "block_size", "is not a multiple of block_size (16)"),
         ({"codec": "kivi", "residual": "0"}, "kv_quantization", "packs several tokens at once"),
