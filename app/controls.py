@@ -16,13 +16,7 @@ from engine.config import ConfigError, EngineConfig, apply_overrides
 
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 
-COMING = {
-    "speculation": ("Speculative decoding", "Guesses several tokens ahead and verifies them in one step of the model."),
-    "kv_quantization": (
-        "KV quantization",
-        "Stores keys and values in fewer bits, so that more requests fit in memory.",
-    ),
-}
+COMING: dict[str, tuple[str, str]] = {}
 """Techniques this version has no settings for yet: title, and in a line what the switch will do."""
 
 

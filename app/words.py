@@ -252,6 +252,7 @@ LABELS = {
     "random weights": "The model's weights are random: the speed is real, the text is noise.",
     "synthetic acceptance": "Drafts were accepted by a random draw, not by the model.",
     "simulated": "Times come from a model of the machine, not from this machine.",
+    "fp8 emulated": "This device has no 8-bit floating point: the text is what it would be, the speed is not.",
     "unfinished": "The run ended before every request was served.",
     "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",
 }
@@ -272,6 +273,7 @@ REASONS = {
     "prefix": "another request computes the same tokens in this iteration",
     "recomputed": "they are needed again and computed a second time",
     "predicted": "that promised the most tokens per second",
+    "tails": "the memory for exact windows beside the packed cache was taken",
 }
 
 

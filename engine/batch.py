@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ class Chunk:
     length: int
     kv_len: int  # keys visible to the last of them, itself included
     blocks: torch.Tensor  # [ceil(kv_len / block_size)] int64
+    is_prefill: bool = False
+    tail: int = 0  # where the sequence's exact tokens are, with a codec that keeps some
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class AttentionBatch:
     single_kv_lens: list[int]  # keys each single token sees, rising
     single_tables: list[list[int]]  # the same block tables, each as long as it is
     chunks: tuple[Chunk, ...]
+    single_tails: Sequence[int] = ()  # as Chunk.tail
     ragged: Ragged | None = None  # where the backend asks for this form, the three above are empty
 
 
@@ -130,9 +134,12 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
                     part.tokens,
                     part.context_len + part.tokens,
                     tensor(part.request.block_table[: -(-(part.context_len + part.tokens) // block_size)]),
+                    part.is_prefill,
+                    part.request.tail or 0,
                 )
                 for part, start in spans[len(singles) :]
             ),
+            single_tails=[s.request.tail or 0 for s in singles],
         ),
         context_tokens=context_tokens,
     )

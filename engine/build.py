@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import psutil
 import torch
 
-from engine.attention import AttentionBackend, backend_class
+from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend
+from engine.attention.packed import check_reads, make_attention, obstacle, rotated
 from engine.attention.rectangle import RectangleAttention
 from engine.attention.shared import SharedPrefixAttention
-from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
+from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
 from engine.kv.cache import KVCache, bytes_per_block
+from engine.kv.calibration import Extent, check_length, measure, smooth_norms, smoothed
+from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
+from engine.kv.quantized import QuantizedCache, tail_bytes
+from engine.kv.sizing import PoolSize, divide
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
@@ -33,6 +39,7 @@ from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
 from engine.speculation.bugs import inject
 from engine.speculation.make import check_speculation, load_draft, make_speculator
+from engine.texts import prose
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -56,6 +63,9 @@ class Prepared:
     backend: str  # of attention
     notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
+    codec: Codec | None = None  # of the KV cache; None: full precision
+    tails: int | None = None  # sequences that may keep an exact window at once; None: the codec has none
+    scales: torch.Tensor | None = None  # [layers, 2, kv_heads] of a codec that needs them before the first token
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -74,15 +84,31 @@ class Prepared:
 
     def allocate(self, progress: Progress = lambda phase, share: None) -> Executor:
         """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
-        config, shape, model = self.spec.engine, self.model.shape, self.model
-        cache = KVCache(
-            shape.layers, shape.kv_heads, shape.head_dim, self.num_blocks, config.block_size, model.dtype, self.device
-        )
+        config, model = self.spec.engine, self.model
+        cache = self.make_cache(self.num_blocks, self.tails)
         executor = Executor(model.decoder, _attention(self.backend, config, cache, model))
         executor.draws_on_device = config.speculation is None
         if self.uses_graphs:
             executor.capture_graphs(config.max_num_seqs, self.max_model_len, progress)
         return executor
+
+    def make_cache(self, num_blocks: int, tails: int | None) -> KVCache:
+        """A KV cache of this many blocks, packed where the settings ask for it."""
+        config, shape, model = self.spec.engine, self.model.shape, self.model
+        dimensions = (shape.layers, shape.kv_heads, shape.head_dim, num_blocks, config.block_size)
+        if self.codec is None:
+            return KVCache(*dimensions, model.dtype, self.device)
+        spare = spare_tokens(config)
+        cache = QuantizedCache(self.codec, *dimensions, model.dtype, self.device, tails=tails or 0, spare=spare)
+        if self.scales is not None:
+            cache.set_scales(self.scales)
+        return cache
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Of a packed token, all layers."""
+        size = self.spec.engine.block_size
+        return block_bytes(self.model, size, self.codec) / size
 
     def start(self, recorder: Recorder, clock: RunClock, executor: Executor | None = None) -> Engine:
         """Wire the engine; ``executor``: what ``allocate`` returned, where that was done ahead of the clock."""
@@ -90,7 +116,12 @@ class Prepared:
         executor = executor or self.allocate()
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
         sharing = config.prefix_sharing
-        prefixes = Prefixes(pool) if sharing is None else PrefixCache(pool, sharing, executor.cache.copy_block)
+        window = None if self.codec is None else self.codec.window // config.block_size
+        prefixes = (
+            Prefixes(pool, window)
+            if sharing is None
+            else PrefixCache(pool, sharing, executor.cache.copy_block, window_blocks=window)
+        )
         loop = OverlappedEngine if self.overlaps else Engine
         engine = loop(
             executor=executor,
@@ -100,9 +131,10 @@ class Prepared:
                 config.max_num_seqs,
                 prefixes,
                 make_speculator(self, executor.cache),
+                self.tails,
             ),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),
-            cost=cost_model(model),
+            cost=cost_model(model, self.kv_bytes_per_token),
             recorder=recorder,
             clock=clock,
             device=self.device,
@@ -135,18 +167,38 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     if device.type == "cpu":
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
+    notices = [notice] if notice else []
+    codec = scales = None
+    if config.kv_quantization is not None:
+        codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
+        backend = _reading(backend, asked, codec, config, notices)
+        if codec.name == "fp8" and not has_fp8(device):
+            notices.append("fp8 emulated")
+        model, scales = calibrate(model, config.kv_quantization, codec, config, progress)
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
     draft = load_draft(config, model, progress)
     models = [model, draft] if draft is not None else [model]
-    num_blocks = _num_blocks(config, models, device, requests, max_model_len)
+    size = _pool_size(config, models, codec, device, requests, max_model_len)
     for request in requests:
-        _check_fits(request, num_blocks, config.block_size)
-    notices = [notice] if notice else []
+        _check_fits(request, size.blocks, config.block_size)
     if config.speculation is not None and config.speculation.inject_bug != "none":
         notices.append(f"known bug: {config.speculation.inject_bug}")
-    prepared = Prepared(spec, model, device, num_blocks, max_model_len, requests, backend, tuple(notices), draft)
+    prepared = Prepared(
+        spec,
+        model,
+        device,
+        size.blocks,
+        max_model_len,
+        requests,
+        backend,
+        tuple(notices),
+        draft,
+        codec,
+        size.tails,
+        scales,
+    )
     check_speculation(prepared)
     return prepared
 
@@ -175,24 +227,89 @@ def _attention(backend: str, config: EngineConfig, cache: KVCache, model: Loaded
     if speculation is not None and config.pads:
         return RectangleAttention(cache, *heads, same_length=speculation.verification == "same-length")
     if sharing is None or not config.shares_attention:
-        return backend_class(backend)(cache, *heads)
-    return SharedPrefixAttention(
-        cache,
-        *heads,
-        tree=sharing.attention == "tree",
-        min_rows=sharing.min_group,
-        min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
+        return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config))
+    return rotated(
+        SharedPrefixAttention(
+            cache,
+            *heads,
+            tree=sharing.attention == "tree",
+            min_rows=sharing.min_group,
+            min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
+        )
     )
 
 
-def cost_model(model: LoadedModel) -> CostModel:
+def _reading(backend: str, asked: str, codec: Codec, config: EngineConfig, notices: list[str]) -> str:
+    """A backend that reads the codec: the one chosen, or the plain path where the choice was left open."""
+    exact = exact_prefill(config)
+    if asked != "auto":
+        check_reads(backend, codec, exact_prefill=exact)
+        return backend
+    problem = obstacle(backend, codec, exact_prefill=exact)
+    if problem:
+        notices.append(f"no custom kernels: {problem}")
+        return "gathered"
+    return backend
+
+
+def calibrate(
+    model: LoadedModel, asked: KVQuantization, codec: Codec, config: EngineConfig, progress: Progress
+) -> tuple[LoadedModel, torch.Tensor | None]:
+    """The model with smoothing folded in, and a codec's fixed scales, both found on text; the model as it is where neither is asked for.
+
+    Raises:
+        EngineError: the text is shorter than a block.
+    """
+    if not asked.calibrates:
+        return model, None
+    progress("calibrating", 0.0)
+    most = min(asked.calibration_tokens, model.shape.max_position)
+    ids = model.tokenizer.encode(prose("calibration")[: 8 * most + 256])[:most]
+    check_length(len(ids), config.block_size, asked.calibration_tokens)
+    extent = measure(model.decoder, ids)
+    if asked.smooth:
+        divisors = extent.divisors(asked.smooth)
+        source = resolve(config.model)
+        fold = partial(smoothed, divisors=divisors)
+        model = load(source, model.device, model.dtype, seed=config.seed, progress=progress, fold=fold)
+        smooth_norms(model.decoder, divisors)
+        extent = Extent(extent.keys / divisors, extent.values)
+    return model, extent.fp8_scales() if codec.fixed_scales else None
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device computes with 8-bit floating point."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def exact_prefill(config: EngineConfig) -> bool:
+    return config.kv_quantization is not None and config.kv_quantization.prefill == "exact"
+
+
+def spare_tokens(config: EngineConfig) -> int:
+    """Guesses per request that a step may have to take back."""
+    return 0 if config.speculation is None else config.speculation.k
+
+
+def block_bytes(model: LoadedModel, block_size: int, codec: Codec | None) -> int:
+    """Memory of one block of a model's keys and values, at full precision or as a codec stores it."""
+    shape = model.shape
+    if codec is None:
+        return bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size, model.dtype)
+    return codec.bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size)
+
+
+def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> CostModel:
+    """``kv_bytes_per_token``: as the cache stores them; None: at full precision."""
     shape = model.shape
     head = shape.vocab * shape.hidden
     return CostModel(
         body_parameters=shape.matmul_parameters - head,
         head_parameters=head,
         weight_bytes=shape.matmul_parameters * model.dtype.itemsize,
-        kv_bytes_per_token=shape.kv_bytes_per_token(model.dtype.itemsize),
+        kv_bytes_per_token=shape.kv_bytes_per_token(model.dtype.itemsize)
+        if kv_bytes_per_token is None
+        else kv_bytes_per_token,
         pair_flops=4 * shape.layers * shape.heads * shape.head_dim,
     )
 
@@ -217,38 +334,47 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     return config.max_model_len or own
 
 
-def _num_blocks(
+def _pool_size(
     config: EngineConfig,
     models: Sequence[LoadedModel],
+    codec: Codec | None,
     device: torch.device,
     requests: Sequence[Request],
     max_model_len: int,
-) -> int:
-    """Exact number if given, else what the memory share holds, and no more than the whole workload could ever fill."""
-    block = sum(
-        bytes_per_block(m.shape.layers, m.shape.kv_heads, m.shape.head_dim, config.block_size, m.dtype) for m in models
-    )
-    if config.kv_blocks is not None:
-        check_pool_fits(config.kv_blocks, block, device)
-        return config.kv_blocks
+) -> PoolSize:
+    """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
+
+    Never more than the whole workload could fill.
+    """
+    target, *others = models
+    size = config.block_size
+    beside = sum(block_bytes(m, size, None) for m in others)  # a draft model's part of each block
+    full, packed = block_bytes(target, size, None) + beside, block_bytes(target, size, codec) + beside
+    shape, tail = target.shape, 0
+    if codec is not None and codec.window:
+        spare = spare_tokens(config)
+        tail = tail_bytes(codec, spare, shape.layers, shape.kv_heads, shape.head_dim, target.dtype)
     free = free_bytes(device)
-    count = int(free * config.kv_memory_fraction) // block
-    if count < 1:
+    if config.kv_blocks is not None:
+        check_pool_fits(config.kv_blocks, full, device)
+    pool_bytes = int(free * config.kv_memory_fraction) if config.kv_blocks is None else config.kv_blocks * full
+    asked = [-(-r.most_computed_tokens // size) for r in requests]
+    divided = divide(pool_bytes, packed, tail, most_tails=config.max_num_seqs, request_blocks=asked)
+    if divided.blocks < 1:
         raise EngineError(
             "out-of-memory",
-            "kv_memory_fraction",
-            config.kv_memory_fraction,
-            f"this share of {free / 2**30:.2f} GiB free memory does not hold one block of {block / 2**20:.2f} MiB.{used_by_others(device)}",
-            "Give the KV pool a larger share or free memory.",
+            "kv_memory_fraction" if config.kv_blocks is None else "kv_blocks",
+            config.kv_memory_fraction if config.kv_blocks is None else config.kv_blocks,
+            f"{pool_bytes / 2**20:.1f} MiB for the KV pool, of {free / 2**30:.2f} GiB free memory, do not hold one block of "
+            f"{packed / 2**20:.2f} MiB"
+            + (f" beside an exact window of {tail / 2**20:.2f} MiB" if tail else "")
+            + f".{used_by_others(device)}",
+            "Give the KV pool a larger share or free memory." if config.kv_blocks is None else "Set it higher.",
         )
-    at_once = config.max_num_seqs * -(-max_model_len // config.block_size)
-    ever = HEADROOM_BLOCKS + sum(_most_blocks(request, config.block_size) for request in requests)
-    return min(count, at_once, ever)
-
-
-def _most_blocks(request: Request, block_size: int) -> int:
-    """Blocks a request may come to hold; its last output token is never computed, so it needs no place."""
-    return -(-(request.num_prompt_tokens + request.max_tokens - 1) // block_size)
+    if config.kv_blocks is not None:
+        return divided
+    at_once, ever = config.max_num_seqs * -(-max_model_len // size), HEADROOM_BLOCKS + sum(asked)
+    return PoolSize(min(divided.blocks, at_once, ever), divided.tails)
 
 
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:
@@ -272,7 +398,8 @@ def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_
 
 
 def _check_fits(request: Request, num_blocks: int, block_size: int) -> None:
-    tokens, needed = request.num_prompt_tokens + request.max_tokens - 1, _most_blocks(request, block_size)
+    tokens = request.most_computed_tokens
+    needed = -(-tokens // block_size)
     if needed > num_blocks:
         raise EngineError(
             "pool-too-small",

@@ -1,23 +1,22 @@
 """Everything one run is told: the engine's settings and the requests it will serve.
 
-``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own settings;
-the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses them. Importing this
+``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own settings
+(``engine.techniques``); the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses them. Importing this
 module must stay cheap: no torch, no numpy.
-
-Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``unit``, ``paper``, ``technique`` (it is a toggle),
-``advanced`` (shown on request).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.overrides import ConfigError, apply_overrides, check_settings
 from engine.schema import suggest
+from engine.settings import Settings, setting
+from engine.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -25,6 +24,7 @@ __all__ = [
     "ChunkedPrefill",
     "ConfigError",
     "EngineConfig",
+    "KVQuantization",
     "PolicyName",
     "PrefixSharing",
     "Recording",
@@ -45,270 +45,6 @@ RANDOM_SHAPES = ("tiny", "smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
 
 PolicyName = Literal["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static"]
 Recording = Literal["full", "iterations", "off"]
-
-
-class Settings(BaseModel):
-    """Base of every settings class: unknown keys are errors, values never change after they are checked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
-
-
-def setting(
-    default: Any,
-    title: str,
-    help: str,
-    *,
-    group: str,
-    unit: str | None = None,
-    paper: str | None = None,
-    technique: bool = False,
-    advanced: bool = False,
-    **bounds: Any,
-) -> Any:
-    """A pydantic field with the metadata the page, the command line and the snapshot read."""
-    extra: dict[str, Any] = {"group": group, "technique": technique, "advanced": advanced}
-    if unit:
-        extra["unit"] = unit
-    if paper:
-        extra["paper"] = paper
-    return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
-
-
-class ChunkedPrefill(Settings):
-    """Stall-free scheduling: prompts are cut into chunks that ride along with the decodes (Sarathi-Serve)."""
-
-    token_budget: int | None = setting(
-        None,
-        "Token budget",
-        "Most tokens one iteration may compute. Decodes take theirs first, prompt chunks get what is left. Smaller is smoother, "
-        "larger prefills faster. Empty: 64 on a CPU, 512 on a GPU.",
-        group="Chunked prefill",
-        unit="tokens",
-        ge=1,
-    )
-    chunk_size: int | None = setting(
-        None,
-        "Chunk size",
-        "Most prompt tokens one request may compute in one iteration. Empty: whatever the budget leaves.",
-        group="Chunked prefill",
-        unit="tokens",
-        ge=1,
-    )
-
-
-class PrefixSharing(Settings):
-    """Requests that begin alike compute and hold their common beginning once.
-
-    Three effects, each of which can be switched alone: prefill not done again, memory not held twice, bytes not read twice while
-    decoding.
-    """
-
-    skip_prefill: bool = setting(
-        True,
-        "Skip known prefill",
-        "A request takes over the keys and values of the longest prefix that the pool still holds, instead of computing them again.",
-        group="Prefix sharing",
-    )
-    share_memory: bool = setting(
-        True,
-        "Share memory",
-        "Requests hold equal blocks together. Off: what is taken over is copied, and what was computed twice is kept twice.",
-        group="Prefix sharing",
-    )
-    copy_partial: bool = setting(
-        True,
-        "Copy partial blocks",
-        "Where two prompts part in the middle of a block, the tokens before that are copied instead of computed.",
-        group="Prefix sharing",
-        advanced=True,
-    )
-    wait_in_flight: bool = setting(
-        True,
-        "Wait for blocks in flight",
-        "A request whose next block another one computes in this very iteration waits for it instead of computing it too.",
-        group="Prefix sharing",
-        advanced=True,
-    )
-    attention: Literal["off", "one-level", "tree"] = setting(
-        "off",
-        "Shared-prefix attention",
-        "Decoding requests that hold the same blocks read them in one pass and merge it with a pass over their own. one-level: one shared "
-        "prefix for each; tree: one pass per level of the tree of prefixes.",
-        group="Prefix sharing",
-        paper="Hydragen (2024)",
-    )
-    min_group: int = setting(
-        4,
-        "Smallest group",
-        "Shared-prefix attention takes that many requests at least.",
-        group="Prefix sharing",
-        unit="requests",
-        ge=2,
-        advanced=True,
-    )
-    min_prefix_tokens: int = setting(
-        64,
-        "Shortest prefix",
-        "Shared-prefix attention takes a common stretch this long at least.",
-        group="Prefix sharing",
-        unit="tokens",
-        ge=1,
-        advanced=True,
-    )
-    order: Literal["arrival", "grouped"] = setting(
-        "arrival",
-        "Order",
-        "arrival: first come, first served. grouped: waiting requests that share a prefix run together, those with the larger share of "
-        "decoding first; for batches known in advance.",
-        group="Prefix sharing",
-        paper="BatchLLM (2024)",
-    )
-    admission: Literal["on-demand", "memory"] = setting(
-        "on-demand",
-        "Admission",
-        "on-demand: a request is let in when its prompt fits and a place is free; others may be preempted later. memory: when all it may "
-        "grow to fits beside all that the others may grow to, however many they are.",
-        group="Prefix sharing",
-        paper="BatchLLM (2024)",
-        advanced=True,
-    )
-    salt_by_group: bool = setting(
-        False,
-        "Keep groups apart",
-        "Requests share within their workload group only: no tenant can learn from the speed of an answer what another one asked.",
-        group="Prefix sharing",
-        advanced=True,
-    )
-
-    @model_validator(mode="after")
-    def _attention_needs_common_blocks(self) -> PrefixSharing:
-        if self.attention != "off" and not self.share_memory:
-            raise ValueError(
-                "shared-prefix attention reads blocks that requests hold together, so it needs share_memory"
-            )
-        return self
-
-
-class Speculation(Settings):
-    """Speculative decoding: guess several tokens, verify them in one pass, keep what the model would have said anyway."""
-
-    proposer: Literal["prompt-lookup", "layer-skip", "draft-model", "trained-head"] = setting(
-        "prompt-lookup",
-        "Proposer",
-        "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. layer-skip: "
-        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary. trained-head: two "
-        "layers trained to go on from what the model leaves behind.",
-        group="Speculative decoding",
-    )
-    control: Literal["smart", "fixed"] = setting(
-        "smart",
-        "Length control",
-        "smart: as many tokens as promise the most useful tokens per second, none included, from measured acceptance and this run's own "
-        "step times. fixed: always the draft length.",
-        group="Speculative decoding",
-        paper="SmartSpec (2024)",
-    )
-    k: int = setting(
-        8,
-        "Draft length",
-        "Tokens guessed per request and iteration; with smart control the most.",
-        group="Speculative decoding",
-        unit="tokens",
-        ge=1,
-        le=16,
-    )
-    ngram_min: int = setting(
-        2,
-        "Shortest match",
-        "prompt-lookup: fewest tokens at the end that must have occurred before.",
-        group="Speculative decoding",
-        unit="tokens",
-        ge=1,
-        le=16,
-        advanced=True,
-    )
-    ngram_max: int = setting(
-        4,
-        "Longest match",
-        "prompt-lookup: matches are looked for from this length downwards.",
-        group="Speculative decoding",
-        unit="tokens",
-        ge=1,
-        le=16,
-        advanced=True,
-    )
-    target_speedup: float = setting(
-        2.0,
-        "Target speedup of guessing",
-        "layer-skip: layers of the model per layer that guesses; the layers left out are evenly spaced.",
-        group="Speculative decoding",
-        paper="Unified Layer Skipping (2024)",
-        ge=1,
-        le=64,
-        advanced=True,
-    )
-    draft_model: str | None = setting(
-        None,
-        "Draft model",
-        "draft-model: who guesses, named as Model is; it must have the same vocabulary.",
-        group="Speculative decoding",
-        advanced=True,
-    )
-    head: str | None = setting(
-        None,
-        "Trained head",
-        "trained-head: the weights file that engine.speculation.train wrote for this model. Empty: the one of the embedded model.",
-        group="Speculative decoding",
-        advanced=True,
-    )
-
-    verification: Literal["ragged", "padded", "same-length"] = setting(
-        "ragged",
-        "Verification",
-        "ragged: each request is verified as far as it guessed, from its own pages. For teaching: padded lays the batch out as a "
-        "rectangle anew for every step (EqSpec); same-length runs requests of equal length together where there are some (ExSpec).",
-        group="Speculative decoding",
-        paper="EqSpec and ExSpec (2025)",
-        advanced=True,
-    )
-    pool_group: int = setting(
-        2,
-        "Same-length group",
-        "verification same-length: as many requests of equal length run without the others.",
-        group="Speculative decoding",
-        unit="requests",
-        ge=2,
-        le=64,
-        advanced=True,
-    )
-    inject_bug: Literal[
-        "none",
-        "stale-positions",
-        "no-rollback",
-        "padding-in-text",
-        "visible-padding",
-        "finished-goes-on",
-        "shared-stream",
-        "stale-draft",
-    ] = setting(
-        "none",
-        "Inject a known bug",
-        "Make a mistake that batched speculation is known for, to see how output breaks; with Check the books the run ends where it is "
-        "noticed. The run is labelled.",
-        group="Speculative decoding",
-        paper="EqSpec and ExSpec (2025)",
-        advanced=True,
-    )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Speculation:
-        if self.inject_bug == "visible-padding" and self.verification == "ragged":
-            raise ValueError("inject_bug visible-padding needs pads: set verification to padded")
-        if self.proposer == "draft-model" and self.draft_model is None:
-            raise ValueError("proposer is draft-model, and draft_model names no model")
-        if self.ngram_min > self.ngram_max:
-            raise ValueError(f"ngram_min is {self.ngram_min}, above ngram_max, {self.ngram_max}")
-        return self
 
 
 class Sampling(Settings):
@@ -443,6 +179,15 @@ class EngineConfig(Settings):
         paper="SmartSpec (2024), EqSpec and ExSpec (2025)",
         technique=True,
     )
+    kv_quantization: KVQuantization | None = setting(
+        None,
+        "KV quantization",
+        "On: keys and values are stored in fewer bits, so the same memory holds more requests and attention reads fewer bytes. The text "
+        "may change; how much is measured. Off: full precision.",
+        group="Techniques",
+        paper="KIVI (2024), QServe (2024)",
+        technique=True,
+    )
     policy: PolicyName | None = setting(
         None,
         "Policy",
@@ -486,7 +231,8 @@ class EngineConfig(Settings):
     kv_blocks: int | None = setting(
         None,
         "KV blocks",
-        "Exact size of the KV pool. Empty: by the memory share below.",
+        "Size of the KV pool, in blocks at full precision; with KV quantization as many blocks as fit into the same bytes. Empty: by "
+        "the memory share below.",
         group="Memory",
         unit="blocks",
         ge=1,
@@ -552,6 +298,26 @@ class EngineConfig(Settings):
             raise ValueError(
                 f"prefix_sharing.min_prefix_tokens ({sharing.min_prefix_tokens}) is less than one block of {size} tokens: only whole "
                 "blocks are shared"
+            )
+        return size
+
+    @field_validator("block_size")
+    @classmethod
+    def _blocks_can_be_packed(cls, size: int, info: ValidationInfo) -> int:
+        asked = info.data.get("kv_quantization")
+        if asked is None or asked.codec != "kivi":
+            return size
+        per_channel = "channel" in (asked.key_axis, asked.value_axis)
+        if per_channel and asked.group is not None and size % asked.group:
+            raise ValueError(f"kv_quantization.group ({asked.group} tokens) does not divide block_size ({size})")
+        if asked.residual % size:
+            raise ValueError(
+                f"kv_quantization.residual ({asked.residual} tokens) is not a multiple of block_size ({size}): whole blocks are packed"
+            )
+        sharing = info.data.get("prefix_sharing")
+        if sharing is not None and sharing.attention != "off":
+            raise ValueError(
+                "prefix_sharing.attention does not read an exact window: set it to off, or choose another codec"
             )
         return size
 

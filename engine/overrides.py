@@ -18,7 +18,6 @@ S = TypeVar("S", bound=BaseModel)
 
 ON = ("on", "true", "yes")
 OFF = ("off", "none", "false", "no")
-PLANNED = ("kv_quantization",)
 
 
 class ConfigError(EngineError, ValueError):
@@ -204,8 +203,6 @@ def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], Pl
 
 def _unknown(field: str, value: Any, name: str, known: Mapping[str, str]) -> ConfigError:
     """``known``: full names that are possible, each with its last part, which is what misspellings are compared with."""
-    if name in PLANNED:
-        return ConfigError(field, value, "This technique is not built yet in this version.", "Leave it out.")
     return ConfigError(field, _short(value), f"There is no setting {name!r} here.", suggest(name, known))
 
 
@@ -215,4 +212,6 @@ def _short(value: Any) -> Any:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    if not {"_", "."} & set(text.split(" ", 1)[0]):  # a setting's name stays as it is written
+        text = text[:1].upper() + text[1:]
+    return text + ("" if text.endswith(".") else ".")

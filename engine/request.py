@@ -54,6 +54,7 @@ class Request:
     num_computed_tokens: int = 0  # tokens whose keys and values are in the pool
     prefill_target: int = 0
     block_table: list[int] = field(default_factory=list)
+    tail: int | None = None  # which exact tail is its own while it runs, with a codec that keeps some tokens exact
     block_hashes: list[int] = field(default_factory=list)  # chained over its whole blocks, as far as anybody asked
 
     first_scheduled_ns: int | None = None

@@ -115,7 +115,9 @@ class Scheduler:
         max_num_seqs: int,
         prefixes: Prefixes | None = None,
         drafter: Drafter | None = None,
+        tails: int | None = None,
     ) -> None:
+        """``tails``: requests that may run at once because each needs a tail of its own for exact tokens; None: no bound."""
         self.pool = pool
         self.policy = policy
         self.max_num_seqs = max_num_seqs
@@ -123,6 +125,7 @@ class Scheduler:
         self.drafter = drafter
         self.waiting: list[Request] = []  # sorted by Request.order
         self.running: list[Request] = []  # in order of admission
+        self.free_tails = None if tails is None else list(range(tails))[::-1]
         self._last_refusal: tuple[int, str] | None = None
         self._newcomers = False
 
@@ -181,6 +184,9 @@ class Scheduler:
         """Balance the pool's books against the running requests. Raises ``IntegrityError``."""
         self.pool.check_integrity(r.block_table for r in self.running)
         self.prefixes.check_integrity()
+        if self.free_tails is not None:
+            tails = sorted([*self.free_tails, *(-1 if r.tail is None else r.tail for r in self.running)])
+            assert tails == list(range(len(tails))), f"tails held and free: {tails}"
         for request in self.running:
             held = len(request.block_table) * self.pool.block_size
             assert request.num_computed_tokens <= held, f"request {request.index} computed beyond its blocks"
@@ -189,6 +195,9 @@ class Scheduler:
 
     def release(self, request: Request) -> None:
         """Take a request's blocks, and what is kept to guess how it goes on."""
+        if self.free_tails is not None and request.tail is not None:
+            self.free_tails.append(request.tail)
+            request.tail = None
         self.prefixes.release(request)
         if self.drafter is not None:
             self.drafter.forget(request)
@@ -300,6 +309,8 @@ class PlanBuilder:
         scheduler = self.scheduler
         if len(scheduler.running) >= scheduler.max_num_seqs and not self.prefixes.reserves:
             return self.refuse(request, "max_requests", tokens)
+        if scheduler.free_tails == []:
+            return self.refuse(request, "tails", tokens)
         match = self._match(request)
         if match.next_hash in self._in_flight:
             return self.refuse(request, "prefix", tokens)
@@ -308,6 +319,8 @@ class PlanBuilder:
             return self.refuse(request, "blocks", tokens, needed)
         scheduler.waiting.remove(request)
         scheduler.running.append(request)
+        if scheduler.free_tails is not None:
+            request.tail = scheduler.free_tails.pop()
         self.plan.admitted.append(request)
         self.prefixes.attach(request, match)
         self._note_hit(request, match)

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import torch
 
-from engine.attention import backend_class
-from engine.build import Prepared, prepare
+from engine.attention.packed import make_attention
+from engine.build import Prepared, exact_prefill, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.executor import Executor
-from engine.kv.cache import KVCache
 from engine.model.device import resolve_device, resolve_dtype
 from engine.peaks import measure_peaks
 from engine.request import Request
@@ -43,17 +42,12 @@ def warm_up(prepared: Prepared) -> None:
         request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * length, config.sampling, 1)
         blocks = -(-length // size)
         request.block_table = list(range(index * blocks, (index + 1) * blocks))
+        request.tail = index
         requests.append(request)
-    cache = KVCache(
-        shape.layers,
-        shape.kv_heads,
-        shape.head_dim,
-        len(requests) * -(-length // size),
-        size,
-        model.dtype,
-        prepared.device,
+    cache = prepared.make_cache(len(requests) * -(-length // size), len(requests))
+    attention = make_attention(
+        prepared.backend, cache, shape.heads, shape.kv_heads, shape.head_dim, exact_prefill=exact_prefill(config)
     )
-    attention = backend_class(prepared.backend)(cache, shape.heads, shape.kv_heads, shape.head_dim)
     executor = Executor(model.decoder, attention)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
     batches = [

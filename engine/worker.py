@@ -203,13 +203,28 @@ def _describe_model(prepared: Prepared, graph_bytes: int) -> dict[str, Any]:
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(prepared.device),
         "weight_bytes": model.weight_bytes,
-        "kv_bytes_per_token": shape.kv_bytes_per_token(model.dtype.itemsize),
+        "kv_bytes_per_token": prepared.kv_bytes_per_token,
+        **_describe_codec(prepared),
         "kv_capacity_tokens": prepared.kv_capacity_tokens,
         "max_model_len": prepared.max_model_len,
         "attention_backend": prepared.backend,
         "graph_bytes": graph_bytes,
         "policy": config.resolved_policy,
         "token_budget": limits.token_budget,
+    }
+
+
+def _describe_codec(prepared: Prepared) -> dict[str, Any]:
+    """What the KV cache's codec makes of the pool's bytes; nothing at full precision."""
+    codec, shape, size = prepared.codec, prepared.model.shape, prepared.spec.engine.block_size
+    if codec is None:
+        return {}
+    return {
+        "kv_codec": codec.name,
+        "kv_bits": codec.bits(shape.head_dim, size),
+        "kv_window": codec.window,
+        "kv_tails": prepared.tails,
+        "kv_full_bytes_per_token": shape.kv_bytes_per_token(prepared.model.dtype.itemsize),
     }
 
 

@@ -57,7 +57,7 @@ WITH history AS (
   SELECT *, rowid AS seq FROM blocks WHERE run_id = $run AND iteration <= $iteration AND block_hash IS NOT NULL
 ), paths AS (
   SELECT request, position, arg_max(block_hash, seq) AS hash FROM history
-  WHERE event IN ('fill', 'share') GROUP BY request, position
+  WHERE event IN ('fill', 'share', 'quantise') GROUP BY request, position
 ), nodes AS (
   SELECT own.hash, any_value(above.hash) AS parent, min(own.position) AS position, count(DISTINCT own.request) AS requests
   FROM paths own LEFT JOIN paths above ON above.request = own.request AND above.position = own.position - 1

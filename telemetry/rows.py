@@ -41,7 +41,7 @@ def column(
     return field(metadata={"column": Column(arrow_type, unit, help, provenance, nullable, choices)})
 
 
-ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy", "prefix")
+ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy", "prefix", "tails")
 SLICE_KINDS = ("prefill", "decode", "verify")
 END_REASONS = ("stop", "length", "stop_string", "cancelled", "failed")
 DECISIONS = ("admitted", "chunked", "refused", "preempted", "evicted", "speculation", "finished", "cancelled")
@@ -60,6 +60,7 @@ DECISION_REASONS = (
     "prefix",
     "recomputed",
     "predicted",
+    "tails",
 )
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
 RUN_EVENTS = ("start", "end")

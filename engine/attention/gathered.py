@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from engine.attention.base import AttentionBackend
 from engine.batch import AttentionBatch, Chunk
+from engine.kv.cache import Rows
 
 FEW_QUERIES = 17  # a chunk no longer than this is a verification, or as small as one: equally long ones share passes
 PADDING = 2  # rows share a pass while the longest context is at most this many times the shortest one
@@ -35,6 +36,7 @@ class ChunkRows:
     index: torch.Tensor  # as above
     mask: torch.Tensor | None  # additive, [rows, kv_len]; None for a chunk that starts its sequence
     kv_len: int
+    is_prefill: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class GatheredAttention(AttentionBackend):
     measurably faster on a CPU than ``scaled_dot_product_attention`` for so few queries; chunks use the latter.
     """
 
+    exact_prefill = False  # a prompt's chunk reads its own keys and values as they were before packing
+
     def begin(self, batch: AttentionBatch) -> None:
         self._slots = batch.slots
         # Blocks are copied as whole rows, one memory copy per block and head.
@@ -62,7 +66,7 @@ class GatheredAttention(AttentionBackend):
         self._singles = [self._gather_singles(batch, heads, start, stop) for start, stop in alike(batch.single_kv_lens)]
         short: dict[int, list[Chunk]] = defaultdict(list)
         for chunk in batch.chunks:
-            if chunk.length <= FEW_QUERIES:
+            if chunk.length <= FEW_QUERIES and not (self.exact_prefill and chunk.is_prefill):
                 short[chunk.length].append(chunk)
         together = [group for group in short.values() if len(group) > 1]
         alone = {chunk.start for group in together for chunk in group}
@@ -72,15 +76,13 @@ class GatheredAttention(AttentionBackend):
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         self.cache.store(layer, self._slots, k, v)
         out = torch.empty_like(q)
-        keys = self.cache.key_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
-        values = self.cache.value_blocks[layer].view(self.kv_heads * self.cache.num_blocks, -1)
+        keys, values = self.cache.key_rows[layer], self.cache.value_rows[layer]
         self.attend_singles(q, out, keys, values)
-        sequence = (1, self.kv_heads, -1, self.head_dim)
         for chunk in self._chunks:
             result = F.scaled_dot_product_attention(
                 q[chunk.start : chunk.stop].transpose(0, 1)[None],
-                keys.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
-                values.index_select(0, chunk.index).view(sequence)[:, :, : chunk.kv_len],
+                self.chunk_side(keys, chunk, k),
+                self.chunk_side(values, chunk, v),
                 attn_mask=chunk.mask,
                 is_causal=chunk.mask is None,
                 enable_gqa=True,
@@ -100,7 +102,11 @@ class GatheredAttention(AttentionBackend):
             out.index_copy_(0, part.rows, result.reshape(-1, self.num_heads, self.head_dim))
         return out.flatten(1)
 
-    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
+        """What a chunk sees of its sequence, [1, kv_heads, kv_len, head_dim]; ``own``: the batch's new keys or values."""
+        return rows.index_select(0, chunk.index).view(1, self.kv_heads, -1, self.head_dim)[:, :, : chunk.kv_len]
+
+    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: Rows, values: Rows) -> None:
         """Fill the rows of ``out`` that are single tokens. ``keys``, ``values``: the layer's ``[kv_heads * num_blocks, -1]``."""
         for part in self._singles:
             rows = part.stop - part.start
@@ -123,9 +129,11 @@ class GatheredAttention(AttentionBackend):
             mask = None
             if first:
                 visible = torch.ones(chunk.length, chunk.kv_len, dtype=torch.bool, device=heads.device).tril(first)
-                mask = additive_mask(visible, self.cache.data.dtype)
+                mask = additive_mask(visible, self.cache.dtype)
             index = (heads + chunk.blocks).flatten()
-            found.append(ChunkRows(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len))
+            found.append(
+                ChunkRows(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len, chunk.is_prefill)
+            )
         return found
 
     def _gather_equal(self, chunks: list[Chunk], heads: torch.Tensor) -> list[EqualChunks]:
@@ -143,7 +151,7 @@ class GatheredAttention(AttentionBackend):
             first = torch.tensor([chunk.kv_len - length for chunk in part], device=device)
             visible = places <= (first[:, None] + ahead)[..., None]
             rows = (torch.tensor([chunk.start for chunk in part], device=device)[:, None] + ahead).flatten()
-            mask = additive_mask(visible, self.cache.data.dtype)[:, None]
+            mask = additive_mask(visible, self.cache.dtype)[:, None]
             found.append(EqualChunks(rows, length, (heads + blocks.flatten()).flatten(), mask))
         return found
 
@@ -154,7 +162,7 @@ class GatheredAttention(AttentionBackend):
         index = (heads + batch.single_blocks[start:stop, :blocks].flatten()).flatten()
         places = torch.arange(blocks * size, device=heads.device)
         visible = places < torch.tensor(kv_lens, device=heads.device)[:, None]
-        mask = additive_mask(visible, self.cache.data.dtype).repeat(self.kv_heads, 1)[:, None]
+        mask = additive_mask(visible, self.cache.dtype).repeat(self.kv_heads, 1)[:, None]
         return SingleRows(start, stop, index, mask)
 
 

@@ -6,6 +6,7 @@ import torch
 
 from engine.attention.base import AttentionBackend
 from engine.batch import AttentionBatch, Chunk
+from engine.kv.cache import Rows
 
 
 class ReferenceAttention(AttentionBackend):
@@ -19,19 +20,21 @@ class ReferenceAttention(AttentionBackend):
         ]
         self._slots = batch.slots
         self._sequences = singles + list(batch.chunks)
+        self._heads = torch.arange(self.kv_heads, device=batch.slots.device)[:, None] * self.cache.num_blocks
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         self.cache.store(layer, self._slots, k, v)
         out = torch.empty_like(q)
         for chunk in self._sequences:
             rows = slice(chunk.start, chunk.start + chunk.length)
-            keys = self._gather(self.cache.key_blocks[layer], chunk)  # [kv_heads, kv_len, head_dim]
-            values = self._gather(self.cache.value_blocks[layer], chunk)
+            keys = self._gather(self.cache.key_rows[layer], chunk)  # [kv_heads, kv_len, head_dim]
+            values = self._gather(self.cache.value_rows[layer], chunk)
             out[rows] = self._attend(q[rows], keys, values)
         return out.flatten(1)
 
-    def _gather(self, blocks: torch.Tensor, chunk: Chunk) -> torch.Tensor:
-        return blocks.index_select(1, chunk.blocks).flatten(1, 2)[:, : chunk.kv_len]
+    def _gather(self, rows: Rows, chunk: Chunk) -> torch.Tensor:
+        blocks = rows.index_select(0, (self._heads + chunk.blocks).flatten())
+        return blocks.view(self.kv_heads, -1, self.head_dim)[:, : chunk.kv_len]
 
     def _attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         tokens, kv_len = q.shape[0], keys.shape[1]

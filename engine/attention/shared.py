@@ -18,7 +18,7 @@ import torch
 from engine.attention.gathered import GatheredAttention, additive_mask, alike
 from engine.attention.groups import Piece, find_pieces
 from engine.batch import AttentionBatch
-from engine.kv.cache import KVCache
+from engine.kv.cache import KVCache, Rows
 
 MANY_QUERIES = 16  # from so many on PyTorch's fused kernel for CPUs is faster than two products
 
@@ -54,7 +54,7 @@ class SharedPrefixAttention(GatheredAttention):
             return
         self._plan(batch)
 
-    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+    def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: Rows, values: Rows) -> None:
         if not self._pieces:
             super().attend_singles(q, out, keys, values)
             return
@@ -119,7 +119,7 @@ class SharedPrefixAttention(GatheredAttention):
             padded = torch.tensor([t + [0] * (width - len(t)) for t in tables], device=device)
             lengths = torch.tensor([own[row] for row in rows], device=device)
             visible = torch.arange(width * size, device=device) < lengths[:, None]
-            mask = additive_mask(visible, self.cache.data.dtype).view(1, len(rows), 1, width * size)
+            mask = additive_mask(visible, self.cache.dtype).view(1, len(rows), 1, width * size)
             self._suffixes.append((torch.tensor(rows, device=device), (heads + padded.flatten()).flatten(), mask))
 
 

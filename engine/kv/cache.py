@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Protocol
+
 import torch
 
 from engine.errors import EngineError
 
+if TYPE_CHECKING:
+    from engine.kv.codecs import Codec
+
+
+class Rows(Protocol):
+    """One layer's keys or values, a row per block and head: a tensor, or something that unpacks the rows it is asked for."""
+
+    def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
+        """Rows ``index`` [n] of dimension 0 -> [n, block_size * head_dim], in the model's dtype."""
+        ...
+
 
 class KVCache:
-    """Keys and values of every layer, in blocks.
+    """Keys and values of every layer at full precision, in blocks. (Packed ones: ``engine.kv.quantized``.)
 
     One tensor ``[layers, 2, kv_heads, num_blocks, block_size, head_dim]``; 2 is key and value. Token ``i`` of a request lives in block
     ``block_table[i // block_size]`` at ``i % block_size``; its *slot* is ``block * block_size + i % block_size``.
@@ -31,23 +44,23 @@ class KVCache:
         shape = (layers, 2, kv_heads, num_blocks, block_size, head_dim)
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.dtype = dtype  # of the keys and values that attention reads
+        self.device = device
+        self.codec: Codec | None = None
         self.nbytes = bytes_per_block(layers, kv_heads, head_dim, block_size, dtype) * num_blocks
         try:
             # Written to once here, so that no iteration pays for the operating system handing out pages.
             self.data = torch.zeros(shape, dtype=dtype, device=device)
         except (RuntimeError, MemoryError) as error:
-            raise EngineError(
-                "out-of-memory",
-                "kv_blocks",
-                num_blocks,
-                f"the KV pool needs {self.nbytes / 2**30:.2f} GiB, which the device cannot give.",
-                "Set kv_blocks or kv_memory_fraction lower.",
-            ) from error
+            raise no_room(num_blocks, self.nbytes) from error
         slots = self.data.view(layers, 2, kv_heads, num_blocks * block_size, head_dim)
         self.key_slots = [slots[i, 0] for i in range(layers)]  # each [kv_heads, slots, head_dim]
         self.value_slots = [slots[i, 1] for i in range(layers)]
         self.key_blocks = [self.data[i, 0] for i in range(layers)]  # each [kv_heads, num_blocks, block_size, head_dim]
         self.value_blocks = [self.data[i, 1] for i in range(layers)]
+        # Row ``head * num_blocks + block`` is a block of one head: [kv_heads * num_blocks, block_size * head_dim].
+        self.key_rows: list[Rows] = [self.data[i, 0].view(kv_heads * num_blocks, -1) for i in range(layers)]
+        self.value_rows: list[Rows] = [self.data[i, 1].view(kv_heads * num_blocks, -1) for i in range(layers)]
 
     def store(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Write one layer's new keys and values ``[tokens, kv_heads, head_dim]`` to their slots ``[tokens]``."""
@@ -57,6 +70,17 @@ class KVCache:
     def copy_block(self, source: int, destination: int) -> None:
         """Copy a block's keys and values, all layers."""
         self.data[:, :, :, destination].copy_(self.data[:, :, :, source])
+
+
+def no_room(num_blocks: int, nbytes: int) -> EngineError:
+    """The device cannot give the pool its memory."""
+    return EngineError(
+        "out-of-memory",
+        "kv_blocks",
+        num_blocks,
+        f"the KV pool needs {nbytes / 2**30:.2f} GiB, which the device cannot give.",
+        "Set kv_blocks or kv_memory_fraction lower.",
+    )
 
 
 def bytes_per_block(layers: int, kv_heads: int, head_dim: int, block_size: int, dtype: torch.dtype) -> int:

@@ -147,6 +147,10 @@ class BlockPool:
         """Note that the last token of a block was computed."""
         self._note(block, "fill", request, position)
 
+    def quantised(self, block: int, request: int, position: int) -> None:
+        """Note that all of a block's tokens are packed."""
+        self._note(block, "quantise", request, position)
+
     def publish(self, block: int, hash: int) -> None:
         """A held block's content can be found from now on, also after it is freed."""
         if self._ref_counts[block] < 1:

@@ -46,8 +46,9 @@ class PrefixCache(Prefixes):
         settings: PrefixSharing,
         copy_block: Callable[[int, int], None],
         hash_block: HashBlock = hash_block,
+        window_blocks: int | None = None,
     ) -> None:
-        super().__init__(pool)
+        super().__init__(pool, window_blocks)
         self.settings = settings
         self.waits = settings.wait_in_flight and settings.skip_prefill
         self.reserves = settings.admission == "memory"
@@ -66,16 +67,20 @@ class PrefixCache(Prefixes):
         if not self.settings.skip_prefill:
             return NOTHING
         size, limit = self.pool.block_size, request.num_known_tokens - 1
-        path = self._path(request, limit // size)
+        most = self._whole(limit // size)
+        path = self._path(request, most)
+        del path[self._whole(len(path)) :]
         whole = len(path)
         node = path[-1] if path else self._root(request)
-        partial, tokens = self._partial(node, request.token_ids[whole * size : min(limit, (whole + 1) * size)])
+        partial, tokens = None, 0
+        if not self._window:  # else a block's tokens are packed together
+            partial, tokens = self._partial(node, request.token_ids[whole * size : min(limit, (whole + 1) * size)])
         match = Match(
             tuple(path),
             partial,
             tokens,
-            self._hash(request, whole) if whole < limit // size else -1,
-            self._lost_after(request, whole, limit // size),
+            self._hash(request, whole) if whole < most else -1,
+            self._lost_after(request, whole, most),
         )
         if partial is not None and self.blocks_needed(request, match) > room:
             match = match._replace(partial=None, partial_tokens=0)
@@ -114,15 +119,23 @@ class PrefixCache(Prefixes):
     def pending(self, request: Request, first: int, last: int) -> Sequence[int]:
         size = self.pool.block_size
         whole = len(request.token_ids) // size
-        return [self._hash(request, position) for position in range(first // size, min(-(-last // size), whole))]
+        begin = self._whole(first // size)  # a window that is not complete cannot be found yet
+        return [self._hash(request, position) for position in range(begin, min(-(-last // size), whole))]
 
     def computed(self, request: Request, before: int, after: int) -> None:
         pool, size = self.pool, self.pool.block_size
         done, node = self._tips[request.index]
-        for position in range(done, min(after, len(request.token_ids)) // size):
+        until = min(after, len(request.token_ids)) // size
+        if self._window:
+            for position in range(max(done, before // size), until):
+                pool.filled(request.block_table[position], request.index, position)
+        for position in range(done, self._whole(until)):
             block = request.block_table[position]
             node = self._publish(request, position, node)
-            pool.filled(block, request.index, position)
+            if not self._window:
+                pool.filled(block, request.index, position)
+            if self._window is not None:
+                pool.quantised(block, request.index, position)
             if self.settings.share_memory and node.findable and node.block != block:
                 pool.share(node.block, request.index, position)
                 request.block_table[position] = node.block

@@ -45,8 +45,11 @@ class Prefixes:
     waits = False  # a request waits for a block that another one computes in the same step
     reserves = False  # a request is admitted only when all it may grow to fits, however many run
 
-    def __init__(self, pool: BlockPool) -> None:
+    def __init__(self, pool: BlockPool, window_blocks: int | None = None) -> None:
+        """``window_blocks``: blocks that the cache's codec packs together, 0 if each token is packed by itself; None: no codec."""
         self.pool = pool
+        self._window = window_blocks
+        self._unit = window_blocks or 1  # blocks that can be found only together
 
     def match(self, request: Request, room: int) -> Match:
         """The longest prefix of a waiting request that the pool holds, at most all but its last token. Changes nothing.
@@ -77,6 +80,13 @@ class Prefixes:
         size = self.pool.block_size
         for position in range(before // size, after // size):
             self.pool.filled(request.block_table[position], request.index, position)
+        if self._window is not None:
+            for position in range(self._whole(before // size), self._whole(after // size)):
+                self.pool.quantised(request.block_table[position], request.index, position)
+
+    def _whole(self, blocks: int) -> int:
+        """The blocks of whole windows among a sequence's first ``blocks``."""
+        return blocks - blocks % self._unit
 
     def release(self, request: Request) -> None:
         """The request ended or was preempted: its blocks are free, and found as long as they last."""

@@ -22,6 +22,7 @@ from engine.tokenizer import ByteTokenizer, Tokenizer
 __all__ = ["LoadedModel", "load", "model_directory", "resolve"]
 
 Progress = Callable[[str, float], None]
+Fold = Callable[[GetTensor, ModelShape], GetTensor]
 _INITIAL_SCALE = 0.02  # standard deviation of random weights, as models of these families are initialised
 
 
@@ -48,7 +49,12 @@ class LoadedModel:
 
 
 def load(
-    source: ModelSource, device: torch.device, dtype: torch.dtype, seed: int = 0, progress: Progress = lambda *_: None
+    source: ModelSource,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+    fold: Fold = lambda get, shape: get,
 ) -> LoadedModel:
     """Load a model that ``resolve`` found.
 
@@ -58,6 +64,7 @@ def load(
         dtype: weights and activations.
         seed: of random weights.
         progress: told (phase, share of the phase done).
+        fold: changes weights on their way in.
 
     Raises:
         EngineError: something about the files is wrong or not covered.
@@ -66,7 +73,8 @@ def load(
         assert source.shape is not None
         shape = RANDOM[source.shape]
         check_weights_fit(shape, dtype, device)
-        decoder = build(shape, _random_tensors(seed, device, dtype), lambda share: progress("loading weights", share))
+        random = fold(_random_tensors(seed, device, dtype), shape)
+        decoder = build(shape, random, lambda share: progress("loading weights", share))
         return LoadedModel(source.name, shape, decoder, ByteTokenizer(shape.vocab), device, dtype, ("random weights",))
     directory = model_directory(source, progress)
     shape = ModelShape.from_config(
@@ -79,7 +87,7 @@ def load(
     def get(name: str, expected: tuple[int, ...]) -> torch.Tensor:
         return weights.get(name, expected).to(device=device, dtype=dtype)
 
-    decoder = build(shape, get, lambda share: progress("loading weights", share))
+    decoder = build(shape, fold(get, shape), lambda share: progress("loading weights", share))
     return LoadedModel(
         source.name, shape, decoder, Tokenizer.from_directory(directory, shape.eos_token_ids), device, dtype, ()
     )

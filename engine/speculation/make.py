@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine.attention import BACKENDS, AttentionBackend
+from engine.attention import AttentionBackend
+from engine.attention.packed import make_attention
 from engine.config import EngineConfig, Speculation
 from engine.errors import EngineError
 from engine.kv.cache import KVCache
@@ -65,9 +66,8 @@ def head_path(asked: Speculation) -> Path:
 def _attention(config: EngineConfig, model: LoadedModel, cache: KVCache) -> AttentionBackend:
     """Models that guess run step by step on the plain path, also beside the custom kernels: they read the same cache."""
     shape = model.shape
-    return BACKENDS["gathered" if config.attention_backend != "reference" else "reference"](
-        cache, shape.heads, shape.kv_heads, shape.head_dim
-    )
+    name = "gathered" if config.attention_backend != "reference" else "reference"
+    return make_attention(name, cache, shape.heads, shape.kv_heads, shape.head_dim)
 
 
 def _draft_cache(draft: LoadedModel, cache: KVCache) -> KVCache:
@@ -124,6 +124,14 @@ def check_speculation(prepared: Prepared) -> None:
     asked = config.speculation
     if asked is None:
         return
+    if config.pads and config.kv_quantization is not None:
+        raise EngineError(
+            "unread-codec",
+            "speculation.verification",
+            asked.verification,
+            "padded verification reads a full-precision cache only.",
+            "Set speculation.verification to ragged or switch KV quantization off.",
+        )
     if config.pads and config.shares_attention:
         raise EngineError(
             "contradiction",

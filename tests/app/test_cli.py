@@ -122,7 +122,11 @@ def test_a_corrupt_or_missing_database_is_rebuilt_from_the_runs(
         (["run", "starter", "--set", "chunked_prefill.token_budget=0"], ["chunked_prefill.token_budget", "0"]),
         (["run", "starter", "--set", "nonsense"], ["--set", "KEY=VALUE"]),
         (["run", "starter", "--set", "policy=fastest"], ["policy", "fastest", "stall-free"]),
-        (["run", "starter", "--set", "kv_quantization=on"], ["kv_quantization", "not built yet"]),
+        (["run", "starter", "--set", "kv_quantization=maybe"], ["kv_quantization", "switched on or off"]),
+        (
+            ["run", "starter", "--set", "kv_quantization.codec=kivi", "--set", "kv_quantization.group=32"],
+            ["block_size", "kv_quantization.group (32 tokens) does not divide block_size (16)"],
+        ),
         (["run", "/nowhere/at-all.yaml"], ["/nowhere/at-all.yaml"]),
         (["show", "nobody"], ["nobody"]),
         (["show", "../../etc/passwd"], ["not a run id"]),

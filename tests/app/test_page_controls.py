@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from app import controls as book
-from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, Speculation, apply_overrides
+from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, PrefixSharing, Speculation, apply_overrides
 
 
 def control(path: str) -> book.Control:
@@ -51,7 +51,7 @@ def test_kinds_bounds_and_units_come_from_the_schema() -> None:
 
 
 def test_every_default_written_as_text_is_read_back_as_itself() -> None:
-    base = EngineConfig(prefix_sharing=PrefixSharing(), speculation=Speculation())
+    base = EngineConfig(prefix_sharing=PrefixSharing(), speculation=Speculation(), kv_quantization=KVQuantization())
     changed = {
         c.path: book.as_text(c, book.value_of(base, c.path)) for c in book.controls() if not c.path.startswith("policy")
     }

@@ -120,13 +120,30 @@ def test_an_unknown_name_is_answered_with_the_nearest(name: str, nearest: str):
     assert nearest in caught.value.mend
 
 
-@pytest.mark.parametrize("name", ["kv_quantization"])
-def test_a_planned_technique_is_said_to_be_missing(name: str):
-    if name in EngineConfig.model_fields:
-        pytest.skip("built by now")
-    for setting in (name, f"{name}.k"):
-        with pytest.raises(ConfigError, match="not built yet in this version"):
-            apply_overrides(EngineConfig(), {setting: "on"})
+@pytest.mark.parametrize(
+    ("overrides", "field", "words"),
+    [
+        ({"codec": "kivi", "group": "48"}, "kv_quantization", "residual is 128 tokens, not a multiple of the group"),
+        ({"codec": "kivi", "group": "32"}, "block_size", "does not divide block_size (16)"),
+        ({"codec": "kivi", "residual": "40"}, "block_size", "is not a multiple of block_size (16)"),
+        ({"codec": "kivi", "residual": "0"}, "kv_quantization", "packs several tokens at once"),
+        ({"codec": "kivi", "key_bits": "3"}, "kv_quantization.key_bits", "one of 2, 4, 8"),
+        ({"codec": "int3"}, "kv_quantization.codec", "one of int8, int4, fp8, kivi"),
+        ({"smooth": "2"}, "kv_quantization.smooth", "at most 1"),
+    ],
+)
+def test_a_codec_that_cannot_be_is_refused(overrides: dict[str, str], field: str, words: str):
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(EngineConfig(), {f"kv_quantization.{name}": text for name, text in overrides.items()})
+    assert caught.value.field == field
+    assert words.lower() in f"{caught.value.message} {caught.value.mend}".lower()
+
+
+def test_codecs_that_fit_their_blocks_are_taken():
+    taken = changed(kv_quantization__codec="kivi", kv_quantization__group="32", block_size="32").kv_quantization
+    assert (taken.codec, taken.group, taken.residual) == ("kivi", 32, 128)
+    assert changed(kv_quantization="on").kv_quantization.codec == "int8"
+    assert changed(kv_quantization="off").kv_quantization is None
 
 
 @pytest.mark.parametrize(

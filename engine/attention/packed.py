@@ -1,0 +1,87 @@
+"""Attention over a packed cache: which backend reads a codec, and what has to be done around it."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.attention import backend_class
+from engine.attention.base import AttentionBackend
+from engine.attention.gathered import ChunkRows, GatheredAttention
+from engine.attention.windowed import WindowedAttention
+from engine.batch import AttentionBatch
+from engine.errors import EngineError
+from engine.kv.cache import KVCache, Rows
+from engine.kv.codecs import Codec
+from engine.kv.codecs.rotation import hadamard
+
+
+class ExactPrefill(GatheredAttention):
+    """Gathered attention in which a prompt's chunk attends to its own keys and values as they were before packing."""
+
+    exact_prefill = True
+
+    def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
+        dense = super().chunk_side(rows, chunk, own)
+        if chunk.is_prefill:
+            dense[0, :, chunk.kv_len - (chunk.stop - chunk.start) :] = own[chunk.start : chunk.stop].transpose(0, 1)
+        return dense
+
+
+class ExactWindowedPrefill(WindowedAttention):
+    exact_prefill = True
+
+
+class Rotated(AttentionBackend):
+    """A backend whose cache holds mixed channels: queries are mixed like keys, and the output is mixed back."""
+
+    def __init__(self, inner: AttentionBackend) -> None:
+        super().__init__(inner.cache, inner.num_heads, inner.kv_heads, inner.head_dim)
+        self.inner = inner
+        self._matrix = hadamard(inner.head_dim).to(inner.cache.device, inner.cache.dtype)
+
+    def begin(self, batch: AttentionBatch) -> None:
+        self.inner.begin(batch)
+        self.spared_tokens = self.inner.spared_tokens
+
+    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        mixed = self.inner.forward(layer, q @ self._matrix, k @ self._matrix, v @ self._matrix)
+        return (mixed.unflatten(-1, (-1, self.head_dim)) @ self._matrix).flatten(1)
+
+
+def obstacle(backend: str, codec: Codec, *, exact_prefill: bool) -> str | None:
+    """Why this backend cannot read the codec; None where it can."""
+    if backend == "triton":
+        return f"the custom kernels do not read codec {codec.name} yet"
+    if backend == "reference" and codec.window:
+        return f"the reference does not read the exact window of codec {codec.name}"
+    if backend == "reference" and exact_prefill:
+        return "the reference reads what is stored, not an exact prefill"
+    return None
+
+
+def check_reads(backend: str, codec: Codec, *, exact_prefill: bool) -> None:
+    """Raises EngineError where a backend that was asked for by name cannot read the codec."""
+    problem = obstacle(backend, codec, exact_prefill=exact_prefill)
+    if problem:
+        raise EngineError("unread-codec", "attention_backend", backend, f"{problem}.", "Set it to auto or gathered.")
+
+
+def make_attention(
+    backend: str, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int, *, exact_prefill: bool = False
+) -> AttentionBackend:
+    """The backend of this name over a cache, packed or not."""
+    codec = cache.codec
+    kind = backend_class(backend)
+    if codec is None:
+        return kind(cache, num_heads, kv_heads, head_dim)
+    if codec.window:
+        kind = ExactWindowedPrefill if exact_prefill else WindowedAttention
+    elif exact_prefill:
+        kind = ExactPrefill
+    return rotated(kind(cache, num_heads, kv_heads, head_dim))
+
+
+def rotated(attention: AttentionBackend) -> AttentionBackend:
+    """``attention`` with the rotation its cache's codec asks for, if any."""
+    codec = attention.cache.codec
+    return Rotated(attention) if codec is not None and codec.rotates else attention

@@ -1,0 +1,124 @@
+"""Reading texts and writing on with a cache of a given kind, outside any engine: the same decoder, attention and cache, no scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+
+from engine.attention.packed import make_attention
+from engine.batch import build_batch
+from engine.config import RequestSpec, Sampling
+from engine.kv.cache import KVCache
+from engine.kv.calibration import Probe
+from engine.kv.codecs import Codec
+from engine.kv.quantized import QuantizedCache
+from engine.model.load import LoadedModel
+from engine.request import Request
+from engine.scheduler import Plan, Slice
+
+CHUNK = 256  # tokens read at once; what is read does not depend on it
+ROWS = 128  # rows whose logits are held at once
+
+
+class Reader:
+    """One model and one kind of cache."""
+
+    def __init__(
+        self, model: LoadedModel, block_size: int, codec: Codec | None = None, scales: torch.Tensor | None = None
+    ) -> None:
+        self.model = model
+        self.codec = codec
+        self._block_size = block_size
+        self._scales = scales
+
+    @torch.inference_mode()
+    def hidden(self, ids: Sequence[int]) -> torch.Tensor:
+        """The residual stream at every token of a text [tokens, hidden]; every token attends to the cache as it is stored."""
+        request = self._request(0, ids, 0)
+        forward = self._forward([request])
+        parts = [forward(self._part(request, at, min(CHUNK, len(ids) - at))) for at in range(0, len(ids), CHUNK)]
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.model.decoder.logits(hidden)
+
+    @torch.inference_mode()
+    def write_on(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+        """The most likely continuation of each prompt, ``tokens`` long whatever the model says about ends."""
+        requests = [self._request(number, prompt, tokens) for number, prompt in enumerate(prompts)]
+        forward = self._forward(requests)
+        last = []
+        for request in requests:
+            count = request.num_prompt_tokens
+            rows = [forward(self._part(request, at, min(CHUNK, count - at))) for at in range(0, count, CHUNK)]
+            last.append(rows[-1][-1:])
+        hidden = torch.cat(last)
+        for _ in range(tokens):
+            chosen = self.logits(hidden).argmax(-1).tolist()
+            for request, token in zip(requests, chosen, strict=True):
+                request.token_ids.append(token)
+            # build_batch puts the shortest contexts first
+            order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
+            found = forward(Plan([Slice(r, 1, len(r.token_ids) - 1, False) for r in requests]))
+            hidden = torch.empty_like(found)
+            hidden[order] = found
+        return [r.output_token_ids for r in requests]
+
+    @torch.inference_mode()
+    def keys_and_values(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Unquantised keys (after the rotation by position) and values of a text, [layers, kv_heads, tokens, head_dim] each."""
+        decoder, device = self.model.decoder, self.model.device
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+        def look(layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
+            found.append((k.transpose(0, 1).float().cpu(), v.transpose(0, 1).float().cpu()))
+
+        places = torch.arange(len(ids), device=device)
+        decoder.forward(torch.tensor(ids, device=device), places, Probe(decoder.shape, look))
+        keys, values = zip(*found, strict=True)
+        return torch.stack(keys), torch.stack(values)
+
+    def nll(self, hidden: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:
+        """Minus the log-probability of each token after the first [tokens - 1]."""
+        targets = torch.tensor(ids[1:], device=hidden.device)
+        before = hidden[:-1]
+        parts = [
+            F.cross_entropy(self.logits(before[at : at + ROWS]), targets[at : at + ROWS], reduction="none")
+            for at in range(0, len(targets), ROWS)
+        ]
+        return torch.cat(parts)
+
+    def _request(self, number: int, ids: Sequence[int], more: int) -> Request:
+        blocks = -(-(len(ids) + more) // self._block_size)
+        request = Request(
+            number, RequestSpec(request_id=str(number), prompt="-"), list(ids), Sampling(), max(1, more), tail=number
+        )
+        request.block_table = list(range(number * blocks, (number + 1) * blocks))
+        return request
+
+    def _part(self, request: Request, at: int, length: int) -> Plan:
+        return Plan([Slice(request, length, at, True)])
+
+    def _forward(self, requests: Sequence[Request]) -> Callable[[Plan], torch.Tensor]:
+        shape, model, size = self.model.shape, self.model, self._block_size
+        widest = max(len(r.block_table) for r in requests)
+        for r in requests:
+            r.block_table = list(range(r.index * widest, (r.index + 1) * widest))
+        dimensions = (shape.layers, shape.kv_heads, shape.head_dim, widest * len(requests), size)
+        if self.codec is None:
+            cache = KVCache(*dimensions, model.dtype, model.device)
+        else:
+            cache = QuantizedCache(self.codec, *dimensions, model.dtype, model.device, tails=len(requests))
+            if self._scales is not None:
+                cache.set_scales(self._scales)
+        attention = make_attention("gathered", cache, shape.heads, shape.kv_heads, shape.head_dim)
+
+        def forward(plan: Plan) -> torch.Tensor:
+            batch = build_batch(plan, size, model.device)
+            attention.begin(batch.attention)
+            return model.decoder.forward(batch.token_ids, batch.positions, attention)
+
+        return forward

@@ -1,0 +1,38 @@
+"""What every settings class is made of: checked once, never changed, and each field with the words the page shows.
+
+Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``unit``, ``paper``, ``technique`` (it is a toggle),
+``advanced`` (shown on request).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base of every settings class: unknown keys are errors, values never change after they are checked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
+
+
+def setting(
+    default: Any,
+    title: str,
+    help: str,
+    *,
+    group: str,
+    unit: str | None = None,
+    paper: str | None = None,
+    technique: bool = False,
+    advanced: bool = False,
+    **bounds: Any,
+) -> Any:
+    """A pydantic field with the metadata the page, the command line and the snapshot read."""
+    extra: dict[str, Any] = {"group": group, "technique": technique, "advanced": advanced}
+    if unit:
+        extra["unit"] = unit
+    if paper:
+        extra["paper"] = paper
+    return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)
