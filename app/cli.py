@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands import compare, doctor, exchange, lab, run, runs, sql
+from app.commands import compare, doctor, exchange, lab, quality, run, runs, sql
 
 app = typer.Typer(
     name="servescope",
@@ -35,7 +35,7 @@ def _main(
     pass
 
 
-for module in (lab, run, compare, exchange, runs, doctor, sql):
+for module in (lab, run, compare, quality, exchange, runs, doctor, sql):
     module.register(app)
 
 

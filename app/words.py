@@ -258,6 +258,20 @@ LABELS = {
 }
 """What the labels that never leave a run mean."""
 
+QUALITY = {
+    "how": "Each codec against full precision with this run's model and real weights, on English reference text that was held back. "
+    "Every token attends to the cache as it is stored. Perplexity: how surprised the model is by the text. KL: how far the law of the "
+    "next token moves. Same greedy text: how much of a continuation is equal before the first difference.",
+    "button": "Reads a few texts once at full precision and once per codec, in a process of its own: minutes on a CPU, seconds on a GPU.",
+    "none": "Not measured yet for this run.",
+    "tokens": "Tokens whose keys and values the run's KV pool could hold.",
+    "requests": "The same in requests of this run's mean size (prompt and output).",
+    "gain": "How many times more tokens the packed pool holds than the same bytes would at full precision.",
+    "chart": "Right is more room, up is more loss. Room is what packed blocks take; exact windows beside the pool are not in it.",
+    "heads": "How far the stored keys and values of each layer and KV head are from the true ones, relative to their size.",
+}
+"""Words of the KV cache's quality section."""
+
 REASONS = {
     "scheduled": "there was room",
     "budget": "the token budget was spent",

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 
 import psutil
 import torch
 
 from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend
-from engine.attention.packed import check_reads, make_attention, obstacle, rotated
+from engine.attention.packed import conditioned, make_attention
 from engine.attention.rectangle import RectangleAttention
 from engine.attention.shared import SharedPrefixAttention
-from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, RequestSpec, RunSpec
+from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
-from engine.kv.cache import KVCache, bytes_per_block
-from engine.kv.calibration import Extent, check_length, measure, smooth_norms, smoothed
+from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
-from engine.kv.quantized import QuantizedCache, tail_bytes
-from engine.kv.sizing import PoolSize, divide
+from engine.kv.quantized import Fixed, QuantizedCache
+from engine.kv.setup import calibrate, choose_reader, exact_prefill, has_fp8
+from engine.kv.sizing import block_bytes, pool_size, spare_tokens
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
-from engine.model.memory import check_pool_fits, free_bytes, used_by_others
 from engine.outputs import Outputs
 from engine.overlap import OverlappedEngine
 from engine.policies import POLICIES
@@ -39,12 +37,10 @@ from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
 from engine.speculation.bugs import inject
 from engine.speculation.make import check_speculation, load_draft, make_speculator
-from engine.texts import prose
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
-HEADROOM_BLOCKS = 16
 DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
 
 Progress = Callable[[str, float], None]
@@ -65,7 +61,7 @@ class Prepared:
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
     codec: Codec | None = None  # of the KV cache; None: full precision
     tails: int | None = None  # sequences that may keep an exact window at once; None: the codec has none
-    scales: torch.Tensor | None = None  # [layers, 2, kv_heads] of a codec that needs them before the first token
+    fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -100,8 +96,7 @@ class Prepared:
             return KVCache(*dimensions, model.dtype, self.device)
         spare = spare_tokens(config)
         cache = QuantizedCache(self.codec, *dimensions, model.dtype, self.device, tails=tails or 0, spare=spare)
-        if self.scales is not None:
-            cache.set_scales(self.scales)
+        self.fixed.apply(cache)
         return cache
 
     @property
@@ -168,19 +163,19 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
     notices = [notice] if notice else []
-    codec = scales = None
+    codec, fixed = None, Fixed()
     if config.kv_quantization is not None:
         codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
-        backend = _reading(backend, asked, codec, config, notices)
+        backend = choose_reader(backend, asked, codec, config, notices)
         if codec.name == "fp8" and not has_fp8(device):
             notices.append("fp8 emulated")
-        model, scales = calibrate(model, config.kv_quantization, codec, config, progress)
+        model, fixed = calibrate(model, config.kv_quantization, codec, config, progress)
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
     draft = load_draft(config, model, progress)
     models = [model, draft] if draft is not None else [model]
-    size = _pool_size(config, models, codec, device, requests, max_model_len)
+    size = pool_size(config, models, codec, device, requests, max_model_len)
     for request in requests:
         _check_fits(request, size.blocks, config.block_size)
     if config.speculation is not None and config.speculation.inject_bug != "none":
@@ -197,7 +192,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         draft,
         codec,
         size.tails,
-        scales,
+        fixed,
     )
     check_speculation(prepared)
     return prepared
@@ -228,7 +223,7 @@ def _attention(backend: str, config: EngineConfig, cache: KVCache, model: Loaded
         return RectangleAttention(cache, *heads, same_length=speculation.verification == "same-length")
     if sharing is None or not config.shares_attention:
         return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config))
-    return rotated(
+    return conditioned(
         SharedPrefixAttention(
             cache,
             *heads,
@@ -237,66 +232,6 @@ def _attention(backend: str, config: EngineConfig, cache: KVCache, model: Loaded
             min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
         )
     )
-
-
-def _reading(backend: str, asked: str, codec: Codec, config: EngineConfig, notices: list[str]) -> str:
-    """A backend that reads the codec: the one chosen, or the plain path where the choice was left open."""
-    exact = exact_prefill(config)
-    if asked != "auto":
-        check_reads(backend, codec, exact_prefill=exact)
-        return backend
-    problem = obstacle(backend, codec, exact_prefill=exact)
-    if problem:
-        notices.append(f"no custom kernels: {problem}")
-        return "gathered"
-    return backend
-
-
-def calibrate(
-    model: LoadedModel, asked: KVQuantization, codec: Codec, config: EngineConfig, progress: Progress
-) -> tuple[LoadedModel, torch.Tensor | None]:
-    """The model with smoothing folded in, and a codec's fixed scales, both found on text; the model as it is where neither is asked for.
-
-    Raises:
-        EngineError: the text is shorter than a block.
-    """
-    if not asked.calibrates:
-        return model, None
-    progress("calibrating", 0.0)
-    most = min(asked.calibration_tokens, model.shape.max_position)
-    ids = model.tokenizer.encode(prose("calibration")[: 8 * most + 256])[:most]
-    check_length(len(ids), config.block_size, asked.calibration_tokens)
-    extent = measure(model.decoder, ids)
-    if asked.smooth:
-        divisors = extent.divisors(asked.smooth)
-        source = resolve(config.model)
-        fold = partial(smoothed, divisors=divisors)
-        model = load(source, model.device, model.dtype, seed=config.seed, progress=progress, fold=fold)
-        smooth_norms(model.decoder, divisors)
-        extent = Extent(extent.keys / divisors, extent.values)
-    return model, extent.fp8_scales() if codec.fixed_scales else None
-
-
-def has_fp8(device: torch.device) -> bool:
-    """Whether the device computes with 8-bit floating point."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
-
-
-def exact_prefill(config: EngineConfig) -> bool:
-    return config.kv_quantization is not None and config.kv_quantization.prefill == "exact"
-
-
-def spare_tokens(config: EngineConfig) -> int:
-    """Guesses per request that a step may have to take back."""
-    return 0 if config.speculation is None else config.speculation.k
-
-
-def block_bytes(model: LoadedModel, block_size: int, codec: Codec | None) -> int:
-    """Memory of one block of a model's keys and values, at full precision or as a codec stores it."""
-    shape = model.shape
-    if codec is None:
-        return bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size, model.dtype)
-    return codec.bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size)
 
 
 def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> CostModel:
@@ -332,49 +267,6 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
             f"Set max_model_len to {own} or less.",
         )
     return config.max_model_len or own
-
-
-def _pool_size(
-    config: EngineConfig,
-    models: Sequence[LoadedModel],
-    codec: Codec | None,
-    device: torch.device,
-    requests: Sequence[Request],
-    max_model_len: int,
-) -> PoolSize:
-    """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
-
-    Never more than the whole workload could fill.
-    """
-    target, *others = models
-    size = config.block_size
-    beside = sum(block_bytes(m, size, None) for m in others)  # a draft model's part of each block
-    full, packed = block_bytes(target, size, None) + beside, block_bytes(target, size, codec) + beside
-    shape, tail = target.shape, 0
-    if codec is not None and codec.window:
-        spare = spare_tokens(config)
-        tail = tail_bytes(codec, spare, shape.layers, shape.kv_heads, shape.head_dim, target.dtype)
-    free = free_bytes(device)
-    if config.kv_blocks is not None:
-        check_pool_fits(config.kv_blocks, full, device)
-    pool_bytes = int(free * config.kv_memory_fraction) if config.kv_blocks is None else config.kv_blocks * full
-    asked = [-(-r.most_computed_tokens // size) for r in requests]
-    divided = divide(pool_bytes, packed, tail, most_tails=config.max_num_seqs, request_blocks=asked)
-    if divided.blocks < 1:
-        raise EngineError(
-            "out-of-memory",
-            "kv_memory_fraction" if config.kv_blocks is None else "kv_blocks",
-            config.kv_memory_fraction if config.kv_blocks is None else config.kv_blocks,
-            f"{pool_bytes / 2**20:.1f} MiB for the KV pool, of {free / 2**30:.2f} GiB free memory, do not hold one block of "
-            f"{packed / 2**20:.2f} MiB"
-            + (f" beside an exact window of {tail / 2**20:.2f} MiB" if tail else "")
-            + f".{used_by_others(device)}",
-            "Give the KV pool a larger share or free memory." if config.kv_blocks is None else "Set it higher.",
-        )
-    if config.kv_blocks is not None:
-        return divided
-    at_once, ever = config.max_num_seqs * -(-max_model_len // size), HEADROOM_BLOCKS + sum(asked)
-    return PoolSize(min(divided.blocks, at_once, ever), divided.tails)
 
 
 def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:

@@ -301,6 +301,16 @@ class EngineConfig(Settings):
             )
         return size
 
+    @field_validator("kv_quantization")
+    @classmethod
+    def _verification_reads_packed(cls, asked: KVQuantization | None, info: ValidationInfo) -> KVQuantization | None:
+        speculation = info.data.get("speculation")
+        if asked is not None and speculation is not None and speculation.verification != "ragged":
+            raise ValueError(
+                f"speculation.verification {speculation.verification} does not read a packed cache: set it to ragged"
+            )
+        return asked
+
     @field_validator("block_size")
     @classmethod
     def _blocks_can_be_packed(cls, size: int, info: ValidationInfo) -> int:

@@ -278,8 +278,8 @@ class KVQuantization(Settings):
     group: int | None = setting(
         None,
         "Group",
-        "Numbers that share a step: tokens of one channel, or channels of one token. Empty: the whole head for int8 and int4; for kivi "
-        "the largest power of two up to 32 that divides the block size and the head size.",
+        "Numbers that share a step: tokens of one channel, or channels of one token. Empty: the whole head for int8; else the "
+        "largest power of two up to 32 that divides the head size or, along tokens, the block size.",
         group="KV quantization",
         ge=1,
         le=1024,
@@ -310,10 +310,18 @@ class KVQuantization(Settings):
         advanced=True,
     )
     rotate: bool = setting(
-        False,
+        True,
         "Rotate channels",
         "int8, int4: mix the channels of a head by a Hadamard matrix before packing, so that none is an outlier. Queries and outputs are "
         "turned along, so nothing else changes.",
+        group="KV quantization",
+        advanced=True,
+    )
+    centre: bool = setting(
+        True,
+        "Centre keys",
+        "int8, int4: subtract from every key the mean of its channel, found on text at start. All scores of a query shift alike, which "
+        "softmax does not see, and what is left needs a smaller step.",
         group="KV quantization",
         advanced=True,
     )
@@ -329,9 +337,9 @@ class KVQuantization(Settings):
         advanced=True,
     )
     calibration_tokens: int = setting(
-        512,
+        256,
         "Calibration tokens",
-        "fp8 and smoothing: tokens of text read at start to find how large keys and values are.",
+        "fp8, centring and smoothing: tokens of text read at start to find how large keys and values are.",
         group="KV quantization",
         unit="tokens",
         ge=1,
@@ -350,7 +358,11 @@ class KVQuantization(Settings):
     @property
     def calibrates(self) -> bool:
         """Whether text is read at start."""
-        return self.codec == "fp8" or self.smooth > 0
+        return self.codec == "fp8" or self.smooth > 0 or self.centres
+
+    @property
+    def centres(self) -> bool:
+        return self.centre and self.codec in ("int8", "int4")
 
     @model_validator(mode="after")
     def _window_holds_whole_groups(self) -> KVQuantization:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from engine.attention.packed import make_attention
-from engine.build import Prepared, exact_prefill, prepare
+from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.executor import Executor
+from engine.kv.setup import exact_prefill
 from engine.model.device import resolve_device, resolve_dtype
 from engine.peaks import measure_peaks
 from engine.request import Request

@@ -15,6 +15,7 @@ from app.views.facts import RunFacts, comparable_runs, differences
 from app.views.inspector import iteration_inspector
 from app.views.plain import counted, milliseconds, plain
 from app.views.prefix import prefix_section
+from app.views.quality import quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.views.speculation import speculation_section
@@ -42,7 +43,9 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
         _key_figures(figures)
         first = "Latency" if below_board else "Charts"
         tabs = st.tabs(
-            ["Charts", "Latency", "Requests", "Iterations", "Setup"], default=first, key=f"part-{below_board}"
+            ["Charts", "Latency", "Requests", "Iterations", "KV quality", "Setup"],
+            default=first,
+            key=f"part-{below_board}",
         )
         with tabs[0]:
             _charts(lab, con, facts, figures, row.get("peaks"))
@@ -53,6 +56,8 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
         with tabs[3]:
             iteration_inspector(con, facts.run_id)
         with tabs[4]:
+            quality_section(lab, con, facts)
+        with tabs[5]:
             setup_tables(facts, row)
 
 

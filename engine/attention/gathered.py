@@ -58,7 +58,7 @@ class GatheredAttention(AttentionBackend):
     measurably faster on a CPU than ``scaled_dot_product_attention`` for so few queries; chunks use the latter.
     """
 
-    exact_prefill = False  # a prompt's chunk reads its own keys and values as they were before packing
+    exact_prefill = False  # a prompt's chunk attends to its own keys and values as they were before packing
 
     def begin(self, batch: AttentionBatch) -> None:
         self._slots = batch.slots
@@ -67,7 +67,7 @@ class GatheredAttention(AttentionBackend):
         self._singles = [self._gather_singles(batch, heads, start, stop) for start, stop in alike(batch.single_kv_lens)]
         short: dict[int, list[Chunk]] = defaultdict(list)
         for chunk in batch.chunks:
-            if chunk.length <= FEW_QUERIES and not (self.exact_prefill and chunk.is_prefill):
+            if chunk.length <= FEW_QUERIES and not (chunk.is_prefill and self.exact_prefill):
                 short[chunk.length].append(chunk)
         together = [group for group in short.values() if len(group) > 1]
         alone = {chunk.start for group in together for chunk in group}

@@ -13,6 +13,7 @@ from engine.errors import EngineError
 from engine.kv.cache import KVCache, Rows
 from engine.kv.codecs import Codec
 from engine.kv.codecs.rotation import hadamard
+from engine.kv.quantized import QuantizedCache
 
 
 class ExactPrefill(GatheredAttention):
@@ -31,19 +32,29 @@ class ExactWindowedPrefill(WindowedAttention):
     exact_prefill = True
 
 
-class Rotated(AttentionBackend):
-    """A backend whose cache holds mixed channels: queries are mixed like keys, and the output is mixed back."""
+class Conditioned(AttentionBackend):
+    """A backend whose cache holds centred keys, or mixed channels.
 
-    def __init__(self, inner: AttentionBackend) -> None:
+    A constant subtracted from all keys shifts all scores of a query alike. Where channels are mixed, queries are mixed like keys, and
+    the output is mixed back.
+    """
+
+    def __init__(self, inner: AttentionBackend, centre: torch.Tensor | None, *, rotates: bool) -> None:
+        """``centre``: [layers, kv_heads, head_dim], or None."""
         super().__init__(inner.cache, inner.num_heads, inner.kv_heads, inner.head_dim)
         self.inner = inner
-        self._matrix = hadamard(inner.head_dim).to(inner.cache.device, inner.cache.dtype)
+        self._centre = centre
+        self._matrix = hadamard(inner.head_dim).to(inner.cache.device, inner.cache.dtype) if rotates else None
 
     def begin(self, batch: AttentionBatch) -> None:
         self.inner.begin(batch)
         self.spared_tokens = self.inner.spared_tokens
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if self._centre is not None:
+            k = k - self._centre[layer]
+        if self._matrix is None:
+            return self.inner.forward(layer, q, k, v)
         mixed = self.inner.forward(layer, q @ self._matrix, k @ self._matrix, v @ self._matrix)
         return (mixed.unflatten(-1, (-1, self.head_dim)) @ self._matrix).flatten(1)
 
@@ -78,10 +89,12 @@ def make_attention(
         kind = ExactWindowedPrefill if exact_prefill else WindowedAttention
     elif exact_prefill:
         kind = ExactPrefill
-    return rotated(kind(cache, num_heads, kv_heads, head_dim))
+    return conditioned(kind(cache, num_heads, kv_heads, head_dim))
 
 
-def rotated(attention: AttentionBackend) -> AttentionBackend:
-    """``attention`` with the rotation its cache's codec asks for, if any."""
-    codec = attention.cache.codec
-    return Rotated(attention) if codec is not None and codec.rotates else attention
+def conditioned(attention: AttentionBackend) -> AttentionBackend:
+    """``attention`` with what its cache's codec asks to be done to queries, keys and values, if anything."""
+    cache = attention.cache
+    if not isinstance(cache, QuantizedCache) or (cache.centre is None and not cache.codec.rotates):
+        return attention
+    return Conditioned(attention, cache.centre, rotates=cache.codec.rotates)

@@ -1,4 +1,7 @@
-"""How large keys and values are, found on text at start: scales of fp8, and SmoothAttention's divisors.
+"""How large keys and values are, found on text at start: scales of fp8, means of keys, and SmoothAttention's divisors.
+
+Centring subtracts a constant m_c from channel c of every key: each score of a query q falls by the same q . m, so the softmax stays what
+it was. Few channels of a key are large, and those are large with one sign nearly everywhere; without their mean the step is smaller.
 
 SmoothAttention (papers: QServe): channel c of a KV head's keys is divided by ``max |K_c| ^ alpha`` and the same channel of its queries
 multiplied by it, so scores stay what they were. Both factors are folded into the projections before the rotation, which turns the
@@ -24,10 +27,15 @@ HEADROOM = 2.0  # what later text may be larger by; floating point loses nothing
 
 @dataclass(frozen=True)
 class Extent:
-    """The largest keys (after the rotation) and values of some text, [layers, kv_heads, head_dim] float32 each."""
+    """The largest keys (after the rotation) and values of some text, and the mean keys, [layers, kv_heads, head_dim] float32 each."""
 
     keys: torch.Tensor
     values: torch.Tensor
+    mean_keys: torch.Tensor
+
+    def smoothed(self, divisors: torch.Tensor) -> Extent:
+        """Of the same text with the divisors folded into the weights."""
+        return Extent(self.keys / divisors, self.values, self.mean_keys / divisors)
 
     def fp8_scales(self) -> torch.Tensor:
         """[layers, 2, kv_heads]: numbers divided by them use the format's range, with some headroom."""
@@ -60,14 +68,16 @@ def measure(decoder: Decoder, token_ids: list[int]) -> Extent:
     """Read the text and note the largest number of each channel."""
     shape = decoder.shape
     largest = torch.zeros(2, shape.layers, shape.kv_heads, shape.head_dim)
+    mean = torch.zeros(shape.layers, shape.kv_heads, shape.head_dim)
 
     def look(layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
         for side, x in enumerate((k, v)):
             largest[side, layer] = x.float().abs().amax(0).cpu()
+        mean[layer] = k.float().mean(0).cpu()
 
     ids = torch.tensor(token_ids, device=decoder.device)
     decoder.forward(ids, torch.arange(len(ids), device=decoder.device), Probe(shape, look))
-    return Extent(largest[0], largest[1])
+    return Extent(largest[0], largest[1], mean)
 
 
 def check_length(tokens: int, block_size: int, asked: int) -> None:

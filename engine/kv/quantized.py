@@ -8,6 +8,7 @@ block (one layer, one head, keys)         tail of a sequence (codecs with a wind
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -88,6 +89,9 @@ class QuantizedCache(KVCache):
         spare: int = 0,
     ) -> None:
         self.codec: Codec = codec
+        self.centre: torch.Tensor | None = (
+            None  # [layers, kv_heads, head_dim], subtracted from keys before they come here
+        )
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.dtype = dtype
@@ -139,6 +143,20 @@ class QuantizedCache(KVCache):
     def copy_block(self, source: int, destination: int) -> None:
         for rows in (*self.packed_keys, *self.packed_values):
             rows.copy_block(source, destination)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """What a cache needs to know before the first token, found on text at start."""
+
+    scales: torch.Tensor | None = None  # [layers, 2, kv_heads]
+    centre: torch.Tensor | None = None  # [layers, kv_heads, head_dim]
+
+    def apply(self, cache: QuantizedCache) -> None:
+        if self.scales is not None:
+            cache.set_scales(self.scales)
+        if self.centre is not None:
+            cache.centre = self.centre.to(cache.device, cache.dtype)
 
 
 def tail_tokens(codec: Codec, spare: int) -> int:

@@ -5,6 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
+from engine.config import EngineConfig
+from engine.errors import EngineError
+from engine.kv.cache import bytes_per_block
+from engine.kv.codecs import Codec
+from engine.kv.quantized import tail_bytes
+from engine.model.load import LoadedModel
+from engine.model.memory import check_pool_fits, free_bytes, used_by_others
+from engine.request import Request
+
+HEADROOM_BLOCKS = 16
+
 
 @dataclass(frozen=True)
 class PoolSize:
@@ -38,3 +51,59 @@ def divide(
     tails = min(tails, (pool_bytes - largest * block_bytes) // tail_bytes)
     tails = max(1, tails)
     return PoolSize(max(0, pool_bytes - tails * tail_bytes) // block_bytes, tails)
+
+
+def pool_size(
+    config: EngineConfig,
+    models: Sequence[LoadedModel],
+    codec: Codec | None,
+    device: torch.device,
+    requests: Sequence[Request],
+    max_model_len: int,
+) -> PoolSize:
+    """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
+
+    Never more than the whole workload could fill.
+    """
+    target, *others = models
+    size = config.block_size
+    beside = sum(block_bytes(m, size, None) for m in others)  # a draft model's part of each block
+    full, packed = block_bytes(target, size, None) + beside, block_bytes(target, size, codec) + beside
+    shape, tail = target.shape, 0
+    if codec is not None and codec.window:
+        spare = spare_tokens(config)
+        tail = tail_bytes(codec, spare, shape.layers, shape.kv_heads, shape.head_dim, target.dtype)
+    free = free_bytes(device)
+    if config.kv_blocks is not None:
+        check_pool_fits(config.kv_blocks, full, device)
+    pool_bytes = int(free * config.kv_memory_fraction) if config.kv_blocks is None else config.kv_blocks * full
+    asked = [-(-r.most_computed_tokens // size) for r in requests]
+    divided = divide(pool_bytes, packed, tail, most_tails=config.max_num_seqs, request_blocks=asked)
+    if divided.blocks < 1:
+        raise EngineError(
+            "out-of-memory",
+            "kv_memory_fraction" if config.kv_blocks is None else "kv_blocks",
+            config.kv_memory_fraction if config.kv_blocks is None else config.kv_blocks,
+            f"{pool_bytes / 2**20:.1f} MiB for the KV pool, of {free / 2**30:.2f} GiB free memory, do not hold one block of "
+            f"{packed / 2**20:.2f} MiB"
+            + (f" beside an exact window of {tail / 2**20:.2f} MiB" if tail else "")
+            + f".{used_by_others(device)}",
+            "Give the KV pool a larger share or free memory." if config.kv_blocks is None else "Set it higher.",
+        )
+    if config.kv_blocks is not None:
+        return divided
+    at_once = config.max_num_seqs * -(-max_model_len // size)
+    return PoolSize(min(divided.blocks, at_once, HEADROOM_BLOCKS + sum(asked)), divided.tails)
+
+
+def spare_tokens(config: EngineConfig) -> int:
+    """Guesses per request that a step may have to take back."""
+    return 0 if config.speculation is None else config.speculation.k
+
+
+def block_bytes(model: LoadedModel, block_size: int, codec: Codec | None) -> int:
+    """Memory of one block of a model's keys and values, at full precision or as a codec stores it."""
+    shape = model.shape
+    if codec is None:
+        return bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size, model.dtype)
+    return codec.bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, block_size)

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from engine.build import calibrate, has_fp8
 from engine.config import EngineConfig, KVQuantization
 from engine.errors import EngineError
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.codecs.rotation import hadamard
+from engine.kv.quantized import Fixed
+from engine.kv.setup import calibrate, has_fp8
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
 from engine.quality.needles import DEPTHS, find, hide
@@ -136,8 +137,8 @@ class QualityMeter:
     ) -> dict[str, Any]:
         config, shape = self.spec.engine, self.model.shape
         codec = make_codec(asked, shape.head_dim, config.block_size)
-        model, scales = calibrate(self.model, asked, codec, config, lambda phase, share: None)
-        reader = Reader(model, config.block_size, codec, scales)
+        model, fixed = calibrate(self.model, asked, codec, config, lambda phase, share: None)
+        reader = Reader(model, config.block_size, codec, fixed)
         hidden = reader.hidden(self._text)
         nll = reader.nll(hidden, self._text)
         kl, agreement = self._laws(full, reader, reference.hidden, hidden)
@@ -145,7 +146,7 @@ class QualityMeter:
         per_token = codec.bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, config.block_size)
         bytes_per_token = per_token / config.block_size
         perplexity, before = float(nll.mean().exp()), float(reference.nll.mean().exp())
-        keys, values = head_errors(model, reader, codec, scales, self._text)
+        keys, values = head_errors(model, reader, codec, fixed, self._text)
         return {
             "name": name,
             "settings": asked.model_dump(mode="json"),
@@ -178,7 +179,7 @@ class QualityMeter:
 
 @torch.inference_mode()
 def head_errors(
-    model: LoadedModel, reader: Reader, codec: Codec, scales: torch.Tensor | None, ids: Sequence[int]
+    model: LoadedModel, reader: Reader, codec: Codec, fixed: Fixed, ids: Sequence[int]
 ) -> tuple[list[list[float]], list[list[float]]]:
     """Relative error of packed keys and values per layer and head, over the text's whole windows.
 
@@ -189,14 +190,15 @@ def head_errors(
     errors = []
     for side, x in enumerate(reader.keys_and_values(ids)):
         x = x[:, :, :whole]
-        packed = x @ hadamard(x.shape[-1]) if codec.rotates else x
+        packed = x - fixed.centre[:, :, None] if side == 0 and fixed.centre is not None else x
+        packed = packed @ hadamard(x.shape[-1]) if codec.rotates else packed
         per_layer = []
         for layer in range(model.shape.layers):
-            scale = None if scales is None else scales[layer, side].cpu()[:, None, None]
+            scale = None if fixed.scales is None else fixed.scales[layer, side][:, None, None]
             per_layer.append(codec.round_trip(packed[layer], side, scale) if whole else packed[layer])
         back = torch.stack(per_layer)
         difference = (back - packed).flatten(2).norm(dim=-1)
-        errors.append((difference / packed.flatten(2).norm(dim=-1).clamp_(min=1e-9)).tolist())
+        errors.append((difference / x.flatten(2).norm(dim=-1).clamp_(min=1e-9)).tolist())
     return errors[0], errors[1]
 
 

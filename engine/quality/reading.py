@@ -13,7 +13,7 @@ from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache
 from engine.kv.calibration import Probe
 from engine.kv.codecs import Codec
-from engine.kv.quantized import QuantizedCache
+from engine.kv.quantized import Fixed, QuantizedCache
 from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.scheduler import Plan, Slice
@@ -26,12 +26,12 @@ class Reader:
     """One model and one kind of cache."""
 
     def __init__(
-        self, model: LoadedModel, block_size: int, codec: Codec | None = None, scales: torch.Tensor | None = None
+        self, model: LoadedModel, block_size: int, codec: Codec | None = None, fixed: Fixed | None = None
     ) -> None:
         self.model = model
         self.codec = codec
         self._block_size = block_size
-        self._scales = scales
+        self._fixed = fixed or Fixed()
 
     @torch.inference_mode()
     def hidden(self, ids: Sequence[int]) -> torch.Tensor:
@@ -112,8 +112,7 @@ class Reader:
             cache = KVCache(*dimensions, model.dtype, model.device)
         else:
             cache = QuantizedCache(self.codec, *dimensions, model.dtype, model.device, tails=len(requests))
-            if self._scales is not None:
-                cache.set_scales(self._scales)
+            self._fixed.apply(cache)
         attention = make_attention("gathered", cache, shape.heads, shape.kv_heads, shape.head_dim)
 
         def forward(plan: Plan) -> torch.Tensor:

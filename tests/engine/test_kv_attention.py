@@ -64,7 +64,7 @@ def expected(
 def run(backend: str, settings: dict, heads, steps: list[list[int]]) -> float:
     """Largest error over all tokens of three sequences that are computed side by side, in these steps."""
     num_heads, kv_heads, width = heads
-    codec = make_codec(KVQuantization(**settings), width, SIZE)
+    codec = make_codec(KVQuantization(**{"rotate": False} | settings), width, SIZE)
     torch.manual_seed(1)
     lengths = [sum(parts) for parts in steps]
     data = [tuple(torch.randn(n, h, width) for h in (num_heads, kv_heads, kv_heads)) for n in lengths]
@@ -124,9 +124,7 @@ def test_the_reference_reads_what_is_stored(name: str, steps) -> None:
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_rotating_channels_back_and_forth_changes_only_what_is_lost(codec: str) -> None:
     """With a codec that loses nothing much, rotated attention is attention; the rotation itself is exact."""
-    plain = run("gathered", {"codec": "int8"}, (4, 2, 64), STEPS["in chunks"])
     rotated_error = run_against_exact({"codec": codec, "rotate": True})
-    assert plain < 2e-4
     assert rotated_error < {"int8": 0.03, "int4": 0.5}[codec]
     assert rotated_error < run_against_exact({"codec": codec})  # keys here have an outlier channel
 
@@ -134,7 +132,7 @@ def test_rotating_channels_back_and_forth_changes_only_what_is_lost(codec: str) 
 @torch.inference_mode()
 def run_against_exact(settings: dict) -> float:
     """Root mean square error of one chunk's output against unquantised attention."""
-    codec = make_codec(KVQuantization(**settings), 64, SIZE)
+    codec = make_codec(KVQuantization(**{"rotate": False} | settings), 64, SIZE)
     torch.manual_seed(2)
     q, k, v = torch.randn(64, 4, 64), torch.randn(64, 2, 64), torch.randn(64, 2, 64)
     k[..., 7] *= 20
@@ -151,7 +149,7 @@ def run_against_exact(settings: dict) -> float:
 
 @pytest.mark.parametrize("settings", [{"codec": "int4"}, {"codec": "kivi", "residual": 16}], ids=str)
 def test_an_exact_prefill_sees_its_own_chunk_as_it_was(settings) -> None:
-    codec = make_codec(KVQuantization(**settings), 64, SIZE)
+    codec = make_codec(KVQuantization(**{"rotate": False} | settings), 64, SIZE)
     torch.manual_seed(2)
     q, k, v = torch.randn(64, 4, 64), torch.randn(64, 2, 64), torch.randn(64, 2, 64)
     keys, values = (x.repeat_interleave(2, 1).transpose(0, 1)[None] for x in (k, v))
@@ -190,7 +188,7 @@ def test_a_copied_block_reads_like_its_source(name: str) -> None:
 
 def test_a_smaller_codec_takes_the_bytes_it_says() -> None:
     for settings in CODECS.values():
-        codec = make_codec(KVQuantization(**settings), 64, SIZE)
+        codec = make_codec(KVQuantization(**{"rotate": False} | settings), 64, SIZE)
         cache = QuantizedCache(codec, 2, 3, 64, 10, SIZE, torch.float32, torch.device("cpu"), tails=2)
         held = [rows.codes.nbytes + (rows.meta.nbytes if rows.meta is not None else 0) for rows in
                 (*cache.packed_keys, *cache.packed_values)]  # fmt: skip

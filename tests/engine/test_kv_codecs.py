@@ -117,9 +117,10 @@ def test_fp8_keeps_three_bits_of_mantissa_and_saturates() -> None:
         ({"codec": "fp8"}, 64, 16, 8),
         ({"codec": "int8"}, 64, 16, 8 + 16 / 64),
         ({"codec": "int8"}, 128, 16, 8 + 16 / 128),
-        ({"codec": "int4"}, 128, 16, 4 + 32 / 128),  # papers 4.8: 4.25
+        ({"codec": "int4", "group": 128}, 128, 16, 4 + 32 / 128),  # papers 4.8: 4.25
+        ({"codec": "int4"}, 64, 16, 4 + 32 / 32),
         ({"codec": "int4", "group": 32}, 64, 16, 4 + 32 / 32),
-        ({"codec": "int4", "metadata": "float32"}, 128, 16, 4 + 64 / 128),
+        ({"codec": "int4", "metadata": "float32"}, 128, 16, 4 + 64 / 32),
         ({"codec": "kivi"}, 128, 32, 2 + 32 / 32),  # 4.8: 3.0
         ({"codec": "kivi", "group": 64, "residual": 128}, 64, 64, 2 + 32 / 64),  # 4.8: 2.5
         ({"codec": "kivi", "group": 128, "residual": 128}, 128, 128, 2 + 32 / 128),  # 4.8: 2.25

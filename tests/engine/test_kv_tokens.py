@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
-from engine.build import exact_prefill, prepare
+from engine.build import prepare
 from engine.config import (
     ChunkedPrefill,
     EngineConfig,
@@ -29,6 +29,7 @@ from engine.config import (
 )
 from engine.errors import EngineError
 from engine.executor import Executor
+from engine.kv.setup import exact_prefill
 from engine.policies import POLICIES
 from engine.request import Request
 from engine.scheduler import Plan, Slice
@@ -39,7 +40,7 @@ from tests.engine.serving import Verdict, make_spec
 TIE = 5e-3
 CODECS = {
     "int8": KVQuantization(codec="int8"),
-    "int4": KVQuantization(codec="int4", group=8),
+    "int4": KVQuantization(codec="int4", group=8, rotate=False, centre=False),
     "int4 rotated": KVQuantization(codec="int4", rotate=True),
     "fp8": KVQuantization(codec="fp8"),
     "kivi 2": KVQuantization(codec="kivi", residual=16, group=4),

@@ -33,10 +33,10 @@ class Int8(Codec):
 
 
 class Int4(Codec):
-    """4-bit whole numbers, asymmetric: step and minimum per token, head and group of channels (QServe's KV4)."""
+    """4-bit whole numbers, asymmetric: step and minimum per token, head and group of channels (a group of the whole head is QServe's KV4)."""
 
     def __init__(self, asked: KVQuantization, head_dim: int, block_size: int) -> None:
-        form = PerToken(4, asked.group or head_dim, METADATA[asked.metadata])
+        form = PerToken(4, asked.group or math.gcd(USUAL_GROUP, head_dim), METADATA[asked.metadata])
         super().__init__("int4", form, form, rotates=asked.rotate)
 
 

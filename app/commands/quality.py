@@ -1,0 +1,139 @@
+"""``servescope quality``: what each codec of the KV cache costs in quality, on the model's real weights."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from app.commands.console import Json, command, emit, say, stdout, table
+from app.errors import LabError
+
+if TYPE_CHECKING:
+    from app.quality import Progress
+
+LOOK_S = 0.2
+BAR = 30
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(quality)
+
+
+@command
+def quality(
+    run: Annotated[
+        str | None,
+        typer.Option("--run", metavar="RUN", help="Measure with this run's settings; the result is kept with it."),
+    ] = None,
+    set: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of the engine. Repeatable.")
+    ] = None,
+    codecs: Annotated[
+        str | None,
+        typer.Option("--codecs", metavar="NAME,...", help="Only these: int8, fp8, int4, kivi 4-bit, kivi 2-bit."),
+    ] = None,
+    tokens: Annotated[int, typer.Option("--tokens", min=32, max=65536, help="Of held text for perplexity.")] = 512,
+    prompts: Annotated[int, typer.Option("--prompts", min=0, max=64, help="Greedy continuations.")] = 4,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, max=4096, help="Of each continuation.")] = 32,
+    needle_tokens: Annotated[
+        int, typer.Option("--needle-tokens", min=0, max=65536, help="Of each text with a hidden fact; 0: none.")
+    ] = 256,
+    json: Json = False,
+) -> None:
+    """Perplexity, agreement, divergence and error of every codec against full precision, on this model's weights."""
+    from app import quality as measuring
+    from app.commands.run import parse_settings
+    from app.home import Home
+    from app.listing import find_run
+    from app.rundir import read_spec
+    from engine.config import EngineConfig, apply_overrides
+
+    home = Home.from_environment().prepare()
+    engine, folder = EngineConfig(), measuring.new_folder(home.root)
+    if run is not None:
+        run_id = find_run(home, run)
+        folder = home.existing_run_dir(run_id)
+        engine = read_spec(folder).engine
+        if measuring.is_measuring(folder):
+            raise LabError("measuring", field="--run", value=run_id, message="Its quality is being measured already.")
+    engine = apply_overrides(engine, parse_settings(set or []))
+    names = None if codecs is None else [name.strip() for name in codecs.split(",") if name.strip()]
+    chosen = measuring.codecs_for(engine, names)
+    sizes = {"tokens": tokens, "prompts": prompts, "new_tokens": new_tokens, "needle_tokens": needle_tokens}
+    result = _measure(folder, measuring.spec_of(engine, chosen, **sizes))
+    if json:
+        emit(result)
+    else:
+        _print(result)
+
+
+def _measure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
+    """Measure in the folder, with a bar for people; the result."""
+    from app import quality as measuring
+
+    process = measuring.start(folder, spec)
+    try:
+        while process.poll() is None:
+            _bar(measuring.progress_of(folder))
+            time.sleep(LOOK_S)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
+    latest, result = measuring.progress_of(folder), measuring.result_in(folder)
+    if process.returncode == 0 and result is not None:
+        _bar(latest, end="\n")
+        return result | {"path": str(folder / measuring.RESULT)}
+    error = (latest.error if latest is not None else None) or {
+        "message": f"The process ended with {process.returncode}."
+    }
+    raise LabError(
+        error.get("kind", "quality"),
+        field=error.get("field"),
+        value=error.get("value"),
+        message=error["message"],
+        mend=error.get("mend", ""),
+    )
+
+
+def _bar(progress: Progress | None, end: str = "") -> None:
+    """A line that is drawn over, on a terminal; nothing where nobody looks."""
+    if progress is None or not sys.stderr.isatty():
+        return
+    full = round(BAR * progress.share)
+    print(f"\r[{'#' * full}{'.' * (BAR - full)}] {progress.phase:<40}", end=end, file=sys.stderr, flush=True)
+
+
+def _print(result: dict[str, Any]) -> None:
+    full = result["full"]
+    say(f"{result['model']}, {result['dtype']} on {result['device']}; {result['tokens']} tokens of {result['text']}.")
+    if result["labels"]:
+        say(f"Labels: {', '.join(result['labels'])}.")
+    columns = ("codec", "bits", "room", "perplexity", "change", "KL", "same token", "greedy", "facts")
+    rows: list[tuple[Any, ...]] = [
+        ("full precision", "", "1.00x", f"{full['perplexity']:.3f}", "", "", "", "", _facts(full["needles"]))
+    ]
+    rows += [
+        (
+            codec["name"],
+            f"{codec['bits']:.2f}",
+            f"{codec['capacity']:.2f}x",
+            f"{codec['perplexity']:.3f}",
+            f"{100 * codec['perplexity_change']:+.2f} %",
+            f"{codec['kl']:.4f}",
+            f"{100 * codec['agreement']:.1f} %",
+            "" if codec["greedy_agreement"] is None else f"{100 * codec['greedy_agreement']:.0f} %",
+            _facts(codec["needles"]),
+        )
+        for codec in result["codecs"]
+    ]
+    stdout().print(table(columns, rows, right=columns[1:], whole=("codec",)))
+    say(f"Kept in {result['path']}.")
+
+
+def _facts(needles: list[dict[str, Any]]) -> str:
+    return f"{sum(needle['found'] for needle in needles)} of {len(needles)}" if needles else ""

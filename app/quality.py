@@ -1,0 +1,134 @@
+"""Measuring what codecs cost in quality: a process of its own, its progress and its result in a folder.
+
+    FOLDER/quality-spec.json  what is measured     FOLDER/quality.progress  a JSON line per step
+    FOLDER/quality.json       the result: one file, there completely or not at all
+
+The folder is a run's, so that the result is kept, restored and deleted with it, or one of its own under HOME/quality.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.errors import LabError
+from app.status import identity_of, is_alive
+from app.workers import SOURCE_ROOT, worker_environment
+from engine.config import EngineConfig, KVQuantization
+
+STANDARD: Mapping[str, KVQuantization] = {
+    "int8": KVQuantization(codec="int8"),
+    "fp8": KVQuantization(codec="fp8"),
+    "int4": KVQuantization(codec="int4"),
+    "kivi 4-bit": KVQuantization(codec="kivi", key_bits=4, value_bits=4),
+    "kivi 2-bit": KVQuantization(codec="kivi"),
+}
+"""Measured side by side unless others are asked for."""
+
+SPEC, PROGRESS, RESULT, PID = "quality-spec.json", "quality.progress", "quality.json", "quality-pid.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a measurement is."""
+
+    phase: str
+    share: float  # of the whole
+    error: dict[str, Any] | None = None
+
+
+def codecs_for(engine: EngineConfig, names: list[str] | None = None) -> dict[str, KVQuantization]:
+    """The standard codecs by name (all, or those asked for), and the engine's own settings where they are other ones.
+
+    Codecs that do not fit the engine's block size are left out.
+
+    Raises:
+        LabError: a name that is not a standard codec's.
+    """
+    wanted = list(STANDARD) if names is None else names
+    unknown = [name for name in wanted if name not in STANDARD]
+    if unknown:
+        raise LabError(
+            "no-codec",
+            field="--codecs",
+            value=unknown[0],
+            message=f"There is no codec {unknown[0]!r} to measure.",
+            mend=f"Known: {', '.join(STANDARD)}.",
+        )
+    found = {name: STANDARD[name] for name in wanted}
+    own = engine.kv_quantization
+    if own is not None and own not in found.values():
+        found = {"as set": own, **found}
+    return {
+        name: asked for name, asked in found.items() if not asked.residual % engine.block_size or asked.codec != "kivi"
+    }
+
+
+def start(folder: Path, spec: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    """Begin to measure; an earlier result in the folder is replaced when the new one is there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / SPEC).write_text(json.dumps(spec, indent=1), encoding="utf-8")
+    with (folder / PROGRESS).open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "engine.quality", str(folder / SPEC), str(folder / RESULT)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.DEVNULL,
+            cwd=SOURCE_ROOT,
+            env=worker_environment(),
+            start_new_session=True,
+        )
+    (folder / PID).write_text(json.dumps(identity_of(process.pid)), encoding="utf-8")
+    return process
+
+
+def spec_of(engine: EngineConfig, codecs: Mapping[str, KVQuantization], **sizes: int) -> dict[str, Any]:
+    """What ``python -m engine.quality`` reads. ``sizes``: tokens, prompts, new_tokens, needle_tokens."""
+    named = {name: asked.model_dump(mode="json") for name, asked in codecs.items()}
+    plain = engine.model_copy(update={"kv_quantization": None})
+    return {"engine": plain.model_dump(mode="json"), "codecs": named, **sizes}
+
+
+def progress_of(folder: Path) -> Progress | None:
+    """How far the folder's measurement is; None where none was begun."""
+    try:
+        lines = (folder / PROGRESS).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return None
+    latest = Progress("starting", 0.0)
+    for line in lines:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if "error" in said:
+            return Progress("failed", latest.share, said["error"])
+        latest = Progress(said["phase"], said["share"])
+    return latest
+
+
+def is_measuring(folder: Path) -> bool:
+    """Whether the process that measures lives."""
+    try:
+        return is_alive(json.loads((folder / PID).read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def result_in(folder: Path) -> dict[str, Any] | None:
+    """The finished measurement; None where there is none."""
+    try:
+        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def new_folder(root: Path) -> Path:
+    """A folder of its own for a measurement that belongs to no run."""
+    return root / "quality" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())

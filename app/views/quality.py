@@ -1,0 +1,125 @@
+"""What the KV cache's codec gives and costs: room in tokens and requests, and quality against full precision, measured on request."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+import streamlit as st
+
+from app import quality as measuring
+from app.charts import CONFIG
+from app.charts.quality import error_map, room_and_loss
+from app.services import Lab
+from app.views.chartcard import page_palette
+from app.views.facts import RunFacts
+from app.views.plain import plain
+from app.words import PROVENANCE, QUALITY
+from store.capacity import capacity
+
+LOOK_S = 0.5
+SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
+
+
+def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
+    """Draw the section of one run."""
+    _room(con, facts)
+    folder = lab.home.run_dir(facts.run_id)
+    if measuring.is_measuring(folder):
+        st.fragment(_while_it_lasts, run_every=LOOK_S)(lab, facts)
+        return
+    st.markdown("**Quality per codec**", help=QUALITY["how"])
+    result, latest = measuring.result_in(folder), measuring.progress_of(folder)
+    if latest is not None and latest.error is not None:
+        st.error(plain(f"{latest.error['message']} {latest.error.get('mend', '')}"), icon=":material/error:")
+    words = "Measure again" if result else "Measure quality"
+    if st.button(words, key="measure-quality", icon=":material/straighten:", help=QUALITY["button"]):
+        engine = facts.spec.engine
+        measuring.start(folder, measuring.spec_of(engine, measuring.codecs_for(engine), **SIZES))
+        st.rerun()
+    if result is None:
+        st.caption(QUALITY["none"])
+        return
+    _result(result)
+
+
+def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
+    held = capacity(con, facts.run_id)
+    if held is None:
+        return
+    packed = facts.spec.engine.kv_quantization
+    with st.container(horizontal=True, key="kv-room"):
+        derived = PROVENANCE["derived"]
+        st.metric("Pool, tokens", f"{held.tokens:,}", help=f"{QUALITY['tokens']} {derived}", border=True, width=170)
+        st.metric(
+            "Pool, requests", f"{held.requests:,.1f}", help=f"{QUALITY['requests']} {derived}", border=True, width=170
+        )
+        if packed is not None:
+            gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
+            st.metric("Room gained", gain, help=f"{QUALITY['gain']} {derived}", border=True, width=170)
+
+
+def _while_it_lasts(lab: Lab, facts: RunFacts) -> None:
+    folder = lab.home.run_dir(facts.run_id)
+    if not measuring.is_measuring(folder):
+        st.rerun()
+    latest = measuring.progress_of(folder)
+    phase, share = ("starting", 0.0) if latest is None else (latest.phase, latest.share)
+    st.progress(share, text=plain(f"Measuring quality: {phase}"))
+
+
+def _result(result: dict[str, Any]) -> None:
+    codecs, full = result["codecs"], result["full"]
+    about = (
+        f"{result['model']}, {result['dtype']} on {result['device']}; {result['tokens']} tokens of {result['text']}."
+    )
+    if result["labels"]:
+        about += f" Labels: {', '.join(result['labels'])}."
+    st.caption(plain(about))
+    rows = [_row("full precision", None, full), *(_row(codec["name"], codec, codec) for codec in codecs)]
+    said = "; ".join(
+        f"{codec['name']}: {codec['capacity']:.2f} times the tokens, perplexity {100 * codec['perplexity_change']:+.2f} %"
+        for codec in codecs
+    )
+    st.dataframe(rows, hide_index=True, height="content", alt=f"Quality per codec. {said}")
+    colours = page_palette()
+    with st.container(border=True, key="card-room-and-loss"):
+        st.markdown("**Room against loss**", help=QUALITY["chart"])
+        figure = room_and_loss(codecs, colours)
+        st.plotly_chart(figure, key="chart-room-and-loss", config=CONFIG, theme=None, alt=f"Room against loss. {said}")
+    names = [codec["name"] for codec in codecs]
+    with st.container(border=True, key="card-head-error"):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.markdown("**Error per layer and head**", help=QUALITY["heads"], width="stretch")
+            name = st.selectbox("Codec", names, key="quality-codec", label_visibility="collapsed", width=220)
+        codec = codecs[names.index(name)]
+        most = max(max(row) for side in ("key_error", "value_error") for row in codec[side]) or 1.0
+        for side, title in (("key_error", "Keys"), ("value_error", "Values")):
+            largest = max(max(row) for row in codec[side])
+            st.caption(f"{title}: off by {100 * largest:.1f} % in the worst head")
+            figure = error_map(codec[side], colours, most=most)
+            st.plotly_chart(
+                figure,
+                key=f"chart-{side}",
+                config=CONFIG,
+                theme=None,
+                alt=f"{title} of {name}: at most {100 * largest:.1f} % off.",
+            )
+
+
+def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> dict[str, str]:
+    needles = measured["needles"]
+    found = f"{sum(needle['found'] for needle in needles)} of {len(needles)}" if needles else ""
+    row = {"codec": name, "bits": "", "room": "1.00x", "perplexity": f"{measured['perplexity']:.3f}"}
+    if codec is None:
+        return row | {"change": "", "KL, nats": "", "same next token": "", "same greedy text": "", "facts found": found}
+    greedy = codec["greedy_agreement"]
+    return row | {
+        "bits": f"{codec['bits']:.2f}",
+        "room": f"{codec['capacity']:.2f}x",
+        "change": f"{100 * codec['perplexity_change']:+.2f} %",
+        "KL, nats": f"{codec['kl']:.4f}",
+        "same next token": f"{100 * codec['agreement']:.1f} %",
+        "same greedy text": "" if greedy is None else f"{100 * greedy:.0f} %",
+        "facts found": found,
+    }
