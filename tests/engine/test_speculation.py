@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,25 @@ def test_step_time_is_learnt_from_iterations():
     assert model.coefficients["base_ns"] == pytest.approx(4e7, rel=0.02)
     assert model.fit > 0.9
     assert model.predict(Load(500, 9, 2, True), 0) == pytest.approx(1.5e6 + 18e6 + 2e6 + 5e5 + 4e7, rel=0.02)
+
+
+def test_no_step_is_expected_to_take_no_time():
+    """Few and noisy iterations, then a load far from all of them."""
+    for seed in range(30):
+        rng, model, least = random.Random(seed), StepTime(), 1e12
+        for _ in range(12):
+            took = rng.uniform(2e7, 3e8)
+            least = min(least, took)
+            model.update(
+                Load(rng.randrange(200, 900), rng.randrange(1, 60), rng.randrange(1, 5), rng.random() < 0.5),
+                0,
+                round(took),
+                0,
+            )
+        assert model.coefficients["per_token_ns"] >= 0
+        assert model.coefficients["base_ns"] >= 0
+        for load in (Load(0, 1, 1, False), Load(100, 1, 4, True), Load(5000, 1, 1, True)):
+            assert model.predict(load, 0) >= 0.49 * least
 
 
 def test_smart_control_stops_guessing_what_is_never_right(
