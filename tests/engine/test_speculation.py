@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,12 +18,14 @@ from engine.batch import build_batch
 from engine.build import prepare
 from engine.config import ChunkedPrefill, ConfigError, EngineConfig, RequestSpec, Sampling, Speculation, apply_overrides
 from engine.errors import EngineError
+from engine.kv import cache
 from engine.kv.pool import IntegrityError
 from engine.loop import Engine
 from engine.outputs import Outputs
 from engine.request import Draft
 from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.lookup import NGramIndex, PromptLookup
+from engine.speculation.make import make_speculator
 from engine.speculation.models import kept_layers
 from engine.speculation.smart import Acceptance, SmartLength, best_lengths
 from engine.speculation.steptime import Load, StepTime
@@ -341,3 +344,20 @@ def test_on_means_lookup_with_the_length_that_pays():
     assert on is not None
     assert (on.proposer, on.control) == ("prompt-lookup", "smart")
     assert apply_overrides(EngineConfig(), {"speculation.k": "5"}).speculation == Speculation(k=5)
+
+
+def test_a_draft_without_room_in_the_pool_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """The model's part of the pool still fits; the draft model's does not."""
+    config = speculating(proposer="draft-model", draft_model="random:tiny")
+    prepared = prepare(make_spec(config, asked(1)))
+    executor = prepared.allocate()
+
+    def full(*shape: Any, **settings: Any) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(cache.torch, "zeros", full)
+    with pytest.raises(EngineError) as caught:
+        make_speculator(prepared, executor.cache)
+    assert caught.value.kind == "out-of-memory"
+    assert caught.value.field == "speculation.draft_model"
+    assert "kv_blocks" in caught.value.mend
