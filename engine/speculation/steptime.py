@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 NAMES = ("per_kv_token_ns", "per_token_ns", "per_sequence_ns", "verify_ns", "base_ns")
-_NEVER_NEGATIVE = (0, 1, 4)  # a sequence and verifying at all may be cheaper than their tokens' share of the line
 _SCALE = np.array([1000.0, 10.0, 10.0, 1.0, 1.0])  # brings the features to the same size
 _MEMORY = 0.995  # weight of all earlier iterations at each new one: about the last 200 count
 _RIDGE = 1e-3  # keeps coefficients finite while iterations are too alike to tell them apart
@@ -90,17 +89,19 @@ class StepTime:
         return float(self._solve() @ _features(load))
 
     def _solve(self) -> np.ndarray:
-        """Least squares in which keys, tokens and the base never shorten a step: what would be negative there is left out."""
+        """Least squares in which nothing shortens a step: what would be negative is left out.
+
+        Else, while steps of one kind have hardly been seen, a prompt's long step can make plain steps look slower than verifying ones.
+        """
         if self._coefficients is None:
             ridge = _RIDGE * np.eye(5) * max(1.0, self._gram.trace() / 5) * 0.01
             kept = list(range(5))
-            while True:
-                found = np.zeros(5)
+            found = np.zeros(5)
+            while kept:
+                found[:] = 0.0
                 found[kept] = np.linalg.solve((self._gram + ridge)[np.ix_(kept, kept)], self._moment[kept])
-                worst = min(
-                    (place for place in kept if place in _NEVER_NEGATIVE), key=lambda place: found[place], default=None
-                )
-                if worst is None or found[worst] >= 0:
+                worst = min(kept, key=lambda place: found[place])
+                if found[worst] >= 0:
                     break
                 kept.remove(worst)
             self._coefficients = found
