@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,6 +44,10 @@ Objective = Annotated[
         "--slo", metavar="SLO", help="ttft=250,tpot=100 (ms), 5x (times a request alone), or a preset: strict."
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Serve on this Ray cluster (auto: the one of this machine)."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,6 +66,7 @@ def compare(
     repeats: Repeats = REPEATS,
     set: Set = None,
     slo: Objective = None,
+    ray: Ray = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="EXPERIMENT", help="Go on with one that was stopped.")
     ] = None,
@@ -73,7 +79,7 @@ def compare(
 
     home = Home.from_environment().prepare()
     if resume is not None:
-        _see_through(home, resume, json, again=True, slo=slo)
+        _see_through(home, resume, json, again=True, slo=slo, ray=ray)
         return
     if scenario is None:
         raise LabError("nothing-named", field="scenario", message="Name a scenario, or give --resume EXPERIMENT.")
@@ -81,7 +87,7 @@ def compare(
     if len(variants) == 1:
         variants.insert(0, Variant("as it is"))
     experiment, specs = plan(scenario, variants, repeats, common=parse_settings(set or []), slo=slo or DEFAULT_SLO)
-    _begin(home, experiment, specs, json)
+    _begin(home, experiment, specs, json, ray)
 
 
 @command
@@ -94,6 +100,7 @@ def sweep(
     repeats: Repeats = 2,
     set: Set = None,
     slo: Objective = None,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Serve a scenario once for every value of a setting, or every combination of two."""
@@ -112,7 +119,7 @@ def sweep(
         over=values,
         slo=slo or DEFAULT_SLO,
     )
-    _begin(home, experiment, specs, json)
+    _begin(home, experiment, specs, json, ray)
 
 
 @command
@@ -133,6 +140,7 @@ def capacity(
     ] = None,
     set: Set = None,
     slo: Objective = None,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Find the highest rate of arrivals that is still served well, by bisection."""
@@ -153,7 +161,7 @@ def capacity(
         tbt_ms=tbt,
         common=parse_settings(set or []),
     )
-    _begin(home, experiment, specs, json)
+    _begin(home, experiment, specs, json, ray)
 
 
 def parse_variant(text: str) -> Variant:
@@ -165,29 +173,32 @@ def parse_variant(text: str) -> Variant:
     return Variant(name.strip(), parse_settings(parts))
 
 
-def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool) -> None:
+def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool, ray: str | None) -> None:
     from app.capacity import criterion_in_words
     from app.experimentfile import create_experiment
     from app.experimenting import runs_planned
 
     home.require_space()
-    create_experiment(home, experiment, specs)
+    waiting = replace(experiment, state="paused") if ray else experiment  # else a lab would take it up first
+    create_experiment(home, waiting, specs)
     runs = runs_planned(experiment)
     if experiment.kind == "capacity":
         say(f"{experiment.experiment_id}: at most {runs} runs; a rate holds with {criterion_in_words(experiment)}.")
     else:
         say(f"{experiment.experiment_id}: {runs} runs, {experiment.repeats} of each variant in turns and a warm-up.")
-    _see_through(home, experiment.experiment_id, json)
+    _see_through(home, experiment.experiment_id, json, ray=ray)
 
 
-def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = False, slo: str | None = None) -> None:
+def _see_through(
+    home: Home, experiment_id: str, json: bool, *, again: bool = False, slo: str | None = None, ray: str | None = None
+) -> None:
     """Follow an experiment to its end, driving it where no lab does, and print the result."""
     from app.comparison import result_of_experiment
     from app.experimenting import resume
 
     if again:
         resume(home, experiment_id)
-    interrupted = _follow(home, experiment_id)
+    interrupted = _follow_on_ray(home, experiment_id, ray) if ray else _follow(home, experiment_id)
     result = result_of_experiment(home, experiment_id, slo)
     if json:
         emit(result)
@@ -200,6 +211,26 @@ def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = Fa
         raise typer.Exit(130)
     if result["state"] != "finished":
         raise typer.Exit(1)
+
+
+def _follow_on_ray(home: Home, experiment_id: str, address: str) -> bool:
+    """Serve it on a cluster and watch. Returns whether it was interrupted."""
+    from filelock import Timeout
+
+    from app.commands.progress import ExperimentProgress
+    from app.raycluster import serve_on_ray
+
+    try:
+        with interruptible() as asked, ExperimentProgress(home) as display:
+            return serve_on_ray(home, experiment_id, address, display.show, asked)
+    except Timeout as error:
+        raise LabError(
+            "in-use",
+            field="experiment",
+            value=experiment_id,
+            message="Another process serves this experiment.",
+            mend="Stop it there first.",
+        ) from error
 
 
 def _follow(home: Home, experiment_id: str) -> bool:
