@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from app.capacity import capacity_result
 from app.errors import LabError
 from app.experiment import Experiment, is_synthetic
 from app.experimentfile import read_experiment
@@ -29,6 +30,8 @@ def result_of_experiment(home: Home, experiment_id: str, slo: str | None = None)
     Raises ``LabError`` for an unknown experiment, or one that cannot be judged, with the reason.
     """
     experiment = read_experiment(home, experiment_id)
+    if experiment.kind == "capacity":
+        return capacity_result(home, experiment)
     with Database(Path(":memory:")) as database:
         collector = Collector(home.runs, database)
         for variant in experiment.variants:
@@ -44,6 +47,14 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
     Raises ``LabError`` where the runs cannot be compared, with the reason; ``StoreError`` for an objective that is none.
     """
     objective = parse_slo(slo or experiment.slo)
+    if experiment.kind == "capacity":
+        raise LabError(
+            "not-comparable",
+            field="experiment",
+            value=experiment.experiment_id,
+            message="This is a search for capacity: each of its runs was asked at another rate.",
+            mend="Export it as .servescope or .json, or one of its runs as .html.",
+        )
     repeats = experiment.complete_repeats()
     if repeats == 0:
         raise LabError(

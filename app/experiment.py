@@ -49,6 +49,19 @@ class Turn:
     attempts: int = 0
     done: bool = False
     load: float | None = None
+    rate: float | None = None  # of a search: requests/s
+    held: bool | None = None  # whether that rate was served well
+    figures: dict[str, float | None] = field(default_factory=dict)  # what says so
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for capacity: between which rates (requests/s), how closely, by Sarathi-Serve's criterion or the objective."""
+
+    low: float
+    high: float
+    tolerance: float
+    tbt_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,7 @@ class Experiment:
     """The plan and how far it has come. The first variant is the baseline."""
 
     experiment_id: str
-    kind: Literal["compare", "sweep"]
+    kind: Literal["compare", "sweep", "capacity"]
     scenario: str
     title: str
     question: str
@@ -69,6 +82,7 @@ class Experiment:
     created_unix_ns: int = 0
     over: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a sweep: setting -> values
     slo: str = DEFAULT_SLO  # as store.slo.parse_slo reads it
+    search: Search | None = None  # of a search for capacity
 
     @property
     def baseline(self) -> str:
@@ -101,10 +115,11 @@ def plan(
     kind: Literal["compare", "sweep"] = "compare",
     over: Mapping[str, Sequence[str]] | None = None,
     slo: str = DEFAULT_SLO,
+    fewest: int = 2,
 ) -> tuple[Experiment, dict[str, RunSpec]]:
     """A new experiment, and each variant's spec (without a run id of its own).
 
-    ``common``: settings all variants share. ``kind``: in a sweep the workload may differ between variants.
+    ``common``: settings all variants share. ``kind``: in a sweep the workload may differ between variants. ``fewest``: variants it takes.
 
     Raises:
         LabError: too few or too many variants, a name given twice, or sides that cannot be compared, with the reason.
@@ -113,7 +128,7 @@ def plan(
     """
     import scenarios
 
-    check_names(variants)
+    check_names(variants, fewest)
     parse_slo(slo)
     if not 1 <= repeats <= 1000:
         raise LabError("bad-experiment", field="repeats", value=repeats, message="Repeats are a number from 1 to 1000.")
@@ -205,7 +220,13 @@ def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: in
     turn = experiment.turns[index]
     spec = specs[turn.variant]
     attempt = f"-{turn.attempts + 1}" if turn.attempts else ""
-    title = f"{turn.variant}, warm-up" if turn.warm_up else f"{turn.variant}, repeat {turn.repeat + 1}"
+    if turn.warm_up:
+        title = f"{turn.variant}, warm-up"
+    elif turn.rate is not None:
+        title = f"{turn.variant}, {turn.rate:.3g} requests/s"
+        spec = at_rate(spec, turn.rate)
+    else:
+        title = f"{turn.variant}, repeat {turn.repeat + 1}"
     changes: dict[str, Any] = {
         "run_id": f"{experiment.experiment_id}-{index:03d}{attempt}",
         "experiment_id": experiment.experiment_id,
@@ -219,22 +240,40 @@ def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: in
     return spec.model_copy(update=changes)
 
 
+def natural_rate(spec: RunSpec) -> float | None:
+    """Requests/s as the workload has them, of those that come at a time; None where they come all at once."""
+    times = [request.arrival_ns for request in spec.requests if request.after is None]
+    span_s = (max(times) - min(times)) / 1e9 if times else 0.0
+    return (len(times) - 1) / span_s if span_s > 0 else None
+
+
+def at_rate(spec: RunSpec, rate: float) -> RunSpec:
+    """The same requests, arriving faster or slower: every time between arrivals stretched alike."""
+    own = natural_rate(spec)
+    assert own is not None
+    timed = [
+        r if r.after is not None else r.model_copy(update={"arrival_ns": round(r.arrival_ns * own / rate)})
+        for r in spec.requests
+    ]
+    return spec.model_copy(update={"requests": tuple(timed)})
+
+
 def with_turn(experiment: Experiment, index: int, **changes: Any) -> Experiment:
     """The experiment with one turn changed."""
     changed = [replace(turn, **changes) if n == index else turn for n, turn in enumerate(experiment.turns)]
     return replace(experiment, turns=tuple(changed))
 
 
-def check_names(variants: Sequence[Variant]) -> None:
+def check_names(variants: Sequence[Variant], fewest: int = 2) -> None:
     """Raises ``LabError`` for too few or too many variants, names that cannot be, and names given twice."""
     names = [v.name for v in variants]
     wrong = next((n for n in names if not NAME.fullmatch(n)), None)
     twice = next((n for n in names if names.count(n) > 1), None)
-    if wrong is not None or twice is not None or not 2 <= len(names) <= MOST_VARIANTS:
+    if wrong is not None or twice is not None or not fewest <= len(names) <= MOST_VARIANTS:
         said = (
             f"{wrong!r} cannot name a variant" if wrong is not None
             else f"two variants are called {twice!r}" if twice is not None
-            else f"a comparison takes 2 to {MOST_VARIANTS} variants, these are {len(names)}"
+            else f"a comparison takes {fewest} to {MOST_VARIANTS} variants, these are {len(names)}"
         )  # fmt: skip
         raise LabError(
             "bad-experiment",

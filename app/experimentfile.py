@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import LabError, nearest
-from app.experiment import Experiment, Turn, Variant, check_names
+from app.experiment import Experiment, Search, Turn, Variant, check_names
 from app.home import Home, checked_run_id, read_json, write_json
 from engine.config import RunSpec
 
@@ -66,10 +66,11 @@ def from_document(document: Mapping[str, Any]) -> Experiment:
     data["variants"] = tuple(Variant(v["name"], dict(v["settings"])) for v in data["variants"])
     data["turns"] = tuple(Turn(**turn) for turn in data["turns"])
     data["over"] = {key: tuple(values) for key, values in data["over"].items()}
+    data["search"] = Search(**data["search"]) if data.get("search") else None
     experiment = Experiment(**data)
     for name in (experiment.experiment_id, *(turn.run_id for turn in experiment.turns if turn.run_id)):
         checked_run_id(name)
-    check_names(experiment.variants)
+    check_names(experiment.variants, 1 if experiment.kind == "capacity" else 2)
     return experiment
 
 

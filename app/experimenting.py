@@ -15,6 +15,7 @@ from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
+from app import capacity
 from app.errors import LabError
 from app.experiment import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
 from app.experimentfile import experiment_dir, read_experiment, read_specs, write_experiment
@@ -47,6 +48,9 @@ class Driver:
             return experiment
         index = next((n for n, turn in enumerate(experiment.turns) if not turn.done), None)
         if index is None:
+            following = capacity.next_turn(experiment) if experiment.kind == "capacity" else None
+            if following is not None:
+                return self._write(replace(experiment, turns=(*experiment.turns, following)))
             return self._write(replace(experiment, state="finished"))
         turn = experiment.turns[index]
         run_dir = self.home.runs / turn.run_id if turn.run_id else None
@@ -55,6 +59,9 @@ class Driver:
         status = read_status(run_dir)
         if not is_final(status):
             return experiment
+        if state(status) == "finished" and experiment.kind == "capacity" and not turn.warm_up:
+            held, figures = capacity.measure(self.home, experiment, turn)
+            return self._write(with_turn(experiment, index, done=True, held=held, figures=figures))
         if state(status) == "finished":
             return self._write(with_turn(experiment, index, done=True))
         if state(status) != "failed" and turn.attempts < MOST_ATTEMPTS:
@@ -187,6 +194,11 @@ def current_turn(experiment: Experiment) -> Turn | None:
     return next((turn for turn in experiment.turns if not turn.done), None)
 
 
+def runs_planned(experiment: Experiment) -> int:
+    """How many runs it takes; of a search, at most."""
+    return capacity.most_runs(experiment) if experiment.kind == "capacity" else len(experiment.turns)
+
+
 def seconds_left(home: Home, experiment: Experiment) -> float | None:
     """How long the rest will take if its runs take as long as those that are done; None before the first is."""
     took = []
@@ -196,5 +208,7 @@ def seconds_left(home: Home, experiment: Experiment) -> float | None:
             began, ended = status.get("started_unix_ns"), status.get("ended_unix_ns")
             if began and ended:
                 took.append((ended - began) / 1e9)
-    left = sum(not turn.done for turn in experiment.turns)
+    left = runs_planned(experiment) - sum(turn.done for turn in experiment.turns)
+    if experiment.state == "finished":
+        left = 0
     return left * sum(took) / len(took) if took else None

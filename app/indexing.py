@@ -65,3 +65,4 @@ def _ingest(home: Home, database: Database) -> None:
     collector = Collector(home.runs, database)
     for run_dir in collector.run_dirs():
         collector.ingest_once(run_dir.name)
+    collector.index_experiments()

@@ -70,6 +70,8 @@ def coloured(texts: Sequence[str], origins: Sequence[str], palette: Palette) -> 
 def _tokenizer(model: str) -> Any:
     import tokenizers
 
-    folder = models_dir() / model if model == EMBEDDED_MODEL else Path(model).expanduser()
-    path = folder / "tokenizer.json"
-    return tokenizers.Tokenizer.from_file(str(path)) if path.is_file() else None
+    if model == EMBEDDED_MODEL:  # converted once, into a folder named after the model and its hash
+        found = sorted(models_dir().glob(f"{EMBEDDED_MODEL}-*/tokenizer.json"))
+    else:
+        found = [path for path in [Path(model).expanduser() / "tokenizer.json"] if path.is_file()]
+    return tokenizers.Tokenizer.from_file(str(found[-1])) if found else None

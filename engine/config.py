@@ -395,6 +395,7 @@ class RunSpec(Settings):
     engine: EngineConfig = EngineConfig()
     requests: tuple[RequestSpec, ...] = Field(min_length=1)
     labels: tuple[str, ...] = ()
+    licences: dict[str, str] = Field(default_factory=dict, description="Of recorded traces the requests come from.")
     time_limit_s: float | None = Field(None, gt=0)
     experiment_id: str | None = None
     created_unix_ns: int = 0

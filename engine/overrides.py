@@ -212,4 +212,6 @@ def _short(value: Any) -> Any:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+    if not {"_", "."} & set(text.split(" ", 1)[0]):  # a setting's name stays as it is written
+        text = text[:1].upper() + text[1:]
+    return text + ("" if text.endswith(".") else ".")

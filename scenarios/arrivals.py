@@ -120,6 +120,9 @@ class Replay(Process):
     path: str = Field(min_length=1, description="Relative to the working directory or to the scenario file.")
     format: TraceFormat = "auto"
     speed: float = Field(1.0, gt=0)
+    licence: str = Field(
+        "", max_length=200, description="Of the trace. Empty: that of the published ones in its format."
+    )
     skip: int = Field(0, ge=0, description="Rows left out at the trace's beginning.")
 
     def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:

@@ -68,6 +68,7 @@ def resolve(
         engine=engine,
         requests=requests,
         labels=(*scenario.labels, *notes),
+        licences=licences(workload, base),
         time_limit_s=scenario.time_limit_s,
         created_unix_ns=time.time_ns(),
     )
@@ -154,9 +155,7 @@ def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
     replay = group.arrivals
     if not isinstance(replay, Replay):
         return traces.Trace((), 0)
-    path = Path(replay.path).expanduser()
-    if not path.is_absolute() and not path.is_file() and base is not None:
-        path = base / path
+    path = _trace_path(replay, base)
     wanted = replay.skip + group.requests
     try:
         trace = traces.read(path, replay.format, limit=wanted)
@@ -170,6 +169,21 @@ def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
             f"workload.groups.{name}.requests", group.requests, message, "Ask for fewer requests or skip fewer rows."
         )
     return traces.Trace(trace.rows[replay.skip :], trace.failed)
+
+
+def licences(workload: Workload, base: Path | None) -> dict[str, str]:
+    """The traces that the workload replays, by file name, and their licences."""
+    replays = [group.arrivals for group in workload.groups.values() if isinstance(group.arrivals, Replay)]
+    found = {}
+    for replay in replays:
+        path = _trace_path(replay, base)
+        found[path.name] = replay.licence or traces.licence_of(path, replay.format)
+    return found
+
+
+def _trace_path(replay: Replay, base: Path | None) -> Path:
+    path = Path(replay.path).expanduser()
+    return base / path if not path.is_absolute() and not path.is_file() and base is not None else path
 
 
 def _override_workload(workload: Workload, asked: Mapping[str, str]) -> Workload:

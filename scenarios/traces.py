@@ -34,6 +34,15 @@ CSV_COLUMNS = {
 }
 
 
+LICENCES = {
+    "mooncake": "published by kvcache-ai/Mooncake under Apache-2.0",
+    "splitwise": "published with microsoft/vidur under MIT",
+    "splitwise (Azure)": "published in Azure/AzurePublicDataset under CC-BY-4.0",
+    "burstgpt": "published as BurstGPT under CC-BY-4.0",
+}
+"""Of the published traces in each format; a scenario may state another."""
+
+
 @dataclass(frozen=True)
 class TraceRow:
     """One recorded request."""
@@ -78,6 +87,16 @@ def read(path: Path, format: TraceFormat = "auto", limit: int | None = None) -> 
     except UnicodeDecodeError:
         raise ConfigError("path", str(path), "The trace is not text.", "Unpack it first if it is compressed.") from None
     return Trace(tuple(sorted(rows, key=lambda row: row.arrival_s)), failed)
+
+
+def licence_of(path: Path, format: TraceFormat = "auto") -> str:
+    """The licence of the published traces in the file's format. Raises ``ConfigError`` as ``read`` does."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+    if format == "mooncake" or first.lstrip().startswith("{"):
+        return LICENCES["mooncake"]
+    header = {name.strip() for name in next(csv.reader([first]), [])}
+    return next((LICENCES[name] for name, wanted in CSV_COLUMNS.items() if set(wanted) <= header), "not stated")
 
 
 def _parser(path: Path, file: TextIO, format: TraceFormat) -> Iterator[TraceRow]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from store.database import Database
 from store.errors import StoreError
+from store.experiments import ExperimentIndex
 from store.rundirs import ACTIVE_STATES, mark_crashed
 from store.schema import TABLES
 from store.tail import OnBatch, RunTail
@@ -55,6 +56,7 @@ class Collector:
     ) -> None:
         self.runs_dir = runs_dir
         self.problems: dict[str, str] = {}
+        self._experiments = ExperimentIndex(runs_dir.parent / "experiments")
         self._failed: dict[str, str] = {}  # step -> why it failed last time
         self._database = database
         self._on_batch = on_batch
@@ -106,6 +108,11 @@ class Collector:
                 self._note(tail)
         return total
 
+    def index_experiments(self) -> None:
+        """Bring the table of experiments up to date now."""
+        with self._lock, self._database.read() as con:
+            self._index_experiments(con)
+
     def mark_crashed_runs(self) -> list[str]:
         """Mark runs whose status says they are under way while their process is gone; returns them."""
         return [run_dir.name for run_dir in self.run_dirs() if mark_crashed(run_dir)]
@@ -121,6 +128,7 @@ class Collector:
                 self._wake.clear()
                 discover_at = now + self._discover_s
                 self._guarded(self._discover)
+                self._guarded(self._index_experiments)
             self._read_all()
             now = time.monotonic()
             if now >= commit_at or (self.problem is None and any(t.ended for t in self._tails.values())):
@@ -170,6 +178,9 @@ class Collector:
                     self._tails[run_id] = tail
             if self._mark_crashes and tail is not None and tail.status.get("state") in ACTIVE_STATES:
                 mark_crashed(run_dir)
+
+    def _index_experiments(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._experiments.sync(con)
 
     def _read_all(self) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from store.errors import StoreError
-from store.schema import create_statements
+from store.schema import create_experiments, create_statements
 from store.transaction import transaction
 
 Step = Callable[[duckdb.DuckDBPyConnection], None]
@@ -25,8 +25,13 @@ def _technique_columns(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("ALTER TABLE iterations ADD COLUMN kv_bytes_spared DOUBLE DEFAULT 0")
 
 
-VERSION = 2
-MIGRATIONS: Mapping[int, Step] = {1: _technique_columns}
+def _experiments(con: duckdb.DuckDBPyConnection) -> None:
+    """Experiments have a table; the collector fills it from their files."""
+    con.execute(create_experiments())
+
+
+VERSION = 3
+MIGRATIONS: Mapping[int, Step] = {1: _technique_columns, 2: _experiments}
 
 
 def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Mapping[int, Step] = MIGRATIONS) -> None:

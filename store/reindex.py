@@ -32,6 +32,7 @@ def reindex(path: Path, runs_dir: Path, progress: Progress | None = None) -> dic
                 if progress is not None:
                     progress(done, len(run_ids), run_id)
                 collector.ingest_once(run_id)
+            collector.index_experiments()
             if not database.checkpoint():
                 raise StoreError("busy", "The new database could not be completed.", "Run `servescope reindex` again.")
             problems = dict(collector.problems)

@@ -65,6 +65,20 @@ def iteration_figures_query(run_id: str) -> Query:
     )
 
 
+def emission_query(run_ids: Sequence[str], gap_ms: float) -> Query:
+    return Query(
+        """
+SELECT run_id, iteration, request, itl_ns / 1e6 AS itl_ms FROM slices
+WHERE run_id IN (SELECT unnest($runs)) AND itl_ns > 0 ORDER BY abs(itl_ns - $gap_ns), run_id, iteration LIMIT 1""".strip(),
+        {"runs": list(run_ids), "gap_ns": gap_ms * 1e6},
+    )
+
+
+def emission_near(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str], gap_ms: float) -> dict[str, Any] | None:
+    """The emission whose gap is nearest to ``gap_ms``: ``run_id``, ``iteration``, ``request``; None without any."""
+    return emission_query(run_ids, gap_ms).one(con)
+
+
 def machine_query(run_id: str) -> Query:
     return Query(
         """

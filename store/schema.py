@@ -1,4 +1,4 @@
-"""The tables, derived from ``telemetry.rows``: one per row type, every one led by ``run_id``; and three of the
+"""The tables, derived from ``telemetry.rows``: one per row type, every one led by ``run_id``; and a few of the
 store's own."""
 
 from __future__ import annotations
@@ -49,6 +49,26 @@ RUN_COLUMNS: dict[str, str] = {
     "figures": "VARCHAR",
 }
 
+# one row per experiment: what its file says at the moment
+EXPERIMENT_COLUMNS: dict[str, str] = {
+    "experiment_id": "VARCHAR PRIMARY KEY",
+    "kind": "VARCHAR",
+    "state": "VARCHAR",
+    "scenario": "VARCHAR",
+    "title": "VARCHAR",
+    "question": "VARCHAR",
+    "baseline": "VARCHAR",
+    "variants": "VARCHAR[]",
+    "repeats": "INTEGER",
+    "runs": "INTEGER",
+    "runs_done": "INTEGER",
+    "run_ids": "VARCHAR[]",
+    "workload_hash": "VARCHAR",
+    "problem": "VARCHAR",
+    "created_unix_ns": "BIGINT",
+    "plan": "VARCHAR",
+}
+
 # how far each spool file has been read, written in the transaction that inserted its rows
 POSITION_COLUMNS: dict[str, str] = {
     "run_id": "VARCHAR",
@@ -68,6 +88,12 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def create_experiments() -> str:
+    """The table of experiments."""
+    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in EXPERIMENT_COLUMNS.items())
+    return f"CREATE TABLE experiments ({body})"
+
+
 def create_statements() -> list[str]:
     """Everything a new database needs, in order."""
     statements = []
@@ -77,5 +103,6 @@ def create_statements() -> list[str]:
     runs = ", ".join(f"{quoted(name)} {kind}" for name, kind in RUN_COLUMNS.items())
     positions = ", ".join(f"{quoted(name)} {kind}" for name, kind in POSITION_COLUMNS.items())
     statements.append(f"CREATE TABLE runs ({runs})")
+    statements.append(create_experiments())
     statements.append(f"CREATE TABLE spool_positions ({positions}, PRIMARY KEY (run_id, row_type))")
     return statements

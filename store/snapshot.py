@@ -19,7 +19,7 @@ import hashlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,10 @@ ROWS_PER_BATCH = 65_536
 NOT_OURS = ("pid", "process_start_unix", "supervisor")  # of status.json: who served it, which means nothing elsewhere
 
 
-def export_snapshot(
-    path: Path, run_dirs: Sequence[Path], experiment_dir: Path | None = None, licences: Mapping[str, str] | None = None
-) -> int:
+def export_snapshot(path: Path, run_dirs: Sequence[Path], experiment_dir: Path | None = None) -> int:
     """Write the runs (and the experiment they belong to) to ``path``; returns its size in bytes.
 
-    ``licences``: of traces the workload was drawn from, by name.
+    The manifest names the traces that requests were drawn from with their licences, as the runs' specs do.
 
     Raises:
         StoreError: a run is not over, or its rows are damaged.
@@ -71,7 +69,7 @@ def export_snapshot(
                 "experiment_id": experiment_dir.name if experiment_dir is not None else None,
                 "columns": {row: list(columns(kind)) for row, kind in ROW_TYPES.items()},
                 "written_by": {name: package_version(name) for name in ("servescope", "pyarrow")},
-                "licences": dict(licences or {}),
+                "licences": licences_of(run_dirs),
                 "members": members,
             }
             text = json_bytes(manifest)
@@ -79,6 +77,14 @@ def export_snapshot(
             archive.comment = hashlib.sha256(text).hexdigest().encode()
         whole.replace(path)
     return path.stat().st_size
+
+
+def licences_of(run_dirs: Sequence[Path]) -> dict[str, str]:
+    """The recorded traces that the runs' requests come from, and their licences."""
+    found: dict[str, str] = {}
+    for run_dir in run_dirs:
+        found |= (read_json(run_dir / "spec.json") or {}).get("licences") or {}
+    return dict(sorted(found.items()))
 
 
 def _run_members(run_dir: Path, folder: Path) -> list[tuple[str, bytes]]:

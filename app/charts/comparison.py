@@ -16,6 +16,13 @@ from app.theme import DARK, DASHES, MARKERS, VARIANTS, Palette
 CDF_POINTS = 200
 TIMELINE_POINTS = 800
 WIDEST = 10.0  # an interval of more than such a factor would squeeze everything else: it is in the table, not drawn
+POINTS: dict[str, Any] = {
+    "mode": "lines+markers",
+    "marker": {"size": 9, "opacity": 0},
+    "selected": {"marker": {"opacity": 1}},
+    "unselected": {"marker": {"opacity": 0}},
+}
+"""A line whose points can be clicked: Plotly selects markers only, so it has some that are not seen."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,9 @@ def cdf(samples: Mapping[str, np.ndarray], palette: Palette, *, title: str, log:
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     drawn = False
     for index, (name, values) in enumerate(samples.items()):
-        known = np.sort(values[np.isfinite(values)])
+        places = np.flatnonzero(np.isfinite(values))
+        places = places[np.argsort(values[places], kind="stable")]
+        known = values[places]
         if not len(known):
             continue
         colour, dash, _ = variant_style(index, palette)
@@ -51,7 +60,8 @@ def cdf(samples: Mapping[str, np.ndarray], palette: Palette, *, title: str, log:
             x=known[at].astype(np.float32),
             y=((at + 1) / len(known)).astype(np.float32),
             name=name,
-            mode="lines",
+            customdata=places[at],
+            **POINTS,
             line={"color": colour, "width": 2, "dash": dash, "shape": "hv"},
             hovertemplate="%{y:.1%} within %{x:,.3~g} ms<extra></extra>",
         )
@@ -97,7 +107,7 @@ def timelines(tables: Mapping[str, Table], palette: Palette) -> go.Figure:
             y=column(table, "duration_ms")[kept].astype(np.float32),
             customdata=about.astype(np.float32),
             name=name,
-            mode="lines",
+            **POINTS,
             line={"color": colour, "width": 1.5, "shape": "hv"},
             fill="tozeroy",
             fillcolor=faded(colour, 0.25),
@@ -132,6 +142,7 @@ def throughput_latency(points: Sequence[Point], palette: Palette, *, x_title: st
             error_y=_bars(point.y, point.y_interval),
             mode="markers",
             name=point.name,
+            customdata=[point.name],
             marker={"color": colour, "size": 11, "symbol": marker},
             hovertemplate="%{x:,.4~g}, %{y:,.4~g}<extra></extra>",
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -43,11 +44,16 @@ Objective = Annotated[
         "--slo", metavar="SLO", help="ttft=250,tpot=100 (ms), 5x (times a request alone), or a preset: strict."
     ),
 ]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="Serve on this Ray cluster (auto: the one of this machine)."),
+]
 
 
 def register(app: typer.Typer) -> None:
     app.command()(compare)
     app.command()(sweep)
+    app.command()(capacity)
 
 
 @command
@@ -60,6 +66,7 @@ def compare(
     repeats: Repeats = REPEATS,
     set: Set = None,
     slo: Objective = None,
+    ray: Ray = None,
     resume: Annotated[
         str | None, typer.Option("--resume", metavar="EXPERIMENT", help="Go on with one that was stopped.")
     ] = None,
@@ -72,7 +79,7 @@ def compare(
 
     home = Home.from_environment().prepare()
     if resume is not None:
-        _see_through(home, resume, json, again=True, slo=slo)
+        _see_through(home, resume, json, again=True, slo=slo, ray=ray)
         return
     if scenario is None:
         raise LabError("nothing-named", field="scenario", message="Name a scenario, or give --resume EXPERIMENT.")
@@ -80,7 +87,7 @@ def compare(
     if len(variants) == 1:
         variants.insert(0, Variant("as it is"))
     experiment, specs = plan(scenario, variants, repeats, common=parse_settings(set or []), slo=slo or DEFAULT_SLO)
-    _begin(home, experiment, specs, json)
+    _begin(home, experiment, specs, json, ray)
 
 
 @command
@@ -93,6 +100,7 @@ def sweep(
     repeats: Repeats = 2,
     set: Set = None,
     slo: Objective = None,
+    ray: Ray = None,
     json: Json = False,
 ) -> None:
     """Serve a scenario once for every value of a setting, or every combination of two."""
@@ -111,7 +119,49 @@ def sweep(
         over=values,
         slo=slo or DEFAULT_SLO,
     )
-    _begin(home, experiment, specs, json)
+    _begin(home, experiment, specs, json, ray)
+
+
+@command
+def capacity(
+    scenario: Annotated[str, typer.Argument(help="A built-in scenario or a .yaml file whose requests come over time.")],
+    variant: Annotated[
+        list[str] | None,
+        typer.Option("--variant", metavar="NAME:KEY=VALUE,...", help="A way to serve it. Without any: as it is."),
+    ] = None,
+    low: Annotated[float | None, typer.Option(help="Lowest rate, requests/s. Default: a quarter of its own.")] = None,
+    high: Annotated[float | None, typer.Option(help="Highest rate, requests/s. Default: eight times its own.")] = None,
+    tolerance: Annotated[float, typer.Option(min=0.005, max=1.0, help="How closely, as a share of the rate.")] = 0.05,
+    tbt: Annotated[
+        float | None,
+        typer.Option(
+            "--tbt", metavar="MS", help="Instead of --slo: p99 inter-token latency, with 2 s of median delay."
+        ),
+    ] = None,
+    set: Set = None,
+    slo: Objective = None,
+    ray: Ray = None,
+    json: Json = False,
+) -> None:
+    """Find the highest rate of arrivals that is still served well, by bisection."""
+    from app.capacity import plan_capacity
+    from app.experiment import Variant
+    from app.home import Home
+    from store.slo import DEFAULT_SLO
+
+    home = Home.from_environment().prepare()
+    variants = [parse_variant(text) for text in variant or []] or [Variant("as it is")]
+    experiment, specs = plan_capacity(
+        scenario,
+        variants,
+        low=low,
+        high=high,
+        tolerance=tolerance,
+        slo=slo or DEFAULT_SLO,
+        tbt_ms=tbt,
+        common=parse_settings(set or []),
+    )
+    _begin(home, experiment, specs, json, ray)
 
 
 def parse_variant(text: str) -> Variant:
@@ -123,27 +173,37 @@ def parse_variant(text: str) -> Variant:
     return Variant(name.strip(), parse_settings(parts))
 
 
-def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool) -> None:
+def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool, ray: str | None) -> None:
+    from app.capacity import criterion_in_words
     from app.experimentfile import create_experiment
+    from app.experimenting import runs_planned
 
     home.require_space()
-    create_experiment(home, experiment, specs)
-    runs = len(experiment.turns)
-    say(f"{experiment.experiment_id}: {runs} runs, {experiment.repeats} of each variant in turns and a warm-up.")
-    _see_through(home, experiment.experiment_id, json)
+    waiting = replace(experiment, state="paused") if ray else experiment  # else a lab would take it up first
+    create_experiment(home, waiting, specs)
+    runs = runs_planned(experiment)
+    if experiment.kind == "capacity":
+        say(f"{experiment.experiment_id}: at most {runs} runs; a rate holds with {criterion_in_words(experiment)}.")
+    else:
+        say(f"{experiment.experiment_id}: {runs} runs, {experiment.repeats} of each variant in turns and a warm-up.")
+    _see_through(home, experiment.experiment_id, json, ray=ray)
 
 
-def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = False, slo: str | None = None) -> None:
+def _see_through(
+    home: Home, experiment_id: str, json: bool, *, again: bool = False, slo: str | None = None, ray: str | None = None
+) -> None:
     """Follow an experiment to its end, driving it where no lab does, and print the result."""
     from app.comparison import result_of_experiment
     from app.experimenting import resume
 
     if again:
         resume(home, experiment_id)
-    interrupted = _follow(home, experiment_id)
+    interrupted = _follow_on_ray(home, experiment_id, ray) if ray else _follow(home, experiment_id)
     result = result_of_experiment(home, experiment_id, slo)
     if json:
         emit(result)
+    elif result["kind"] == "capacity":
+        print_capacity(result)
     else:
         print_comparison(result)
     if interrupted:
@@ -153,19 +213,39 @@ def _see_through(home: Home, experiment_id: str, json: bool, *, again: bool = Fa
         raise typer.Exit(1)
 
 
+def _follow_on_ray(home: Home, experiment_id: str, address: str) -> bool:
+    """Serve it on a cluster and watch. Returns whether it was interrupted."""
+    from filelock import Timeout
+
+    from app.commands.progress import ExperimentProgress
+    from app.raycluster import serve_on_ray
+
+    try:
+        with interruptible() as asked, ExperimentProgress(home) as display:
+            return serve_on_ray(home, experiment_id, address, display.show, asked)
+    except Timeout as error:
+        raise LabError(
+            "in-use",
+            field="experiment",
+            value=experiment_id,
+            message="Another process serves this experiment.",
+            mend="Stop it there first.",
+        ) from error
+
+
 def _follow(home: Home, experiment_id: str) -> bool:
     """Watch, and drive where nobody else does, until it is over. Returns whether it was interrupted."""
     from filelock import Timeout
 
     from app.client import call
+    from app.commands.progress import ExperimentProgress
     from app.experimentfile import read_experiment
-    from app.experimenting import Driver, current_turn, drive_here, pause, seconds_left
+    from app.experimenting import Driver, drive_here, pause
     from app.queue import RunQueue
 
     driver: Driver | None = None
     queue: RunQueue | None = None
     told = interrupted = False
-    shown = ""
 
     def cancel(run_id: str) -> None:
         lab = running_lab(home)
@@ -174,7 +254,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
         elif lab is not None:
             call(lab, "POST", f"/runs/{run_id}/cancel")
 
-    with interruptible() as asked:
+    with interruptible() as asked, ExperimentProgress(home) as display:
         while True:
             lab = running_lab(home)
             if lab is not None and driver is None and not told:
@@ -189,15 +269,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
             experiment = read_experiment(home, experiment_id)
             if experiment.state != "running" and not (queue is not None and queue.running()):
                 break
-            turn = current_turn(experiment)
-            if turn is not None:
-                number = experiment.turns.index(turn) + 1
-                left = seconds_left(home, experiment)
-                about = "" if left is None else f", about {left:.0f} s left"
-                line = f"[{number}/{len(experiment.turns)}] {turn.variant}{' (warm-up)' if turn.warm_up else ''}{about}"
-                if f"{number} {turn.attempts}" != shown and turn.run_id:
-                    say(line)
-                    shown = f"{number} {turn.attempts}"
+            display.show(experiment)
             if asked() and not interrupted:
                 interrupted = True
                 pause(home, experiment_id, cancel)
@@ -207,6 +279,21 @@ def _follow(home: Home, experiment_id: str) -> bool:
     if experiment.problem:
         say(f"error: {experiment.problem}")
     return interrupted
+
+
+def print_capacity(result: dict[str, Any]) -> None:
+    """A search's result as a table and sentences."""
+    rows = []
+    for name, about in result["variants"].items():
+        for probe in about["probes"]:
+            figures = [probe["attainment"], probe["itl_ms_p99"], probe["scheduling_delay_ms"]]
+            cells = ["" if value is None else f"{value:.4g}" for value in (probe["requests_per_s"], *figures)]
+            rows.append((name, *cells, "yes" if probe["held"] else "no"))
+    columns = ("variant", "requests/s", "in time", "ITL p99, ms", "delay p50, ms", "holds")
+    title = ", ".join([result["experiment_id"], *result["labels"]])
+    stdout().print(table(columns, rows, title=title, right=columns[1:5]))
+    for sentence in (f"A rate holds with {result['criterion']}; each was served once.", *result["summary"]):
+        say(sentence)
 
 
 def print_comparison(result: dict[str, Any]) -> None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from app.commands.console import say, stderr
-from app.status import Status, state
+from app.status import Status, read_status, state
+
+if TYPE_CHECKING:
+    from app.experiment import Experiment, Turn
+    from app.home import Home
 
 RATE_WINDOW_S = 3.0
 
@@ -83,3 +88,75 @@ class RunProgress:
             self._seen.popleft()
         (first, before), (_, after) = self._seen[0], self._seen[-1]
         return (after - before) / (now - first) if now > first else 0.0
+
+
+class ExperimentProgress:
+    """A bar over the runs of an experiment, with the run being served and the time left; without a terminal, a line per run."""
+
+    def __init__(self, home: Home) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._home, self._console = home, stderr()
+        self._bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[runs]}"),
+            TextColumn("{task.fields[left]}"),
+            TimeElapsedColumn(),
+            console=self._console,
+        )
+        self._task = self._bar.add_task("waiting", total=None, runs="", left="")
+        self._shown = ""
+
+    def __enter__(self) -> ExperimentProgress:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._console.is_terminal:
+            self._bar.stop()
+
+    def show(self, experiment: Experiment) -> None:
+        """Draw the experiment as it is."""
+        from app.experimenting import current_turn, runs_planned, seconds_left
+
+        planned, done = runs_planned(experiment), sum(turn.done for turn in experiment.turns)
+        turn, left = current_turn(experiment), seconds_left(self._home, experiment)
+        about = "" if left is None else f"about {left:.0f} s left"
+        name = "" if turn is None else turn_in_words(turn)
+        if not self._console.is_terminal:
+            line = f"[{min(done + 1, planned)}/{planned}] {name}"
+            now = f"{done} {turn.attempts if turn else 0}"
+            if turn is not None and turn.run_id and now != self._shown:
+                say(f"{line}, {about}" if about else line)
+                self._shown = now
+            return
+        part = 0.0 if turn is None or not turn.run_id else self._part_of_run(turn.run_id)
+        self._bar.update(
+            self._task,
+            description=name,
+            total=planned,
+            completed=done + part,
+            runs=f"{done} of {planned} runs",
+            left=about,
+        )
+
+    def _part_of_run(self, run_id: str) -> float:
+        """How much of the run being served is done, from its requests."""
+        progress = read_status(self._home.runs / run_id).get("progress") or {}
+        total = progress.get("requests_total") or 0
+        return min(1.0, progress.get("requests_done", 0) / total) if total else 0.0
+
+
+def turn_in_words(turn: Turn) -> str:
+    """Which run it is: ``off, repeat 2``."""
+    if turn.warm_up:
+        return f"{turn.variant}, warm-up"
+    return (
+        f"{turn.variant}, {turn.rate:.3g} requests/s"
+        if turn.rate is not None
+        else f"{turn.variant}, repeat {turn.repeat + 1}"
+    )

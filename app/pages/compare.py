@@ -7,6 +7,7 @@ import streamlit as st
 from app.errors import LabError
 from app.experimentfile import read_experiment
 from app.services import get_lab
+from app.views.capacity import capacity_view
 from app.views.comparison import comparison
 from app.views.experiments import exchange_row, experiment_picker, experiment_progress
 from app.views.newcomparison import new_comparison
@@ -29,6 +30,9 @@ except LabError as error:
     st.error(plain(f"{error.message} {error.mend}"), icon=":material/search_off:")
     st.stop()
 experiment_progress(lab, experiment)
-if experiment.complete_repeats():
-    comparison(lab, experiment)
-    exchange_row(lab, experiment_id)
+if experiment.kind == "capacity":
+    capacity_view(lab, experiment)
+    exchange_row(lab, experiment, None)
+elif experiment.complete_repeats():
+    slo = comparison(lab, experiment)
+    exchange_row(lab, experiment, slo)

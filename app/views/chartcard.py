@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,6 +12,7 @@ import pyarrow.csv
 import streamlit as st
 
 from app.charts import CONFIG
+from app.components.figure_files import figure_files
 from app.theme import Palette, palette
 from app.views.plain import plain
 from app.words import ChartWords
@@ -33,11 +34,13 @@ def chart_card(
     summary: str,
     remark: str = "",
     control: Callable[[], Any] | None = None,
+    opens: Callable[[Mapping[str, Any]], dict[str, str] | None] | None = None,
 ) -> None:
     """Draw a card.
 
     ``name`` is the widget key and the file name, ``summary`` the chart in words for screen readers, ``remark`` a line above it, ``control``
-    draws what belongs to the chart beside its title.
+    draws what belongs to the chart beside its title, ``opens`` says what of a run a clicked point stands for (``run`` and perhaps ``request``
+    or ``iteration``): the page turns there.
     """
     with st.container(border=True, key=f"card-{name}"):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -46,12 +49,24 @@ def chart_card(
                 control()
         if remark:
             st.caption(plain(remark))
-        st.plotly_chart(figure, key=f"chart-{name}", config=CONFIG, theme=None, alt=f"{words.title}. {summary}")
-        data_row(table, query, name=name)
+        drawn: dict[str, Any] = {"key": f"chart-{name}", "config": CONFIG, "theme": None}
+        alt = f"{words.title}. {summary}"
+        if opens is None:
+            st.plotly_chart(figure, alt=alt, **drawn)
+        else:
+            event = st.plotly_chart(figure, alt=alt, on_select="rerun", selection_mode="points", **drawn)
+            _open(event["selection"]["points"], opens)
+        data_row(table, query, name=name, chart=f"chart-{name}")
 
 
-def data_row(table: pa.Table, query: Query, *, name: str) -> None:
-    """Buttons for the data behind a chart or table, and for the SQL that gave it."""
+def _open(points: Sequence[Mapping[str, Any]], opens: Callable[[Mapping[str, Any]], dict[str, str] | None]) -> None:
+    target = opens(points[0]) if points else None
+    if target is not None:
+        st.switch_page("pages/live.py", query_params=target)
+
+
+def data_row(table: pa.Table, query: Query, *, name: str, chart: str = "") -> None:
+    """Buttons for the data behind a chart or table, for the SQL that gave it, and for the ``chart`` (its widget key) as a picture."""
     with st.container(horizontal=True, gap="small"):
         st.download_button(
             "CSV",
@@ -70,6 +85,8 @@ def data_row(table: pa.Table, query: Query, *, name: str) -> None:
             st.code(query.sql, language="sql", wrap_lines=True)
             st.caption("Values bound to it")
             st.code("\n".join(f"${key} = {value!r}" for key, value in query.parameters.items()), language=None)
+        if chart:
+            figure_files(chart, name=name, background=page_palette().background)
 
 
 def as_csv(table: pa.Table) -> bytes:

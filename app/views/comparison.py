@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import streamlit as st
@@ -20,11 +21,12 @@ from app.report import DISTRIBUTIONS, distribution, plane, rates, with_interval
 from app.services import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.plain import plain
+from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words import LABELS, ChartWords
 from store import queries
 from store.errors import StoreError
 from store.metrics import METRICS
-from store.samples import gap_counts_query, read_samples, request_figures_query
+from store.samples import RunSamples, gap_counts_query, read_samples, request_figures_query
 from store.slo import PRESETS
 from store.statistics import BAD, GOOD, STATISTICS
 
@@ -63,12 +65,13 @@ class Judged:
     """Everything the page draws of an experiment as far as it is."""
 
     result: dict[str, Any]
+    samples: dict[str, list[RunSamples]]
     distributions: dict[str, dict[str, np.ndarray]]
     steps: dict[str, pa.Table]
 
 
-def comparison(lab: Lab, experiment: Experiment) -> None:
-    """Draw the result of what is finished."""
+def comparison(lab: Lab, experiment: Experiment) -> str:
+    """Draw the result of what is finished; returns the objective that the reader set."""
     with lab.database.read() as con:
         waiting = [
             run
@@ -78,12 +81,13 @@ def comparison(lab: Lab, experiment: Experiment) -> None:
         ]
     if waiting:
         st.fragment(_until_read, run_every=0.5)(lab, waiting)
-        return
+        return experiment.slo
+    slo = objective(experiment)
     try:
-        judged = _judged(experiment.experiment_id, experiment.complete_repeats(), objective(experiment))
+        judged = _judged(experiment.experiment_id, experiment.complete_repeats(), slo)
     except (LabError, StoreError) as error:
         st.error(plain(f"{error.message} {error.mend}"), icon=":material/block:")
-        return
+        return slo
     result = judged.result
     _labels(result)
     for sentence in [*result["summary"], *map(goodput_in_words, result["goodput"])]:
@@ -93,9 +97,11 @@ def comparison(lab: Lab, experiment: Experiment) -> None:
             "The machine was disturbed while some runs were served; see Served below.", icon=":material/warning:"
         )
     _figures(result)
-    _charts(judged, experiment)
+    with lab.database.read() as con:
+        _charts(con, judged, experiment)
     _differences(result)
     _served(result)
+    return slo
 
 
 def objective(experiment: Experiment) -> str:
@@ -127,7 +133,7 @@ def _judged(experiment_id: str, repeats: int, slo: str) -> Judged:
         steps = {
             n: queries.iterations(con, about["runs"][0], TIMELINE_POINTS) for n, about in result["variants"].items()
         }
-    return Judged(result, {name: distribution(samples, name) for name in DISTRIBUTIONS}, steps)
+    return Judged(result, samples, {name: distribution(samples, name) for name in DISTRIBUTIONS}, steps)
 
 
 def _until_read(lab: Lab, waiting: list[str]) -> None:
@@ -170,7 +176,7 @@ def _figures(result: dict[str, Any]) -> None:
     )
 
 
-def _charts(judged: Judged, experiment: Experiment) -> None:
+def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experiment) -> None:
     colours, result = page_palette(), judged.result
     first = {name: about["runs"][0] for name, about in result["variants"].items()}
     base = first[experiment.baseline]
@@ -183,13 +189,17 @@ def _charts(judged: Judged, experiment: Experiment) -> None:
         query = gap_counts_query(base) if name == "itl_ms" else request_figures_query(base)
         with columns[n % 2]:
             figure = cdf(judged.distributions[name], colours, title=metric.title)
-            chart_card(words, figure, table, query, name=f"cdf-{name}", summary=_medians(judged.distributions[name]))
+            opens = emission_of(con, judged.samples) if name == "itl_ms" else request_of(judged.samples, name)
+            medians = _medians(judged.distributions[name])
+            chart_card(words, figure, table, query, name=f"cdf-{name}", summary=medians, opens=opens)
     steps = pa.concat_tables(
         [t.append_column("variant", pa.array([n] * t.num_rows, pa.string())) for n, t in judged.steps.items()]
     )
     query = queries.iterations_query(base, TIMELINE_POINTS)
     figure = timelines(judged.steps, colours)
-    chart_card(TIMELINE, figure, steps, query, name="timelines", summary=f"{len(judged.steps)} variants.")
+    told = f"{len(judged.steps)} variants."
+    opens = iteration_of({name: first[name] for name in judged.steps if judged.steps[name].num_rows})
+    chart_card(TIMELINE, figure, steps, query, name="timelines", summary=told, opens=opens)
     table = pa.Table.from_pylist(
         [
             {"metric": metric, "variant": variant, "value": effect["value"]}
@@ -198,10 +208,12 @@ def _charts(judged: Judged, experiment: Experiment) -> None:
         ]
     )
     query = queries.run_query(base)
+    figures_of_all = table
     told = "; ".join(
         f"{row['variant']} {row['value']:.4g}" for row in table.to_pylist() if row["metric"] == "itl_ms_p99"
     )
-    chart_card(PLANE, plane(result, palette=colours), table, query, name="plane", summary=told)
+    figure = plane(result, palette=colours)
+    chart_card(PLANE, figure, table, query, name="plane", summary=told, opens=run_of(first))
     told = result["slo"]
     table = pa.table({"scale": told["scales"], **told["attainment"]})
     figure = attainment_by_scale(told["scales"], told["attainment"], colours)
@@ -218,7 +230,7 @@ def _charts(judged: Judged, experiment: Experiment) -> None:
         told_rates = " ".join(map(goodput_in_words, result["goodput"]))
         chart_card(RATES, rates(result, colours), table, request_figures_query(base), name="rates", summary=told_rates)
     if len(experiment.over) == 2:
-        _grid(result, experiment, colours, table)
+        _grid(result, experiment, colours, figures_of_all)
 
 
 def _grid(result: dict[str, Any], experiment: Experiment, colours: Any, table: pa.Table) -> None:
@@ -233,7 +245,8 @@ def _grid(result: dict[str, Any], experiment: Experiment, colours: Any, table: p
             values[y.index(variant.settings[y_name]), x.index(variant.settings[x_name])] = effect["value"]
     figure = heat_map(x, y, values, colours, x_title=x_name, y_title=y_name, unit=STATISTICS[metric].unit)
     query = queries.run_query(result["variants"][experiment.baseline]["runs"][0])
-    chart_card(GRID, figure, table, query, name="grid", summary=STATISTICS[metric].title)
+    opens = cell_of(experiment, {name: about["runs"][0] for name, about in result["variants"].items()})
+    chart_card(GRID, figure, table, query, name="grid", summary=STATISTICS[metric].title, opens=opens)
 
 
 def _differences(result: dict[str, Any]) -> None:

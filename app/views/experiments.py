@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import streamlit as st
 
+from app.commands.progress import turn_in_words
 from app.errors import LabError
 from app.experiment import Experiment
 from app.experimentfile import read_experiment
-from app.experimenting import current_turn, pause, resume, seconds_left
+from app.experimenting import current_turn, pause, resume, runs_planned, seconds_left
 from app.exports import export, import_file
 from app.services import Lab
 from app.views.plain import counted, plain
 from store.errors import StoreError
+from store.experiments import experiments
 
 LOOK_S = 1.0
 FILES = {
@@ -34,17 +37,18 @@ FILES = {
 def experiment_picker(lab: Lab) -> str | None:
     """The experiment of the address, else the newest; a list to change it, and a place to drop a snapshot."""
     known = sorted(lab.home.experiment_ids(), reverse=True)
+    with lab.database.read() as con:
+        titles = {row["experiment_id"]: _title(row) for row in experiments(con)}
     named = st.query_params.get("experiment")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = named
         if known:
-            titles = {experiment_id: _title(lab, experiment_id) for experiment_id in known}
             place = known.index(named) if named in known else 0
             chosen = st.selectbox(
                 "Experiment",
                 known,
                 index=place,
-                format_func=lambda experiment_id: titles[experiment_id],
+                format_func=lambda experiment_id: titles.get(experiment_id, experiment_id),
                 key=f"experiment-{named}-{len(known)}",
             )
         with st.popover("Import", icon=":material/upload:", help="A .servescope file from this or another lab"):
@@ -59,28 +63,31 @@ def experiment_picker(lab: Lab) -> str | None:
 def experiment_progress(lab: Lab, experiment: Experiment) -> None:
     """How far it is; stop and go on. A running one is looked at every second."""
     if experiment.state == "running":
-        st.fragment(_while_it_lasts, run_every=LOOK_S)(lab, experiment.experiment_id, experiment.complete_repeats())
+        st.fragment(_while_it_lasts, run_every=LOOK_S)(lab, experiment.experiment_id, _milestone(experiment))
         return
     if experiment.problem:
         st.error(plain(experiment.problem), icon=":material/error:")
     if experiment.state in ("paused", "failed"):
         done = sum(turn.done for turn in experiment.turns)
         with st.container(horizontal=True, vertical_alignment="center"):
-            st.markdown(f"Stopped after {done} of {counted(len(experiment.turns), 'run')}; what is done is kept.")
+            st.markdown(f"Stopped after {done} of {counted(runs_planned(experiment), 'run')}; what is done is kept.")
             if st.button("Go on", icon=":material/play_arrow:", key="resume"):
                 resume(lab.home, experiment.experiment_id)
                 lab.experimenter.take_up(experiment.experiment_id)
                 st.rerun()
 
 
-def exchange_row(lab: Lab, experiment_id: str) -> None:
-    """Buttons that make the files at the moment they are pressed."""
+def exchange_row(lab: Lab, experiment: Experiment, slo: str | None) -> None:
+    """Buttons that make the files at the moment they are pressed; figures by the objective ``slo``."""
+    experiment_id = experiment.experiment_id
     st.markdown("**Take it away**")
     with st.container(horizontal=True):
         for suffix, (label, icon, mime, words) in FILES.items():
+            if experiment.kind == "capacity" and suffix in (".html", ".csv"):
+                continue
             st.download_button(
                 label,
-                data=_maker(lab, experiment_id, suffix),
+                data=_maker(lab, experiment_id, suffix, slo),
                 file_name=f"{experiment_id}{suffix}",
                 mime=mime,
                 icon=icon,
@@ -90,29 +97,30 @@ def exchange_row(lab: Lab, experiment_id: str) -> None:
             )
 
 
-def _maker(lab: Lab, experiment_id: str, suffix: str) -> Callable[[], bytes]:
+def _maker(lab: Lab, experiment_id: str, suffix: str, slo: str | None) -> Callable[[], bytes]:
     def make() -> bytes:
         with tempfile.TemporaryDirectory(dir=lab.home.root, prefix=".export-") as folder:
             path = Path(folder) / f"export{suffix}"
-            export(lab.home, experiment_id, path)
+            export(lab.home, experiment_id, path, slo)
             return path.read_bytes()
 
     return make
 
 
-def _while_it_lasts(lab: Lab, experiment_id: str, seen_repeats: int) -> None:
+def _while_it_lasts(lab: Lab, experiment_id: str, seen: int) -> None:
     experiment = read_experiment(lab.home, experiment_id)
-    if experiment.state != "running" or experiment.complete_repeats() != seen_repeats:
+    if experiment.state != "running" or _milestone(experiment) != seen:
         st.rerun()
     done = sum(turn.done for turn in experiment.turns)
     turn, left = current_turn(experiment), seconds_left(lab.home, experiment)
-    words = f"Run {done + 1} of {len(experiment.turns)}"
+    planned = runs_planned(experiment)
+    words = f"Run {done + 1} of {'at most ' if experiment.kind == 'capacity' else ''}{planned}"
     if turn is not None:
-        words += f": {turn.variant}{' (warm-up)' if turn.warm_up else f', repeat {turn.repeat + 1}'}"
+        words += f": {turn_in_words(turn)}"
     if left is not None:
         words += f", about {_duration(left)} left"
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.progress(done / len(experiment.turns), text=plain(words))
+        st.progress(min(1.0, done / planned), text=plain(words))
         if st.button(
             "Stop", icon=":material/stop_circle:", key="stop", help="What is done is kept; it can go on later."
         ):
@@ -121,6 +129,13 @@ def _while_it_lasts(lab: Lab, experiment_id: str, seen_repeats: int) -> None:
             except LabError as error:
                 st.error(plain(f"{error.message} {error.mend}"))
             st.rerun()
+
+
+def _milestone(experiment: Experiment) -> int:
+    """Changes when there is more to draw."""
+    if experiment.kind == "capacity":
+        return sum(turn.done for turn in experiment.turns)
+    return experiment.complete_repeats()
 
 
 def _import(lab: Lab) -> None:
@@ -145,13 +160,9 @@ def _import(lab: Lab) -> None:
     st.rerun()
 
 
-def _title(lab: Lab, experiment_id: str) -> str:
-    try:
-        experiment = read_experiment(lab.home, experiment_id)
-    except LabError:
-        return experiment_id
-    names = " / ".join(v.name for v in experiment.variants[:4])
-    return f"{experiment.title}: {names} ({experiment_id})"
+def _title(row: Mapping[str, Any]) -> str:
+    names = " / ".join(row["variants"][:4])
+    return f"{row['title']}: {names} ({row['experiment_id']})"
 
 
 def _duration(seconds: float) -> str:

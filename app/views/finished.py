@@ -42,10 +42,14 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
         figures = queries.summary(con, facts.run_id) or {}
         _key_figures(figures)
         first = "Latency" if below_board else "Charts"
+        if st.query_params.get("iteration"):
+            first = "Iterations"
+        elif st.query_params.get("request"):
+            first = "Requests"
         tabs = st.tabs(
             ["Charts", "Latency", "Requests", "Iterations", "KV quality", "Setup"],
             default=first,
-            key=f"part-{below_board}",
+            key=f"part-{below_board}-{first}",
         )
         with tabs[0]:
             _charts(lab, con, facts, figures, row.get("peaks"))

@@ -24,15 +24,17 @@ def iteration_inspector(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
     numbers = charts.column(steps, "iteration")
     longest = int(numbers[int(np.nanargmax(charts.column(steps, "duration_ms")))])
     first, last = int(numbers.min()), int(numbers.max())
-    key = f"iteration-{run_id}"
+    asked = st.query_params.get("iteration", "")  # of the address: a point of a comparison that was clicked
+    begin = int(asked) if asked.isdigit() and first <= int(asked) <= last else longest
+    key = f"iteration-{run_id}-{begin}"
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.number_input(
             f"Iteration ({first} to {last})",
-            value=longest,
+            value=begin,
             step=1,
             key=key,
             width=220,
-            help="Begins at the longest one.",
+            help="Begins at the longest one, or at the one in the address.",
         )
         st.button("The longest", key="longest", on_click=lambda: st.session_state.update({key: longest}))
     detail = queries.iteration_detail(con, run_id, int(chosen))

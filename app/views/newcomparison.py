@@ -7,14 +7,17 @@ from collections.abc import Callable
 import streamlit as st
 
 from app import controls as book
+from app.capacity import plan_capacity
 from app.commands.run import parse_settings
 from app.errors import LabError
-from app.experiment import Variant, grid, plan
+from app.experiment import Experiment, Variant, grid, plan
 from app.experimentfile import create_experiment
 from app.services import Lab
 from app.views.plain import plain
-from engine.config import ConfigError
+from engine.config import ConfigError, RunSpec
 from scenarios import ScenarioError, available, load
+from store.errors import StoreError
+from store.slo import DEFAULT_SLO, PRESETS
 
 MOST_SIDES = 6
 LETTERS = "ABCDEF"
@@ -39,15 +42,31 @@ def new_comparison(lab: Lab) -> None:
     repeats = int(
         st.number_input("Repeats", 1, 100, 5, key="compare-repeats", help="Fewer than two cannot give a verdict.")
     )
-    sides, sweep = st.tabs(["Variants", "Sweep"], key="compare-kind")
+    slo = st.text_input(
+        "Objective (SLO)",
+        DEFAULT_SLO,
+        key="compare-slo",
+        help=f"ttft=250,tpot=100 (ms), 5x (times what a request alone would see), or one of {', '.join(PRESETS)}.",
+    )
+    sides, sweep, capacity = st.tabs(["Variants", "Sweep", "Capacity"], key="compare-kind")
     with sides:
         variants = _variants(scenario)
         if st.button("Compare", type="primary", width="stretch", icon=":material/balance:", key="compare-start"):
-            _start(lab, scenario, lambda: [Variant(n, parse_settings(t)) for n, t in variants], repeats)
+            _start(lab, lambda: plan(scenario, _named(variants), repeats, slo=slo))
     with sweep:
         over = _over()
         if st.button("Sweep", type="primary", width="stretch", icon=":material/grid_on:", key="sweep-start"):
-            _start(lab, scenario, lambda: grid(over), repeats, over)
+            _start(lab, lambda: plan(scenario, grid(over), repeats, kind="sweep", over=over, slo=slo))
+    with capacity:
+        st.caption(
+            "The highest rate of arrivals that each variant of the first tab still serves in time, by bisection."
+        )
+        low = st.number_input(
+            "Lowest rate, requests/s", 0.0, value=None, key="rate-low", placeholder="a quarter of its own"
+        )
+        high = st.number_input("Highest rate", 0.0, value=None, key="rate-high", placeholder="eight times its own")
+        if st.button("Search", type="primary", width="stretch", icon=":material/speed:", key="capacity-start"):
+            _start(lab, lambda: plan_capacity(scenario, _named(variants), low=low, high=high, slo=slo))
 
 
 def _variants(scenario: str) -> list[tuple[str, list[str]]]:
@@ -93,21 +112,19 @@ def _over() -> dict[str, list[str]]:
     return over
 
 
-def _start(
-    lab: Lab,
-    scenario: str,
-    sides: Callable[[], list[Variant]],
-    repeats: int,
-    over: dict[str, list[str]] | None = None,
-) -> None:
+def _named(variants: list[tuple[str, list[str]]]) -> list[Variant]:
+    return [Variant(name, parse_settings(settings)) for name, settings in variants]
+
+
+def _start(lab: Lab, planned: Callable[[], tuple[Experiment, dict[str, RunSpec]]]) -> None:
     try:
         with st.spinner("Drawing the requests"):
-            experiment, specs = plan(scenario, sides(), repeats, kind="sweep" if over else "compare", over=over)
+            experiment, specs = planned()
         lab.home.require_space()
         create_experiment(lab.home, experiment, specs)
     except (ConfigError, ScenarioError) as error:
         st.error(plain(book.in_words(error)), icon=":material/error:")
-    except LabError as error:
+    except (LabError, StoreError) as error:
         st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
     else:
         st.query_params.clear()

@@ -52,6 +52,13 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
     )
     data_row(table, query, name="requests")
     rows = chosen["selection"]["rows"]
+    asked = st.query_params.get("request", "")  # of the address: a point of a comparison that was clicked
+    numbers = table["request"].to_pylist()
+    if not rows and asked.isdigit() and int(asked) in numbers:
+        st.markdown(f"**Request {asked}**")
+        rows = [numbers.index(int(asked))]
+        shown = table.slice(rows[0], 1).select([name for name in SHOWN if name in table.column_names])
+        st.dataframe(shown, hide_index=True, column_config=_column_config(), alt=f"Request {asked}")
     if rows and rows[0] < table.num_rows:
         _texts(lab, facts, table, rows[0])
         _origins(con, facts, table, rows[0])

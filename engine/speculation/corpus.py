@@ -29,6 +29,7 @@ from engine.scheduler import Plan, Slice
 SEQUENCES = 48  # of a shard
 LONGEST = 224  # tokens of a sequence
 BLOCK = 16
+UNSEEN_FILE = "unseen.safetensors"
 KINDS = ("chat", "chat", "chat", "sampled", "text")  # shards by number, over and over
 Progress = Callable[[float], None]
 
@@ -65,6 +66,24 @@ SUBJECTS = (
     "machine learning", "a castle", "stress", "salt", "the alphabet", "an orchestra", "rockets", "knitting", "a mirror", "traffic",
     "education", "a rain forest", "coffee", "honesty", "a wooden table", "penguins", "an election", "the printing press", "shoes",
 )  # fmt: skip
+UNSEEN = (
+    "Why do onions make people cry?",
+    "How can a family spend less on electricity?",
+    "Tell me a bedtime story about a small owl.",
+    "What is the purpose of a constitution?",
+    "How are pencils manufactured?",
+    "Which stretches help after a long day at a desk?",
+    "What causes the tides?",
+    "Give me a recipe for a simple tomato soup.",
+    "How do magnets work?",
+    "What should I write in a letter of apology?",
+    "Why do leaves change their colour in autumn?",
+    "How does a lock on a canal lift a boat?",
+    "Describe a market in a small town on a Saturday morning.",
+    "What is the difference between a virus and a bacterium?",
+    "How can I remember people's names?",
+    "Who were the Vikings?",
+)  # never trained on, and nothing like them: how a head does on questions it was not made for
 
 
 def shard_path(folder: Path, number: int) -> Path:
@@ -105,6 +124,20 @@ def write_shard(
     save_file(tensors, partial, {"kind": kind})
     partial.rename(path)
     return len(tensors["ids"])
+
+
+@torch.inference_mode()
+def write_unseen(model: LoadedModel, folder: Path, layers: Sequence[int]) -> None:
+    """The target's greedy answers to ``UNSEEN``, unless they are there."""
+    path = folder / UNSEEN_FILE
+    if path.exists():
+        return
+    rng, writer = random.Random(0), Writer(model, layers, len(UNSEEN), LONGEST)
+    prompts = [model.tokenizer.prompt(text, chat=True) for text in UNSEEN]
+    writer.run([writer.request(i, ids, Sampling(), rng) for i, ids in enumerate(prompts)], model.shape.eos_token_ids)
+    partial = path.with_suffix(".partial")
+    save_file(writer.tensors(), partial)
+    partial.rename(path)
 
 
 class Writer:
@@ -157,7 +190,7 @@ class Writer:
             progress(step / steps)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What was computed, sequences end to end: ``ids`` [tokens], ``at N`` [tokens, hidden] per layer, ``final``, ``lengths``."""
+        """What was computed, sequences end to end: ``ids`` [tokens], ``at N`` [tokens, hidden] per layer, ``final``, ``lengths``, ``prompts``."""
         columns: list[list[torch.Tensor]] = [[] for _ in self._cuts]
         ids, lengths = [], []
         for request in self._requests:
@@ -169,10 +202,9 @@ class Writer:
                 column += pieces
         names = [f"at {layer}" for layer in self._cuts[:-1]] + ["final"]
         found = {name: torch.cat(column).to(torch.bfloat16) for name, column in zip(names, columns, strict=True)}
-        return found | {
-            "ids": torch.tensor(ids, dtype=torch.int32),
-            "lengths": torch.tensor(lengths, dtype=torch.int32),
-        }
+        prompts = [request.num_prompt_tokens for request in self._requests]
+        whole = {"ids": ids, "lengths": lengths, "prompts": prompts}
+        return found | {name: torch.tensor(values, dtype=torch.int32) for name, values in whole.items()}
 
     def _step(self, parts: list[Slice], ends: Sequence[int]) -> None:
         decoder = self.model.decoder

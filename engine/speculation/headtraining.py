@@ -25,6 +25,9 @@ from engine.model.shape import ModelShape
 FUSE, FUSE_UP, FUSE_DOWN = "fuse.weight", "fuse.up.weight", "fuse.down.weight"
 HIDDEN_NORM, TOKEN_NORM, NORM = "hidden_norm.weight", "token_norm.weight", "model.norm.weight"
 
+CPU = torch.device("cpu")
+LONGEST_TEXT = 8192  # tokens
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -32,8 +35,13 @@ class Texts:
 
     ids: torch.Tensor  # [texts, places] int64
     lengths: torch.Tensor  # [texts]
+    prompts: torch.Tensor  # [texts], tokens that the target did not write
     final: torch.Tensor  # [texts, places, hidden], the target's residual stream after its last layer
     at: tuple[torch.Tensor, ...]  # the same entering each layer that the head reads
+
+    def to(self, device: torch.device) -> Texts:
+        at = tuple(stream.to(device) for stream in self.at)
+        return Texts(self.ids.to(device), self.lengths.to(device), self.prompts.to(device), self.final.to(device), at)
 
 
 @dataclass(frozen=True)
@@ -52,10 +60,16 @@ class Outcome:
 
 
 class HeadTraining:
-    """The head's weights (``weights``, float32, to be optimised) and what it takes from the target, which stays as it is."""
+    """Meant to be called under ``with device``. The head's weights (``weights``, float32, to be optimised) and what it takes from the target, which stays as it is."""
 
     def __init__(
-        self, shape: ModelShape, target: Checkpoint, reads: Sequence[int], vocabulary: torch.Tensor, fuse_width: int
+        self,
+        shape: ModelShape,
+        target: Checkpoint,
+        reads: Sequence[int],
+        vocabulary: torch.Tensor,
+        fuse_width: int,
+        device: torch.device = CPU,
     ) -> None:
         """
         Args:
@@ -64,16 +78,17 @@ class HeadTraining:
             reads: layers of the target whose keys and values the head's layers read, one each; they also start as copies of those.
             vocabulary: [n] int64, tokens that can be guessed.
             fuse_width: hidden units of the curved part of fusing.
+            device: where to train.
         """
-        self.shape, self.reads, self.vocabulary = shape, tuple(reads), vocabulary
+        self.shape, self.reads, self.vocabulary, self.device = shape, tuple(reads), vocabulary.to(device), device
         hidden = shape.hidden
 
         def take(name: str, *expected: int) -> torch.Tensor:
-            return target.get(name, expected).float().clone()
+            return target.get(name, expected).float().clone().to(device)
 
         self.embedding = take("model.embed_tokens.weight", shape.vocab, hidden)
         head = self.embedding if shape.tied else take("lm_head.weight", shape.vocab, hidden)
-        self.head = head[vocabulary]
+        self.head = head[self.vocabulary]
         self.whole_head = head
         self.target_norm = take(NORM, hidden)
         self.layers = [_layer(shape, take, f"model.layers.{number}.") for number in reads]
@@ -88,9 +103,8 @@ class HeadTraining:
         }
         for number, layer in enumerate(self.layers):
             self.weights |= {f"model.layers.{number}.{name}": tensor.clone() for name, tensor in layer.items()}
-        self.rope = Rope(
-            shape, 8192 if shape.max_position > 8192 else shape.max_position, torch.device("cpu"), torch.float32
-        )
+        self.weights = {name: tensor.to(device) for name, tensor in self.weights.items()}
+        self.rope = Rope(shape, min(shape.max_position, LONGEST_TEXT), device, torch.float32)
 
     def start_from_least_squares(self, texts: Sequence[Texts]) -> None:
         """Set the fusing weights so that the first layer gets, as well as a linear map can, what it got in the target."""
@@ -120,7 +134,7 @@ class HeadTraining:
         carried = text.final.float()
         own: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.reads]
         loss = torch.zeros(())
-        alive = torch.ones_like(valid)
+        alive = torch.arange(places) >= text.prompts[:, None] - 1  # prompts are easier to guess, and nobody has to
         guesses, tested, right = [], [], []
         for step in range(1, steps + 1):
             ids = _shifted(text.ids, step)

@@ -124,6 +124,14 @@ def check_speculation(prepared: Prepared) -> None:
     asked = config.speculation
     if asked is None:
         return
+    if config.pads and config.kv_quantization is not None:
+        raise EngineError(
+            "unread-codec",
+            "speculation.verification",
+            asked.verification,
+            "padded verification reads a full-precision cache only.",
+            "Set speculation.verification to ragged or switch KV quantization off.",
+        )
     if config.pads and config.shares_attention:
         raise EngineError(
             "contradiction",

@@ -27,7 +27,7 @@ PROBE_EVERY = (
 PROBE_AT_LEAST_EVERY = 384
 PROBE_LENGTH = 2
 COSTLY_GUESS = 0.1  # of an iteration: such guesses are probed one at a time
-ENOUGH_STEPS = 4  # iterations before the regression is trusted
+ENOUGH_STEPS = 2  # iterations without guesses, and as many with, before the regression is trusted
 
 
 class Acceptance:
@@ -92,6 +92,7 @@ class SmartLength(LengthControl):
         self.acceptance = Acceptance()
         self.step_time = StepTime()
         self._last: dict[int, int] = {}  # request -> length chosen last
+        self._seen = [0, 0]  # iterations without prompts: plain ones, verifying ones
         self._patience = PROBE_EVERY
         self._idle = 0  # decodes that could have guessed and did not, since the last probe
 
@@ -101,7 +102,7 @@ class SmartLength(LengthControl):
             return list(reach)
         acceptances = [self.acceptance.of(parts[i].request.index) for i in able]
         chosen, goodput, reason = self._best(builder, acceptances, [reach[i] for i in able], len(parts) - len(able))
-        if not any(chosen):
+        if not any(chosen) and reason != "probe":
             self._idle += len(able)
             if self._idle >= self._patience:
                 self._idle, reason = 0, "probe"
@@ -113,7 +114,7 @@ class SmartLength(LengthControl):
         for i, length in zip(able, chosen, strict=True):
             lengths[i] = length
             self._note(builder, parts[i].request.index, length, reason, goodput)
-        if self.step_time.steps >= ENOUGH_STEPS:
+        if min(self._seen) >= ENOUGH_STEPS:
             expected = self.step_time.predict(load_of(builder.plan, sum(lengths)), max(lengths))
             builder.plan.decisions.append(Decision(-1, "speculation", "predicted", sum(lengths), value=expected))
         return lengths
@@ -122,6 +123,8 @@ class SmartLength(LengthControl):
         drafted = [part for part in plan.slices if part.drafted]
         for part in drafted:
             self.acceptance.update(part.request.index, part.drafted, part.accepted)
+        if plan.slices and not any(part.is_prefill for part in plan.slices):
+            self._seen[bool(drafted)] += 1
         longest = max((part.drafted for part in drafted), default=0)
         self.step_time.update(load_of(plan, 0), longest, duration_ns, plan.draft_ns)
 
@@ -139,11 +142,15 @@ class SmartLength(LengthControl):
     def _best(
         self, builder: PlanBuilder, acceptances: Sequence[float], reach: Sequence[int], others: int
     ) -> tuple[list[int], float, str]:
-        if self.step_time.steps < ENOUGH_STEPS:
-            return [min(self._probe_length(builder), most) for most in reach], float("nan"), "probe"
+        if min(self._seen) < ENOUGH_STEPS:
+            length = self._probe_length(builder) if self._seen[True] <= self._seen[False] else 0
+            return [min(length, most) for most in reach], float("nan"), "probe"
+        plain = self.step_time.predict(load_of(builder.plan, 0), 0)
 
         def seconds(total: int, longest: int) -> float:
-            return self.step_time.predict(load_of(builder.plan, total), longest) / 1e9
+            """Verifying is never faster than not, whatever a few noisy steps say."""
+            verifying = self.step_time.predict(load_of(builder.plan, total), 0)
+            return (max(plain, verifying) + longest * self.step_time.draft_ns) / 1e9
 
         return *best_lengths(acceptances, reach, others, seconds), "acceptance"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +12,8 @@ _SCALE = np.array([1000.0, 10.0, 10.0, 1.0, 1.0])  # brings the features to the 
 _MEMORY = 0.995  # weight of all earlier iterations at each new one: about the last 200 count
 _RIDGE = 1e-3  # keeps coefficients finite while iterations are too alike to tell them apart
 _OUTLIER = 3.0  # iterations this many times slower than predicted are the machine's, not the batch's
+_FLOOR = 0.5  # of the shortest of the recent iterations: no prediction is below
+_RECENT = 64
 _LOCAL_WEIGHT = 0.25
 _DRAFT_WEIGHT = 0.1
 
@@ -38,11 +41,13 @@ class StepTime:
         self._moment = np.zeros(5)
         self._coefficients: np.ndarray | None = None
         self._local: dict[tuple[int, bool], float] = {}  # (tokens, verifies) -> measured / line
+        self._recent: deque[float] = deque(maxlen=_RECENT)
         self._squares = self._total = self._mean = 0.0  # of predictions against measurements
 
     def update(self, load: Load, longest: int, duration_ns: int, draft_ns: int) -> None:
         """Take in an iteration: its load, its longest guess, how long it took, and the part of that spent guessing."""
         measured = float(duration_ns - draft_ns)
+        self._recent.append(measured)
         if longest > 0:
             share = draft_ns / longest
             self.draft_ns += (share - self.draft_ns) * (_DRAFT_WEIGHT if self.draft_ns else 1.0)
@@ -50,9 +55,10 @@ class StepTime:
             predicted = self._line(load)
             if self.steps >= 8 and measured > _OUTLIER * predicted * self._local.get(_place(load), 1.0):
                 return
-            if predicted > 0:
+            if predicted > 0:  # more than twice or less than half is noise, not the place's own cost
+                measured_share = min(2.0, max(0.5, measured / predicted))
                 old = self._local.get(_place(load), 1.0)
-                self._local[_place(load)] = old + _LOCAL_WEIGHT * (measured / predicted - old)
+                self._local[_place(load)] = old + _LOCAL_WEIGHT * (measured_share - old)
             self._judge(measured, predicted)
         features = _features(load)
         self._gram = _MEMORY * self._gram + np.outer(features, features)
@@ -63,7 +69,8 @@ class StepTime:
     def predict(self, load: Load, longest: int) -> float:
         """Expected ns of an iteration whose longest guess has ``longest`` tokens; at least 1."""
         line = self._line(load) * self._local.get(_place(load), 1.0)
-        return max(1.0, line + longest * self.draft_ns)
+        floor = _FLOOR * min(self._recent, default=0.0)
+        return max(1.0, max(floor, line) + longest * self.draft_ns)
 
     @property
     def coefficients(self) -> dict[str, float]:
@@ -82,9 +89,22 @@ class StepTime:
         return float(self._solve() @ _features(load))
 
     def _solve(self) -> np.ndarray:
+        """Least squares in which nothing shortens a step: what would be negative is left out.
+
+        Else, while steps of one kind have hardly been seen, a prompt's long step can make plain steps look slower than verifying ones.
+        """
         if self._coefficients is None:
             ridge = _RIDGE * np.eye(5) * max(1.0, self._gram.trace() / 5) * 0.01
-            self._coefficients = np.linalg.solve(self._gram + ridge, self._moment)
+            kept = list(range(5))
+            found = np.zeros(5)
+            while kept:
+                found[:] = 0.0
+                found[kept] = np.linalg.solve((self._gram + ridge)[np.ix_(kept, kept)], self._moment[kept])
+                worst = min(kept, key=lambda place: found[place])
+                if found[worst] >= 0:
+                    break
+                kept.remove(worst)
+            self._coefficients = found
         return self._coefficients
 
     def _judge(self, measured: float, predicted: float) -> None:

@@ -30,7 +30,7 @@ from engine.model.checkpoint import Checkpoint, read_json
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import load, model_directory, resolve
 from engine.model.shape import ModelShape
-from engine.speculation.corpus import KINDS, LONGEST, shard_path, write_shard
+from engine.speculation.corpus import KINDS, LONGEST, UNSEEN_FILE, shard_path, write_shard, write_unseen
 from engine.speculation.head import DEFAULT_HEAD, FORMAT, weights_sha256
 from engine.speculation.headtraining import HeadTraining, Texts
 from telemetry.machine import environment
@@ -108,11 +108,15 @@ def train(model: str, out: Path, work: Path, recipe: Recipe, device: str = "auto
     )  # fmt: skip
     with Progress(*columns) as progress:
         collecting = collect(model, work, reads, recipe, device, progress)
-        teaching = Teaching(
-            HeadTraining(shape, Checkpoint(directory), reads, vocabulary(work, recipe, shape), recipe.fuse_width),
-            work,
-            recipe,
+        head = HeadTraining(
+            shape,
+            Checkpoint(directory),
+            reads,
+            vocabulary(work, recipe, shape),
+            recipe.fuse_width,
+            resolve_device(device),
         )
+        teaching = Teaching(head, work, recipe)
         teaching.run(progress)
     record = {
         "model": model,
@@ -137,7 +141,7 @@ def collect(model: str, work: Path, reads: Sequence[int], recipe: Recipe, device
     task = progress.add_task("texts", total=recipe.shards, says="")
     missing = [n for n in range(recipe.shards) if not shard_path(work, n).exists()]
     progress.update(task, completed=recipe.shards - len(missing))
-    if not missing:
+    if not missing and (work / UNSEEN_FILE).exists():
         return spent
     on = resolve_device(device)
     loaded = load(resolve(model), on, resolve_dtype("auto", on))
@@ -147,6 +151,7 @@ def collect(model: str, work: Path, reads: Sequence[int], recipe: Recipe, device
         write_shard(loaded, work, number, reads, recipe.seed, _mover(progress, task, done))
         spent += time.monotonic() - start
         note.write_text(json.dumps({"seconds": spent}))
+    write_unseen(loaded, work, reads)
     progress.update(task, completed=recipe.shards)
     return spent
 
@@ -181,8 +186,8 @@ class Teaching:
             self._resume()
         else:
             some = self._texts[:: max(1, len(self._texts) // 96)]
-            with torch.no_grad():
-                head.start_from_least_squares([packed(some[i : i + 8]) for i in range(0, len(some), 8)])
+            with torch.no_grad(), head.device:
+                head.start_from_least_squares([packed(some[i : i + 8]).to(head.device) for i in range(0, len(some), 8)])
 
     def run(self, progress: Progress) -> None:
         """Take the steps that are left."""
@@ -213,9 +218,9 @@ class Teaching:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         rng = random.Random(f"{self.recipe.seed} step {self.step}")
-        text = packed(rng.sample(self._texts, min(self.recipe.batch, len(self._texts))))
+        text = packed(rng.sample(self._texts, min(self.recipe.batch, len(self._texts)))).to(self.head.device)
         ahead = 1 if share < 0.35 else 2 if share < 0.6 else STEPS_AHEAD  # later guesses build on the first
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with self.head.device, torch.autocast(self.head.device.type, dtype=torch.bfloat16):
             outcome = self.head.outcome(text, ahead)
         outcome.loss.backward()
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -225,18 +230,26 @@ class Teaching:
 
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
-        """How far guesses go on held-out texts, where these are what the target itself says."""
+        """How far guesses go on held-out answers, where these are what the target itself says."""
+        held_out = {
+            f"shard {number}, {KINDS[number % len(KINDS)]}, questions like those trained on": shard_path(
+                self.work, number
+            )
+            for number in HELD_OUT
+            if number < self.recipe.shards
+        }
         found = {}
-        for number in HELD_OUT:
-            if number >= self.recipe.shards:
+        for name, path in {"unseen questions": self.work / UNSEEN_FILE, **held_out}.items():
+            if not path.exists():
                 continue
-            texts = sequences(shard_path(self.work, number), self.head.reads)[:MEASURED]
+            texts = sequences(path, self.head.reads)[:MEASURED]
             tested = right = torch.zeros(STEPS_AHEAD)
             for start in range(0, len(texts), 8):
-                with torch.autocast("cpu", dtype=torch.bfloat16):
-                    outcome = self.head.outcome(packed(texts[start : start + 8]), STEPS_AHEAD, measure=True)
-                tested, right = tested + outcome.tested, right + outcome.right
-            found[f"shard {number}, {KINDS[number % len(KINDS)]}"] = {
+                text = packed(texts[start : start + 8]).to(self.head.device)
+                with self.head.device, torch.autocast(self.head.device.type, dtype=torch.bfloat16):
+                    outcome = self.head.outcome(text, STEPS_AHEAD, measure=True)
+                tested, right = tested + outcome.tested.cpu(), right + outcome.right.cpu()
+            found[name] = {
                 "places": int(tested[0]),
                 "acceptance_by_position": [round(float(r / t), 4) for r, t in zip(right, tested, strict=True)],
                 "mean_accepted_of_3": round(float((right / tested[0]).sum()), 4),
@@ -264,7 +277,7 @@ class Teaching:
     def _resume(self) -> None:
         with safe_open(self._checkpoint, "pt") as file:
             about = json.loads(file.metadata()["state"])
-            if not torch.equal(file.get_tensor("vocabulary"), self.head.vocabulary):
+            if not torch.equal(file.get_tensor("vocabulary"), self.head.vocabulary.cpu()):
                 raise EngineError(
                     "other-recipe",
                     "work",
@@ -276,8 +289,8 @@ class Teaching:
                 tensor.copy_(file.get_tensor(f"weight {name}"))
                 self._optimizer.state[tensor] = {
                     "step": torch.tensor(float(about["step"])),
-                    "exp_avg": file.get_tensor(f"exp_avg {name}"),
-                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq {name}"),
+                    "exp_avg": file.get_tensor(f"exp_avg {name}").to(self.head.device),
+                    "exp_avg_sq": file.get_tensor(f"exp_avg_sq {name}").to(self.head.device),
                 }
         self.step, self.seconds = about["step"], about["seconds"]
         self.losses = [tuple(entry) for entry in about["losses"]]
@@ -289,8 +302,9 @@ def sequences(path: Path, reads: Sequence[int]) -> list[dict[str, torch.Tensor]]
     tensors = load_file(path)
     lengths = tensors.pop("lengths").tolist()
     wanted = ["ids", "final", *(f"at {layer}" for layer in reads)]
-    cut = {name: tensors[name].split(lengths) for name in wanted}
-    return [{name: cut[name][i] for name in wanted} for i in range(len(lengths))]
+    cut: dict[str, Sequence[torch.Tensor]] = {name: tensors[name].split(lengths) for name in wanted}
+    cut["prompts"] = tensors["prompts"].split(1) if "prompts" in tensors else torch.zeros(len(lengths), 1).split(1)
+    return [{name: column[i] for name, column in cut.items()} for i in range(len(lengths))]
 
 
 def packed(texts: Sequence[dict[str, torch.Tensor]]) -> Texts:
@@ -299,9 +313,8 @@ def packed(texts: Sequence[dict[str, torch.Tensor]]) -> Texts:
     columns = {
         name: torch.nn.utils.rnn.pad_sequence([text[name] for text in texts], batch_first=True) for name in texts[0]
     }
-    return Texts(
-        columns["ids"].long(), lengths, columns["final"], tuple(columns[n] for n in columns if n.startswith("at "))
-    )
+    at = tuple(column for name, column in columns.items() if name.startswith("at "))
+    return Texts(columns["ids"].long(), lengths, columns["prompts"][:, 0].long(), columns["final"], at)
 
 
 def corpus_facts(work: Path, recipe: Recipe) -> dict[str, Any]:
@@ -318,8 +331,8 @@ def corpus_facts(work: Path, recipe: Recipe) -> dict[str, Any]:
 def write(out: Path, head: HeadTraining, record: dict[str, Any]) -> None:
     """The weights in bfloat16 with the record in their header, and the record as a file of its own."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().to(torch.bfloat16).contiguous() for name, tensor in head.weights.items()}
-    tensors["vocabulary"] = head.vocabulary.to(torch.int32)
+    tensors = {name: tensor.detach().to("cpu", torch.bfloat16).contiguous() for name, tensor in head.weights.items()}
+    tensors["vocabulary"] = head.vocabulary.to("cpu", torch.int32)
     header = {
         name: json.dumps(record[name]) for name in ("format", "model", "weights_sha256", "reads_layers", "recipe")
     }

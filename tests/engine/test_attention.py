@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import pytest
 import torch
 
-from engine.attention import BACKENDS
+from engine.attention import BACKENDS, gathered
 from engine.attention.gathered import alike
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
@@ -21,6 +24,7 @@ BATCHES = {
     "decodes of different lengths": [(1, 0), (1, 5), (1, 16), (1, 40), (1, 3)],
     "whole prompt": [(23, 0)],
     "later chunk": [(7, 18)],
+    "chunks longer than a tile": [(1, 4), (300, 0), (140, 70)],
     "mixed": [(1, 33), (12, 0), (1, 2), (5, 30), (1, 15), (16, 16)],
 }
 HEADS = [(4, 4, 16), (9, 3, 64), (8, 1, 32), (16, 2, 80)]
@@ -92,7 +96,20 @@ def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
     assert out.shape == (start, num_heads * width)
 
 
-def test_rows_of_similar_length_share_a_pass():
+def test_rows_are_put_together_at_the_least_cost(monkeypatch: pytest.MonkeyPatch):
     assert alike([]) == []
     assert alike([1, 2, 60]) == [(0, 3)]
-    assert alike([10, 70, 130, 300]) == [(0, 1), (1, 3), (3, 4)]
+    assert alike([10] * 20 + [300]) == [(0, 20), (20, 21)]
+    monkeypatch.setattr(gathered, "MOST_LENGTHS", 10_000)
+    generator = random.Random(3)
+    for _ in range(40):
+        lengths = sorted(generator.randint(1, 900) for _ in range(8))
+
+        def cost(ranges: list[tuple[int, int]], lengths: list[int] = lengths) -> int:
+            return sum(gathered.PASS_TOKENS + (stop - start) * lengths[stop - 1] for start, stop in ranges)
+
+        everything = []
+        for cuts in itertools.product((False, True), repeat=7):
+            ends = [0, *(n + 1 for n, cut in enumerate(cuts) if cut), 8]
+            everything.append(cost(list(itertools.pairwise(ends))))
+        assert cost(alike(lengths)) == min(everything)

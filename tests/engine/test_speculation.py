@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,12 +18,14 @@ from engine.batch import build_batch
 from engine.build import prepare
 from engine.config import ChunkedPrefill, ConfigError, EngineConfig, RequestSpec, Sampling, Speculation, apply_overrides
 from engine.errors import EngineError
+from engine.kv import cache
 from engine.kv.pool import IntegrityError
 from engine.loop import Engine
 from engine.outputs import Outputs
 from engine.request import Draft
 from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.lookup import NGramIndex, PromptLookup
+from engine.speculation.make import make_speculator
 from engine.speculation.models import kept_layers
 from engine.speculation.smart import Acceptance, SmartLength, best_lengths
 from engine.speculation.steptime import Load, StepTime
@@ -152,6 +156,40 @@ def test_step_time_is_learnt_from_iterations():
     assert model.predict(Load(500, 9, 2, True), 0) == pytest.approx(1.5e6 + 18e6 + 2e6 + 5e5 + 4e7, rel=0.02)
 
 
+def test_no_step_is_expected_to_take_no_time():
+    """Few and noisy iterations, then a load far from all of them."""
+    for seed in range(30):
+        rng, model, least = random.Random(seed), StepTime(), 1e12
+        for _ in range(12):
+            took = rng.uniform(2e7, 3e8)
+            least = min(least, took)
+            model.update(
+                Load(rng.randrange(200, 900), rng.randrange(1, 60), rng.randrange(1, 5), rng.random() < 0.5),
+                0,
+                round(took),
+                0,
+            )
+        assert min(model.coefficients.values()) >= 0
+        for load in (Load(0, 1, 1, False), Load(100, 1, 4, True), Load(5000, 1, 1, True)):
+            assert model.predict(load, 0) >= 0.49 * least
+
+
+def test_a_long_prompt_does_not_make_plain_steps_look_slow(
+    wrong_guesses: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """The first step is a prompt's and long; guesses cost half a step each and are all wrong: hardly any are made."""
+    learn = SmartLength.learn
+
+    def told(self: SmartLength, plan: Plan, duration_ns: int) -> None:
+        plan.draft_ns = 12_000_000 * max(part.drafted for part in plan.slices)
+        learn(self, plan, 25_000_000 + 2_000_000 * plan.num_tokens + plan.draft_ns)
+
+    monkeypatch.setattr(SmartLength, "learn", told)
+    config = speculating(proposer="prompt-lookup", control="smart", k=4)
+    served = serve(make_spec(config, asked(1, max_tokens=150)), tmp_path)
+    assert sum(r.drafted_tokens for r in served) <= 14
+
+
 def test_smart_control_stops_guessing_what_is_never_right(
     wrong_guesses: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -171,7 +209,7 @@ def test_smart_control_stops_guessing_what_is_never_right(
     changes = [d for d in decisions if d["request"] is not None]
     assert all(d["value"] > 0 for d in decisions if d["reason"] == "predicted")
     assert {d["reason"] for d in changes} == {"acceptance", "probe"}
-    assert any(d["tokens"] == 0 and d["value"] > 0 for d in changes)
+    assert any(d["tokens"] == 0 and (d["value"] or 0) > 0 for d in changes)
 
 
 # ---------------------------------------------------------------- the books
@@ -321,3 +359,20 @@ def test_on_means_lookup_with_the_length_that_pays():
     assert on is not None
     assert (on.proposer, on.control) == ("prompt-lookup", "smart")
     assert apply_overrides(EngineConfig(), {"speculation.k": "5"}).speculation == Speculation(k=5)
+
+
+def test_a_draft_without_room_in_the_pool_is_refused(monkeypatch: pytest.MonkeyPatch):
+    """The model's part of the pool still fits; the draft model's does not."""
+    config = speculating(proposer="draft-model", draft_model="random:tiny")
+    prepared = prepare(make_spec(config, asked(1)))
+    executor = prepared.allocate()
+
+    def full(*shape: Any, **settings: Any) -> torch.Tensor:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(cache.torch, "zeros", full)
+    with pytest.raises(EngineError) as caught:
+        make_speculator(prepared, executor.cache)
+    assert caught.value.kind == "out-of-memory"
+    assert caught.value.field == "speculation.draft_model"
+    assert "kv_blocks" in caught.value.mend

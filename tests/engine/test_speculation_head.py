@@ -99,8 +99,8 @@ def test_a_head_learns(trained, tmp_path: Path):
     for shard in path.parent.glob("shard-*"):
         shutil.copy(shard, tmp_path)
     head = HeadTraining(teaching.head.shape, Checkpoint(target), READS, teaching.head.vocabulary, 32)
-    before = Teaching(head, tmp_path, teaching.recipe).measure()["shard 0, chat"]
-    after = teaching.measure()["shard 0, chat"]
+    before = Teaching(head, tmp_path, teaching.recipe).measure()["shard 0, chat, questions like those trained on"]
+    after = teaching.measure()["shard 0, chat, questions like those trained on"]
     assert after["places"] == before["places"] > 100
     assert after["mean_accepted_of_3"] > before["mean_accepted_of_3"] + 0.1
     assert after["mean_accepted_of_3"] > 0.5

@@ -8,7 +8,16 @@ from typing import get_args
 import pytest
 
 from engine.build import prepare
-from engine.config import ConfigError, EngineConfig, PrefixSharing, RequestSpec, Sampling, Speculation, apply_overrides
+from engine.config import (
+    ConfigError,
+    EngineConfig,
+    KVQuantization,
+    PrefixSharing,
+    RequestSpec,
+    Sampling,
+    Speculation,
+    apply_overrides,
+)
 from engine.errors import EngineError
 from engine.kv.pool import IntegrityError
 from engine.request import Draft, Request
@@ -122,7 +131,8 @@ def test_what_contradicts_padding_is_refused():
     with pytest.raises(ConfigError):
         apply_overrides(EngineConfig(), {"speculation.inject_bug": "visible-padding"})
     sharing = PrefixSharing(attention="one-level", min_prefix_tokens=4)
-    with pytest.raises(EngineError) as caught:
-        prepare(make_spec(config(prefix_sharing=sharing), asked()))
-    assert caught.value.field == "speculation.verification"
-    assert caught.value.mend
+    for contrary in ({"prefix_sharing": sharing}, {"kv_quantization": KVQuantization(codec="int8")}):
+        with pytest.raises(EngineError) as caught:
+            prepare(make_spec(config(**contrary), asked()))
+        assert caught.value.field == "speculation.verification"
+        assert caught.value.mend

@@ -1,0 +1,190 @@
+"""Capacity: the highest rate of arrivals that a scenario is still served well at, found by bisection.
+
+A search is an experiment whose runs are decided one after the other: the same requests, drawn once, arriving faster or slower. What
+was tried and what it showed stands in the experiment's file, so a search goes on wherever it stopped.
+
+A rate holds if 90 % of the requests meet the objective (DistServe's goodput), or with ``tbt_ms`` if the median scheduling delay is at
+most 2 s and the 99th percentile of the inter-token latency within that bound (Sarathi-Serve's capacity).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from app.errors import LabError
+from app.experiment import Experiment, Search, Turn, Variant, natural_rate, plan
+from app.home import Home
+from app.status import read_status
+from engine.config import RunSpec
+from store.database import Database
+from store.ingest import Collector
+from store.metrics import percentile
+from store.samples import alone, read_samples, with_slo
+from store.slo import DEFAULT_SLO, GOODPUT_ATTAINMENT, Bisection, parse_slo
+
+LOW, HIGH = 0.25, 8.0  # of the scenario's own rate: where a search begins if nothing else is said
+MOST_DELAY_MS = 2000.0
+
+
+def plan_capacity(
+    scenario: str,
+    variants: Sequence[Variant],
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    tolerance: float = 0.05,
+    slo: str = DEFAULT_SLO,
+    tbt_ms: float | None = None,
+    common: Mapping[str, str] | None = None,
+) -> tuple[Experiment, dict[str, RunSpec]]:
+    """A new search for each variant's capacity, and each variant's spec. Rates in requests/s.
+
+    Raises:
+        LabError: the scenario has no rate, or the range is none; else as ``app.experiment.plan``.
+    """
+    from dataclasses import replace
+
+    experiment, specs = plan(scenario, variants, 1, common=common, slo=slo, fewest=1)
+    own = natural_rate(specs[experiment.baseline])
+    if own is None:
+        raise LabError(
+            "no-rate",
+            field="scenario",
+            value=scenario,
+            message="All its requests come at once or after another's end, so there is no rate to search.",
+            mend="Take a scenario whose requests arrive over time, such as chat.",
+        )
+    search = Search(low or LOW * own, high or HIGH * own, tolerance, tbt_ms)
+    try:
+        bisection(search)
+    except ValueError as error:
+        raise LabError(
+            "bad-experiment", field="--low", value=search.low, message=f"{str(error)[0].upper()}{str(error)[1:]}."
+        ) from error
+    warm_up = Turn(experiment.baseline, 0, warm_up=True)
+    return replace(experiment, kind="capacity", turns=(warm_up,), search=search), specs
+
+
+def bisection(search: Search) -> Bisection:
+    return Bisection(search.low, search.high, search.tolerance)
+
+
+def next_turn(experiment: Experiment) -> Turn | None:
+    """The rate to try next, the variants in turns; None when every search is over."""
+    assert experiment.search is not None
+    search, tried = bisection(experiment.search), {v.name: probes(experiment, v.name) for v in experiment.variants}
+    for name in sorted(tried, key=lambda name: len(tried[name])):
+        rate = search.next_rate({turn.rate: turn.held for turn in tried[name] if turn.rate is not None})  # type: ignore[misc]
+        if rate is not None:
+            return Turn(name, len(tried[name]), rate=rate)
+    return None
+
+
+def probes(experiment: Experiment, name: str) -> list[Turn]:
+    """A variant's runs that are over, without the warm-up."""
+    return [turn for turn in experiment.turns if turn.variant == name and turn.done and not turn.warm_up]
+
+
+def most_runs(experiment: Experiment) -> int:
+    """How many runs the search takes at most."""
+    assert experiment.search is not None
+    return 1 + len(experiment.variants) * bisection(experiment.search).most_probes()
+
+
+def measure(home: Home, experiment: Experiment, turn: Turn) -> tuple[bool, dict[str, float | None]]:
+    """Whether the rate of a finished run holds, and the figures that say so.
+
+    What a request alone would see is read from the baseline's run at the lowest rate, for all.
+    """
+    assert experiment.search is not None
+    first = next((t.run_id for t in probes(experiment, experiment.baseline)), turn.run_id)
+    with Database(Path(":memory:")) as database:
+        collector = Collector(home.runs, database)
+        for run_id in {first, turn.run_id}:
+            collector.ingest_once(run_id)
+        with database.read() as con:
+            run = with_slo(read_samples(con, turn.run_id), parse_slo(experiment.slo), alone(con, [first]))
+    figures = {
+        "attainment": run.totals["slo_attainment"],
+        "scheduling_delay_ms": percentile(run.requests["scheduling_delay_ms"], 0.5),
+        "itl_ms_p99": run.totals["itl_ms_p99"],
+        "output_tokens_per_s": run.totals["output_tokens_per_s"],
+    }
+    known = {name: None if value is None or value != value else float(value) for name, value in figures.items()}
+    bound = experiment.search.tbt_ms
+    if bound is None:
+        return (known["attainment"] or 0.0) >= GOODPUT_ATTAINMENT, known
+    delay, gap = known["scheduling_delay_ms"], known["itl_ms_p99"]
+    return delay is not None and delay <= MOST_DELAY_MS and (gap is None or gap <= bound), known
+
+
+def capacity_result(home: Home, experiment: Experiment) -> dict[str, Any]:
+    """What ``servescope capacity --json`` prints and the page draws, as far as the search is."""
+    assert experiment.search is not None
+    search = bisection(experiment.search)
+    variants: dict[str, Any] = {}
+    for variant in experiment.variants:
+        tried = probes(experiment, variant.name)
+        held, failed = search.bracket({t.rate: bool(t.held) for t in tried if t.rate is not None})
+        variants[variant.name] = {
+            "settings": variant.settings,
+            "capacity": held,
+            "bracket": [held, failed],
+            "probes": [
+                {"requests_per_s": t.rate, "held": t.held, **t.figures, "run_id": t.run_id}
+                for t in sorted(tried, key=lambda t: t.rate or 0.0)
+            ],
+        }
+    labels = {label for turn in experiment.turns if turn.done for label in _labels(home, turn.run_id)} - {"warm-up"}
+    return {
+        "experiment_id": experiment.experiment_id,
+        "kind": experiment.kind,
+        "state": experiment.state,
+        "scenario": experiment.scenario,
+        "title": experiment.title,
+        "question": experiment.question,
+        "workload_hash": experiment.workload_hash,
+        "baseline": experiment.baseline,
+        "labels": sorted(labels),
+        "criterion": criterion_in_words(experiment),
+        "low": search.low,
+        "high": search.high,
+        "tolerance": search.tolerance,
+        "variants": variants,
+        "summary": [
+            in_words(name, about, variants[experiment.baseline], experiment) for name, about in variants.items()
+        ],
+    }
+
+
+def criterion_in_words(experiment: Experiment) -> str:
+    """When a rate counts as served well."""
+    assert experiment.search is not None
+    if experiment.search.tbt_ms is not None:
+        bound = experiment.search.tbt_ms
+        return f"median scheduling delay within {MOST_DELAY_MS / 1e3:g} s, p99 of the inter-token latency within {bound:g} ms"
+    slo = parse_slo(experiment.slo)
+    return f"{GOODPUT_ATTAINMENT:.0%} of the requests in time ({slo.name}: {slo.words})"
+
+
+def in_words(name: str, about: Mapping[str, Any], base: Mapping[str, Any], experiment: Experiment) -> str:
+    """A variant's capacity in a sentence, with what it is bracketed by, and against the baseline."""
+    assert experiment.search is not None
+    held, failed = about["bracket"]
+    if not about["probes"]:
+        return f"{name}: nothing tried yet."
+    if held is None:
+        return f"{name}: fewer than {experiment.search.low:.3g} requests/s; not even the lowest rate held."
+    if failed is None:
+        return f"{name}: at least {held:.3g} requests/s; a higher rate was not tried."
+    said = f"{name}: {held:.3g} requests/s held, {failed:.3g} did not."
+    base_held, base_failed = base["bracket"]
+    if about is not base and base_held and base_failed:
+        said += f" That is x{held / base_held:.3g} of {experiment.baseline} ({held / base_failed:.3g} to {failed / base_held:.3g})."
+    return said
+
+
+def _labels(home: Home, run_id: str) -> list[str]:
+    return list(read_status(home.runs / run_id).get("labels") or [])

@@ -1,0 +1,138 @@
+"""Capacity: rates tried one after the other, each decided by the last; gone on with wherever it stopped."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from app.capacity import capacity_result, criterion_in_words, most_runs, next_turn, plan_capacity
+from app.comparison import result_of_experiment
+from app.errors import LabError
+from app.experiment import Experiment, Turn, Variant, at_rate, natural_rate, spec_of_turn
+from app.experimentfile import create_experiment, read_experiment, write_experiment
+from app.experimenting import drive_here, runs_planned, seconds_left
+from app.home import Home
+from store.errors import StoreError
+from tests.app.lab_process import scenario_file, servescope
+from tests.app.small_runs import wait_for
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home").prepare()
+
+
+@pytest.fixture
+def timed(tmp_path: Path) -> str:
+    path = scenario_file(tmp_path)
+    path.write_text(path.read_text().replace("{kind: at-once}", "{kind: interval, every_s: 0.05}"))
+    return str(path)
+
+
+def answer(experiment: Experiment, knees: dict[str, float]) -> Experiment:
+    """Play the search with variants that hold up to known rates."""
+    experiment = replace(experiment, turns=(replace(experiment.turns[0], done=True),))
+    while (turn := next_turn(experiment)) is not None:
+        assert turn.rate is not None
+        done = replace(turn, done=True, held=turn.rate <= knees[turn.variant], figures={"attainment": 1.0})
+        experiment = replace(experiment, turns=(*experiment.turns, done))
+    return experiment
+
+
+def test_the_same_requests_come_faster(timed: str) -> None:
+    _, specs = plan_capacity(timed, [Variant("a")])
+    assert natural_rate(specs["a"]) == pytest.approx(20)
+    faster = at_rate(specs["a"], 80)
+    assert natural_rate(faster) == pytest.approx(80)
+    assert [r.model_dump(exclude={"arrival_ns"}) for r in faster.requests] == [
+        r.model_dump(exclude={"arrival_ns"}) for r in specs["a"].requests
+    ]
+
+
+def test_every_variant_gets_its_own_bracket_and_they_take_turns(timed: str, home: Home) -> None:
+    planned, specs = plan_capacity(timed, [Variant("a"), Variant("b", {"policy": "orca"})], low=1, high=64)
+    found = answer(planned, {"a": 10, "b": 25})
+    assert runs_planned(found) == most_runs(found) >= len(found.turns)
+    assert [turn.variant for turn in found.turns[1:5]] == ["a", "b", "a", "b"]
+    result = capacity_result(home, found)
+    for name, knee in (("a", 10), ("b", 25)):
+        held, failed = result["variants"][name]["bracket"]
+        assert held <= knee < failed <= 1.051 * held
+    assert "x2.5" in result["summary"][1]
+    served = spec_of_turn(specs, found, 3)
+    assert natural_rate(served) == pytest.approx(found.turns[3].rate)
+
+
+def test_a_range_that_says_nothing_is_said(timed: str, home: Home) -> None:
+    planned, _ = plan_capacity(timed, [Variant("a")], low=1, high=64)
+    never, always = answer(planned, {"a": 0}), answer(planned, {"a": 1000})
+    assert "not even the lowest" in capacity_result(home, never)["summary"][0]
+    assert "at least 64" in capacity_result(home, always)["summary"][0]
+    assert len(never.turns) == 2
+    assert len(always.turns) == 3
+
+
+def test_bad_searches_are_refused(timed: str, tmp_path: Path) -> None:
+    (tmp_path / "once").mkdir()
+    with pytest.raises(LabError, match="no rate"):
+        plan_capacity(str(scenario_file(tmp_path / "once")), [Variant("a")])
+    with pytest.raises(LabError, match="0 < low < high"):
+        plan_capacity(timed, [Variant("a")], low=8, high=2)
+    with pytest.raises(StoreError, match="no objective"):
+        plan_capacity(timed, [Variant("a")], slo="soon")
+
+
+def test_a_search_is_served_and_goes_on_where_its_driver_was_lost(home: Home, timed: str) -> None:
+    experiment, specs = plan_capacity(
+        timed, [Variant("a")], low=20, high=40, tolerance=0.9, slo="ttft=60000,tpot=60000"
+    )
+    create_experiment(home, experiment, specs)
+    first, queue = drive_here(home, experiment.experiment_id)
+    wait_for(lambda: queue.tick() or sum(t.done for t in first.step().turns) == 2)
+    queue.stop()
+    first.release()
+    tried = read_experiment(home, experiment.experiment_id).turns[1]
+    assert (tried.rate, tried.held, tried.figures["attainment"]) == (20, True, 1.0)
+    second, queue = drive_here(home, experiment.experiment_id)
+    wait_for(lambda: queue.tick() or second.step().state == "finished")
+    queue.stop()
+    second.release()
+    after = read_experiment(home, experiment.experiment_id)
+    assert after.turns[1] == tried
+    assert seconds_left(home, after) == 0
+    result = result_of_experiment(home, experiment.experiment_id)
+    assert [probe["requests_per_s"] for probe in result["variants"]["a"]["probes"]] == [20, 40]
+    assert result["variants"]["a"]["capacity"] == 40
+    assert "random weights" in result["labels"]
+
+
+def test_the_criterion_is_said(timed: str) -> None:
+    by_objective, _ = plan_capacity(timed, [Variant("a")])
+    by_gap, _ = plan_capacity(timed, [Variant("a")], tbt_ms=200)
+    assert "90% of the requests in time" in criterion_in_words(by_objective)
+    assert "within 200 ms" in criterion_in_words(by_gap)
+
+
+def test_what_is_written_is_read(home: Home, timed: str) -> None:
+    experiment, specs = plan_capacity(timed, [Variant("a")])
+    create_experiment(home, experiment, specs)
+    turns = (
+        *experiment.turns,
+        Turn("a", 0, run_id="x", attempts=1, done=True, rate=1 / 3, held=False, figures={"attainment": None}),
+    )
+    write_experiment(home, replace(experiment, turns=turns))
+    assert read_experiment(home, experiment.experiment_id).turns == turns
+
+
+@pytest.mark.slow
+def test_the_command_prints_one_object(home: Home, timed: str) -> None:
+    done = servescope(
+        home, "capacity", timed, "--low", "20", "--high", "40", "--slo", "ttft=0.001,tpot=0.001", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["variants"]["as it is"]["bracket"] == [None, 20]
+    assert "[1/" in done.stderr
