@@ -12,6 +12,7 @@ from engine.config import EngineConfig, KVQuantization
 from engine.errors import EngineError
 from engine.quality import QualityMeter, QualitySpec
 
+pytestmark = pytest.mark.slow
 KIVI = {"codec": "kivi", "residual": 32}
 CODECS = {
     "int8": KVQuantization(codec="int8"),
