@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import shutil
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.errors import EngineError
 from engine.model.cache import sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
+from engine.model.source import EMBEDDED_SHA256
 from engine.speculation.corpus import Writer
 from engine.speculation.head import DEFAULT_HEAD, TrainedHead, check_head
 from engine.speculation.headtraining import HeadTraining
