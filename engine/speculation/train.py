@@ -128,7 +128,8 @@ def train(model: str, out: Path, work: Path, recipe: Recipe, device: str = "auto
         "data": corpus_facts(work, recipe) | {"longest_sequence": LONGEST, "seconds": round(collecting, 1)},
         "training": teaching.facts(),
         "held_out": teaching.measure(),
-        "hardware": environment(torch_version=torch.__version__, device=device) | {"threads": torch.get_num_threads()},
+        "hardware": environment(torch_version=torch.__version__, device=str(resolve_device(device)))
+        | {"threads": torch.get_num_threads()},
     }
     write(out, teaching.head, record)
     return record
@@ -337,6 +338,7 @@ def write(out: Path, head: HeadTraining, record: dict[str, Any]) -> None:
         name: json.dumps(record[name]) for name in ("format", "model", "weights_sha256", "reads_layers", "recipe")
     }
     save_file(tensors, out, header)
+    out.chmod(0o644)
     parameters = sum(tensor.numel() for name, tensor in tensors.items() if name != "vocabulary")
     facts = {"parameters": parameters, "bytes": out.stat().st_size, "sha256": sha256(out)}
     out.with_suffix(".json").write_text(json.dumps(record | {"file": facts}, indent=1) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 import shutil
 from pathlib import Path
@@ -14,12 +15,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from engine.build import prepare
-from engine.config import EngineConfig, RequestSpec, Sampling, Speculation
+from engine.config import EMBEDDED_MODEL, EngineConfig, RequestSpec, Sampling, Speculation
 from engine.errors import EngineError
+from engine.model.cache import sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
+from engine.model.source import EMBEDDED_SHA256
 from engine.speculation.corpus import Writer
-from engine.speculation.head import DEFAULT_HEAD, TrainedHead
+from engine.speculation.head import DEFAULT_HEAD, TrainedHead, check_head
 from engine.speculation.headtraining import HeadTraining
 from engine.speculation.train import Teaching, main, packed
 from tests.engine.draft_models import READS, periodic, small_models, trained_head
@@ -155,6 +158,34 @@ def run(teaching: Teaching) -> None:
 def test_random_weights_are_nothing_to_learn_from(capsys, tmp_path: Path):
     assert main(["--model", "random:tiny", "--work", str(tmp_path), "--out", str(tmp_path / "head.safetensors")]) == 1
     assert "trained model" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the one that is shipped
+
+
+def test_the_shipped_head_is_the_one_its_record_tells_of():
+    record = json.loads(DEFAULT_HEAD.with_suffix(".json").read_text())
+    about = check_head(DEFAULT_HEAD, resolve(EMBEDDED_MODEL), EMBEDDED_MODEL)
+    assert record["file"]["sha256"] == sha256(DEFAULT_HEAD)
+    assert record["file"]["bytes"] == DEFAULT_HEAD.stat().st_size < 20_000_000
+    assert record["weights_sha256"] == json.loads(about["weights_sha256"]) == EMBEDDED_SHA256
+    assert 0 <= record["training"]["steps"] - record["training"]["losses"][-1][0] < 10
+    assert record["held_out"]["unseen questions"]["places"] > 1000
+
+
+@pytest.mark.slow
+def test_the_shipped_head_guesses_for_the_embedded_model(tmp_path: Path):
+    config = EngineConfig(
+        device="cpu",
+        kv_blocks=64,
+        recording="off",
+        speculation=Speculation(proposer="trained-head", control="fixed", k=3),
+    )
+    questions = ("Why do stars twinkle?", "How is paper made?", "What should I cook tonight?")
+    asked = [RequestSpec(request_id=q, prompt=q, chat=True, max_tokens=48) for q in questions]
+    served = serve(make_spec(config, asked), tmp_path)
+    drafted, accepted = sum(r.drafted_tokens for r in served), sum(r.accepted_tokens for r in served)
+    assert accepted > 0.08 * drafted > 0
 
 
 # ---------------------------------------------------------------- what cannot be
