@@ -24,7 +24,8 @@ from benchmarks.harness import Report, arguments
 from benchmarks.querying import make_rows
 from store import queries
 from store.database import Database
-from store.samples import read_samples
+from store.experiments import experiments
+from store.samples import alone, emission_near, read_samples
 from store.summary import compute_summary
 
 RUNS = 20
@@ -71,6 +72,9 @@ def measure_queries(report: Report, slices: int) -> None:
         "a run's samples": read_samples,
         "a run's iterations": lambda con, run: queries.iterations(con, run, TIMELINE_POINTS),
         "a run's row": queries.run,
+        "what a request alone would see": lambda con, run: alone(con, five_from(run)),
+        "the emission behind a point": lambda con, run: emission_near(con, five_from(run), 11.5),
+        "the experiments": lambda con, run: experiments(con),
     }
     with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder, Database(Path(folder) / "db") as database:
         names = [f"run-{n:02d}" for n in range(RUNS)]
@@ -97,6 +101,12 @@ def measure_queries(report: Report, slices: int) -> None:
                 spread=(min(times), max(times)),
                 note=f"{slices:,} slice rows in {RUNS} runs",
             )
+
+
+def five_from(run: str) -> list[str]:
+    """A variant's runs: this one and the next four."""
+    first = int(run.removeprefix("run-"))
+    return [f"run-{(first + n) % RUNS:02d}" for n in range(5)]
 
 
 def measure_false_alarms(report: Report, experiments: int) -> None:

@@ -8,6 +8,8 @@
   are not) and with shared-prefix attention. Caches of several layers take turns, so that nothing is read from the processor's cache
   that an engine would not find there. Both copy keys together before they multiply, the first once per request: its copies outgrow the
   caches, so the time ratio may exceed the modelled ratio of bytes.
+- *order*: a batch known in advance, documents x questions shuffled, in a pool that holds half of the documents: its makespan with groups
+  run together over that in order of arrival with the least recently used evicted, and the prompt tokens each found.
 - *in flight*: how many such requests the same pool holds, counted on the scheduler's books.
 
 ``python -m benchmarks.prefix [--repeats N] [--model NAME] [--parts lookup,decode,...] [--json FILE] [--check]``
@@ -39,8 +41,9 @@ from engine.scheduler import Scheduler
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
-PARTS = ("serving", "lookup", "no-overlap", "decode", "in-flight")
+PARTS = ("serving", "lookup", "no-overlap", "order", "decode", "in-flight")
 BLOCK = 16
+DOCUMENTS, QUESTIONS, DOCUMENT = 8, 4, 160  # documents, questions about each, tokens of a document
 SHARED, OWN, OUTPUT = 384, 32, 8  # tokens of the serving workload
 LOOKUP_SHARE, OVERHEAD_SHARE = 0.01, 0.01  # goals
 
@@ -64,6 +67,8 @@ def main(words: Sequence[str] | None = None) -> int:
             lookup(report, shared, options.repeats)
         if "no-overlap" in parts:
             no_overlap(report, shared, options.model, options.repeats)
+    if "order" in parts:
+        order(report, options.model, options.repeats)
     if "decode" in parts:
         decode(report, options.repeats)
     if "in-flight" in parts:
@@ -208,6 +213,52 @@ def no_overlap(report: Report, prepared: Prepared, model: str, repeats: int) -> 
     added = statistics.median(a["host_s"] - b["host_s"] for a, b in zip(found["on"], found["off"], strict=True))
     share = added / best["off"]
     report.figure("scheduling added without overlap", share, "of the run", better="lower", goal=OVERHEAD_SHARE)
+
+
+def documents(model: str) -> RunSpec:
+    """Every question about every document, shuffled; the pool holds half of the documents."""
+    rng = random.Random(0)
+    texts = [tuple(rng.randrange(10, 48_000) for _ in range(DOCUMENT)) for _ in range(DOCUMENTS)]
+    pairs = [text for text in texts for _ in range(QUESTIONS)]
+    rng.shuffle(pairs)
+    asked = tuple(
+        RequestSpec(
+            request_id=str(i),
+            prompt_token_ids=text + tuple(rng.randrange(10, 48_000) for _ in range(BLOCK)),
+            max_tokens=OUTPUT,
+        )
+        for i, text in enumerate(pairs)
+    )
+    each = -(-(DOCUMENT + BLOCK + OUTPUT) // BLOCK)
+    config = EngineConfig(
+        model=model,
+        device="cpu",
+        threads=1,
+        kv_blocks=DOCUMENTS // 2 * each,
+        max_num_seqs=2,
+        sampling=Sampling(ignore_eos=True),
+        keep_text=False,
+    )
+    return RunSpec(run_id="bench", scenario="benchmark", engine=config, requests=asked)
+
+
+def order(report: Report, model: str, repeats: int) -> None:
+    prepared = prepare(documents(model))
+    found = interleave(
+        {
+            "arrival": lambda: serve(prepared, prepared.spec, PrefixSharing()),
+            "grouped": lambda: serve(prepared, prepared.spec, PrefixSharing(order="grouped")),
+        },
+        repeats,
+    )
+    rows = [
+        [side, *(summarise([run[key] for run in runs]).median for key in ("seconds", "computed", "found"))]
+        for side, runs in found.items()
+    ]
+    title = f"{DOCUMENTS} documents of {DOCUMENT} tokens x {QUESTIONS} questions, a pool for half of the documents"
+    report.table(title, ["order", "makespan, s", "prefill computed", "prefix found"], rows)
+    ratio = paired_ratio([r["seconds"] for r in found["grouped"]], [r["seconds"] for r in found["arrival"]])
+    report.figure("makespan, grouped / arrival order", ratio.median, "x", better="lower", spread=ratio.spread)
 
 
 # ---------------------------------------------------------------------- memory

@@ -120,6 +120,15 @@ METRICS: dict[str, Metric] = _metrics(
         "run",
     ),
     Metric(
+        "makespan_s",
+        "Makespan",
+        "From the first arrival to the last emission: how long the whole workload took.",
+        "s",
+        "lower",
+        "derived",
+        "run",
+    ),
+    Metric(
         "slo_attainment",
         "SLO attainment",
         "Requests with TTFT and TPOT within the objective / all submitted requests (dropped and failed ones have missed).",

@@ -59,14 +59,15 @@ WITH history AS (
   SELECT request, position, arg_max(block_hash, seq) AS hash FROM history
   WHERE event IN ('fill', 'share', 'quantise') GROUP BY request, position
 ), nodes AS (
-  SELECT own.hash, any_value(above.hash) AS parent, min(own.position) AS position, count(DISTINCT own.request) AS requests
+  SELECT own.hash, any_value(above.hash) AS parent, min(own.position) AS position, count(DISTINCT own.request) AS requests,
+         min(own.request) AS request
   FROM paths own LEFT JOIN paths above ON above.request = own.request AND above.position = own.position - 1
   GROUP BY own.hash
 ), latest AS (
   SELECT block_hash AS hash, arg_max(event, seq) AS event, arg_max(ref_count, seq) AS holders, arg_max(block, seq) AS block
   FROM history GROUP BY block_hash
 )
-SELECT hash, parent, position, requests, holders, block,
+SELECT hash, parent, position, requests, request, holders, block,
        CASE WHEN event = 'evict' THEN 'evicted' WHEN holders > 0 THEN 'in use' ELSE 'cached' END AS state
 FROM nodes JOIN latest USING (hash) ORDER BY requests DESC, position, hash LIMIT $limit""".strip(),
         {"run": run_id, "iteration": iteration, "limit": limit},
@@ -74,9 +75,46 @@ FROM nodes JOIN latest USING (hash) ORDER BY requests DESC, position, hash LIMIT
 
 
 def tree(con: duckdb.DuckDBPyConnection, run_id: str, iteration: int, limit: int = MOST_NODES) -> pa.Table:
-    """Every prefix block known by ``iteration``: which block it follows, how many requests used it, who holds it now.
+    """Every prefix block known by ``iteration``: which block it follows, how many requests used it (and the first of them), who holds it now.
 
     ``state`` is ``in use``, ``cached`` (held by nobody, found when it comes again) or ``evicted``. Most used first: what the limit cuts
     off was used least.
     """
     return tree_query(run_id, iteration, limit).table(con)
+
+
+def evictions_query(run_id: str, limit: int = 5000) -> Query:
+    return Query(
+        """
+WITH history AS (
+  SELECT *, rowid AS seq FROM blocks WHERE run_id = $run
+), evicted AS (
+  SELECT seq, iteration, block, block_hash,
+         lead(seq, 1, 9223372036854775807) OVER (PARTITION BY block_hash ORDER BY seq) AS gone_again
+  FROM history WHERE event = 'evict'
+), taken AS (  -- who got the block: the next that happened to it
+  SELECT evicted.seq, arg_min(history.request, history.seq) AS taken_by
+  FROM evicted JOIN history ON history.block = evicted.block AND history.seq > evicted.seq AND history.event = 'allocate'
+  GROUP BY evicted.seq
+), again AS (  -- who computed the same text afterwards
+  SELECT evicted.seq, min(history.iteration) AS computed_again_at, arg_min(history.request, history.seq) AS computed_again_by
+  FROM evicted JOIN history ON history.block_hash = evicted.block_hash AND history.event = 'fill'
+    AND history.seq > evicted.seq AND history.seq < evicted.gone_again
+  GROUP BY evicted.seq
+), written AS (  -- whose text it was
+  SELECT block_hash, arg_min(request, seq) AS written_by, min(position) AS position FROM history
+  WHERE event = 'fill' AND block_hash IS NOT NULL GROUP BY block_hash
+)
+SELECT evicted.iteration AS evicted_at, block, position, written_by, taken_by, computed_again_at, computed_again_by
+FROM evicted LEFT JOIN taken USING (seq) LEFT JOIN again USING (seq) LEFT JOIN written USING (block_hash)
+ORDER BY evicted.seq LIMIT $limit""".strip(),
+        {"run": run_id, "limit": limit},
+    )
+
+
+def evictions(con: duckdb.DuckDBPyConnection, run_id: str, limit: int = 5000) -> pa.Table:
+    """Every cached block that gave way: whose text it held, for whom it went, and who later computed that text again.
+
+    ``computed_again_by`` is null where the eviction cost nothing.
+    """
+    return evictions_query(run_id, limit).table(con)

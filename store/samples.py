@@ -173,7 +173,7 @@ def with_slo(run: RunSamples, slo: Slo, alone: Alone | None) -> RunSamples:
     bounds = slo.bounds_ms(run.prompt_tokens, alone)
     met[: len(run.prompt_tokens)] = in_time(run.requests["ttft_ms"], run.requests["tpot_ms"], *bounds)
     share = float(met.mean()) if run.submitted else np.nan
-    in_time_per_s = float(met.sum()) / run.totals["span_s"]
+    in_time_per_s = float(met.sum()) / run.totals["makespan_s"]
     return replace(
         run,
         requests=run.requests | {"slo_attainment": met},
@@ -216,7 +216,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
         "itl_ms_p99": gaps.get("p99"),
         "output_tokens_per_s": speed,
         "requests_per_s": finished / span_s if span_s == span_s else None,
-        "span_s": span_s,
+        "makespan_s": span_s,
         "iteration_ms": steps["iteration_ms"],
         "host_share": steps["host_share"],
         "acceptance_rate": _share(figures.get("accepted_tokens"), figures.get("draft_tokens")),

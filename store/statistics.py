@@ -22,7 +22,8 @@ Verdict = Literal["faster", "slower", "better", "worse", "no difference seen", "
 Interval = tuple[float, float]
 
 SMALL = 0.10  # an interval of the ratio that stays this close to 1 shows no difference; a wider one shows noise
-FAST_UNITS = ("ms", "ms/token", "tokens/s", "requests/s")
+MOST_NAMED = 4  # figures of which nothing can be said; the table has them all
+FAST_UNITS = ("ms", "s", "ms/token", "tokens/s", "requests/s")
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ STATISTICS: dict[str, Statistic] = {
         Statistic("normalized_latency_ms", "normalized_latency_ms", 0.5),
         Statistic("output_tokens_per_s", "output_tokens_per_s"),
         Statistic("requests_per_s", "requests_per_s"),
+        Statistic("makespan_s", "makespan_s"),
         Statistic("slo_attainment", "slo_attainment"),
         Statistic("in_time_per_s", "in_time_per_s"),
         Statistic("iteration_ms", "iteration_ms"),
@@ -240,7 +242,8 @@ def in_words(effects: Mapping[str, Mapping[str, Effect]], variant: str, baseline
             f"No difference from {baseline} is shown." if same else f"Nothing is shown against {baseline} yet."
         )
     if open_ones:
-        parts.append(f"Too noisy to say, run more: {', '.join(open_ones)}.")
+        more = f" and {len(open_ones) - MOST_NAMED} more" if len(open_ones) > MOST_NAMED else ""
+        parts.append(f"Too noisy to say, run more: {', '.join(open_ones[:MOST_NAMED])}{more}.")
     return f"{variant}: " + " ".join(parts)
 
 

@@ -9,20 +9,15 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.charts.frame import HEIGHT, Table, column, faded, new_figure, rows, say_nothing_here
 from app.charts.iterations import tallest
 from app.theme import DARK, DASHES, MARKERS, VARIANTS, Palette
 
 CDF_POINTS = 200
+MOST_NAMES, NAME_HEIGHT = 12, 20
 TIMELINE_POINTS = 800
 WIDEST = 10.0  # an interval of more than such a factor would squeeze everything else: it is in the table, not drawn
-POINTS: dict[str, Any] = {
-    "mode": "lines+markers",
-    "marker": {"size": 9, "opacity": 0},
-    "selected": {"marker": {"opacity": 1}},
-    "unselected": {"marker": {"opacity": 0}},
-}
-"""A line whose points can be clicked: Plotly selects markers only, so it has some that are not seen."""
+INVISIBLE = "rgba(0,0,0,0)"
 
 
 @dataclass(frozen=True)
@@ -61,14 +56,23 @@ def cdf(samples: Mapping[str, np.ndarray], palette: Palette, *, title: str, log:
             y=((at + 1) / len(known)).astype(np.float32),
             name=name,
             customdata=places[at],
-            **POINTS,
+            **_clickable(colour),
             line={"color": colour, "width": 2, "dash": dash, "shape": "hv"},
-            hovertemplate="%{y:.1%} within %{x:,.3~g} ms<extra></extra>",
+            hovertemplate="%{y:.1%} within %{x:,.3~g} ms",
         )
         drawn = True
+    room_for_names(figure, len(samples))
     if log and drawn and all(np.nanmin(v) > 0 for v in samples.values() if np.isfinite(v).any()):
         figure.update_xaxes(type="log", rangemode="normal")
     return figure if drawn else say_nothing_here(figure, "No sample was recorded.", palette)
+
+
+def room_for_names(figure: go.Figure, names: int) -> None:
+    """Make a figure higher by what its legend needs; with too many names there is none, and a point says whose it is."""
+    if names > MOST_NAMES:
+        figure.update_layout(showlegend=False)
+    else:
+        figure.update_layout(height=HEIGHT + NAME_HEIGHT * max(0, names - 2))
 
 
 def timelines(tables: Mapping[str, Table], palette: Palette) -> go.Figure:
@@ -107,7 +111,7 @@ def timelines(tables: Mapping[str, Table], palette: Palette) -> go.Figure:
             y=column(table, "duration_ms")[kept].astype(np.float32),
             customdata=about.astype(np.float32),
             name=name,
-            **POINTS,
+            **_clickable(colour),
             line={"color": colour, "width": 1.5, "shape": "hv"},
             fill="tozeroy",
             fillcolor=faded(colour, 0.25),
@@ -175,6 +179,16 @@ def heat_map(
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category")
     return figure
+
+
+def _clickable(colour: str) -> dict[str, Any]:
+    """A line whose points can be clicked: Plotly selects markers only, so it has some that are not seen."""
+    return {
+        "mode": "lines+markers",
+        "marker": {"size": 9, "color": INVISIBLE},
+        "selected": {"marker": {"color": colour}},
+        "unselected": {"marker": {"color": INVISIBLE}},
+    }
 
 
 def _bars(value: float, around: tuple[float, float] | None) -> dict[str, Any]:

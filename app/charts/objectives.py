@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from app.charts.comparison import variant_style
+from app.charts.comparison import room_for_names, variant_style
 from app.charts.frame import new_figure, say_nothing_here
 from app.theme import Palette
 
@@ -26,8 +26,9 @@ def attainment_by_scale(
             name=name,
             mode="lines",
             line={"color": colour, "width": 2, "dash": dash},
-            hovertemplate="%{y:.1%} in time with the bounds x %{x:.3~g}<extra></extra>",
+            hovertemplate="%{y:.1%} in time with the bounds x %{x:.3~g}",
         )
+    room_for_names(figure, len(attainment))
     figure.add_vline(x=1, line={"color": palette.muted, "width": 1, "dash": "dot"})
     figure.update_xaxes(type="log", rangemode="normal")
     return figure

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +19,7 @@ EFFECTS = {
     "read_share": "memory traffic not needed",
 }
 MOST_SPANS = 1500
+TEXT_SHOWN, TEXT_WIDTH = 240, 60  # characters of a span's text in its hover; per line
 
 
 def prefix_tokens(table: Table, palette: Palette) -> go.Figure:
@@ -76,6 +79,7 @@ class Span:
     requests: int
     holders: int
     state: str
+    request: int = -1  # the first that used it
     children: list[int] = field(default_factory=list)
 
 
@@ -85,7 +89,16 @@ def spans(table: Table) -> dict[int, Span]:
     A block joins the one it follows where nothing else follows it and users, holders and state are the same.
     """
     found = {
-        row["hash"]: Span(row["hash"], row["parent"], row["position"], 1, row["requests"], row["holders"], row["state"])
+        row["hash"]: Span(
+            row["hash"],
+            row["parent"],
+            row["position"],
+            1,
+            row["requests"],
+            row["holders"],
+            row["state"],
+            row.get("request", -1),
+        )
         for row in table.to_pylist()
     }
     for span in found.values():
@@ -106,16 +119,30 @@ def spans(table: Table) -> dict[int, Span]:
     return found
 
 
-def prefix_tree(table: Table, palette: Palette, block_size: int) -> go.Figure:
+def in_hover(text: str) -> str:
+    """A piece of text as a hover shows it: its beginning, in lines, as text and never as markup."""
+    shown = "".join(c if c.isprintable() else " " for c in text[:TEXT_SHOWN]) + ("…" if len(text) > TEXT_SHOWN else "")
+    lines = textwrap.wrap(shown, TEXT_WIDTH, break_long_words=True)
+    return "<br>".join(html.escape(line, quote=False) for line in lines)
+
+
+def prefix_tree(
+    table: Table, palette: Palette, block_size: int, text: Callable[[int, int, int], str] = lambda *_: ""
+) -> go.Figure:
     """Icicle of the prefixes: as wide as requests used them, coloured by what became of their blocks.
 
-    ``table``: as for ``spans``. Only the ``MOST_SPANS`` most used spans are drawn.
+    ``table``: as for ``spans``. ``text(request, first, last)``: what a request's tokens say. Only the ``MOST_SPANS`` most used spans
+    are drawn.
     """
     figure = new_figure(palette, y_title="", x_title="", height=420)
     found = spans(table)
     if not found:
         return say_nothing_here(figure, "No block of a prefix was recorded up to here.", palette)
     shown = _most_used(found)
+
+    def ends(span: Span) -> tuple[int, int]:
+        return span.first * block_size, (span.first + span.blocks) * block_size
+
     colours: Mapping[str, str] = {"in use": palette.kv_used, "cached": palette.kv_cached, "evicted": palette.ghost}
     roots = sum(s.requests for s in shown if s.parent is None)
     figure.add_trace(
@@ -130,11 +157,11 @@ def prefix_tree(table: Table, palette: Palette, block_size: int) -> go.Figure:
                 "line": {"color": palette.background, "width": 1},
             },
             customdata=[
-                [0, 0, "", 0],
-                *([s.first * block_size, (s.first + s.blocks) * block_size, s.state, s.holders] for s in shown),
+                [0, 0, "", 0, ""],
+                *([*ends(s), s.state, s.holders, in_hover(text(s.request, *ends(s)))] for s in shown),
             ],
             hovertemplate="tokens %{customdata[0]:,} to %{customdata[1]:,}<br>used by %{value} requests, held by "
-            "%{customdata[3]}<br>%{customdata[2]}<extra></extra>",
+            "%{customdata[3]}<br>%{customdata[2]}<br><i>%{customdata[4]}</i><extra></extra>",
             tiling={"orientation": "h"},
             root={"color": palette.surface},
             maxdepth=12,

@@ -52,7 +52,8 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
             key=f"part-{below_board}-{first}",
         )
         with tabs[0]:
-            _charts(lab, con, facts, figures, row.get("peaks"))
+            vocab = int((row.get("model") or {}).get("vocab") or 0)
+            _charts(lab, con, facts, figures, row.get("peaks"), vocab)
         with tabs[1]:
             _latency(con, facts.run_id, figures)
         with tabs[2]:
@@ -114,6 +115,7 @@ def _charts(
     facts: RunFacts,
     figures: dict[str, Any],
     peaks: dict[str, float] | None,
+    vocab: int,
 ) -> None:
     colours = page_palette()
     run_id = facts.run_id
@@ -163,7 +165,7 @@ def _charts(
         memory = charts.memory_and_power(devices, colours)
         words = f"{counted(devices.num_rows, 'sample')}."
         chart_card(CHARTS["memory"], memory, devices, devices_query, name="memory", summary=words)
-    prefix_section(con, facts)
+    prefix_section(con, facts, vocab)
     speculation_section(con, facts)
 
 

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import duckdb
 import numpy as np
 import streamlit as st
 
 from app.charts.frame import column
 from app.charts.prefix import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree
-from app.views.chartcard import chart_card, page_palette
+from app.errors import LabError
+from app.home import Home
+from app.prompttext import TextOf, texts_of
+from app.rundir import read_spec
+from app.services import get_lab
+from app.views.chartcard import chart_card, data_row, page_palette
 from app.views.facts import RunFacts
 from app.views.plain import counted
 from app.words import CHARTS
-from store import prefix
+from engine.config import RunSpec
+from store import prefix, queries
 
 
-def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
+def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int = 0) -> None:
     """Draw the section, or nothing where prefix sharing was off."""
     if facts.spec.engine.prefix_sharing is None:
         return
@@ -43,10 +51,49 @@ def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
         chart_card(
             CHARTS["prefix-memory"], figure, savings, savings_query, name="prefix-memory", summary=words, remark=words
         )
-    _tree(con, facts, int(np.nanmax(column(savings, "iteration"))))
+    _tree(con, facts, int(np.nanmax(column(savings, "iteration"))), vocab)
+    _evictions(con, facts)
 
 
-def _tree(con: duckdb.DuckDBPyConnection, facts: RunFacts, last: int) -> None:
+@lru_cache(maxsize=4)
+def _spec(home: Home, run_id: str) -> RunSpec:
+    """With every request; a run's spec never changes."""
+    return read_spec(home.existing_run_dir(run_id))
+
+
+def _texts(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int) -> TextOf:
+    """What a request's tokens say, answers included."""
+    table = queries.requests(con, facts.run_id, text=True)
+    answers = zip(table["request"].to_pylist(), table["output_token_ids"].to_pylist(), strict=True)
+    try:
+        spec = _spec(get_lab().home, facts.run_id)
+    except LabError:
+        return lambda *_: ""
+    return texts_of(spec, vocab, {request: ids or () for request, ids in answers})
+
+
+def _evictions(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
+    """Which cached blocks gave way to whom, and who computed their text again."""
+    query = prefix.evictions_query(facts.run_id)
+    table = query.table(con)
+    if not table.num_rows:
+        return
+    again = table.num_rows - table["computed_again_by"].null_count
+    tokens = again * facts.spec.engine.block_size
+    with st.expander(
+        f"Evictions and what they cost: {counted(table.num_rows, 'block')}, {tokens:,} tokens computed again"
+    ):
+        st.caption(
+            "A cached block that gave way: the request whose text it held, the one that got its place, and the one that later "
+            "computed the same text again. Where nobody did, the eviction cost nothing."
+        )
+        st.dataframe(
+            table, hide_index=True, height=320, alt=f"{table.num_rows} evictions, {again} of them paid for later"
+        )
+        data_row(table, query, name="evictions")
+
+
+def _tree(con: duckdb.DuckDBPyConnection, facts: RunFacts, last: int, vocab: int) -> None:
     iteration = last
     if last > 0:
         iteration = st.slider("Prefix tree after iteration", 0, last, last, key=f"prefix-at-{facts.run_id}")
@@ -54,5 +101,5 @@ def _tree(con: duckdb.DuckDBPyConnection, facts: RunFacts, last: int) -> None:
     nodes = query.table(con)
     states = nodes["state"].to_pylist()
     words = f"{counted(len(states), 'prefix block')}, {states.count('in use')} in use, {states.count('cached')} cached, {states.count('evicted')} evicted."
-    figure = prefix_tree(nodes, page_palette(), facts.spec.engine.block_size)
+    figure = prefix_tree(nodes, page_palette(), facts.spec.engine.block_size, _texts(con, facts, vocab))
     chart_card(CHARTS["prefix-tree"], figure, nodes, query, name="prefix-tree", summary=words, remark=words)

@@ -24,7 +24,7 @@ from app.home import Home
 from app.status import read_status
 from app.workers import worker_environment
 from engine.config import RunSpec
-from tests.app.lab_process import lab_on, scenario_file, servescope
+from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
 from tests.app.small_runs import wait_for
 
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
@@ -197,3 +197,41 @@ def test_a_lab_serves_what_the_command_line_began(home: Home, small: str) -> Non
     with lab_on(home):
         wait_for(lambda: read_experiment(home, experiment_id).state == "finished")
     assert result_of_experiment(home, experiment_id)["repeats"] == 1
+
+
+@pytest.mark.slow
+def test_an_experiment_goes_on_after_the_lab_was_killed(home: Home, small: str) -> None:
+    experiment, specs = planned(small, repeats=2)
+    create_experiment(home, experiment, specs)
+    first = LabProcess(home).start()
+    wait_for(lambda: sum(turn.done for turn in read_experiment(home, experiment.experiment_id).turns) >= 2)
+    first.kill()
+    before = read_experiment(home, experiment.experiment_id)
+    assert before.state == "running"
+    with lab_on(home) as second:
+        wait_for(lambda: read_experiment(home, experiment.experiment_id).state == "finished")
+        asked = "SELECT state, runs_done FROM experiments"
+        wait_for(lambda: second.sql(asked) == [["finished", len(before.turns)]])
+    after = read_experiment(home, experiment.experiment_id)
+    done = [turn for turn in before.turns if turn.done]
+    assert list(after.turns[: len(done)]) == done, "what was done was not done again"
+    assert result_of_experiment(home, experiment.experiment_id)["repeats"] == 2
+
+
+@pytest.mark.slow
+def test_objectives_are_judged_as_asked(home: Home, small: str) -> None:
+    given = ("--over", "workload.speed=1,2", "--repeats", "1", "--slo", "ttft=60000,tpot=60000", "--json")
+    path = Path(small)
+    path.write_text(path.read_text().replace("{kind: at-once}", "{kind: interval, every_s: 0.05}"))
+    swept = servescope(home, "sweep", small, *given)
+    assert swept.returncode == 0, swept.stderr
+    result = json.loads(swept.stdout)
+    assert [effect["value"] for effect in result["metrics"]["slo_attainment"].values()] == [1, 1]
+    assert result["goodput"][0]["requests_per_s"] == pytest.approx(40, rel=0.01)
+    experiment_id = result["experiment_id"]
+    stricter = result_of_experiment(home, experiment_id, "ttft=0.001,tpot=0.001")
+    assert stricter["goodput"][0]["requests_per_s"] is None
+    assert max(stricter["slo"]["attainment"]["workload.speed=1"]) == 0
+    refused = servescope(home, "compare", small, *ARGUMENTS, "--slo", "soon", "--json")
+    assert refused.returncode == 1
+    assert json.loads(refused.stdout)["error"]["kind"] == "slo"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.capacity import plan_capacity
 from app.experiment import Variant, plan
 from app.experimentfile import create_experiment, read_experiment
 from tests.app.lab_process import scenario_file
@@ -18,6 +20,12 @@ from tests.browser.test_live_page import no_sideways_scroll
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 OpenPage = Callable[..., Page]
+PLACE = """([chart, trace]) => {
+  const plot = document.querySelector(`.st-key-chart-${chart} .js-plotly-plot`);
+  const data = plot._fullData[trace], layout = plot._fullLayout, box = plot.getBoundingClientRect();
+  const x = layout.xaxis, y = layout[(data.yaxis || "y").replace("y", "yaxis")], middle = Math.floor(data.x.length / 2);
+  return [box.left + x._offset + x.d2p(data.x[middle]), box.top + y._offset + y.d2p(data.y[middle])];
+}"""  # where a point of a chart is on the screen
 PLANTED = "<b id='planted'>off</b> :red[x]"
 
 
@@ -36,7 +44,7 @@ def test_an_experiment_is_followed_to_its_verdict(
     page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"))
     expect(page.get_by_text("2 of 2 repeats")).to_be_visible()
     expect(page.get_by_role("heading", name="Compare")).to_be_visible()
-    expect(page.locator(".js-plotly-plot")).to_have_count(6)
+    expect(page.locator(".js-plotly-plot")).to_have_count(7)
     assert page.locator("#planted").count() == 0
     assert page.locator(".js-plotly-plot [data-title*='Share']").count() == 0
     with page.expect_download() as download:
@@ -50,11 +58,63 @@ def test_an_experiment_is_followed_to_its_verdict(
     expect(page.get_by_text("4 were here already")).to_be_visible()
 
 
+def test_a_chart_is_saved_as_a_picture_as_it_is_drawn(
+    open_lab: OpenLab, experiment_id: str, open_page: OpenPage, tmp_path: Path
+) -> None:
+    wait_for(lambda: read_experiment(open_lab.home, experiment_id).state == "finished")
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"))
+    expect(page.locator(".js-plotly-plot")).to_have_count(7)
+    for words, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
+        with page.expect_download() as download:
+            page.get_by_role("button", name=words, exact=True).first.click()
+        file = tmp_path / download.value.suggested_filename
+        download.value.save_as(file)
+        assert file.name == f"cdf-ttft_ms.{words.lower()}"
+        assert file.read_bytes().startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("chart", "trace", "lands"),
+    [
+        ("cdf-ttft_ms", 0, r"run=.+&request=\d"),
+        ("cdf-itl_ms", 0, r"run=.+&iteration=\d"),
+        ("timelines", 1, r"run=.+&iteration=\d"),
+        ("plane", 1, r"run=.+"),
+    ],
+)
+def test_a_click_on_a_point_opens_what_it_stands_for(
+    open_lab: OpenLab, experiment_id: str, open_page: OpenPage, chart: str, trace: int, lands: str
+) -> None:
+    wait_for(lambda: read_experiment(open_lab.home, experiment_id).state == "finished")
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), height=4500)
+    expect(page.locator(".js-plotly-plot")).to_have_count(7)
+    page.wait_for_timeout(1000)
+    x, y = page.evaluate(PLACE, [chart, trace])
+    page.mouse.move(x, y)
+    page.wait_for_timeout(300)
+    page.mouse.click(x, y)
+    page.wait_for_url(re.compile(lands))
+    expect(page.get_by_role("heading", name="A small run")).to_be_visible()
+
+
+def test_a_search_for_capacity_is_followed_to_its_end(open_lab: OpenLab, open_page: OpenPage, tmp_path: Path) -> None:
+    path = scenario_file(tmp_path)
+    path.write_text(path.read_text().replace("{kind: at-once}", "{kind: interval, every_s: 0.05}"))
+    variants = [Variant("a"), Variant(PLANTED)]
+    slo = "ttft=60000,tpot=60000"
+    experiment, specs = plan_capacity(str(path), variants, low=20, high=40, tolerance=0.9, slo=slo)
+    create_experiment(open_lab.home, experiment, specs)
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment.experiment_id}"))
+    expect(page.get_by_text("a: at least 40 requests/s")).to_be_visible()
+    expect(page.locator(".js-plotly-plot")).to_have_count(1)
+    assert page.locator("#planted").count() == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_narrow_screen(open_lab: OpenLab, experiment_id: str, open_page: OpenPage, scheme: str) -> None:
     wait_for(lambda: read_experiment(open_lab.home, experiment_id).state == "finished")
     page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), width=390, scheme=scheme)
-    expect(page.locator(".js-plotly-plot")).to_have_count(6)
+    expect(page.locator(".js-plotly-plot")).to_have_count(7)
     assert no_sideways_scroll(page)
 
 

@@ -192,3 +192,12 @@ def test_the_real_splitwise_trace_has_its_known_rate_and_variation():
     assert len(rows) == pytest.approx(19_366, abs=5)
     assert 1 / mean == pytest.approx(5.53, rel=0.01)
     assert cv == pytest.approx(1.09, rel=0.01)
+
+
+def test_a_workload_says_which_traces_it_is_drawn_from_and_their_licences(tmp_path: Path):
+    line = '{"timestamp": 0, "input_length": 700, "output_length": 5, "hash_ids": [0, 1]}\n'
+    trace = written(tmp_path, "a.jsonl", line)
+    assert "Apache-2.0" in scenarios.build(scenario_with_trace(tmp_path, trace, 1)).licences["a.jsonl"]
+    own = scenario_with_trace(tmp_path, trace, 1, licence="ours")
+    assert scenarios.build(own).licences == {"a.jsonl": "ours"}
+    assert scenarios.build("starter").licences == {}

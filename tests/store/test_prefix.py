@@ -84,3 +84,24 @@ def test_iterations_recorded_before_these_columns_spared_nothing(tmp_path: Path)
     con.execute("INSERT INTO iterations VALUES ('old', 3)")
     migrations.migrate(con, version=2)
     assert con.execute("SELECT blocks_spared, kv_bytes_spared FROM iterations").fetchall() == [(0, 0.0)]
+
+
+def test_what_an_eviction_later_cost_is_told(tmp_path: Path) -> None:
+    with Recorder(make_run(tmp_path / "runs", "r")) as recorder:
+        # request 0 fills block 1; it is evicted for request 2; request 3 computes the text again, in block 4; nobody asks for hash 60
+        recorder.blocks(0, block=[1, 2], event="allocate", request=0, position=[0, 1], ref_count=1)
+        recorder.blocks(0, block=[1, 2], event="fill", request=0, position=[0, 1], ref_count=1, block_hash=[50, 60])
+        recorder.blocks(1, block=[1, 2], event="free", request=0, position=[0, 1], ref_count=0, block_hash=[50, 60])
+        recorder.blocks(2, block=[2, 1], event="evict", ref_count=0, block_hash=[60, 50])
+        recorder.blocks(2, block=[2, 1], event="allocate", request=2, position=[0, 1], ref_count=1)
+        recorder.block(5, 4, "allocate", request=3, position=0, ref_count=1)
+        recorder.block(5, 4, "fill", request=3, position=0, ref_count=1, block_hash=50)
+        recorder.iteration(**iteration_values(0))
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        Collector(tmp_path / "runs", database).ingest_once("r")
+        rows = prefix.evictions(con, "r").to_pylist()
+    assert [(r["block"], r["written_by"], r["taken_by"], r["computed_again_by"]) for r in rows] == [
+        (2, 0, 2, None),
+        (1, 0, 2, 3),
+    ]
+    assert (rows[1]["evicted_at"], rows[1]["position"], rows[1]["computed_again_at"]) == (2, 0, 5)

@@ -261,3 +261,12 @@ def test_a_run_of_the_same_name_with_other_content_is_left_alone(there: Lab, fil
     with pytest.raises(StoreError, match="here already"):
         there.read(file)
     assert there.content() == before
+
+
+def test_the_manifest_names_the_licences_of_traces(here: Lab, tmp_path: Path) -> None:
+    spec = here.runs / "r1" / "spec.json"
+    spec.write_text(json.dumps(json.loads(spec.read_text()) | {"licences": {"trace.jsonl": "Apache-2.0"}}))
+    out = tmp_path / "out.servescope"
+    export_snapshot(out, [here.runs / "r1", here.runs / "r2"])
+    manifest = json.loads(zipfile.ZipFile(out).read("manifest.json"))
+    assert manifest["licences"] == {"trace.jsonl": "Apache-2.0"}

@@ -161,7 +161,7 @@ def test_attainment_counts_every_submitted_request_and_has_an_interval() -> None
         {"ttft_ms": latency, "tpot_ms": np.full(10, 5.0)},
         np.zeros((10, 0), np.float32),
         np.zeros(1),
-        {"span_s": 2.0},
+        {"makespan_s": 2.0},
         np.full(10, 30.0),
         submitted=20,
     )

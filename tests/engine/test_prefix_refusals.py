@@ -1,0 +1,30 @@
+"""What prefix sharing cannot work with is refused before anything is served."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.config import EngineConfig, PrefixSharing, RequestSpec, Sampling
+from engine.errors import EngineError
+from tests.engine.serving import make_spec, serve
+
+
+@pytest.mark.parametrize("order", ["arrival", "grouped"])
+def test_a_pool_too_small_for_one_request_is_refused_though_its_prefix_is_shared(order: str, tmp_path: Path) -> None:
+    config = EngineConfig(
+        model="random:tiny",
+        device="cpu",
+        threads=1,
+        block_size=16,
+        kv_blocks=4,
+        prefix_sharing=PrefixSharing.model_validate({"order": order}),
+        sampling=Sampling(ignore_eos=True),
+    )
+    stem = tuple(range(40, 88))
+    asked = [RequestSpec(request_id=name, prompt_token_ids=stem, max_tokens=n) for name, n in (("a", 4), ("b", 40))]
+    with pytest.raises(EngineError) as caught:
+        serve(make_spec(config, asked), tmp_path)
+    assert (caught.value.kind, caught.value.field) == ("pool-too-small", "kv_blocks")
+    assert "at least 6" in caught.value.mend
