@@ -11,7 +11,6 @@ from engine.build import prepare
 from engine.config import (
     ConfigError,
     EngineConfig,
-    KVQuantization,
     PrefixSharing,
     RequestSpec,
     Sampling,
@@ -131,8 +130,10 @@ def test_what_contradicts_padding_is_refused():
     with pytest.raises(ConfigError):
         apply_overrides(EngineConfig(), {"speculation.inject_bug": "visible-padding"})
     sharing = PrefixSharing(attention="one-level", min_prefix_tokens=4)
-    for contrary in ({"prefix_sharing": sharing}, {"kv_quantization": KVQuantization(codec="int8")}):
-        with pytest.raises(EngineError) as caught:
-            prepare(make_spec(config(**contrary), asked()))
-        assert caught.value.field == "speculation.verification"
-        assert caught.value.mend
+    with pytest.raises(EngineError) as caught:
+        prepare(make_spec(config(prefix_sharing=sharing), asked()))
+    assert caught.value.field == "speculation.verification"
+    assert caught.value.mend
+    with pytest.raises(ConfigError) as refused:
+        apply_overrides(config(), {"kv_quantization.codec": "int8"})
+    assert "set it to ragged" in str(refused.value)
