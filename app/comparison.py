@@ -53,7 +53,7 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
             field="experiment",
             value=experiment.experiment_id,
             message="This is a search for capacity: each of its runs was asked at another rate.",
-            mend="Export it as .servescope or .json, or one of its runs as .html.",
+            mend="Its result is that of servescope capacity.",
         )
     repeats = experiment.complete_repeats()
     if repeats == 0:

@@ -81,6 +81,17 @@ def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
                     "unfinished", field="experiment", value=name, message="It is being served; wait or stop it."
                 )
         return export_snapshot(path, [home.run_dir(run_id) for run_id in subject.runs], plan)
+    if subject.experiment is not None and subject.experiment.kind == "capacity" and path.suffix in (".html", ".csv"):
+        from app.capacityreport import capacity_report, write_capacity_csv
+
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+            whole = Path(folder) / "export"
+            if path.suffix == ".html":
+                whole.write_text(capacity_report(home, subject.experiment), encoding="utf-8")
+            else:
+                write_capacity_csv(home, subject.experiment, whole)
+            whole.replace(path)
+        return path.stat().st_size
     with Database(Path(":memory:")) as database:
         collector = Collector(home.runs, database)
         for run_id in subject.runs:

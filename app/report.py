@@ -68,17 +68,17 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
     base = rows[first[experiment.baseline]]
     told = [*result["summary"], *map(goodput_in_words, result["goodput"])]
     parts = [
-        _story(experiment.title, experiment.question, result["labels"], told),
-        _section("Figures", metrics_table(result), "Intervals of 95 %: requests resampled, repeats by Student's t."),
-        _charts(figures, thinned),
-        _section("What differs", _settings_table(result)),
-        _section("Served", _machine_table(result)),
-        _section("Configuration of the baseline", _pairs(flat((base.get("spec") or {}).get("engine") or {}))),
-        _section("Machine and versions", _pairs(flat(base.get("environment") or {}))),
-        _again(_compare_command(experiment)),
-        _fine_print(f"Experiment {experiment.experiment_id}, workload {experiment.workload_hash}."),
+        story(experiment.title, experiment.question, result["labels"], told),
+        section("Figures", metrics_table(result), "Intervals of 95 %: requests resampled, repeats by Student's t."),
+        chart_section(figures, thinned),
+        section("What differs", _settings_table(result)),
+        section("Served", _machine_table(result)),
+        section("Configuration of the baseline", _pairs(flat((base.get("spec") or {}).get("engine") or {}))),
+        section("Machine and versions", _pairs(flat(base.get("environment") or {}))),
+        again(_compare_command(experiment)),
+        fine_print(f"Experiment {experiment.experiment_id}, workload {experiment.workload_hash}."),
     ]
-    return _page(experiment.title, parts)
+    return page(experiment.title, parts)
 
 
 def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
@@ -108,29 +108,29 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
     requests = figures.get("requests") or {}
     told = [
         f"{requests.get('finished')} of {requests.get('total')} requests finished in {figures.get('iterations')} "
-        f"iterations; {_number(figures.get('output_tokens_per_s'))} output tokens/s."
+        f"iterations; {number(figures.get('output_tokens_per_s'))} output tokens/s."
     ]
-    table = _table(
+    table = table_of(
         ("", "p50", "p90", "p99", "mean"),
         [
             (
                 f"{METRICS[name].title}, ms",
-                *(_number((figures.get(name) or {}).get(s)) for s in ("p50", "p90", "p99", "mean")),
+                *(number((figures.get(name) or {}).get(s)) for s in ("p50", "p90", "p99", "mean")),
             )
             for name in LATENCIES
         ],
     )
     spec = row.get("spec") or {}
     parts = [
-        _story(title, "", row.get("labels") or [], told),
-        _section("Latency", table),
-        _charts(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
-        _section("Configuration", _pairs(flat(spec.get("engine") or {}))),
-        _section("Machine and versions", _pairs(flat(row.get("environment") or {}))),
-        _again(f"servescope run {row.get('scenario')}"),
-        _fine_print(f"Run {run_id}, workload {figures.get('workload_hash')}."),
+        story(title, "", row.get("labels") or [], told),
+        section("Latency", table),
+        chart_section(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
+        section("Configuration", _pairs(flat(spec.get("engine") or {}))),
+        section("Machine and versions", _pairs(flat(row.get("environment") or {}))),
+        again(f"servescope run {row.get('scenario')}"),
+        fine_print(f"Run {run_id}, workload {figures.get('workload_hash')}."),
     ]
-    return _page(title, parts)
+    return page(title, parts)
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ def metrics_table(result: Mapping[str, Any]) -> str:
                     effect["verdict"] or "baseline",
                 )
             )
-    return _table(("figure", "variant", "value", "difference", "ratio", "verdict"), rows)
+    return table_of(("figure", "variant", "value", "difference", "ratio", "verdict"), rows)
 
 
 def _settings_table(result: Mapping[str, Any]) -> str:
@@ -199,7 +199,7 @@ def _settings_table(result: Mapping[str, Any]) -> str:
         (key, *(about["settings"].get(key, "as the scenario has it") for about in result["variants"].values()))
         for key in keys
     ]
-    return _table(("setting", *result["variants"]), rows)
+    return table_of(("setting", *result["variants"]), rows)
 
 
 def _machine_table(result: Mapping[str, Any]) -> str:
@@ -207,19 +207,19 @@ def _machine_table(result: Mapping[str, Any]) -> str:
     for name, about in result["variants"].items():
         for run_id, machine in zip(about["runs"], about["machine"], strict=True):
             disturbed = "; ".join(machine.get("disturbances") or []) or "nothing seen"
-            figures = (_number(machine.get(key)) for key in ("clock_mhz", "temperature_c", "host_cpu_percent"))
+            figures = (number(machine.get(key)) for key in ("clock_mhz", "temperature_c", "host_cpu_percent"))
             rows.append((name, run_id, *figures, disturbed))
-    return _table(("variant", "run", "clock, MHz", "temperature, °C", "machine's CPU, %", "disturbed by"), rows)
+    return table_of(("variant", "run", "clock, MHz", "temperature, °C", "machine's CPU, %", "disturbed by"), rows)
 
 
-def _story(title: str, question: str, labels: Iterable[str], sentences: Iterable[str]) -> str:
+def story(title: str, question: str, labels: Iterable[str], sentences: Iterable[str]) -> str:
     badges = "".join(f"<span class='label'>{_text(label)}</span>" for label in labels)
     asked = f"<p class='question'>{_text(question)}</p>" if question else ""
     told = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences)
     return f"<h1>{_text(title)}</h1><p>{badges}</p>{asked}<div class='verdict'>{told}</div>"
 
 
-def _charts(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> str:
+def chart_section(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> str:
     note = (
         "Charts show a part of the rows: of every stretch the longest iteration, of gaps an even share."
         if thinned
@@ -233,12 +233,12 @@ def _charts(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> str:
     return f"<section><h2>Charts</h2><p class='note'>{_text(note)}</p>{''.join(divs)}</section>"
 
 
-def _section(title: str, body: str, note: str = "") -> str:
+def section(title: str, body: str, note: str = "") -> str:
     return f"<section><h2>{_text(title)}</h2><p class='note'>{_text(note)}</p>{body}</section>"
 
 
-def _again(command: str) -> str:
-    return _section("How to run it again", f"<pre>{_text(command)}</pre>")
+def again(command: str) -> str:
+    return section("How to run it again", f"<pre>{_text(command)}</pre>")
 
 
 def _compare_command(experiment: Experiment) -> str:
@@ -252,15 +252,15 @@ def _compare_command(experiment: Experiment) -> str:
     return f"servescope compare {experiment.scenario} {variants} --repeats {experiment.repeats}"
 
 
-def _fine_print(words: str) -> str:
+def fine_print(words: str) -> str:
     return f"<footer>{_text(words)} Made with ServeScope.</footer>"
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return _table(("", ""), pairs)
+    return table_of(("", ""), pairs)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def table_of(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     heads = "".join(f"<th>{_text(cell)}</th>" for cell in head) if any(head) else ""
     body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class='wide'><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
@@ -271,13 +271,13 @@ def with_interval(value: float | None, around: Sequence[float] | None) -> str:
     if value is None:
         return ""
     if around is None:
-        return _number(value)
+        return number(value)
     if around[0] > 0 and around[1] > OPEN * around[0]:
-        return f"{_number(value)} (open: run more)"
-    return f"{_number(value)} ({_number(around[0])} to {_number(around[1])})"
+        return f"{number(value)} (open: run more)"
+    return f"{number(value)} ({number(around[0])} to {number(around[1])})"
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     return f"{value:,.4g}" if isinstance(value, int | float) and value == value else "–"
 
 
@@ -287,7 +287,7 @@ def _text(value: Any) -> str:
     return html.escape(shown, quote=True)
 
 
-def _page(title: str, parts: Sequence[str]) -> str:
+def page(title: str, parts: Sequence[str]) -> str:
     head = (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_text(title)}</title>"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'

@@ -83,8 +83,6 @@ def exchange_row(lab: Lab, experiment: Experiment, slo: str | None) -> None:
     st.markdown("**Take it away**")
     with st.container(horizontal=True):
         for suffix, (label, icon, mime, words) in FILES.items():
-            if experiment.kind == "capacity" and suffix in (".html", ".csv"):
-                continue
             st.download_button(
                 label,
                 data=_maker(lab, experiment_id, suffix, slo),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from app.errors import LabError
 from app.experiment import Experiment, Turn, Variant, at_rate, natural_rate, spec_of_turn
 from app.experimentfile import create_experiment, read_experiment, write_experiment
 from app.experimenting import drive_here, runs_planned, seconds_left
+from app.exports import export
 from app.home import Home
 from store.errors import StoreError
 from tests.app.lab_process import scenario_file, servescope
@@ -85,7 +87,7 @@ def test_bad_searches_are_refused(timed: str, tmp_path: Path) -> None:
         plan_capacity(timed, [Variant("a")], slo="soon")
 
 
-def test_a_search_is_served_and_goes_on_where_its_driver_was_lost(home: Home, timed: str) -> None:
+def test_a_search_is_served_and_goes_on_where_its_driver_was_lost(home: Home, timed: str, tmp_path: Path) -> None:
     experiment, specs = plan_capacity(
         timed, [Variant("a")], low=20, high=40, tolerance=0.9, slo="ttft=60000,tpot=60000"
     )
@@ -107,6 +109,16 @@ def test_a_search_is_served_and_goes_on_where_its_driver_was_lost(home: Home, ti
     assert [probe["requests_per_s"] for probe in result["variants"]["a"]["probes"]] == [20, 40]
     assert result["variants"]["a"]["capacity"] == 40
     assert "random weights" in result["labels"]
+    page, figures = tmp_path / "out.html", tmp_path / "out.csv"
+    export(home, experiment.experiment_id, page)
+    export(home, experiment.experiment_id, figures)
+    assert "a: at least 40 requests/s" in page.read_text()
+    assert "--low 20 --high 40" in page.read_text()
+    rows = list(csv.DictReader(figures.open()))
+    assert [(row["variant"], float(row["requests_per_s"]), row["held"]) for row in rows] == [
+        ("a", 20, "True"),
+        ("a", 40, "True"),
+    ]
 
 
 def test_the_criterion_is_said(timed: str) -> None:

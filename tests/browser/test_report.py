@@ -32,7 +32,7 @@ def test_it_opens_without_a_network(browser: Browser, served: tuple[Home, str], 
     page.goto(out.as_uri())
     charts = page.locator(".js-plotly-plot")
     drawn = page.locator(".js-plotly-plot .main-svg").evaluate_all("all => all.length")
-    assert charts.count() == (6 if whole else 8)
+    assert charts.count() == (7 if whole else 8)
     assert drawn >= charts.count()
     marks = charts.evaluate_all("all => all.map(p => p.querySelectorAll('.trace, .points, .scatterlayer path').length)")
     assert all(count > 0 for count in marks), f"an empty chart: {marks}"

@@ -1,0 +1,75 @@
+"""A search for capacity as one HTML file or as CSV: every rate tried, what it showed, and the bracket."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app import report
+from app.capacity import capacity_result
+from app.charts.objectives import attainment_by_rate
+from app.experiment import Experiment
+from app.home import Home
+from app.theme import LIGHT
+from store.slo import GOODPUT_ATTAINMENT
+
+PROBE = ("requests_per_s", "attainment", "itl_ms_p99", "scheduling_delay_ms", "output_tokens_per_s", "held", "run_id")
+HEAD = ("requests/s", "in time", "ITL p99, ms", "delay p50, ms", "output tokens/s", "holds", "run")
+
+
+def capacity_report(home: Home, experiment: Experiment) -> str:
+    """The search as a page."""
+    result = capacity_result(home, experiment)
+    groups = [
+        {"name": name, "measured": [(probe["requests_per_s"], probe["attainment"]) for probe in about["probes"]]}
+        for name, about in result["variants"].items()
+    ]
+    figure = attainment_by_rate(groups, LIGHT, goal=GOODPUT_ATTAINMENT)
+    rows = [
+        (name, *(report.number(probe[key]) if key not in ("held", "run_id") else probe[key] for key in PROBE))
+        for name, about in result["variants"].items()
+        for probe in about["probes"]
+    ]
+    settings = [
+        (name, ", ".join(f"{key}={value}" for key, value in about["settings"].items()) or "as the scenario has it")
+        for name, about in result["variants"].items()
+    ]
+    parts = [
+        report.story(experiment.title, experiment.question, result["labels"], result["summary"]),
+        report.section(
+            "Rates tried",
+            report.table_of(("variant", *HEAD), rows),
+            f"A rate holds with {result['criterion']}. Each rate was served once.",
+        ),
+        report.chart_section([("Requests in time, by rate", figure)], thinned=False),
+        report.section("Variants", report.table_of(("variant", "settings"), settings)),
+        report.again(_command(experiment, result)),
+        report.fine_print(f"Experiment {experiment.experiment_id}, workload {experiment.workload_hash}."),
+    ]
+    return report.page(experiment.title, parts)
+
+
+def write_capacity_csv(home: Home, experiment: Experiment, path: Path) -> None:
+    """A row per rate tried."""
+    from app.exports import safe_cell
+
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", *PROBE])
+        for name, about in capacity_result(home, experiment)["variants"].items():
+            for probe in about["probes"]:
+                writer.writerow([safe_cell(name), *(probe[key] for key in PROBE)])
+
+
+def _command(experiment: Experiment, result: Mapping[str, Any]) -> str:
+    assert experiment.search is not None
+    bound = experiment.search.tbt_ms
+    variants = " ".join(
+        f"--variant '{v.name}:{','.join(f'{key}={value}' for key, value in v.settings.items())}'"
+        for v in experiment.variants
+    )
+    by = f"--tbt {bound:g}" if bound is not None else f"--slo {experiment.slo}"
+    limits = f"--low {result['low']:g} --high {result['high']:g} --tolerance {result['tolerance']:g}"
+    return f"servescope capacity {experiment.scenario} {variants} {limits} {by}"
