@@ -68,23 +68,24 @@ def unpack(
         # A half with the same bits is 2^8 times smaller, below its normal range too.
         bits = packed.to(tl.int32)
         half = (((bits & 127) << 7) | ((bits & 128) << 8)).to(tl.uint16).to(tl.float16, bitcast=True)
-        return half.to(tl.float32) * 256.0 * tl.load(scale)
-    if FORM == SYMMETRIC:
+        result = half.to(tl.float32) * 256.0 * tl.load(scale)
+    elif FORM == SYMMETRIC:
         if GROUPS == 1:
-            step = tl.load(meta + rows)[:, None].to(tl.float32)
+            step = tl.load(meta + rows)[:, None]
         else:
             step = tl.load(meta + rows[:, None] * GROUPS + (dims // GROUP)[None, :], mask=wanted, other=0.0)
-            step = step.to(tl.float32)
-        return tl.where(wanted, packed.to(tl.float32) * step, 0.0)
-    numbers = ((packed.to(tl.int32) >> (dims // WIDTH * BITS)[None, :]) & ((1 << BITS) - 1)).to(tl.float32)
-    if GROUPS == 1:
-        step = tl.load(meta + rows * 2)[:, None].to(tl.float32)
-        least = tl.load(meta + rows * 2 + 1)[:, None].to(tl.float32)
+        result = tl.where(wanted, packed.to(tl.float32) * step.to(tl.float32), 0.0)
     else:
-        place = meta + rows[:, None] * (2 * GROUPS) + (dims // GROUP * 2)[None, :]
-        step = tl.load(place, mask=wanted, other=0.0).to(tl.float32)
-        least = tl.load(place + 1, mask=wanted, other=0.0).to(tl.float32)
-    return tl.where(wanted, numbers * step + least, 0.0)
+        numbers = (packed.to(tl.int32) >> (dims // WIDTH * BITS)[None, :]) & ((1 << BITS) - 1)
+        if GROUPS == 1:
+            step = tl.load(meta + rows * 2)[:, None]
+            least = tl.load(meta + rows * 2 + 1)[:, None]
+        else:
+            place = meta + rows[:, None] * (2 * GROUPS) + (dims // GROUP * 2)[None, :]
+            step = tl.load(place, mask=wanted, other=0.0)
+            least = tl.load(place + 1, mask=wanted, other=0.0)
+        result = tl.where(wanted, numbers.to(tl.float32) * step.to(tl.float32) + least.to(tl.float32), 0.0)
+    return result
 
 
 @triton.jit
