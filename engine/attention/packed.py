@@ -12,6 +12,7 @@ from engine.batch import AttentionBatch
 from engine.errors import EngineError
 from engine.kv.cache import KVCache, Rows
 from engine.kv.codecs import Codec
+from engine.kv.codecs.forms import PerChannel
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import QuantizedCache
 
@@ -62,7 +63,12 @@ class Conditioned(AttentionBackend):
 def obstacle(backend: str, codec: Codec, *, exact_prefill: bool) -> str | None:
     """Why this backend cannot read the codec; None where it can."""
     if backend == "triton":
-        return f"the custom kernels do not read codec {codec.name} yet"
+        if codec.window:
+            return f"the custom kernels do not read the exact window of codec {codec.name}"
+        if codec.keys != codec.values or getattr(codec.keys, "width", 8) < 4 or isinstance(codec.keys, PerChannel):
+            return f"the custom kernels do not read codec {codec.name} with these bits and groups"
+        if exact_prefill:
+            return "the custom kernels read what is stored, not an exact prefill"
     if backend == "reference" and codec.window:
         return f"the reference does not read the exact window of codec {codec.name}"
     if backend == "reference" and exact_prefill:
@@ -83,7 +89,7 @@ def make_attention(
     """The backend of this name over a cache, packed or not."""
     codec = cache.codec
     kind = backend_class(backend)
-    if codec is None:
+    if codec is None or kind.ragged:  # the custom kernels centre and mix on their own
         return kind(cache, num_heads, kv_heads, head_dim)
     if codec.window:
         kind = ExactWindowedPrefill if exact_prefill else WindowedAttention

@@ -3,6 +3,8 @@
 One layer is four matrix products (torch) and these kernels between them::
 
     add_norm -> [qkv] -> rope_store -> attention -> [output] -> add_norm -> [gate, up] -> silu_mul -> [down]
+
+With a packed cache ``rope_pack`` takes the place of ``rope_store``.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import torch.nn.functional as F
 from engine.attention.triton import TritonAttention
 from engine.kernels.activation import silu_mul
 from engine.kernels.norm import add_norm
+from engine.kernels.rope_pack import rope_pack
 from engine.kernels.rope_store import rope_store
+from engine.kv.quantized import QuantizedCache
 from engine.model.decoder import Decoder
 
 
@@ -32,25 +36,34 @@ class FusedDecoder:
         """token_ids, positions: [T] int32 -> [T, hidden], the residual stream after the last layer."""
         x = F.embedding(token_ids, self._embedding)
         delta: torch.Tensor | None = None
-        cache, slots = attention.cache, attention.slots
         for number, layer in enumerate(self.layers):
             qkv = layer.qkv(add_norm(x, delta, layer.input_norm.weight, layer.input_norm.eps))
-            norm = layer.qk_norm
-            q = rope_store(
-                qkv,
-                positions,
-                slots,
-                self._table,
-                cache.key_blocks[number],
-                cache.value_blocks[number],
-                self.shape.heads,
-                None if norm is None else norm.weight,
-                0.0 if norm is None else norm.eps,
-            )
+            q = self._store(number, qkv, positions, attention)
             delta = layer.output(attention.attend(number, q))
             hidden = add_norm(x, delta, layer.mlp_norm.weight, layer.mlp_norm.eps)
             delta = layer.down(silu_mul(layer.gate_up(hidden)))
         return x if delta is None else x.add_(delta)
+
+    def _store(
+        self, number: int, qkv: torch.Tensor, positions: torch.Tensor, attention: TritonAttention
+    ) -> torch.Tensor:
+        """Rotated queries [T, heads, head_dim] of one layer, whose keys and values are in the cache from here on."""
+        cache, norm, heads = attention.cache, self.layers[number].qk_norm, self.shape.heads
+        weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        where = (qkv, positions, attention.slots, self._table)
+        if not isinstance(cache, QuantizedCache):
+            return rope_store(*where, cache.key_blocks[number], cache.value_blocks[number], heads, weight, eps)
+        return rope_pack(
+            *where,
+            *attention.sides(number),
+            attention.form,
+            heads,
+            weight,
+            eps,
+            None if cache.centre is None else cache.centre[number],
+            attention.matrix,
+            attention.widen,
+        )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """hidden: [R, hidden] rows of what ``forward`` returned -> [R, vocab] in the model's dtype."""

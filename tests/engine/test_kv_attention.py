@@ -199,7 +199,12 @@ def test_a_smaller_codec_takes_the_bytes_it_says() -> None:
 
 @pytest.mark.parametrize(
     ("backend", "settings"),
-    [("triton", {"codec": "int8"}), ("reference", {"codec": "kivi"}), ("reference", {"prefill": "exact"})],
+    [
+        ("triton", {"codec": "kivi"}),
+        ("triton", {"prefill": "exact"}),
+        ("reference", {"codec": "kivi"}),
+        ("reference", {"prefill": "exact"}),
+    ],
 )
 def test_a_backend_that_cannot_read_a_codec_refuses_by_name(backend: str, settings) -> None:
     from engine.attention.packed import check_reads

@@ -12,7 +12,10 @@ from engine.attention.base import AttentionBackend
 from engine.attention.triton.configs import Tile, segments_for, tile_for
 from engine.attention.triton.kernels import merge_segments, paged_attention
 from engine.batch import AttentionBatch, Ragged
+from engine.kernels.forms import KernelForm, Side
 from engine.kv.cache import KVCache
+from engine.kv.codecs.rotation import hadamard
+from engine.kv.quantized import QuantizedCache
 
 MERGED_AT_ONCE = 16  # segments one step of the merge reads
 INTERPRETED_PROCESSORS = 4  # stands for the device's multiprocessors where the kernels are interpreted
@@ -38,23 +41,35 @@ class Launch:
 
 
 class TritonAttention(AttentionBackend):
-    """Reads the cache where it lies. Single tokens and longer parts of a batch are two launches of the same kernel."""
+    """Reads the cache where it lies, packed or not. Single tokens and longer parts of a batch are two launches of the same kernel.
+
+    With a packed cache, ``attend`` takes queries as the cache's keys are: with their channels mixed, where the codec asks for that.
+    """
 
     ragged = True
 
     def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
         super().__init__(cache, num_heads, kv_heads, head_dim)
-        device, dtype = cache.data.device, cache.data.dtype
+        device, dtype = cache.device, cache.dtype
         self._padded_dim = triton.next_power_of_2(head_dim)
         # Of float32: three products of its halves, right in all but the last bits. Ignored for 16-bit numbers.
         self._precision = "tf32x3"
-        self._widen = interpreted() and dtype == torch.bfloat16
+        self.widen = interpreted() and dtype == torch.bfloat16
         self._processors = (
             torch.cuda.get_device_properties(device).multi_processor_count
             if device.type == "cuda"
             else INTERPRETED_PROCESSORS
         )
+        self.form = KernelForm.of(cache.codec, head_dim)
         self._kv_stride = cache.num_blocks * cache.block_size * head_dim
+        self._meta_stride = 0
+        self.matrix: torch.Tensor | None = None  # [head_dim, head_dim] by which channels are mixed
+        if isinstance(cache, QuantizedCache):
+            if cache.codec.rotates:
+                self.matrix = hadamard(head_dim).to(device, dtype)
+            codes, meta = cache.packed_keys[0].codes, cache.packed_keys[0].meta
+            self._kv_stride = codes.stride(0)
+            self._meta_stride = 0 if meta is None else meta.stride(0)
 
     def begin(self, batch: AttentionBatch) -> None:
         assert batch.ragged is not None, "this backend reads the ragged form of a batch"
@@ -69,14 +84,28 @@ class TritonAttention(AttentionBackend):
         self._partial_lse = torch.empty(parts * self.num_heads, dtype=torch.float32, device=device)
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        self.cache.store(layer, self.slots.long(), k, v)
+        cache = self.cache
+        if isinstance(cache, QuantizedCache) and cache.centre is not None:
+            k = k - cache.centre[layer]
+        if self.matrix is not None:
+            q, k, v = q @ self.matrix, k @ self.matrix, v @ self.matrix
+        cache.store(layer, self.slots.long(), k, v)
         return self.attend(layer, q)
+
+    def sides(self, layer: int) -> tuple[Side, Side]:
+        """A layer's keys and values as they lie."""
+        cache = self.cache
+        if isinstance(cache, QuantizedCache):
+            return Side.of(cache.packed_keys[layer]), Side.of(cache.packed_values[layer])
+        return Side(cache.key_blocks[layer], None, None), Side(cache.value_blocks[layer], None, None)
 
     def attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
         """Attention of queries ``[tokens, num_heads, head_dim]`` whose keys and values are in the cache already."""
         out = torch.empty((q.shape[0], self.num_heads * self.head_dim), dtype=q.dtype, device=q.device)
         for launch in self._launches:
             self._launch(launch, layer, q, out)
+        if self.matrix is not None:
+            out = (out.unflatten(-1, (-1, self.head_dim)) @ self.matrix).flatten(1)
         return out
 
     def _plan(self, ragged: Ragged, num_singles: int) -> list[Launch]:
@@ -89,7 +118,7 @@ class TritonAttention(AttentionBackend):
         return launches
 
     def _part(self, first: int, sequences: int, first_token: int, tokens: int, max_query_len: int) -> Launch:
-        tile = tile_for(self.cache.data.dtype.itemsize, self._padded_dim, max_query_len * self.group)
+        tile = tile_for(self.cache.dtype.itemsize, self._padded_dim, max_query_len * self.group)
         singles = max_query_len == 1
         tiles = sequences if singles else tokens // (tile.block_m // self.group) + sequences
         segments = segments_for(tiles * self.kv_heads, self._processors)
@@ -97,13 +126,18 @@ class TritonAttention(AttentionBackend):
 
     def _launch(self, launch: Launch, layer: int, q: torch.Tensor, out: torch.Tensor) -> None:
         ragged, tile, segments = self._ragged, launch.tile, launch.segments
+        keys, values = self.sides(layer)
         paged_attention[(launch.tiles, self.kv_heads, segments)](
             q,
             out,
             self._partial_out,
             self._partial_lse,
-            self.cache.key_blocks[layer],
-            self.cache.value_blocks[layer],
+            keys.codes,
+            values.codes,
+            keys.meta,
+            values.meta,
+            keys.scale,
+            values.scale,
             ragged.query_starts,
             ragged.kv_lens,
             ragged.block_starts,
@@ -116,6 +150,7 @@ class TritonAttention(AttentionBackend):
             q.stride(0),
             q.stride(1),
             self._kv_stride,
+            self._meta_stride,
             KV_HEADS=self.kv_heads,
             GROUP=self.group,
             HEAD_DIM=self.head_dim,
@@ -126,7 +161,10 @@ class TritonAttention(AttentionBackend):
             SINGLES=launch.singles,
             SPLIT=segments > 1,
             PRECISION=self._precision,
-            WIDEN=self._widen,
+            WIDEN=self.widen,
+            FORM=self.form.number,
+            BITS=self.form.bits,
+            GROUP_SIZE=self.form.group,
             num_warps=tile.warps,
             num_stages=tile.stages,
         )

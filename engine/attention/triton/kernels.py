@@ -19,6 +19,8 @@ Integers that change from batch to batch are not specialised on, so that no batc
 import triton
 import triton.language as tl
 
+from engine.kernels.forms import PLAIN, unpack
+
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 CHANGING = ["first_sequence", "first_token", "num_sequences", "segments"]
 
@@ -47,11 +49,15 @@ def multiply(a, b, acc, PRECISION: tl.constexpr, WIDEN: tl.constexpr):
 
 @triton.jit
 def attend(
-    acc, total, top, q, last, keys, values, table, start, stop, scale,
+    acc, total, top, q, last, keys, values, key_meta, value_meta, key_scale, value_scale, table, start, stop, scale,
     HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
+    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax over places ``[start, stop)``; without MASKED every row sees all of them."""
+    """Online softmax over places ``[start, stop)``; without MASKED every row sees all of them.
+
+    A packed cache (FORM other than PLAIN) is unpacked tile by tile, to the queries' type.
+    """
     dims = tl.arange(0, HEAD_P)
     for at in range(start, stop, BLOCK_N):
         places = at + tl.arange(0, BLOCK_N)
@@ -66,7 +72,11 @@ def attend(
             block = tl.load(table + places // BLOCK_SIZE)
             rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
         offsets = rows[:, None] * HEAD_DIM + dims[None, :]
-        if MASKED:
+        if FORM != PLAIN:
+            wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
+            k = unpack(keys, key_meta, key_scale, rows, dims, wanted, HEAD_DIM, FORM, BITS, GROUP).to(q.dtype)
+            v = unpack(values, value_meta, value_scale, rows, dims, wanted, HEAD_DIM, FORM, BITS, GROUP).to(q.dtype)
+        elif MASKED:
             wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
             k = tl.load(keys + offsets, mask=wanted, other=0.0)
             v = tl.load(values + offsets, mask=wanted, other=0.0)
@@ -99,15 +109,17 @@ def paged_attention(
     out,  # [tokens, heads, head_dim]; unused with SPLIT
     partial_out,  # [tokens, heads, segments, head_dim] float32; unused without SPLIT
     partial_lse,  # [tokens, heads, segments] float32
-    keys, values,  # one layer's [kv_heads, slots, head_dim]
+    keys, values,  # one layer's [kv_heads, slots, head_dim], or codes [kv_heads, slots, code_width]
+    key_meta, value_meta,  # of codes with a step per token and group [kv_heads, slots, ...]; else None
+    key_scale, value_scale,  # of codes with a scale per head [kv_heads] float32; else None
     query_starts,  # [sequences + 1] int32, first token of each sequence in the batch
     kv_lens,  # [sequences] int32, keys visible to the last new token
     block_starts, blocks,  # int32: sequence s's block table is blocks[block_starts[s]:]
     scale,  # of the scores, times log2(e)
-    first_sequence, first_token, num_sequences, segments, q_stride_token, q_stride_head, kv_stride_head,
+    first_sequence, first_token, num_sequences, segments, q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SINGLES: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr,
+    WIDEN: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP_SIZE: tl.constexpr,
 ):  # fmt: skip
     """One tile against one segment. Grid: (tiles, kv_heads, segments).
 
@@ -158,17 +170,26 @@ def paged_attention(
     acc = tl.zeros([BLOCK_M, HEAD_P], tl.float32)
     head_keys = keys + kv_head.to(tl.int64) * kv_stride_head
     head_values = values + kv_head.to(tl.int64) * kv_stride_head
+    head_key_meta, head_value_meta, head_key_scale, head_value_scale = key_meta, value_meta, key_scale, value_scale
+    if key_meta is not None:
+        head_key_meta = key_meta + kv_head.to(tl.int64) * meta_stride_head
+        head_value_meta = value_meta + kv_head.to(tl.int64) * meta_stride_head
+    if key_scale is not None:
+        head_key_scale = key_scale + kv_head
+        head_value_scale = value_scale + kv_head
     table = blocks + tl.load(block_starts + sequence)
     last = context + member
     everyone = tl.minimum(context + begin + 1, stop)  # places that all rows see
     whole = start + tl.maximum(everyone - start, 0) // BLOCK_N * BLOCK_N
     acc, total, top = attend(
-        acc, total, top, q_tile, last, head_keys, head_values, table, start, whole, scale,
-        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN,
+        acc, total, top, q_tile, last, head_keys, head_values,
+        head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, start, whole, scale,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
     )  # fmt: skip
     acc, total, top = attend(
-        acc, total, top, q_tile, last, head_keys, head_values, table, whole, stop, scale,
-        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN,
+        acc, total, top, q_tile, last, head_keys, head_values,
+        head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, whole, stop, scale,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
     )  # fmt: skip
 
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]

@@ -1,0 +1,114 @@
+"""Packed numbers as the kernels know them: which form a codec has, and how one tile of it is unpacked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from engine.kv.codecs import Codec
+from engine.kv.codecs.forms import Float8, PerToken, Symmetric8
+from engine.kv.quantized import PackedRows
+
+PLAIN: tl.constexpr = tl.constexpr(0)
+SYMMETRIC: tl.constexpr = tl.constexpr(1)  # int8 codes, a step per group
+ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step and minimum per group
+FLOAT8: tl.constexpr = tl.constexpr(3)  # e4m3 bytes, a scale per head
+ROUNDER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to even
+
+
+@dataclass(frozen=True)
+class KernelForm:
+    """What the kernels are compiled for."""
+
+    number: int
+    bits: int
+    group: int  # channels that share a step
+
+    @classmethod
+    def of(cls, codec: Codec | None, head_dim: int) -> KernelForm:
+        if codec is None:
+            return cls(PLAIN.value, 16, head_dim)
+        form = codec.keys
+        assert form == codec.values, "engine.attention.packed refuses such codecs"
+        assert not codec.window, "engine.attention.packed refuses such codecs"
+        if isinstance(form, Symmetric8):
+            return cls(SYMMETRIC.value, 8, form.group)
+        if isinstance(form, PerToken):
+            return cls(ASYMMETRIC.value, form.width, form.group)
+        assert isinstance(form, Float8)
+        return cls(FLOAT8.value, 8, head_dim)
+
+
+class Side(NamedTuple):
+    """One layer's packed keys or values; None where the form has none."""
+
+    codes: torch.Tensor
+    meta: torch.Tensor | None
+    scale: torch.Tensor | None
+
+    @classmethod
+    def of(cls, rows: PackedRows) -> Side:
+        return cls(rows.codes, rows.meta, rows.scale)
+
+
+@triton.jit
+def unpack(
+    codes, meta, scale, rows, dims, wanted,
+    HEAD_DIM: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Slots ``rows`` of one head, [rows, dims] float32; 0 where not wanted. ``codes``, ``meta``: of that head; ``scale``: its address."""
+    WIDTH: tl.constexpr = HEAD_DIM * BITS // 8
+    GROUPS: tl.constexpr = HEAD_DIM // GROUP
+    packed = tl.load(codes + rows[:, None] * WIDTH + (dims % WIDTH)[None, :], mask=wanted, other=0)
+    if FORM == FLOAT8:
+        # A half with the same bits is 2^8 times smaller, below its normal range too.
+        bits = packed.to(tl.int32)
+        half = (((bits & 127) << 7) | ((bits & 128) << 8)).to(tl.uint16).to(tl.float16, bitcast=True)
+        result = half.to(tl.float32) * 256.0 * tl.load(scale)
+    elif FORM == SYMMETRIC:
+        if GROUPS == 1:
+            step = tl.load(meta + rows)[:, None]
+        else:
+            step = tl.load(meta + rows[:, None] * GROUPS + (dims // GROUP)[None, :], mask=wanted, other=0.0)
+        result = tl.where(wanted, packed.to(tl.float32) * step.to(tl.float32), 0.0)
+    else:
+        numbers = (packed.to(tl.int32) >> (dims // WIDTH * BITS)[None, :]) & ((1 << BITS) - 1)
+        if GROUPS == 1:
+            step = tl.load(meta + rows * 2)[:, None]
+            least = tl.load(meta + rows * 2 + 1)[:, None]
+        else:
+            place = meta + rows[:, None] * (2 * GROUPS) + (dims // GROUP * 2)[None, :]
+            step = tl.load(place, mask=wanted, other=0.0)
+            least = tl.load(place + 1, mask=wanted, other=0.0)
+        result = tl.where(wanted, numbers.to(tl.float32) * step.to(tl.float32) + least.to(tl.float32), 0.0)
+    return result
+
+
+@triton.jit
+def nearest(x):
+    """Whole numbers, ties to even; |x| below 2^22."""
+    return (x + ROUNDER) - ROUNDER
+
+
+@triton.jit
+def as_stored(x, TYPE: tl.constexpr):
+    """float32 x rounded to TYPE, ties to even. (Triton's interpreter cuts bfloat16 off instead.)"""
+    if tl.bfloat16 == TYPE:
+        bits = x.to(tl.int32, bitcast=True)
+        x = ((bits + 0x7FFF + ((bits >> 16) & 1)) & -65536).to(tl.float32, bitcast=True)
+    return x.to(TYPE)
+
+
+@triton.jit
+def to_e4m3(x):
+    """The byte of e4m3 nearest to x, ties to even; |x| at most 448."""
+    bits = x.to(tl.int32, bitcast=True)
+    size = bits & 0x7FFFFFFF
+    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
+    small = nearest(tl.minimum(tl.abs(x), 1.0) * 512.0).to(tl.int32)  # below 2^-6 steps are 2^-9
+    code = tl.where(tl.abs(x) < 0.015625, small, normal)
+    return code | ((bits >> 24) & 128)
