@@ -9,9 +9,11 @@ no lab takes it up; a run's folder appears here once it is whole.
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -35,6 +37,7 @@ from app.workers import LOG, SOURCE_ROOT, worker_environment
 from engine.config import RunSpec
 
 LOOK_S = 0.2
+KNOCK_S = 5.0
 MEMBER = re.compile(rf"status\.json|{re.escape(LOG)}|telemetry/[a-z]+\.arrow")
 NOT_OURS = ("pid", "process_start_unix", "supervisor")
 
@@ -104,6 +107,13 @@ def put_in_place(home: Home, spec: RunSpec, data: bytes) -> Path:
     return run_dir
 
 
+def _knock(address: str) -> None:
+    """Raise ``OSError`` at once where nobody listens at ``host:port``: Ray itself asks again for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if separator and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
+
+
 class Cluster:
     """A Ray cluster as a place to serve runs. Raises ``LabError`` where Ray is missing or nobody answers."""
 
@@ -120,8 +130,9 @@ class Cluster:
             ) from error
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
         try:
-            ray.init(address=address, log_to_driver=False, logging_level="error", ignore_reinit_error=True)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+            _knock(address)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+        except (OSError, OverflowError, ValueError, RuntimeError) as error:
             raise LabError(
                 "no-cluster",
                 field="--ray",

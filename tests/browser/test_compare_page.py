@@ -66,7 +66,7 @@ def test_a_chart_is_saved_as_a_picture_as_it_is_drawn(
     expect(page.locator(".js-plotly-plot")).to_have_count(7)
     for words, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
         with page.expect_download() as download:
-            page.get_by_role("button", name=words, exact=True).first.click()
+            page.locator(".st-key-files-cdf-ttft_ms").get_by_role("button", name=words, exact=True).click()
         file = tmp_path / download.value.suggested_filename
         download.value.save_as(file)
         assert file.name == f"cdf-ttft_ms.{words.lower()}"
