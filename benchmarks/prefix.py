@@ -175,7 +175,7 @@ def lookup(report: Report, prepared: Prepared, repeats: int) -> None:
             prefixes.blocks_needed(request, match)
             prefixes.attach(request, match)
             before, request.num_computed_tokens = request.num_computed_tokens, length
-            prefixes.computed(request, before)
+            prefixes.computed(request, before, length)
             prefixes.release(request)
             times[kind].append(time.perf_counter() - start)
     one = prepared.spec.model_copy(
