@@ -25,6 +25,7 @@ from app.errors import LabError
 from app.experiment import Experiment
 from app.theme import LIGHT
 from app.views.setup import flat
+from app.words import STALL_FACTOR
 from store import queries
 from store.metrics import METRICS
 from store.samples import RunSamples, read_samples
@@ -90,7 +91,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
     steps = queries.iterations(con, run_id, CHART_POINTS)
     gaps = queries.token_latencies(con, run_id, MOST_GAPS)
     samples = read_samples(con, run_id)
-    stall = 5 * ((figures.get("itl_ms") or {}).get("p50") or float("nan"))
+    stall = STALL_FACTOR * ((figures.get("itl_ms") or {}).get("p50") or float("nan"))
     drawn = [
         ("Iterations", charts.iteration_timeline(steps, LIGHT)),
         ("Gap before every token", charts.token_gaps(gaps, LIGHT, stall)),

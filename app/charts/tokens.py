@@ -17,10 +17,11 @@ MOST_DOTS = 5000
 
 @dataclass(frozen=True)
 class Ghost:
-    """An earlier run behind the present one: what to call it, and its ``t`` and ``itl_ms``."""
+    """An earlier run behind the present one: what to call it, its ``t`` and ``itl_ms``, and which run it is."""
 
     name: str
     table: Table
+    run_id: str
 
 
 def token_gaps(

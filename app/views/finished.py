@@ -73,7 +73,7 @@ def ghost_of(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> chart
         return None
     other = others[0]
     name = ", ".join(differences(other.spec.engine, facts.spec.engine)[:2])
-    return charts.Ghost(name, queries.token_latencies(con, other.run_id, GHOST_GAPS))
+    return charts.Ghost(name, queries.token_latencies(con, other.run_id, GHOST_GAPS), other.run_id)
 
 
 def _wait_for_rows(lab: Lab, facts: RunFacts) -> None:
@@ -137,8 +137,10 @@ def _charts(
     chart_card(CHARTS["timeline"], timeline, steps, steps_query, name="iterations", summary=words)
     log = st.session_state.get("gap-scale", "log") == "log"
     dots = charts.token_gaps(gaps, colours, stall_ms, ghost=ghost, log=log)
-    told = stalls_in_words(gaps, stall_ms)
-    before = "" if ghost is None else f" Before ({ghost.name}): {stalls_in_words(ghost.table, stall_ms)}"
+    told = stalls_in_words(queries.stalls(con, run_id, stall_ms))
+    before = ""
+    if ghost is not None:
+        before = f" Before ({ghost.name}): {stalls_in_words(queries.stalls(con, ghost.run_id, stall_ms))}"
     chart_card(
         CHARTS["itl"], dots, gaps, gaps_query, name="token-gaps", summary=told, remark=told + before, control=_gap_scale
     )
@@ -180,13 +182,11 @@ def _gap_scale() -> None:
     )
 
 
-def stalls_in_words(gaps: Any, stall_ms: float) -> str:
-    """How many of the gaps shown are stalls, and the longest gap (``gaps``: a table with ``itl_ms``)."""
-    values = charts.column(gaps, "itl_ms")
-    if not values.size:
+def stalls_in_words(found: dict[str, Any]) -> str:
+    """What ``store.queries.stalls`` found in a run, as a sentence."""
+    if not found["gaps"]:
         return "No gap between tokens was recorded."
-    stalls = int((values > stall_ms).sum())
-    return f"{counted(stalls, 'stall')}, longest gap {milliseconds(float(np.nanmax(values)))}."
+    return f"{counted(found['stalls'], 'stall')}, longest gap {milliseconds(found['longest_ms'])}."
 
 
 def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any]) -> None:

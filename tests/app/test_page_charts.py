@@ -92,7 +92,7 @@ def test_gaps_above_the_line_are_stalls_in_their_own_colour_and_shape() -> None:
 
 
 def test_the_ghost_of_an_earlier_run_is_named_and_lies_behind() -> None:
-    ghost = charts.Ghost("chunked prefill off", gaps([10, 900]))
+    ghost = charts.Ghost("chunked prefill off", gaps([10, 900]), "before")
     figure = charts.token_gaps(gaps([10, 12]), LIGHT, 60.0, ghost=ghost)
     assert "chunked prefill off" in figure.data[0].name
     assert figure.data[0].marker.color == LIGHT.ghost
@@ -100,7 +100,7 @@ def test_the_ghost_of_an_earlier_run_is_named_and_lies_behind() -> None:
 
 
 def test_a_name_that_looks_like_markup_reaches_the_legend_as_text() -> None:
-    ghost = charts.Ghost("model <a href='http://x'>y</a>", gaps([10, 900]))
+    ghost = charts.Ghost("model <a href='http://x'>y</a>", gaps([10, 900]), "before")
     figure = charts.token_gaps(gaps([10, 12]), LIGHT, 60.0, ghost=ghost)
     assert "<" not in figure.data[0].name.replace("&lt;", "")
 

@@ -80,6 +80,16 @@ def test_every_token_is_there_when_they_are_few(con) -> None:
     )  # the first emission of each request has no predecessor
 
 
+def test_stalls_are_counted_over_every_gap_not_over_those_drawn(con) -> None:
+    table = con.execute("SELECT itl_ns / 1e6 AS ms FROM slices WHERE run_id = 'long' AND itl_ns IS NOT NULL")
+    gaps = table.fetchnumpy()["ms"]
+    for above in (0.0, float(np.median(gaps)), 999.0, 1000.0):
+        expected = {"stalls": int((gaps > above).sum()), "gaps": len(gaps), "longest_ms": 1000.0}
+        assert queries.stalls(con, "long", above) == expected
+    assert queries.stalls(con, "long", float("nan"))["stalls"] == 0
+    assert queries.stalls(con, "nobody", 1.0) == {"stalls": 0, "gaps": 0, "longest_ms": None}
+
+
 def test_runs_do_not_mix(con) -> None:
     assert queries.iterations(con, "other").num_rows == 7
     assert queries.batch_makeup(con, "other", 0, 100).num_rows == 7 * 4
