@@ -1,9 +1,8 @@
-"""What recording costs the engine and how soon a row can be seen; parts of ``benchmarks.telemetry``."""
+"""What recording costs the engine thread and how soon a row can be seen; parts of ``benchmarks.telemetry``."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-import scenarios
 from benchmarks.harness import ROOT
 from store.database import Database
 from store.ingest import Collector
@@ -109,40 +107,6 @@ def record_for(run_dir: str, seconds: float) -> None:
             )
             recorder.iteration(**iteration_values(iteration, recorder.clock.now_ns()))
             iteration += 1
-
-
-def engine_tokens_per_s(recording: str, requests: int) -> float:
-    """Output tokens per second of one engine process that serves the ragged workload on the embedded model and records so much.
-
-    The engine's own clock: serving alone, loading and warming up not counted.
-
-    Raises:
-        RuntimeError: the run did not finish.
-    """
-    overrides = {
-        "recording": recording,
-        "workload.requests": str(requests),
-        "sampling.ignore_eos": "true",
-        "device": "cpu",
-    }
-    spec = scenarios.build("ragged", overrides)
-    with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
-        run_dir = Path(folder) / spec.run_id
-        run_dir.mkdir()
-        (run_dir / "spec.json").write_text(spec.model_dump_json())
-        done = subprocess.run(
-            [sys.executable, "-m", "engine.worker", str(run_dir)],
-            cwd=ROOT,
-            env=os.environ,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        status = json.loads((run_dir / "status.json").read_text())
-        if status["state"] != "finished":
-            raise RuntimeError(f"the engine did not finish: {status.get('error')}\n{done.stderr[-2000:]}")
-        summary = status["summary"]
-    return summary["output_tokens"] / summary["duration_s"]
 
 
 @contextmanager

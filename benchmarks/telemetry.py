@@ -1,12 +1,12 @@
 """What telemetry costs, how soon a row can be seen, and how fast a page gets its answers.
 
 - *per iteration*: engine-thread time to record a step with 256 requests in the batch, full detail;
-- *on versus off*: output tokens/s of the engine with full recording over without, the embedded model on this CPU, in pairs;
+- *on versus off*: time of decode steps with full recording over without, in turns within one run, the embedded model on this CPU;
 - *visible*: from the end of an iteration in one process to the first query in another that finds it;
 - *ingest*: rows per second from a spool into the database;
 - *page*: everything the page of a finished run asks the database, for runs of 10^5 to 10^7 slice rows.
 
-``python -m benchmarks.telemetry [--pairs N] [--quick] [--parts cost,visible,ingest,page,engine] [--json FILE] [--check]``
+``python -m benchmarks.telemetry [--turns N] [--quick] [--parts cost,visible,ingest,page,engine] [--json FILE] [--check]``
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+from scipy.stats import bootstrap
 
-from benchmarks.harness import Report, arguments, interleave, paired_ratio, summarise
+from benchmarks.harness import Report, arguments, in_child, interleave, summarise
 from benchmarks.querying import ingest_rows_per_s, page_refresh_ms, parts_ms, recorded_run
-from benchmarks.recording import BATCH, engine_tokens_per_s, recording_cost_us, visible_after_ms
+from benchmarks.recording import BATCH, recording_cost_us, visible_after_ms
 
 COST_GOAL_US = 50.0
 VISIBLE_GOAL_MS = 500.0
@@ -32,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="less of everything, to try things out; goals are for all of it"
     )
-    parser.add_argument("--pairs", type=int, default=8, help="engine runs with and without recording")
+    parser.add_argument("--turns", type=int, default=20, help="of recording on, off, off, on within one run")
     parser.add_argument("--parts", default="cost,visible,ingest,page,engine", help="which parts, with commas")
     options = parser.parse_args(words)
     report = Report("telemetry")
@@ -41,7 +42,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "visible": partial(measure_visible, report, options.quick),
         "ingest": partial(measure_ingest, report, options.quick),
         "page": partial(measure_pages, report, options.quick),
-        "engine": partial(measure_engine, report, 1 if options.quick else options.pairs, options.quick),
+        "engine": partial(measure_engine, report, options.turns, options.quick),
     }
     for part in options.parts.split(","):
         if part not in measures:
@@ -104,20 +105,21 @@ def measure_pages(report: Report, quick: bool) -> None:
     report.table("Each question alone, ms (best of three)", ["slice rows", *parts], rows)
 
 
-def measure_engine(report: Report, pairs: int, quick: bool) -> None:
-    requests = 6 if quick else 32
-    sides = {level: partial(engine_tokens_per_s, level, requests) for level in ("full", "off")}
-    found = interleave(sides, pairs, before=report.note_load)
-    ratios = paired_ratio(found["full"], found["off"])
-    report.details["engine_tokens_per_s"] = found
+def measure_engine(report: Report, turns: int, quick: bool) -> None:
+    report.note_load()
+    options = ("--turns", "3", "--steps", "4") if quick else ("--turns", str(turns))
+    ratios = np.array(in_child("benchmarks.recording_turns", *options)["ratios"])
+    report.details["recording_turns"] = ratios.tolist()
+    interval = bootstrap((ratios,), np.median, rng=np.random.default_rng(0)).confidence_interval
+    lost = [100 * (1 - 1 / ratio) for ratio in (float(np.median(ratios)), float(interval.low), float(interval.high))]
     report.figure(
         "engine throughput lost to recording",
-        100 * (1 - ratios.median),
+        lost[0],
         "%",
         goal=OVERHEAD_GOAL_PERCENT,
         better="lower",
-        spread=(100 * (1 - ratios.high), 100 * (1 - ratios.low)),
-        note=f"{pairs} pairs; full {summarise(found['full']).median:.2f}, off {summarise(found['off']).median:.2f} tokens/s",
+        spread=(lost[1], lost[2]),
+        note=f"median of {len(ratios)} turns within one run, full detail against off; the spread is its 95 % interval",
     )
 
 
