@@ -21,6 +21,7 @@ from typing import IO
 import app
 from app.home import Home
 from app.status import Status, identity_of, is_alive, process_start, read_status, write_status
+from engine.allocator import with_tunables
 
 SOURCE_ROOT = Path(app.__file__).resolve().parent.parent
 LOG = "worker.log"
@@ -142,6 +143,6 @@ def _send_line(pipe: IO[bytes], text: str) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's environment, with ServeScope importable whatever the working directory."""
+    """This process's environment, with ServeScope importable whatever the working directory and the engine's memory settings."""
     path = [str(SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    return with_tunables(os.environ) | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}

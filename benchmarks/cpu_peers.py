@@ -38,6 +38,9 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     parser.add_argument("--requests", type=int, help="fewer requests, to try things out; goals are for all of them")
     parser.add_argument("--sides", default=",".join(SIDES), help="which sides, with commas")
+    parser.add_argument(
+        "--same-memory", action="store_true", help="give the other sides the memory settings that ours starts with"
+    )
     parser.add_argument("--child", choices=[*SIDES, "bound"], help=argparse.SUPPRESS)
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
     options = parser.parse_args(words)
@@ -72,9 +75,8 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
 
     def child(side: str) -> dict[str, Any]:
         words = ["--child", side, "--dtype", dtype, "--threads", str(options.threads)]
-        return in_child(
-            "benchmarks.cpu_peers", *words, *(["--requests", str(options.requests)] if options.requests else [])
-        )
+        words += ["--requests", str(options.requests)] if options.requests else []
+        return in_child("benchmarks.cpu_peers", *words, worker=options.same_memory or side == "ours")
 
     sides = [side for side in SIDES if side in options.sides.split(",")]
     measures = {side: partial(child, side) for side in (*sides, "bound")}

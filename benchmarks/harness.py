@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from engine import allocator
 from telemetry.machine import environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -216,8 +218,16 @@ class ChildFailed(RuntimeError):
     """A measurement's process ended without a result; the message ends with what it last said."""
 
 
-def in_child(module: str, *options: str, timeout_s: float = 1800) -> dict[str, Any]:
+def as_a_worker() -> None:
+    """Start this process over with the memory settings an engine worker gets, unless it has them."""
+    if not allocator.here():
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], allocator.with_tunables(os.environ))
+
+
+def in_child(module: str, *options: str, timeout_s: float = 1800, worker: bool = False) -> dict[str, Any]:
     """Run ``python -m MODULE OPTIONS`` in a process of its own and return what it handed to ``hand_back``.
+
+    ``worker``: with the memory settings an engine worker gets.
 
     Raises:
         ChildFailed: it failed or said nothing.
@@ -225,6 +235,7 @@ def in_child(module: str, *options: str, timeout_s: float = 1800) -> dict[str, A
     done = subprocess.run(
         [sys.executable, "-m", module, *options],
         cwd=ROOT,
+        env=allocator.with_tunables(os.environ) if worker else None,
         capture_output=True,
         text=True,
         timeout=timeout_s,

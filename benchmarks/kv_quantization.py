@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Report, arguments, interleave, paired_ratio, summarise
+from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
 from engine.build import Prepared, make_requests, prepare
@@ -235,4 +235,5 @@ def decode(report: Report, repeats: int, requests: int = 4, contexts: Sequence[i
 
 
 if __name__ == "__main__":
+    as_a_worker()
     sys.exit(main())

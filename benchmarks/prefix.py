@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Report, arguments, interleave, paired_ratio, summarise
+from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
 from benchmarks.prefix_decode import decode
 from engine.build import Prepared, make_requests, prepare
 from engine.config import EngineConfig, PrefixSharing, RequestSpec, RunSpec, Sampling
@@ -289,4 +289,5 @@ def in_flight(report: Report) -> None:
 
 
 if __name__ == "__main__":
+    as_a_worker()
     sys.exit(main())

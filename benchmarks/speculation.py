@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Report, arguments, interleave, paired_ratio, summarise
+from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
 from engine.build import Prepared, make_requests, prepare
 from engine.config import EMBEDDED_MODEL, ChunkedPrefill, EngineConfig, RequestSpec, RunSpec, Speculation
 from engine.speculation.head import DEFAULT_HEAD
@@ -225,4 +225,5 @@ def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
 
 
 if __name__ == "__main__":
+    as_a_worker()
     sys.exit(main())

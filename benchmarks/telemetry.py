@@ -109,7 +109,7 @@ def measure_pages(report: Report, quick: bool) -> None:
 def measure_engine(report: Report, turns: int, quick: bool) -> None:
     report.note_load()
     options = ("--turns", "3", "--steps", "4") if quick else ("--turns", str(turns))
-    children = [in_child("benchmarks.recording_turns", *options) for _ in range(1 if quick else ENGINES)]
+    children = [in_child("benchmarks.recording_turns", *options, worker=True) for _ in range(1 if quick else ENGINES)]
     ratios = np.array([ratio for child in children for ratio in child["ratios"]])
     report.details["recording_turns"] = ratios.tolist()
     interval = bootstrap((ratios,), np.median, rng=np.random.default_rng(0)).confidence_interval

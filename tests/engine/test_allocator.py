@@ -1,0 +1,44 @@
+"""Memory settings of engine processes: kept memory is used again, and what the user says about the allocator stays."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from app.workers import worker_environment
+from engine import allocator
+
+FAULTS = """
+import resource, torch
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+before = faults()
+for _ in range(4):
+    torch.empty(64 << 20, dtype=torch.uint8).fill_(1)
+print(faults() - before)
+"""
+
+
+def test_what_the_user_says_stays() -> None:
+    found = allocator.with_tunables({"GLIBC_TUNABLES": "glibc.malloc.mmap_max=7:glibc.cpu.x=1", "A": "b"})
+    parts = found["GLIBC_TUNABLES"].split(":")
+    assert parts[:2] == ["glibc.malloc.mmap_max=7", "glibc.cpu.x=1"]
+    assert {part.split("=")[0] for part in parts[2:]} == set(allocator.TUNABLES) - {"glibc.malloc.mmap_max"}
+    assert found["A"] == "b"
+    assert allocator.with_tunables(found) == found
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_a_worker_does_not_fault_in_a_large_tensor_again_and_again() -> None:
+    def run(environment: dict[str, str]) -> int:
+        script = [sys.executable, "-c", FAULTS]
+        return int(subprocess.run(script, env=environment, capture_output=True, text=True, check=True).stdout)
+
+    plain = {name: value for name, value in os.environ.items() if name != allocator.VARIABLE}
+    kept = worker_environment()
+    assert run(kept) < run(plain) / 10
