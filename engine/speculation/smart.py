@@ -19,33 +19,46 @@ from engine.speculation.control import LengthControl
 from engine.speculation.steptime import Load, StepTime
 
 FIRST_ACCEPTANCE = 0.7
-REQUEST_WEIGHT = 0.15  # of each tested guess in its request's acceptance
-GLOBAL_WEIGHT = 0.02  # of each tested guess in the acceptance new requests start with
+FIRST_COUNTS_FOR = 2.0  # tested guesses
+REQUEST_WEIGHT = 0.15  # of a tested guess in its request's acceptance, once there are many
+GLOBAL_WEIGHT = 0.02  # of a tested guess in the acceptance of all, once there are many
+OTHERS_COUNT_FOR = 2.0  # tested guesses: the acceptance of all in that of a request
 PROBE_EVERY = (
-    24  # decodes that could have guessed and did not, until they probe; twice as many after each probe in vain
+    24  # iterations that could have guessed and did not, until one probes; twice as many after a probe in vain
 )
 PROBE_AT_LEAST_EVERY = 384
 PROBE_LENGTH = 2
+PROBE_REQUESTS = 4  # guess in a probe: what few show holds for many, and costs less
 COSTLY_GUESS = 0.1  # of an iteration: such guesses are probed one at a time
 ENOUGH_STEPS = 2  # iterations without guesses, and as many with, before the regression is trusted
 
 
 class Acceptance:
-    """How likely a guess is accepted, per request and over all; only tested guesses count, none after a rejected one."""
+    """How likely a guess is accepted, per request and over all; only tested guesses count, none after a rejected one.
+
+    Means with forgetting: SmartSpec's fixed weight (0.15) once a request has shown enough, and before that every guess counts as one of the
+    few there are, so that guessing in vain is noticed within a probe or two. A request leans on all of them until it has its own record.
+    """
 
     def __init__(self) -> None:
-        self.overall = FIRST_ACCEPTANCE
-        self._own: dict[int, float] = {}
+        self._hits, self._tests = FIRST_COUNTS_FOR * FIRST_ACCEPTANCE, FIRST_COUNTS_FOR
+        self._own: dict[int, tuple[float, float]] = {}  # request -> accepted, tested; both fade
+
+    @property
+    def overall(self) -> float:
+        return self._hits / self._tests
 
     def of(self, request: int) -> float:
-        return self._own.get(request, self.overall)
+        hits, tests = self._own.get(request, (0.0, 0.0))
+        return (hits + OTHERS_COUNT_FOR * self.overall) / (tests + OTHERS_COUNT_FOR)
 
     def update(self, request: int, drafted: int, accepted: int) -> None:
-        own = self.of(request)
+        hits, tests = self._own.get(request, (0.0, 0.0))
         for hit in [1.0] * accepted + [0.0] * (accepted < drafted):
-            own += REQUEST_WEIGHT * (hit - own)
-            self.overall += GLOBAL_WEIGHT * (hit - self.overall)
-        self._own[request] = own
+            hits, tests = hits * (1 - REQUEST_WEIGHT) + hit, tests * (1 - REQUEST_WEIGHT) + 1
+            self._hits = self._hits * (1 - GLOBAL_WEIGHT) + hit
+            self._tests = self._tests * (1 - GLOBAL_WEIGHT) + 1
+        self._own[request] = hits, tests
 
     def forget(self, request: int) -> None:
         self._own.pop(request, None)
@@ -94,7 +107,8 @@ class SmartLength(LengthControl):
         self._last: dict[int, int] = {}  # request -> length chosen last
         self._seen = [0, 0]  # iterations without prompts: plain ones, verifying ones
         self._patience = PROBE_EVERY
-        self._idle = 0  # decodes that could have guessed and did not, since the last probe
+        self._idle = 0  # iterations that could have guessed and did not, since the last probe
+        self._probed = 0  # requests, in all
 
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
         able = [i for i, most in enumerate(reach) if most > 0]
@@ -103,13 +117,15 @@ class SmartLength(LengthControl):
         acceptances = [self.acceptance.of(parts[i].request.index) for i in able]
         chosen, goodput, reason = self._best(builder, acceptances, [reach[i] for i in able], len(parts) - len(able))
         if not any(chosen) and reason != "probe":
-            self._idle += len(able)
+            self._idle += 1
             if self._idle >= self._patience:
                 self._idle, reason = 0, "probe"
                 self._patience = min(2 * self._patience, PROBE_AT_LEAST_EVERY)
                 chosen = [min(self._probe_length(builder), reach[i]) for i in able]
         elif reason != "probe":
             self._patience = PROBE_EVERY
+        if reason == "probe":
+            chosen = self._a_few(chosen)
         lengths = [0] * len(parts)
         for i, length in zip(able, chosen, strict=True):
             lengths[i] = length
@@ -153,6 +169,11 @@ class SmartLength(LengthControl):
             return (max(plain, verifying) + longest * self.step_time.draft_ns) / 1e9
 
         return *best_lengths(acceptances, reach, others, seconds), "acceptance"
+
+    def _a_few(self, lengths: Sequence[int]) -> list[int]:
+        """The lengths of a probe: of more requests than it needs, some in turn."""
+        first, self._probed = self._probed % max(1, len(lengths)), self._probed + PROBE_REQUESTS
+        return [n if (i - first) % len(lengths) < PROBE_REQUESTS else 0 for i, n in enumerate(lengths)]
 
     def _probe_length(self, builder: PlanBuilder) -> int:
         """Guesses of a probe: one where guessing is so slow that probes would be felt."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.lookup import NGramIndex, PromptLookup
 from engine.speculation.make import make_speculator
 from engine.speculation.models import kept_layers
-from engine.speculation.smart import Acceptance, SmartLength, best_lengths
+from engine.speculation.smart import PROBE_REQUESTS, Acceptance, SmartLength, best_lengths
 from engine.speculation.steptime import Load, StepTime
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve
@@ -144,6 +145,16 @@ def test_acceptance_counts_tested_guesses_only():
     assert estimate.of(1) == estimate.overall
 
 
+def test_guessing_in_vain_is_noticed_within_a_probe():
+    estimate = Acceptance()
+    assert estimate.of(0) == estimate.overall == pytest.approx(0.7)
+    for request in range(4):
+        estimate.update(request, drafted=2, accepted=0)
+    assert max(estimate.of(request) for request in range(16)) < 0.3
+    estimate.update(3, drafted=8, accepted=8)
+    assert estimate.of(3) > 0.7 > 0.5 > estimate.of(0), "a request that copies is not held back by the others"
+
+
 def test_step_time_is_learnt_from_iterations():
     model = StepTime()
     for step in range(300):
@@ -210,6 +221,22 @@ def test_smart_control_stops_guessing_what_is_never_right(
     assert all(d["value"] > 0 for d in decisions if d["reason"] == "predicted")
     assert {d["reason"] for d in changes} == {"acceptance", "probe"}
     assert any(d["tokens"] == 0 and (d["value"] or 0) > 0 for d in changes)
+
+
+def test_of_many_requests_a_few_probe(wrong_guesses: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    learn = SmartLength.learn
+
+    def told(self: SmartLength, plan: Plan, duration_ns: int) -> None:
+        plan.draft_ns = 0
+        learn(self, plan, 10_000_000 + 2_000_000 * plan.num_tokens)
+
+    monkeypatch.setattr(SmartLength, "learn", told)
+    wrong = speculating(proposer="prompt-lookup", control="smart", k=8)
+    serve(make_spec(wrong, asked(8, max_tokens=120)), tmp_path)
+    verifying = [s for s in rows(tmp_path, "slice") if s["drafted"]]
+    together = Counter(s["iteration"] for s in verifying)
+    assert max(together.values()) <= PROBE_REQUESTS
+    assert len({s["request"] for s in verifying}) > PROBE_REQUESTS, "they take turns"
 
 
 # ---------------------------------------------------------------- the books
