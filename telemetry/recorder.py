@@ -26,7 +26,7 @@ from telemetry.writer import Writer
 Level = Literal["full", "iterations", "off"]
 Ints = Sequence[int] | np.ndarray | int
 
-DRAIN_INTERVAL_S = 0.1
+DRAIN_INTERVAL_S = 0.15
 MAX_PENDING_BYTES = 256 << 20
 LABEL_INCOMPLETE = "telemetry incomplete"
 
