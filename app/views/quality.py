@@ -15,7 +15,7 @@ from app.views.chartcard import page_palette
 from app.views.facts import RunFacts
 from app.views.plain import plain
 from app.words import PROVENANCE, QUALITY
-from store.capacity import capacity
+from store.capacity import Capacity, capacity
 
 LOOK_S = 0.5
 SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
@@ -43,20 +43,30 @@ def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -
     _result(result)
 
 
+def capacity_figures(held: Capacity) -> list[tuple[str, str, str]]:
+    """Label, value and help of each figure of a pool's capacity; the first two are the capacity itself."""
+    derived = PROVENANCE["derived"]
+    requests = "–" if held.requests is None else f"{held.requests:,.1f}"
+    found = [
+        ("KV capacity", f"{held.tokens:,} tok", f"{QUALITY['tokens']} {derived}"),
+        ("Fits at once", f"{requests} req", f"{QUALITY['requests']} {derived}"),
+    ]
+    if held.bits is not None:
+        found.append(("Effective bits", f"{held.bits:.4g}", f"{QUALITY['bits']} {derived}"))
+    if held.codec is not None:
+        gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
+        found.append(("Room gained", gain, f"{QUALITY['gain']} {derived}"))
+    return found
+
+
 def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
     held = capacity(con, facts.run_id)
     if held is None:
         return
-    packed = facts.spec.engine.kv_quantization
     with st.container(horizontal=True, key="kv-room"):
-        derived = PROVENANCE["derived"]
-        st.metric("Pool, tokens", f"{held.tokens:,}", help=f"{QUALITY['tokens']} {derived}", border=True, width=170)
-        st.metric(
-            "Pool, requests", f"{held.requests:,.1f}", help=f"{QUALITY['requests']} {derived}", border=True, width=170
-        )
-        if packed is not None:
-            gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
-            st.metric("Room gained", gain, help=f"{QUALITY['gain']} {derived}", border=True, width=170)
+        st.metric("Stored as", plain(held.name), help=QUALITY["stored"], border=True, width=170)
+        for label, value, words in capacity_figures(held):
+            st.metric(label, value, help=words, border=True, width=170)
 
 
 def _while_it_lasts(lab: Lab, facts: RunFacts) -> None:
