@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 
 from store import queries
+from store.query import Query
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,6 @@ def capacity(con: duckdb.DuckDBPyConnection, run_id: str) -> Capacity | None:
     model = (row or {}).get("model") or {}
     if isinstance(model, str):
         model = json.loads(model)
-    asked = "SELECT avg(prompt_tokens + output_tokens) FROM requests WHERE run_id = $run"
-    found = con.execute(asked, {"run": run_id}).fetchone()
-    return capacity_of(model, found[0] if found else None)
+    asked = "SELECT avg(prompt_tokens + output_tokens) AS mean FROM requests WHERE run_id = $run"
+    served = Query(asked, {"run": run_id}).one(con) or {}
+    return capacity_of(model, served.get("mean"))

@@ -109,6 +109,15 @@ def rows_of(run_id: str, data: bytes) -> list[dict[str, Any]] | None:
     return rows
 
 
+def digest_of(run_dir: Path) -> str | None:
+    """What tells a run's result from an earlier one; None where there is none that can be read."""
+    try:
+        data = (run_dir / FILE).read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(data).hexdigest() if rows_of(run_dir.name, data) else None
+
+
 def _codec(codec: dict[str, Any], full_perplexity: float) -> dict[str, Any]:
     greedy = codec["greedy_agreement"]
     return {

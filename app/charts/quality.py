@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def room_and_loss(codecs: Sequence[dict[str, Any]], palette: Palette) -> go.Figu
     figure.add_scatter(
         x=[codec["capacity"] for codec in codecs],
         y=[100 * codec["perplexity_change"] for codec in codecs],
-        text=[codec["name"] for codec in codecs],
+        text=[html.escape(str(codec["name"])) for codec in codecs],
         mode="markers+text",
         textposition="top center",
         marker={"size": 11, "color": palette.kv_used},

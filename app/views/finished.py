@@ -48,7 +48,7 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
         elif st.query_params.get("request"):
             first = "Requests"
         tabs = st.tabs(
-            ["Charts", "Latency", "Requests", "Iterations", "KV quality", "Setup"],
+            ["Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"],
             default=first,
             key=f"part-{below_board}-{first}",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import duckdb
@@ -11,11 +12,13 @@ from app import quality as measuring
 from app.charts import CONFIG
 from app.charts.quality import error_map, room_and_loss
 from app.services import Lab
-from app.views.chartcard import page_palette
+from app.views.chartcard import data_row, page_palette
+from app.views.codecs import codecs_section
 from app.views.facts import RunFacts
 from app.views.plain import plain
 from app.words import PROVENANCE, QUALITY
 from store.capacity import Capacity, capacity
+from store.quality import digest_of, quality, quality_query
 
 LOOK_S = 0.5
 SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
@@ -24,23 +27,29 @@ SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
 def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
     """Draw the section of one run."""
     _room(con, facts)
+    codecs_section(lab, con, facts)
     folder = lab.home.run_dir(facts.run_id)
     if measuring.is_measuring(folder):
         st.fragment(_while_it_lasts, run_every=LOOK_S)(lab, facts)
         return
     st.markdown("**Quality per codec**", help=QUALITY["how"])
-    result, latest = measuring.result_in(folder), measuring.progress_of(folder)
+    query, digest, latest = quality_query(facts.run_id), digest_of(folder), measuring.progress_of(folder)
+    table = query.table(con)
+    rows = table.to_pylist()
     if latest is not None and latest.error is not None:
         st.error(plain(f"{latest.error['message']} {latest.error.get('mend', '')}"), icon=":material/error:")
-    words = "Measure again" if result else "Measure quality"
+    words = "Measure again" if digest else "Measure quality"
     if st.button(words, key="measure-quality", icon=":material/straighten:", help=QUALITY["button"]):
         engine = facts.spec.engine
         measuring.start(folder, measuring.spec_of(engine, measuring.codecs_for(engine), **SIZES))
         st.rerun()
-    if result is None:
+    if digest is None:
         st.caption(QUALITY["none"])
-        return
-    _result(result)
+    elif not rows or rows[0]["digest"] != digest:
+        st.fragment(_until_read, run_every=LOOK_S)(lab, facts.run_id, digest)
+    else:
+        _result(rows)
+        data_row(table, query, name="quality")
 
 
 def capacity_figures(held: Capacity) -> list[tuple[str, str, str]]:
@@ -78,25 +87,36 @@ def _while_it_lasts(lab: Lab, facts: RunFacts) -> None:
     st.progress(share, text=plain(f"Measuring quality: {phase}"))
 
 
-def _result(result: dict[str, Any]) -> None:
-    codecs, full = result["codecs"], result["full"]
-    about = (
-        f"{result['model']}, {result['dtype']} on {result['device']}; {result['tokens']} tokens of {result['text']}."
-    )
-    if result["labels"]:
-        about += f" Labels: {', '.join(result['labels'])}."
+def _until_read(lab: Lab, run_id: str, digest: str) -> None:
+    """The result is written, its rows are on their way into the database."""
+    with lab.database.read() as con:
+        if any(row["digest"] == digest for row in quality(con, run_id)):
+            st.rerun()
+    st.caption("Reading the result")
+    st.skeleton(height=160)
+
+
+def _result(rows: list[dict[str, Any]]) -> None:
+    """``rows``: full precision first, then every codec, as ``store.quality`` gives them."""
+    full, codecs = rows[0], [row | {"perplexity_change": row["perplexity_ratio"] - 1} for row in rows[1:]]
+    about = f"{full['model']}, {full['dtype']} on {full['device']}; {full['text_tokens']} tokens of {full['text']}."
+    labels = json.loads(full["labels"])
+    if labels:
+        about += f" Labels: {', '.join(labels)}."
     st.caption(plain(about))
-    rows = [_row("full precision", None, full), *(_row(codec["name"], codec, codec) for codec in codecs)]
+    shown = [_row(full["name"], None, full), *(_row(codec["name"], codec, codec) for codec in codecs)]
     said = "; ".join(
         f"{codec['name']}: {codec['capacity']:.2f} times the tokens, perplexity {100 * codec['perplexity_change']:+.2f} %"
         for codec in codecs
     )
-    st.dataframe(rows, hide_index=True, height="content", alt=f"Quality per codec. {said}")
+    st.dataframe(shown, hide_index=True, height="content", alt=f"Quality per codec. {plain(said)}")
     colours = page_palette()
     with st.container(border=True, key="card-room-and-loss"):
         st.markdown("**Room against loss**", help=QUALITY["chart"])
         figure = room_and_loss(codecs, colours)
-        st.plotly_chart(figure, key="chart-room-and-loss", config=CONFIG, theme=None, alt=f"Room against loss. {said}")
+        st.plotly_chart(
+            figure, key="chart-room-and-loss", config=CONFIG, theme=None, alt=f"Room against loss. {plain(said)}"
+        )
     names = [codec["name"] for codec in codecs]
     with st.container(border=True, key="card-head-error"):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -118,8 +138,7 @@ def _result(result: dict[str, Any]) -> None:
 
 
 def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> dict[str, str]:
-    needles = measured["needles"]
-    found = f"{sum(needle['found'] for needle in needles)} of {len(needles)}" if needles else ""
+    found = f"{measured['needles_found']} of {measured['needles']}" if measured["needles"] else ""
     row = {"codec": name, "bits": "", "room": "1.00x", "perplexity": f"{measured['perplexity']:.3f}"}
     if codec is None:
         return row | {"change": "", "KL, nats": "", "same next token": "", "same greedy text": "", "facts found": found}

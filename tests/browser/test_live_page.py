@@ -163,7 +163,7 @@ def test_a_run_shows_what_its_pool_holds_in_tokens_in_requests_and_in_bits(
     expect(tile).to_contain_text(f"int4, {model['kv_bits']:g} bits")
     tile.get_by_role("button").click()
     expect(tile.locator(".help-text")).to_contain_text("effective bits")
-    for line in tile.locator(".tile-minor, .tile-value, .tile-label span").all():
+    for line in tile.locator(".tile-minor, .tile-value, .tile-label > span:first-child").all():
         assert line.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), line.text_content()
     open_lab.cancel(run_id)
     page.goto(open_lab.url(run_id))
