@@ -18,6 +18,7 @@ from engine.config import EngineConfig, KVQuantization
 from store import codecs as queries
 from store.capacity import Capacity, capacity
 from store.quality import quality_of_model_query
+from store.samples import machine_of
 
 FULL_PRECISION = "full precision"
 ENOUGH_STEPS = 3  # of each side, before steps of one size and context are compared
@@ -40,6 +41,7 @@ class Side:
     output_tokens_per_s: float | None
     quality: Mapping[str, Any] | None  # of this codec on this model; None: not measured
     block_size: int
+    disturbed: tuple[str, ...] = ()  # what visibly disturbed the machine while it was served
 
     def row(self) -> dict[str, Any]:
         """Its figures as one row; None for what is not known."""
@@ -55,6 +57,7 @@ class Side:
             "output_tokens_per_s": self.output_tokens_per_s,
             "preemptions": self.steps.get("preemptions"),
             **{name: found.get(name) for name in QUALITY},
+            "disturbed": "; ".join(self.disturbed) or "nothing seen",
             "run_id": self.run_id,
         }
 
@@ -148,6 +151,7 @@ def _sides(
                 row["figures"].get("output_tokens_per_s"),
                 _quality(con, engine, row),
                 engine.block_size,
+                tuple(machine_of(con, row["run_id"])["disturbances"]),
             )
         )
     sides.sort(key=lambda side: (side.codec is not None, -(side.capacity.bits or 0) if side.capacity else 0, side.name))
@@ -277,32 +281,70 @@ def step_ratios(cells: pa.Table, packed: str, plain: str) -> StepRatios:
     return StepRatios(*(np.array(values) for values in columns))
 
 
-def modelled_in_words(model: ReadingModel | None) -> str:
-    """The model's figures and what follows from them."""
-    if model is None:
-        return "Modelled: not known, the run did not time attention over the packed cache."
-    said = (
-        f"Modelled: {model.saved_bytes:,.0f} bytes less to read per token of context spare {_time(model.saved)}, unpacking it takes "
-        f"{_time(model.unpack)}, and every step takes {_time(model.fixed)} more whatever its context"
-    )
-    if model.crossover is None:
-        return f"{said}: on this device reading fewer bytes never pays for unpacking them."
-    return f"{said}: faster from {model.crossover:,.0f} tokens of context in a step."
+@dataclass(frozen=True)
+class Crossover:
+    """From which context on a codec's steps are faster than full precision's: predicted next to measured."""
+
+    name: str
+    measured: StepRatios
+    modelled: ReadingModel | None
+
+    @property
+    def measured_words(self) -> str:
+        if not len(self.measured.ratio):
+            return "not known"
+        at = self.measured.crossover
+        if at is None:
+            return "never here"
+        return "always here" if at <= self.measured.context[0] else f"from {at:,.0f} tok"
+
+    @property
+    def modelled_words(self) -> str:
+        if self.modelled is None:
+            return "not known"
+        at = self.modelled.crossover
+        return "never" if at is None else f"from {at:,.0f} tok"
+
+    def row(self) -> dict[str, str]:
+        """What was measured, what is predicted, and the figures the prediction is made of."""
+        ratios, model = self.measured, self.modelled
+        row = {"codec": self.name, "faster, measured": self.measured_words, "faster, modelled": self.modelled_words}
+        row |= {"step time, measured": _span(ratios.ratio, ".2f") + "x" if len(ratios.ratio) else ""}
+        row |= {"at context, tok": _span(ratios.context, ",.0f")}
+        row |= {"spared per tok, modelled": "" if model is None else _time(model.saved)}
+        row |= {"unpacking per tok": "" if model is None else _time(model.unpack)}
+        return row | {"more per step": "" if model is None else _time(model.fixed)}
+
+    @property
+    def words(self) -> str:
+        """Both in a sentence."""
+        if not len(self.measured.ratio):
+            said = "no steps of both runs had the same number of requests and a similar context, so nothing is compared"
+        elif self.measured.crossover is None:
+            said = f"measured, its steps never became faster ({_span(self.measured.ratio, '.2f')} times as long)"
+        elif self.measured_words.startswith("always"):
+            said = f"measured, its steps were faster throughout ({_span(self.measured.ratio, '.2f')} times as long)"
+        else:
+            said = f"measured, its steps were faster {self.measured_words.replace('tok', 'tokens of context on')}"
+        if self.modelled is None:
+            return f"{self.name}: {said}; no model, for the run did not time attention over the packed cache."
+        told = self.modelled_words.replace("tok", "tokens of context on")
+        return f"{self.name}: {said}; modelled, {told if told != 'never' else 'they never do on this device'}."
 
 
-def measured_in_words(ratios: StepRatios) -> str:
-    """What the runs' own steps showed."""
-    if not len(ratios.ratio):
-        return "Measured: no steps of both runs had the same number of requests and a similar context, so nothing is compared."
-    span = f"between {ratios.context[0]:,.0f} and {ratios.context[-1]:,.0f} tokens of context"
-    low, high = float(ratios.ratio.min()), float(ratios.ratio.max())
-    times = f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
-    said = f"Measured: {span} its steps took {times} times as long"
-    if ratios.crossover is None:
-        return f"{said}; in these runs it never became faster."
-    if ratios.crossover <= ratios.context[0]:
-        return f"{said}; it was faster throughout."
-    return f"{said}; faster from about {ratios.crossover:,.0f} tokens on."
+def crossovers(cells: pa.Table, sides: Sides) -> list[Crossover]:
+    """Every codec's, against full precision. ``cells``: of ``store.codecs.cells_query``."""
+    full = sides.full
+    if full is None:
+        return []
+    return [Crossover(s.name, step_ratios(cells, s.run_id, full.run_id), reading_model(s)) for s in sides.packed]
+
+
+def _span(values: np.ndarray, form: str) -> str:
+    if not len(values):
+        return ""
+    low, high = (format(float(value), form) for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
 
 
 def _time(seconds: float) -> str:

@@ -109,6 +109,12 @@ def machine_state(con: duckdb.DuckDBPyConnection, run_id: str, cores: int | None
     return state | {"disturbances": disturbances}
 
 
+def machine_of(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]:
+    """``machine_state`` of a run whose number of cores the database knows."""
+    about = Query("SELECT environment FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
+    return machine_state(con, run_id, _cores(about.get("environment")))
+
+
 def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
     """A run's samples from the database."""
     rows = request_figures_query(run_id).table(con)
@@ -127,7 +133,6 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
     gaps, edges = _gaps(gap_counts_query(run_id).table(con), size)
     figures = summary(con, run_id) or {}
     steps = iteration_figures_query(run_id).rows(con)[0]
-    about = Query("SELECT environment FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
     return RunSamples(
         run_id,
         requests,
@@ -138,7 +143,7 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
         prompt_tokens,
         max(size, figures.get("requests", {}).get("total") or 0),
         figures.get("output_digest"),
-        machine_state(con, run_id, _cores(about.get("environment"))),
+        machine_of(con, run_id),
     )
 
 

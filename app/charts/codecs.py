@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from app.charts.comparison import room_for_names, variant_style
 from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
-from app.codecs import ReadingModel, StepRatios
+from app.codecs import Crossover
 from app.theme import Palette
 
 FIGURES = {
@@ -21,7 +21,7 @@ FIGURES = {
     "perplexity_ratio": "perplexity",
 }
 """Figures that are shown as multiples of full precision's."""
-TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20)
+TICKS = (0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20)
 
 
 def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], palette: Palette) -> go.Figure:
@@ -57,9 +57,7 @@ def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], pa
     return figure
 
 
-def crossover(
-    found: Mapping[str, tuple[StepRatios, ReadingModel | None]], styles: Mapping[str, int], palette: Palette
-) -> go.Figure:
+def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Palette) -> go.Figure:
     """Step time with each codec as a multiple of full precision's, by context: measured as marks, modelled as dashed lines.
 
     ``styles``: the place of each codec, so that it looks the same in every chart.
@@ -67,8 +65,9 @@ def crossover(
     figure = new_figure(
         palette, y_title="step time, times full precision", x_title="tokens of context in a step", height=330
     )
-    drawn = False
-    for name, (ratios, model) in found.items():
+    low, high, drawn = 0.8, 1.25, False
+    for side in found:
+        name, ratios, model = side.name, side.measured, side.modelled
         if not len(ratios.ratio):
             continue
         colour, _, marker = variant_style(styles[name], palette)
@@ -82,6 +81,7 @@ def crossover(
             hovertemplate="%{y:.2f} times the %{customdata[0]:,.1f} ms of full precision at %{x:,.0f} tokens<br>"
             "%{customdata[1]:,d} steps<extra>" + name + "</extra>",
         )
+        low, high = min(low, float(ratios.ratio.min())), max(high, float(ratios.ratio.max()))
         if model is not None:
             figure.add_scatter(
                 x=ratios.context,
@@ -98,9 +98,15 @@ def crossover(
         y=1,
         line={"color": palette.text, "width": 1.5},
         annotation={"text": "equal", "font": {"color": palette.muted}, "yanchor": "bottom"},
-        annotation_position="right",
+        annotation_position="top right",
     )
-    figure.update_yaxes(tickformat=".2f", rangemode="tozero")
+    figure.update_yaxes(
+        type="log",
+        rangemode="normal",
+        range=[np.log10(low * 0.85), np.log10(high * 1.2)],
+        tickvals=list(TICKS),
+        ticktext=[f"{tick:g}x" for tick in TICKS],
+    )
     room_for_names(figure, len(figure.data))
     return figure
 

@@ -13,11 +13,8 @@ from app.charts import codecs as charts
 from app.codecs import (
     FULL_PRECISION,
     Sides,
-    measured_in_words,
-    modelled_in_words,
-    reading_model,
+    crossovers,
     side_by_side,
-    step_ratios,
 )
 from app.errors import LabError
 from app.quality import STANDARD
@@ -70,8 +67,25 @@ HELP = {
     "agreement": "Positions of the text whose most likely next token is the same. " + PROVENANCE["measured"],
     "greedy_agreement": "How much of greedy continuations is equal before the first difference. "
     + PROVENANCE["measured"],
+    "disturbed": "What visibly disturbed the machine while the run was served; its times are worth less then.",
     "codec": "A codec that these requests have not been served with yet.",
     "run": "Serves the same requests at the same moments once more, with this codec and every other setting as here.",
+}
+CROSSOVER_HELP = {
+    "faster, measured": "Context of a step (summed over its requests) from which on the codec's steps were faster, in the range that both "
+    "runs reached. " + PROVENANCE["measured"],
+    "faster, modelled": "The context at which what is spared by reading fewer bytes has paid for unpacking them and for what every step takes "
+    "more; never where unpacking takes longer. " + PROVENANCE["modelled"],
+    "step time, measured": "Median step time as a multiple of full precision's, least to most over the bands of context. "
+    + PROVENANCE["measured"],
+    "at context, tok": "Where the bands compared lie: tokens of context in a step, summed over its requests. "
+    + PROVENANCE["measured"],
+    "spared per tok, modelled": "Bytes not read per token of context, at the copy bandwidth measured before the run. "
+    + PROVENANCE["modelled"],
+    "unpacking per tok": "What attention over the packed cache takes per token of context beyond reading its bytes: timed alone before the run "
+    "began, at two contexts. " + PROVENANCE["derived"],
+    "more per step": "What it takes in every step whatever its context: packing the new tokens, mixing channels. Timed likewise. "
+    + PROVENANCE["derived"],
 }
 TITLES = {
     "codec": "codec",
@@ -87,6 +101,7 @@ TITLES = {
     "kl": "KL, nats",
     "agreement": "same next token",
     "greedy_agreement": "same greedy text",
+    "disturbed": "disturbed by",
     "run_id": "run",
 }
 FORMATS = {
@@ -128,17 +143,17 @@ def codecs_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
     chart_card(AGAINST, figure, sides.table(), query, name="codecs-against", summary=said, remark=f"{said}.")
     query = queries.cells_query(sides.runs)
     cells = query.table(con)
-    found = {
-        side.name: (step_ratios(cells, side.run_id, sides.full.run_id), reading_model(side)) for side in sides.packed
-    }
-    told = [
-        f"{name}. {measured_in_words(ratios)} {modelled_in_words(model)}" for name, (ratios, model) in found.items()
-    ]
+    found = crossovers(cells, sides)
+    told = " ".join(one.words for one in found)
     figure = charts.crossover(found, styles, colours)
-    summary = " ".join(told)
-    chart_card(CROSSOVER, figure, cells, query, name="codecs-crossover", summary=summary)
-    for words in told:
-        st.caption(plain(words))
+    chart_card(CROSSOVER, figure, cells, query, name="codecs-crossover", summary=told, remark=told)
+    st.dataframe(
+        [one.row() for one in found],
+        hide_index=True,
+        height="content",
+        column_config={name: st.column_config.TextColumn(help=words) for name, words in CROSSOVER_HELP.items()},
+        alt=plain(told),
+    )
     _pools(con, sides)
 
 
@@ -164,15 +179,21 @@ def _table(sides: Sides) -> None:
     columns: dict[str, Any] = {
         TITLES[key]: st.column_config.NumberColumn(TITLES[key], help=HELP[key], format=FORMATS.get(key))
         for key in TITLES
-        if key not in ("codec", "run_id")
+        if key not in ("codec", "disturbed", "run_id")
     }
     columns["run"] = st.column_config.LinkColumn("run", help="Opens the run.", display_text=r"run=(.*)")
+    columns["disturbed by"] = st.column_config.TextColumn(help=HELP["disturbed"])
     columns["codec"] = st.column_config.TextColumn("codec", pinned=True)
     said = "; ".join(
         f"{row['codec']} {row['KV capacity, tok']} tokens, {row['preemptions']} preemptions" for row in rows
     )
     st.dataframe(
-        rows, hide_index=True, height="content", column_config=columns, alt=f"Codecs side by side: {plain(said)}"
+        rows,
+        hide_index=True,
+        height="content",
+        placeholder="–",
+        column_config=columns,
+        alt=f"Codecs side by side: {plain(said)}",
     )
     data_row(sides.table(), queries.steps_query(sides.runs), name="codecs")
 

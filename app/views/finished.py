@@ -104,7 +104,7 @@ def _key_figures(figures: dict[str, Any], held: Capacity | None) -> None:
         st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=150)
         if held is not None:
             for label, value, words in capacity_figures(held)[:2]:
-                st.metric(label, value, help=words, border=True, width=150)
+                st.metric(label, value, help=words, border=True, width="content")
 
 
 def metric_help(name: str) -> str:

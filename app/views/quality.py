@@ -73,9 +73,9 @@ def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
     if held is None:
         return
     with st.container(horizontal=True, key="kv-room"):
-        st.metric("Stored as", plain(held.name), help=QUALITY["stored"], border=True, width=170)
+        st.metric("Stored as", plain(held.name), help=QUALITY["stored"], border=True, width="content")
         for label, value, words in capacity_figures(held):
-            st.metric(label, value, help=words, border=True, width=170)
+            st.metric(label, value, help=words, border=True, width="content")
 
 
 def _while_it_lasts(lab: Lab, facts: RunFacts) -> None:

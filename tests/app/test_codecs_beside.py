@@ -12,7 +12,7 @@ import pytest
 
 from app import codecs
 from app.charts import codecs as charts
-from app.codecs import FULL_PRECISION, ReadingModel, StepRatios, codec_name, measured_in_words, modelled_in_words
+from app.codecs import FULL_PRECISION, Crossover, ReadingModel, StepRatios, codec_name
 from app.theme import DARK, LIGHT
 from app.views.codecs import against_in_words, compare_command, pool_in_words, preempted_rows, recoded
 from engine.config import EngineConfig, KVQuantization
@@ -206,13 +206,18 @@ def test_steps_are_compared_at_the_same_size_and_context(store: Store) -> None:
     assert found.ratio.max() < 1.5, "batches of eight are left out"
     assert found.ratio[0] > 1 > found.ratio[-1]
     assert 200 < found.crossover < 300
-    assert "faster from about" in measured_in_words(found)
+    told = Crossover("int4", found, None)
+    assert "faster from 2" in told.words
+    assert told.row()["faster, modelled"] == "not known"
     never = codecs.step_ratios(cells, "full", "full")
     assert never.crossover is None
-    assert "never became faster" in measured_in_words(never)
+    assert "never became faster (1.00 times as long)" in Crossover("int4", never, None).words
     nothing = codecs.step_ratios(cells, "int4", "elsewhere")
     assert len(nothing.ratio) == 0
-    assert "nothing is compared" in measured_in_words(nothing)
+    assert "nothing is compared" in Crossover("int4", nothing, None).words
+
+
+EMPTY = StepRatios(*(np.array([]) for _ in range(4)))
 
 
 def side(**changes: Any) -> codecs.Side:
@@ -238,7 +243,7 @@ def test_the_model_sets_bytes_saved_against_unpacking_them() -> None:
     assert model.unpack == pytest.approx((2e-5 - 5e-6) + 220e-9)
     assert model.fixed == pytest.approx((3e-3 - 2e-3) - (1e-3 - 0.5e-3))
     assert model.crossover is None, "on such a device never"
-    assert "never pays" in modelled_in_words(model)
+    assert "they never do on this device" in Crossover("int4", EMPTY, model).words
     np.testing.assert_allclose(model.step_ratio(np.array([10.0]), np.array([1000])), [(10 + 0.5 + 15) / 10])
 
 
@@ -250,7 +255,9 @@ def test_the_model_names_the_context_where_reading_less_begins_to_pay() -> None:
     gain = model.saved - model.unpack
     assert gain == pytest.approx(1e-6)
     assert model.crossover == pytest.approx((1.05e-3 - 0.75e-3) / 1e-6)
-    assert "faster from 300 tokens" in modelled_in_words(model)
+    told = Crossover("int4", EMPTY, model)
+    assert "modelled, from 300 tokens of context on" in told.words
+    assert told.row()["spared per tok, modelled"] == "2.2 µs"
     ratio = model.step_ratio(np.array([5.0, 5.0]), np.array([299.0, 301.0]))
     assert ratio[0] > 1 > ratio[1]
 
@@ -260,7 +267,7 @@ def test_without_what_it_needs_there_is_no_model(gone: str) -> None:
     model = {key: value for key, value in PACKED.items() if key != gone}
     assert codecs.reading_model(side(model=model)) is None
     assert codecs.reading_model(side(peaks={})) is None
-    assert "not known" in modelled_in_words(None)
+    assert "no model" in Crossover("int4", EMPTY, None).words
 
 
 def test_the_pool_and_who_was_preempted_are_told_for_every_side(store: Store) -> None:
@@ -309,10 +316,11 @@ def test_charts_draw_codecs_the_same_way_and_say_when_they_are_empty() -> None:
     assert list(figure.data[0].y) == ["KV capacity", "perplexity"]
     ratios = StepRatios(*(np.array(values) for values in ([100.0], [1.4], [10.0], [7.0])))
     model = ReadingModel(220, 1e-6, 2e-6, 1e-3)
-    drawn = charts.crossover({"int4": (ratios, model), "fp8": (ratios, None)}, {"int4": 0, "fp8": 1}, LIGHT)
+    found = [Crossover("int4", ratios, model), Crossover("fp8", ratios, None)]
+    drawn = charts.crossover(found, {"int4": 0, "fp8": 1}, LIGHT)
     assert [trace.name for trace in drawn.data] == ["int4, measured", "int4, modelled", "fp8, measured"]
-    empty = StepRatios(*(np.array([]) for _ in range(4)))
-    assert "No steps" in charts.crossover({"int4": (empty, model)}, {"int4": 0}, LIGHT).layout.annotations[0].text
+    empty = charts.crossover([Crossover("int4", EMPTY, model)], {"int4": 0}, LIGHT)
+    assert "No steps" in empty.layout.annotations[0].text
     nothing = pa.table({"run_id": pa.array([], pa.string()), "t": pa.array([], pa.float64())})
     assert "No iteration" in charts.pools(nothing, {"r": "int4"}, 16, LIGHT).layout.annotations[0].text
 
