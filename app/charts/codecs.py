@@ -21,7 +21,7 @@ FIGURES = {
     "perplexity_ratio": "perplexity",
 }
 """Figures that are shown as multiples of full precision's."""
-TICKS = (0.1, 0.2, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 20)
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], palette: Palette) -> go.Figure:
@@ -52,6 +52,7 @@ def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], pa
         range=[np.log10(low * 0.85), np.log10(high * 1.18)],
         tickvals=list(TICKS),
         ticktext=[f"{tick:g}x" for tick in TICKS],
+        tickangle=0,
     )
     figure.update_yaxes(categoryorder="array", categoryarray=list(FIGURES.values())[::-1], type="category")
     return figure
@@ -75,7 +76,7 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
             x=ratios.context,
             y=ratios.ratio,
             mode="markers",
-            name=f"{name}, measured",
+            name=name,
             marker={"color": colour, "size": 9, "symbol": marker},
             customdata=np.stack([ratios.plain_ms, ratios.steps], -1),
             hovertemplate="%{y:.2f} times the %{customdata[0]:,.1f} ms of full precision at %{x:,.0f} tokens<br>"
@@ -88,17 +89,27 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
                 y=model.step_ratio(ratios.plain_ms, ratios.context),
                 mode="lines",
                 name=f"{name}, modelled",
+                showlegend=False,
                 line={"color": colour, "width": 1.75, "dash": "dash"},
                 hovertemplate="%{y:.2f} times<extra>" + name + ", modelled</extra>",
             )
         drawn = True
     if not drawn:
         return say_nothing_here(figure, "No steps of the same size and context on both sides.", palette)
-    figure.add_hline(
-        y=1,
-        line={"color": palette.text, "width": 1.5},
-        annotation={"text": "equal", "font": {"color": palette.muted}, "yanchor": "bottom"},
-        annotation_position="top right",
+    if any(side.modelled is not None for side in found):
+        modelled = {"color": palette.muted, "width": 1.75, "dash": "dash"}
+        figure.add_scatter(x=[None], y=[None], mode="lines", name="modelled", line=modelled, hoverinfo="skip")
+    figure.add_hline(y=1, line={"color": palette.text, "width": 1.5})
+    figure.add_annotation(
+        text="equal",
+        x=1,
+        y=0,  # of a log axis: the logarithm
+        xref="x domain",
+        yref="y",
+        xanchor="right",
+        yanchor="bottom",
+        showarrow=False,
+        font={"color": palette.muted},
     )
     figure.update_yaxes(
         type="log",
@@ -107,7 +118,7 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
         tickvals=list(TICKS),
         ticktext=[f"{tick:g}x" for tick in TICKS],
     )
-    room_for_names(figure, len(figure.data))
+    room_for_names(figure, len(found) + 1)
     return figure
 
 

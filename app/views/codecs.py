@@ -12,6 +12,7 @@ import streamlit as st
 from app.charts import codecs as charts
 from app.codecs import (
     FULL_PRECISION,
+    Side,
     Sides,
     crossovers,
     side_by_side,
@@ -125,22 +126,30 @@ def codecs_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
         return
     st.markdown("**Codecs side by side**", help=HELP["table"])
     _table(sides)
+    disturbed = [f"{side.name} ({'; '.join(side.disturbed)})" for side in sides.sides if side.disturbed]
+    if disturbed:
+        st.caption(plain(f"Disturbed while served, so their times are worth less: {', '.join(disturbed)}."))
     if sides.left_out:
         st.caption(
             f"{counted(sides.left_out, 'more run')} of these requests left out: other settings than the codec differ too."
         )
     _missing(lab, facts, sides)
-    if sides.full is None or not sides.packed:
-        return
+    if sides.full is not None and sides.packed:
+        _against_full(con, sides, sides.full)
+    _pools(con, sides)
+
+
+def _against_full(con: duckdb.DuckDBPyConnection, sides: Sides, side: Side) -> None:
+    """Charts that set every codec against full precision, the run ``side``."""
     colours = page_palette()
     rows = {side.name: side.row() for side in sides.sides}
-    full = rows[sides.full.name]
-    packed = [row for name, row in rows.items() if name != sides.full.name]
+    full = rows[side.name]
+    packed = [row for name, row in rows.items() if name != side.name]
     styles = {row["codec"]: index for index, row in enumerate(packed)}
     query = queries.steps_query(sides.runs)
     said = ". ".join(against_in_words(row, full) for row in packed)
     figure = charts.against_full(packed, full, colours)
-    chart_card(AGAINST, figure, sides.table(), query, name="codecs-against", summary=said, remark=f"{said}.")
+    chart_card(AGAINST, figure, sides.table(), query, name="codecs-against", summary=said)
     query = queries.cells_query(sides.runs)
     cells = query.table(con)
     found = crossovers(cells, sides)
@@ -154,7 +163,6 @@ def codecs_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
         column_config={name: st.column_config.TextColumn(help=words) for name, words in CROSSOVER_HELP.items()},
         alt=plain(told),
     )
-    _pools(con, sides)
 
 
 def against_in_words(row: dict[str, Any], full: dict[str, Any]) -> str:
@@ -168,8 +176,13 @@ def against_in_words(row: dict[str, Any], full: dict[str, Any]) -> str:
     ):
         if row.get(name) and full.get(name):
             said.append(f"{row[name] / full[name]:.2f} times {words}")
-    quality = "" if row["perplexity_ratio"] is None else f", perplexity {100 * (row['perplexity_ratio'] - 1):+.2f} %"
+    quality = "" if row["perplexity_ratio"] is None else f", perplexity {signed(row['perplexity_ratio'])}"
     return f"{row['codec']}: {', '.join(said)}{quality}"
+
+
+def signed(ratio: float) -> str:
+    """A ratio as a change in percent; none is never negative."""
+    return f"{round(100 * (ratio - 1), 2) + 0.0:+.2f} %"
 
 
 def _table(sides: Sides) -> None:

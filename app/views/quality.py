@@ -13,7 +13,7 @@ from app.charts import CONFIG
 from app.charts.quality import error_map, room_and_loss
 from app.services import Lab
 from app.views.chartcard import data_row, page_palette
-from app.views.codecs import codecs_section
+from app.views.codecs import codecs_section, signed
 from app.views.facts import RunFacts
 from app.views.plain import plain
 from app.words import PROVENANCE, QUALITY
@@ -74,7 +74,7 @@ def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
         return
     with st.container(horizontal=True, key="kv-room"):
         st.metric("Stored as", plain(held.name), help=QUALITY["stored"], border=True, width="content")
-        for label, value, words in capacity_figures(held):
+        for label, value, words in capacity_figures(held)[2:]:
             st.metric(label, value, help=words, border=True, width="content")
 
 
@@ -106,7 +106,7 @@ def _result(rows: list[dict[str, Any]]) -> None:
     st.caption(plain(about))
     shown = [_row(full["name"], None, full), *(_row(codec["name"], codec, codec) for codec in codecs)]
     said = "; ".join(
-        f"{codec['name']}: {codec['capacity']:.2f} times the tokens, perplexity {100 * codec['perplexity_change']:+.2f} %"
+        f"{codec['name']}: {codec['capacity']:.2f} times the tokens, perplexity {signed(codec['perplexity_ratio'])}"
         for codec in codecs
     )
     st.dataframe(shown, hide_index=True, height="content", alt=f"Quality per codec. {plain(said)}")
@@ -146,7 +146,7 @@ def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> d
     return row | {
         "bits": f"{codec['bits']:.2f}",
         "room": f"{codec['capacity']:.2f}x",
-        "change": f"{100 * codec['perplexity_change']:+.2f} %",
+        "change": signed(codec["perplexity_ratio"]),
         "KL, nats": f"{codec['kl']:.4f}",
         "same next token": f"{100 * codec['agreement']:.1f} %",
         "same greedy text": "" if greedy is None else f"{100 * greedy:.0f} %",

@@ -19,7 +19,7 @@ from engine.config import EngineConfig, KVQuantization
 from store import codecs as queries
 from store.database import Database
 from store.quality import QualityIndex
-from telemetry.rows import DecisionRow, IterationRow, RequestRow, SliceRow, columns
+from telemetry.rows import DecisionRow, DeviceRow, IterationRow, RequestRow, SliceRow, columns
 from tests.app.small_runs import small_spec
 
 WORKLOAD = "w" * 64
@@ -161,6 +161,16 @@ def test_figures_are_those_of_the_rows_and_nothing_is_made_up(store: Store, tmp_
         said
         == "int4: 3.20 times the capacity, 1.00 times the requests in flight, 1.40 times the output tokens/s, 1.40 times the decode step"
     )
+
+
+def test_a_run_whose_process_was_stopped_says_so(store: Store) -> None:
+    store.run("full", None)
+    for run_id, codec, pause in (("int4", "int4", 30), ("int8", "int8", 0)):
+        store.run(run_id, KVQuantization(codec=codec))
+        moments = [n * 10**8 + (pause * 10**9 if n > 20 else 0) for n in range(40)]
+        store.insert("devices", DeviceRow, run_id, [{"time_ns": moment, "device": "cpu"} for moment in moments])
+    disturbed = {side.name: side.disturbed for side in codecs.side_by_side(store.con, "full", WORKLOAD).sides}
+    assert disturbed == {FULL_PRECISION: (), "int8": (), "int4": ("the process stood still for 30 s",)}
 
 
 def test_quality_counts_for_every_run_of_the_same_codec_and_model(store: Store) -> None:
@@ -318,7 +328,7 @@ def test_charts_draw_codecs_the_same_way_and_say_when_they_are_empty() -> None:
     model = ReadingModel(220, 1e-6, 2e-6, 1e-3)
     found = [Crossover("int4", ratios, model), Crossover("fp8", ratios, None)]
     drawn = charts.crossover(found, {"int4": 0, "fp8": 1}, LIGHT)
-    assert [trace.name for trace in drawn.data] == ["int4, measured", "int4, modelled", "fp8, measured"]
+    assert [trace.name for trace in drawn.data] == ["int4", "int4, modelled", "fp8", "modelled"]
     empty = charts.crossover([Crossover("int4", EMPTY, model)], {"int4": 0}, LIGHT)
     assert "No steps" in empty.layout.annotations[0].text
     nothing = pa.table({"run_id": pa.array([], pa.string()), "t": pa.array([], pa.float64())})

@@ -62,6 +62,7 @@ def test_runs_that_differ_in_the_codec_stand_side_by_side(lab: Lab) -> None:
     assert set(thrown["codec"]) == {"full precision"}
     values = {metric.label: metric.value for metric in page.metric}
     assert values["Stored as"] == "int4"
+    assert values["Effective bits"]
     assert values["KV capacity"] == f"{packed['KV capacity, tok']:,} tok"
     assert values["Room gained"].endswith("x")
 
@@ -95,7 +96,8 @@ def test_a_run_alone_says_how_to_get_others(lab: Lab) -> None:
     assert not page.exception
     assert "No other codec has served these requests yet" in texts(page)
     assert any("servescope compare test" in code.value for code in page.code)
-    assert len(page.get("plotly_chart")) == 8
+    assert len(page.get("plotly_chart")) == 8 + 1, "its pool, and who was preempted"
+    assert "Nobody, with any of these codecs" in texts(page)
 
 
 def test_measured_quality_is_drawn_from_the_database_and_names_stay_text(lab: Lab) -> None:
