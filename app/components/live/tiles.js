@@ -22,6 +22,7 @@ class Tile {
     this.spark.append(this.area, this.line);
     // A figure that stays as it is has no trend: a second line of words takes its place.
     this.note = spec.note ? element("div", "tile-minor tile-note", "") : null;
+    if (this.note) this.minor.classList.add("tile-note");
     this.root.append(label, this.value, this.minor, this.note || this.spark);
   }
 
