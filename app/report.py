@@ -20,6 +20,7 @@ from plotly.offline import get_plotlyjs
 from app import charts
 from app.charts.comparison import TIMELINE_POINTS, Point, cdf, throughput_latency, timelines
 from app.charts.objectives import attainment_by_rate, attainment_by_scale
+from app.codecs import Sides, of_runs
 from app.comparison import goodput_in_words, judge
 from app.errors import LabError
 from app.experiment import Experiment
@@ -28,6 +29,7 @@ from app.views.setup import flat
 from app.words import STALL_FACTOR
 from store import queries
 from store.metrics import METRICS
+from store.quality import quality
 from store.samples import RunSamples, read_samples
 from store.slo import GOODPUT_ATTAINMENT
 from store.statistics import STATISTICS
@@ -72,6 +74,7 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
         story(experiment.title, experiment.question, result["labels"], told),
         section("Figures", metrics_table(result), "Intervals of 95 %: requests resampled, repeats by Student's t."),
         chart_section(figures, thinned),
+        *codec_sections(of_runs(con, list(first.values()), experiment.workload_hash)),
         section("What differs", _settings_table(result)),
         section("Served", _machine_table(result)),
         section("Configuration of the baseline", _pairs(flat((base.get("spec") or {}).get("engine") or {}))),
@@ -126,12 +129,82 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         story(title, "", row.get("labels") or [], told),
         section("Latency", table),
         chart_section(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
+        *quality_sections(quality(con, run_id)),
         section("Configuration", _pairs(flat(spec.get("engine") or {}))),
         section("Machine and versions", _pairs(flat(row.get("environment") or {}))),
         again(f"servescope run {row.get('scenario')}"),
         fine_print(f"Run {run_id}, workload {figures.get('workload_hash')}."),
     ]
     return page(title, parts)
+
+
+def quality_sections(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What codecs of the KV cache cost, where it was measured for the run (rows of ``store.quality``)."""
+    if not rows:
+        return []
+    full = rows[0]
+    head = (
+        "codec",
+        "bits",
+        "room",
+        "perplexity",
+        "change",
+        "KL, nats",
+        "same next token",
+        "same greedy text",
+        "facts found",
+    )
+    table = table_of(
+        head,
+        [
+            (
+                row["name"],
+                number(row["bits"]),
+                f"{row['capacity']:.2f}x",
+                number(row["perplexity"]),
+                f"{100 * (row['perplexity_ratio'] - 1):+.2f} %",
+                number(row["kl"]),
+                _share(row["agreement"]),
+                _share(row["greedy_agreement"]),
+                f"{row['needles_found']} of {row['needles']}" if row["needles"] else "–",
+            )
+            for row in rows
+        ],
+    )
+    labels = json.loads(full["labels"] or "[]")
+    note = (
+        f"Measured on {full['model']}, {full['dtype']} on {full['device']}; {full['text_tokens']} tokens of {full['text']}."
+        + (f" Labels: {', '.join(labels)}." if labels else "")
+    )
+    return [section("Quality per codec of the KV cache", table, note)]
+
+
+def codec_sections(sides: Sides) -> list[str]:
+    """Room, speed and quality per codec of the KV cache, where variants differ in it."""
+    if len(sides.sides) < 2:
+        return []
+    head = (
+        "codec", "bits", "KV capacity, tokens", "most in flight", "decode step p50, ms", "output tokens/s", "preemptions",
+        "perplexity, times full precision", "KL, nats", "same greedy text",
+    )  # fmt: skip
+    names = (
+        "bits", "capacity_tokens", "most_running", "decode_step_ms", "output_tokens_per_s", "preemptions", "perplexity_ratio", "kl",
+    )  # fmt: skip
+    rows = [side.row() for side in sides.sides]
+    table = table_of(
+        head, [(row["codec"], *(number(row[name]) for name in names), _share(row["greedy_agreement"])) for row in rows]
+    )
+    return [
+        section(
+            "Codecs of the KV cache",
+            table,
+            "The first repeat of each. Quality is of the codec on this model; a dash: not measured.",
+        )
+    ]
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------

@@ -198,6 +198,13 @@ TILES = {
         "Running", "Requests that hold a place in the engine now.", columns(IterationRow)["running"].provenance
     ),
     "kv": _figure("KV use", "Share of the KV pool's blocks that requests hold.", "derived"),
+    "capacity": _figure(
+        "KV capacity",
+        "Tokens whose keys and values the KV pool holds, and how many of this workload's requests that is at once: of its mean prompt and "
+        "asked output, each with memory of its own (shared prefixes leave room for more). Below: how a number is stored, and the bits it takes "
+        "on average with the steps and minima stored beside it (effective bits).",
+        "derived",
+    ),
     "device": _figure(
         "Device",
         "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores, its memory.",
@@ -264,8 +271,11 @@ QUALITY = {
     "next token moves. Same greedy text: how much of a continuation is equal before the first difference.",
     "button": "Reads a few texts once at full precision and once per codec, in a process of its own: minutes on a CPU, seconds on a GPU.",
     "none": "Not measured yet for this run.",
+    "stored": "How keys and values are stored: a codec, or the model's own format at full precision.",
     "tokens": "Tokens whose keys and values the run's KV pool could hold.",
-    "requests": "The same in requests of this run's mean size (prompt and output).",
+    "requests": "The same in requests of this run's mean size (prompt and output), each with memory of its own. With a codec that keeps "
+    "the last tokens of a request exact, no more than there are such windows.",
+    "bits": "Bits that one stored number takes on average, with the steps and minima stored beside it; 16 or 32 at full precision.",
     "gain": "How many times more tokens the packed pool holds than the same bytes would at full precision.",
     "chart": "Right is more room, up is more loss. Room is what packed blocks take; exact windows beside the pool are not in it.",
     "heads": "How far the stored keys and values of each layer and KV head are from the true ones, relative to their size.",

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from engine.build import Prepared, prepare
 from engine.config import RunSpec
 from engine.errors import EngineError
+from engine.kv.unpacking import measure_attention
 from engine.loop import Engine
 from engine.outputs import output_digest
 from engine.peaks import measure_peaks
@@ -80,6 +81,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     status.update(labels=labels, progress={"phase": "measuring the device", "phase_share": 0.0})
     peaks = measure_peaks(device, prepared.model.dtype)
     warm_up(prepared)
+    reading = _measure_reading(prepared)
     executor = prepared.allocate(lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
     clock = RunClock()
     recorder = Recorder(run_dir, spec.engine.recording, clock)
@@ -96,7 +98,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             environment=environment(torch_version=torch.__version__, device=str(device))
             | {"threads": torch.get_num_threads()},
             peaks=peaks,
-            model=_describe_model(prepared, executor.graphs.nbytes if executor.graphs else 0),
+            model=_describe_model(prepared, executor.graphs.nbytes if executor.graphs else 0) | reading,
         )
         sampler.start()
         status.update(state="running")
@@ -206,6 +208,7 @@ def _describe_model(prepared: Prepared, graph_bytes: int) -> dict[str, Any]:
         "kv_bytes_per_token": prepared.kv_bytes_per_token,
         **_describe_codec(prepared),
         "kv_capacity_tokens": prepared.kv_capacity_tokens,
+        "mean_request_tokens": mean_request_tokens(prepared),
         "max_model_len": prepared.max_model_len,
         "attention_backend": prepared.backend,
         "graph_bytes": graph_bytes,
@@ -215,10 +218,10 @@ def _describe_model(prepared: Prepared, graph_bytes: int) -> dict[str, Any]:
 
 
 def _describe_codec(prepared: Prepared) -> dict[str, Any]:
-    """What the KV cache's codec makes of the pool's bytes; nothing at full precision."""
+    """How many bits a number takes in the KV cache, and what the codec makes of the pool's bytes."""
     codec, shape, size = prepared.codec, prepared.model.shape, prepared.spec.engine.block_size
     if codec is None:
-        return {}
+        return {"kv_bits": 8.0 * prepared.model.dtype.itemsize}
     return {
         "kv_codec": codec.name,
         "kv_bits": codec.bits(shape.head_dim, size),
@@ -226,6 +229,23 @@ def _describe_codec(prepared: Prepared) -> dict[str, Any]:
         "kv_tails": prepared.tails,
         "kv_full_bytes_per_token": shape.kv_bytes_per_token(prepared.model.dtype.itemsize),
     }
+
+
+def _measure_reading(prepared: Prepared) -> dict[str, Any]:
+    """What attention over the packed cache takes, where there is one. A run does without it where it cannot be measured."""
+    try:
+        found = measure_attention(prepared)
+    except RuntimeError:
+        traceback.print_exc()
+        return {}
+    return {} if found is None else {"kv_attention_s": found}
+
+
+def mean_request_tokens(prepared: Prepared) -> float:
+    """Prompt and output of the workload's mean request, as asked; one that ends early takes less."""
+    most = prepared.max_model_len
+    asked = [min(r.num_prompt_tokens + r.max_tokens, most) for r in prepared.requests]
+    return sum(asked) / max(1, len(asked))
 
 
 def _progress(engine: Engine, prepared: Prepared) -> dict[str, Any]:

@@ -1,13 +1,16 @@
-"""What a run's KV pool held: its capacity in tokens, and in requests of the run's own workload."""
+"""What a run's KV pool holds: its capacity in tokens, and in requests of the run's own workload."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 
 from store import queries
+from store.query import Query
 
 
 @dataclass(frozen=True)
@@ -15,13 +18,56 @@ class Capacity:
     """Of one run's KV pool."""
 
     tokens: int
-    mean_request_tokens: float  # prompt and output, over the requests that ended
+    mean_request_tokens: float  # prompt and output: as asked while the run goes on, as served once requests have ended
     full_precision_tokens: int  # that the same bytes would hold unpacked
+    codec: str | None  # None: full precision
+    bits: float | None  # of a stored number, metadata included ("effective bits")
+    dtype: str = ""  # of the model
+    windows: int | None = (
+        None  # exact windows beside the pool, one for each request that runs; None: the codec has none
+    )
 
     @property
-    def requests(self) -> float:
-        """Requests of the mean size that fit at once."""
-        return self.tokens / self.mean_request_tokens if self.mean_request_tokens else 0.0
+    def requests(self) -> float | None:
+        """Requests of the mean size that fit at once, each with memory of its own."""
+        if not self.mean_request_tokens:
+            return None
+        fit = self.tokens / self.mean_request_tokens
+        return fit if self.windows is None else min(fit, float(self.windows))
+
+    @property
+    def name(self) -> str:
+        """Of what is stored: the codec, or the model's format."""
+        return self.codec or self.dtype or "full precision"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "requests": self.requests,
+            "mean_request_tokens": self.mean_request_tokens or None,
+            "name": self.name,
+            "bits": self.bits,
+        }
+
+
+def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = None) -> Capacity | None:
+    """From what a run says of its model; ``mean_request_tokens``: as served, in place of what was asked.
+
+    None where the run does not say what its pool holds.
+    """
+    if not model.get("kv_capacity_tokens"):
+        return None
+    full = model.get("kv_full_bytes_per_token", model["kv_bytes_per_token"])
+    tokens = int(model["kv_capacity_tokens"])
+    return Capacity(
+        tokens,
+        float(mean_request_tokens or model.get("mean_request_tokens") or 0.0),
+        round(tokens * model["kv_bytes_per_token"] / full),
+        model.get("kv_codec"),
+        model.get("kv_bits"),
+        str(model.get("dtype") or ""),
+        model.get("kv_tails"),
+    )
 
 
 def capacity(con: duckdb.DuckDBPyConnection, run_id: str) -> Capacity | None:
@@ -30,10 +76,6 @@ def capacity(con: duckdb.DuckDBPyConnection, run_id: str) -> Capacity | None:
     model = (row or {}).get("model") or {}
     if isinstance(model, str):
         model = json.loads(model)
-    if not model.get("kv_capacity_tokens"):
-        return None
-    asked = "SELECT avg(prompt_tokens + output_tokens) FROM requests WHERE run_id = $run"
-    found = con.execute(asked, {"run": run_id}).fetchone()
-    ratio = model["kv_bytes_per_token"] / model.get("kv_full_bytes_per_token", model["kv_bytes_per_token"])
-    tokens = int(model["kv_capacity_tokens"])
-    return Capacity(tokens, float((found and found[0]) or 0.0), round(tokens * ratio))
+    asked = "SELECT avg(prompt_tokens + output_tokens) AS mean FROM requests WHERE run_id = $run"
+    served = Query(asked, {"run": run_id}).one(con) or {}
+    return capacity_of(model, served.get("mean"))

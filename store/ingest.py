@@ -20,6 +20,7 @@ import pyarrow as pa
 from store.database import Database
 from store.errors import StoreError
 from store.experiments import ExperimentIndex
+from store.quality import QualityIndex
 from store.rundirs import ACTIVE_STATES, mark_crashed
 from store.schema import TABLES
 from store.tail import OnBatch, RunTail
@@ -57,6 +58,7 @@ class Collector:
         self.runs_dir = runs_dir
         self.problems: dict[str, str] = {}
         self._experiments = ExperimentIndex(runs_dir.parent / "experiments")
+        self._quality = QualityIndex(runs_dir)
         self._failed: dict[str, str] = {}  # step -> why it failed last time
         self._database = database
         self._on_batch = on_batch
@@ -106,7 +108,13 @@ class Collector:
             if tail.ended and not tail.complete:
                 tail.complete_run(con)
                 self._note(tail)
+            self._quality.sync_run(con, run_id)
         return total
+
+    def index_quality(self) -> None:
+        """Bring the table of measured quality up to date now."""
+        with self._lock, self._database.read() as con:
+            self._index_quality(con)
 
     def index_experiments(self) -> None:
         """Bring the table of experiments up to date now."""
@@ -129,6 +137,7 @@ class Collector:
                 discover_at = now + self._discover_s
                 self._guarded(self._discover)
                 self._guarded(self._index_experiments)
+                self._guarded(self._index_quality)
             self._read_all()
             now = time.monotonic()
             if now >= commit_at or (self.problem is None and any(t.ended for t in self._tails.values())):
@@ -181,6 +190,9 @@ class Collector:
 
     def _index_experiments(self, con: duckdb.DuckDBPyConnection) -> None:
         self._experiments.sync(con)
+
+    def _index_quality(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._quality.sync(con)
 
     def _read_all(self) -> None:
         with self._lock:

@@ -17,6 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from store.capacity import Capacity, capacity_of
 from store.history import History, LatencyHistogram
 from store.limits import what_limits
 from store.metrics import percentile
@@ -61,6 +62,7 @@ class LiveRun:
         self._ends: dict[int, float] = {}  # iteration -> when its tokens were known, while slices may still ask
         self._waiting_slices: list[np.ndarray] = []  # (iteration, itl_ms, request) of iterations not known yet
         self._peaks: dict[str, float] | None = None
+        self._capacity: Capacity | None = None
         self._origin_unix_ns: int | None = None
         self._ended_s: float | None = None
         self._trend: dict[str, deque[float | None]] = {}
@@ -125,6 +127,7 @@ class LiveRun:
                 "running": self._last(last, "running"),
                 "waiting": self._last(last, "waiting"),
                 "kv_used_share": None,
+                "capacity": None if self._capacity is None else self._capacity.as_dict(),
                 "device": self._device(),
                 "limit": self._limit(now),
             }
@@ -197,6 +200,8 @@ class LiveRun:
                 self._ended_s = event["time_ns"] / 1e9
             if event["peaks"]:
                 self._peaks = json.loads(event["peaks"])
+            if event["model"]:
+                self._capacity = capacity_of(json.loads(event["model"]))
 
     # ------------------------------------------------------------------ figures
 

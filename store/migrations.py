@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from store.errors import StoreError
-from store.schema import create_experiments, create_statements
+from store.schema import create_experiments, create_quality, create_statements
 from store.transaction import transaction
 
 Step = Callable[[duckdb.DuckDBPyConnection], None]
@@ -30,8 +30,13 @@ def _experiments(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_experiments())
 
 
-VERSION = 3
-MIGRATIONS: Mapping[int, Step] = {1: _technique_columns, 2: _experiments}
+def _quality(con: duckdb.DuckDBPyConnection) -> None:
+    """What codecs of the KV cache cost has a table; the collector fills it from the runs' files."""
+    con.execute(create_quality())
+
+
+VERSION = 4
+MIGRATIONS: Mapping[int, Step] = {1: _technique_columns, 2: _experiments, 3: _quality}
 
 
 def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Mapping[int, Step] = MIGRATIONS) -> None:

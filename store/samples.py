@@ -20,6 +20,7 @@ from store.summary import summary
 
 BINS_PER_DECADE = 100
 REQUEST_FIGURES = ("scheduling_delay_ms", "ttft_ms", "tpot_ms", "e2e_ms", "normalized_latency_ms")
+SILENCE_S, SILENCES = 5.0, 10  # without a sample of the device: at least so long, and so many times what is usual
 OTHERS_CPU = 20.0  # percent of the machine used by other processes above which a run counts as disturbed
 CLOCK_DROP = 0.05  # share of its own highest clock the chip lost during the run
 THROTTLED = 0b11101000  # NVML: slowdowns by hardware, temperature or power brake; not idle, power cap or settings
@@ -85,8 +86,9 @@ def machine_query(run_id: str) -> Query:
 SELECT count(*) AS samples, avg(sm_clock) AS clock_mhz, min(sm_clock) AS lowest_clock_mhz,
        max(sm_clock) AS highest_clock_mhz, avg(temperature) AS temperature_c, max(temperature) AS hottest_c,
        avg(power) AS power_w, avg(host_cpu_percent) AS host_cpu_percent, avg(cpu_percent) AS cpu_percent,
-       bit_or(throttle_reasons) AS throttle_reasons, bool_or(device <> 'cpu') AS gpu
-FROM devices WHERE run_id = $run""".strip(),
+       bit_or(throttle_reasons) AS throttle_reasons, bool_or(device <> 'cpu') AS gpu,
+       max(since_ns) / 1e9 AS longest_silence_s, median(since_ns) / 1e9 AS usual_silence_s
+FROM (SELECT *, time_ns - lag(time_ns) OVER (PARTITION BY device ORDER BY time_ns) AS since_ns FROM devices WHERE run_id = $run)""".strip(),
         {"run": run_id},
     )
 
@@ -104,9 +106,17 @@ def machine_state(con: duckdb.DuckDBPyConnection, run_id: str, cores: int | None
     low, high = state["lowest_clock_mhz"], state["highest_clock_mhz"]
     if state["gpu"] and low and high and low < (1 - CLOCK_DROP) * high:
         disturbances.append(f"the clock fell from {high} to {low} MHz")
+    if (state["longest_silence_s"] or 0) > max(SILENCE_S, SILENCES * (state["usual_silence_s"] or 0)):
+        disturbances.append(f"the process stood still for {state['longest_silence_s']:.0f} s")
     if (state["throttle_reasons"] or 0) & THROTTLED:
         disturbances.append("the device throttled itself")
     return state | {"disturbances": disturbances}
+
+
+def machine_of(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]:
+    """``machine_state`` of a run whose number of cores the database knows."""
+    about = Query("SELECT environment FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
+    return machine_state(con, run_id, _cores(about.get("environment")))
 
 
 def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
@@ -127,7 +137,6 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
     gaps, edges = _gaps(gap_counts_query(run_id).table(con), size)
     figures = summary(con, run_id) or {}
     steps = iteration_figures_query(run_id).rows(con)[0]
-    about = Query("SELECT environment FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
     return RunSamples(
         run_id,
         requests,
@@ -138,7 +147,7 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
         prompt_tokens,
         max(size, figures.get("requests", {}).get("total") or 0),
         figures.get("output_digest"),
-        machine_state(con, run_id, _cores(about.get("environment"))),
+        machine_of(con, run_id),
     )
 
 

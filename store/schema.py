@@ -69,6 +69,40 @@ EXPERIMENT_COLUMNS: dict[str, str] = {
     "plan": "VARCHAR",
 }
 
+# one row per run and codec whose cost in quality was measured for the run, and one for full precision: what the run's quality.json says
+QUALITY_COLUMNS: dict[str, str] = {
+    "run_id": "VARCHAR NOT NULL",
+    "place": "INTEGER NOT NULL",
+    "name": "VARCHAR",
+    "codec": "VARCHAR",
+    "settings": "VARCHAR",
+    "bits": "DOUBLE",
+    "window_tokens": "INTEGER",
+    "bytes_per_token": "DOUBLE",
+    "capacity": "DOUBLE",
+    "perplexity": "DOUBLE",
+    "perplexity_ratio": "DOUBLE",
+    "kl": "DOUBLE",
+    "agreement": "DOUBLE",
+    "greedy_agreement": "DOUBLE",
+    "first_divergence": "INTEGER[]",
+    "needles": "INTEGER",
+    "needles_found": "INTEGER",
+    "key_error": "DOUBLE[][]",
+    "value_error": "DOUBLE[][]",
+    "model": "VARCHAR",
+    "dtype": "VARCHAR",
+    "device": "VARCHAR",
+    "block_size": "INTEGER",
+    "seed": "BIGINT",
+    "labels": "VARCHAR",
+    "text": "VARCHAR",
+    "text_tokens": "INTEGER",
+    "new_tokens": "INTEGER",
+    "needle_tokens": "INTEGER",
+    "digest": "VARCHAR",
+}
+
 # how far each spool file has been read, written in the transaction that inserted its rows
 POSITION_COLUMNS: dict[str, str] = {
     "run_id": "VARCHAR",
@@ -94,6 +128,12 @@ def create_experiments() -> str:
     return f"CREATE TABLE experiments ({body})"
 
 
+def create_quality() -> str:
+    """The table of measured quality."""
+    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in QUALITY_COLUMNS.items())
+    return f"CREATE TABLE quality ({body}, PRIMARY KEY (run_id, place))"
+
+
 def create_statements() -> list[str]:
     """Everything a new database needs, in order."""
     statements = []
@@ -103,6 +143,6 @@ def create_statements() -> list[str]:
     runs = ", ".join(f"{quoted(name)} {kind}" for name, kind in RUN_COLUMNS.items())
     positions = ", ".join(f"{quoted(name)} {kind}" for name, kind in POSITION_COLUMNS.items())
     statements.append(f"CREATE TABLE runs ({runs})")
-    statements.append(create_experiments())
+    statements += [create_experiments(), create_quality()]
     statements.append(f"CREATE TABLE spool_positions ({positions}, PRIMARY KEY (run_id, row_type))")
     return statements

@@ -4,7 +4,7 @@ The file is a zip whose members are stored in a fixed order with a fixed date::
 
     manifest.json                           format, schema, versions, what is in here with size and SHA-256
     experiment/*.json                       the experiment's plan and specs, if the runs belong to one
-    runs/<run_id>/spec.json, status.json, notes.json
+    runs/<run_id>/spec.json, status.json, notes.json, quality.json
     runs/<run_id>/telemetry/<row>.parquet   every row, in the order of the spool
 
 Rows are read from the spool and written back as a spool, so an imported run is a run like any other: the same rows, hence
@@ -27,6 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
+from store.quality import FILE as QUALITY
+from store.quality import rows_of
 from store.rundirs import FINAL_STATES, read_json
 from telemetry.arrow import schema
 from telemetry.machine import package_version
@@ -97,6 +99,10 @@ def _run_members(run_dir: Path, folder: Path) -> list[tuple[str, bytes]]:
     found = [("spec.json", (run_dir / "spec.json").read_bytes()), ("status.json", json_bytes(kept))]
     if (run_dir / "notes.json").is_file():
         found.append(("notes.json", (run_dir / "notes.json").read_bytes()))
+    if (run_dir / QUALITY).is_file():
+        measured = (run_dir / QUALITY).read_bytes()
+        if rows_of(run_dir.name, measured) is not None:
+            found.append((QUALITY, measured))
     for row in ROW_TYPES:
         table = read_rows(run_dir, row)
         if table is not None:

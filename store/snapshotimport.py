@@ -22,6 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
+from store.quality import FILE as QUALITY
+from store.quality import rows_of
 from store.rundirs import FINAL_STATES, read_json
 from store.snapshot import FORMAT, FORMAT_VERSION, NOT_OURS, ROWS_PER_BATCH, SCHEMA_VERSION, plain_schema, read_rows
 from telemetry.arrow import choice_array, schema
@@ -36,7 +38,7 @@ MOST_RATIO = 400  # a member that unpacks to more than so many times its size is
 
 RUN_ID = r"[a-z0-9][a-z0-9-]{0,63}"
 MEMBER = re.compile(
-    rf"manifest\.json|experiment/[a-z0-9-]{{1,40}}\.json|runs/{RUN_ID}/(spec|status|notes)\.json"
+    rf"manifest\.json|experiment/[a-z0-9-]{{1,40}}\.json|runs/{RUN_ID}/(spec|status|notes|quality)\.json"
     rf"|runs/{RUN_ID}/{TELEMETRY_FOLDER}/({'|'.join(ROW_TYPES)})\.parquet"
 )
 UNREADABLE: tuple[type[Exception], ...] = (
@@ -211,6 +213,9 @@ def _check_run(run_dir: Path, check_spec: Check) -> None:
         raise _refused(f"the spec in {run_dir.name} is that of {named!r}", "Do not trust this file.")
     if status.get("state") not in FINAL_STATES or any(key in status for key in NOT_OURS):
         raise _refused(f"the status of {run_dir.name} is not that of a run that is over", "Do not trust this file.")
+    quality = run_dir / QUALITY
+    if quality.exists() and rows_of(run_dir.name, quality.read_bytes()) is None:
+        raise _refused(f"the quality figures of {run_dir.name} cannot be read", "Do not trust this file.")
 
 
 def _rebuild_spool(run_dir: Path) -> None:

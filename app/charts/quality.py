@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import plotly.graph_objects as go
 
 from app.charts.frame import new_figure
 from app.theme import Palette
+
+NAME_SHARE = 0.1  # of the axis that a name takes
 
 
 def room_and_loss(codecs: Sequence[dict[str, Any]], palette: Palette) -> go.Figure:
@@ -19,15 +22,28 @@ def room_and_loss(codecs: Sequence[dict[str, Any]], palette: Palette) -> go.Figu
     figure.add_scatter(
         x=[codec["capacity"] for codec in codecs],
         y=[100 * codec["perplexity_change"] for codec in codecs],
-        text=[codec["name"] for codec in codecs],
+        text=[html.escape(str(codec["name"])) for codec in codecs],
         mode="markers+text",
-        textposition="top center",
+        textposition=beside_each_other([codec["capacity"] for codec in codecs]),
         marker={"size": 11, "color": palette.kv_used},
         hovertemplate="%{text}<br>%{x:.2f} times the tokens<br>perplexity %{y:+.2f} %<extra></extra>",
         cliponaxis=False,
         showlegend=False,
     )
     return figure
+
+
+def beside_each_other(places: Sequence[float]) -> list[str]:
+    """Where each name stands: above its dot, or below where the last name to the left would be in its way."""
+    span = max(places, default=0.0)
+    found, last = ["top center"] * len(places), -1.0
+    for n in sorted(range(len(places)), key=lambda n: places[n]):
+        if last >= 0 and places[n] - last < NAME_SHARE * span:
+            found[n] = "bottom center"
+            last = -1.0
+        else:
+            last = places[n]
+    return found
 
 
 def error_map(errors: Sequence[Sequence[float]], palette: Palette, *, most: float) -> go.Figure:

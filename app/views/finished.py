@@ -15,12 +15,13 @@ from app.views.facts import RunFacts, comparable_runs, differences
 from app.views.inspector import iteration_inspector
 from app.views.plain import counted, milliseconds, plain
 from app.views.prefix import prefix_section
-from app.views.quality import quality_section
+from app.views.quality import capacity_figures, quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.views.speculation import speculation_section
 from app.words import CHARTS, PROVENANCE, STALL_FACTOR
 from store import queries
+from store.capacity import Capacity, capacity
 from store.metrics import METRICS
 from store.summary import LATENCIES, latency_query
 
@@ -40,14 +41,14 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
         if row.get("problem"):
             st.warning(plain(row["problem"]), icon=":material/warning:")
         figures = queries.summary(con, facts.run_id) or {}
-        _key_figures(figures)
+        _key_figures(figures, capacity(con, facts.run_id))
         first = "Latency" if below_board else "Charts"
         if st.query_params.get("iteration"):
             first = "Iterations"
         elif st.query_params.get("request"):
             first = "Requests"
         tabs = st.tabs(
-            ["Charts", "Latency", "Requests", "Iterations", "KV quality", "Setup"],
+            ["Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"],
             default=first,
             key=f"part-{below_board}-{first}",
         )
@@ -86,7 +87,7 @@ def _wait_for_rows(lab: Lab, facts: RunFacts) -> None:
     st.skeleton(height=320)
 
 
-def _key_figures(figures: dict[str, Any]) -> None:
+def _key_figures(figures: dict[str, Any], held: Capacity | None) -> None:
     requests = figures.get("requests", {})
     speed = figures.get("output_tokens_per_s")
     shown = [
@@ -101,6 +102,9 @@ def _key_figures(figures: dict[str, Any]) -> None:
             st.metric(label, value, help=metric_help(metric), border=True, width=150)
         done = f"{requests.get('finished', 0)} of {requests.get('total', 0)}"
         st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=150)
+        if held is not None:
+            for label, value, words in capacity_figures(held)[:2]:
+                st.metric(label, value, help=words, border=True, width="content")
 
 
 def metric_help(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import duckdb
@@ -11,11 +12,13 @@ from app import quality as measuring
 from app.charts import CONFIG
 from app.charts.quality import error_map, room_and_loss
 from app.services import Lab
-from app.views.chartcard import page_palette
+from app.views.chartcard import data_row, page_palette
+from app.views.codecs import codecs_section, signed
 from app.views.facts import RunFacts
 from app.views.plain import plain
 from app.words import PROVENANCE, QUALITY
-from store.capacity import capacity
+from store.capacity import Capacity, capacity
+from store.quality import digest_of, quality, quality_query
 
 LOOK_S = 0.5
 SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
@@ -24,39 +27,55 @@ SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
 def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
     """Draw the section of one run."""
     _room(con, facts)
+    codecs_section(lab, con, facts)
     folder = lab.home.run_dir(facts.run_id)
     if measuring.is_measuring(folder):
         st.fragment(_while_it_lasts, run_every=LOOK_S)(lab, facts)
         return
     st.markdown("**Quality per codec**", help=QUALITY["how"])
-    result, latest = measuring.result_in(folder), measuring.progress_of(folder)
+    query, digest, latest = quality_query(facts.run_id), digest_of(folder), measuring.progress_of(folder)
+    table = query.table(con)
+    rows = table.to_pylist()
     if latest is not None and latest.error is not None:
         st.error(plain(f"{latest.error['message']} {latest.error.get('mend', '')}"), icon=":material/error:")
-    words = "Measure again" if result else "Measure quality"
+    words = "Measure again" if digest else "Measure quality"
     if st.button(words, key="measure-quality", icon=":material/straighten:", help=QUALITY["button"]):
         engine = facts.spec.engine
         measuring.start(folder, measuring.spec_of(engine, measuring.codecs_for(engine), **SIZES))
         st.rerun()
-    if result is None:
+    if digest is None:
         st.caption(QUALITY["none"])
-        return
-    _result(result)
+    elif not rows or rows[0]["digest"] != digest:
+        st.fragment(_until_read, run_every=LOOK_S)(lab, facts.run_id, digest)
+    else:
+        _result(rows)
+        data_row(table, query, name="quality")
+
+
+def capacity_figures(held: Capacity) -> list[tuple[str, str, str]]:
+    """Label, value and help of each figure of a pool's capacity; the first two are the capacity itself."""
+    derived = PROVENANCE["derived"]
+    requests = "–" if held.requests is None else f"{held.requests:,.1f}"
+    found = [
+        ("KV capacity", f"{held.tokens:,} tok", f"{QUALITY['tokens']} {derived}"),
+        ("Fits at once", f"{requests} req", f"{QUALITY['requests']} {derived}"),
+    ]
+    if held.bits is not None:
+        found.append(("Effective bits", f"{held.bits:.4g}", f"{QUALITY['bits']} {derived}"))
+    if held.codec is not None:
+        gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
+        found.append(("Room gained", gain, f"{QUALITY['gain']} {derived}"))
+    return found
 
 
 def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
     held = capacity(con, facts.run_id)
     if held is None:
         return
-    packed = facts.spec.engine.kv_quantization
     with st.container(horizontal=True, key="kv-room"):
-        derived = PROVENANCE["derived"]
-        st.metric("Pool, tokens", f"{held.tokens:,}", help=f"{QUALITY['tokens']} {derived}", border=True, width=170)
-        st.metric(
-            "Pool, requests", f"{held.requests:,.1f}", help=f"{QUALITY['requests']} {derived}", border=True, width=170
-        )
-        if packed is not None:
-            gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
-            st.metric("Room gained", gain, help=f"{QUALITY['gain']} {derived}", border=True, width=170)
+        st.metric("Stored as", plain(held.name), help=QUALITY["stored"], border=True, width="content")
+        for label, value, words in capacity_figures(held)[2:]:
+            st.metric(label, value, help=words, border=True, width="content")
 
 
 def _while_it_lasts(lab: Lab, facts: RunFacts) -> None:
@@ -68,25 +87,36 @@ def _while_it_lasts(lab: Lab, facts: RunFacts) -> None:
     st.progress(share, text=plain(f"Measuring quality: {phase}"))
 
 
-def _result(result: dict[str, Any]) -> None:
-    codecs, full = result["codecs"], result["full"]
-    about = (
-        f"{result['model']}, {result['dtype']} on {result['device']}; {result['tokens']} tokens of {result['text']}."
-    )
-    if result["labels"]:
-        about += f" Labels: {', '.join(result['labels'])}."
+def _until_read(lab: Lab, run_id: str, digest: str) -> None:
+    """The result is written, its rows are on their way into the database."""
+    with lab.database.read() as con:
+        if any(row["digest"] == digest for row in quality(con, run_id)):
+            st.rerun()
+    st.caption("Reading the result")
+    st.skeleton(height=160)
+
+
+def _result(rows: list[dict[str, Any]]) -> None:
+    """``rows``: full precision first, then every codec, as ``store.quality`` gives them."""
+    full, codecs = rows[0], [row | {"perplexity_change": row["perplexity_ratio"] - 1} for row in rows[1:]]
+    about = f"{full['model']}, {full['dtype']} on {full['device']}; {full['text_tokens']} tokens of {full['text']}."
+    labels = json.loads(full["labels"])
+    if labels:
+        about += f" Labels: {', '.join(labels)}."
     st.caption(plain(about))
-    rows = [_row("full precision", None, full), *(_row(codec["name"], codec, codec) for codec in codecs)]
+    shown = [_row(full["name"], None, full), *(_row(codec["name"], codec, codec) for codec in codecs)]
     said = "; ".join(
-        f"{codec['name']}: {codec['capacity']:.2f} times the tokens, perplexity {100 * codec['perplexity_change']:+.2f} %"
+        f"{codec['name']}: {codec['capacity']:.2f} times the tokens, perplexity {signed(codec['perplexity_ratio'])}"
         for codec in codecs
     )
-    st.dataframe(rows, hide_index=True, height="content", alt=f"Quality per codec. {said}")
+    st.dataframe(shown, hide_index=True, height="content", alt=f"Quality per codec. {plain(said)}")
     colours = page_palette()
     with st.container(border=True, key="card-room-and-loss"):
         st.markdown("**Room against loss**", help=QUALITY["chart"])
         figure = room_and_loss(codecs, colours)
-        st.plotly_chart(figure, key="chart-room-and-loss", config=CONFIG, theme=None, alt=f"Room against loss. {said}")
+        st.plotly_chart(
+            figure, key="chart-room-and-loss", config=CONFIG, theme=None, alt=f"Room against loss. {plain(said)}"
+        )
     names = [codec["name"] for codec in codecs]
     with st.container(border=True, key="card-head-error"):
         with st.container(horizontal=True, vertical_alignment="center"):
@@ -108,8 +138,7 @@ def _result(result: dict[str, Any]) -> None:
 
 
 def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> dict[str, str]:
-    needles = measured["needles"]
-    found = f"{sum(needle['found'] for needle in needles)} of {len(needles)}" if needles else ""
+    found = f"{measured['needles_found']} of {measured['needles']}" if measured["needles"] else ""
     row = {"codec": name, "bits": "", "room": "1.00x", "perplexity": f"{measured['perplexity']:.3f}"}
     if codec is None:
         return row | {"change": "", "KL, nats": "", "same next token": "", "same greedy text": "", "facts found": found}
@@ -117,7 +146,7 @@ def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> d
     return row | {
         "bits": f"{codec['bits']:.2f}",
         "room": f"{codec['capacity']:.2f}x",
-        "change": f"{100 * codec['perplexity_change']:+.2f} %",
+        "change": signed(codec["perplexity_ratio"]),
         "KL, nats": f"{codec['kl']:.4f}",
         "same next token": f"{100 * codec['agreement']:.1f} %",
         "same greedy text": "" if greedy is None else f"{100 * greedy:.0f} %",

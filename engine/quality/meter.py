@@ -111,6 +111,8 @@ class QualityMeter:
             "model": spec.engine.model,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "device": str(self._device),
+            "block_size": spec.engine.block_size,
+            "seed": spec.engine.seed,
             "labels": labels,
             "text": f"pydoc_data.topics of Python {platform.python_version()}, the half that is held back",
             "tokens": len(self._text),

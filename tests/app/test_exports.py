@@ -15,6 +15,7 @@ from app.experimentfile import create_experiment, read_experiment, write_experim
 from app.experimenting import drive_here
 from app.exports import export, import_file, safe_cell
 from app.home import Home
+from app.indexing import select
 from app.notes import write_notes
 from app.report import experiment_report
 from app.results import result_of
@@ -24,6 +25,8 @@ from store.errors import StoreError
 from store.summary import compute_summary
 from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import wait_for
+from tests.store.test_quality_rows import codec as measured
+from tests.store.test_quality_rows import write as write_quality
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"; DROP TABLE runs -- \u202egnp"
 MOST_BYTES = 6_000_000
@@ -49,10 +52,14 @@ def test_another_lab_gets_the_same_figures_to_the_last_digit(served: tuple[Home,
     file, there = tmp_path / "out.servescope", Home(tmp_path / "there").prepare()
     run_id = read_experiment(home, experiment_id).runs_of("on")[0]
     write_notes(home, run_id, name=HOSTILE)
+    write_quality(home.run_dir(run_id), measured(HOSTILE))
     assert export(home, experiment_id, file) == file.stat().st_size
     assert len(import_file(there, file).runs) == 4
     assert result_of_experiment(there, experiment_id) == result_of_experiment(home, experiment_id)
     assert result_of(there, run_id) == result_of(home, run_id)
+    asked = f"SELECT * FROM quality WHERE run_id = '{run_id}' ORDER BY place"
+    assert select(there, asked, 10) == select(home, asked, 10)
+    assert len(select(there, asked, 10)[1]) == 2
     export(there, experiment_id, tmp_path / "again.servescope")
     assert (tmp_path / "again.servescope").read_bytes() == file.read_bytes()
 
@@ -83,6 +90,34 @@ def test_the_page_is_small_holds_texts_as_texts_and_no_way_out(served: tuple[Hom
         assert '"showSendToCloud": true' not in text
         assert text.count("plotly.js v") == 1, "the library is there once"
         assert "random weights" in text
+
+
+def test_the_page_of_a_run_carries_its_measured_quality(served: tuple[Home, str], tmp_path: Path) -> None:
+    home, experiment_id = served
+    run_id = read_experiment(home, experiment_id).runs_of("on")[0]
+    write_quality(home.run_dir(run_id), measured(HOSTILE))
+    export(home, run_id, tmp_path / "run.html")
+    text = (tmp_path / "run.html").read_text()
+    assert "Quality per codec of the KV cache" in text
+    assert "+2.00 %" in text
+    assert "&lt;img src=x onerror=alert(1)&gt;" in text
+    assert "<img src=x" not in text
+
+
+def test_the_page_of_a_comparison_sets_codecs_side_by_side(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home").prepare()
+    variants = (Variant("full"), Variant("packed", {"kv_quantization.codec": "int8"}))
+    experiment, specs = plan(str(scenario_file(tmp_path)), variants, 1)
+    create_experiment(home, experiment, specs)
+    driver, queue = drive_here(home, experiment.experiment_id)
+    wait_for(lambda: queue.tick() or driver.step().state == "finished")
+    queue.stop()
+    driver.release()
+    export(home, experiment.experiment_id, tmp_path / "out.html")
+    text = (tmp_path / "out.html").read_text()
+    assert "Codecs of the KV cache" in text
+    assert "<td>full precision</td>" in text
+    assert "<td>int8</td>" in text
 
 
 def test_a_trace_has_every_iteration_and_every_request(served: tuple[Home, str], tmp_path: Path) -> None:

@@ -148,8 +148,8 @@ def test_start_queues_the_run_with_the_changes_and_turns_the_page_to_it(lab: Lab
 def test_a_finished_run_shows_figures_charts_and_requests(lab: Lab, done: str) -> None:
     page = opened(done)
     assert not page.exception
-    assert {"Charts", "Latency", "Requests", "Iterations", "KV quality", "Setup"} == {tab.label for tab in page.tabs}
-    assert len(page.get("plotly_chart")) == 8
+    assert {"Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"} == {tab.label for tab in page.tabs}
+    assert len(page.get("plotly_chart")) == 8 + 1
     assert next(metric.value for metric in page.metric if metric.label == "Requests done") == "3 of 3"
     assert "random weights" in texts(page)
 
@@ -161,7 +161,7 @@ def test_a_run_with_prefix_sharing_shows_what_it_gave(lab: Lab, done: str) -> No
     page = opened("shared")
     assert not page.exception
     assert "Prefix sharing" in {heading.value for heading in page.subheader}
-    assert len(page.get("plotly_chart")) == 8 + 4
+    assert len(page.get("plotly_chart")) == 8 + 4 + 1
     assert "in use" in texts(page)
     (slider,) = (s for s in page.slider if s.key == "prefix-at-shared")
     slider.set_value(0).run()

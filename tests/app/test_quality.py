@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from app import quality as measuring
-from app.charts.quality import error_map, room_and_loss
+from app.charts.quality import beside_each_other, error_map, room_and_loss
 from app.errors import LabError
 from app.theme import LIGHT
 from engine.config import EngineConfig, KVQuantization
@@ -87,6 +87,7 @@ def test_charts_show_every_codec_and_every_head(folder: Path) -> None:
     codecs = measuring.result_in(folder)["codecs"]
     dots = room_and_loss(codecs, LIGHT).data[0]
     assert list(dots.text) == ["int8", "int4"]
+    assert beside_each_other([2.0, 1.94, 3.2]) == ["bottom center", "top center", "top center"]
     assert list(dots.x) == [codec["capacity"] for codec in codecs]
     heads = error_map(codecs[1]["key_error"], LIGHT, most=1).data[0]
     assert (len(heads.z), len(heads.z[0])) == (2, 2)  # KV heads by layers

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from app.status import read_status, state
+from telemetry.spool import SpoolReader, spool_path
 from tests.app.small_runs import endless_spec, wait_for, wait_for_state
 from tests.browser.conftest import OpenLab
 
@@ -140,7 +143,38 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     expect(shown).to_have_attribute("data-theme", scheme)
     assert no_sideways_scroll(page)
     tiles = [box for tile in page.locator(".tile").all() if (box := tile.bounding_box())]
-    assert [sum(1 for other in tiles if abs(other["y"] - box["y"]) < 2) for box in tiles] == [2] * len(tiles)
+    pairs = len(tiles) // 2 * 2
+    assert [sum(1 for other in tiles if abs(other["y"] - box["y"]) < 2) for box in tiles] == [2] * pairs + [1]
+    assert tiles[-1]["width"] > 1.8 * tiles[0]["width"]
+
+
+def test_a_run_shows_what_its_pool_holds_in_tokens_in_requests_and_in_bits(
+    open_lab: OpenLab, open_page: OpenPage
+) -> None:
+    run_id = open_lab.submit(endless_spec(f"packed-{next(_numbers)}", kv_quantization={"codec": "int4"}, kv_blocks=800))
+    wait_for_state(open_lab.home, run_id, "running")
+    page = open_page(open_lab.url(run_id))
+    tile = page.locator(".tile", has_text="KV capacity")
+    model = packed_model(open_lab, run_id)
+    tokens, mean = model["kv_capacity_tokens"], model["mean_request_tokens"]
+    assert mean == 19 + 2000
+    expect(tile.locator(".tile-value")).to_have_text(f"{tokens:,}")
+    expect(tile).to_contain_text(f"tokens, {tokens / mean:.1f}".removesuffix(".0"))
+    expect(tile).to_contain_text(f"int4, {model['kv_bits']:g} bits")
+    tile.get_by_role("button").click()
+    expect(tile.locator(".help-text")).to_contain_text("effective bits")
+    for line in tile.locator(".tile-minor, .tile-value, .tile-label > span:first-child").all():
+        assert line.evaluate("node => node.scrollWidth <= node.clientWidth + 1"), line.text_content()
+    open_lab.cancel(run_id)
+    page.goto(open_lab.url(run_id))
+    expect(page.get_by_test_id("stMetric").filter(has_text="KV capacity").first).to_contain_text(f"{tokens:,} tok")
+
+
+def packed_model(open_lab: OpenLab, run_id: str) -> dict[str, Any]:
+    """What the run says of its model, read from the spool."""
+    path = spool_path(open_lab.home.run_dir(run_id), "run")
+    (start, *_) = [row for item in SpoolReader(path).read() for row in item.batch.to_pylist()]
+    return dict(json.loads(start["model"]))
 
 
 def no_sideways_scroll(page: Page) -> bool:

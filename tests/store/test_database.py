@@ -119,7 +119,7 @@ def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 def test_every_version_has_its_step() -> None:
     assert set(migrations.MIGRATIONS) == set(range(1, migrations.VERSION))
-    assert len(create_statements()) == len(TABLES) + 3
+    assert len(create_statements()) == len(TABLES) + 4
     assert "run_id" in RUN_COLUMNS
 
 

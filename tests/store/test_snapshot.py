@@ -172,6 +172,10 @@ def another_experiment(members: dict[str, bytes]) -> None:
     members["experiment/experiment.json"] = b'{"experiment_id": "x-2"}'
 
 
+def no_quality(members: dict[str, bytes]) -> None:
+    members["runs/r1/quality.json"] = b'{"codecs": [1]}'
+
+
 def no_manifest(members: dict[str, bytes]) -> None:
     del members["manifest.json"]
 
@@ -188,6 +192,7 @@ def no_manifest(members: dict[str, bytes]) -> None:
         (other_columns, True, "columns"),
         (unknown_choice, True, "unknown kind"),
         (another_experiment, True, "its experiment"),
+        (no_quality, True, "quality figures"),
         (no_manifest, False, "no manifest"),
     ],
 )

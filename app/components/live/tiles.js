@@ -20,13 +20,20 @@ class Tile {
     this.area.setAttribute("class", "spark-area");
     this.line.setAttribute("class", "spark-line");
     this.spark.append(this.area, this.line);
-    this.root.append(label, this.value, this.minor, this.spark);
+    // A figure that stays as it is has no trend: a second line of words takes its place.
+    this.note = spec.note ? element("div", "tile-minor tile-note", "") : null;
+    if (this.note) this.minor.classList.add("tile-note");
+    this.root.append(label, this.value, this.minor, this.note || this.spark);
   }
 
   /** Take a `figures` message. A trend that comes with it replaces what was gathered here. */
   update(figures) {
     this.value.textContent = this.spec.value(figures);
     this.minor.textContent = this.spec.minor(figures);
+    if (this.note) {
+      this.note.textContent = this.spec.note(figures);
+      return;
+    }
     const given = figures.trend ? this.spec.trend(figures.trend) : null;
     if (Array.isArray(given) && given.length) this.trend = given.slice(-TREND_POINTS);
     else this.trend.push(this.spec.raw(figures));
@@ -49,6 +56,7 @@ class Tile {
     this.trend = [];
     this.value.textContent = DASH;
     this.minor.textContent = "";
+    if (this.note) this.note.textContent = "";
     this.line.removeAttribute("d");
     this.area.removeAttribute("d");
   }
@@ -93,6 +101,12 @@ function tileSpecs(words) {
       minor: () => "of the KV pool",
       raw: (f) => f.kv_used_share,
       trend: (t) => t.kv_used_share,
+    },
+    {
+      id: "capacity",
+      value: (f) => whole(p(f.capacity, "tokens")),
+      minor: (f) => (known(p(f.capacity, "requests")) ? "tokens, " + requests(f.capacity.requests) : "tokens"),
+      note: (f) => (f.capacity ? f.capacity.name + (known(f.capacity.bits) ? ", " + bits(f.capacity.bits) : "") : ""),
     },
     {
       id: "device",

@@ -14,6 +14,19 @@ function number(value) {
   return value.toFixed(size >= 10 ? 1 : 2);
 }
 
+/** A count to the last digit, thousands apart. */
+function whole(value) {
+  return known(value) ? Math.round(value).toLocaleString("en-US") : DASH;
+}
+
+function requests(value) {
+  return value.toLocaleString("en-US", { maximumFractionDigits: value < 100 ? 1 : 0 }) + (value === 1 ? " request" : " requests");
+}
+
+function bits(value) {
+  return value.toLocaleString("en-US", { maximumFractionDigits: 2 }) + " bits";
+}
+
 function milliseconds(value) {
   if (!known(value)) return DASH;
   const size = Math.abs(value);

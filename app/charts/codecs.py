@@ -1,0 +1,202 @@
+"""Runs of the same requests with different codecs of the KV cache: against full precision, over context, over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.charts.comparison import room_for_names, variant_style
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.codecs import Crossover
+from app.theme import Palette
+
+FIGURES = {
+    "capacity_tokens": "KV capacity",
+    "most_running": "most in flight",
+    "output_tokens_per_s": "output tokens/s",
+    "decode_step_ms": "decode step p50",
+    "perplexity_ratio": "perplexity",
+}
+"""Figures that are shown as multiples of full precision's."""
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+
+
+def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], palette: Palette) -> go.Figure:
+    """Each codec's figures (rows as ``app.codecs.Side.row`` gives them) as multiples of full precision's, on a log scale."""
+    figure = new_figure(palette, y_title="", x_title="times full precision", height=310)
+    low, high = 0.8, 1.25
+    for index, side in enumerate(sides):
+        x: list[float] = []
+        y: list[str] = []
+        for name, title in FIGURES.items():
+            if side.get(name) and full.get(name):
+                x.append(side[name] / full[name])
+                y.append(title)
+        colour, _, marker = variant_style(index, palette)
+        figure.add_scatter(
+            x=x,
+            y=y,
+            mode="markers",
+            name=str(side["codec"]),
+            marker={"color": colour, "size": 12, "symbol": marker},
+            hovertemplate="%{y}: %{x:.3f} times<extra>%{fullData.name}</extra>",
+        )
+        low, high = min([low, *x]), max([high, *x])
+    figure.add_vline(x=1, line={"color": palette.muted, "width": 1.5, "dash": "dash"})
+    figure.update_xaxes(
+        type="log",
+        rangemode="normal",
+        range=[np.log10(low * 0.85), np.log10(high * 1.18)],
+        tickvals=list(TICKS),
+        ticktext=[f"{tick:g}x" for tick in TICKS],
+        tickangle=0,
+    )
+    figure.update_yaxes(categoryorder="array", categoryarray=list(FIGURES.values())[::-1], type="category")
+    return figure
+
+
+def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Palette) -> go.Figure:
+    """Step time with each codec as a multiple of full precision's, by context: measured as marks, modelled as dashed lines.
+
+    ``styles``: the place of each codec, so that it looks the same in every chart.
+    """
+    figure = new_figure(
+        palette, y_title="step time, times full precision", x_title="tokens of context in a step", height=330
+    )
+    low, high, drawn = 0.8, 1.25, False
+    for side in found:
+        name, ratios, model = side.name, side.measured, side.modelled
+        if not len(ratios.ratio):
+            continue
+        colour, _, marker = variant_style(styles[name], palette)
+        figure.add_scatter(
+            x=ratios.context,
+            y=ratios.ratio,
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 9, "symbol": marker},
+            customdata=np.stack([ratios.plain_ms, ratios.steps], -1),
+            hovertemplate="%{y:.2f} times the %{customdata[0]:,.1f} ms of full precision at %{x:,.0f} tokens<br>"
+            "%{customdata[1]:,d} steps<extra>" + name + "</extra>",
+        )
+        low, high = min(low, float(ratios.ratio.min())), max(high, float(ratios.ratio.max()))
+        if model is not None:
+            figure.add_scatter(
+                x=ratios.context,
+                y=model.step_ratio(ratios.plain_ms, ratios.context),
+                mode="lines",
+                name=f"{name}, modelled",
+                showlegend=False,
+                line={"color": colour, "width": 1.75, "dash": "dash"},
+                hovertemplate="%{y:.2f} times<extra>" + name + ", modelled</extra>",
+            )
+        drawn = True
+    if not drawn:
+        return say_nothing_here(figure, "No steps of the same size and context on both sides.", palette)
+    if any(side.modelled is not None for side in found):
+        modelled = {"color": palette.muted, "width": 1.75, "dash": "dash"}
+        figure.add_scatter(x=[None], y=[None], mode="lines", name="modelled", line=modelled, hoverinfo="skip")
+    figure.add_hline(y=1, line={"color": palette.text, "width": 1.5})
+    figure.add_annotation(
+        text="equal",
+        x=1,
+        y=0,  # of a log axis: the logarithm
+        xref="x domain",
+        yref="y",
+        xanchor="right",
+        yanchor="bottom",
+        showarrow=False,
+        font={"color": palette.muted},
+    )
+    figure.update_yaxes(
+        type="log",
+        rangemode="normal",
+        range=[np.log10(low * 0.85), np.log10(high * 1.2)],
+        tickvals=list(TICKS),
+        ticktext=[f"{tick:g}x" for tick in TICKS],
+    )
+    room_for_names(figure, len(found) + 1)
+    return figure
+
+
+def pools(table: Table, names: Mapping[str, str], block_size: int, palette: Palette) -> go.Figure:
+    """The pool of each run over time, one strip per codec, in tokens; a mark wherever somebody was preempted.
+
+    ``table``: ``run_id``, ``t`` (s), ``blocks_used``, ``blocks_total``, ``preempted``; ``names``: codec by run, in order.
+    """
+    figure = new_figure(palette, y_title="", height=80 + 150 * max(1, len(names)))
+    if not rows(table):
+        return say_nothing_here(figure, "No iteration was recorded.", palette)
+    runs = np.asarray(table["run_id"].to_pylist() if hasattr(table["run_id"], "to_pylist") else table["run_id"])
+    share = 1 / len(names)
+    axis = figure.layout.yaxis.to_plotly_json()
+    t, used, total = column(table, "t"), column(table, "blocks_used"), column(table, "blocks_total")
+    preempted = column(table, "preempted")
+    seen = False
+    for index, (run_id, name) in enumerate(names.items()):
+        mine = np.flatnonzero(runs == run_id)
+        if not len(mine):
+            continue
+        number = "" if index == 0 else str(index + 1)
+        top = 1 - index * share
+        size = float(np.nanmax(total[mine])) * block_size
+        bottom = top - share * (0.7 if len(names) > 1 else 0.9)
+        figure.update_layout(
+            {f"yaxis{number}": axis | {"domain": [max(0.0, bottom), top - share * 0.12], "range": [0, size * 1.12]}}
+        )
+        figure.update_layout({f"yaxis{number}": {"title": {"text": "tokens"}, "nticks": 4}})
+        figure.add_scatter(
+            x=t[mine],
+            y=used[mine] * block_size,
+            name="used",
+            legendgroup="used",
+            showlegend=index == 0,
+            mode="lines",
+            line={"color": palette.kv_used, "width": 1.75, "shape": "hv"},
+            fill="tozeroy",
+            fillcolor=faded(palette.kv_used, 0.35),
+            yaxis=f"y{number}",
+            hovertemplate="%{y:,.0f} tokens at %{x:.1f} s<extra>" + name + "</extra>",
+        )
+        figure.add_scatter(
+            x=[float(t[mine].min(initial=0.0)), float(t[mine].max())],
+            y=[size, size],
+            name="pool",
+            legendgroup="pool",
+            showlegend=index == 0,
+            mode="lines",
+            line={"color": palette.text, "width": 1.5, "dash": "dash"},
+            yaxis=f"y{number}",
+            hovertemplate=f"pool: {size:,.0f} tokens<extra>{name}</extra>",
+        )
+        thrown = mine[np.nan_to_num(preempted[mine]) > 0]
+        figure.add_scatter(
+            x=t[thrown],
+            y=used[thrown] * block_size,
+            name="preemption",
+            legendgroup="preemption",
+            showlegend=bool(len(thrown)) and not seen,
+            mode="markers",
+            marker={"color": palette.stall, "size": 10, "symbol": "x"},
+            customdata=preempted[thrown],
+            yaxis=f"y{number}",
+            hovertemplate="%{customdata:d} preempted at %{x:.1f} s<extra>" + name + "</extra>",
+        )
+        seen = seen or bool(len(thrown))
+        figure.add_annotation(
+            text=name,
+            x=0,
+            y=top - share * 0.11,
+            xref="paper",
+            yref="paper",
+            xanchor="left",
+            yanchor="bottom",
+            showarrow=False,
+            font={"color": palette.text, "size": 13},
+        )
+    figure.update_xaxes(anchor="free", position=0)
+    figure.update_layout(legend={"y": 1.0})
+    return figure

@@ -1,0 +1,187 @@
+"""The table ``quality``: what codecs of the KV cache cost, measured for a run. An index of the runs' ``quality.json``; the files are the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from store.query import Query
+from store.schema import QUALITY_COLUMNS, quoted
+from store.transaction import transaction
+
+FILE = "quality.json"
+FULL_PRECISION = "full precision"
+MOST_CODECS = 64
+MOST_BYTES = 32 << 20
+
+Stamp = tuple[int, int]
+
+
+class QualityIndex:
+    """Keeps the table as the runs' folders are. A file is in the table exactly once, told by its digest; it is read again only when it
+    has changed."""
+
+    def __init__(self, runs_dir: Path) -> None:
+        self._runs_dir = runs_dir
+        self._seen: dict[str, Stamp] = {}  # run -> time and size of the file that was looked at last
+
+    def sync(self, con: duckdb.DuckDBPyConnection) -> int:
+        """Take in what is new or changed in any run's folder, take out what is gone; returns how many runs changed."""
+        if not self._runs_dir.is_dir():  # unmounted, not emptied
+            return 0
+        found = {path.parent.name: path for path in self._runs_dir.glob(f"*/{FILE}")}
+        return self._take(con, found, _digests(con))
+
+    def sync_run(self, con: duckdb.DuckDBPyConnection, run_id: str) -> int:
+        """The same for one run."""
+        path = self._runs_dir / run_id / FILE
+        stored = {run: digest for run, digest in _digests(con).items() if run == run_id}
+        return self._take(con, {run_id: path} if path.is_file() else {}, stored)
+
+    def _take(self, con: duckdb.DuckDBPyConnection, found: dict[str, Path], stored: dict[str, str]) -> int:
+        fresh: dict[str, list[dict[str, Any]]] = {}
+        for run_id, path in found.items():
+            try:
+                about = path.stat()
+                stamp = (about.st_mtime_ns, about.st_size)
+                if self._seen.get(run_id) == stamp:
+                    continue
+                data = path.read_bytes() if about.st_size <= MOST_BYTES else b""
+            except OSError:  # deleted meanwhile
+                continue
+            if stored.get(run_id) != hashlib.sha256(data).hexdigest():
+                fresh[run_id] = rows_of(run_id, data) or []
+            self._seen[run_id] = stamp
+        gone = stored.keys() - found.keys()
+        changed = {run_id for run_id, rows in fresh.items() if rows or run_id in stored} | gone
+        if changed:
+            try:
+                with transaction(con):
+                    for run_id in changed:
+                        con.execute("DELETE FROM quality WHERE run_id = ?", [run_id])
+                    _insert(con, [row for rows in fresh.values() for row in rows])
+            except duckdb.Error:
+                for run_id in fresh:  # not in the table: look again next time
+                    self._seen.pop(run_id, None)
+                raise
+        for run_id in gone:
+            self._seen.pop(run_id, None)
+        return len(changed)
+
+
+def rows_of(run_id: str, data: bytes) -> list[dict[str, Any]] | None:
+    """A file's rows: full precision first, then every codec; None for a file that is none."""
+    if len(data) > MOST_BYTES:
+        return None
+    try:
+        document = json.loads(data)
+        full, codecs = document["full"], document["codecs"]
+        if not 0 < len(codecs) <= MOST_CODECS:
+            return None
+        about = {
+            "model": str(document["model"]),
+            "dtype": str(document["dtype"]),
+            "device": str(document["device"]),
+            "block_size": None if document.get("block_size") is None else int(document["block_size"]),
+            "seed": None if document.get("seed") is None else int(document["seed"]),
+            "labels": json.dumps([str(label) for label in document["labels"]], ensure_ascii=False),
+            "text": str(document["text"]),
+            "text_tokens": int(document["tokens"]),
+            "new_tokens": int(document["new_tokens"]),
+            "needle_tokens": int(document["needle_tokens"]),
+            "digest": hashlib.sha256(data).hexdigest(),
+        }
+        perplexity = float(full["perplexity"])
+        row = dict.fromkeys(QUALITY_COLUMNS) | about
+        row |= {"run_id": run_id, "place": 0, "name": FULL_PRECISION, "capacity": 1.0, "perplexity_ratio": 1.0}
+        row |= {"bytes_per_token": float(full["bytes_per_token"]), "perplexity": perplexity, **_needles(full)}
+        rows = [row]
+        for place, codec in enumerate(codecs, 1):
+            rows.append(_codec(codec, perplexity) | about | {"run_id": run_id, "place": place})
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, RecursionError):
+        return None
+    assert all(row.keys() == QUALITY_COLUMNS.keys() for row in rows)
+    return rows
+
+
+def digest_of(run_dir: Path) -> str | None:
+    """What tells a run's result from an earlier one; None where there is none that can be read."""
+    try:
+        data = (run_dir / FILE).read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(data).hexdigest() if rows_of(run_dir.name, data) else None
+
+
+def _codec(codec: dict[str, Any], full_perplexity: float) -> dict[str, Any]:
+    greedy = codec["greedy_agreement"]
+    return {
+        "name": str(codec["name"]),
+        "codec": str(codec["settings"]["codec"]),
+        "settings": json.dumps(codec["settings"], sort_keys=True),
+        "bits": float(codec["bits"]),
+        "window_tokens": int(codec["window"]),
+        "bytes_per_token": float(codec["bytes_per_token"]),
+        "capacity": float(codec["capacity"]),
+        "perplexity": float(codec["perplexity"]),
+        "perplexity_ratio": float(codec["perplexity"]) / full_perplexity,
+        "kl": float(codec["kl"]),
+        "agreement": float(codec["agreement"]),
+        "greedy_agreement": None if greedy is None else float(greedy),
+        "first_divergence": [int(n) for n in codec["first_divergence"]],
+        "key_error": _map(codec["key_error"]),
+        "value_error": _map(codec["value_error"]),
+        **_needles(codec),
+    }
+
+
+def _needles(side: dict[str, Any]) -> dict[str, int]:
+    return {
+        "needles": len(side["needles"]),
+        "needles_found": sum(needle["found"] is True for needle in side["needles"]),
+    }
+
+
+def _map(errors: list[list[float]]) -> list[list[float]]:
+    found = [[float(head) for head in layer] for layer in errors]
+    if not found or not found[0] or len({len(layer) for layer in found}) != 1:
+        raise ValueError("no map of layers and heads")
+    return found
+
+
+def _digests(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    return dict(con.execute("SELECT DISTINCT run_id, digest FROM quality").fetchall())
+
+
+def _insert(con: duckdb.DuckDBPyConnection, rows: Iterable[dict[str, Any]]) -> None:
+    names = list(QUALITY_COLUMNS)
+    marks = ", ".join(f"?::{QUALITY_COLUMNS[name].removesuffix(' NOT NULL')}" for name in names)
+    for row in rows:
+        con.execute(
+            f"INSERT INTO quality ({', '.join(map(quoted, names))}) VALUES ({marks})", [row[name] for name in names]
+        )
+
+
+def quality_query(run_id: str) -> Query:
+    """What was measured for a run: full precision first, then every codec."""
+    return Query("SELECT * EXCLUDE (run_id) FROM quality WHERE run_id = $run ORDER BY place", {"run": run_id})
+
+
+def quality(con: duckdb.DuckDBPyConnection, run_id: str) -> list[dict[str, Any]]:
+    return quality_query(run_id).rows(con)
+
+
+def quality_of_model_query(model: str, dtype: str) -> Query:
+    """What was measured for any run of a model, latest runs first; of a run that is no longer here nothing is left."""
+    return Query(
+        """
+SELECT q.* EXCLUDE (key_error, value_error, text), r.spec
+FROM quality q JOIN runs r USING (run_id) WHERE q.model = $model AND q.dtype = $dtype AND q.place > 0
+ORDER BY r.created_unix_ns DESC, run_id, place LIMIT 2000""".strip(),
+        {"model": model, "dtype": dtype},
+    )

@@ -1,0 +1,86 @@
+"""What a pool holds: in tokens, in requests of the workload, in bits; live and afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from rowmaker import make_run, request_values, set_status
+
+from store.capacity import capacity, capacity_of
+from store.database import Database
+from store.ingest import Collector
+from store.live import LiveRun
+from telemetry.recorder import Recorder
+from telemetry.spool import SpoolReader, spool_path
+
+MODEL = {
+    "dtype": "bfloat16",
+    "kv_bits": 16.0,
+    "kv_bytes_per_token": 1600,
+    "kv_capacity_tokens": 1920,
+    "mean_request_tokens": 240.0,
+}
+PACKED = MODEL | {
+    "kv_codec": "int4",
+    "kv_bits": 5.0,
+    "kv_bytes_per_token": 500,
+    "kv_full_bytes_per_token": 1600,
+    "kv_capacity_tokens": 6144,
+}
+
+
+def recorded(runs: Path, model: dict[str, Any], requests: int) -> Path:
+    run_dir = make_run(runs, "r1")
+    with Recorder(run_dir) as recorder:
+        recorder.run("start", "running", model=model)
+        for number in range(requests):
+            recorder.request(**request_values(number, prompt_tokens=100, output_tokens=20))
+    set_status(run_dir, "finished")
+    return run_dir
+
+
+def test_at_full_precision_the_bits_are_the_model_s() -> None:
+    held = capacity_of(MODEL)
+    assert (held.tokens, held.requests, held.name, held.bits) == (1920, 8.0, "bfloat16", 16.0)
+    assert held.full_precision_tokens == held.tokens
+
+
+def test_a_packed_pool_says_what_the_same_bytes_held_unpacked() -> None:
+    held = capacity_of(PACKED)
+    assert (held.name, held.bits, held.full_precision_tokens) == ("int4", 5.0, 1920)
+    assert held.requests == pytest.approx(25.6)
+    assert capacity_of(PACKED | {"kv_tails": 9}).requests == 9, "no more requests than exact windows"
+
+
+def test_a_run_that_does_not_say_has_none() -> None:
+    assert capacity_of({}) is None
+    older = {key: value for key, value in MODEL.items() if key not in ("mean_request_tokens", "kv_bits")}
+    assert (capacity_of(older).requests, capacity_of(older).bits) == (None, None)
+
+
+def test_the_live_figures_have_it_from_the_start_and_the_workload_as_asked(tmp_path: Path) -> None:
+    run_dir = recorded(tmp_path, PACKED, 0)
+    live = LiveRun("r1")
+    assert live.figures()["capacity"] is None
+    for item in SpoolReader(spool_path(run_dir, "run")).read():
+        assert isinstance(item.batch, pa.RecordBatch)
+        live.feed("run", item.batch)
+    assert json.loads(json.dumps(live.figures()["capacity"])) == {
+        "tokens": 6144,
+        "requests": 25.6,
+        "mean_request_tokens": 240.0,
+        "name": "int4",
+        "bits": 5.0,
+    }
+
+
+def test_afterwards_the_mean_request_is_the_one_that_was_served(tmp_path: Path) -> None:
+    recorded(tmp_path / "runs", PACKED, 3)
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        Collector(tmp_path / "runs", database).ingest_once("r1")
+        held = capacity(con, "r1")
+    assert (held.mean_request_tokens, held.requests) == (120.0, pytest.approx(51.2))
