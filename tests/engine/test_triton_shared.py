@@ -121,9 +121,7 @@ def test_packed_caches_are_read_as_the_reference_reads_them(name: str, monkeypat
     every = torch.arange(BLOCKS * 16, device=DEVICE)
     cache.store(1, every, *(torch.randn(BLOCKS * 16, 2, 64, device=DEVICE) for _ in "kv"))
     rule = GroupRule(tree=True)
-    want, out, spared = both(
-        BATCHES["a tree"], heads, torch.float32, chunk=True, rule=rule, cache=cache, monkeypatch=monkeypatch
-    )
+    want, out, spared = both(BATCHES["a tree"], heads, torch.float32, rule=rule, cache=cache, monkeypatch=monkeypatch)
     assert spared > 0
     assert close(out, want, 1e-4)
 
@@ -299,19 +297,17 @@ def test_the_tokens_depend_on_what_is_attended_to(ordinary):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    ("attention", "graphs", "overlap"),
-    [("one-level", True, "off"), ("tree", True, "on"), ("tree", False, "off")],
-)
+@pytest.mark.parametrize(("attention", "overlap"), [("one-level", "off"), ("tree", "on")])
 def test_no_token_changes_and_rows_say_what_graph_ran_and_what_was_spared(
-    attention: str, graphs: bool, overlap: str, ordinary, tmp_path: Path
+    attention: str, overlap: str, ordinary, tmp_path: Path
 ):
     tokens, plain_rows = ordinary
-    out, rows = run(tmp_path / "kernels", attention, cuda_graphs=graphs, overlap=overlap)
+    out, rows = run(tmp_path / "kernels", attention, cuda_graphs=True, overlap=overlap)
     assert out == tokens
     shared = [row for row in rows if row["kv_bytes_spared"]]
-    assert len(shared) >= 2
-    assert all((row["graph_size"] is not None) == graphs for row in shared if not row["prefill_tokens"])
+    decodes = [row for row in shared if not row["prefill_tokens"]]
+    assert len(decodes) >= 2
+    assert all((row["graph_size"] or 0) >= row["decode_tokens"] for row in decodes)
     if overlap == "off":  # the same iterations as on the plain path
         _, gathered = run(tmp_path / "gathered", attention, attention_backend="gathered")
         assert [r["kv_bytes_spared"] for r in rows] == [r["kv_bytes_spared"] for r in gathered]
