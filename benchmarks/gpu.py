@@ -20,7 +20,7 @@ if "--dry-run" in sys.argv and not Path("/dev/nvidiactl").exists():
 
 import torch
 
-from benchmarks.gpu_parts import packed, serving, steps
+from benchmarks.gpu_parts import packed, serving, shared, steps
 from benchmarks.gpu_parts.bench import Bench
 from benchmarks.harness import Report, arguments
 
@@ -32,6 +32,7 @@ PARTS = {
     "attention": steps.attention_alone,
     "recording": serving.recording,
     "packed": packed.packed,
+    "shared": shared.shared,
 }
 
 

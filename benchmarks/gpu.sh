@@ -42,7 +42,8 @@ status=0
 echo "== kernels and graphs against the reference, fresh random inputs, poisoned caches"
 workers=$(( $(nproc) > 8 ? 8 : $(nproc) ))
 timeout 170 "$python" -m pytest -q -n "$workers" --timeout 160 -p no:cacheprovider \
-  tests/engine/test_triton_attention.py tests/engine/test_triton_packed.py tests/engine/test_kernels.py tests/engine/test_graphs.py \
+  tests/engine/test_triton_attention.py tests/engine/test_triton_packed.py tests/engine/test_triton_shared.py tests/engine/test_kernels.py \
+  tests/engine/test_graphs.py \
   >"$out/gpu-tests.log" 2>&1 || status=1
 tail -n 15 "$out/gpu-tests.log"
 

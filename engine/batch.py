@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,37 @@ class Chunk:
 
 
 @dataclass(frozen=True)
+class SharedRows:
+    """Prefixes that single tokens of a batch share, for the same kernels (``engine.attention.triton.prefixes`` plans them).
+
+    A row's results lie together, those of the prefixes before those of its own keys, and are merged by their log-sum-exps.
+    """
+
+    covered: torch.Tensor  # [rows] int32, places of each row that prefixes cover: its own keys begin there
+    part_starts: torch.Tensor  # [rows] int32, where each row's results begin
+    shared_parts: torch.Tensor  # [rows] int32, how many of them are prefixes'
+    members: torch.Tensor  # int32, rows: those that share a prefix lie together
+    items: torch.Tensor  # [items * 5] int32, as ``shared_prefixes`` reads them
+    num_items: int
+    num_parts: int
+    spared_tokens: int = 0  # keys per layer that are not read a second time
+
+    @classmethod
+    def of(cls, part: Mapping[str, torch.Tensor], num_items: int, num_parts: int, spared_tokens: int = 0) -> SharedRows:
+        """From a batch's sections by name."""
+        return cls(
+            part["covered"],
+            part["part_starts"],
+            part["shared_parts"],
+            part["members"],
+            part["items"],
+            num_items,
+            num_parts,
+            spared_tokens,
+        )
+
+
+@dataclass(frozen=True)
 class Ragged:
     """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.ragged`` builds it).
 
@@ -36,6 +67,11 @@ class Ragged:
     num_sequences: int
     num_tokens: int
     max_query_len: int
+    shared: SharedRows | None = None  # of the single tokens, which come first
+
+    @property
+    def spared_tokens(self) -> int:
+        return 0 if self.shared is None else self.shared.spared_tokens
 
     def positions(self) -> list[int]:
         """Each row's place in its sequence, worked out from the starts and lengths (for checks: it waits for the device)."""
@@ -84,6 +120,11 @@ class Batch:
     context_tokens: int  # keys read in one layer
     graph_size: int | None = None  # rows of the CUDA graph that this batch is padded to
     draws: Draws | None = None  # where tokens can be drawn on the device
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether rows read prefixes together, in the form for custom kernels."""
+        return self.attention.ragged is not None and self.attention.ragged.shared is not None
 
 
 def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:

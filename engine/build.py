@@ -10,9 +10,9 @@ import torch
 
 from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend
-from engine.attention.packed import conditioned, make_attention
+from engine.attention.groups import GroupRule
+from engine.attention.packed import make_attention
 from engine.attention.rectangle import RectangleAttention
-from engine.attention.shared import SharedPrefixAttention
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
@@ -156,8 +156,9 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     config = spec.engine
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    # shared-prefix attention and padded verification are forms of gathered attention
-    asked = "gathered" if config.shares_attention or config.pads else config.attention_backend
+    asked = (
+        "gathered" if config.pads else config.attention_backend
+    )  # padded verification is a form of gathered attention
     backend, notice = choose_backend(asked, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
@@ -218,20 +219,19 @@ def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_m
 
 def _attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
     heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
-    sharing, speculation = config.prefix_sharing, config.speculation
+    speculation = config.speculation
     if speculation is not None and config.pads:
         return RectangleAttention(cache, *heads, same_length=speculation.verification == "same-length")
+    return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config), rule=group_rule(config))
+
+
+def group_rule(config: EngineConfig) -> GroupRule | None:
+    """When requests that share a prefix attend to it together; None: never."""
+    sharing = config.prefix_sharing
     if sharing is None or not config.shares_attention:
-        return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config))
-    return conditioned(
-        SharedPrefixAttention(
-            cache,
-            *heads,
-            tree=sharing.attention == "tree",
-            min_rows=sharing.min_group,
-            min_blocks=-(-sharing.min_prefix_tokens // config.block_size),
-        )
-    )
+        return None
+    blocks = -(-sharing.min_prefix_tokens // config.block_size)
+    return GroupRule(sharing.attention == "tree", sharing.min_group, blocks)
 
 
 def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> CostModel:

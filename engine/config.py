@@ -282,8 +282,8 @@ class EngineConfig(Settings):
     @classmethod
     def _attention_has_a_backend(cls, sharing: PrefixSharing | None, info: ValidationInfo) -> PrefixSharing | None:
         backend = info.data.get("attention_backend")
-        if sharing is not None and sharing.attention != "off" and backend not in (None, "auto", "gathered"):
-            raise ValueError(f"shared-prefix attention is a form of attention_backend gathered, not of {backend}")
+        if sharing is not None and sharing.attention != "off" and backend not in (None, "auto", "gathered", "triton"):
+            raise ValueError(f"shared-prefix attention needs attention_backend gathered or triton, not {backend}")
         return sharing
 
     @field_validator("block_size")

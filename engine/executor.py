@@ -43,7 +43,7 @@ class Executor:
             from engine.ragged import RaggedBuilder
 
             self.decoder = FusedDecoder(decoder)  # type: ignore[assignment]  # the same calls
-            self.builder = RaggedBuilder(self.cache.block_size, self.device)
+            self.builder = RaggedBuilder(self.cache.block_size, self.device, self.attention.passes)
             self.build = self.builder.build
 
     @property
@@ -69,7 +69,9 @@ class Executor:
         """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
         if batch.graph_size is not None:
             assert self.graphs is not None
+            assert batch.attention.ragged is not None
             self.left, logits = self.graphs.replay(batch)
+            self.attention.spared_tokens = batch.attention.ragged.spared_tokens
             return logits
         self.attention.begin(batch.attention)
         hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)

@@ -4,20 +4,24 @@ A graph reads fixed memory, so a batch is padded to the next size that was recor
 
     5 rows, graph of 8     | r0 r1 r2 r3 r4 | -- -- -- |     padding: slot -1 (stores nothing), 0 keys (attends to nothing)
 
+Where rows that share a prefix read it together, every size is recorded twice, with the passes over prefixes and without; the work of
+these passes is a table, padded too. Prefixes for which that has no room are a step without a graph.
+
 On a device without graphs the recorded work is simply done again: the padding is the same, and so are the tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.batch import AttentionBatch, Batch, Ragged
+from engine.batch import AttentionBatch, Batch, Ragged, SharedRows
 from engine.ragged import Layout
 
 if TYPE_CHECKING:
+    from engine.attention.triton.prefixes import PrefixGroups
     from engine.executor import Executor, Progress
 
 Outputs = tuple[torch.Tensor, torch.Tensor]  # [rows, hidden] after the last layer, [rows, vocab]
@@ -39,49 +43,57 @@ class Graphs:
         self._device = executor.device
         self._sizes = sorted(sizes or padded_sizes(max_num_seqs))
         self._blocks_per_sequence = -(-max_model_len // executor.cache.block_size)
-        words = Layout.padded(self._sizes[-1], self._sizes[-1] * self._blocks_per_sequence).words
+        self._passes = executor.attention.passes
+        self._kinds = [(size, False) for size in self._sizes]  # size, whether rows share prefixes
+        if self._passes is not None:
+            self._kinds += [(size, True) for size in self._sizes if size >= self._passes.rule.min_rows]
+        self._kinds.sort()
+        words = max(self._layout(*kind, None).words for kind in self._kinds)
         self._memory = torch.zeros(words, dtype=torch.int32, device=self._device)
-        self._layouts = {size: self._layout(size) for size in self._sizes}
-        self._replays: dict[int, Callable[[], Outputs]] = {}
+        self._layouts = {kind: self._layout(*kind, self._memory) for kind in self._kinds}
+        self._replays: dict[tuple[int, bool], Callable[[], Outputs]] = {}
         self.nbytes = 0  # memory the recordings hold
 
     @property
     def sizes(self) -> list[int]:
         return self._sizes
 
-    def fit(self, rows: int) -> int | None:
-        """The smallest recorded size for this many rows."""
-        return next((size for size in self._sizes if size >= rows and size in self._replays), None)
+    def fit(self, rows: int, groups: PrefixGroups | None = None) -> int | None:
+        """The smallest recorded size for this many rows; ``groups``: what they share, None where it has no room for it."""
+        shares = groups is not None
+        size = next((size for size in self._sizes if size >= rows and (size, shares) in self._replays), None)
+        return size if size is None or groups is None or groups.fits(size) else None
 
-    def layout(self, size: int) -> Layout:
+    def layout(self, size: int, *, shares: bool = False) -> Layout:
         """Where a batch padded to ``size`` lies in the graphs' memory."""
-        return self._layouts[size]
+        return self._layouts[size, shares]
 
-    def _layout(self, size: int) -> Layout:
-        return Layout.padded(size, size * self._blocks_per_sequence, self._memory)
+    def _layout(self, size: int, shares: bool, memory: torch.Tensor | None) -> Layout:
+        prefixes = self._passes.words(size) if shares and self._passes is not None else None
+        return Layout.padded(size, size * self._blocks_per_sequence, memory, prefixes)
 
     def replay(self, batch: Batch) -> Outputs:
         """The residual stream after the last layer and the logits of the batch's rows; valid until the next replay."""
         assert batch.graph_size is not None
-        hidden, logits = self._replays[batch.graph_size]()
+        hidden, logits = self._replays[batch.graph_size, batch.shares_prefixes]()
         return hidden[: len(batch.sampled)], logits[: len(batch.sampled)]
 
     @torch.inference_mode()
     def capture(self, progress: Progress = lambda phase, share: None) -> None:
-        """Record every size, the largest first: the smaller ones then find their memory in its pool."""
+        """Record every size, the largest first: the smaller ones then find their memory in the same pool."""
         gpu = self._device.type == "cuda"
         before = torch.cuda.mem_get_info(self._device)[0] if gpu else 0
         pool = torch.cuda.graph_pool_handle() if gpu else None
-        for number, size in enumerate(reversed(self._sizes)):
-            progress("recording CUDA graphs", number / len(self._sizes))
-            step = self._step(size)
-            self._replays[size] = _record(step, pool) if gpu else step
+        for number, kind in enumerate(reversed(self._kinds)):
+            progress("recording CUDA graphs", number / len(self._kinds))
+            step = self._step(*kind)
+            self._replays[kind] = _record(step, pool) if gpu else step
         if gpu:
             self.nbytes = max(0, before - torch.cuda.mem_get_info(self._device)[0])
 
-    def _step(self, size: int) -> Callable[[], Outputs]:
+    def _step(self, size: int, shares: bool) -> Callable[[], Outputs]:
         """The work of one decode step on the fixed memory."""
-        executor, part = self._executor, dict(self.layout(size).tensors)
+        executor, part = self._executor, dict(self.layout(size, shares=shares).tensors)
         part["slots"].fill_(-1)
         attention = AttentionBatch(
             slots=part["slots"],
@@ -98,6 +110,7 @@ class Graphs:
                 num_sequences=size,
                 num_tokens=size,
                 max_query_len=1,
+                shared=self._shared(size, part) if shares else None,
             ),
         )
 
@@ -107,6 +120,13 @@ class Graphs:
             return hidden, executor.decoder.logits(hidden)
 
         return step
+
+    def _shared(self, size: int, part: Mapping[str, torch.Tensor]) -> SharedRows:
+        assert self._passes is not None
+        most = self._passes.most(size)
+        for name in self._passes.words(size):  # what another size left there is no work
+            part[name].zero_()
+        return SharedRows.of(part, most.items, most.parts)
 
 
 def _record(step: Callable[[], Outputs], pool: Any) -> Callable[[], Outputs]:

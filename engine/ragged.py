@@ -2,7 +2,7 @@
 
 Everything an iteration needs travels as one array of 4-byte words, each section on a 16-byte border::
 
-    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | draws ... | blocks ... |
+    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | draws ... | prefixes ... | blocks ... |
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from engine.batch import AttentionBatch, Batch, Draws, Ragged
+from engine.batch import AttentionBatch, Batch, Draws, Ragged, SharedRows
 from engine.request import Request
 from engine.scheduler import Plan, Slice
 
 if TYPE_CHECKING:
+    from engine.attention.triton.prefixes import PrefixGroups, PrefixPasses
     from engine.graphs import Graphs
 
 _BORDER = 4  # words; kernels may read 16 bytes at once
@@ -54,9 +55,15 @@ class Layout:
         return cls(places, words, memory)
 
     @classmethod
-    def padded(cls, rows: int, blocks: int, memory: torch.Tensor | None = None) -> Layout:
-        """A decode batch of up to ``rows`` rows with up to ``blocks`` blocks in all its tables, which come last."""
-        return cls.of({**dict.fromkeys(_PER_ROW, rows), "query_starts": rows + 1, "blocks": blocks}, memory)
+    def padded(
+        cls, rows: int, blocks: int, memory: torch.Tensor | None = None, prefixes: Mapping[str, int] | None = None
+    ) -> Layout:
+        """A decode batch of up to ``rows`` rows with up to ``blocks`` blocks in all its tables, which come last.
+
+        ``prefixes``: words of what they share, by section.
+        """
+        lengths = {**dict.fromkeys(_PER_ROW, rows), "query_starts": rows + 1, **(prefixes or {}), "blocks": blocks}
+        return cls.of(lengths, memory)
 
     @cached_property
     def tensors(self) -> Mapping[str, torch.Tensor]:
@@ -72,12 +79,13 @@ class BlockTables:
     """Block tables as arrays, converted when they are new or changed and only extended when they grew."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[list[int], np.ndarray]] = {}
+        self._known: dict[int, tuple[list[int], np.ndarray, int]] = {}
+        self._versions = 0
 
     def of(self, request: Request, count: int) -> np.ndarray:
         """The first ``count`` blocks [count] int32."""
         table = request.block_table
-        copy, array = self._known.get(request.index, ([], _NOTHING))
+        copy, array, version = self._known.get(request.index, ([], _NOTHING, 0))
         if copy != table:
             grown = len(copy) < len(table) <= len(array) and table[: len(copy)] == copy
             if grown:
@@ -85,8 +93,14 @@ class BlockTables:
             else:
                 array = np.empty(2 * max(len(table), 16), np.int32)
                 array[: len(table)] = table
-            self._known[request.index] = (table.copy(), array)
+                self._versions += 1
+                version = self._versions
+            self._known[request.index] = (table.copy(), array, version)
         return array[:count]
+
+    def version(self, request: Request) -> int:
+        """A number that no other table has; it stays the same while the request's table only grows."""
+        return self._known[request.index][2]
 
     def forget(self, keep: Sequence[Request]) -> None:
         """Drop tables that are not these requests', once there are many."""
@@ -99,11 +113,13 @@ class BlockTables:
 class RaggedBuilder:
     """Builds batches for one engine; keeps the host's side of the block tables and the staging memory.
 
-    ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory.
+    ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory. ``passes``: what finds
+    the prefixes that single tokens read together; None: each reads its own.
     """
 
-    def __init__(self, block_size: int, device: torch.device) -> None:
+    def __init__(self, block_size: int, device: torch.device, passes: PrefixPasses | None = None) -> None:
         self.graphs: Graphs | None = None
+        self._passes = passes
         self.draws = True  # on the device, by ``engine.kernels.sample``
         self._block_size = block_size
         self._tables = BlockTables()
@@ -136,6 +152,10 @@ class RaggedBuilder:
             for row in range(end - 1 - s.drafted, end)
         ]
         draws = self.draws and not any(s.drafted for s in sampled)
+        decode_only = len(singles) == len(parts) == len(sampled)
+        groups = self._shared(singles, tables, kv_lens)
+        graph_size = self.graphs.fit(num_tokens, groups) if self.graphs is not None and decode_only and parts else None
+        work = None if groups is None else groups.work(graph_size or len(singles))
         arrays = {
             "token_ids": token_ids(parts),
             "positions": positions,
@@ -145,14 +165,13 @@ class RaggedBuilder:
             "kv_lens": kv_lens,
             "block_starts": block_starts,
             **(draw_inputs(sampled) if draws else {}),
+            **({} if work is None else work.arrays),
             "blocks": blocks,
         }
-        decode_only = len(singles) == len(parts) == len(sampled)
-        graph_size = self.graphs.fit(num_tokens) if self.graphs is not None and decode_only and parts else None
         layout = Layout.of({name: len(array) for name, array in arrays.items()})
         if graph_size is not None:
             assert self.graphs is not None
-            layout = self.graphs.layout(graph_size)
+            layout = self.graphs.layout(graph_size, shares=work is not None)
         part = self._staging.send(arrays, layout)
         return Batch(
             token_ids=part["token_ids"],
@@ -174,6 +193,9 @@ class RaggedBuilder:
                     num_sequences=len(parts),
                     num_tokens=num_tokens,
                     max_query_len=int(lengths.max(initial=0)),
+                    shared=None
+                    if groups is None or work is None
+                    else SharedRows.of(part, work.extent.items, work.extent.parts, groups.spared_tokens),
                 ),
             ),
             context_tokens=int(kv_lens.sum()),
@@ -187,6 +209,15 @@ class RaggedBuilder:
             if draws
             else None,
         )
+
+    def _shared(
+        self, singles: Sequence[Slice], tables: Sequence[np.ndarray], kv_lens: np.ndarray
+    ) -> PrefixGroups | None:
+        """What the single tokens, which come first, have in common."""
+        if self._passes is None or not singles:
+            return None
+        versions = [self._tables.version(s.request) for s in singles]
+        return self._passes.of(versions, tables[: len(singles)], kv_lens[: len(singles)])
 
 
 def token_ids(parts: Sequence[Slice]) -> np.ndarray:

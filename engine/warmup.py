@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
+from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
-from engine.build import Prepared, prepare
+from engine.build import Prepared, group_rule, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.executor import Executor
 from engine.kv.setup import exact_prefill
@@ -34,7 +35,10 @@ def rehearse() -> None:
 
 @torch.inference_mode()
 def warm_up(prepared: Prepared) -> None:
-    """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache."""
+    """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache.
+
+    With custom kernels that read shared prefixes, also decodes behind one prefix, as many as each of their tiles is for.
+    """
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     size = config.block_size
     length = min(prepared.limits.token_budget, prepared.max_model_len - 1, 256)
@@ -46,8 +50,15 @@ def warm_up(prepared: Prepared) -> None:
         request.tail = index
         requests.append(request)
     cache = prepared.make_cache(len(requests) * -(-length // size), len(requests))
+    rule = None if group_rule(config) is None else GroupRule()  # two rows with a block in common are enough here
     attention = make_attention(
-        prepared.backend, cache, shape.heads, shape.kv_heads, shape.head_dim, exact_prefill=exact_prefill(config)
+        prepared.backend,
+        cache,
+        shape.heads,
+        shape.kv_heads,
+        shape.head_dim,
+        exact_prefill=exact_prefill(config),
+        rule=rule,
     )
     executor = Executor(model.decoder, attention)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
@@ -60,5 +71,17 @@ def warm_up(prepared: Prepared) -> None:
         rows = min(config.speculation.k + 1, length)
         verifies = [Slice(r, rows, length - rows, False) for r in requests]
         batches += [verifies[:1], verifies]
+    if attention.passes is not None and length > size:
+        batches += [shared_decodes(requests[0], n, length) for n in attention.passes.tile_changes(config.max_num_seqs)]
     for slices in batches:
         executor.forward(executor.build(Plan(slices)))
+
+
+def shared_decodes(like: Request, count: int, length: int) -> list[Slice]:
+    """Decodes that hold the very same blocks; what they write there is of no interest."""
+    slices = []
+    for index in range(count):
+        request = Request(index, like.spec, like.token_ids, like.sampling, 1)
+        request.block_table = like.block_table
+        slices.append(Slice(request, 1, length - 1, False))
+    return slices

@@ -14,6 +14,7 @@ from engine.model.device import resolve_dtype
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM
 from engine.ragged import RaggedBuilder
+from engine.scheduler import Plan
 
 SHAPES = ("smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
 BATCHES = (1, 16, 64, 256)
@@ -89,13 +90,17 @@ def attention_alone(bench: Bench) -> None:
 
 
 def _attention_seconds(bench: Bench, cache: KVCache, heads: int, batch: int, context: int) -> float:
+    attention = TritonAttention(cache, heads, cache.data.shape[2], cache.data.shape[-1])
+    return layer_seconds(bench, attention, decode_plan(batch, context - 1, BLOCK_SIZE))
+
+
+def layer_seconds(bench: Bench, attention: TritonAttention, plan: Plan) -> float:
     """Device time of one layer's attention; layers take turns, so that the cache is not read from L2."""
-    layers, _, kv_heads, _, _, head_dim = cache.data.shape
-    attention = TritonAttention(cache, heads, kv_heads, head_dim)
-    attention.begin(
-        RaggedBuilder(BLOCK_SIZE, bench.device).build(decode_plan(batch, context - 1, BLOCK_SIZE)).attention
-    )
-    q = torch.randn(batch, heads, head_dim, device=bench.device, dtype=cache.data.dtype)
+    cache = attention.cache
+    layers = cache.data.shape[0]
+    attention.begin(RaggedBuilder(BLOCK_SIZE, bench.device, attention.passes).build(plan).attention)
+    rows = (plan.num_tokens, attention.num_heads, attention.head_dim)
+    q = torch.randn(rows, device=bench.device, dtype=cache.data.dtype)
 
     def all_layers() -> None:
         for layer in range(layers):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 import torch
 
 from engine.batch import AttentionBatch
 from engine.kv.cache import KVCache
+
+if TYPE_CHECKING:
+    from engine.attention.triton.prefixes import PrefixPasses
 
 
 class AttentionBackend(ABC):
@@ -17,6 +21,9 @@ class AttentionBackend(ABC):
     """
 
     ragged = False
+    passes: PrefixPasses | None = (
+        None  # over shared prefixes, planned with the batch; for a backend that reads its ragged form
+    )
 
     def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
         self.cache = cache

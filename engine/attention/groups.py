@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from engine.kv.grouping import PathGroup, TreeNode, flatten, prefix_tree
+import numpy as np
+
+from engine.kv.grouping import PathGroup, TreeNode, common_beginning, flatten_tree, grow_tree, prefix_tree
+
+Path = Sequence[int] | np.ndarray  # a row's whole blocks before the one that it writes, in order; arrays are int32
 
 
 @dataclass(frozen=True)
@@ -22,7 +27,19 @@ class Piece:
         return (len(self.rows) - 1) * len(self.blocks)
 
 
-def find_pieces(paths: Sequence[Sequence[int]], *, tree: bool, min_rows: int, min_blocks: int) -> list[Piece]:
+@dataclass(frozen=True)
+class GroupRule:
+    """What is worth a pass of its own; see ``find_pieces``."""
+
+    tree: bool = False
+    min_rows: int = 2
+    min_blocks: int = 1
+
+    def find(self, paths: Sequence[Path]) -> list[Piece]:
+        return find_pieces(paths, tree=self.tree, min_rows=self.min_rows, min_blocks=self.min_blocks)
+
+
+def find_pieces(paths: Sequence[Path], *, tree: bool, min_rows: int, min_blocks: int) -> list[Piece]:
     """Cut what rows share into pieces; what no piece covers is the row's own suffix.
 
     Args:
@@ -35,20 +52,35 @@ def find_pieces(paths: Sequence[Sequence[int]], *, tree: bool, min_rows: int, mi
     """
     if len(paths) < min_rows:
         return []
+    nodes = _tree_of(paths)
     if tree:
-        return _levels(paths, prefix_tree(paths)[-1], min_rows, min_blocks)
+        return _levels(paths, nodes[-1], min_rows, min_blocks)
     return [
-        Piece(group.members, 0, tuple(paths[group.members[0]][: group.depth]))
-        for group in flatten(paths)
+        Piece(group.members, 0, _blocks(paths[group.members[0]][: group.depth]))
+        for group in flatten_tree(nodes)
         if _worth(group, min_rows, min_blocks)
     ]
+
+
+def _tree_of(paths: Sequence[Path]) -> list[TreeNode]:
+    """The compressed tree of the paths; arrays are compared as the memory they are."""
+    if not isinstance(paths[0], np.ndarray):
+        return prefix_tree(paths)  # type: ignore[arg-type]  # all are of one kind
+    names = [np.asarray(path, np.int32).tobytes() for path in paths]
+    order = sorted(range(len(paths)), key=names.__getitem__)
+    common = [common_beginning(names[a], names[b]) // 4 for a, b in pairwise(order)]  # 4 bytes a block
+    return grow_tree(order, common, [len(path) for path in paths])
+
+
+def _blocks(path: Path) -> tuple[int, ...]:
+    return tuple(path.tolist() if isinstance(path, np.ndarray) else path)
 
 
 def _worth(group: PathGroup, min_rows: int, min_blocks: int) -> bool:
     return len(group.members) >= min_rows and group.depth >= max(1, min_blocks)
 
 
-def _levels(paths: Sequence[Sequence[int]], root: TreeNode, min_rows: int, min_blocks: int) -> list[Piece]:
+def _levels(paths: Sequence[Path], root: TreeNode, min_rows: int, min_blocks: int) -> list[Piece]:
     """Walk down; a node becomes a piece where enough rows share enough blocks beyond the last piece above them."""
     pieces = []
     todo = [(root, 0)]
@@ -58,7 +90,7 @@ def _levels(paths: Sequence[Sequence[int]], root: TreeNode, min_rows: int, min_b
         if len(rows) < min_rows:
             continue
         if node.depth - covered >= max(1, min_blocks):
-            pieces.append(Piece(rows, covered, tuple(paths[rows[0]][covered : node.depth])))
+            pieces.append(Piece(rows, covered, _blocks(paths[rows[0]][covered : node.depth])))
             covered = node.depth
         todo += [(child, covered) for child in node.children]
     return pieces

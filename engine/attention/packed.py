@@ -7,6 +7,8 @@ import torch
 from engine.attention import backend_class
 from engine.attention.base import AttentionBackend
 from engine.attention.gathered import ChunkRows, GatheredAttention
+from engine.attention.groups import GroupRule
+from engine.attention.shared import SharedPrefixAttention
 from engine.attention.windowed import WindowedAttention
 from engine.batch import AttentionBatch
 from engine.errors import EngineError
@@ -27,6 +29,10 @@ class ExactPrefill(GatheredAttention):
         if chunk.is_prefill:
             dense[0, :, chunk.kv_len - (chunk.stop - chunk.start) :] = own[chunk.start : chunk.stop].transpose(0, 1)
         return dense
+
+
+class ExactSharedPrefill(SharedPrefixAttention, ExactPrefill):
+    pass
 
 
 class ExactWindowedPrefill(WindowedAttention):
@@ -84,10 +90,24 @@ def check_reads(backend: str, codec: Codec, *, exact_prefill: bool) -> None:
 
 
 def make_attention(
-    backend: str, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int, *, exact_prefill: bool = False
+    backend: str,
+    cache: KVCache,
+    num_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    exact_prefill: bool = False,
+    rule: GroupRule | None = None,
 ) -> AttentionBackend:
-    """The backend of this name over a cache, packed or not."""
+    """The backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it together."""
     codec = cache.codec
+    if rule is not None and backend == "triton":
+        from engine.attention.triton import TritonAttention
+
+        return TritonAttention(cache, num_heads, kv_heads, head_dim, rule)
+    if rule is not None:
+        shared = ExactSharedPrefill if exact_prefill else SharedPrefixAttention
+        return conditioned(shared(cache, num_heads, kv_heads, head_dim, rule))
     kind = backend_class(backend)
     if codec is None or kind.ragged:  # the custom kernels centre and mix on their own
         return kind(cache, num_heads, kv_heads, head_dim)

@@ -11,12 +11,10 @@ instead of one matrix-vector product per request.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from engine.attention.gathered import GatheredAttention, additive_mask, alike
-from engine.attention.groups import Piece, find_pieces
+from engine.attention.groups import GroupRule, Piece
 from engine.batch import AttentionBatch
 from engine.kv.cache import KVCache, Rows
 
@@ -32,14 +30,11 @@ class SharedPrefixAttention(GatheredAttention):
         num_heads: int,
         kv_heads: int,
         head_dim: int,
-        *,
-        tree: bool = False,
-        min_rows: int = 2,
-        min_blocks: int = 1,
+        rule: GroupRule = GroupRule(),  # noqa: B008  # frozen
     ) -> None:
-        """``min_rows``, ``min_blocks``: smaller groups and shorter prefixes are read by each row itself."""
+        """``rule``: smaller groups and shorter prefixes are read by each row itself."""
         super().__init__(cache, num_heads, kv_heads, head_dim)
-        self._find = partial(find_pieces, tree=tree, min_rows=min_rows, min_blocks=min_blocks)
+        self._rule = rule
         self._paths: list[list[int]] = []
         self._pieces: list[Piece] = []
 
@@ -47,7 +42,7 @@ class SharedPrefixAttention(GatheredAttention):
         size = self.cache.block_size
         paths = [table[: (n - 1) // size] for table, n in zip(batch.single_tables, batch.single_kv_lens, strict=True)]
         if paths != self._paths:  # they change when somebody comes, goes or fills a block
-            self._paths, self._pieces = paths, self._find(paths)
+            self._paths, self._pieces = paths, self._rule.find(paths)
         self.spared_tokens = sum(piece.spared_blocks for piece in self._pieces) * size
         super().begin(batch)
         if not self._pieces:

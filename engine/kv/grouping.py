@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,13 +46,29 @@ def flatten(paths: Sequence[Sequence[int]]) -> list[PathGroup]:
     Returns:
         Groups in the tree's order, members too: neighbours share most.
     """
-    nodes = prefix_tree(paths)
+    return flatten_tree(prefix_tree(paths))
+
+
+def flatten_tree(nodes: list[TreeNode]) -> list[PathGroup]:
+    """As ``flatten``, of a tree that is there already."""
     return _groups(nodes, *_solve(nodes))
 
 
 def prefix_tree(paths: Sequence[Sequence[int]]) -> list[TreeNode]:
     """The compressed tree of the paths, children before their parents; the last node is the root (depth 0)."""
     order = sorted(range(len(paths)), key=lambda i: list(paths[i]))
+    common = [common_beginning(paths[a], paths[b]) for a, b in pairwise(order)]
+    return grow_tree(order, common, [len(path) for path in paths])
+
+
+def grow_tree(order: Sequence[int], neighbours: Sequence[int], lengths: Sequence[int]) -> list[TreeNode]:
+    """The tree of sorted paths.
+
+    Args:
+        order: numbers of the paths, such that those that begin alike are neighbours.
+        neighbours: length of what each path in order has in common with the next.
+        lengths: of the paths, by number.
+    """
     finished: list[TreeNode] = []
     stack = [TreeNode(0)]  # the way from the root to where the next leaf hangs
 
@@ -64,16 +81,16 @@ def prefix_tree(paths: Sequence[Sequence[int]]) -> list[TreeNode]:
         stack[-1].children.append(done)
 
     for place, number in enumerate(order):
-        common = _common(paths[order[place - 1]], paths[number]) if place else 0
+        common = neighbours[place - 1] if place else 0
         while stack[-1].leaf >= 0 or stack[-1].depth > common:
             close(common)
-        stack.append(TreeNode(len(paths[number]), leaf=number))
+        stack.append(TreeNode(lengths[number], leaf=number))
     while len(stack) > 1:
         close(0)
     return [*finished, stack[0]]
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
+def common_beginning(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the common beginning, by bisection: comparing slices is much faster than comparing items."""
     low, high = 0, min(len(a), len(b))
     while low < high:

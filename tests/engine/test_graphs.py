@@ -35,7 +35,7 @@ def tokens_of(config: EngineConfig, run_dir: Path) -> list[list[int]]:
 
 
 @pytest.mark.timeout(900)
-def test_kernels_and_graphs_change_no_token(tmp_path: Path):
+def test_kernels_and_graphs_change_no_token(telling, tmp_path: Path):
     common = {
         "model": "random:tiny",
         "device": DEVICE,

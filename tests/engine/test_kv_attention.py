@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
@@ -147,8 +148,12 @@ def run_against_exact(settings: dict) -> float:
     return float((out - want[0].transpose(0, 1)).square().mean().sqrt())
 
 
-@pytest.mark.parametrize("settings", [{"codec": "int4"}, {"codec": "kivi", "residual": 16}], ids=str)
-def test_an_exact_prefill_sees_its_own_chunk_as_it_was(settings) -> None:
+@pytest.mark.parametrize(
+    ("settings", "rule"),
+    [({"codec": "int4"}, None), ({"codec": "int4"}, GroupRule()), ({"codec": "kivi", "residual": 16}, None)],
+    ids=str,
+)
+def test_an_exact_prefill_sees_its_own_chunk_as_it_was(settings, rule: GroupRule | None) -> None:
     codec = make_codec(KVQuantization(**{"rotate": False} | settings), 64, SIZE)
     torch.manual_seed(2)
     q, k, v = torch.randn(64, 4, 64), torch.randn(64, 2, 64), torch.randn(64, 2, 64)
@@ -157,7 +162,7 @@ def test_an_exact_prefill_sees_its_own_chunk_as_it_was(settings) -> None:
     outs, caches = [], []
     for exact in (True, False):
         cache = QuantizedCache(codec, 1, 2, 64, 8, SIZE, torch.float32, torch.device("cpu"), tails=1)
-        attention = make_attention("gathered", cache, 4, 2, 64, exact_prefill=exact)
+        attention = make_attention("gathered", cache, 4, 2, 64, exact_prefill=exact, rule=rule)
         request = Request(0, RequestSpec(request_id="0", prompt="-"), [0] * 64, Sampling(), 1)
         request.block_table, request.tail = list(range(8)), 0
         attention.begin(build_batch(Plan([Slice(request, 60, 0, True)]), SIZE, torch.device("cpu")).attention)

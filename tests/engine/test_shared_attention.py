@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.attention.base import AttentionBackend
 from engine.attention.gathered import GatheredAttention
-from engine.attention.groups import find_pieces
+from engine.attention.groups import GroupRule, find_pieces
 from engine.attention.reference import ReferenceAttention
 from engine.attention.shared import SharedPrefixAttention, attend
 from engine.batch import build_batch
@@ -45,19 +45,19 @@ BATCHES = {
 }
 
 
-def decode_plan(rows: list[tuple[list[int], int]], with_chunk: bool) -> Plan:
+def decode_plan(rows: list[tuple[list[int], int]], with_chunk: bool, size: int = SIZE) -> Plan:
     """Decodes whose tables share blocks as given; the block each writes is its own."""
     slices = []
     for index, (blocks, written) in enumerate(rows):
-        context = len(blocks) * SIZE + written - 1
+        context = len(blocks) * size + written - 1
         spec = RequestSpec(request_id=str(index), prompt="-")
         request = Request(index, spec, [0] * (context + 1), Sampling(), 1)
         request.block_table = [*blocks, 40 + index]
         slices.append(Slice(request, 1, context, False))
     if with_chunk:
-        request = Request(99, RequestSpec(request_id="chunk", prompt="-"), [0] * 12, Sampling(), 1)
+        request = Request(99, RequestSpec(request_id="chunk", prompt="-"), [0] * 3 * size, Sampling(), 1)
         request.block_table = [1, 2, 60]
-        slices.append(Slice(request, 4, 8, True))
+        slices.append(Slice(request, size, 2 * size, True))
     return Plan(slices)
 
 
@@ -74,7 +74,7 @@ def outputs(rows, dtype, heads, with_chunk: bool, ordinary: type[AttentionBacken
         torch.randn(total, kv_heads, width),
     )
     results, spared = [], []
-    for backend, extra in ((SharedPrefixAttention, find), (ordinary, {})):
+    for backend, extra in ((SharedPrefixAttention, {"rule": GroupRule(**find)}), (ordinary, {})):
         cache = KVCache(1, kv_heads, width, 64, SIZE, dtype, torch.device("cpu"))
         cache.data.copy_(content)
         attention = backend(cache, num_heads, kv_heads, width, **extra)
@@ -200,7 +200,7 @@ def test_the_engine_gives_the_same_tokens_with_it(mode: str, tiny, tmp_path: Pat
     [
         ({"prefix_sharing.attention": "tree", "prefix_sharing.min_prefix_tokens": "8"}, "block_size", "less than one block"),
         ({"prefix_sharing.attention": "tree", "prefix_sharing.share_memory": "off"}, "prefix_sharing", "needs share_memory"),
-        ({"prefix_sharing.attention": "tree", "attention_backend": "reference"}, "prefix_sharing", "gathered, not of reference"),
+        ({"prefix_sharing.attention": "tree", "attention_backend": "reference"}, "prefix_sharing", "gathered or triton, not reference"),
         ({"prefix_sharing.min_group": "1"}, "prefix_sharing.min_group", "does not fit"),
     ],
 )  # fmt: skip

@@ -169,7 +169,7 @@ def packed_distance(name: str, heads, batch: list[tuple[int, int]], dtype: torch
 
 
 @pytest.mark.parametrize("codec", USUAL)
-def test_a_packed_run_by_the_kernels_has_the_tokens_of_the_plain_path(codec: str, tmp_path: Path):
+def test_a_packed_run_by_the_kernels_has_the_tokens_of_the_plain_path(codec: str, telling, tmp_path: Path):
     common = {
         "model": "random:tiny",
         "device": str(DEVICE),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
 
 from engine.attention.base import AttentionBackend
+from engine.attention.groups import GroupRule
 from engine.attention.triton.configs import Tile, segments_for, tile_for
-from engine.attention.triton.kernels import merge_segments, paged_attention
-from engine.batch import AttentionBatch, Ragged
+from engine.attention.triton.kernels import merge_segments, paged_attention, shared_prefixes
+from engine.attention.triton.prefixes import PrefixPasses
+from engine.batch import AttentionBatch, Ragged, SharedRows
 from engine.kernels.forms import KernelForm, Side
 from engine.kv.cache import KVCache
 from engine.kv.codecs.rotation import hadamard
@@ -28,7 +30,7 @@ def interpreted() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch: sequences ``[first, first + sequences)`` of the batch, which own the rows from ``first_token``."""
+    """Sequences ``[first, first + sequences)`` of the batch, which own the rows from ``first_token``; prefixes some of them share."""
 
     first: int
     sequences: int
@@ -38,17 +40,34 @@ class Launch:
     tile: Tile
     tiles: int
     segments: int
+    shared: SharedRows | None = None
+
+    @property
+    def split(self) -> bool:
+        """Whether there is something to merge."""
+        return self.segments > 1 or self.shared is not None
+
+    @property
+    def parts(self) -> int:
+        """Places that its results take before they are merged."""
+        if self.shared is not None:
+            return self.shared.num_parts
+        return self.segments * (self.first_token + self.tokens) if self.split else 0
 
 
 class TritonAttention(AttentionBackend):
-    """Reads the cache where it lies, packed or not. Single tokens and longer parts of a batch are two launches of the same kernel.
+    """Reads the cache where it lies, packed or not. Single tokens and longer parts of a batch are two launches of the same kernel;
+    prefixes that single tokens share are one launch more, before their results are merged.
 
     With a packed cache, ``attend`` takes queries as the cache's keys are: with their channels mixed, where the codec asks for that.
     """
 
     ragged = True
 
-    def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
+    def __init__(
+        self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int, rule: GroupRule | None = None
+    ) -> None:
+        """``rule``: when rows that share a prefix read it together; None: never."""
         super().__init__(cache, num_heads, kv_heads, head_dim)
         device, dtype = cache.device, cache.dtype
         self._padded_dim = triton.next_power_of_2(head_dim)
@@ -60,6 +79,16 @@ class TritonAttention(AttentionBackend):
             if device.type == "cuda"
             else INTERPRETED_PROCESSORS
         )
+        if rule is not None:
+            self.passes = PrefixPasses(
+                rule,
+                block_size=cache.block_size,
+                group=self.group,
+                kv_heads=kv_heads,
+                element_bytes=dtype.itemsize,
+                padded_dim=self._padded_dim,
+                processors=self._processors,
+            )
         self.form = KernelForm.of(cache.codec, head_dim)
         self._kv_stride = cache.num_blocks * cache.block_size * head_dim
         self._meta_stride = 0
@@ -75,10 +104,10 @@ class TritonAttention(AttentionBackend):
         assert batch.ragged is not None, "this backend reads the ragged form of a batch"
         self.slots = batch.slots  # [tokens]; negative: a row that only fills up the batch
         self._ragged = batch.ragged
+        self.spared_tokens = batch.ragged.spared_tokens
         self._launches = self._plan(batch.ragged, batch.num_singles)
-        split = [launch for launch in self._launches if launch.segments > 1]
         # One buffer serves all layers: a layer's parts are merged before the next layer's are written.
-        parts = max((launch.segments * (launch.first_token + launch.tokens) for launch in split), default=0)
+        parts = max((launch.parts for launch in self._launches), default=0)
         device = batch.slots.device
         self._partial_out = torch.empty(parts * self.num_heads * self.head_dim, dtype=torch.float32, device=device)
         self._partial_lse = torch.empty(parts * self.num_heads, dtype=torch.float32, device=device)
@@ -111,7 +140,8 @@ class TritonAttention(AttentionBackend):
     def _plan(self, ragged: Ragged, num_singles: int) -> list[Launch]:
         launches = []
         if num_singles:
-            launches.append(self._part(0, num_singles, 0, num_singles, 1))
+            singles = self._part(0, num_singles, 0, num_singles, 1)
+            launches.append(replace(singles, shared=ragged.shared))
         if ragged.num_sequences > num_singles:
             sequences, tokens = ragged.num_sequences - num_singles, ragged.num_tokens - num_singles
             launches.append(self._part(num_singles, sequences, num_singles, tokens, ragged.max_query_len))
@@ -127,6 +157,10 @@ class TritonAttention(AttentionBackend):
     def _launch(self, launch: Launch, layer: int, q: torch.Tensor, out: torch.Tensor) -> None:
         ragged, tile, segments = self._ragged, launch.tile, launch.segments
         keys, values = self.sides(layer)
+        covered = part_starts = shared_parts = None
+        if (shared := launch.shared) is not None:
+            covered, part_starts, shared_parts = shared.covered, shared.part_starts, shared.shared_parts
+            self._prefixes(shared, launch.sequences, keys, values, q)
         paged_attention[(launch.tiles, self.kv_heads, segments)](
             q,
             out,
@@ -142,6 +176,9 @@ class TritonAttention(AttentionBackend):
             ragged.kv_lens,
             ragged.block_starts,
             ragged.blocks,
+            covered,
+            part_starts,
+            shared_parts,
             self.scale * math.log2(math.e),
             launch.first,
             launch.first_token,
@@ -159,7 +196,7 @@ class TritonAttention(AttentionBackend):
             BLOCK_M=tile.block_m,
             BLOCK_N=tile.block_n,
             SINGLES=launch.singles,
-            SPLIT=segments > 1,
+            SPLIT=launch.split,
             PRECISION=self._precision,
             WIDEN=self.widen,
             FORM=self.form.number,
@@ -168,13 +205,16 @@ class TritonAttention(AttentionBackend):
             num_warps=tile.warps,
             num_stages=tile.stages,
         )
-        if segments > 1:
+        if launch.split:
             merge_segments[(launch.tokens, self.num_heads)](
                 out,
                 self._partial_out,
                 self._partial_lse,
                 ragged.query_starts,
                 ragged.kv_lens,
+                covered,
+                part_starts,
+                shared_parts,
                 launch.first,
                 launch.first_token,
                 launch.sequences,
@@ -188,3 +228,43 @@ class TritonAttention(AttentionBackend):
                 AT_ONCE=MERGED_AT_ONCE,
                 num_warps=2,
             )
+
+    def _prefixes(self, shared: SharedRows, rows: int, keys: Side, values: Side, q: torch.Tensor) -> None:
+        """What the rows have in common; before their own keys, as it is more work."""
+        assert self.passes is not None, "the batch has shared prefixes, and no rule for them was given"
+        tile = self.passes.tile(rows)
+        shared_prefixes[(shared.num_items, self.kv_heads)](
+            q,
+            self._partial_out,
+            self._partial_lse,
+            keys.codes,
+            values.codes,
+            keys.meta,
+            values.meta,
+            keys.scale,
+            values.scale,
+            self._ragged.block_starts,
+            self._ragged.blocks,
+            shared.part_starts,
+            shared.members,
+            shared.items,
+            self.scale * math.log2(math.e),
+            q.stride(0),
+            q.stride(1),
+            self._kv_stride,
+            self._meta_stride,
+            KV_HEADS=self.kv_heads,
+            GROUP=self.group,
+            HEAD_DIM=self.head_dim,
+            HEAD_P=self._padded_dim,
+            BLOCK_SIZE=self.cache.block_size,
+            BLOCK_M=tile.block_m,
+            BLOCK_N=tile.block_n,
+            PRECISION=self._precision,
+            WIDEN=self.widen,
+            FORM=self.form.number,
+            BITS=self.form.bits,
+            GROUP_SIZE=self.form.group,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )

@@ -47,3 +47,15 @@ def segments_for(programs: int, processors: int) -> int:
     while segments < rule["most"] and programs * segments < rule["programs_per_processor"] * processors:
         segments *= 2
     return segments
+
+
+def items_for(kv_heads: int, processors: int) -> int:
+    """Pieces of work per KV head that fill the device."""
+    return max(1, _table()["segments"]["programs_per_processor"] * processors // kv_heads)
+
+
+def stretch_for(tile: Tile, longest: int, wanted: int) -> int:
+    """How many of its steps a tile walks over a shared prefix that is ``longest`` steps long, where ``wanted`` would fill the device."""
+    rule = _table()["segments"]
+    least = -(-rule["places_per_row"] * tile.block_m // tile.block_n)
+    return max(wanted, least, -(-longest // rule["most"]))

@@ -13,6 +13,12 @@ as rows, so that one read of a key serves the whole group. With few tiles the ca
 The online softmax is FlashAttention's (Dao et al., 2022), the cut along the cache Flash-Decoding's (Dao et al., 2023). Scores are
 kept in powers of two inside; nothing outside a kernel sees that.
 
+Where single tokens share a prefix (Hydragen, 2024), a tile may also hold rows of several sequences against places that all of them
+have in common (``shared_prefixes``); each sequence's own segments then begin behind them. To the merge these are segments more::
+
+    row 0    | prefix segment 0 | prefix segment 1 | own segments ...  |     one tile for both rows, read through the table
+    row 1    |        "         |        "         | own segments . |        of either
+
 Integers that change from batch to batch are not specialised on, so that no batch compiles anything.
 """
 
@@ -103,18 +109,74 @@ def attend(
     return acc, total, top
 
 
+@triton.jit
+def attend_tile(
+    q, out, partial_out, partial_lse, keys, values, key_meta, value_meta, key_scale, value_scale,
+    token, valid, place, last, kv_head, table, start, whole, stop, scale,
+    q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
+    GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP_SIZE: tl.constexpr,
+):  # fmt: skip
+    """A tile's rows (``token`` of the batch, head by head) against places ``[start, stop)``, of which each sees those up to ``last``.
+
+    All rows see those before ``whole``. Results go to ``place`` of out, or with SPLIT of the partial ones.
+    """
+    rows = tl.arange(0, BLOCK_M)
+    dims = tl.arange(0, HEAD_P)
+    head = kv_head * GROUP + rows % GROUP
+    wanted = valid[:, None] & (dims < HEAD_DIM)[None, :]
+    q_tile = tl.load(
+        q + (token * q_stride_token + head * q_stride_head)[:, None] + dims[None, :], mask=wanted, other=0.0
+    )
+
+    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, HEAD_P], tl.float32)
+    head_keys = keys + kv_head.to(tl.int64) * kv_stride_head
+    head_values = values + kv_head.to(tl.int64) * kv_stride_head
+    head_key_meta, head_value_meta, head_key_scale, head_value_scale = key_meta, value_meta, key_scale, value_scale
+    if key_meta is not None:
+        head_key_meta = key_meta + kv_head.to(tl.int64) * meta_stride_head
+        head_value_meta = value_meta + kv_head.to(tl.int64) * meta_stride_head
+    if key_scale is not None:
+        head_key_scale = key_scale + kv_head
+        head_value_scale = value_scale + kv_head
+    acc, total, top = attend(
+        acc, total, top, q_tile, last, head_keys, head_values,
+        head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, start, whole, scale,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+    )  # fmt: skip
+    acc, total, top = attend(
+        acc, total, top, q_tile, last, head_keys, head_values,
+        head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, whole, stop, scale,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+    )  # fmt: skip
+
+    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
+    if SPLIT:
+        tl.store(partial_out + place[:, None] * HEAD_DIM + dims[None, :], acc, mask=wanted)
+        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(tl.where(total == 0.0, 1.0, total))) * LN2)
+        tl.store(partial_lse + place, lse, mask=valid)
+    else:
+        tl.store(out + place[:, None] * HEAD_DIM + dims[None, :], acc.to(out.dtype.element_ty), mask=wanted)
+
+
 @triton.jit(do_not_specialize=CHANGING)
 def paged_attention(
     q,  # [tokens, heads, head_dim], strided
     out,  # [tokens, heads, head_dim]; unused with SPLIT
-    partial_out,  # [tokens, heads, segments, head_dim] float32; unused without SPLIT
-    partial_lse,  # [tokens, heads, segments] float32
+    partial_out,  # [parts, heads, head_dim] float32; unused without SPLIT
+    partial_lse,  # [parts, heads] float32
     keys, values,  # one layer's [kv_heads, slots, head_dim], or codes [kv_heads, slots, code_width]
     key_meta, value_meta,  # of codes with a step per token and group [kv_heads, slots, ...]; else None
     key_scale, value_scale,  # of codes with a scale per head [kv_heads] float32; else None
     query_starts,  # [sequences + 1] int32, first token of each sequence in the batch
     kv_lens,  # [sequences] int32, keys visible to the last new token
     block_starts, blocks,  # int32: sequence s's block table is blocks[block_starts[s]:]
+    # of single tokens some of which share prefixes, else None: [sequences] int32
+    covered,  # places in prefixes: not read here
+    part_starts, shared_parts,  # where each one's parts begin, and how many of prefixes come first
     scale,  # of the scores, times log2(e)
     first_sequence, first_token, num_sequences, segments, q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
@@ -148,64 +210,77 @@ def paged_attention(
     kv_len = tl.load(kv_lens + sequence)
     context = kv_len - query_len
     limit = tl.minimum(kv_len, context + begin + BLOCK_Q)  # places some row of the tile sees
-    stride = tl.cdiv(tl.cdiv(limit, BLOCK_N), segments) * BLOCK_N
-    start = segment * stride
+    behind = 0  # places that are read elsewhere
+    if covered is not None:
+        behind = tl.load(covered + sequence)
+    stride = tl.cdiv(tl.cdiv(limit - behind, BLOCK_N), segments) * BLOCK_N
+    start = behind + segment * stride
     if start >= limit:
         return
     stop = tl.minimum(limit, start + stride)
 
     rows = tl.arange(0, BLOCK_M)
-    dims = tl.arange(0, HEAD_P)
     member = begin + rows // GROUP  # token within the sequence's new tokens
     valid = (rows < BLOCK_Q * GROUP) & (member < query_len)
     token = (sequence_start + member).to(tl.int64)
-    head = kv_head * GROUP + rows % GROUP
-    wanted = valid[:, None] & (dims < HEAD_DIM)[None, :]
-    q_tile = tl.load(
-        q + (token * q_stride_token + head * q_stride_head)[:, None] + dims[None, :], mask=wanted, other=0.0
-    )
-
-    top = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, HEAD_P], tl.float32)
-    head_keys = keys + kv_head.to(tl.int64) * kv_stride_head
-    head_values = values + kv_head.to(tl.int64) * kv_stride_head
-    head_key_meta, head_value_meta, head_key_scale, head_value_scale = key_meta, value_meta, key_scale, value_scale
-    if key_meta is not None:
-        head_key_meta = key_meta + kv_head.to(tl.int64) * meta_stride_head
-        head_value_meta = value_meta + kv_head.to(tl.int64) * meta_stride_head
-    if key_scale is not None:
-        head_key_scale = key_scale + kv_head
-        head_value_scale = value_scale + kv_head
-    table = blocks + tl.load(block_starts + sequence)
-    last = context + member
+    part = token
+    if SPLIT:
+        part = token * segments + segment
+        if part_starts is not None:
+            part = (tl.load(part_starts + sequence) + tl.load(shared_parts + sequence) + segment + member).to(tl.int64)
+    place = part * (KV_HEADS * GROUP) + kv_head * GROUP + rows % GROUP
     everyone = tl.minimum(context + begin + 1, stop)  # places that all rows see
     whole = start + tl.maximum(everyone - start, 0) // BLOCK_N * BLOCK_N
-    acc, total, top = attend(
-        acc, total, top, q_tile, last, head_keys, head_values,
-        head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, start, whole, scale,
-        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
-    )  # fmt: skip
-    acc, total, top = attend(
-        acc, total, top, q_tile, last, head_keys, head_values,
-        head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, whole, stop, scale,
-        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+    table = blocks + tl.load(block_starts + sequence)
+    attend_tile(
+        q, out, partial_out, partial_lse, keys, values, key_meta, value_meta, key_scale, value_scale,
+        token, valid, place, context + member, kv_head, table, start, whole, stop, scale,
+        q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
+        GROUP, HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, SPLIT, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
     )  # fmt: skip
 
-    acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
-    place = token * (KV_HEADS * GROUP) + head
-    if SPLIT:
-        place = place * segments + segment
-        tl.store(partial_out + place[:, None] * HEAD_DIM + dims[None, :], acc, mask=wanted)
-        lse = tl.where(total == 0.0, float("-inf"), (top + tl.log2(tl.where(total == 0.0, 1.0, total))) * LN2)
-        tl.store(partial_lse + place, lse, mask=valid)
-    else:
-        tl.store(out + place[:, None] * HEAD_DIM + dims[None, :], acc.to(out.dtype.element_ty), mask=wanted)
+
+@triton.jit
+def shared_prefixes(
+    q, partial_out, partial_lse, keys, values, key_meta, value_meta, key_scale, value_scale, block_starts, blocks,  # as above
+    part_starts,  # [rows] int32, first part of each row
+    members,  # int32, rows of the batch: those that share a prefix lie together
+    items,  # [items, 5] int32: first member, members, first place, place behind the last, part of its rows; no members: no work
+    scale, q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
+    KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
+    WIDEN: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP_SIZE: tl.constexpr,
+):  # fmt: skip
+    """Single tokens that share places of their sequences, as one tile, against a stretch of these. Grid: (items, kv_heads)."""
+    item = items + tl.program_id(0) * 5
+    kv_head = tl.program_id(1)
+    count = tl.load(item + 1)
+    if count == 0:
+        return
+    first = tl.load(item)
+    start = tl.load(item + 2)
+    stop = tl.load(item + 3)
+    rows = tl.arange(0, BLOCK_M)
+    valid = rows < count * GROUP
+    token = tl.load(members + first + rows // GROUP, mask=valid, other=0).to(tl.int64)
+    part = tl.load(part_starts + token, mask=valid, other=0).to(tl.int64) + tl.load(item + 4)
+    place = part * (KV_HEADS * GROUP) + kv_head * GROUP + rows % GROUP
+    whole = start + (stop - start) // BLOCK_N * BLOCK_N
+    last = tl.zeros([BLOCK_M], tl.int32) + stop  # everybody sees everything
+    table = blocks + tl.load(block_starts + tl.load(members + first))
+    attend_tile(
+        q, q, partial_out, partial_lse, keys, values, key_meta, value_meta, key_scale, value_scale,
+        token, valid, place, last, kv_head, table, start, whole, stop, scale,
+        q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
+        GROUP, HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, True, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=CHANGING)
 def merge_segments(
-    out, partial_out, partial_lse, query_starts, kv_lens, first_sequence, first_token, num_sequences, segments,
+    out, partial_out, partial_lse, query_starts, kv_lens,
+    covered, part_starts, shared_parts,  # as above
+    first_sequence, first_token, num_sequences, segments,
     HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
     BLOCK_Q: tl.constexpr, BLOCK_N: tl.constexpr, SINGLES: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
@@ -217,6 +292,8 @@ def merge_segments(
     kv_lens += first_sequence
     if SINGLES:
         limit = tl.load(kv_lens + local)
+        if covered is not None:
+            limit -= tl.load(covered + local)
     else:
         low = 0
         high = num_sequences
@@ -232,21 +309,26 @@ def merge_segments(
         limit = tl.minimum(kv_len, kv_len - query_len + begin + BLOCK_Q)
     steps = tl.cdiv(limit, BLOCK_N)
     used = tl.cdiv(steps, tl.maximum(tl.cdiv(steps, segments), 1))  # segments that had keys
+    first_part = token * segments
+    if part_starts is not None:
+        first_part = tl.load(part_starts + local).to(tl.int64)
+        used += tl.load(shared_parts + local)
 
     dims = tl.arange(0, HEAD_P)
-    place = (token * HEADS + head) * segments
     top = tl.full([], float("-inf"), tl.float32)
     total = tl.full([], 0.0, tl.float32)
     acc = tl.zeros([HEAD_P], tl.float32)
     for at in range(0, used, AT_ONCE):
         part = at + tl.arange(0, AT_ONCE)
-        lse = tl.load(partial_lse + place + part, mask=part < used, other=float("-inf"))
-        # The first segment holds place 0, which every token sees, so from here on top is finite.
+        had = part < used
+        place = (first_part + part) * HEADS + head
+        lse = tl.load(partial_lse + place, mask=had, other=float("-inf"))
+        # The first segment has a place that every token sees, so from here on top is finite.
         new_top = tl.maximum(top, tl.max(lse, 0))
         weights = tl.exp(lse - new_top)
         fade = tl.exp(top - new_top)
-        wanted = (part < used)[:, None] & (dims < HEAD_DIM)[None, :]
-        parts = tl.load(partial_out + (place + part)[:, None] * HEAD_DIM + dims[None, :], mask=wanted, other=0.0)
+        wanted = had[:, None] & (dims < HEAD_DIM)[None, :]
+        parts = tl.load(partial_out + place[:, None] * HEAD_DIM + dims[None, :], mask=wanted, other=0.0)
         acc = acc * fade + tl.sum(weights[:, None] * parts, 0)
         total = total * fade + tl.sum(weights, 0)
         top = new_top
