@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
 from engine.build import Prepared, make_requests, prepare
@@ -62,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="what is served; needs real weights")
     parser.add_argument("--loads", default="1,4,16", help="requests at once")
     parser.add_argument("--workloads", default="copy-heavy,chat")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     options = parser.parse_args(words)
     loads = [int(load) for load in options.loads.split(",")]
     report = Report("speculation")

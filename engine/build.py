@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import psutil
 import torch
 
 from engine.attention import AttentionBackend
@@ -26,7 +25,7 @@ from engine.kv.quantized import Fixed, QuantizedCache
 from engine.kv.setup import calibrate, choose_reader, exact_prefill, has_fp8
 from engine.kv.sizing import block_bytes, pool_size, spare_tokens
 from engine.loop import Engine
-from engine.model.device import resolve_device, resolve_dtype
+from engine.model.device import resolve_device, resolve_dtype, usual_threads
 from engine.model.load import LoadedModel, load, resolve
 from engine.outputs import Outputs
 from engine.overlap import OverlappedEngine
@@ -161,7 +160,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     )  # padded verification is a form of gathered attention
     backend, notice = choose_backend(asked, device)
     if device.type == "cpu":
-        torch.set_num_threads(config.threads or psutil.cpu_count(logical=False) or 1)
+        torch.set_num_threads(config.threads or usual_threads())
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
     notices = [notice] if notice else []
     codec, fixed = None, Fixed()

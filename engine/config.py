@@ -121,7 +121,7 @@ class EngineConfig(Settings):
     threads: int | None = setting(
         None,
         "CPU threads",
-        "Threads for CPU arithmetic. Empty: all cores.",
+        "Threads for CPU arithmetic. Empty: all cores but one, which is left for the page and the recording.",
         group="Model",
         ge=1,
         le=1024,

@@ -1,4 +1,4 @@
-"""Memory settings of engine processes: kept memory is used again, and what the user says about the allocator stays."""
+"""What an engine process takes of the machine: cores, and memory settings: kept memory is used again, and what the user says about the allocator stays."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import platform
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from app.workers import worker_environment
 from engine import allocator
+from engine.model.device import usual_threads
 
 FAULTS = """
 import resource, torch
@@ -42,3 +44,12 @@ def test_a_worker_does_not_fault_in_a_large_tensor_again_and_again() -> None:
     plain = {name: value for name, value in os.environ.items() if name != allocator.VARIABLE}
     kept = worker_environment()
     assert run(kept) < run(plain) / 10
+
+
+@pytest.mark.parametrize(("cores", "allowed", "threads"), [(1, 1, 1), (2, 2, 1), (8, 8, 7), (64, 3, 2), (None, 4, 1)])
+def test_a_core_is_left_for_the_page(
+    cores: int | None, allowed: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "cpu_count", lambda logical: cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(allowed)), raising=False)
+    assert usual_threads() == threads
