@@ -20,7 +20,7 @@ with st.sidebar:
 experiment_id = experiment_picker(lab)
 if experiment_id is None:
     st.markdown(
-        "The same requests, served in two or more ways, several times and in turns. Set the variants up on the left and "
+        "The same requests, served in two or more ways, several times and in turns. Set the variants up in the sidebar and "
         "press **Compare**. The answer comes with its uncertainty."
     )
     st.stop()
