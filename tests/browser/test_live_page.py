@@ -187,11 +187,14 @@ def no_sideways_scroll(page: Page) -> bool:
 
 
 def choose(page: Page, label: str, option: str) -> None:
-    """Pick an option of a select box, and wait until the page has taken it."""
+    """Pick an option of a select box, once the page stands still: while it is drawn anew an open list closes."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     box = page.get_by_role("combobox", name=label)
     box.click()
     box.fill(option)
     page.get_by_role("option", name=option).first.click()
+    page.wait_for_timeout(300)  # until the choice is on its way to the server
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def wait_in_page(page: Page, shown: Locator, name: str, least: float) -> None:
