@@ -66,10 +66,6 @@ def write_capacity_csv(home: Home, experiment: Experiment, path: Path) -> None:
 def _command(experiment: Experiment, result: Mapping[str, Any]) -> str:
     assert experiment.search is not None
     bound = experiment.search.tbt_ms
-    variants = " ".join(
-        f"--variant '{v.name}:{','.join(f'{key}={value}' for key, value in v.settings.items())}'"
-        for v in experiment.variants
-    )
     by = f"--tbt {bound:g}" if bound is not None else f"--slo {experiment.slo}"
     limits = f"--low {result['low']:g} --high {result['high']:g} --tolerance {result['tolerance']:g}"
-    return f"servescope capacity {experiment.scenario} {variants} {limits} {by}"
+    return f"servescope capacity {experiment.scenario} {report.variant_options(experiment)} {limits} {by}"

@@ -17,10 +17,9 @@ from app.quality import STANDARD
 from engine.config import EngineConfig, KVQuantization
 from store import codecs as queries
 from store.capacity import Capacity, capacity
-from store.quality import quality_of_model_query
+from store.quality import FULL_PRECISION, quality_of_model_query
 from store.samples import machine_of
 
-FULL_PRECISION = "full precision"
 ENOUGH_STEPS = 3  # of each side, before steps of one size and context are compared
 SAME = 0.02  # ratios of step time this close to one are no difference
 QUALITY = ("perplexity_ratio", "kl", "agreement", "greedy_agreement", "text_tokens")

@@ -319,11 +319,15 @@ def _compare_command(experiment: Experiment) -> str:
     if experiment.kind == "sweep":
         over = " ".join(f"--over {key}={','.join(values)}" for key, values in experiment.over.items())
         return f"servescope sweep {experiment.scenario} {over} --repeats {experiment.repeats}"
-    variants = " ".join(
+    return f"servescope compare {experiment.scenario} {variant_options(experiment)} --repeats {experiment.repeats}"
+
+
+def variant_options(experiment: Experiment) -> str:
+    """The variants as a command takes them."""
+    return " ".join(
         f"--variant '{v.name}:{','.join(f'{key}={value}' for key, value in v.settings.items())}'"
         for v in experiment.variants
     )
-    return f"servescope compare {experiment.scenario} {variants} --repeats {experiment.repeats}"
 
 
 def fine_print(words: str) -> str:

@@ -155,9 +155,8 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     config = spec.engine
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    asked = (
-        "gathered" if config.pads else config.attention_backend
-    )  # padded verification is a form of gathered attention
+    # padded verification is a form of gathered attention
+    asked = "gathered" if config.pads else config.attention_backend
     backend, notice = choose_backend(asked, device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or usual_threads())

@@ -25,20 +25,19 @@ def measure_peaks(device: torch.device, dtype: torch.dtype, *, budget_s: float =
     a = torch.randn(size, size, device=device).to(dtype)
     b = torch.randn(size, size, device=device).to(dtype)
     product = torch.empty(size, size, device=device, dtype=dtype)
-    flops = 2.0 * size**3 / _best(lambda: torch.mm(a, b, out=product), device, budget_s)
+    flops = 2.0 * size**3 / shortest(lambda: torch.mm(a, b, out=product), device, budget_s)
     free = torch.cuda.mem_get_info(device)[0] if gpu else CPU_COPY_BYTES * 4
     count = min(GPU_COPY_BYTES if gpu else CPU_COPY_BYTES, free // 4)
     source = torch.ones(count, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    copied = 2.0 * count / _best(lambda: target.copy_(source), device, budget_s)
+    copied = 2.0 * count / shortest(lambda: target.copy_(source), device, budget_s)
     return {"flops_per_s": flops, "bytes_per_s": copied, "seconds": time.perf_counter() - began}
 
 
-def _best(action: Callable[[], object], device: torch.device, budget_s: float) -> float:
-    """Shortest time of one repetition, in seconds; the first one only warms up."""
+def shortest(action: Callable[[], object], device: torch.device, budget_s: float, fewest: int = 1) -> float:
+    """Shortest time of one repetition within the budget, of ``fewest`` or more, in seconds; the first one only warms up."""
     action()
-    best = float("inf")
-    end = time.perf_counter() + budget_s
+    best, tries, end = float("inf"), 0, time.perf_counter() + budget_s
     while True:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -47,6 +46,6 @@ def _best(action: Callable[[], object], device: torch.device, budget_s: float) -
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         now = time.perf_counter()
-        best = min(best, now - start)
-        if now >= end:
+        best, tries = min(best, now - start), tries + 1
+        if now >= end and tries >= fewest:
             return best

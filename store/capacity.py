@@ -23,9 +23,8 @@ class Capacity:
     codec: str | None  # None: full precision
     bits: float | None  # of a stored number, metadata included ("effective bits")
     dtype: str = ""  # of the model
-    windows: int | None = (
-        None  # exact windows beside the pool, one for each request that runs; None: the codec has none
-    )
+    # exact windows beside the pool, one for each request that runs; None: the codec has none
+    windows: int | None = None
 
     @property
     def requests(self) -> float | None:

@@ -29,7 +29,10 @@ class ExperimentIndex:
             return 0
         found = {}
         for path in self._folder.glob(f"*/{FILE}"):
-            about = path.stat()
+            try:
+                about = path.stat()
+            except OSError:  # deleted meanwhile
+                continue
             found[path.parent.name] = (about.st_mtime_ns, about.st_size)
         stored = {row[0] for row in con.execute("SELECT experiment_id FROM experiments").fetchall()}
         changed = [name for name, stamp in found.items() if self._seen.get(name) != stamp or name not in stored]

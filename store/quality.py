@@ -40,8 +40,7 @@ class QualityIndex:
     def sync_run(self, con: duckdb.DuckDBPyConnection, run_id: str) -> int:
         """The same for one run."""
         path = self._runs_dir / run_id / FILE
-        stored = {run: digest for run, digest in _digests(con).items() if run == run_id}
-        return self._take(con, {run_id: path} if path.is_file() else {}, stored)
+        return self._take(con, {run_id: path} if path.is_file() else {}, _digests(con, run_id))
 
     def _take(self, con: duckdb.DuckDBPyConnection, found: dict[str, Path], stored: dict[str, str]) -> int:
         fresh: dict[str, list[dict[str, Any]]] = {}
@@ -154,8 +153,10 @@ def _map(errors: list[list[float]]) -> list[list[float]]:
     return found
 
 
-def _digests(con: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    return dict(con.execute("SELECT DISTINCT run_id, digest FROM quality").fetchall())
+def _digests(con: duckdb.DuckDBPyConnection, run_id: str | None = None) -> dict[str, str]:
+    """Of the files that are in the table, by run; of one run or of all."""
+    where, values = ("WHERE run_id = ?", [run_id]) if run_id is not None else ("", [])
+    return dict(con.execute(f"SELECT DISTINCT run_id, digest FROM quality {where}", values).fetchall())
 
 
 def _insert(con: duckdb.DuckDBPyConnection, rows: Iterable[dict[str, Any]]) -> None:

@@ -124,25 +124,27 @@ def quoted(name: str) -> str:
 
 def create_experiments() -> str:
     """The table of experiments."""
-    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in EXPERIMENT_COLUMNS.items())
-    return f"CREATE TABLE experiments ({body})"
+    return _create("experiments", EXPERIMENT_COLUMNS)
 
 
 def create_quality() -> str:
     """The table of measured quality."""
-    body = ", ".join(f"{quoted(name)} {kind}" for name, kind in QUALITY_COLUMNS.items())
-    return f"CREATE TABLE quality ({body}, PRIMARY KEY (run_id, place))"
+    return _create("quality", QUALITY_COLUMNS, "run_id", "place")
 
 
 def create_statements() -> list[str]:
     """Everything a new database needs, in order."""
-    statements = []
-    for row, table in TABLES.items():
-        body = ", ".join(f"{quoted(name)} {sql_type(c)}" for name, c in columns(ROW_TYPES[row]).items())
-        statements.append(f"CREATE TABLE {table} (run_id VARCHAR NOT NULL, {body})")
-    runs = ", ".join(f"{quoted(name)} {kind}" for name, kind in RUN_COLUMNS.items())
-    positions = ", ".join(f"{quoted(name)} {kind}" for name, kind in POSITION_COLUMNS.items())
-    statements.append(f"CREATE TABLE runs ({runs})")
-    statements += [create_experiments(), create_quality()]
-    statements.append(f"CREATE TABLE spool_positions ({positions}, PRIMARY KEY (run_id, row_type))")
+    statements = [
+        _create(table, {"run_id": "VARCHAR NOT NULL"} | {n: sql_type(c) for n, c in columns(ROW_TYPES[row]).items()})
+        for row, table in TABLES.items()
+    ]
+    statements += [_create("runs", RUN_COLUMNS), create_experiments(), create_quality()]
+    statements.append(_create("spool_positions", POSITION_COLUMNS, "run_id", "row_type"))
     return statements
+
+
+def _create(table: str, kinds: dict[str, str], *key: str) -> str:
+    """``key``: columns of the primary key, where it is more than one."""
+    body = [f"{quoted(name)} {kind}" for name, kind in kinds.items()]
+    body += [f"PRIMARY KEY ({', '.join(key)})"] if key else []
+    return f"CREATE TABLE {table} ({', '.join(body)})"

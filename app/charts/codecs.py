@@ -46,14 +46,7 @@ def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], pa
         )
         low, high = min([low, *x]), max([high, *x])
     figure.add_vline(x=1, line={"color": palette.muted, "width": 1.5, "dash": "dash"})
-    figure.update_xaxes(
-        type="log",
-        rangemode="normal",
-        range=[np.log10(low * 0.85), np.log10(high * 1.18)],
-        tickvals=list(TICKS),
-        ticktext=[f"{tick:g}x" for tick in TICKS],
-        tickangle=0,
-    )
+    figure.update_xaxes(**_times(low, high), tickangle=0)
     figure.update_yaxes(categoryorder="array", categoryarray=list(FIGURES.values())[::-1], type="category")
     return figure
 
@@ -111,13 +104,7 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
         showarrow=False,
         font={"color": palette.muted},
     )
-    figure.update_yaxes(
-        type="log",
-        rangemode="normal",
-        range=[np.log10(low * 0.85), np.log10(high * 1.2)],
-        tickvals=list(TICKS),
-        ticktext=[f"{tick:g}x" for tick in TICKS],
-    )
+    figure.update_yaxes(**_times(low, high))
     room_for_names(figure, len(found) + 1)
     return figure
 
@@ -200,3 +187,9 @@ def pools(table: Table, names: Mapping[str, str], block_size: int, palette: Pale
     figure.update_xaxes(anchor="free", position=0)
     figure.update_layout(legend={"y": 1.0})
     return figure
+
+
+def _times(low: float, high: float) -> dict[str, Any]:
+    """An axis of multiples, on a log scale, with some room beside the least and the greatest."""
+    ticks = {"tickvals": list(TICKS), "ticktext": [f"{tick:g}x" for tick in TICKS]}
+    return {"type": "log", "rangemode": "normal", "range": [np.log10(low * 0.85), np.log10(high * 1.2)], **ticks}

@@ -10,13 +10,7 @@ import pyarrow as pa
 import streamlit as st
 
 from app.charts import codecs as charts
-from app.codecs import (
-    FULL_PRECISION,
-    Side,
-    Sides,
-    crossovers,
-    side_by_side,
-)
+from app.codecs import Side, Sides, crossovers, side_by_side
 from app.errors import LabError
 from app.quality import STANDARD
 from app.rundir import read_spec
@@ -28,6 +22,7 @@ from app.words import PROVENANCE, ChartWords
 from engine.config import RunSpec
 from scenarios import new_run_id
 from store import codecs as queries
+from store.quality import FULL_PRECISION
 
 AGAINST = ChartWords(
     "Against full precision",

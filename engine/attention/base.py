@@ -21,9 +21,8 @@ class AttentionBackend(ABC):
     """
 
     ragged = False
-    passes: PrefixPasses | None = (
-        None  # over shared prefixes, planned with the batch; for a backend that reads its ragged form
-    )
+    # over shared prefixes, planned with the batch; for a backend that reads its ragged form
+    passes: PrefixPasses | None = None
 
     def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
         self.cache = cache

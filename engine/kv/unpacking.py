@@ -6,7 +6,6 @@ token, mixing channels) and what every token of context costs (unpacking it, aga
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from engine.config import RequestSpec
 from engine.executor import Executor
 from engine.kv.cache import KVCache
 from engine.kv.quantized import Fixed, QuantizedCache
+from engine.peaks import shortest
 from engine.request import Request
 from engine.scheduler import Plan, Slice
 
@@ -71,7 +71,7 @@ def measure_attention(prepared: Prepared, extent: Extent | None = None) -> dict[
     found: dict[str, Any] = {"context_tokens": [extent.requests * context for context in contexts]}
     for name, cache in (("packed", packed), ("plain", KVCache(*dimensions))):
         passes = [_pass(prepared, cache, layers, extent.requests, context) for context in contexts]
-        found[name] = [_best(work, device, extent.budget_s) * shape.layers / layers for work in passes]
+        found[name] = [shortest(work, device, extent.budget_s, FEWEST_TRIES) * shape.layers / layers for work in passes]
     return found
 
 
@@ -99,20 +99,3 @@ def _pass(prepared: Prepared, cache: KVCache, layers: int, count: int, context: 
                 attention.forward(layer, q, k, v)
 
     return work
-
-
-def _best(work: Callable[[], None], device: torch.device, budget_s: float) -> float:
-    """Shortest time of one call in seconds; the first one only warms up."""
-    work()
-    best, tries, end = float("inf"), 0, time.perf_counter() + budget_s
-    while True:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        now = time.perf_counter()
-        best, tries = min(best, now - start), tries + 1
-        if now >= end and tries >= FEWEST_TRIES:
-            return best

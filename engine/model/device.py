@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import platform
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import psutil
 import torch
 
 from engine.errors import EngineError
+from telemetry.machine import usable_cores
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -21,10 +21,7 @@ def usual_threads() -> int:
     Every operation waits for its last thread, so an engine that holds all cores stands still whenever a browser draws, the lab answers or
     a row is written: on two cores with the page open, two threads served the starter scenario more slowly than one.
     """
-    cores = psutil.cpu_count(logical=False) or 1
-    if hasattr(os, "sched_getaffinity"):
-        cores = min(cores, len(os.sched_getaffinity(0)))
-    return max(1, cores - 1)
+    return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()) - 1)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 from engine.scheduler import Decision, Plan, PlanBuilder, Slice
 from engine.speculation.control import LengthControl
@@ -23,14 +24,27 @@ FIRST_COUNTS_FOR = 2.0  # tested guesses
 REQUEST_WEIGHT = 0.15  # of a tested guess in its request's acceptance, once there are many
 GLOBAL_WEIGHT = 0.02  # of a tested guess in the acceptance of all, once there are many
 OTHERS_COUNT_FOR = 2.0  # tested guesses: the acceptance of all in that of a request
-PROBE_EVERY = (
-    24  # iterations that could have guessed and did not, until one probes; twice as many after a probe in vain
-)
+# iterations that could have guessed and did not, until one probes; twice as many after a probe in vain
+PROBE_EVERY = 24
 PROBE_AT_LEAST_EVERY = 384
 PROBE_LENGTH = 2
 PROBE_REQUESTS = 4  # guess in a probe: what few show holds for many, and costs less
 COSTLY_GUESS = 0.1  # of an iteration: such guesses are probed one at a time
 ENOUGH_STEPS = 2  # iterations without guesses, and as many with, before the regression is trusted
+
+
+class Record(NamedTuple):
+    """Guesses accepted and tested; both fade, each guess's weight falling with those after it."""
+
+    accepted: float
+    tested: float
+
+    def after(self, hit: bool, weight: float) -> Record:
+        """With one more guess, which takes ``weight`` of what is known of many."""
+        return Record(self.accepted * (1 - weight) + hit, self.tested * (1 - weight) + 1)
+
+
+NOTHING = Record(0.0, 0.0)
 
 
 class Acceptance:
@@ -41,24 +55,22 @@ class Acceptance:
     """
 
     def __init__(self) -> None:
-        self._hits, self._tests = FIRST_COUNTS_FOR * FIRST_ACCEPTANCE, FIRST_COUNTS_FOR
-        self._own: dict[int, tuple[float, float]] = {}  # request -> accepted, tested; both fade
+        self._all = Record(FIRST_COUNTS_FOR * FIRST_ACCEPTANCE, FIRST_COUNTS_FOR)
+        self._own: dict[int, Record] = {}  # by request
 
     @property
     def overall(self) -> float:
-        return self._hits / self._tests
+        return self._all.accepted / self._all.tested
 
     def of(self, request: int) -> float:
-        hits, tests = self._own.get(request, (0.0, 0.0))
-        return (hits + OTHERS_COUNT_FOR * self.overall) / (tests + OTHERS_COUNT_FOR)
+        own = self._own.get(request, NOTHING)
+        return (own.accepted + OTHERS_COUNT_FOR * self.overall) / (own.tested + OTHERS_COUNT_FOR)
 
     def update(self, request: int, drafted: int, accepted: int) -> None:
-        hits, tests = self._own.get(request, (0.0, 0.0))
-        for hit in [1.0] * accepted + [0.0] * (accepted < drafted):
-            hits, tests = hits * (1 - REQUEST_WEIGHT) + hit, tests * (1 - REQUEST_WEIGHT) + 1
-            self._hits = self._hits * (1 - GLOBAL_WEIGHT) + hit
-            self._tests = self._tests * (1 - GLOBAL_WEIGHT) + 1
-        self._own[request] = hits, tests
+        own = self._own.get(request, NOTHING)
+        for hit in [True] * accepted + [False] * (accepted < drafted):
+            own, self._all = own.after(hit, REQUEST_WEIGHT), self._all.after(hit, GLOBAL_WEIGHT)
+        self._own[request] = own
 
     def forget(self, request: int) -> None:
         self._own.pop(request, None)
@@ -172,7 +184,7 @@ class SmartLength(LengthControl):
 
     def _a_few(self, lengths: Sequence[int]) -> list[int]:
         """The lengths of a probe: of more requests than it needs, some in turn."""
-        first, self._probed = self._probed % max(1, len(lengths)), self._probed + PROBE_REQUESTS
+        first, self._probed = self._probed % len(lengths), self._probed + PROBE_REQUESTS
         return [n if (i - first) % len(lengths) < PROBE_REQUESTS else 0 for i, n in enumerate(lengths)]
 
     def _probe_length(self, builder: PlanBuilder) -> int:

@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from app.experiment import Experiment
+from app.experimentfile import create_experiment
+from app.experimenting import drive_here
 from app.home import Home
 from app.status import Status, is_final, read_status, state
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
@@ -47,6 +50,19 @@ def wait_for(what: Callable[[], object], patience_s: float = PATIENCE_S) -> None
     while not what():
         assert time.monotonic() < deadline, f"waited {patience_s:g} s in vain"
         time.sleep(0.02)
+
+
+def experiment_here(
+    home: Home, experiment: Experiment, specs: dict[str, RunSpec], until: Callable[[Experiment], bool] | None = None
+) -> str:
+    """Carry out an experiment in this process, to its end or until what is asked for is true of it; returns its id."""
+    create_experiment(home, experiment, specs)
+    driver, queue = drive_here(home, experiment.experiment_id)
+    enough = until or (lambda now: now.state == "finished")
+    wait_for(lambda: queue.tick() or enough(driver.step()))
+    queue.stop()
+    driver.release()
+    return experiment.experiment_id
 
 
 def wait_for_state(home: Home, run_id: str, *states: str) -> Status:

@@ -12,13 +12,13 @@ import pytest
 
 from app import codecs
 from app.charts import codecs as charts
-from app.codecs import FULL_PRECISION, Crossover, ReadingModel, StepRatios, codec_name
+from app.codecs import Crossover, ReadingModel, StepRatios, codec_name
 from app.theme import DARK, LIGHT
 from app.views.codecs import against_in_words, compare_command, pool_in_words, preempted_rows, recoded
 from engine.config import EngineConfig, KVQuantization
 from store import codecs as queries
 from store.database import Database
-from store.quality import QualityIndex
+from store.quality import FULL_PRECISION, QualityIndex
 from telemetry.rows import DecisionRow, DeviceRow, IterationRow, RequestRow, SliceRow, columns
 from tests.app.small_runs import small_spec
 

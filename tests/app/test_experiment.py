@@ -25,7 +25,7 @@ from app.status import read_status
 from app.workers import worker_environment
 from engine.config import RunSpec
 from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
-from tests.app.small_runs import wait_for
+from tests.app.small_runs import experiment_here, wait_for
 
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
 ARGUMENTS = ("--variant", "on:chunked_prefill.token_budget=16", "--variant", "off:chunked_prefill=off")
@@ -154,11 +154,7 @@ def test_a_run_that_was_lost_is_tried_again_and_a_failed_one_ends_the_experiment
 
 def test_runs_that_were_asked_something_else_are_not_compared(home: Home, small: str) -> None:
     experiment, specs = planned(small, repeats=1)
-    create_experiment(home, experiment, specs)
-    driver, queue = drive_here(home, experiment.experiment_id)
-    wait_for(lambda: queue.tick() or driver.step().state == "finished")
-    queue.stop()
-    driver.release()
+    experiment_here(home, experiment, specs)
     after = read_experiment(home, experiment.experiment_id)
     write_experiment(home, replace(after, workload_hashes=dict.fromkeys(after.workload_hashes, "0" * 64)))
     with pytest.raises(LabError, match="workload hash differs"):

@@ -11,8 +11,7 @@ import pytest
 from app.comparison import result_of_experiment
 from app.errors import LabError
 from app.experiment import Experiment, Turn, Variant, plan
-from app.experimentfile import create_experiment, read_experiment, write_experiment
-from app.experimenting import drive_here
+from app.experimentfile import read_experiment, write_experiment
 from app.exports import export, import_file, safe_cell
 from app.home import Home
 from app.indexing import select
@@ -24,7 +23,7 @@ from store.database import Database
 from store.errors import StoreError
 from store.summary import compute_summary
 from tests.app.lab_process import scenario_file, servescope
-from tests.app.small_runs import wait_for
+from tests.app.small_runs import experiment_here
 from tests.store.test_quality_rows import codec as measured
 from tests.store.test_quality_rows import write as write_quality
 
@@ -39,12 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(folder / "home").prepare()
     variants = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant(HOSTILE, {"chunked_prefill": "off"}))
     experiment, specs = plan(str(scenario_file(folder)), variants, 2)
-    create_experiment(home, experiment, specs)
-    driver, queue = drive_here(home, experiment.experiment_id)
-    wait_for(lambda: queue.tick() or driver.step().state == "finished")
-    queue.stop()
-    driver.release()
-    return home, experiment.experiment_id
+    return home, experiment_here(home, experiment, specs)
 
 
 def test_another_lab_gets_the_same_figures_to_the_last_digit(served: tuple[Home, str], tmp_path: Path) -> None:
@@ -108,12 +102,7 @@ def test_the_page_of_a_comparison_sets_codecs_side_by_side(tmp_path: Path) -> No
     home = Home(tmp_path / "home").prepare()
     variants = (Variant("full"), Variant("packed", {"kv_quantization.codec": "int8"}))
     experiment, specs = plan(str(scenario_file(tmp_path)), variants, 1)
-    create_experiment(home, experiment, specs)
-    driver, queue = drive_here(home, experiment.experiment_id)
-    wait_for(lambda: queue.tick() or driver.step().state == "finished")
-    queue.stop()
-    driver.release()
-    export(home, experiment.experiment_id, tmp_path / "out.html")
+    export(home, experiment_here(home, experiment, specs), tmp_path / "out.html")
     text = (tmp_path / "out.html").read_text()
     assert "Codecs of the KV cache" in text
     assert "<td>full precision</td>" in text

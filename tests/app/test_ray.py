@@ -15,14 +15,13 @@ from app.comparison import result_of_experiment
 from app.errors import LabError
 from app.experiment import Variant, grid, plan
 from app.experimentfile import create_experiment, read_experiment
-from app.experimenting import drive_here
 from app.home import Home
 from app.raycluster import packed, put_in_place, serve_on_ray
 from app.rundir import read_spec
 from app.status import read_status
 from app.workers import SOURCE_ROOT
 from tests.app.lab_process import scenario_file, servescope
-from tests.app.small_runs import small_spec, wait_for
+from tests.app.small_runs import experiment_here, small_spec
 
 MEMORY = 100 << 20
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
@@ -67,11 +66,7 @@ def test_a_comparison_on_two_workers_gives_the_tokens_of_this_machine(home: Home
         assert read_spec(home.run_dir(turn.run_id)).experiment_id == experiment.experiment_id
         assert "pid" not in read_status(home.run_dir(turn.run_id))
     here = Home(tmp_path / "here").prepare()
-    create_experiment(here, experiment, specs)
-    driver, queue = drive_here(here, experiment.experiment_id)
-    wait_for(lambda: queue.tick() or driver.step().turns[1].done)
-    queue.stop()
-    driver.release()
+    experiment_here(here, experiment, specs, until=lambda now: now.turns[1].done)
     run_id = after.turns[1].run_id
     digests = [read_status(place.run_dir(run_id))["summary"]["output_digest"] for place in (home, here)]
     assert digests[0] == digests[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import triton
@@ -188,22 +189,9 @@ class TritonAttention(AttentionBackend):
             q.stride(1),
             self._kv_stride,
             self._meta_stride,
-            KV_HEADS=self.kv_heads,
-            GROUP=self.group,
-            HEAD_DIM=self.head_dim,
-            HEAD_P=self._padded_dim,
-            BLOCK_SIZE=self.cache.block_size,
-            BLOCK_M=tile.block_m,
-            BLOCK_N=tile.block_n,
             SINGLES=launch.singles,
             SPLIT=launch.split,
-            PRECISION=self._precision,
-            WIDEN=self.widen,
-            FORM=self.form.number,
-            BITS=self.form.bits,
-            GROUP_SIZE=self.form.group,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **self._constants(tile),
         )
         if launch.split:
             merge_segments[(launch.tokens, self.num_heads)](
@@ -253,18 +241,24 @@ class TritonAttention(AttentionBackend):
             q.stride(1),
             self._kv_stride,
             self._meta_stride,
-            KV_HEADS=self.kv_heads,
-            GROUP=self.group,
-            HEAD_DIM=self.head_dim,
-            HEAD_P=self._padded_dim,
-            BLOCK_SIZE=self.cache.block_size,
-            BLOCK_M=tile.block_m,
-            BLOCK_N=tile.block_n,
-            PRECISION=self._precision,
-            WIDEN=self.widen,
-            FORM=self.form.number,
-            BITS=self.form.bits,
-            GROUP_SIZE=self.form.group,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **self._constants(tile),
         )
+
+    def _constants(self, tile: Tile) -> dict[str, Any]:
+        """What the kernels that read the cache are compiled for."""
+        return {
+            "KV_HEADS": self.kv_heads,
+            "GROUP": self.group,
+            "HEAD_DIM": self.head_dim,
+            "HEAD_P": self._padded_dim,
+            "BLOCK_SIZE": self.cache.block_size,
+            "BLOCK_M": tile.block_m,
+            "BLOCK_N": tile.block_n,
+            "PRECISION": self._precision,
+            "WIDEN": self.widen,
+            "FORM": self.form.number,
+            "BITS": self.form.bits,
+            "GROUP_SIZE": self.form.group,
+            "num_warps": tile.warps,
+            "num_stages": tile.stages,
+        }
