@@ -13,6 +13,7 @@ from app.charts.objectives import attainment_by_rate
 from app.experiment import Experiment
 from app.home import Home
 from app.theme import LIGHT
+from app.words import number
 from store.slo import GOODPUT_ATTAINMENT
 
 PROBE = ("requests_per_s", "attainment", "itl_ms_p99", "scheduling_delay_ms", "output_tokens_per_s", "held", "run_id")
@@ -28,7 +29,7 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
     ]
     figure = attainment_by_rate(groups, LIGHT, goal=GOODPUT_ATTAINMENT)
     rows = [
-        (name, *(report.number(probe[key]) if key not in ("held", "run_id") else probe[key] for key in PROBE))
+        (name, *(number(probe[key]) if key not in ("held", "run_id") else probe[key] for key in PROBE))
         for name, about in result["variants"].items()
         for probe in about["probes"]
     ]

@@ -26,7 +26,7 @@ from app.errors import LabError
 from app.experiment import Experiment
 from app.theme import LIGHT
 from app.views.setup import flat
-from app.words import STALL_FACTOR
+from app.words import STALL_FACTOR, number
 from store import queries
 from store.metrics import METRICS
 from store.quality import quality
@@ -353,10 +353,6 @@ def with_interval(value: float | None, around: Sequence[float] | None) -> str:
     if around[0] > 0 and around[1] > OPEN * around[0]:
         return f"{number(value)} (open: run more)"
     return f"{number(value)} ({number(around[0])} to {number(around[1])})"
-
-
-def number(value: Any) -> str:
-    return f"{value:,.4g}" if isinstance(value, int | float) and value == value else "–"
 
 
 def _text(value: Any) -> str:

@@ -283,11 +283,13 @@ def _follow(home: Home, experiment_id: str) -> bool:
 
 def print_capacity(result: dict[str, Any]) -> None:
     """A search's result as a table and sentences."""
+    from app.words import number
+
     rows = []
     for name, about in result["variants"].items():
         for probe in about["probes"]:
             figures = [probe["attainment"], probe["itl_ms_p99"], probe["scheduling_delay_ms"]]
-            cells = ["" if value is None else f"{value:.4g}" for value in (probe["requests_per_s"], *figures)]
+            cells = ["" if value is None else number(value) for value in (probe["requests_per_s"], *figures)]
             rows.append((name, *cells, "yes" if probe["held"] else "no"))
     columns = ("variant", "requests/s", "in time", "ITL p99, ms", "delay p50, ms", "holds")
     title = ", ".join([result["experiment_id"], *result["labels"]])
@@ -299,6 +301,7 @@ def print_capacity(result: dict[str, Any]) -> None:
 def print_comparison(result: dict[str, Any]) -> None:
     """The result as a table and sentences."""
     from app.comparison import goodput_in_words
+    from app.words import number
     from store.statistics import STATISTICS
 
     rows = []
@@ -306,9 +309,9 @@ def print_comparison(result: dict[str, Any]) -> None:
         for variant, effect in result["metrics"].get(name, {}).items():
             ratio, around = effect["ratio"], effect["ratio_interval"]
             against = f"x{ratio:.3f} ({around[0]:.3f} to {around[1]:.3f})" if ratio is not None else ""
-            value = f"{effect['value']:.4g}"
+            value = number(effect["value"])
             if effect["interval"] is not None:
-                value += f" ({effect['interval'][0]:.4g} to {effect['interval'][1]:.4g})"
+                value += " ({} to {})".format(*map(number, effect["interval"]))
             title = f"{STATISTICS[name].title} {STATISTICS[name].unit}".strip()
             rows.append((title, variant, value, against, effect["verdict"] or "baseline"))
     title = ", ".join([f"{result['experiment_id']}: {result['repeats']} repeats", *result["labels"]])

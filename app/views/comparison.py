@@ -22,7 +22,7 @@ from app.services import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.plain import plain
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
-from app.words import LABELS, ChartWords
+from app.words import LABELS, ChartWords, number
 from store import queries
 from store.errors import StoreError
 from store.metrics import METRICS
@@ -210,7 +210,7 @@ def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experime
     query = queries.run_query(base)
     figures_of_all = table
     told = "; ".join(
-        f"{row['variant']} {row['value']:.4g}" for row in table.to_pylist() if row["metric"] == "itl_ms_p99"
+        f"{row['variant']} {number(row['value'])}" for row in table.to_pylist() if row["metric"] == "itl_ms_p99"
     )
     figure = plane(result, palette=colours)
     chart_card(PLANE, figure, table, query, name="plane", summary=told, opens=run_of(first))
@@ -280,7 +280,12 @@ def _served(result: dict[str, Any]) -> None:
         rows,
         hide_index=True,
         alt="The runs and the machine's state while each was served",
-        column_config={"run": st.column_config.LinkColumn("run", display_text=r"run=(.*)")},
+        placeholder="–",
+        column_config={"run": st.column_config.LinkColumn("run", display_text=r"run=(.*)")}
+        | {
+            name: st.column_config.NumberColumn(format="%.0f")
+            for name in ("clock, MHz", "temperature, °C", "machine's CPU, %")
+        },
     )
 
 
@@ -294,4 +299,4 @@ def _long(samples: dict[str, np.ndarray], name: str) -> pa.Table:
 
 def _medians(samples: dict[str, np.ndarray]) -> str:
     known = {n: v[np.isfinite(v)] for n, v in samples.items()}
-    return "Medians: " + "; ".join(f"{n} {np.median(v):.4g} ms" for n, v in known.items() if len(v))
+    return "Medians: " + "; ".join(f"{n} {number(float(np.median(v)))} ms" for n, v in known.items() if len(v))

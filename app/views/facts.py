@@ -12,6 +12,7 @@ from app.home import Home
 from app.notes import read_notes
 from app.rundir import SPEC, read_spec
 from app.status import FINAL_STATES, Status, read_status, state
+from app.words import in_sentence
 from engine.config import EngineConfig, RunSpec
 
 MOST_LOOKED_AT = 12  # earlier runs whose workload is compared before giving up
@@ -54,7 +55,7 @@ class RunFacts:
     @property
     def switches(self) -> str:
         """Which techniques were on: ``with chunked prefill``."""
-        on = [t.title.lower() for t in book.techniques() if getattr(self.spec.engine, t.path) is not None]
+        on = [in_sentence(t.title) for t in book.techniques() if getattr(self.spec.engine, t.path) is not None]
         return f"with {', '.join(on)}" if on else "every technique off"
 
     @property
@@ -98,7 +99,7 @@ def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
             book.as_text(control, book.value_of(after, control.path)),
         )
         if old != new:
-            found.append(f"{control.title.lower()} {'automatic' if old == 'none' else old}")
+            found.append(f"{in_sentence(control.title)} {'automatic' if old == 'none' else old}")
     return found
 
 

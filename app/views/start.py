@@ -13,6 +13,7 @@ from app.services import Lab
 from app.settings_form import changes_of, set_value, settings_form
 from app.views.facts import RunFacts, flipped
 from app.views.plain import counted, plain
+from app.words import in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec
 from scenarios import ScenarioError, ScenarioInfo, available, build, load, new_run_id
 
@@ -80,7 +81,7 @@ def flip_button(lab: Lab, facts: RunFacts) -> None:
     title = next(control.title for control in book.techniques() if control.path == technique)
     turn = "off" if getattr(facts.spec.engine, technique) is not None else "on"
     st.button(
-        f"Run again with {title.lower()} {turn}",
+        f"Run again with {in_sentence(title)} {turn}",
         key="flip",
         type="primary",
         icon=":material/swap_horiz:",

@@ -6,7 +6,17 @@ import pytest
 
 from app.status import ACTIVE_STATES, FINAL_STATES
 from app.views.plain import clock, counted, milliseconds, plain
-from app.words import CHARTS, GLOSSARY, REASONS, STATES, board_words, decision_in_words, iteration_in_words
+from app.words import (
+    CHARTS,
+    GLOSSARY,
+    REASONS,
+    STATES,
+    board_words,
+    decision_in_words,
+    in_sentence,
+    iteration_in_words,
+    number,
+)
 from telemetry.rows import DECISION_REASONS, DECISIONS, ROW_TYPES, columns
 
 
@@ -76,3 +86,27 @@ def test_the_board_gets_words_for_every_chart_and_tile() -> None:
     assert set(words["charts"]) == set(CHARTS)
     assert all(tile["help"] for tile in words["tiles"].values())
     assert len(GLOSSARY) >= 8
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (20_914.2, "20,914"),
+        (-13_880.0, "-13,880"),
+        (1045.4, "1,045"),
+        (136.24, "136.2"),
+        (0.01659, "0.01659"),
+        (160, "160"),
+    ],
+)
+def test_figures_have_four_digits_and_no_powers_of_ten(value: float, words: str) -> None:
+    assert number(value) == words
+
+
+def test_a_missing_figure_is_a_dash() -> None:
+    assert number(None) == number(float("nan")) == "–"
+
+
+def test_a_title_in_a_sentence_keeps_its_initials() -> None:
+    assert in_sentence("KV quantization") == "KV quantization"
+    assert in_sentence("Chunked prefill") == "chunked prefill"
