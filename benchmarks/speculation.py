@@ -90,7 +90,6 @@ def variants(model: str) -> dict[str, Speculation | None]:
 def measure(report: Report, options: Any, workload: str, load: int) -> None:
     """All configurations at one load, and what the goals say of them."""
     prepared = prepare(asked(options.model, workload, load, options.threads))
-    warm_up(prepared)
     compared = variants(options.model)
     sides: dict[str, Callable[[], Served]] = {name: partial(serve, prepared, s) for name, s in compared.items()}
     found = interleave(sides, options.repeats)
@@ -192,6 +191,7 @@ def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
         update={"engine": prepared.spec.engine.model_copy(update={"speculation": speculation})}
     )
     requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
+    warm_up(replace(prepared, spec=spec, requests=requests))
     emitted: dict[int, list[float]] = {request.index: [] for request in requests}
     counts = {"passes": 0, "tokens": 0, "verifies": 0, "accepted": 0, "draft_ns": 0}
     folder = tempfile.TemporaryDirectory(prefix="servescope-bench-")

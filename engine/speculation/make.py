@@ -38,10 +38,11 @@ def make_speculator(prepared: Prepared, cache: KVCache) -> Speculator | None:
     if asked is None:
         return None
     pool = SameLengthPool(asked.pool_group) if asked.verification == "same-length" else None
-    return Speculator(_proposer(prepared, cache), CONTROLS[asked.control](asked.k), prepared.max_model_len, pool)
+    return Speculator(make_proposer(prepared, cache), CONTROLS[asked.control](asked.k), prepared.max_model_len, pool)
 
 
-def _proposer(prepared: Prepared, cache: KVCache) -> Proposer:
+def make_proposer(prepared: Prepared, cache: KVCache) -> Proposer:
+    """What guesses in this run, over ``cache``. Raises as ``make_speculator`` does."""
     config = prepared.spec.engine
     asked = config.speculation
     assert asked is not None

@@ -11,7 +11,7 @@ NAMES = ("per_kv_token_ns", "per_token_ns", "per_sequence_ns", "verify_ns", "bas
 _SCALE = np.array([1000.0, 10.0, 10.0, 1.0, 1.0])  # brings the features to the same size
 _MEMORY = 0.995  # weight of all earlier iterations at each new one: about the last 200 count
 _RIDGE = 1e-3  # keeps coefficients finite while iterations are too alike to tell them apart
-_OUTLIER = 3.0  # iterations this many times slower than predicted are the machine's, not the batch's
+_OUTLIER = 3.0  # iterations and guesses this many times slower than expected are the machine's, not the batch's
 _FLOOR = 0.5  # of the shortest of the recent iterations: no prediction is below
 _RECENT = 64
 _LOCAL_WEIGHT = 0.25
@@ -37,6 +37,7 @@ class StepTime:
     def __init__(self) -> None:
         self.steps = 0
         self.draft_ns = 0.0  # guessing, per token of the longest guess
+        self._drafts = 0  # iterations it was learnt from
         self._gram = np.zeros((5, 5))
         self._moment = np.zeros(5)
         self._coefficients: np.ndarray | None = None
@@ -49,8 +50,9 @@ class StepTime:
         measured = float(duration_ns - draft_ns)
         self._recent.append(measured)
         if longest > 0:
-            share = draft_ns / longest
-            self.draft_ns += (share - self.draft_ns) * (_DRAFT_WEIGHT if self.draft_ns else 1.0)
+            share = min(draft_ns / longest, _OUTLIER * self.draft_ns or float("inf"))
+            self._drafts += 1
+            self.draft_ns += (share - self.draft_ns) * max(_DRAFT_WEIGHT, 1 / self._drafts)
         if self.steps:
             predicted = self._line(load)
             if self.steps >= 8 and measured > _OUTLIER * predicted * self._local.get(_place(load), 1.0):

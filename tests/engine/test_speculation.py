@@ -27,9 +27,10 @@ from engine.request import Draft
 from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.lookup import NGramIndex, PromptLookup
 from engine.speculation.make import make_speculator
-from engine.speculation.models import kept_layers
+from engine.speculation.models import ModelProposer, kept_layers
 from engine.speculation.smart import PROBE_REQUESTS, Acceptance, SmartLength, best_lengths
 from engine.speculation.steptime import Load, StepTime
+from engine.warmup import WARM_GUESSES, warm_up
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve
 
@@ -114,6 +115,27 @@ SMARTSPEC_TABLE = {
 }
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+@pytest.mark.parametrize("draft", [None, "random:tiny"])
+def test_guessing_is_warmed_up_for_one_request_and_for_all(
+    draft: str | None, temperature: float, monkeypatch: pytest.MonkeyPatch
+):
+    """With the run's own proposer, sampled or greedy; of the guesses nothing is left."""
+    config = speculating(proposer="draft-model", draft_model=draft) if draft else speculating()
+    config = config.model_copy(update={"sampling": Sampling(ignore_eos=True, temperature=temperature)})
+    seen: list[tuple[int, set[int]]] = []
+    propose = ModelProposer.propose
+
+    def watched(self: ModelProposer, requests: Any, lengths: Any) -> list[Draft]:
+        drafts = propose(self, requests, lengths)
+        seen.append((len(requests), {len(draft.tokens) for draft in drafts}))
+        return drafts
+
+    monkeypatch.setattr(ModelProposer, "propose", watched)
+    warm_up(prepare(make_spec(config.model_copy(update={"max_num_seqs": 3}), asked())))
+    assert seen == [(1, {WARM_GUESSES}), (3, {WARM_GUESSES})]
+
+
 @pytest.mark.parametrize("acceptance", SMARTSPEC_TABLE)
 def test_lengths_are_those_of_smartspec_with_its_own_coefficients(acceptance: float):
     """Step times in ms as the authors fitted them for a 70B model on four H100s; context 1000, all requests alike."""
@@ -165,6 +187,13 @@ def test_step_time_is_learnt_from_iterations():
     assert model.coefficients["base_ns"] == pytest.approx(4e7, rel=0.02)
     assert model.fit > 0.9
     assert model.predict(Load(500, 9, 2, True), 0) == pytest.approx(1.5e6 + 18e6 + 2e6 + 5e5 + 4e7, rel=0.02)
+
+
+def test_one_slow_guess_is_not_the_usual_one():
+    found = StepTime()
+    for draft_ns in (4e6, 4e6, 600e6, 4e6):
+        found.update(Load(100, 4, 2, True), 2, int(20e6 + draft_ns), int(draft_ns))
+    assert 2e6 <= found.draft_ns <= 4e6
 
 
 def test_no_step_is_expected_to_take_no_time():
