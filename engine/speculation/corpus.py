@@ -25,47 +25,17 @@ from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.sampling import SamplingState, sample
 from engine.scheduler import Plan, Slice
+from engine.speculation.topics import FORMS, SUBJECTS, WISHES
 
 SEQUENCES = 48  # of a shard
 LONGEST = 224  # tokens of a sequence
 BLOCK = 16
 UNSEEN_FILE = "unseen.safetensors"
-KINDS = ("chat", "chat", "chat", "sampled", "text")  # shards by number, over and over
+KINDS = (  # shards by number, over and over
+    "chat", "chat", "chat", "sampled", "chat", "chat", "text", "chat", "sampled", "chat",
+)  # fmt: skip
 Progress = Callable[[float], None]
 
-FORMS = (
-    "What is {}?",
-    "Explain {} in simple words.",
-    "Tell me about {}.",
-    "How does {} work?",
-    "Why does {} matter?",
-    "Give me three tips about {}.",
-    "Write a short story about {}.",
-    "What are the advantages and disadvantages of {}?",
-    "Describe {} to a child.",
-    "How can I learn more about {}?",
-    "What should a beginner know about {}?",
-    "Give a short history of {}.",
-    "What is the difference between {} and {}?",
-    "Compare {} with {}.",
-    "Write an email to a friend about {}.",
-    "List five facts about {}.",
-    "What are common mistakes with {}?",
-    "Plan a lesson about {}.",
-    "Is {} more important than {}?",
-    "Summarise what people say about {}.",
-)
-SUBJECTS = (
-    "gravity", "a garden", "music", "the ocean", "cooking rice", "a bicycle", "the Roman Empire", "electric cars", "friendship",
-    "a good breakfast", "the human heart", "computers", "democracy", "a thunderstorm", "trees", "poetry", "swimming", "a library",
-    "the stock market", "dreams", "airplanes", "pasta", "climbing", "the solar system", "mathematics", "a dog", "clean water",
-    "painting", "earthquakes", "saving money", "a smartphone", "winter", "soccer", "recycling", "sugar", "the desert", "a bridge",
-    "teamwork", "batteries", "a hospital", "bees and flowers", "time management", "the French Revolution", "tea", "photosynthesis",
-    "public transport", "a robot", "the brain", "yoga", "dinosaurs", "wind energy", "a job interview", "glass", "the immune system",
-    "running", "a museum", "cheese", "language", "black holes", "a birthday party", "rivers", "statistics", "a camera", "soap",
-    "machine learning", "a castle", "stress", "salt", "the alphabet", "an orchestra", "rockets", "knitting", "a mirror", "traffic",
-    "education", "a rain forest", "coffee", "honesty", "a wooden table", "penguins", "an election", "the printing press", "shoes",
-)  # fmt: skip
 UNSEEN = (
     "Why do onions make people cry?",
     "How can a family spend less on electricity?",
@@ -115,7 +85,8 @@ def write_shard(
     if kind == "text":
         requests = [writer.request(i, ids, sampling, rng) for i, ids in enumerate(_texts(model, rng))]
     else:
-        asked = _invented(model, rng, SEQUENCES // 2) + [_question(rng) for _ in range(SEQUENCES - SEQUENCES // 2)]
+        invented = SEQUENCES * 3 // 4
+        asked = _invented(model, rng, invented) + [_question(rng) for _ in range(SEQUENCES - invented)]
         prompts = [model.tokenizer.prompt(text, chat=True)[: LONGEST // 2] for text in asked]
         requests = [writer.request(i, ids, sampling, rng) for i, ids in enumerate(prompts)]
     writer.run(requests, ends=model.shape.eos_token_ids, write=kind != "text", progress=progress)
@@ -233,11 +204,12 @@ class Writer:
 
 def _question(rng: random.Random) -> str:
     form = rng.choice(FORMS)
-    return form.format(*(_subject(rng) for _ in range(form.count("{}"))))
+    asked = form.format(*(_subject(rng) for _ in range(form.count("{}"))))
+    return f"{asked} {rng.choice(WISHES)}" if rng.random() < 0.2 else asked
 
 
 def _subject(rng: random.Random) -> str:
-    if rng.random() < 0.7:
+    if rng.random() < 0.92:
         return rng.choice(SUBJECTS)
     return f"Python's {rng.choice(sorted(m for m in sys.stdlib_module_names if m[0] != '_'))} module"
 

@@ -122,45 +122,61 @@ class HeadTraining:
         gram += 1e-2 * gram.diagonal().mean() * torch.eye(width)
         self.weights[FUSE].copy_(torch.linalg.solve(gram, moment).T)
 
-    def outcome(self, text: Texts, steps: int, feature_weight: float = 0.0, measure: bool = False) -> Outcome:
-        """Loss of the guesses of all chains; with ``measure`` also how far they go where the text is what the target would say."""
+    def outcome(self, text: Texts, steps: int, sharpness: float = 1.0, measure: bool = False) -> Outcome:
+        """Loss of the guesses of all chains; with ``measure`` also how far they go where the text is what the target would say.
+
+        Args:
+            sharpness: the target's logits are multiplied by it before they become what is wanted; 1 wants its distribution, more its choice.
+        """
         valid = _valid(text)
+        places = text.ids.shape[1]
+        counts = torch.arange(places) >= _written(text)[:, None] - 1  # prompts are easier to guess, and nobody has to
+        first = 0 if measure else int(counts.sum(-1).max().neg()) + places  # chains before it count for no text
         with torch.no_grad():
             features = _norm(text.final.float(), self.target_norm, self.shape.norm_eps)
-            wanted = (features @ self.head.T).softmax(-1)  # of the token after each place
+            wanted = features @ self.head.T * sharpness  # of the token after each place
             said = _most_likely(features, self.whole_head) if measure else torch.zeros_like(text.ids)
             keys = [self._target_keys(i, stream) for i, stream in enumerate(text.at)]
-        places = text.ids.shape[1]
-        carried = text.final.float()
+        carried = text.final[:, first:].float()
         own: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in self.reads]
         loss = torch.zeros(())
-        alive = torch.arange(places) >= text.prompts[:, None] - 1  # prompts are easier to guess, and nobody has to
+        alive = torch.arange(places) >= text.prompts[:, None] - 1
         guesses, tested, right = [], [], []
         for step in range(1, steps + 1):
             ids = _shifted(text.ids, step)
-            fused = self._inputs(carried, ids)
+            fused = self._inputs(carried, ids[:, first:])
             x = F.linear(fused, self.weights[FUSE])
             x = x + F.linear(F.silu(F.linear(fused, self.weights[FUSE_UP])), self.weights[FUSE_DOWN])
-            positions = (torch.arange(places) + step).clamp(max=len(self.rope.table) - 1)
+            positions = (torch.arange(first, places) + step).clamp(max=len(self.rope.table) - 1)
             for number in range(len(self.reads)):
                 x = self._layer(number, x, positions, keys[number], own[number])
             carried = x
             normed = _norm(x, self.weights[NORM], self.shape.norm_eps)
-            logits = normed @ self.head.T
             there = _shifted(valid, step)  # the target computed the place whose successor is guessed
-            goal = _shifted(wanted, step)[there]
-            loss = loss - (goal * logits[there].float().log_softmax(-1)).sum(-1).mean()
-            if feature_weight:
-                loss = loss + feature_weight * F.smooth_l1_loss(normed[there].float(), _shifted(features, step)[there])
-            if measure:
-                alive = alive & there & (_shifted(said, step - 1) == ids)  # so far the text is what the target says
-                tested.append(alive.sum())
-                guesses.append(self.vocabulary[logits.argmax(-1)])
-                alive = alive & (guesses[-1] == _shifted(said, step))
-                right.append(alive.sum())
+            if not measure:
+                trained = there & counts
+                loss = loss + self._divergence(normed[trained[:, first:]], _shifted(wanted, step)[trained])
+                continue
+            alive = alive & there & (_shifted(said, step - 1) == ids)  # so far the text is what the target says
+            tested.append(alive.sum())
+            guesses.append(self.vocabulary[(normed @ self.head.T).argmax(-1)])
+            alive = alive & (guesses[-1] == _shifted(said, step))
+            right.append(alive.sum())
         if not measure:
             return Outcome(loss / steps, [], torch.zeros(steps), torch.zeros(steps))
-        return Outcome(loss / steps, guesses, torch.stack(tested), torch.stack(right))
+        return Outcome(loss, guesses, torch.stack(tested), torch.stack(right))
+
+    def _divergence(self, normed: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of the guesses from ``normed`` [places, hidden] against ``wanted`` [places, vocabulary], the mean of the places.
+
+        The output matrix is not trained, so the gradient is computed here, without keeping logits for it.
+        """
+        with torch.no_grad():
+            logits = (normed @ self.head.T).float().log_softmax(-1)
+            goal = wanted.float().softmax(-1)
+            value = -(goal * logits).sum(-1).mean()
+            gradient = logits.exp_().sub_(goal).div_(len(goal)).to(wanted.dtype) @ self.head
+        return value + ((normed - normed.detach()) * gradient).sum()
 
     def _inputs(self, carried: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         eps, weights = self.shape.norm_eps, self.weights
@@ -182,7 +198,7 @@ class HeadTraining:
         target: tuple[torch.Tensor, torch.Tensor],
         own: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
-        """One layer for step ``len(own) + 1`` of every chain: x [texts, chains, hidden]."""
+        """One layer for step ``len(own) + 1`` of every chain: x [texts, chains, hidden]; chains start from the last places of the texts."""
         at, shape = f"model.layers.{number}.", self.shape
         weights = {name.removeprefix(at): tensor for name, tensor in self.weights.items() if name.startswith(at)}
         q, k, v = self._qkv(weights, _norm(x, weights["input_layernorm.weight"], shape.norm_eps), positions)
@@ -191,16 +207,17 @@ class HeadTraining:
         group = shape.heads // shape.kv_heads
         grouped = q.view(texts, chains, shape.kv_heads, group, shape.head_dim)
         flat = grouped.permute(0, 2, 3, 1, 4).flatten(2, 3)  # [texts, kv_heads, group * chains, head_dim]
-        hidden = torch.ones(chains, chains, dtype=torch.bool).triu(1).repeat(group, 1)
+        places = target[0].shape[2]
+        hidden = torch.ones(chains, places, dtype=torch.bool).triu(1 + places - chains).repeat(group, 1)
         far = (flat @ target[0].transpose(-1, -2)).float().masked_fill(hidden, float("-inf"))
-        far = far.view(texts, shape.kv_heads, group, chains, chains)
+        far = far.view(texts, shape.kv_heads, group, chains, places)
         near = [torch.einsum("tckgd,tckd->tkgc", grouped, key).float() for key, _ in own]
         scores = torch.cat((far, torch.stack(near, -1)), -1) * shape.head_dim**-0.5
         share = scores.softmax(-1)
-        seen = share[..., :chains].flatten(2, 3).to(target[1].dtype) @ target[1]
+        seen = share[..., :places].flatten(2, 3).to(target[1].dtype) @ target[1]
         seen = seen.view(texts, shape.kv_heads, group, chains, -1).permute(0, 3, 1, 2, 4)
-        for place, (_, value) in enumerate(own):
-            seen = seen + share[..., chains + place].permute(0, 3, 1, 2)[..., None] * value[:, :, :, None]
+        for step, (_, value) in enumerate(own):
+            seen = seen + share[..., places + step].permute(0, 3, 1, 2)[..., None] * value[:, :, :, None]
         x = x + _linear(weights, "self_attn.o_proj", seen.flatten(2))
         y = _norm(x, weights["post_attention_layernorm.weight"], shape.norm_eps)
         gate, up = _linear(weights, "mlp.gate_proj", y), _linear(weights, "mlp.up_proj", y)
@@ -261,6 +278,11 @@ def _shifted(x: torch.Tensor, by: int) -> torch.Tensor:
 
 def _valid(text: Texts) -> torch.Tensor:
     return torch.arange(text.ids.shape[1]) < text.lengths[:, None]
+
+
+def _written(text: Texts) -> torch.Tensor:
+    """[texts], the first place that the target wrote; the whole of a text that it only read counts as written."""
+    return torch.where(text.prompts < text.lengths, text.prompts, 1)
 
 
 def _most_likely(features: torch.Tensor, head: torch.Tensor) -> torch.Tensor:

@@ -35,11 +35,12 @@ from engine.speculation.head import DEFAULT_HEAD, FORMAT, weights_sha256
 from engine.speculation.headtraining import HeadTraining, Texts
 from telemetry.machine import environment
 
-HELD_OUT = (0, 5)  # shards that are never trained on
+HELD_OUT = (0, 5)  # shards that are never trained on, both of them greedy chat
 MEASURED = 24  # sequences of each of them
 STEPS_AHEAD = 3
 SAVE_EVERY_S = 60.0
 WARM_UP = 20  # steps
+CHECKPOINT = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,13 @@ def _mover(progress: Progress, task: TaskID, done: int) -> Callable[[float], Non
 
 
 def vocabulary(work: Path, recipe: Recipe, shape: ModelShape) -> torch.Tensor:
-    """The most frequent tokens of the texts; among those that never occur, the low ids: vocabularies are sorted by frequency."""
+    """The most frequent tokens of the texts; among those that never occur, the low ids: vocabularies are sorted by frequency.
+
+    Training that was begun keeps the one it began with, whatever texts came since.
+    """
+    if (work / CHECKPOINT).exists():
+        with safe_open(work / CHECKPOINT, "pt") as file:
+            return file.get_tensor("vocabulary").long()
     counts = torch.zeros(shape.vocab)
     for number in _training_shards(recipe):
         ids = load_file(shard_path(work, number))["ids"].long()
@@ -181,6 +188,7 @@ class Teaching:
         self.losses: list[tuple[int, float]] = []
         self.resumed: list[tuple[int, int]] = []  # (step, steps planned from there on)
         self._texts = [text for n in _training_shards(recipe) for text in sequences(shard_path(work, n), head.reads)]
+        self._round, self._order = -1, list[int]()
         self._parameters = list(head.weights.values())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
         if self._checkpoint.exists():
@@ -218,8 +226,7 @@ class Teaching:
         rate = self.recipe.rate * min(1.0, (self.step + 1) / WARM_UP) * (1 - 0.95 * share)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        rng = random.Random(f"{self.recipe.seed} step {self.step}")
-        text = packed(rng.sample(self._texts, min(self.recipe.batch, len(self._texts)))).to(self.head.device)
+        text = packed(self._drawn()).to(self.head.device)
         ahead = 1 if share < 0.35 else 2 if share < 0.6 else STEPS_AHEAD  # later guesses build on the first
         with self.head.device, torch.autocast(self.head.device.type, dtype=torch.bfloat16):
             outcome = self.head.outcome(text, ahead)
@@ -229,13 +236,22 @@ class Teaching:
         self._optimizer.zero_grad()
         return float(outcome.loss.detach())
 
+    def _drawn(self) -> list[dict[str, torch.Tensor]]:
+        """The next texts: all of them in an order that is another one each time round."""
+        drawn = []
+        for number in range(self.step * self.recipe.batch, (self.step + 1) * self.recipe.batch):
+            rounds, place = divmod(number, len(self._texts))
+            if rounds != self._round:
+                self._round, self._order = rounds, list(range(len(self._texts)))
+                random.Random(f"{self.recipe.seed} round {rounds}").shuffle(self._order)
+            drawn.append(self._texts[self._order[place]])
+        return drawn
+
     @torch.no_grad()
     def measure(self) -> dict[str, Any]:
         """How far guesses go on held-out answers, where these are what the target itself says."""
         held_out = {
-            f"shard {number}, {KINDS[number % len(KINDS)]}, questions like those trained on": shard_path(
-                self.work, number
-            )
+            f"shard {number}, chat, questions like those trained on": shard_path(self.work, number)
             for number in HELD_OUT
             if number < self.recipe.shards
         }
@@ -262,7 +278,7 @@ class Teaching:
 
     @property
     def _checkpoint(self) -> Path:
-        return self.work / "checkpoint.safetensors"
+        return self.work / CHECKPOINT
 
     def _save(self) -> None:
         tensors = {f"weight {name}": tensor.detach() for name, tensor in self.head.weights.items()}
@@ -278,14 +294,7 @@ class Teaching:
     def _resume(self) -> None:
         with safe_open(self._checkpoint, "pt") as file:
             about = json.loads(file.metadata()["state"])
-            if not torch.equal(file.get_tensor("vocabulary"), self.head.vocabulary.cpu()):
-                raise EngineError(
-                    "other-recipe",
-                    "work",
-                    str(self.work),
-                    "the checkpoint there belongs to other texts or another vocabulary.",
-                    "Give another --work folder, or remove checkpoint.safetensors in it.",
-                )
+            self._check_fits(file)
             for name, tensor in self.head.weights.items():
                 tensor.copy_(file.get_tensor(f"weight {name}"))
                 self._optimizer.state[tensor] = {
@@ -297,6 +306,23 @@ class Teaching:
         self.losses = [tuple(entry) for entry in about["losses"]]
         self.resumed = [*map(tuple, about.get("resumed", [])), (self.step, self.recipe.steps)]
 
+    def _check_fits(self, file: Any) -> None:
+        """That the checkpoint can be gone on from with this recipe; rate, steps, batch and shards may be others than before."""
+        kept = file.get_tensor("vocabulary")
+        shapes = {f"weight {name}": list(tensor.shape) for name, tensor in self.head.weights.items()}
+        found = {name: file.get_slice(name).get_shape() for name in file.keys() if name.startswith("weight ")}  # noqa: SIM118
+        size = min(self.recipe.vocabulary, self.head.shape.vocab)
+        if len(kept) == size and torch.equal(kept, self.head.vocabulary.cpu()) and found == shapes:
+            return
+        raise EngineError(
+            "other-recipe",
+            "work",
+            str(self.work),
+            f"the checkpoint there is of a head of another form: it guesses {len(kept)} tokens, this recipe {size}"
+            + (", and its weights have other shapes." if found != shapes else "."),
+            f"Give another --work folder, or remove {CHECKPOINT} in it.",
+        )
+
 
 def sequences(path: Path, reads: Sequence[int]) -> list[dict[str, torch.Tensor]]:
     """The texts of a shard, one by one."""
@@ -304,7 +330,7 @@ def sequences(path: Path, reads: Sequence[int]) -> list[dict[str, torch.Tensor]]
     lengths = tensors.pop("lengths").tolist()
     wanted = ["ids", "final", *(f"at {layer}" for layer in reads)]
     cut: dict[str, Sequence[torch.Tensor]] = {name: tensors[name].split(lengths) for name in wanted}
-    cut["prompts"] = tensors["prompts"].split(1) if "prompts" in tensors else torch.zeros(len(lengths), 1).split(1)
+    cut["prompts"] = tensors["prompts"].split(1) if "prompts" in tensors else torch.zeros(len(lengths)).split(1)
     return [{name: column[i] for name, column in cut.items()} for i in range(len(lengths))]
 
 
@@ -318,12 +344,17 @@ def packed(texts: Sequence[dict[str, torch.Tensor]]) -> Texts:
     return Texts(columns["ids"].long(), lengths, columns["prompts"][:, 0].long(), columns["final"], at)
 
 
+def kind_of(shard: Path) -> str:
+    with safe_open(shard, "pt") as file:
+        return (file.metadata() or {}).get("kind", KINDS[0])
+
+
 def corpus_facts(work: Path, recipe: Recipe) -> dict[str, Any]:
     tokens: dict[str, int] = {}
     count = 0
     for number in _training_shards(recipe):
         lengths = load_file(shard_path(work, number))["lengths"]
-        kind = KINDS[number % len(KINDS)]
+        kind = kind_of(shard_path(work, number))
         tokens[kind] = tokens.get(kind, 0) + int(lengths.sum())
         count += len(lengths)
     return {"sequences": count, "tokens": tokens}

@@ -21,11 +21,11 @@ from engine.model.cache import sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
 from engine.model.source import EMBEDDED_SHA256
-from engine.speculation.corpus import Writer
+from engine.speculation.corpus import Writer, shard_path
 from engine.speculation.head import DEFAULT_HEAD, TrainedHead, check_head
 from engine.speculation.headtraining import HeadTraining
-from engine.speculation.train import Teaching, main, packed
-from tests.engine.draft_models import READS, periodic, small_models, trained_head
+from engine.speculation.train import Teaching, main, packed, vocabulary
+from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts
 from tests.engine.serving import make_spec, serve
 
 
@@ -136,6 +136,29 @@ def test_training_goes_on_where_it_was_interrupted(trained, tmp_path: Path):
     assert again.losses[-1] == whole.losses[-1]
     for name, tensor in whole.head.weights.items():
         assert torch.equal(tensor, again.head.weights[name])
+
+
+def test_training_goes_on_with_more_texts_and_the_tokens_it_began_with(trained, tmp_path: Path):
+    target, path, teaching = trained
+    for file in path.parent.iterdir():
+        shutil.copy(file, tmp_path)
+    more = dataclasses.replace(teaching.recipe, shards=6, steps=teaching.step + 2)
+    write_texts(target, tmp_path, more.shards)
+    shape = teaching.head.shape
+    fewest = load_file(shard_path(tmp_path, 1))
+    fewest["ids"] = torch.full_like(fewest["ids"], shape.vocab - 1)  # counted anew, the tokens would be others
+    save_file(fewest, shard_path(tmp_path, 1))
+    kept = vocabulary(tmp_path, more, shape)
+    assert torch.equal(kept, teaching.head.vocabulary)
+    again = Teaching(HeadTraining(shape, Checkpoint(target), READS, kept, more.fuse_width), tmp_path, more)
+    assert again.step == teaching.step
+    run(again)
+    assert again.facts()["resumed"] == [(teaching.step, more.steps)]
+    for other in (dataclasses.replace(more, vocabulary=90), dataclasses.replace(more, fuse_width=16)):
+        head = HeadTraining(shape, Checkpoint(target), READS, kept, other.fuse_width)
+        with pytest.raises(EngineError) as caught:
+            Teaching(head, tmp_path, other)
+        assert caught.value.kind == "other-recipe"
 
 
 def interrupted_after(steps: int, teaching: Teaching):
