@@ -46,7 +46,7 @@ class Texts:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the head made of some texts; all but the loss only where it was measured."""
+    """What the head made of some texts: the loss, or what was measured."""
 
     loss: torch.Tensor
     guesses: list[torch.Tensor]  # per step [texts, chains], by the place a chain starts from
@@ -122,19 +122,15 @@ class HeadTraining:
         gram += 1e-2 * gram.diagonal().mean() * torch.eye(width)
         self.weights[FUSE].copy_(torch.linalg.solve(gram, moment).T)
 
-    def outcome(self, text: Texts, steps: int, sharpness: float = 1.0, measure: bool = False) -> Outcome:
-        """Loss of the guesses of all chains; with ``measure`` also how far they go where the text is what the target would say.
-
-        Args:
-            sharpness: the target's logits are multiplied by it before they become what is wanted; 1 wants its distribution, more its choice.
-        """
+    def outcome(self, text: Texts, steps: int, measure: bool = False) -> Outcome:
+        """Loss of the guesses of all chains, or with ``measure`` how far they go where the text is what the target would say."""
         valid = _valid(text)
         places = text.ids.shape[1]
         counts = torch.arange(places) >= _written(text)[:, None] - 1  # prompts are easier to guess, and nobody has to
         first = 0 if measure else int(counts.sum(-1).max().neg()) + places  # chains before it count for no text
         with torch.no_grad():
             features = _norm(text.final.float(), self.target_norm, self.shape.norm_eps)
-            wanted = features @ self.head.T * sharpness  # of the token after each place
+            wanted = features @ self.head.T  # of the token after each place
             said = _most_likely(features, self.whole_head) if measure else torch.zeros_like(text.ids)
             keys = [self._target_keys(i, stream) for i, stream in enumerate(text.at)]
         carried = text.final[:, first:].float()

@@ -64,10 +64,10 @@ def main(words: Sequence[str] | None = None) -> int:
         "--out", type=Path, default=DEFAULT_HEAD, help="the weights file; the record gets its name with .json"
     )
     parser.add_argument("--work", type=Path, default=Path(".head-training"), help="folder of texts and checkpoints")
-    parser.add_argument("--shards", type=int, default=24, help="of text, about 10,000 tokens each")
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--shards", type=int, default=48, help="of text, about 10,000 tokens each")
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=8, help="sequences per step")
-    parser.add_argument("--rate", type=float, default=4e-4)
+    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--vocabulary", type=int, default=10240)
     parser.add_argument("--fuse-width", type=int, default=768)
@@ -125,7 +125,7 @@ def train(model: str, out: Path, work: Path, recipe: Recipe, device: str = "auto
         "format": FORMAT,
         "reads_layers": reads,
         "recipe": vars(recipe)
-        | {"texts": "a fifth of the shards prose and code, a fifth sampled chat, the rest greedy chat"},
+        | {"texts": "answers to questions the target made up and questions from lists; prose and code"},
         "data": corpus_facts(work, recipe) | {"longest_sequence": LONGEST, "seconds": round(collecting, 1)},
         "training": teaching.facts(),
         "held_out": teaching.measure(),
@@ -227,7 +227,7 @@ class Teaching:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         text = packed(self._drawn()).to(self.head.device)
-        ahead = 1 if share < 0.35 else 2 if share < 0.6 else STEPS_AHEAD  # later guesses build on the first
+        ahead = 1 if share < 0.6 else 2 if share < 0.8 else STEPS_AHEAD  # later guesses build on the first
         with self.head.device, torch.autocast(self.head.device.type, dtype=torch.bfloat16):
             outcome = self.head.outcome(text, ahead)
         outcome.loss.backward()
