@@ -304,7 +304,9 @@ class Teaching:
                 }
         self.step, self.seconds = about["step"], about["seconds"]
         self.losses = [tuple(entry) for entry in about["losses"]]
-        self.resumed = [*map(tuple, about.get("resumed", [])), (self.step, self.recipe.steps)]
+        self.resumed = [tuple(entry) for entry in about["resumed"]]
+        if self.step < self.recipe.steps:
+            self.resumed.append((self.step, self.recipe.steps))
 
     def _check_fits(self, file: Any) -> None:
         """That the checkpoint can be gone on from with this recipe; rate, steps, batch and shards may be others than before."""
