@@ -252,7 +252,7 @@ class KVQuantization(Settings):
     codec: Literal["int8", "int4", "fp8", "kivi"] = setting(
         "int8",
         "Codec",
-        "int8: 8-bit whole numbers with a step per token and head. int4: 4 bits, with step and minimum per token and head. fp8: 8-bit "
+        "int8: 8-bit whole numbers with a step per token and head. int4: 4 bits a value and 5 a key, with step and minimum per token and head. fp8: 8-bit "
         "floating point with a scale per head. kivi: 2 to 8 bits, keys in groups along the tokens of a channel, values along the channels "
         "of a token, the latest tokens exact.",
         group="KV quantization",
@@ -275,11 +275,18 @@ class KVQuantization(Settings):
         ge=0,
         le=4096,
     )
+    wide_keys: bool = setting(
+        True,
+        "Wide keys",
+        "int4: keys take 5 bits, values 4. The model's text depends on its keys far more than on its values. Off: both take 4.",
+        group="KV quantization",
+        advanced=True,
+    )
     group: int | None = setting(
         None,
         "Group",
         "Numbers that share a step: tokens of one channel, or channels of one token. Empty: the whole head for int8; else the "
-        "largest power of two up to 32 that divides the head size or, along tokens, the block size.",
+        "largest power of two up to 32 (int4: 64) that divides the head size or, along tokens, the block size.",
         group="KV quantization",
         ge=1,
         le=1024,

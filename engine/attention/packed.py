@@ -14,7 +14,7 @@ from engine.batch import AttentionBatch
 from engine.errors import EngineError
 from engine.kv.cache import KVCache, Rows
 from engine.kv.codecs import Codec
-from engine.kv.codecs.forms import PerChannel
+from engine.kv.codecs.forms import PerChannel, alike_but_for_bits
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import QuantizedCache
 
@@ -71,7 +71,8 @@ def obstacle(backend: str, codec: Codec, *, exact_prefill: bool) -> str | None:
     if backend == "triton":
         if codec.window:
             return f"the custom kernels do not read the exact window of codec {codec.name}"
-        if codec.keys != codec.values or getattr(codec.keys, "width", 8) < 4 or isinstance(codec.keys, PerChannel):
+        narrowest = min(getattr(form, "width", 8) for form in (codec.keys, codec.values))
+        if not alike_but_for_bits(codec.keys, codec.values) or narrowest < 4 or isinstance(codec.keys, PerChannel):
             return f"the custom kernels do not read codec {codec.name} with these bits and groups"
         if exact_prefill:
             return "the custom kernels read what is stored, not an exact prefill"

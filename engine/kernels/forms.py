@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from engine.kv.codecs import Codec
-from engine.kv.codecs.forms import Float8, PerToken, Symmetric8
+from engine.kv.codecs.forms import Float8, PerToken, Symmetric8, alike_but_for_bits
 from engine.kv.quantized import PackedRows
 
 PLAIN: tl.constexpr = tl.constexpr(0)
@@ -25,22 +25,24 @@ class KernelForm:
     """What the kernels are compiled for."""
 
     number: int
-    bits: int
+    key_bits: int
+    value_bits: int
     group: int  # channels that share a step
 
     @classmethod
     def of(cls, codec: Codec | None, head_dim: int) -> KernelForm:
         if codec is None:
-            return cls(PLAIN.value, 16, head_dim)
-        form = codec.keys
-        assert form == codec.values, "engine.attention.packed refuses such codecs"
+            return cls(PLAIN.value, 16, 16, head_dim)
+        form, values = codec.keys, codec.values
+        assert alike_but_for_bits(form, values), "engine.attention.packed refuses such codecs"
         assert not codec.window, "engine.attention.packed refuses such codecs"
         if isinstance(form, Symmetric8):
-            return cls(SYMMETRIC.value, 8, form.group)
+            return cls(SYMMETRIC.value, 8, 8, form.group)
         if isinstance(form, PerToken):
-            return cls(ASYMMETRIC.value, form.width, form.group)
+            assert isinstance(values, PerToken)
+            return cls(ASYMMETRIC.value, form.width, values.width, form.group)
         assert isinstance(form, Float8)
-        return cls(FLOAT8.value, 8, head_dim)
+        return cls(FLOAT8.value, 8, 8, head_dim)
 
 
 class Side(NamedTuple):
@@ -63,7 +65,10 @@ def unpack(
     """Slots ``rows`` of one head, [rows, dims] float32; 0 where not wanted. ``codes``, ``meta``: of that head; ``scale``: its address."""
     WIDTH: tl.constexpr = HEAD_DIM * BITS // 8
     GROUPS: tl.constexpr = HEAD_DIM // GROUP
-    packed = tl.load(codes + rows[:, None] * WIDTH + (dims % WIDTH)[None, :], mask=wanted, other=0)
+    LOW_BITS: tl.constexpr = 4 if BITS == 5 else BITS
+    LOW_WIDTH: tl.constexpr = HEAD_DIM * LOW_BITS // 8
+    row = codes + rows[:, None] * WIDTH
+    packed = tl.load(row + (dims % LOW_WIDTH)[None, :], mask=wanted, other=0)
     if FORM == FLOAT8:
         # A half with the same bits is 2^8 times smaller, below its normal range too.
         bits = packed.to(tl.int32)
@@ -76,7 +81,10 @@ def unpack(
             step = tl.load(meta + rows[:, None] * GROUPS + (dims // GROUP)[None, :], mask=wanted, other=0.0)
         result = tl.where(wanted, packed.to(tl.float32) * step.to(tl.float32), 0.0)
     else:
-        numbers = (packed.to(tl.int32) >> (dims // WIDTH * BITS)[None, :]) & ((1 << BITS) - 1)
+        numbers = (packed.to(tl.int32) >> (dims // LOW_WIDTH * LOW_BITS)[None, :]) & ((1 << LOW_BITS) - 1)
+        if BITS == 5:  # the fifth bits lie behind the nibbles
+            fifth = tl.load(row + LOW_WIDTH + (dims // 8)[None, :], mask=wanted, other=0).to(tl.int32)
+            numbers |= ((fifth >> (dims % 8)[None, :]) & 1) << 4
         if GROUPS == 1:
             step = tl.load(meta + rows * 2)[:, None]
             least = tl.load(meta + rows * 2 + 1)[:, None]

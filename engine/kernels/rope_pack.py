@@ -33,12 +33,35 @@ def _half_of(x, root, weights, dims, wanted, normed, NORM: tl.constexpr, DTYPE: 
 
 
 @triton.jit
+def _store_codes(codes, rows, wanted, low, high, dims, HEAD_DIM: tl.constexpr, BITS: tl.constexpr):
+    """Codes of both halves to their rows, side by side in bytes as ``engine.kv.codecs.packing`` lays them out."""
+    CODE: tl.constexpr = codes.dtype.element_ty
+    HALF: tl.constexpr = HEAD_DIM // 2
+    starts = codes + rows * (HEAD_DIM * BITS // 8)
+    to = starts[:, None] + dims[None, :]
+    inside = (dims < HALF)[None, :]
+    mask = wanted[:, None] & inside
+    if BITS == 8:
+        tl.store(to, low.to(CODE), mask=mask)
+        tl.store(to + HALF, high.to(CODE), mask=mask)
+    else:
+        tl.store(to, ((low & 15) | ((high & 15) << 4)).to(CODE), mask=mask)
+    if BITS == 5:
+        low_place, high_place = dims[None, :], (dims + HALF)[None, :]
+        low_bits, high_bits = (low >> 4) << low_place % 8, (high >> 4) << high_place % 8
+        for byte in range(HEAD_DIM // 8):
+            from_low = tl.where(inside & (low_place // 8 == byte), low_bits, 0)
+            from_high = tl.where(inside & (high_place // 8 == byte), high_bits, 0)
+            tl.store(starts + HALF + byte, tl.sum(from_low + from_high, 1).to(CODE), mask=wanted)
+
+
+@triton.jit
 def _rope_pack(
     qkv, q_out, key_codes, value_codes, key_meta, value_meta, key_scale, value_scale, centre, matrix,
     slots, positions, table, norm_weight, eps, slots_per_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF_P: tl.constexpr,
     NORM: tl.constexpr, CENTRED: tl.constexpr, MIXED: tl.constexpr, WIDEN: tl.constexpr,
-    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, AT_ONCE: tl.constexpr,
+    FORM: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr, GROUP: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     heads = tl.program_id(1) * AT_ONCE + tl.arange(0, AT_ONCE)
@@ -117,14 +140,15 @@ def _rope_pack(
     else:
         GROUPS: tl.constexpr = HEAD_DIM // GROUP
         META: tl.constexpr = key_meta.dtype.element_ty
-        TOP: tl.constexpr = 127 if FORM == SYMMETRIC else (1 << BITS) - 1
+        KEY_TOP: tl.constexpr = 127 if FORM == SYMMETRIC else (1 << KEY_BITS) - 1
+        VALUE_TOP: tl.constexpr = 127 if FORM == SYMMETRIC else (1 << VALUE_BITS) - 1
         group_low = (dims // GROUP)[None, :]
         group_high = ((dims + HALF) // GROUP)[None, :]
         low_step = tl.full([AT_ONCE, HALF_P], 1.0, tl.float32)
         high_step = tl.full([AT_ONCE, HALF_P], 1.0, tl.float32)
         low_least = tl.zeros([AT_ONCE, HALF_P], tl.float32)
         high_least = tl.zeros([AT_ONCE, HALF_P], tl.float32)
-        tops = tl.full([AT_ONCE], TOP, tl.float32)
+        tops = tl.where(is_key, KEY_TOP, VALUE_TOP).to(tl.float32)
         for group in range(GROUPS):
             in_low = (group_low == group) & inside[None, :]
             in_high = (group_high == group) & inside[None, :]
@@ -157,26 +181,13 @@ def _rope_pack(
             low_step = tl.where(in_low, divisor, low_step)
             high_step = tl.where(in_high, divisor, high_step)
         BOTTOM: tl.constexpr = -127 if FORM == SYMMETRIC else 0
-        low_codes = tl.minimum(tl.maximum(tl.div_rn(low - low_least, low_step), BOTTOM), TOP)
-        high_codes = tl.minimum(tl.maximum(tl.div_rn(high - high_least, high_step), BOTTOM), TOP)
+        low_codes = tl.minimum(tl.maximum(tl.div_rn(low - low_least, low_step), BOTTOM), tops[:, None])
+        high_codes = tl.minimum(tl.maximum(tl.div_rn(high - high_least, high_step), BOTTOM), tops[:, None])
         low_codes = nearest(low_codes).to(tl.int32)
         high_codes = nearest(high_codes).to(tl.int32)
 
-    CODE: tl.constexpr = key_codes.dtype.element_ty
-    WIDTH: tl.constexpr = HEAD_DIM * BITS // 8
-    keys = key_codes + key_row[:, None] * WIDTH + dims[None, :]
-    values = value_codes + value_row[:, None] * WIDTH + dims[None, :]
-    key_mask = wanted & is_key[:, None]
-    value_mask = wanted & is_value[:, None]
-    if BITS == 4:
-        both = (low_codes | (high_codes << 4)).to(CODE)
-        tl.store(keys, both, mask=key_mask)
-        tl.store(values, both, mask=value_mask)
-    else:
-        tl.store(keys, low_codes.to(CODE), mask=key_mask)
-        tl.store(keys + HALF, high_codes.to(CODE), mask=key_mask)
-        tl.store(values, low_codes.to(CODE), mask=value_mask)
-        tl.store(values + HALF, high_codes.to(CODE), mask=value_mask)
+    _store_codes(key_codes, key_row, is_key, low_codes, high_codes, dims, HEAD_DIM, KEY_BITS)
+    _store_codes(value_codes, value_row, is_value, low_codes, high_codes, dims, HEAD_DIM, VALUE_BITS)
 
 
 def rope_pack(
@@ -199,7 +210,7 @@ def rope_pack(
     Args:
         qkv, positions, slots, table, heads, norm_weight, eps: as ``rope_store``.
         keys, values: one layer's packed sides, codes [kv_heads, num_blocks, block_size, code_width]; written.
-        form: what they hold, 4 or 8 bits.
+        form: what they hold, 4, 5 or 8 bits.
         centre: [kv_heads, head_dim] in qkv's dtype, subtracted from keys, or None.
         matrix: [head_dim, head_dim] in qkv's dtype by which channels are mixed (``engine.kv.codecs.rotation``), or None.
         widen: multiply as float32, for the interpreter.
@@ -224,7 +235,8 @@ def rope_pack(
         MIXED=matrix is not None,
         WIDEN=widen,
         FORM=form.number,
-        BITS=form.bits,
+        KEY_BITS=form.key_bits,
+        VALUE_BITS=form.value_bits,
         GROUP=form.group,
         AT_ONCE=_HEADS_AT_ONCE,
         num_warps=4,

@@ -1,7 +1,9 @@
 """How large keys and values are, found on text at start: scales of fp8, means of keys, and SmoothAttention's divisors.
 
 Centring subtracts a constant m_c from channel c of every key: each score of a query q falls by the same q . m, so the softmax stays what
-it was. Few channels of a key are large, and those are large with one sign nearly everywhere; without their mean the step is smaller.
+it was. Few channels of a key are large, and before the rotation by position those are large with one sign nearly everywhere; without
+their mean the step is smaller. The rotation turns that mean with the place p, R(p) mu, quickly in some channels and slowly in others, so
+the mean of the first few places is wrong for later ones: what is subtracted is the mean of R(p) mu over the first ``PLACES`` places.
 
 SmoothAttention (papers: QServe): channel c of a KV head's keys is divided by ``max |K_c| ^ alpha`` and the same channel of its queries
 multiplied by it, so scores stay what they were. Both factors are folded into the projections before the rotation, which turns the
@@ -23,6 +25,7 @@ from engine.model.decoder import Decoder
 from engine.model.shape import ModelShape
 
 HEADROOM = 2.0  # what later text may be larger by; floating point loses nothing to it
+PLACES = 4096  # of a sequence, that a mean key stands for
 
 
 @dataclass(frozen=True)
@@ -65,19 +68,22 @@ class Probe:
 
 @torch.inference_mode()
 def measure(decoder: Decoder, token_ids: list[int]) -> Extent:
-    """Read the text and note the largest number of each channel."""
-    shape = decoder.shape
+    """Read the text and note the largest number of each channel, and the mean key before the rotation, for the mean over places."""
+    shape, rope = decoder.shape, decoder.rope
+    ids = torch.tensor(token_ids, device=decoder.device)
+    places = torch.arange(len(ids), device=decoder.device)
+    cos, sin = (part.float() for part in rope.at(places))
     largest = torch.zeros(2, shape.layers, shape.kv_heads, shape.head_dim)
     mean = torch.zeros(shape.layers, shape.kv_heads, shape.head_dim)
 
     def look(layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
         for side, x in enumerate((k, v)):
             largest[side, layer] = x.float().abs().amax(0).cpu()
-        mean[layer] = k.float().mean(0).cpu()
+        mean[layer] = rope.rotate(k.float(), (cos, -sin)).mean(0).cpu()
 
-    ids = torch.tensor(token_ids, device=decoder.device)
-    decoder.forward(ids, torch.arange(len(ids), device=decoder.device), Probe(shape, look))
-    return Extent(largest[0], largest[1], mean)
+    decoder.forward(ids, places, Probe(shape, look))
+    everywhere = rope.table[:PLACES].float().mean(0).cpu()  # [2, 1, head_dim]
+    return Extent(largest[0], largest[1], rope.rotate(mean, (everywhere[0], everywhere[1])))
 
 
 def check_length(tokens: int, block_size: int, asked: int) -> None:

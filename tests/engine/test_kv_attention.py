@@ -22,6 +22,7 @@ CODECS = {
     "int8": {"codec": "int8"},
     "int4": {"codec": "int4"},
     "int4 in groups": {"codec": "int4", "group": 16},
+    "int4, 4 bits a key": {"codec": "int4", "wide_keys": False},
     "fp8": {"codec": "fp8"},
     "kivi": {"codec": "kivi", "residual": 16},
     "kivi, 4 and 2 bits": {"codec": "kivi", "residual": 32, "key_bits": 4, "group": 8},

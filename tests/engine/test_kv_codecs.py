@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -19,7 +21,7 @@ FULL = torch.float32  # metadata that is not rounded, so that half a step is the
 
 @given(data=st.data(), bits=st.sampled_from(BITS))
 def test_unpacking_gives_back_what_was_packed(data: st.DataObject, bits: int) -> None:
-    count = 8 // bits * data.draw(st.integers(1, 20))
+    count = 8 // math.gcd(8, bits) * data.draw(st.integers(1, 20))
     rows = data.draw(st.lists(st.lists(st.integers(0, 2**bits - 1), min_size=count, max_size=count), min_size=1))
     codes = torch.tensor(rows, dtype=torch.uint8)
     packed = pack(codes, bits)
@@ -31,7 +33,7 @@ def test_unpacking_gives_back_what_was_packed(data: st.DataObject, bits: int) ->
 @pytest.mark.parametrize("bits", BITS)
 def test_every_code_survives_in_every_place_of_a_byte(bits: int) -> None:
     codes = torch.arange(2**bits, dtype=torch.uint8).repeat(8).view(-1, 8)
-    for shift in range(8 // bits):
+    for shift in range(8):
         turned = codes.roll(shift, -1)
         assert torch.equal(unpack(pack(turned, bits), bits), turned)
 
@@ -44,7 +46,7 @@ def numbers(*shape: int, outliers: bool = True) -> torch.Tensor:
     return x
 
 
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize("group", [4, 16, 64])
 def test_an_element_is_off_by_half_a_step_at_most_per_token(bits: int, group: int) -> None:
     x = numbers(3, 32, 64)
@@ -117,10 +119,12 @@ def test_fp8_keeps_three_bits_of_mantissa_and_saturates() -> None:
         ({"codec": "fp8"}, 64, 16, 8),
         ({"codec": "int8"}, 64, 16, 8 + 16 / 64),
         ({"codec": "int8"}, 128, 16, 8 + 16 / 128),
-        ({"codec": "int4", "group": 128}, 128, 16, 4 + 32 / 128),  # papers 4.8: 4.25
-        ({"codec": "int4"}, 64, 16, 4 + 32 / 32),
-        ({"codec": "int4", "group": 32}, 64, 16, 4 + 32 / 32),
-        ({"codec": "int4", "metadata": "float32"}, 128, 16, 4 + 64 / 32),
+        ({"codec": "int4", "group": 128, "wide_keys": False}, 128, 16, 4 + 32 / 128),  # papers 4.8: 4.25
+        ({"codec": "int4", "wide_keys": False}, 64, 16, 4 + 32 / 64),
+        ({"codec": "int4"}, 64, 16, (5 + 4) / 2 + 32 / 64),
+        ({"codec": "int4"}, 80, 16, (5 + 4) / 2 + 32 / 16),
+        ({"codec": "int4", "group": 32}, 64, 16, (5 + 4) / 2 + 32 / 32),
+        ({"codec": "int4", "metadata": "float32"}, 128, 16, (5 + 4) / 2 + 64 / 64),
         ({"codec": "kivi"}, 128, 32, 2 + 32 / 32),  # 4.8: 3.0
         ({"codec": "kivi", "group": 64, "residual": 128}, 64, 64, 2 + 32 / 64),  # 4.8: 2.5
         ({"codec": "kivi", "group": 128, "residual": 128}, 128, 128, 2 + 32 / 128),  # 4.8: 2.25
@@ -150,6 +154,7 @@ def test_a_rotation_is_its_own_inverse_and_spreads_an_outlier(head_dim: int) -> 
         ({"codec": "int4", "group": 48}, 64, "kv_quantization.group", "does not divide this model's head size of 64"),
         ({"codec": "int8", "rotate": True}, 33, "kv_quantization.rotate", "even number of channels"),
         ({"codec": "kivi"}, 6, "kv_quantization.codec", "does not fill whole bytes"),
+        ({"codec": "int4"}, 12, "kv_quantization.codec", "12 channels of 5 bits does not fill whole bytes"),
     ],
 )
 def test_what_does_not_fit_the_model_is_refused_by_name(settings, head_dim: int, field: str, words: str) -> None:

@@ -18,6 +18,7 @@ CODECS = {
     "int8": KVQuantization(codec="int8"),
     "int4": KVQuantization(codec="int4"),
     "int4 plain": KVQuantization(codec="int4", rotate=False, centre=False),
+    "int4, 4 bits a key": KVQuantization(codec="int4", wide_keys=False),
     "int4 smooth": KVQuantization(codec="int4", rotate=False, centre=False, smooth=0.5),
     "2 bits": KVQuantization(**KIVI),
     "2 bits, keys per token": KVQuantization(**KIVI, key_axis="token"),
@@ -48,6 +49,17 @@ def test_int4_costs_three_percent_of_perplexity_at_most(measured) -> None:
     assert abs(of(measured, "int4")["perplexity_change"]) < 0.03
 
 
+def test_int4_costs_no_more_than_that_on_longer_text_far_from_its_start() -> None:
+    torch.set_num_threads(2)
+    engine = EngineConfig(device="cpu", dtype="float32")
+    codecs = {"int4": KVQuantization(codec="int4")}
+    spec = QualitySpec(engine=engine, codecs=codecs, tokens=1280, prompts=0, needle_tokens=0)
+    codec = QualityMeter(spec).measure()["codecs"][0]
+    assert codec["bits"] == 5
+    assert codec["perplexity_change"] < 0.03
+    assert codec["kl"] < 0.025
+
+
 def test_per_channel_keys_beat_per_token_keys_at_two_bits(measured) -> None:
     right, wrong = of(measured, "2 bits"), of(measured, "2 bits, keys per token")
     assert flat(right["key_error"]) < flat(wrong["key_error"]) / 2
@@ -58,6 +70,14 @@ def test_per_channel_keys_beat_per_token_keys_at_two_bits(measured) -> None:
 def test_centring_and_rotating_keys_is_worth_it(measured) -> None:
     assert flat(of(measured, "int4")["key_error"]) < flat(of(measured, "int4 plain")["key_error"])
     assert of(measured, "int4")["kl"] < of(measured, "int4 plain")["kl"]
+
+
+def test_a_fifth_bit_halves_the_error_of_keys_and_leaves_values_alone(measured) -> None:
+    wide, narrow = of(measured, "int4"), of(measured, "int4, 4 bits a key")
+    assert flat(wide["key_error"]) == pytest.approx(flat(narrow["key_error"]) * 15 / 31, rel=0.05)
+    assert wide["value_error"] == narrow["value_error"]
+    assert wide["kl"] < narrow["kl"]
+    assert wide["bits"] - narrow["bits"] == 0.5
 
 
 def test_smoothing_lowers_the_error_of_keys(measured) -> None:

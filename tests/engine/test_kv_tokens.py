@@ -42,6 +42,7 @@ CODECS = {
     "int8": KVQuantization(codec="int8"),
     "int4": KVQuantization(codec="int4", group=8, rotate=False, centre=False),
     "int4 rotated": KVQuantization(codec="int4", rotate=True),
+    "int4, 4 bits a key": KVQuantization(codec="int4", wide_keys=False),
     "fp8": KVQuantization(codec="fp8"),
     "kivi 2": KVQuantization(codec="kivi", residual=16, group=4),
     "kivi 4": KVQuantization(codec="kivi", residual=8, group=4, key_bits=4, value_bits=4),
@@ -218,6 +219,23 @@ def test_smoothing_changes_no_score_before_packing(alpha: float, tiny: Path) -> 
         keys.append(measure(decoder, list(range(8, 60))).keys)
     assert torch.allclose(logits[0], logits[1], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(keys[0], keys[1], rtol=0.1), "the keys that are stored are others"
+
+
+@torch.inference_mode()
+def test_the_mean_key_is_that_of_keys_at_every_place_they_may_have(tiny: Path) -> None:
+    """The mean over the text itself, were it read again at every place: rotations by position add up."""
+    from engine.kv.calibration import Probe, measure
+
+    asked = [RequestSpec(request_id="0", prompt_token_ids=(9, 9), max_tokens=1)]
+    decoder = prepare(make_spec(engine_config(tiny, None), asked)).model.decoder
+    text, unrotated = list(range(8, 60)), torch.zeros(len(range(8, 60)), dtype=torch.int64)
+    found: list[torch.Tensor] = []
+    probe = Probe(decoder.shape, lambda layer, k, v: found.append(k[0]))
+    for place in range(256):  # the first layer's keys depend on their tokens alone
+        decoder.forward(torch.tensor(text[:1]), unrotated[:1] + place, probe, layers=[0])
+    first = measure(decoder, text[:1]).mean_keys[0]
+    assert torch.allclose(first, torch.stack(found).mean(0), atol=1e-4)
+    assert not torch.allclose(first, found[0], rtol=0.5, atol=0.1), "the place does matter"
 
 
 def test_a_calibration_text_shorter_than_a_block_is_refused(tiny: Path) -> None:

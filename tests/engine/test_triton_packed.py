@@ -34,6 +34,8 @@ CODECS = {
     "int8 in groups": {"codec": "int8", "group": 8},
     "int4": {"codec": "int4"},
     "int4, a group is the head": {"codec": "int4", "group": 0},
+    "int4, 4 bits a key": {"codec": "int4", "wide_keys": False},
+    "int4 in groups": {"codec": "int4", "group": 8},
     "int4, bfloat16 steps": {"codec": "int4", "metadata": "bfloat16"},
     "int8, float32 steps": {"codec": "int8", "metadata": "float32"},
     "fp8": {"codec": "fp8"},
@@ -202,5 +204,5 @@ def test_what_the_kernels_cannot_read_is_refused_with_its_reason(settings, why: 
 
 @pytest.mark.parametrize("name", CODECS)
 def test_what_the_kernels_can_read_is_not_refused(name: str):
-    asked = KVQuantization(**{k: v or 64 for k, v in CODECS[name].items()})
+    asked = KVQuantization(**{k: 64 if (k, v) == ("group", 0) else v for k, v in CODECS[name].items()})
     assert obstacle("triton", make_codec(asked, 64, 16), exact_prefill=False) is None

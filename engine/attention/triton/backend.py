@@ -91,14 +91,13 @@ class TritonAttention(AttentionBackend):
                 processors=self._processors,
             )
         self.form = KernelForm.of(cache.codec, head_dim)
-        self._kv_stride = cache.num_blocks * cache.block_size * head_dim
+        self._slots = cache.num_blocks * cache.block_size
         self._meta_stride = 0
         self.matrix: torch.Tensor | None = None  # [head_dim, head_dim] by which channels are mixed
         if isinstance(cache, QuantizedCache):
             if cache.codec.rotates:
                 self.matrix = hadamard(head_dim).to(device, dtype)
-            codes, meta = cache.packed_keys[0].codes, cache.packed_keys[0].meta
-            self._kv_stride = codes.stride(0)
+            meta = cache.packed_keys[0].meta
             self._meta_stride = 0 if meta is None else meta.stride(0)
 
     def begin(self, batch: AttentionBatch) -> None:
@@ -187,7 +186,7 @@ class TritonAttention(AttentionBackend):
             segments,
             q.stride(0),
             q.stride(1),
-            self._kv_stride,
+            self._slots,
             self._meta_stride,
             SINGLES=launch.singles,
             SPLIT=launch.split,
@@ -239,7 +238,7 @@ class TritonAttention(AttentionBackend):
             self.scale * math.log2(math.e),
             q.stride(0),
             q.stride(1),
-            self._kv_stride,
+            self._slots,
             self._meta_stride,
             **self._constants(tile),
         )
@@ -257,7 +256,8 @@ class TritonAttention(AttentionBackend):
             "PRECISION": self._precision,
             "WIDEN": self.widen,
             "FORM": self.form.number,
-            "BITS": self.form.bits,
+            "KEY_BITS": self.form.key_bits,
+            "VALUE_BITS": self.form.value_bits,
             "GROUP_SIZE": self.form.group,
             "num_warps": tile.warps,
             "num_stages": tile.stages,

@@ -58,7 +58,7 @@ def attend(
     acc, total, top, q, last, keys, values, key_meta, value_meta, key_scale, value_scale, table, start, stop, scale,
     HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
-    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+    FORM: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over places ``[start, stop)``; without MASKED every row sees all of them.
 
@@ -80,8 +80,10 @@ def attend(
         offsets = rows[:, None] * HEAD_DIM + dims[None, :]
         if FORM != PLAIN:
             wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
-            k = unpack(keys, key_meta, key_scale, rows, dims, wanted, HEAD_DIM, FORM, BITS, GROUP).to(q.dtype)
-            v = unpack(values, value_meta, value_scale, rows, dims, wanted, HEAD_DIM, FORM, BITS, GROUP).to(q.dtype)
+            k = unpack(keys, key_meta, key_scale, rows, dims, wanted, HEAD_DIM, FORM, KEY_BITS, GROUP).to(q.dtype)
+            v = unpack(values, value_meta, value_scale, rows, dims, wanted, HEAD_DIM, FORM, VALUE_BITS, GROUP).to(
+                q.dtype
+            )
         elif MASKED:
             wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
             k = tl.load(keys + offsets, mask=wanted, other=0.0)
@@ -113,10 +115,11 @@ def attend(
 def attend_tile(
     q, out, partial_out, partial_lse, keys, values, key_meta, value_meta, key_scale, value_scale,
     token, valid, place, last, kv_head, table, start, whole, stop, scale,
-    q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
+    q_stride_token, q_stride_head, slots_per_head, meta_stride_head,
     GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP_SIZE: tl.constexpr,
+    WIDEN: tl.constexpr, FORM: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
 ):  # fmt: skip
     """A tile's rows (``token`` of the batch, head by head) against places ``[start, stop)``, of which each sees those up to ``last``.
 
@@ -133,8 +136,9 @@ def attend_tile(
     top = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
     acc = tl.zeros([BLOCK_M, HEAD_P], tl.float32)
-    head_keys = keys + kv_head.to(tl.int64) * kv_stride_head
-    head_values = values + kv_head.to(tl.int64) * kv_stride_head
+    first_slot = kv_head.to(tl.int64) * slots_per_head
+    head_keys = keys + first_slot * (HEAD_DIM if FORM == PLAIN else HEAD_DIM * KEY_BITS // 8)
+    head_values = values + first_slot * (HEAD_DIM if FORM == PLAIN else HEAD_DIM * VALUE_BITS // 8)
     head_key_meta, head_value_meta, head_key_scale, head_value_scale = key_meta, value_meta, key_scale, value_scale
     if key_meta is not None:
         head_key_meta = key_meta + kv_head.to(tl.int64) * meta_stride_head
@@ -145,12 +149,12 @@ def attend_tile(
     acc, total, top = attend(
         acc, total, top, q_tile, last, head_keys, head_values,
         head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, start, whole, scale,
-        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN, FORM, KEY_BITS, VALUE_BITS, GROUP_SIZE,
     )  # fmt: skip
     acc, total, top = attend(
         acc, total, top, q_tile, last, head_keys, head_values,
         head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, whole, stop, scale,
-        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+        HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN, FORM, KEY_BITS, VALUE_BITS, GROUP_SIZE,
     )  # fmt: skip
 
     acc = acc / tl.where(total == 0.0, 1.0, total)[:, None]
@@ -178,10 +182,11 @@ def paged_attention(
     covered,  # places in prefixes: not read here
     part_starts, shared_parts,  # where each one's parts begin, and how many of prefixes come first
     scale,  # of the scores, times log2(e)
-    first_sequence, first_token, num_sequences, segments, q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
+    first_sequence, first_token, num_sequences, segments, q_stride_token, q_stride_head, slots_per_head, meta_stride_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SINGLES: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP_SIZE: tl.constexpr,
+    WIDEN: tl.constexpr, FORM: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
 ):  # fmt: skip
     """One tile against one segment. Grid: (tiles, kv_heads, segments).
 
@@ -235,8 +240,8 @@ def paged_attention(
     attend_tile(
         q, out, partial_out, partial_lse, keys, values, key_meta, value_meta, key_scale, value_scale,
         token, valid, place, context + member, kv_head, table, start, whole, stop, scale,
-        q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
-        GROUP, HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, SPLIT, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+        q_stride_token, q_stride_head, slots_per_head, meta_stride_head,
+        GROUP, HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, SPLIT, PRECISION, WIDEN, FORM, KEY_BITS, VALUE_BITS, GROUP_SIZE,
     )  # fmt: skip
 
 
@@ -246,10 +251,11 @@ def shared_prefixes(
     part_starts,  # [rows] int32, first part of each row
     members,  # int32, rows of the batch: those that share a prefix lie together
     items,  # [items, 5] int32: first member, members, first place, place behind the last, part of its rows; no members: no work
-    scale, q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
+    scale, q_stride_token, q_stride_head, slots_per_head, meta_stride_head,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr,
-    WIDEN: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP_SIZE: tl.constexpr,
+    WIDEN: tl.constexpr, FORM: tl.constexpr, KEY_BITS: tl.constexpr, VALUE_BITS: tl.constexpr,
+    GROUP_SIZE: tl.constexpr,
 ):  # fmt: skip
     """Single tokens that share places of their sequences, as one tile, against a stretch of these. Grid: (items, kv_heads)."""
     item = items + tl.program_id(0) * 5
@@ -271,8 +277,8 @@ def shared_prefixes(
     attend_tile(
         q, q, partial_out, partial_lse, keys, values, key_meta, value_meta, key_scale, value_scale,
         token, valid, place, last, kv_head, table, start, whole, stop, scale,
-        q_stride_token, q_stride_head, kv_stride_head, meta_stride_head,
-        GROUP, HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, True, PRECISION, WIDEN, FORM, BITS, GROUP_SIZE,
+        q_stride_token, q_stride_head, slots_per_head, meta_stride_head,
+        GROUP, HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, True, PRECISION, WIDEN, FORM, KEY_BITS, VALUE_BITS, GROUP_SIZE,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ __all__ = ["CODECS", "Codec", "Fp8", "Int4", "Int8", "Kivi", "make_codec"]
 
 METADATA = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 USUAL_GROUP = 32
+INT4_GROUP = 64
 
 
 class Fp8(Codec):
@@ -33,11 +34,15 @@ class Int8(Codec):
 
 
 class Int4(Codec):
-    """4-bit whole numbers, asymmetric: step and minimum per token, head and group of channels (a group of the whole head is QServe's KV4)."""
+    """4-bit whole numbers, asymmetric: step and minimum per token, head and group of channels. Keys take one bit more.
+
+    Without it and with a group of the whole head: QServe's KV4.
+    """
 
     def __init__(self, asked: KVQuantization, head_dim: int, block_size: int) -> None:
-        form = PerToken(4, asked.group or math.gcd(USUAL_GROUP, head_dim), METADATA[asked.metadata])
-        super().__init__("int4", form, form, rotates=asked.rotate)
+        group, metadata = asked.group or math.gcd(INT4_GROUP, head_dim), METADATA[asked.metadata]
+        keys = PerToken(5 if asked.wide_keys else 4, group, metadata)
+        super().__init__("int4", keys, PerToken(4, group, metadata), rotates=asked.rotate)
 
 
 class Kivi(Codec):

@@ -14,7 +14,7 @@ with the step and the minimum as they are stored, so an element is off by half a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -188,6 +188,13 @@ class Float8(Form):
     ) -> torch.Tensor:
         assert scale is not None
         return codes.view(torch.float8_e4m3fn).to(dtype).mul_(scale.to(dtype))
+
+
+def alike_but_for_bits(keys: Form, values: Form) -> bool:
+    """Whether both sides are grouped alike and have metadata of the same shape and format."""
+    if isinstance(keys, PerToken) and isinstance(values, PerToken):
+        return keys == replace(values, width=keys.width)
+    return keys == values
 
 
 def _asymmetric(x: torch.Tensor, dim: int, bits: int, metadata: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
