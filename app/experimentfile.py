@@ -9,10 +9,9 @@ from typing import Any
 
 from app.errors import LabError, nearest
 from app.experiment import Experiment, Search, Turn, Variant, check_names
-from app.home import Home, checked_run_id, read_json, write_json
+from app.home import EXPERIMENT_FILE, Home, checked_run_id, read_json, write_json
 from engine.config import RunSpec
 
-FILE = "experiment.json"
 VERSION = 1
 
 
@@ -31,12 +30,14 @@ def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, Ru
 
 
 def write_experiment(home: Home, experiment: Experiment) -> None:
-    write_json(experiment_dir(home, experiment.experiment_id) / FILE, {"version": VERSION} | asdict(experiment))
+    write_json(
+        experiment_dir(home, experiment.experiment_id) / EXPERIMENT_FILE, {"version": VERSION} | asdict(experiment)
+    )
 
 
 def read_experiment(home: Home, experiment_id: str) -> Experiment:
     """The experiment. Raises ``LabError`` for an unknown or unreadable one."""
-    found = read_json(experiment_dir(home, experiment_id) / FILE)
+    found = read_json(experiment_dir(home, experiment_id) / EXPERIMENT_FILE)
     if found is None:
         close = nearest(experiment_id, home.experiment_ids())
         raise LabError(

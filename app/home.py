@@ -27,6 +27,7 @@ from typing import Any
 from app.errors import LabError
 
 ENV = "SERVESCOPE_HOME"
+EXPERIMENT_FILE = "experiment.json"
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 LEAST_FREE_BYTES = 256 * 1024 * 1024  # a run of minutes with full recording writes well below this
 
@@ -127,8 +128,8 @@ class Home:
         return self.trash / checked_run_id(run_id)
 
     def experiment_ids(self) -> list[str]:
-        """Ids of every experiment on disk, sorted."""
-        return _ids_in(self.experiments)
+        """Ids of every experiment on disk, sorted; a folder without its file is none yet."""
+        return [found for found in _ids_in(self.experiments) if (self.experiments / found / EXPERIMENT_FILE).is_file()]
 
     def run_ids(self) -> list[str]:
         """Ids of every run on disk, sorted."""

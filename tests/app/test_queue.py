@@ -30,6 +30,15 @@ def queue(home: Home) -> Iterator[RunQueue]:
     queue.stop()
 
 
+def left_behind(home: Home, run_id: str, spec: str, **status: object) -> None:
+    """A run as another process left it; it is none before its spec is there, so a queue at work cannot take it half-made."""
+    run_dir = home.run_dir(run_id)
+    run_dir.mkdir()
+    write_status(run_dir, **status)
+    (run_dir / "spec.partial").write_text(spec)
+    (run_dir / "spec.partial").rename(run_dir / "spec.json")
+
+
 def test_a_run_goes_from_submission_to_finished_and_leaves_its_log(home: Home, queue: RunQueue) -> None:
     run_id = queue.submit(small_spec())
     status = wait_for_state(home, run_id, "finished")
@@ -162,14 +171,13 @@ def test_a_run_another_supervisor_looks_after_is_left_to_it(home: Home, queue: R
 
 
 def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_engine(home: Home, queue: RunQueue) -> None:
-    run_dir = create_run(home, small_spec("reused"), supervisor={"pid": os.getpid()})
-    write_status(run_dir, state="running", pid=os.getpid(), process_start_unix=12345.0)
+    status = {"state": "running", "pid": os.getpid(), "process_start_unix": 12345.0, "supervisor": {"pid": os.getpid()}}
+    left_behind(home, "reused", small_spec("reused").model_dump_json(), **status)
     wait_for_state(home, "reused", "crashed")
 
 
 def test_a_spec_that_cannot_be_read_fails_instead_of_blocking_the_queue(home: Home, queue: RunQueue) -> None:
-    run_dir = create_run(home, small_spec("broken"), supervisor={"pid": 2**22 + 1})
-    (run_dir / "spec.json").write_text("{}")
+    left_behind(home, "broken", "{}", state="queued", supervisor={"pid": 2**22 + 1})
     error = wait_for_state(home, "broken", "failed")["error"]
     assert error["kind"] == "bad-spec"
     wait_for_state(home, queue.submit(small_spec()), "finished")
