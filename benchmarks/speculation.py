@@ -1,9 +1,10 @@
 """Speculative decoding on real weights: off, each proposer at its best fixed length, and the length that pays (SmartSpec).
 
 Answers to copy-heavy prompts (edit this function, answer from this document) and to everyday questions (chat), for 1, 4 and 16 requests at
-once; every configuration serves the same prompts, one after the other and back, in one process. tokens/s counts the whole run, prompts
-included; ITL is the time between two iterations that gave a request tokens. A draft model of the embedded model's vocabulary does not exist
-on its own, so the proposer draft-model is left out; layer-skip is the model drafting for itself.
+once; all configurations serve the same prompts in one process: proposer by proposer, each with plain decoding beside it, one after the
+other and back. tokens/s counts the whole run, prompts included; ITL is the time between two iterations that gave a request tokens. A draft
+model of the embedded model's vocabulary does not exist on its own, so the proposer draft-model is left out; layer-skip is the model
+drafting for itself.
 
 - *copy-heavy*: the best fixed choice against off at one request.
 - *smart*: SmartSpec against the best fixed choice of its proposer (off among them), and against off, at every load.
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -76,33 +78,46 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def variants(model: str) -> dict[str, Speculation | None]:
-    """What is compared, by name; the head only where there is one for the model."""
-    found: dict[str, Speculation | None] = {"off": None}
+    """What is compared, by name; the head only where there is one for the model. Every proposer has plain decoding beside it."""
+    found: dict[str, Speculation | None] = {}
     for proposer, lengths in FIXED.items():
         if proposer == "trained-head" and (model != EMBEDDED_MODEL or not DEFAULT_HEAD.is_file()):
             continue
+        found[plain(proposer)] = None
         for k in lengths:
             found[f"{proposer} k={k}"] = Speculation.model_validate({"proposer": proposer, "control": "fixed", "k": k})
         found[f"{proposer} smart"] = Speculation.model_validate({"proposer": proposer, "k": SMART[proposer]})
     return found
 
 
+def plain(proposer: str) -> str:
+    """What the proposer's runs are held against: no guesses, measured next to them, since a machine's speed changes by the minute."""
+    return f"off, by {proposer}"
+
+
+def proposer_of(name: str) -> str:
+    return name.removeprefix("off, by ").partition(" ")[0]
+
+
 def measure(report: Report, options: Any, workload: str, load: int) -> None:
     """All configurations at one load, and what the goals say of them."""
     prepared = prepare(asked(options.model, workload, load, options.threads))
     compared = variants(options.model)
-    sides: dict[str, Callable[[], Served]] = {name: partial(serve, prepared, s) for name, s in compared.items()}
-    found = interleave(sides, options.repeats)
+    found: dict[str, list[Served]] = {}
+    for _, group in groupby(compared, key=proposer_of):
+        sides: dict[str, Callable[[], Served]] = {name: partial(serve, prepared, compared[name]) for name in group}
+        found |= interleave(sides, options.repeats)
     at = f"{workload}, {load} at once"
     speed = {name: [run.tokens_per_s for run in runs] for name, runs in found.items()}
     rows = []
     for name, runs in found.items():
-        same = sum(a == b for a, b in zip(runs[0].answers, found["off"][0].answers, strict=True))
+        off = plain(proposer_of(name))
+        same = sum(a == b for a, b in zip(runs[0].answers, found[off][0].answers, strict=True))
         middle = {
             key: statistics.median(getattr(run, key) for run in runs)
             for key in ("tokens_per_s", "itl_p50_ms", "itl_p99_ms", "tokens_per_pass", "accepted", "draft_share")
         }
-        rows.append([name, *middle.values(), paired_ratio(speed[name], speed["off"]).median, f"{same}/{load}"])
+        rows.append([name, *middle.values(), paired_ratio(speed[name], speed[off]).median, f"{same}/{load}"])
     columns = [
         "configuration",
         "tokens/s",
@@ -128,7 +143,7 @@ def judge(report: Report, workload: str, load: int, found: dict[str, list[Served
     fixed = [name for name in found if not name.endswith("smart")]
     if workload == "copy-heavy" and load == 1:
         best = max(fixed, key=lambda name: statistics.median(speed[name]))
-        ratio = paired_ratio(speed[best], speed["off"])
+        ratio = paired_ratio(speed[best], speed[plain(proposer_of(best))])
         report.figure(
             "copy-heavy at one request, best fixed / off",
             ratio.median,
@@ -139,9 +154,9 @@ def judge(report: Report, workload: str, load: int, found: dict[str, list[Served
         )
     for smart in (name for name in found if name.endswith("smart")):
         proposer = smart.removesuffix(" smart")
-        rivals = [name for name in fixed if name == "off" or name.startswith(proposer)]
+        rivals = [name for name in fixed if proposer_of(name) == proposer]
         best = max(rivals, key=lambda name: statistics.median(speed[name]))
-        for name, rival, goal in (("best fixed", best, BEST_GOAL), ("off", "off", OFF_GOAL)):
+        for name, rival, goal in (("best fixed", best, BEST_GOAL), ("off", plain(proposer), OFF_GOAL)):
             ratio = paired_ratio(speed[smart], speed[rival])
             note = f"best fixed: {best}" if name == "best fixed" else None
             report.figure(f"{smart} / {name}, {at}", ratio.median, "x", goal=goal, spread=ratio.spread, note=note)
