@@ -35,7 +35,8 @@ from engine.request import Request
 from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
 from engine.speculation.bugs import inject
-from engine.speculation.make import check_speculation, load_draft, make_speculator
+from engine.speculation.head import Head
+from engine.speculation.make import check_speculation, load_draft, load_head, make_speculator
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -58,6 +59,7 @@ class Prepared:
     backend: str  # of attention
     notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
+    head: Head | None = None  # the same, where it asks for a trained head
     codec: Codec | None = None  # of the KV cache; None: full precision
     tails: int | None = None  # sequences that may keep an exact window at once; None: the codec has none
     fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
@@ -173,6 +175,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
     draft = load_draft(config, model, progress)
+    head = load_head(config, model, progress)
     models = [model, draft] if draft is not None else [model]
     size = pool_size(config, models, codec, device, requests, max_model_len)
     for request in requests:
@@ -189,6 +192,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         backend,
         tuple(notices),
         draft,
+        head,
         codec,
         size.tails,
         fixed,

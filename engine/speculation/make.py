@@ -42,7 +42,10 @@ def make_speculator(prepared: Prepared, cache: KVCache) -> Speculator | None:
 
 
 def make_proposer(prepared: Prepared, cache: KVCache) -> Proposer:
-    """What guesses in this run, over ``cache``. Raises as ``make_speculator`` does."""
+    """What guesses in this run, over ``cache``: weights that are loaded already, and nothing known of any request.
+
+    Raises as ``make_speculator`` does.
+    """
     config = prepared.spec.engine
     asked = config.speculation
     assert asked is not None
@@ -52,8 +55,8 @@ def make_proposer(prepared: Prepared, cache: KVCache) -> Proposer:
         attention = _attention(config, prepared.model, cache)
         return LayerSkip(prepared.model.decoder, attention, asked.target_speedup)
     if asked.proposer == "trained-head":
-        head = Head(head_path(asked), prepared.model, resolve(config.model))
-        return TrainedHead(head, prepared.model, _attention(config, prepared.model, cache))
+        assert prepared.head is not None
+        return TrainedHead(prepared.head, prepared.model, _attention(config, prepared.model, cache))
     draft = prepared.draft
     assert draft is not None
     attention = _attention(config, draft, _draft_cache(draft, cache))
@@ -114,12 +117,26 @@ def load_draft(config: EngineConfig, model: LoadedModel, progress: Progress) -> 
     return draft
 
 
+def load_head(config: EngineConfig, model: LoadedModel, progress: Progress) -> Head | None:
+    """The trained head's weights; None where the settings ask for none.
+
+    Raises:
+        EngineError: it cannot be read, or was trained for other weights than the model's.
+    """
+    asked = config.speculation
+    if asked is None or asked.proposer != "trained-head":
+        return None
+    progress("loading the draft head", 0.0)
+    path, source = head_path(asked), resolve(config.model)
+    check_head(path, source, config.model)
+    return Head(path, model, source)
+
+
 def check_speculation(prepared: Prepared) -> None:
     """Refuse settings under which nothing could ever be guessed.
 
     Raises:
-        EngineError: k drafts and a token do not fit the budget, every prompt is shorter than the shortest match, or the head was trained
-            for other weights.
+        EngineError: k drafts and a token do not fit the budget, or every prompt is shorter than the shortest match.
     """
     config, budget = prepared.spec.engine, prepared.limits.token_budget
     asked = config.speculation
@@ -141,8 +158,6 @@ def check_speculation(prepared: Prepared) -> None:
             "padded verification reads every row for itself, shared-prefix attention does not.",
             "Set speculation.verification to ragged or prefix_sharing.attention to off.",
         )
-    if asked.proposer == "trained-head":
-        check_head(head_path(asked), resolve(config.model), config.model)
     if config.resolved_policy in BUDGETED and asked.k + 1 > budget:
         raise EngineError(
             "beyond-budget",

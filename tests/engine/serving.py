@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from engine.build import prepare
+from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.request import Request
 from telemetry.clock import RunClock
@@ -21,9 +21,11 @@ def make_spec(config: EngineConfig, requests: Sequence[RequestSpec]) -> RunSpec:
     return RunSpec(run_id="test", scenario="test", engine=config, requests=tuple(requests))
 
 
-def serve(spec: RunSpec, run_dir: Path, stop: Callable[[], bool] = lambda: False) -> list[Request]:
-    """Serve a spec in this process; returns its requests, all ended."""
-    prepared = prepare(spec)
+def serve(
+    spec: RunSpec, run_dir: Path, stop: Callable[[], bool] = lambda: False, prepared: Prepared | None = None
+) -> list[Request]:
+    """Serve a spec in this process, or what was prepared of it; returns its requests, all ended."""
+    prepared = prepared or prepare(spec)
     with Recorder(run_dir, spec.engine.recording, clock := RunClock()) as recorder:
         engine = prepared.start(recorder, clock)
         engine.run(prepared.requests, stop)

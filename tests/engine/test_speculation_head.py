@@ -22,9 +22,10 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
 from engine.model.source import EMBEDDED_SHA256
 from engine.speculation.corpus import Writer, shard_path
-from engine.speculation.head import DEFAULT_HEAD, TrainedHead, check_head
+from engine.speculation.head import DEFAULT_HEAD, Head, TrainedHead, check_head
 from engine.speculation.headtraining import HeadTraining
 from engine.speculation.train import Teaching, main, packed, vocabulary
+from engine.warmup import warm_up
 from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts
 from tests.engine.serving import make_spec, serve
 
@@ -95,6 +96,39 @@ def chained_guesses(head: HeadTraining, target: Path, ids: list[int], steps: int
     text = {name: tensor.clone() for name, tensor in writer.tensors().items() if name != "lengths"}
     with torch.no_grad():
         return head.outcome(packed([text]), steps, measure=True).guesses
+
+
+def test_a_head_is_read_once_and_warming_up_leaves_nothing_behind(trained, tmp_path: Path, monkeypatch):
+    target, path, _ = trained
+    read, propose = Head.__init__, TrainedHead.propose
+    heads: list[Head] = []
+    calls: list[tuple[TrainedHead, bool, list[list[int]]]] = []  # who, whether it had seen nothing yet, its guesses
+
+    def counted(self, *args):
+        heads.append(self)
+        read(self, *args)
+
+    def noted(self, requests, lengths):
+        fresh = not self._ahead
+        drafts = propose(self, requests, lengths)
+        calls.append((self, fresh, [list(draft.tokens) for draft in drafts]))
+        return drafts
+
+    monkeypatch.setattr(Head, "__init__", counted)
+    monkeypatch.setattr(TrainedHead, "propose", noted)
+    spec = asking(target, path)
+    prepared = prepare(spec)
+    warm_up(prepared)
+    rehearsed = {proposer for proposer, _, _ in calls}
+    assert rehearsed and len(heads) == 1
+    calls.clear()
+    warm = [request.token_ids for request in serve(spec, tmp_path / "warm", prepared=prepared)]
+    guesses = [drafts for _, _, drafts in calls]
+    assert len(heads) == 1 and {proposer._head for proposer, _, _ in calls} == {heads[0]}
+    assert calls[0][1] and not rehearsed & {proposer for proposer, _, _ in calls}
+    calls.clear()
+    assert warm == [request.token_ids for request in serve(spec, tmp_path / "cold")]
+    assert guesses == [drafts for _, _, drafts in calls]
 
 
 def test_a_head_learns(trained, tmp_path: Path):
