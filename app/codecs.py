@@ -14,7 +14,9 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from app.quality import STANDARD
+from app.words import in_sentence
 from engine.config import EngineConfig, KVQuantization
+from engine.earlier import codec_of_today, spec_of_today
 from store import codecs as queries
 from store.capacity import Capacity, capacity
 from store.quality import FULL_PRECISION, quality_of_model_query
@@ -96,8 +98,15 @@ def codec_name(codec: KVQuantization | None) -> str:
         if codec == standard:
             return name
     usual = KVQuantization(codec=codec.codec)
-    others = [f"{key}={value}" for key, value in codec if key != "codec" and value != getattr(usual, key)]
+    others = [_in_words(key, value) for key, value in codec if key != "codec" and value != getattr(usual, key)]
     return ", ".join([codec.codec, *others])
+
+
+def _in_words(key: str, value: Any) -> str:
+    """``wide keys off``, ``group 32``."""
+    title = KVQuantization.model_fields[key].title or key
+    said = {True: "on", False: "off", None: "automatic"}[value] if isinstance(value, bool | None) else value
+    return f"{in_sentence(title)} {said}"
 
 
 def side_by_side(con: duckdb.DuckDBPyConnection, run_id: str, workload_hash: str) -> Sides:
@@ -160,7 +169,7 @@ def _sides(
 def _engine(row: Mapping[str, Any]) -> EngineConfig | None:
     """A run's settings; None where this version cannot read them."""
     try:
-        return EngineConfig.model_validate(row["spec"].get("engine") or {})
+        return EngineConfig.model_validate(spec_of_today(row["spec"]).get("engine") or {})
     except ValidationError:
         return None
 
@@ -190,8 +199,8 @@ def _quality(con: duckdb.DuckDBPyConnection, engine: EngineConfig, row: Mapping[
 
 def _codec(settings: str | None) -> KVQuantization | None:
     try:
-        return KVQuantization.model_validate_json(settings or "")
-    except ValidationError:
+        return KVQuantization.model_validate(codec_of_today(json.loads(settings or "")))
+    except (ValueError, TypeError):
         return None
 
 

@@ -27,6 +27,7 @@ from app.experiment import Experiment
 from app.theme import LIGHT
 from app.views.setup import flat
 from app.words import STALL_FACTOR, number
+from engine.earlier import spec_of_today
 from store import queries
 from store.metrics import METRICS
 from store.quality import quality
@@ -77,7 +78,9 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
         *codec_sections(of_runs(con, list(first.values()), experiment.workload_hash)),
         section("What differs", _settings_table(result)),
         section("Served", _machine_table(result)),
-        section("Configuration of the baseline", _pairs(flat((base.get("spec") or {}).get("engine") or {}))),
+        section(
+            "Configuration of the baseline", _pairs(flat(spec_of_today(base.get("spec") or {}).get("engine") or {}))
+        ),
         section("Machine and versions", _pairs(flat(base.get("environment") or {}))),
         again(_compare_command(experiment)),
         fine_print(f"Experiment {experiment.experiment_id}, workload {experiment.workload_hash}."),
@@ -124,7 +127,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
             for name in LATENCIES
         ],
     )
-    spec = row.get("spec") or {}
+    spec = spec_of_today(row.get("spec") or {})
     parts = [
         story(title, "", row.get("labels") or [], told),
         section("Latency", table),

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from engine.earlier import SPEC_VERSION, spec_of_today
 from engine.overrides import ConfigError, apply_overrides, check_settings
 from engine.schema import suggest
 from engine.settings import Settings, setting
@@ -39,7 +41,6 @@ __all__ = [
     "suggest",
 ]
 
-SPEC_VERSION: Literal[1] = 1
 EMBEDDED_MODEL = "smollm2-135m-instruct"
 RANDOM_SHAPES = ("tiny", "smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
 
@@ -388,7 +389,7 @@ class RequestSpec(Settings):
 class RunSpec(Settings):
     """A run with nothing left to choose: written to ``RUN_DIR/spec.json`` and read by ``engine.worker``."""
 
-    spec_version: Literal[1] = SPEC_VERSION
+    spec_version: Literal[2] = SPEC_VERSION
     run_id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
     scenario: str
     title: str = ""
@@ -399,6 +400,11 @@ class RunSpec(Settings):
     time_limit_s: float | None = Field(None, gt=0)
     experiment_id: str | None = None
     created_unix_ns: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored(cls, data: Any) -> Any:
+        return spec_of_today(data) if isinstance(data, Mapping) else data
 
     @property
     def workload_hash(self) -> str:

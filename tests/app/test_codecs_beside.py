@@ -133,7 +133,7 @@ def test_only_runs_that_differ_in_the_codec_alone_stand_side_by_side(store: Stor
     assert found.names == {
         "full": FULL_PRECISION,
         "int4": "int4",
-        "grouped": "int4, group=8",
+        "grouped": "int4, group 8",
         "int8": "int8",
     }
     assert next(iter(found.names)) == "full"
@@ -141,6 +141,41 @@ def test_only_runs_that_differ_in_the_codec_alone_stand_side_by_side(store: Stor
     assert found.full.run_id == "full"
     assert codecs.side_by_side(store.con, "old-full", WORKLOAD).full.run_id == "old-full", "the run itself, if older"
     assert codecs.side_by_side(store.con, "nothing", WORKLOAD).sides == ()
+
+
+def test_a_run_stored_before_keys_could_be_wide_stands_apart_from_today_s_int4(store: Store) -> None:
+    from tests.store.test_quality_rows import codec as measured
+    from tests.store.test_quality_rows import document
+
+    def stored(codec: KVQuantization, version: int, **changes: Any) -> str:
+        engine = EngineConfig(model="random:tiny", device="cpu", kv_quantization=codec).model_dump(mode="json")
+        engine["kv_quantization"] |= changes
+        if version == 1:
+            del engine["kv_quantization"]["wide_keys"]
+        return json.dumps({"spec_version": version, "engine": engine})
+
+    store.run("full", None)
+    store.run("before", None, spec=stored(KVQuantization(codec="int4"), 1), model=json.dumps(PACKED))
+    store.run("int8-before", None, spec=stored(KVQuantization(codec="int8"), 1), model=json.dumps(PACKED))
+    store.run("today", None, spec=stored(KVQuantization(codec="int4"), 2), model=json.dumps(PACKED))
+    (store.folder / "full").mkdir(parents=True)
+    settings = KVQuantization(codec="int4").model_dump(mode="json")
+    said = document(
+        measured("int4", settings={name: value for name, value in settings.items() if name != "wide_keys"}),
+        model="random:tiny",
+    )
+    (store.folder / "full" / "quality.json").write_text(json.dumps(said))
+    QualityIndex(store.folder).sync(store.con)
+    found = codecs.side_by_side(store.con, "full", WORKLOAD)
+    assert found.names == {
+        "full": FULL_PRECISION,
+        "before": "int4, wide keys off, group 32",
+        "today": "int4",
+        "int8-before": "int8",
+    }
+    rows = {side.run_id: side.row() for side in found.sides}
+    assert rows["before"]["perplexity_ratio"] == pytest.approx(1.02)
+    assert rows["today"]["perplexity_ratio"] is None, "measured with 4-bit keys"
 
 
 def test_figures_are_those_of_the_rows_and_nothing_is_made_up(store: Store, tmp_path: Path) -> None:

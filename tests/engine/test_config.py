@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Literal
 
 import pytest
@@ -11,6 +12,7 @@ from engine.config import (
     ChunkedPrefill,
     ConfigError,
     EngineConfig,
+    KVQuantization,
     RequestSpec,
     RunSpec,
     Sampling,
@@ -222,3 +224,29 @@ def test_a_run_spec_survives_its_file():
     requests = (RequestSpec(request_id="a", prompt_token_ids=(1, 2), after=None, sampling=Sampling(stop=("x",))),)
     spec = RunSpec(run_id="a", scenario="s", requests=requests)
     assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("stored", "wide_keys", "group"),
+    [
+        ({"codec": "int4", "group": None}, False, 32),
+        ({"codec": "int4", "group": 64}, False, 64),
+        ({"codec": "int4", "group": None, "wide_keys": True}, True, None),
+        ({"codec": "kivi", "group": None}, None, None),
+    ],
+    ids=["the usual group of that time", "a group of its own", "stored with the setting", "not about int4"],
+)
+def test_a_spec_stored_before_keys_could_be_wide_is_read_as_what_was_served(
+    stored: dict[str, object], wide_keys: bool | None, group: int | None
+):
+    engine = {"kv_quantization": stored, "kv_blocks": 64}
+    spec = {"run_id": "a", "scenario": "s", "engine": engine, "requests": [{"request_id": "a", "prompt": "Hello"}]}
+    read = RunSpec.model_validate_json(json.dumps({"spec_version": 1, **spec})).engine.kv_quantization
+    default = KVQuantization().wide_keys
+    assert (read.wide_keys, read.group) == (default if wide_keys is None else wide_keys, group)
+    assert RunSpec.model_validate_json(json.dumps({"spec_version": 1, **spec, "engine": {}})).engine == EngineConfig()
+    if "wide_keys" not in stored:
+        written_today = RunSpec.model_validate(spec)
+        assert written_today.spec_version == 2
+        assert written_today.engine.kv_quantization.wide_keys, "left out by who asks now: the default"
+        assert RunSpec.model_validate_json(written_today.model_dump_json()) == written_today

@@ -120,12 +120,15 @@ def test_a_head_is_read_once_and_warming_up_leaves_nothing_behind(trained, tmp_p
     prepared = prepare(spec)
     warm_up(prepared)
     rehearsed = {proposer for proposer, _, _ in calls}
-    assert rehearsed and len(heads) == 1
+    assert rehearsed
+    assert len(heads) == 1
     calls.clear()
     warm = [request.token_ids for request in serve(spec, tmp_path / "warm", prepared=prepared)]
     guesses = [drafts for _, _, drafts in calls]
-    assert len(heads) == 1 and {proposer._head for proposer, _, _ in calls} == {heads[0]}
-    assert calls[0][1] and not rehearsed & {proposer for proposer, _, _ in calls}
+    assert len(heads) == 1
+    assert {proposer._head for proposer, _, _ in calls} == {heads[0]}
+    assert calls[0][1]
+    assert not rehearsed & {proposer for proposer, _, _ in calls}
     calls.clear()
     assert warm == [request.token_ids for request in serve(spec, tmp_path / "cold")]
     assert guesses == [drafts for _, _, drafts in calls]
