@@ -18,6 +18,7 @@ from app.experiment import Experiment
 from app.experimentfile import experiment_dir, from_document, read_experiment
 from app.home import Home
 from app.listing import find_run
+from app.views.plain import counted
 from engine.config import RunSpec
 from store import queries
 from store.database import Database
@@ -26,6 +27,12 @@ from store.snapshot import SUFFIX, export_snapshot
 from store.snapshotimport import Imported, import_snapshot
 
 FORMATS = (".html", SUFFIX, ".json", ".csv")
+BESIDE_WORDS = {
+    "quality.json": "The measured quality",
+    "notes.json": "The name and notes",
+    "experiment.json": "The record",
+}
+"""What an import may find here already, for sentences."""
 
 
 @dataclass(frozen=True)
@@ -169,6 +176,26 @@ def import_file(home: Home, path: Path) -> Imported:
     if not path.is_file():
         raise LabError("no-file", field="file", value=str(path), message=f"There is no file {path}.")
     return import_snapshot(path, home.runs, home.experiments, home.root, _run_of_spec, _experiment_of)
+
+
+def imported_in_words(imported: Imported) -> list[str]:
+    """What an import brought, and what it left as it was, in sentences."""
+    said = [f"{counted(len(imported.runs), 'run')} imported, {len(imported.known)} were here already."]
+    for name, what in BESIDE_WORDS.items():
+        taken = [owner for owner, file in imported.taken if file == name]
+        kept = [owner for owner, file in imported.kept if file == name]
+        if taken:
+            said.append(f"{what} of {_listed(taken)}: missing here, and taken over from the file.")
+        if kept:
+            said.append(
+                f"{what} of {_listed(kept)}: here already with other content, and left as it was here. To have the file's "
+                "instead, delete the run here and import again."
+            )
+    return said
+
+
+def _listed(ids: list[str], most: int = 3) -> str:
+    return ", ".join(ids) if len(ids) <= most else f"{', '.join(ids[:most])} and {len(ids) - most} more"
 
 
 def _run_of_spec(data: bytes) -> str:

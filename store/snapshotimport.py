@@ -37,6 +37,7 @@ MOST_ROWS = 100_000_000  # of one table
 MOST_RATIO = 400  # a member that unpacks to more than so many times its size is a bomb
 
 RUN_ID = r"[a-z0-9][a-z0-9-]{0,63}"
+BESIDE = (QUALITY, "notes.json")  # of a run: what may be added to it after its end, and differ from lab to lab
 MEMBER = re.compile(
     rf"manifest\.json|experiment/[a-z0-9-]{{1,40}}\.json|runs/{RUN_ID}/(spec|status|notes|quality)\.json"
     rf"|runs/{RUN_ID}/{TELEMETRY_FOLDER}/({'|'.join(ROW_TYPES)})\.parquet"
@@ -60,17 +61,30 @@ Check = Callable[[bytes], str]
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import brought: runs that are new, runs that were there already, the experiment if there is one."""
+    """What an import brought: runs that are new, runs that were there already, the experiment if there is one.
+
+    ``taken`` and ``kept``: what stands beside the rows of runs that were there already, as (run or experiment, file). Taken is what was
+    missing here; kept as it was here is what the snapshot has with other content.
+    """
 
     runs: tuple[str, ...]
     known: tuple[str, ...]
     experiment_id: str | None
+    taken: tuple[tuple[str, str], ...] = ()
+    kept: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def changed(self) -> tuple[str, ...]:
+        """Runs of which something is new."""
+        return tuple(dict.fromkeys([*self.runs, *(run_id for run_id, _ in self.taken)]))
 
 
 def import_snapshot(
     file: Path, runs_dir: Path, experiments_dir: Path, staging: Path, check_spec: Check, check_experiment: Check
 ) -> Imported:
     """Check a snapshot whole, then put its runs in place. ``staging``: a folder on the same file system.
+
+    A run that is here already gets what it lacks beside its rows (measured quality, notes); nothing that is here is replaced.
 
     Raises:
         StoreError: it is no snapshot, truncated, altered, too large, from a newer version, names paths of its own, or
@@ -180,18 +194,43 @@ def _put_in_place(
     if experiment_id is not None:
         _check_experiment(folder / "experiment" / "experiment.json", str(experiment_id), check_experiment)
     fresh = [run_id for run_id in run_ids if run_id not in known]
+    beside = [(run_id, name) for run_id in known for name in BESIDE if (folder / "runs" / run_id / name).exists()]
+    taken = [(run_id, name) for run_id, name in beside if not (runs_dir / run_id / name).exists()]
+    kept = [
+        pair
+        for pair in beside
+        if pair not in taken and _differ(folder / "runs" / pair[0] / pair[1], runs_dir / pair[0] / pair[1])
+    ]
+    if experiment_id is not None:
+        plan = "experiment.json"
+        if _differ(folder / "experiment" / plan, experiments_dir / str(experiment_id) / plan):
+            kept.append((str(experiment_id), plan))
     moved: list[Path] = []
     try:
         for run_id in fresh:
             (folder / "runs" / run_id).rename(runs_dir / run_id)
             moved.append(runs_dir / run_id)
+        for run_id, name in taken:
+            (folder / "runs" / run_id / name).rename(runs_dir / run_id / name)
+            moved.append(runs_dir / run_id / name)
         if experiment_id is not None and not (experiments_dir / experiment_id).exists():
             (folder / "experiment").rename(experiments_dir / experiment_id)
     except OSError:
         for path in moved:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         raise
-    return Imported(tuple(fresh), tuple(known), experiment_id)
+    return Imported(tuple(fresh), tuple(known), experiment_id, tuple(taken), tuple(kept))
+
+
+def _differ(one: Path, other: Path) -> bool:
+    """Whether both files are there, with other content."""
+    try:
+        return one.read_bytes() != other.read_bytes()
+    except FileNotFoundError:
+        return False
 
 
 def _check_experiment(path: Path, experiment_id: str, check: Check) -> None:

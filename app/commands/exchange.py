@@ -41,14 +41,23 @@ def import_(
     json: Json = False,
 ) -> None:
     """Take the runs of a .servescope file into this store."""
-    from app.exports import import_file
+    from app.exports import import_file, imported_in_words
     from app.home import Home
 
     imported = import_file(Home.from_environment().prepare(), file)
     runs = [*imported.runs, *imported.known]
     if json:
-        emit({"runs": runs, "new": list(imported.runs), "experiment_id": imported.experiment_id})
+        emit(
+            {
+                "runs": runs,
+                "new": list(imported.runs),
+                "experiment_id": imported.experiment_id,
+                "taken": [{"id": owner, "file": name} for owner, name in imported.taken],
+                "kept": [{"id": owner, "file": name} for owner, name in imported.kept],
+            }
+        )
         return
-    say(f"{len(imported.runs)} runs are new, {len(imported.known)} were here already.")
+    for sentence in imported_in_words(imported):
+        say(sentence)
     if imported.experiment_id:
         say(f"They belong to the experiment {imported.experiment_id}.")

@@ -14,7 +14,7 @@ from app.errors import LabError
 from app.experiment import Experiment
 from app.experimentfile import read_experiment
 from app.experimenting import current_turn, pause, resume, runs_planned, seconds_left
-from app.exports import export, import_file
+from app.exports import export, import_file, imported_in_words
 from app.services import Lab
 from app.views.plain import counted, plain
 from store.errors import StoreError
@@ -148,11 +148,9 @@ def _import(lab: Lab) -> None:
         except (LabError, StoreError) as error:
             st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
             return
-    for run_id in imported.runs:
+    for run_id in imported.changed:
         lab.collector.notify(run_id)
-    st.session_state["imported"] = (
-        f"{counted(len(imported.runs), 'run')} imported, {len(imported.known)} were here already."
-    )
+    st.session_state["imported"] = plain(" ".join(imported_in_words(imported)))
     if imported.experiment_id:
         st.query_params["experiment"] = imported.experiment_id
     st.rerun()

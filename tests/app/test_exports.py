@@ -12,7 +12,7 @@ from app.comparison import result_of_experiment
 from app.errors import LabError
 from app.experiment import Experiment, Turn, Variant, plan
 from app.experimentfile import read_experiment, write_experiment
-from app.exports import export, import_file, safe_cell
+from app.exports import export, import_file, imported_in_words, safe_cell
 from app.home import Home
 from app.indexing import select
 from app.notes import write_notes
@@ -46,9 +46,14 @@ def test_another_lab_gets_the_same_figures_to_the_last_digit(served: tuple[Home,
     file, there = tmp_path / "out.servescope", Home(tmp_path / "there").prepare()
     run_id = read_experiment(home, experiment_id).runs_of("on")[0]
     write_notes(home, run_id, name=HOSTILE)
+    export(home, experiment_id, tmp_path / "unmeasured.servescope")
     write_quality(home.run_dir(run_id), measured(HOSTILE))
     assert export(home, experiment_id, file) == file.stat().st_size
-    assert len(import_file(there, file).runs) == 4
+    assert len(import_file(there, tmp_path / "unmeasured.servescope").runs) == 4
+    assert imported_in_words(import_file(there, file)) == [
+        "0 runs imported, 4 were here already.",
+        f"The measured quality of {run_id}: missing here, and taken over from the file.",
+    ]
     assert result_of_experiment(there, experiment_id) == result_of_experiment(home, experiment_id)
     assert result_of(there, run_id) == result_of(home, run_id)
     asked = f"SELECT * FROM quality WHERE run_id = '{run_id}' ORDER BY place"
@@ -153,6 +158,12 @@ def test_the_commands_print_what_was_promised(served: tuple[Home, str], tmp_path
     assert json.loads(exported.stdout) == {"path": str(out), "bytes": out.stat().st_size}
     imported = servescope(Home(tmp_path / "other"), "import", str(out), "--json")
     assert len(json.loads(imported.stdout)["runs"]) == 4
+    assert (json.loads(imported.stdout)["taken"], json.loads(imported.stdout)["kept"]) == ([], [])
+    mine = read_experiment(home, experiment_id).runs_of("on")[0]
+    write_notes(Home(tmp_path / "other"), mine, name="mine")
+    again = servescope(Home(tmp_path / "other"), "import", str(out))
+    assert again.returncode == 0
+    assert f"The name and notes of {mine}: here already with other content, and left as it was here." in again.stderr
     refused = servescope(home, "import", str(tmp_path / "nothing.servescope"), "--json")
     assert refused.returncode == 1
 

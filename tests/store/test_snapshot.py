@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from store.snapshot import DATE, export_snapshot
 from store.snapshotimport import Imported, import_snapshot
 from store.summary import summary
 from telemetry.rows import ROW_TYPES
+from tests.store.test_quality_rows import codec, document
 
 HOSTILE = "<script>alert(1)</script>'; DROP TABLE runs; -- \u202egnp.exe\x07"
 
@@ -99,6 +101,53 @@ def test_importing_twice_changes_nothing(there: Lab, file: Path) -> None:
     there.read(file)
     before = there.content()
     assert there.read(file) == Imported((), ("r1", "r2"), "x-1")
+    assert there.content() == before
+
+
+def test_a_run_that_is_here_gets_what_it_lacks_and_keeps_what_it_has(
+    here: Lab, there: Lab, file: Path, tmp_path: Path
+) -> None:
+    there.read(file)
+    mine = there.runs / "r1" / "notes.json"
+    mine.write_text('{"name": "mine"}')
+    (there.runs / "r2" / "notes.json").unlink()
+    (there.experiments / "x-1" / "experiment.json").write_text('{"experiment_id": "x-1", "more": 1}')
+    measured = json.dumps(document(codec("int8"))).encode()
+    (here.runs / "r1" / "quality.json").write_bytes(measured)
+    later = tmp_path / "later.servescope"
+    export_snapshot(later, [here.runs / "r1", here.runs / "r2"], here.experiments / "x-1")
+    found = there.read(later)
+    assert (found.runs, found.known) == ((), ("r1", "r2"))
+    assert set(found.taken) == {("r1", "quality.json"), ("r2", "notes.json")}
+    assert set(found.kept) == {("r1", "notes.json"), ("x-1", "experiment.json")}
+    assert set(found.changed) == {"r1", "r2"}
+    assert (there.runs / "r1" / "quality.json").read_bytes() == measured
+    assert (there.runs / "r2" / "notes.json").read_bytes() == (here.runs / "r2" / "notes.json").read_bytes()
+    assert json.loads(mine.read_text()) == {"name": "mine"}
+    before = there.content()
+    again = there.read(later)
+    assert (again.taken, again.kept) == ((), found.kept)
+    assert there.content() == before
+
+
+def test_what_was_taken_over_is_given_back_where_the_import_breaks_off(
+    here: Lab, there: Lab, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.read(file)
+    shutil.rmtree(there.experiments / "x-1")
+    (here.runs / "r1" / "quality.json").write_text(json.dumps(document(codec("int8"))))
+    later = tmp_path / "later.servescope"
+    export_snapshot(later, [here.runs / "r1", here.runs / "r2"], here.experiments / "x-1")
+    before, rename = there.content(), Path.rename
+
+    def full(self: Path, target: Path) -> Path:
+        if self.name == "experiment":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        there.read(later)
     assert there.content() == before
 
 
