@@ -102,7 +102,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         ("Iterations", charts.iteration_timeline(steps, LIGHT)),
         ("Gap before every token", charts.token_gaps(gaps, LIGHT, stall)),
         ("What each iteration computed", charts.batch_makeup(steps, LIGHT)),
-        ("KV pool", charts.kv_pool(steps, LIGHT)),
+        ("KV pool", charts.kv_pool(steps, LIGHT, queries.preemptions_query(run_id).table(con))),
         *(
             (
                 f"{METRICS[n].title}: distribution",

@@ -96,9 +96,9 @@ CHARTS = {
     "kv": ChartWords(
         "KV pool",
         "Blocks of the key/value memory: used by a request, cached (free to take, still holding a findable prefix), and the "
-        "whole pool.",
+        "whole pool. A cross: the pool was full, and a request was thrown out of it (preempted), to be computed again later.",
         "iteration",
-        ("blocks_used", "blocks_cached", "blocks_total"),
+        ("blocks_used", "blocks_cached", "blocks_total", "preempted"),
     ),
     "prefix-effects": ChartWords(
         "Three effects of prefix sharing",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def thin(rows: np.ndarray, keep: int, by: int) -> np.ndarray:
+def thin(rows: np.ndarray, keep: int, by: int, counted: int | None = None) -> np.ndarray:
     """About ``keep`` of the rows, in order: the largest of column ``by`` in each of ``keep / 2`` buckets, the rest
-    evenly.
+    evenly. Of column ``counted`` nothing is lost: a row that stays has the sum over itself and those left out behind it.
     """
     n = len(rows)
     if n <= keep:
@@ -24,20 +24,34 @@ def thin(rows: np.ndarray, keep: int, by: int) -> np.ndarray:
     chosen = np.zeros(n, bool)
     chosen[hits[first]] = True
     chosen[np.linspace(0, n - 1, max(1, keep - buckets)).astype(np.int64)] = True
-    return rows[chosen]
+    kept = rows[chosen]
+    if counted is not None:
+        starts = np.flatnonzero(chosen)
+        starts[0] = 0
+        kept[:, counted] = np.add.reduceat(np.nan_to_num(rows[:, counted]), starts)
+    return kept
 
 
 class History:
     """Rows of float64 columns, appended in blocks and numbered from 0 in the order they came.
 
     The last ``recent`` to ``2 * recent`` rows are kept as they are. What is older is thinned to at most ``old`` rows
-    that keep the largest value of column ``peak`` in every stretch.
+    that keep the largest value of column ``peak`` in every stretch, and the sum of column ``counted``.
     """
 
-    def __init__(self, names: Sequence[str], peak: str, *, recent: int = 65_536, old: int = 32_768) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        peak: str,
+        *,
+        recent: int = 65_536,
+        old: int = 32_768,
+        counted: str | None = None,
+    ) -> None:
         self.names = tuple(names)
         self.count = 0  # rows ever appended
         self._peak = self.names.index(peak)
+        self._counted = None if counted is None else self.names.index(counted)
         self._limit, self._old_limit = recent, old
         self._rows = np.empty((2 * recent, len(self.names)))
         self._used = 0
@@ -77,8 +91,8 @@ class History:
 
     def _age(self) -> None:
         leaving, staying = self._rows[: self._limit], self._rows[self._limit :]
-        old = np.concatenate([self._old, thin(leaving, self._old_limit // 4, self._peak)])
-        self._old = thin(old, self._old_limit // 2, self._peak) if len(old) > self._old_limit else old
+        old = np.concatenate([self._old, thin(leaving, self._old_limit // 4, self._peak, self._counted)])
+        self._old = thin(old, self._old_limit // 2, self._peak, self._counted) if len(old) > self._old_limit else old
         self._used = len(staying)
         self._rows[: self._used] = staying.copy()
 

@@ -48,7 +48,9 @@ class LiveRun:
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
         self._lock = threading.Lock()
-        self._iterations = History((*ITERATION_COLUMNS, *_JUDGED), "duration_ms", recent=16_384, old=16_384)
+        self._iterations = History(
+            (*ITERATION_COLUMNS, *_JUDGED), "duration_ms", recent=16_384, old=16_384, counted="preempted"
+        )
         self._tokens = History(TOKEN_COLUMNS, "itl_ms")
         self._requests = History(REQUEST_COLUMNS, "e2e_ms", recent=8_192, old=8_192)
         self._devices = History(tuple(DEVICE_COLUMNS), "t", recent=8_192, old=8_192)

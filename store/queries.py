@@ -129,6 +129,16 @@ def iterations(con: Connection, run_id: str, max_points: int = 2000) -> pa.Table
     return iterations_query(run_id, max_points).table(con)
 
 
+def preemptions_query(run_id: str, limit: int = 2000) -> Query:
+    """The steps that threw somebody out of the pool, and how full it was then."""
+    return Query(
+        """
+SELECT end_ns / 1e9 AS t, blocks_used, preempted, iteration
+FROM iterations WHERE run_id = $run AND preempted > 0 ORDER BY iteration LIMIT $limit""".strip(),
+        {"run": run_id, "limit": limit},
+    )
+
+
 def roofline_query(run_id: str, max_points: int = 1000) -> Query:
     return Query(
         """

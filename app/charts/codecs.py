@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from app.charts.comparison import room_for_names, variant_style
 from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.charts.pool import preemption_marks
 from app.codecs import Crossover
 from app.theme import Palette
 
@@ -160,18 +161,9 @@ def pools(table: Table, names: Mapping[str, str], block_size: int, palette: Pale
             hovertemplate=f"pool: {size:,.0f} tokens<extra>{name}</extra>",
         )
         thrown = mine[np.nan_to_num(preempted[mine]) > 0]
-        figure.add_scatter(
-            x=t[thrown],
-            y=used[thrown] * block_size,
-            name="preemption",
-            legendgroup="preemption",
-            showlegend=bool(len(thrown)) and not seen,
-            mode="markers",
-            marker={"color": palette.stall, "size": 10, "symbol": "x"},
-            customdata=preempted[thrown],
-            yaxis=f"y{number}",
-            hovertemplate="%{customdata:d} preempted at %{x:.1f} s<extra>" + name + "</extra>",
-        )
+        show = {"showlegend": bool(len(thrown)) and not seen, "yaxis": f"y{number}"}
+        marks = t[thrown], used[thrown] * block_size, preempted[thrown]
+        figure.add_trace(preemption_marks(*marks, palette, run=name, **show))
         seen = seen or bool(len(thrown))
         figure.add_annotation(
             text=name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -26,8 +28,28 @@ def running_and_waiting(table: Table, palette: Palette) -> go.Figure:
     return figure
 
 
-def kv_pool(table: Table, palette: Palette) -> go.Figure:
-    """``table``: ``t`` (s), ``blocks_used``, ``blocks_cached``, ``blocks_total`` (blocks)."""
+def preemption_marks(
+    t: np.ndarray, height: np.ndarray, thrown: np.ndarray, palette: Palette, *, run: str = "", **more: Any
+) -> go.Scatter:
+    """A cross at (s, ``height``) for every iteration that preempted somebody; ``thrown``: how many. ``run``: whose, if there are several."""
+    return go.Scatter(
+        x=t,
+        y=height,
+        name="preemption",
+        legendgroup="preemption",
+        mode="markers",
+        marker={"color": palette.stall, "size": 10, "symbol": "x", "line": {"color": palette.background, "width": 1}},
+        customdata=thrown,
+        hovertemplate="%{customdata:d} preempted at %{x:.1f} s<extra>" + run + "</extra>",
+        **more,
+    )
+
+
+def kv_pool(table: Table, palette: Palette, preemptions: Table | None = None) -> go.Figure:
+    """``table``: ``t`` (s), ``blocks_used``, ``blocks_cached``, ``blocks_total`` (blocks).
+
+    ``preemptions``: ``t`` (s), ``blocks_used``, ``preempted`` (requests) of the iterations that preempted somebody.
+    """
     figure = new_figure(palette, y_title="blocks")
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
@@ -54,5 +76,8 @@ def kv_pool(table: Table, palette: Palette) -> go.Figure:
             xanchor="right",
             font={"color": palette.muted},
         )
+    if preemptions is not None and rows(preemptions):
+        marks = ("t", "blocks_used", "preempted")
+        figure.add_trace(preemption_marks(*(column(preemptions, name) for name in marks), palette))
     figure.update_layout(hovermode="x unified")
     return figure

@@ -165,8 +165,11 @@ def _charts(
         words = f"{counted(devices.num_rows, 'sample')}."
         chart_card(CHARTS["device"], activity, devices, devices_query, name="device", summary=words)
     with right:
-        pool = charts.kv_pool(steps, colours)
+        thrown = queries.preemptions_query(run_id).table(con)
+        pool = charts.kv_pool(steps, colours, thrown)
         words = f"At most {_largest(steps, 'blocks_used'):.0f} of {_largest(steps, 'blocks_total'):.0f} blocks used."
+        if thrown.num_rows:
+            words += f" {counted(int(np.nansum(charts.column(thrown, 'preempted'))), 'preemption')}."
         chart_card(CHARTS["kv"], pool, steps, steps_query, name="kv-pool", summary=words)
         memory = charts.memory_and_power(devices, colours)
         words = f"{counted(devices.num_rows, 'sample')}."

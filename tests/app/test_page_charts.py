@@ -138,6 +138,17 @@ def test_an_empty_table_gives_a_figure_that_says_so(palette) -> None:
         assert figure.layout.annotations[0].text
 
 
+@pytest.mark.parametrize("palette", [LIGHT, DARK])
+def test_the_pool_marks_who_was_thrown_out(palette) -> None:
+    thrown = pa.table({"t": [0.5, 0.9], "blocks_used": [190, 200], "preempted": [1, 3]})
+    marks = charts.kv_pool(steps(), palette, thrown).data[-1]
+    assert (list(marks.x), list(marks.y), list(marks.customdata)) == ([0.5, 0.9], [190, 200], [1, 3])
+    assert (marks.marker.color, marks.marker.symbol) == (palette.stall, "x")
+    assert "preempted at" in marks.hovertemplate
+    names = [trace.name for trace in charts.kv_pool(steps(), palette, thrown.slice(0, 0)).data]
+    assert "preemption" not in names, "no legend for what never happened"
+
+
 PEAKS = {"flops_per_s": 1e12, "bytes_per_s": 1e11}
 
 

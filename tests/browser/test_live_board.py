@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from app.components.live_board import script, styles
 from app.theme import palettes
@@ -196,6 +197,83 @@ def test_hovering_an_iteration_tells_its_values_and_moves_the_cursor_of_every_ch
     assert all("translate(0px" not in place for place in cursors)
     board.page.mouse.move(5, 5)
     expect(tip).to_be_hidden()
+
+
+def pool_rows(first: int, count: int, thrown: dict[int, int]) -> bytes:
+    rows = [
+        {
+            "t": 0.05 * (n + 1),
+            "duration_ms": 50,
+            "iteration": n,
+            "blocks_used": 60,
+            "blocks_cached": 0,
+            "blocks_total": 64,
+            "preempted": thrown.get(n, 0),
+        }
+        for n in range(first, first + count)
+    ]
+    return frame("iteration", first, rows)
+
+
+@pytest.mark.parametrize("background", ["#ffffff", "#0E1419"], ids=["light", "dark"])
+def test_preemptions_are_marked_in_the_pool_and_told_at_the_pointer(open_board: OpenOne, background: str) -> None:
+    board = open_board(background=background)
+    board.page.set_viewport_size({"width": 1200, "height": 2400})
+    board.socket.send(pool_rows(0, 50, {}))
+    card = board.page.locator(".card", has_text="KV pool")
+    described(board, "50 iterations")
+    entry = card.locator(".legend-item", has_text="preemption")
+    expect(entry).to_be_hidden()
+    plain_pixels = red_pixels(board, card)
+    board.socket.send(pool_rows(50, 50, {59: 2, 79: 1}))
+    described(board, "100 iterations")
+    expect(entry).to_contain_text("3 so far")
+    expect(card.locator(".plot")).to_have_attribute("aria-label", re.compile("3 preemptions so far"))
+    assert plain_pixels == 0
+    assert red_pixels(board, card) > 20
+    over = card.locator(".u-over")
+    box = over.bounding_box()
+    assert box is not None
+    first, last = (float(board.attribute(name) or 0) for name in ("from", "to"))
+    at = box["x"] + box["width"] * (3.0 - first) / (last - first)
+    board.page.mouse.move(at - 3, box["y"] + 30)
+    board.page.mouse.move(at, box["y"] + 40)
+    tip = card.locator(".tip")
+    expect(tip).to_contain_text("2 requests preempted at 3")
+    expect(tip).to_contain_text("iteration 59")
+    board.page.mouse.move(box["x"] + box["width"] * (1.0 - first) / (last - first), box["y"] + 40)
+    expect(tip).to_be_hidden()
+
+
+def red_pixels(board: OpenBoard, card: Locator) -> int:
+    """Pixels of a chart's canvas in the colour of a stall."""
+    theme = board.attribute("theme") or "light"
+    return int(
+        card.locator("canvas").evaluate(
+            """(canvas, wanted) => {
+              const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+              let found = 0;
+              for (let i = 0; i < data.length; i += 4) if (wanted.every((part, k) => Math.abs(data[i + k] - part) < 12)) found += 1;
+              return found;
+            }""",
+            list(bytes.fromhex(palettes()[theme]["stall"][1:])),
+        )
+    )
+
+
+def test_preemptions_of_a_long_run_are_all_counted(open_board: OpenOne) -> None:
+    board = open_board()
+    board.page.set_viewport_size({"width": 1200, "height": 2400})
+    names = COLUMNS["iteration"]
+    for first in range(0, 120_000, 20_000):
+        rows = np.full((20_000, len(names)), 1.0)
+        rows[:, names.index("t")] = np.arange(first, first + 20_000) / 1000
+        rows[:, names.index("preempted")] = np.arange(20_000) % 1000 == 0
+        board.socket.send(encode_frame("iteration", first, names, rows))
+    described(board, "120000 iterations")
+    expect(
+        board.page.locator(".card", has_text="KV pool").locator(".legend-item", has_text="preemption")
+    ).to_contain_text("120 so far")
 
 
 def test_a_refusal_is_told_and_not_repeated(open_board: OpenOne) -> None:

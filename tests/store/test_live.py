@@ -229,6 +229,23 @@ def test_thinning_keeps_the_largest_and_the_order(values: list[float], keep: int
     assert (np.diff(thinned[:, 0]) > 0).all()
 
 
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=500), st.integers(4, 100))
+def test_thinning_loses_no_preemption(thrown: list[int], keep: int) -> None:
+    rows = np.column_stack([np.arange(len(thrown)), np.arange(len(thrown)) % 7, thrown])
+    thinned = thin(rows, keep, 1, counted=2)
+    assert thinned[:, 2].sum() == sum(thrown)
+    assert thinned[:, 0].tolist() == thin(rows, keep, 1)[:, 0].tolist()
+
+
+def test_a_history_counts_what_it_left_out() -> None:
+    history = History(("t", "peak", "thrown"), "peak", recent=50, old=20, counted="thrown")
+    for at in range(1000):
+        history.append(np.array([[at, 1.0, at % 3 == 0]]))
+    first, rows = history.since(0)
+    assert len(rows) < 200 < first
+    assert rows[:, 2].sum() == sum(at % 3 == 0 for at in range(1000))
+
+
 @given(st.lists(st.floats(0.01, 1e5), min_size=1, max_size=300), st.sampled_from([0.0, 0.5, 0.9, 0.99, 1.0]))
 def test_the_histogram_knows_the_ranks_to_half_a_percent(values: list[float], share: float) -> None:
     histogram = LatencyHistogram()

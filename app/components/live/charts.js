@@ -128,6 +128,15 @@ function queueSpec(board) {
   };
 }
 
+/** Requests thrown out of the pool up to a time; null: all. */
+function preemptionsUntil(rows, time) {
+  const preempted = rows.get("preempted");
+  const end = time === null ? rows.rows : Math.min(rows.rows, rows.at(time) + 1);
+  let sum = 0;
+  for (let row = 0; row < end; row++) if (preempted[row] > 0) sum += preempted[row];
+  return sum;
+}
+
 function kvSpec(board) {
   const rows = board.tables.iteration;
   const share = (name) => (value) =>
@@ -140,11 +149,13 @@ function kvSpec(board) {
       { name: "used", colour: (c) => c.kv_used },
       { name: "cached", colour: (c) => c.kv_cached },
       { name: "pool", colour: (c) => c.text, mark: "line dashed" },
+      { name: "preemption", colour: (c) => c.stall, mark: "cross", visible: () => preemptionsUntil(rows, null) > 0 },
     ],
     values: (time) => [
       readingAt(board, time, "blocks_used", share()),
       readingAt(board, time, "blocks_cached", number),
       readingAt(board, time, "blocks_total", number),
+      number(preemptionsUntil(rows, time)) + " so far",
     ],
     peak: (view) => {
       const peak = peakInView(rows, view, ["blocks_used", "blocks_cached"]);
@@ -156,10 +167,25 @@ function kvSpec(board) {
       paintSteps(u, rows, view, "blocks_used", { stroke: colours.kv_used, fill: colours.kv_used + "99" });
       const total = rows.last("blocks_total");
       if (Number.isFinite(total)) paintLevel(u, total, colours.text, "pool: " + number(total) + " blocks", { above: false });
+      paintCrosses(u, rows, view, "preempted", "blocks_used", colours.stall);
     },
-    tip: null,
-    summary: () =>
-      `${number(rows.last("blocks_used"))} of ${number(rows.last("blocks_total"))} blocks used, at most ${number(peakInView(rows, board.view, ["blocks_used"]))} in view.`,
+    tip: (time, value, u) => {
+      const row = markedRowNear(u, rows, "preempted", time);
+      if (row < 0) return null;
+      const thrown = rows.get("preempted")[row];
+      return [
+        `${number(thrown)} ${thrown === 1 ? "request" : "requests"} preempted at ${seconds(rows.get("t")[row])}`,
+        `iteration ${rows.get("iteration")[row]}: the pool was full`,
+        "What they had computed is computed again later.",
+      ];
+    },
+    summary: () => {
+      const thrown = preemptionsUntil(rows, null);
+      return (
+        `${number(rows.last("blocks_used"))} of ${number(rows.last("blocks_total"))} blocks used, at most ${number(peakInView(rows, board.view, ["blocks_used"]))} in view` +
+        (thrown > 0 ? `; ${number(thrown)} ${thrown === 1 ? "preemption" : "preemptions"} so far.` : ".")
+      );
+    },
   };
 }
 

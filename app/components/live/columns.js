@@ -1,7 +1,10 @@
 // The rows of one table, as growing columns of doubles.
 //
 // Rows are numbered from the run's start. A batch that overlaps what came before is trimmed, a batch that starts later leaves a gap
-// that is counted. When `limit` rows are held the older half is thinned: of every two neighbours the one with the larger `peak` stays.
+// that is counted. When `limit` rows are held the older half is thinned: of every two neighbours the one with the larger `peak` stays,
+// and what is counted of the other goes to it.
+
+const COUNTED = ["preempted"];
 
 class Columns {
   constructor(peak, limit) {
@@ -44,8 +47,9 @@ class Columns {
     for (let pair = 0; pair < kept.length; pair++) {
       kept[pair] = 2 * pair + (peak && peak[2 * pair + 1] > peak[2 * pair] ? 1 : 0);
     }
-    for (const column of Object.values(this.store)) {
-      for (let row = 0; row < kept.length; row++) column[row] = column[kept[row]];
+    for (const [name, column] of Object.entries(this.store)) {
+      const counts = COUNTED.includes(name);
+      for (let row = 0; row < kept.length; row++) column[row] = counts ? column[2 * row] + column[2 * row + 1] : column[kept[row]];
       column.copyWithin(kept.length, old, this.rows);
     }
     this.rows -= old - kept.length;

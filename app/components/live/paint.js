@@ -187,6 +187,51 @@ function paintDots(u, times, values, from, to, view, size, colourOf) {
   ctx.restore();
 }
 
+const CROSS = 4.5; // half its width, in CSS pixels
+
+/** A cross at `height` wherever column `marked` is above zero; where many share a pixel column, one. */
+function paintCrosses(u, table, view, marked, height, colour) {
+  const { from, to } = visibleRows(table, view);
+  const ctx = u.ctx;
+  const box = u.bbox;
+  const ratio = devicePixelRatio || 1;
+  const size = CROSS * ratio;
+  const [t, marks, heights] = ["t", marked, height].map((name) => table.get(name));
+  const path = new Path2D();
+  let last = -Infinity;
+  for (let row = from; row < to; row++) {
+    if (!(marks[row] > 0)) continue;
+    const x = u.valToPos(t[row], "x", true);
+    if (x < box.left || x > box.left + box.width || x - last < ratio) continue;
+    last = x;
+    const y = Math.max(box.top + size, u.valToPos(heights[row], "y", true)); // a full pool's marks stay whole
+    for (const side of [-1, 1]) {
+      path.moveTo(x - size, y - side * size);
+      path.lineTo(x + size, y + side * size);
+    }
+  }
+  ctx.save();
+  ctx.lineCap = "round";
+  for (const [stroke, width] of [[u.paperColour || "#fff", 4.5], [colour, 2.25]]) {
+    ctx.strokeStyle = stroke; // first a rim, so that a mark stands out from what it lies on
+    ctx.lineWidth = width * ratio;
+    ctx.stroke(path);
+  }
+  ctx.restore();
+}
+
+/** The row whose mark lies nearest to a time, if it is within reach of the pointer; -1 without one. */
+function markedRowNear(u, table, marked, time) {
+  const marks = table.get(marked);
+  const t = table.get("t");
+  const reach = u.posToVal(2.5 * CROSS, "x") - u.posToVal(0, "x");
+  let nearest = -1;
+  for (let row = Math.max(0, table.at(time - reach)); row < table.rows && t[row] <= time + reach; row++) {
+    if (marks[row] > 0 && (nearest < 0 || Math.abs(t[row] - time) < Math.abs(t[nearest] - time))) nearest = row;
+  }
+  return nearest >= 0 && Math.abs(t[nearest] - time) <= reach ? nearest : -1;
+}
+
 /** A horizontal line across the plot with its words at the right end. */
 function paintLevel(u, value, colour, words, { dash = [6, 4], above = true } = {}) {
   const box = u.bbox;

@@ -54,7 +54,8 @@ function percent(value) {
 
 function seconds(value) {
   if (!known(value)) return DASH;
-  if (value >= 90) return Math.floor(value / 60) + " min " + Math.round(value % 60) + " s";
+  const whole = Math.round(value);
+  if (whole >= 90) return Math.floor(whole / 60) + " min " + (whole % 60) + " s";
   return value.toFixed(value >= 10 ? 0 : 1) + " s";
 }
 
