@@ -1,8 +1,10 @@
 """Speculative decoding on real weights: off, each proposer at its best fixed length, and the length that pays (SmartSpec).
 
-Answers to copy-heavy prompts (edit this function, answer from this document) and to everyday questions (chat), for 1, 4 and 16 requests at
-once; all configurations serve the same prompts in one process: proposer by proposer, each with plain decoding beside it, one after the
-other and back. tokens/s counts the whole run, prompts included; ITL is the time between two iterations that gave a request tokens. A draft
+Answers to copy-heavy prompts (edit this function, answer from this document) and to everyday questions (chat), 1, 4 and 16 requests at
+once: where one ends the next begins, and tokens/s counts, prompts included, for as long as all places are taken (with a last few requests
+in the end, one that is answered sooner would leave a place empty, and nothing would be won). All configurations serve the same prompts in one
+process: proposer by proposer, each with plain decoding beside it, one after the other and back, each as a run is served, guesses tried out
+before. ITL is the time between two iterations that gave a request tokens. A draft
 model of the embedded model's vocabulary does not exist on its own, so the proposer draft-model is left out; layer-skip is the model
 drafting for itself.
 
@@ -19,7 +21,6 @@ import random
 import statistics
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,13 +35,16 @@ from benchmarks.harness import Report, arguments, as_a_worker, interleave, paire
 from engine.build import Prepared, make_requests, prepare
 from engine.config import EMBEDDED_MODEL, ChunkedPrefill, EngineConfig, RequestSpec, RunSpec, Speculation
 from engine.speculation.head import DEFAULT_HEAD
+from engine.speculation.make import load_head, make_speculator
+from engine.speculation.trial import try_out
 from engine.warmup import warm_up
 from scenarios import texts
 from scenarios.questions import ABOUT_A_TEXT, QUESTIONS
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
-TOKENS = {1: 160, 4: 96, 16: 96}  # of an answer, by requests at once
+REQUESTS = {1: 5, 4: 14, 16: 44}  # in all, by requests at once
+TOKENS = {1: (96, 160), 4: (64, 128), 16: (64, 128)}  # of an answer, from .. to
 COPY_GOAL, BEST_GOAL, OFF_GOAL, ACCEPTED_GOAL = 1.8, 0.9, 0.97, 1.5
 FIXED = {"prompt-lookup": (3, 8), "trained-head": (1, 3), "layer-skip": (2,)}
 SMART = {"prompt-lookup": 8, "trained-head": 4, "layer-skip": 4}
@@ -117,7 +121,9 @@ def measure(report: Report, options: Any, workload: str, load: int) -> None:
             key: statistics.median(getattr(run, key) for run in runs)
             for key in ("tokens_per_s", "itl_p50_ms", "itl_p99_ms", "tokens_per_pass", "accepted", "draft_share")
         }
-        rows.append([name, *middle.values(), paired_ratio(speed[name], speed[off]).median, f"{same}/{load}"])
+        rows.append(
+            [name, *middle.values(), paired_ratio(speed[name], speed[off]).median, f"{same}/{len(runs[0].answers)}"]
+        )
     columns = [
         "configuration",
         "tokens/s",
@@ -174,7 +180,8 @@ def judge(report: Report, workload: str, load: int, found: dict[str, list[Served
 def asked(model: str, workload: str, load: int, threads: int | None) -> RunSpec:
     """Prompts of one workload, all at once."""
     requests = []
-    for index in range(load):
+    fewest, most = TOKENS.get(load, (64, 128))
+    for index in range(REQUESTS.get(load, 2 * load)):
         rng = random.Random(f"{workload} {index}")
         if workload == "chat":
             what: dict[str, Any] = {"prompt": QUESTIONS[index % len(QUESTIONS)], "chat": True}
@@ -186,7 +193,7 @@ def asked(model: str, workload: str, load: int, threads: int | None) -> RunSpec:
         else:
             question = rng.choice(ABOUT_A_TEXT)
             what = {"prompt": f"{texts.prose(120, rng)}\n\n{question}", "chat": True}
-        requests.append(RequestSpec(request_id=str(index), max_tokens=TOKENS.get(load, 64), **what))
+        requests.append(RequestSpec(request_id=str(index), max_tokens=rng.randint(fewest, most), **what))
     config = EngineConfig(
         model=model,
         device="cpu",
@@ -206,12 +213,20 @@ def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
         update={"engine": prepared.spec.engine.model_copy(update={"speculation": speculation})}
     )
     requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
-    warm_up(replace(prepared, spec=spec, requests=requests))
+    head = load_head(spec.engine, prepared.model)
+    prepared = replace(prepared, spec=spec, requests=requests, head=head)
+    warm_up(prepared)
+    executor = prepared.allocate()
+    drafter = make_speculator(prepared, executor.cache)
+    if drafter is not None:
+        try_out(prepared, executor, drafter)
+    load = spec.engine.max_num_seqs
     emitted: dict[int, list[float]] = {request.index: [] for request in requests}
     counts = {"passes": 0, "tokens": 0, "verifies": 0, "accepted": 0, "draft_ns": 0}
+    full = [0, 0]  # tokens and ns on the run's clock, as long as all places were taken
     folder = tempfile.TemporaryDirectory(prefix="servescope-bench-")
     with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
-        engine = replace(prepared, spec=spec, requests=requests).start(recorder, clock)
+        engine = prepared.start(recorder, clock, executor, drafter)
         finish = engine.finish
 
         def noted(plan: Any, batch: Any, tokens: Any, times: Any) -> None:
@@ -223,19 +238,21 @@ def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
                 counts["tokens"] += part.emitted
                 counts["verifies"] += part.drafted > 0
                 counts["accepted"] += part.accepted
+            if engine.scheduler.waiting or len(engine.scheduler.running) == load:
+                full[:] = counts["tokens"], times.end - began
 
         engine.finish = noted  # type: ignore[method-assign]
-        start = time.perf_counter()
+        began = clock.now_ns()
         engine.run(requests)
-        seconds = time.perf_counter() - start
+        took = clock.now_ns() - began
     gaps = np.concatenate([np.diff(times) for times in emitted.values()])
     return Served(
-        tokens_per_s=counts["tokens"] / seconds,
+        tokens_per_s=full[0] / full[1] * 1e9,
         itl_p50_ms=float(np.percentile(gaps, 50)),
         itl_p99_ms=float(np.percentile(gaps, 99)),
         tokens_per_pass=counts["tokens"] / counts["passes"],
         accepted=counts["accepted"] / max(1, counts["verifies"]),
-        draft_share=counts["draft_ns"] / 1e9 / seconds,
+        draft_share=counts["draft_ns"] / took,
         answers=tuple(tuple(request.output_token_ids) for request in requests),
     )
 

@@ -37,6 +37,7 @@ from engine.scheduler import Scheduler
 from engine.speculation.bugs import inject
 from engine.speculation.head import Head
 from engine.speculation.make import check_speculation, load_draft, load_head, make_speculator
+from engine.speculation.speculator import Speculator
 from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -106,8 +107,14 @@ class Prepared:
         size = self.spec.engine.block_size
         return block_bytes(self.model, size, self.codec) / size
 
-    def start(self, recorder: Recorder, clock: RunClock, executor: Executor | None = None) -> Engine:
-        """Wire the engine; ``executor``: what ``allocate`` returned, where that was done ahead of the clock."""
+    def start(
+        self,
+        recorder: Recorder,
+        clock: RunClock,
+        executor: Executor | None = None,
+        drafter: Speculator | None = None,
+    ) -> Engine:
+        """Wire the engine; ``executor`` and ``drafter``: what ``allocate`` and ``make_speculator`` returned, where that was ahead of the clock."""
         config, shape, model = self.spec.engine, self.model.shape, self.model
         executor = executor or self.allocate()
         pool = BlockPool(self.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
@@ -126,7 +133,7 @@ class Prepared:
                 POLICIES[config.resolved_policy](self.limits),
                 config.max_num_seqs,
                 prefixes,
-                make_speculator(self, executor.cache),
+                drafter or make_speculator(self, executor.cache),
                 self.tails,
             ),
             outputs=Outputs(model.tokenizer, shape.eos_token_ids, self.max_model_len, config.keep_text),

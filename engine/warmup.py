@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,12 +17,8 @@ from engine.kv.setup import exact_prefill
 from engine.model.device import resolve_device, resolve_dtype
 from engine.peaks import measure_peaks
 from engine.request import Request
-from engine.sampling import SamplingState
 from engine.scheduler import Plan, Slice
-from engine.speculation.make import make_proposer
 from telemetry.recorder import Recorder
-
-WARM_GUESSES = 2
 
 
 def rehearse() -> None:
@@ -40,7 +35,7 @@ def rehearse() -> None:
 
 @torch.inference_mode()
 def warm_up(prepared: Prepared) -> None:
-    """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache, and guess.
+    """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache.
 
     With custom kernels that read shared prefixes, also decodes behind one prefix, as many as each of their tiles is for.
     """
@@ -80,35 +75,6 @@ def warm_up(prepared: Prepared) -> None:
         batches += [shared_decodes(requests[0], n, length) for n in attention.passes.tile_changes(config.max_num_seqs)]
     for slices in batches:
         executor.forward(executor.build(Plan(slices)))
-    if config.speculation is not None and length > WARM_GUESSES + 1:
-        guess(prepared, executor, requests)
-
-
-def guess(prepared: Prepared, executor: Executor, requests: Sequence[Request]) -> None:
-    """Let what guesses go on from the end of a request, and of all; else SmartSpec would take its first, slow guess for the usual one."""
-    proposer = make_proposer(prepared, executor.cache)
-    if not proposer.runs_model:
-        return
-    shorter = []
-    for request in requests:
-        known = request.token_ids[:-WARM_GUESSES]
-        like = Request(request.index, request.spec, known, request.sampling, WARM_GUESSES + 1, tail=request.tail)
-        like.block_table = request.block_table
-        like.num_computed_tokens = len(known) - 1
-        like.sampling_state = SamplingState(
-            request.sampling,
-            run_seed=0,
-            number=request.index,
-            seed=None,
-            vocab=prepared.model.shape.vocab,
-            device=prepared.device,
-        )
-        shorter.append(like)
-    for some in (shorter[:1], shorter):
-        batch = executor.build(Plan([Slice(r, 1, r.num_known_tokens - 1, False) for r in some]))
-        executor.forward(batch)
-        proposer.observe(batch.sampled, executor.left)
-        proposer.propose(some, [WARM_GUESSES] * len(some))
 
 
 def shared_decodes(like: Request, count: int, length: int) -> list[Slice]:

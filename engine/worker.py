@@ -26,6 +26,8 @@ from engine.kv.unpacking import measure_attention
 from engine.loop import Engine
 from engine.outputs import output_digest
 from engine.peaks import measure_peaks
+from engine.speculation.make import make_speculator
+from engine.speculation.trial import try_out
 from engine.status import StatusFile
 from engine.warmup import rehearse, warm_up
 from telemetry.clock import RunClock
@@ -83,13 +85,17 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     warm_up(prepared)
     reading = _measure_reading(prepared)
     executor = prepared.allocate(lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
+    drafter = make_speculator(prepared, executor.cache)
+    if drafter is not None:
+        status.update(progress={"phase": "timing guesses", "phase_share": 0.0})
+        try_out(prepared, executor, drafter)
     clock = RunClock()
     recorder = Recorder(run_dir, spec.engine.recording, clock)
     sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms)
     state, error = "failed", None
     engine: Engine | None = None
     try:
-        engine = prepared.start(recorder, clock, executor)
+        engine = prepared.start(recorder, clock, executor, drafter)
         recorder.run(
             "start",
             "running",

@@ -87,7 +87,7 @@ def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None
 def totals_in_words(totals: Mapping[str, Any]) -> str:
     """What was guessed, what of it was accepted, and what guessing cost."""
     if not totals.get("verifications"):
-        return "Nothing was guessed in this run."
+        return "Nothing was guessed in this run: nothing to guess was found, or no guess promised more than plain decoding."
     return (
         f"{totals['drafted']:,} guesses, {totals['accepted']:,} accepted: {totals['mean_accepted']:.2f} per verification, "
         f"{totals['tokens_per_pass']:.2f} tokens per request and pass of the model. Guessing took "

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from engine.scheduler import Plan, PlanBuilder, Slice
+from engine.speculation.steptime import Measured
 
 
 class LengthControl(ABC):
     """Chooses how many tokens are guessed for each decode of an iteration, and learns from how it went."""
 
     most: int  # never more than this
+    rehearses: tuple[
+        int, ...
+    ] = ()  # lengths to be tried, one an iteration, before the run (``engine.speculation.trial``)
 
     @abstractmethod
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
         """Lengths for the decodes ``parts``, at most ``reach`` each (0: nothing to guess there)."""
+
+    def know(self, iterations: Iterable[Measured]) -> None:
+        """Take in iterations that were timed before the run."""
+        return
 
     def learn(self, plan: Plan, duration_ns: int) -> None:
         """Take in an iteration: its slices say what was accepted; ``duration_ns`` is the whole step's."""
@@ -35,6 +43,7 @@ class FixedLength(LengthControl):
 
     def __init__(self, k: int) -> None:
         self.most = k
+        self.rehearses = (k,)
 
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
         return [min(self.most, most) for most in reach]

@@ -117,7 +117,7 @@ def load_draft(config: EngineConfig, model: LoadedModel, progress: Progress) -> 
     return draft
 
 
-def load_head(config: EngineConfig, model: LoadedModel, progress: Progress) -> Head | None:
+def load_head(config: EngineConfig, model: LoadedModel, progress: Progress = lambda phase, share: None) -> Head | None:
     """The trained head's weights; None where the settings ask for none.
 
     Raises:

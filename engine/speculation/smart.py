@@ -5,31 +5,34 @@
 
 A request whose guesses are accepted with probability a gains a ** j tokens from its j-th guess. Guesses of all requests are taken
 in the order of that gain, equal ones together, as long as G is the greatest; where all requests are alike this is SmartSpec's
-scan over one k for all. Nothing guessed is one of the choices, and then now and then a short guess keeps the estimate alive,
-less and less often while it is in vain.
+scan over one k for all. Nothing guessed is one of the choices, and it stands unless guessing promises a few percent more: that much the
+predictions err. While nothing is guessed a few requests try a short guess now and then to keep the estimate alive, as often as probes
+take no more than a hundredth of the run's time, and only where guesses that are nearly always right would pay.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from engine.scheduler import Decision, Plan, PlanBuilder, Slice
 from engine.speculation.control import LengthControl
-from engine.speculation.steptime import Load, StepTime
+from engine.speculation.steptime import Load, Measured, StepTime
 
 FIRST_ACCEPTANCE = 0.7
 FIRST_COUNTS_FOR = 2.0  # tested guesses
 REQUEST_WEIGHT = 0.15  # of a tested guess in its request's acceptance, once there are many
 GLOBAL_WEIGHT = 0.02  # of a tested guess in the acceptance of all, once there are many
 OTHERS_COUNT_FOR = 2.0  # tested guesses: the acceptance of all in that of a request
-# iterations that could have guessed and did not, until one probes; twice as many after a probe in vain
-PROBE_EVERY = 24
-PROBE_AT_LEAST_EVERY = 384
+PROBE_SHARE = 0.01  # of the run's time that probes may take more than plain iterations
 PROBE_LENGTH = 2
 PROBE_REQUESTS = 4  # guess in a probe: what few show holds for many, and costs less
-COSTLY_GUESS = 0.1  # of an iteration: such guesses are probed one at a time
+CERTAIN = 0.95  # acceptance at which guesses are as good as they get
+PROBES_SAVED = 2.0  # plain iterations' time that probes not made may add up to
+MARGIN = 1.02  # guessing must promise this much more useful tokens per second than not guessing
+REHEARSED = (1, 0, 1, 2, 0, 1, 2)  # the first is not counted
 ENOUGH_STEPS = 2  # iterations without guesses, and as many with, before the regression is trusted
 
 
@@ -77,36 +80,34 @@ class Acceptance:
 
 
 def best_lengths(
-    acceptances: Sequence[float], reach: Sequence[int], others: int, seconds: Callable[[int, int], float]
+    acceptances: Sequence[float],
+    reach: Sequence[int],
+    others: int,
+    seconds: Callable[[np.ndarray, np.ndarray], np.ndarray],
 ) -> tuple[list[int], float]:
     """The lengths with the most useful tokens per second.
 
     Args:
-        acceptances, reach: of each request that could guess, and how far.
+        acceptances, reach: of each request that could guess, and how far (one of them at least).
         others: tokens that are emitted whatever is guessed: those of requests that cannot guess.
-        seconds: predicted time of the iteration, given the guesses in all and the longest one.
+        seconds: predicted time of iterations [n], given the guesses in all [n] and the longest one [n] of each.
 
     Returns:
         A length for each request, and the predicted tokens per second.
     """
-    gains = sorted(
-        (round(a**j, 9), j, i)
-        for i, (a, most) in enumerate(zip(acceptances, reach, strict=True))
-        for j in range(1, most + 1)
-    )
-    lengths = [0] * len(reach)
-    useful = float(len(reach) + others)
-    best, goodput = list(lengths), useful / seconds(0, 0)
-    total = longest = 0
-    for gain, alike in groupby(reversed(gains), key=lambda entry: entry[0]):
-        for _, j, i in alike:
-            lengths[i] = max(lengths[i], j)
-            longest = max(longest, j)
-            total += 1
-            useful += gain
-        if (candidate := useful / seconds(total, longest)) > goodput:
-            best, goodput = list(lengths), candidate
-    return best, goodput
+    places = np.arange(1, max(reach) + 1)
+    gains = np.round(np.asarray(acceptances)[:, None] ** places, 9)
+    who, place = np.nonzero(places <= np.asarray(reach)[:, None])
+    order = np.argsort(-gains[who, place], kind="stable")
+    who, place = who[order], place[order]
+    gains = gains[who, place]
+    total = np.arange(len(gains) + 1)
+    longest = np.maximum.accumulate(np.concatenate(([0], place + 1)))
+    useful = len(reach) + others + np.concatenate(([0.0], gains.cumsum()))
+    goodput = useful / seconds(total, longest)
+    goodput[1:-1][gains[1:] == gains[:-1]] = 0.0  # equal ones are taken together
+    best = int(goodput.argmax())
+    return np.bincount(who[:best], minlength=len(reach)).tolist(), float(goodput[best])
 
 
 class SmartLength(LengthControl):
@@ -114,36 +115,31 @@ class SmartLength(LengthControl):
 
     def __init__(self, most: int) -> None:
         self.most = most
+        self.rehearses = tuple(min(length, most) for length in REHEARSED)
         self.acceptance = Acceptance()
         self.step_time = StepTime()
         self._last: dict[int, int] = {}  # request -> length chosen last
         self._seen = [0, 0]  # iterations without prompts: plain ones, verifying ones
-        self._patience = PROBE_EVERY
-        self._idle = 0  # iterations that could have guessed and did not, since the last probe
+        self._allowance = 0.0  # ns that probes may still cost
         self._probed = 0  # requests, in all
+
+    def know(self, iterations: Iterable[Measured]) -> None:
+        for load, longest, duration_ns, draft_ns in iterations:
+            self._seen[load.verifies] += 1
+            self.step_time.update(load, longest, duration_ns, draft_ns)
 
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
         able = [i for i, most in enumerate(reach) if most > 0]
         if not able:
             return list(reach)
-        acceptances = [self.acceptance.of(parts[i].request.index) for i in able]
-        chosen, goodput, reason = self._best(builder, acceptances, [reach[i] for i in able], len(parts) - len(able))
-        if not any(chosen) and reason != "probe":
-            self._idle += 1
-            if self._idle >= self._patience:
-                self._idle, reason = 0, "probe"
-                self._patience = min(2 * self._patience, PROBE_AT_LEAST_EVERY)
-                chosen = [min(self._probe_length(builder), reach[i]) for i in able]
-        elif reason != "probe":
-            self._patience = PROBE_EVERY
-        if reason == "probe":
-            chosen = self._a_few(chosen)
+        requests, load = [parts[i].request.index for i in able], load_of(builder.plan)
+        chosen, goodput, reason = self._best(load, requests, [reach[i] for i in able], len(parts) - len(able))
         lengths = [0] * len(parts)
-        for i, length in zip(able, chosen, strict=True):
+        for i, request, length in zip(able, requests, chosen, strict=True):
             lengths[i] = length
-            self._note(builder, parts[i].request.index, length, reason, goodput)
+            self._note(builder, request, length, reason, goodput)
         if min(self._seen) >= ENOUGH_STEPS:
-            expected = self.step_time.predict(load_of(builder.plan, sum(lengths)), max(lengths))
+            expected = self.step_time.predict(with_guesses(load, sum(lengths)), max(lengths))
             builder.plan.decisions.append(Decision(-1, "speculation", "predicted", sum(lengths), value=expected))
         return lengths
 
@@ -154,7 +150,8 @@ class SmartLength(LengthControl):
         if plan.slices and not any(part.is_prefill for part in plan.slices):
             self._seen[bool(drafted)] += 1
         longest = max((part.drafted for part in drafted), default=0)
-        self.step_time.update(load_of(plan, 0), longest, duration_ns, plan.draft_ns)
+        self.step_time.update(load_of(plan), longest, duration_ns, plan.draft_ns)
+        self._allowance += PROBE_SHARE * duration_ns
 
     def describe(self) -> dict[str, float]:
         return {
@@ -168,29 +165,35 @@ class SmartLength(LengthControl):
         self._last.pop(request_index, None)
 
     def _best(
-        self, builder: PlanBuilder, acceptances: Sequence[float], reach: Sequence[int], others: int
+        self, load: Load, requests: Sequence[int], reach: Sequence[int], others: int
     ) -> tuple[list[int], float, str]:
+        """Lengths, the useful tokens per second they promise, and why they are what they are."""
         if min(self._seen) < ENOUGH_STEPS:
-            length = self._probe_length(builder) if self._seen[True] <= self._seen[False] else 0
-            return [min(length, most) for most in reach], float("nan"), "probe"
-        plain = self.step_time.predict(load_of(builder.plan, 0), 0)
+            length = PROBE_LENGTH if self._seen[True] <= self._seen[False] else 0
+            return self._a_few([min(length, most) for most in reach]), float("nan"), "probe"
+        plain = self.step_time.predict(load, 0)
 
-        def seconds(total: int, longest: int) -> float:
+        def seconds(total: np.ndarray, longest: np.ndarray) -> np.ndarray:
             """Verifying is never faster than not, whatever a few noisy steps say."""
-            verifying = self.step_time.predict(load_of(builder.plan, total), 0)
-            return (max(plain, verifying) + longest * self.step_time.draft_ns) / 1e9
+            verifying = self.step_time.predict_guesses(load, total)
+            return (np.where(total > 0, np.maximum(plain, verifying), plain) + longest * self.step_time.draft_ns) / 1e9
 
-        return *best_lengths(acceptances, reach, others, seconds), "acceptance"
+        without = (len(reach) + others) / plain * 1e9
+        lengths, goodput = best_lengths([self.acceptance.of(request) for request in requests], reach, others, seconds)
+        if goodput >= MARGIN * without:
+            return lengths, goodput, "acceptance"
+        probe = self._a_few([min(PROBE_LENGTH, most) for most in reach])
+        cost = 1e9 * float(seconds(np.array([sum(probe)]), np.array([max(probe)]))[0]) - plain
+        self._allowance = min(self._allowance, PROBES_SAVED * plain)
+        if cost < self._allowance and any(best_lengths([CERTAIN] * len(reach), reach, others, seconds)[0]):
+            self._allowance -= cost
+            return probe, without, "probe"
+        return [0] * len(reach), without, "acceptance"
 
     def _a_few(self, lengths: Sequence[int]) -> list[int]:
         """The lengths of a probe: of more requests than it needs, some in turn."""
         first, self._probed = self._probed % len(lengths), self._probed + PROBE_REQUESTS
         return [n if (i - first) % len(lengths) < PROBE_REQUESTS else 0 for i, n in enumerate(lengths)]
-
-    def _probe_length(self, builder: PlanBuilder) -> int:
-        """Guesses of a probe: one where guessing is so slow that probes would be felt."""
-        usual = self.step_time.predict(load_of(builder.plan, 0), 0)
-        return 1 if self.step_time.steps and self.step_time.draft_ns > COSTLY_GUESS * usual else PROBE_LENGTH
 
     def _note(self, builder: PlanBuilder, request: int, length: int, reason: str, goodput: float) -> None:
         """A decision row where the length changes: the length and the useful tokens per second it promises."""
@@ -201,11 +204,19 @@ class SmartLength(LengthControl):
         builder.plan.decisions.append(Decision(request, "speculation", reason, length, value=value))
 
 
-def load_of(plan: Plan, guesses: int) -> Load:
-    """What an iteration is asked to do: the plan, and ``guesses`` more tokens to verify."""
-    return Load(
-        kv_tokens=sum(part.context_len + part.tokens for part in plan.slices) + guesses,
-        tokens=plan.num_tokens + guesses,
-        sequences=len(plan.slices),
-        verifies=guesses > 0 or any(part.drafted for part in plan.slices),
+def load_of(plan: Plan) -> Load:
+    """What an iteration is asked to do."""
+    kv_tokens = tokens = 0
+    verifies = False
+    for part in plan.slices:
+        kv_tokens += part.context_len
+        tokens += part.tokens
+        verifies |= part.drafted > 0
+    return Load(kv_tokens + tokens, tokens, len(plan.slices), verifies)
+
+
+def with_guesses(load: Load, guesses: int) -> Load:
+    """The same, and ``guesses`` tokens more to verify."""
+    return load._replace(
+        kv_tokens=load.kv_tokens + guesses, tokens=load.tokens + guesses, verifies=load.verifies or guesses > 0
     )

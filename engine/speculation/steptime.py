@@ -12,9 +12,11 @@ _SCALE = np.array([1000.0, 10.0, 10.0, 1.0, 1.0])  # brings the features to the 
 _MEMORY = 0.995  # weight of all earlier iterations at each new one: about the last 200 count
 _RIDGE = 1e-3  # keeps coefficients finite while iterations are too alike to tell them apart
 _OUTLIER = 3.0  # iterations and guesses this many times slower than expected are the machine's, not the batch's
+_KNOWN = 8  # iterations until an outlier is told from the rest
+_SURPRISE = 1.4  # one iteration counts as at most so many times what was expected, or so many times less
 _FLOOR = 0.5  # of the shortest of the recent iterations: no prediction is below
 _RECENT = 64
-_LOCAL_WEIGHT = 0.25
+_LOCAL_WEIGHT = 0.05
 _DRAFT_WEIGHT = 0.1
 
 
@@ -25,6 +27,15 @@ class Load(NamedTuple):
     tokens: int
     sequences: int
     verifies: bool
+
+
+class Measured(NamedTuple):
+    """An iteration that was timed: its load, its longest guess, how long it took, and the part of that spent guessing."""
+
+    load: Load
+    longest: int
+    duration_ns: int
+    draft_ns: int
 
 
 class StepTime:
@@ -40,8 +51,11 @@ class StepTime:
         self._drafts = 0  # iterations it was learnt from
         self._gram = np.zeros((5, 5))
         self._moment = np.zeros(5)
-        self._coefficients: np.ndarray | None = None
-        self._local: dict[tuple[int, bool], float] = {}  # (tokens, verifies) -> measured / line
+        self._by_unit: tuple[float, ...] | None = None
+        self._local: tuple[dict[int, float], dict[int, float]] = (
+            {},
+            {},
+        )  # of plain, of verifying ones: tokens -> measured / line
         self._recent: deque[float] = deque(maxlen=_RECENT)
         self._squares = self._total = self._mean = 0.0  # of predictions against measurements
 
@@ -54,33 +68,40 @@ class StepTime:
             self._drafts += 1
             self.draft_ns += (share - self.draft_ns) * max(_DRAFT_WEIGHT, 1 / self._drafts)
         if self.steps:
-            predicted = self._line(load)
-            if self.steps >= 8 and measured > _OUTLIER * predicted * self._local.get(_place(load), 1.0):
-                return
-            if predicted > 0:  # more than twice or less than half is noise, not the place's own cost
-                measured_share = min(2.0, max(0.5, measured / predicted))
-                old = self._local.get(_place(load), 1.0)
-                self._local[_place(load)] = old + _LOCAL_WEIGHT * (measured_share - old)
-            self._judge(measured, predicted)
+            line, local = self._line(load), self._local[load.verifies]
+            known = local.get(load.tokens, 1.0)
+            here = line * known
+            if self.steps >= _KNOWN and here > 0:
+                if measured > _OUTLIER * here:
+                    return
+                measured = min(_SURPRISE * here, max(here / _SURPRISE, measured))
+            if line > 0:  # more than twice or less than half is noise, not the place's own cost
+                share = min(2.0, max(0.5, measured / line))
+                local[load.tokens] = known + _LOCAL_WEIGHT * (share - known)
+            self._judge(measured, line)
         features = _features(load)
         self._gram = _MEMORY * self._gram + np.outer(features, features)
         self._moment = _MEMORY * self._moment + features * measured
-        self._coefficients = None
+        self._by_unit = None
         self.steps += 1
 
     def predict(self, load: Load, longest: int) -> float:
         """Expected ns of an iteration whose longest guess has ``longest`` tokens; at least 1."""
-        line = self._line(load) * self._local.get(_place(load), 1.0)
-        floor = _FLOOR * min(self._recent, default=0.0)
-        return max(1.0, max(floor, line) + longest * self.draft_ns)
+        line = self._line(load) * self._local[load.verifies].get(load.tokens, 1.0)
+        return max(1.0, max(self._floor(), line) + longest * self.draft_ns)
+
+    def predict_guesses(self, load: Load, guesses: np.ndarray) -> np.ndarray:
+        """Expected ns of verifying ``guesses`` [n] more tokens beside what ``load`` has, guessing not counted; at least 1."""
+        first = self._line(load._replace(verifies=True))
+        kv, token = self._line_by_unit()[:2]
+        local = self._local[True]
+        known = np.fromiter((local.get(load.tokens + n, 1.0) for n in guesses.tolist()), float, len(guesses))
+        return np.maximum(max(1.0, self._floor()), (first + (kv + token) * guesses) * known)
 
     @property
     def coefficients(self) -> dict[str, float]:
         """The regression's line by name, in ns, and what guessing one token costs."""
-        fitted = self._solve() / _SCALE
-        return {name: float(value) for name, value in zip(NAMES, fitted, strict=True)} | {
-            "draft_per_token_ns": self.draft_ns
-        }
+        return dict(zip(NAMES, self._line_by_unit(), strict=True)) | {"draft_per_token_ns": self.draft_ns}
 
     @property
     def fit(self) -> float:
@@ -88,26 +109,34 @@ class StepTime:
         return 1.0 - self._squares / self._total if self._total > 0 else 0.0
 
     def _line(self, load: Load) -> float:
-        return float(self._solve() @ _features(load))
+        kv, token, sequence, verify, base = self._line_by_unit()
+        return kv * load.kv_tokens + token * load.tokens + sequence * load.sequences + verify * load.verifies + base
+
+    def _line_by_unit(self) -> tuple[float, ...]:
+        """The coefficients, in ns, in the order of ``NAMES``."""
+        if self._by_unit is None:
+            self._by_unit = tuple((self._solve() / _SCALE).tolist())
+        return self._by_unit
+
+    def _floor(self) -> float:
+        return _FLOOR * min(self._recent, default=0.0)
 
     def _solve(self) -> np.ndarray:
         """Least squares in which nothing shortens a step: what would be negative is left out.
 
         Else, while steps of one kind have hardly been seen, a prompt's long step can make plain steps look slower than verifying ones.
         """
-        if self._coefficients is None:
-            ridge = _RIDGE * np.eye(5) * max(1.0, self._gram.trace() / 5) * 0.01
-            kept = list(range(5))
-            found = np.zeros(5)
-            while kept:
-                found[:] = 0.0
-                found[kept] = np.linalg.solve((self._gram + ridge)[np.ix_(kept, kept)], self._moment[kept])
-                worst = min(kept, key=lambda place: found[place])
-                if found[worst] >= 0:
-                    break
-                kept.remove(worst)
-            self._coefficients = found
-        return self._coefficients
+        ridge = _RIDGE * np.eye(5) * max(1.0, self._gram.trace() / 5) * 0.01
+        kept = list(range(5))
+        found = np.zeros(5)
+        while kept:
+            found[:] = 0.0
+            found[kept] = np.linalg.solve((self._gram + ridge)[np.ix_(kept, kept)], self._moment[kept])
+            worst = min(kept, key=lambda place: found[place])
+            if found[worst] >= 0:
+                break
+            kept.remove(worst)
+        return found
 
     def _judge(self, measured: float, predicted: float) -> None:
         before = self._mean
@@ -118,7 +147,3 @@ class StepTime:
 
 def _features(load: Load) -> np.ndarray:
     return np.array([load.kv_tokens, load.tokens, load.sequences, float(load.verifies), 1.0]) / _SCALE
-
-
-def _place(load: Load) -> tuple[int, bool]:
-    return load.tokens, load.verifies

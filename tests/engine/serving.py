@@ -8,9 +8,11 @@ from pathlib import Path
 
 import torch
 
-from engine.build import Prepared, prepare
+from engine.build import prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.request import Request
+from engine.speculation.make import make_speculator
+from engine.speculation.trial import try_out
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -22,12 +24,17 @@ def make_spec(config: EngineConfig, requests: Sequence[RequestSpec]) -> RunSpec:
 
 
 def serve(
-    spec: RunSpec, run_dir: Path, stop: Callable[[], bool] = lambda: False, prepared: Prepared | None = None
+    spec: RunSpec, run_dir: Path, stop: Callable[[], bool] = lambda: False, *, tried_out: bool = False
 ) -> list[Request]:
-    """Serve a spec in this process, or what was prepared of it; returns its requests, all ended."""
-    prepared = prepared or prepare(spec)
+    """Serve a spec in this process, after guesses were tried out or not; returns its requests, all ended."""
+    prepared = prepare(spec)
+    executor = prepared.allocate()
+    drafter = make_speculator(prepared, executor.cache)
+    if tried_out:
+        assert drafter is not None
+        try_out(prepared, executor, drafter)
     with Recorder(run_dir, spec.engine.recording, clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = prepared.start(recorder, clock, executor, drafter)
         engine.run(prepared.requests, stop)
     engine.scheduler.check_integrity()
     assert engine.scheduler.pool.num_used == 0, "blocks left behind"

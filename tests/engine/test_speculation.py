@@ -16,8 +16,18 @@ from hypothesis import strategies as st
 
 from engine import executor
 from engine.batch import build_batch
-from engine.build import prepare
-from engine.config import ChunkedPrefill, ConfigError, EngineConfig, RequestSpec, Sampling, Speculation, apply_overrides
+from engine.build import Prepared, prepare
+from engine.config import (
+    ChunkedPrefill,
+    ConfigError,
+    EngineConfig,
+    KVQuantization,
+    PrefixSharing,
+    RequestSpec,
+    Sampling,
+    Speculation,
+    apply_overrides,
+)
 from engine.errors import EngineError
 from engine.kv import cache
 from engine.kv.pool import IntegrityError
@@ -28,9 +38,9 @@ from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.lookup import NGramIndex, PromptLookup
 from engine.speculation.make import make_speculator
 from engine.speculation.models import ModelProposer, kept_layers
-from engine.speculation.smart import PROBE_REQUESTS, Acceptance, SmartLength, best_lengths
+from engine.speculation.smart import PROBE_REQUESTS, REHEARSED, Acceptance, SmartLength, best_lengths
 from engine.speculation.steptime import Load, StepTime
-from engine.warmup import WARM_GUESSES, warm_up
+from engine.speculation.trial import try_out
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve
 
@@ -117,12 +127,12 @@ SMARTSPEC_TABLE = {
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 @pytest.mark.parametrize("draft", [None, "random:tiny"])
-def test_guessing_is_warmed_up_for_one_request_and_for_all(
+def test_guessing_is_tried_out_for_one_request_and_for_all(
     draft: str | None, temperature: float, monkeypatch: pytest.MonkeyPatch
 ):
-    """With the run's own proposer, sampled or greedy; of the guesses nothing is left."""
-    config = speculating(proposer="draft-model", draft_model=draft) if draft else speculating()
-    config = config.model_copy(update={"sampling": Sampling(ignore_eos=True, temperature=temperature)})
+    """With the run's own proposer, sampled or greedy."""
+    asks = {"control": "smart", "k": 2} | ({"proposer": "draft-model", "draft_model": draft} if draft else {})
+    config = speculating(**asks).model_copy(update={"sampling": Sampling(temperature=temperature), "max_num_seqs": 3})
     seen: list[tuple[int, set[int]]] = []
     propose = ModelProposer.propose
 
@@ -132,8 +142,46 @@ def test_guessing_is_warmed_up_for_one_request_and_for_all(
         return drafts
 
     monkeypatch.setattr(ModelProposer, "propose", watched)
-    warm_up(prepare(make_spec(config.model_copy(update={"max_num_seqs": 3}), asked())))
-    assert seen == [(1, {WARM_GUESSES}), (3, {WARM_GUESSES})]
+    control = tried_out(prepare(make_spec(config, asked())))
+    assert seen == [(n, {length}) for n in (1, 3) for length in REHEARSED if length]
+    known = control.step_time
+    counted = 2 * (len(REHEARSED) - 1)  # the first of either is not, nor what took far too long
+    assert counted / 2 < known.steps <= counted
+    assert known.draft_ns > 0
+    assert sum(known.coefficients.values()) > known.draft_ns
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prefix_sharing": PrefixSharing()},
+        {"kv_quantization": KVQuantization(codec="kivi", group=4, residual=8)},
+        {"policy": "static"},
+        {"max_model_len": 8},
+        {"kv_blocks": 16},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_trial_leaves_nothing_behind(changes: dict[str, Any], tmp_path: Path):
+    """Whatever else is switched on: the run that follows has the tokens of one without a trial, and its books balance."""
+    config = speculating(control="smart", proposer="prompt-lookup", k=2).model_copy(update=changes)
+    spec = make_spec(config, asked(3, max_tokens=2 if "max_model_len" in changes else 12))
+    if "max_model_len" in changes:
+        spec = spec.model_copy(
+            update={"requests": (RequestSpec(request_id="0", prompt_token_ids=(7, 8, 9), max_tokens=3),)}
+        )
+    tried, cold = serve(spec, tmp_path / "tried", tried_out=True), serve(spec, tmp_path / "cold")
+    assert [r.token_ids for r in tried] == [r.token_ids for r in cold]
+    assert [r.num_output_tokens for r in tried] == [r.max_tokens for r in cold]
+
+
+def tried_out(prepared: Prepared) -> SmartLength:
+    executor = prepared.allocate()
+    drafter = make_speculator(prepared, executor.cache)
+    assert drafter is not None
+    try_out(prepared, executor, drafter)
+    assert isinstance(drafter.control, SmartLength)
+    return drafter.control
 
 
 @pytest.mark.parametrize("acceptance", SMARTSPEC_TABLE)

@@ -1,0 +1,102 @@
+"""A few iterations before the clock starts, with the run's own proposer: what guessing costs is known from the first step.
+
+Made-up requests, one and then as many as the run will have at once, decode a few tokens with guesses of scripted lengths. That also pays
+for what the first guess of a process pays for. SmartSpec (2024) takes such times from a profile made ahead (papers 2, T1-07); here they are
+the first of its regression's samples, and the run's own follow.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.build import make_requests
+from engine.config import RequestSpec
+from engine.executor import Executor
+from engine.request import Draft, Request
+from engine.scheduler import Plan, PlanBuilder, Slice
+from engine.speculation.base import Proposer
+from engine.speculation.control import LengthControl
+from engine.speculation.smart import load_of
+from engine.speculation.speculator import Speculator
+from engine.speculation.steptime import Measured
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+
+if TYPE_CHECKING:
+    from engine.build import Prepared
+
+PROMPT = 4  # tokens
+
+
+class Scripted(LengthControl):
+    """Guesses of the lengths it is given, iteration by iteration, and how long each took."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.most = max(lengths)
+        self.measured: list[Measured] = []
+        self._left = list(lengths)
+
+    def done(self) -> bool:
+        return not self._left
+
+    def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
+        if not self._left or any(part.is_prefill for part in builder.plan.slices):
+            return [0] * len(reach)
+        length = self._left.pop(0)
+        return [min(length, most) for most in reach]
+
+    def learn(self, plan: Plan, duration_ns: int) -> None:
+        if plan.slices and not any(part.is_prefill for part in plan.slices):
+            longest = max(part.drafted for part in plan.slices)
+            self.measured.append(Measured(load_of(plan), longest, duration_ns, plan.draft_ns))
+
+
+class Echo(Proposer):
+    """Guesses the last token over and over: for verifying what a proposer that has to find something would not find here."""
+
+    def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
+        return [Draft([request.token_ids[-1]] * length) for request, length in zip(requests, lengths, strict=True)]
+
+
+def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None:
+    """Let ``drafter`` guess for made-up requests on the run's own executor, and its control know what that took.
+
+    Nothing of them stays: their blocks are free again, and the proposer has forgotten them.
+    """
+    script = drafter.control.rehearses
+    most_tokens = PROMPT + 2 * len(script) + sum(script)
+    if not script or most_tokens > prepared.max_model_len:
+        return
+    config = prepared.spec.engine
+    fits = prepared.num_blocks // -(-most_tokens // config.block_size)
+    most = min(fits, config.max_num_seqs, len(prepared.requests), prepared.tails or fits)
+    quiet = config.model_copy(
+        update={
+            "prefix_sharing": None,
+            "speculation": None,
+            "overlap": "off",
+            "recording": "off",
+            "check_integrity": False,
+            "keep_text": False,
+            "sampling": config.sampling.model_copy(update={"ignore_eos": True, "stop": ()}),
+        }
+    )
+    for count in sorted({1, most} - {0}):
+        asked = tuple(
+            RequestSpec(request_id=str(i), prompt_token_ids=tuple(range(PROMPT)), max_tokens=most_tokens - PROMPT)
+            for i in range(count)
+        )
+        spec = prepared.spec.model_copy(update={"engine": quiet, "requests": asked})
+        requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
+        control = Scripted(script)
+        proposer = drafter.proposer if drafter.proposer.runs_model else Echo()
+        trial = replace(prepared, spec=spec, requests=requests)
+        folder = tempfile.TemporaryDirectory(prefix="servescope-")
+        with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
+            scripted = Speculator(proposer, control, prepared.max_model_len)
+            trial.start(recorder, clock, executor, scripted).run(requests, control.done)
+        drafter.control.know(control.measured[1:])  # the first pays for what is done once
