@@ -161,7 +161,7 @@ def pools(table: Table, names: Mapping[str, str], block_size: int, palette: Pale
             hovertemplate=f"pool: {size:,.0f} tokens<extra>{name}</extra>",
         )
         thrown = mine[np.nan_to_num(preempted[mine]) > 0]
-        show = {"showlegend": bool(len(thrown)) and not seen, "yaxis": f"y{number}"}
+        show: dict[str, Any] = {"showlegend": bool(len(thrown)) and not seen, "yaxis": f"y{number}"}
         marks = t[thrown], used[thrown] * block_size, preempted[thrown]
         figure.add_trace(preemption_marks(*marks, palette, run=name, **show))
         seen = seen or bool(len(thrown))

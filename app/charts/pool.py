@@ -77,7 +77,7 @@ def kv_pool(table: Table, palette: Palette, preemptions: Table | None = None) ->
             font={"color": palette.muted},
         )
     if preemptions is not None and rows(preemptions):
-        marks = ("t", "blocks_used", "preempted")
-        figure.add_trace(preemption_marks(*(column(preemptions, name) for name in marks), palette))
+        t, height, thrown = (column(preemptions, name) for name in ("t", "blocks_used", "preempted"))
+        figure.add_trace(preemption_marks(t, height, thrown, palette))
     figure.update_layout(hovermode="x unified")
     return figure
