@@ -89,7 +89,7 @@ def test_tokens_without_a_tokenizer_are_shown_by_number() -> None:
 
 
 def test_words_for_totals_and_predictions() -> None:
-    assert totals_in_words({"verifications": 0}) .startswith("Nothing was guessed in this run: ")
+    assert totals_in_words({"verifications": 0}).startswith("Nothing was guessed in this run: ")
     assert "2.00 per verification" in totals_in_words(
         {"verifications": 5, "drafted": 15, "accepted": 10, "mean_accepted": 2.0, "tokens_per_pass": 3.0, "draft_share": 0.1, "draft_ms": 2.0}
     )  # fmt: skip
