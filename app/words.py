@@ -289,7 +289,8 @@ QUALITY = {
     "requests": "The same in requests of this run's mean size (prompt and output), each with memory of its own. With a codec that keeps "
     "the last tokens of a request exact, no more than there are such windows.",
     "bits": "Bits that one stored number takes on average, with the steps and minima stored beside it; 16 or 32 at full precision.",
-    "gain": "How many times more tokens the packed pool holds than the same bytes would at full precision.",
+    "bits_served": "The same for a request of this workload's mean length, of which the last tokens stay exact: what decides how many requests fit.",
+    "gain": "How many times more tokens the packed pool holds than the same bytes, exact windows among them, would at full precision.",
     "chart": "Right is more room, up is more loss. Room is what packed blocks take; exact windows beside the pool are not in it.",
     "heads": "How far the stored keys and values of each layer and KV head are from the true ones, relative to their size.",
 }

@@ -1,7 +1,8 @@
 """KV quantization on a CPU: what each codec gives in the same memory, and what it costs.
 
-- *room*: blocks that the bytes of ``POOL`` full-precision blocks give, against ``bits of the model's format / effective bits``. Exact
-  windows beside the pool take room too, so a codec with a window stays below its bits where requests are short.
+- *room*: blocks that the bytes of ``POOL`` full-precision blocks give, against ``bits of the model's format / effective bits``. Of a codec
+  with a window the last tokens of each request stay exact, and the windows lie in the same bytes: its effective bits are those of a request
+  of the workload's length with its window (papers 4.8), and a table has them for other lengths.
 - *serving*: the same requests at once in the same bytes, per codec in turns: most requests in flight, output tokens/s, preemptions. Where
   the pool was the limit more requests run together; on a CPU unpacking costs more than reading less spares, so throughput is no goal here.
 - *store*: one layer's keys and values of a batch, packed and stored, against stored as they are.
@@ -47,6 +48,7 @@ CODECS: dict[str, KVQuantization | None] = {
 BLOCK, POOL = 16, 48  # tokens, full-precision blocks
 REQUESTS, PROMPT, OUTPUT = 12, 160, 24  # of the serving workload: each ends with 12 blocks
 HEADS, KV_HEADS, HEAD_DIM = 9, 3, 64  # of the embedded model
+LENGTHS = (64, 256, 1024, 4096)  # tokens of a request, whose window weighs less the longer it is
 ROOM_SHARE, STORE_RATIO = 0.9, 1.3  # goals
 
 
@@ -103,19 +105,29 @@ def workload(model: str, asked: KVQuantization | None) -> RunSpec:
 def room(report: Report, prepared: dict[str, Prepared]) -> None:
     full = prepared["none"]
     rows: list[list[Any]] = []
+    windows: list[list[Any]] = []
     for name, side in prepared.items():
         codec = side.codec
         gain = side.num_blocks / full.num_blocks
         if codec is None:
             rows.append([name, 8 * full.model.dtype.itemsize, side.num_blocks, "", gain])
             continue
-        bits = codec.bits(side.model.shape.head_dim, BLOCK)
+        head_dim, exact = side.model.shape.head_dim, 8 * full.model.dtype.itemsize
+        packed, bits = codec.bits(head_dim, BLOCK), codec.bits_served(head_dim, BLOCK, PROMPT + OUTPUT, exact)
         rows.append([name, bits, side.num_blocks, "" if side.tails is None else side.tails, gain])
-        note = f"{side.tails} exact windows of {codec.window} tokens beside the pool" if side.tails else None
-        share = gain / (8 * full.model.dtype.itemsize / bits)
+        note = None
+        if codec.window:
+            windows.append([name, *(codec.bits_served(head_dim, BLOCK, length, exact) for length in LENGTHS)])
+            note = (
+                f"{bits:.2f} bits: packed {packed:.2f}, the last {codec.window} of {PROMPT + OUTPUT} tokens exact; "
+                f"{gain * packed / exact:.2f} of what the packed bits alone promise"
+            )
+        share = gain * bits / exact
         report.figure(f"room of {name} against its bits", share, "of 16 / bits", goal=ROOM_SHARE, note=note)
     title = f"blocks in the bytes of {POOL} full-precision blocks"
     report.table(title, ["codec", "effective bits", "blocks", "windows", "times"], rows)
+    if windows:
+        report.table("effective bits by tokens of a request", ["codec", *(str(length) for length in LENGTHS)], windows)
 
 
 def serve(prepared: Prepared) -> dict[str, float]:

@@ -22,6 +22,8 @@ from pydantic import ValidationError
 from engine.build import Prepared, prepare
 from engine.config import RunSpec
 from engine.errors import EngineError
+from engine.kv.quantized import tail_tokens
+from engine.kv.sizing import spare_tokens
 from engine.kv.unpacking import measure_attention
 from engine.loop import Engine
 from engine.outputs import output_digest
@@ -233,6 +235,7 @@ def _describe_codec(prepared: Prepared) -> dict[str, Any]:
         "kv_bits": codec.bits(shape.head_dim, size),
         "kv_window": codec.window,
         "kv_tails": prepared.tails,
+        "kv_tail_tokens": tail_tokens(codec, spare_tokens(prepared.spec.engine)),
         "kv_full_bytes_per_token": shape.kv_bytes_per_token(prepared.model.dtype.itemsize),
     }
 

@@ -19,12 +19,14 @@ class Capacity:
 
     tokens: int
     mean_request_tokens: float  # prompt and output: as asked while the run goes on, as served once requests have ended
-    full_precision_tokens: int  # that the same bytes would hold unpacked
+    full_precision_tokens: int  # that the same bytes, exact windows among them, would hold unpacked
     codec: str | None  # None: full precision
     bits: float | None  # of a stored number, metadata included ("effective bits")
     dtype: str = ""  # of the model
     # exact windows beside the pool, one for each request that runs; None: the codec has none
     windows: int | None = None
+    window: int = 0  # tokens of one
+    full_bits: float | None = None  # of an exact number
 
     @property
     def requests(self) -> float | None:
@@ -33,6 +35,15 @@ class Capacity:
             return None
         fit = self.tokens / self.mean_request_tokens
         return fit if self.windows is None else min(fit, float(self.windows))
+
+    @property
+    def bits_served(self) -> float | None:
+        """Bits of a number in a request of the mean size, the exact ones of its window among them (papers 4.8); None: no windows."""
+        size = self.mean_request_tokens
+        if not self.windows or not size or self.bits is None or self.full_bits is None:
+            return None
+        exact = min(1.0, self.window / size)
+        return (1 - exact) * self.bits + exact * self.full_bits
 
     @property
     def name(self) -> str:
@@ -57,15 +68,22 @@ def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = No
     if not model.get("kv_capacity_tokens"):
         return None
     full = model.get("kv_full_bytes_per_token", model["kv_bytes_per_token"])
-    tokens = int(model["kv_capacity_tokens"])
+    packed, tokens = model["kv_bytes_per_token"], int(model["kv_capacity_tokens"])
+    windows, window = model.get("kv_tails"), int(model.get("kv_window") or 0)
+    kept = int(
+        model.get("kv_tail_tokens") or window
+    )  # of each request beside the pool: its window, and guesses not verified
+    bits = model.get("kv_bits")
     return Capacity(
         tokens,
         float(mean_request_tokens or model.get("mean_request_tokens") or 0.0),
-        round(tokens * model["kv_bytes_per_token"] / full),
+        round(tokens * packed / full) + (windows or 0) * kept,
         model.get("kv_codec"),
-        model.get("kv_bits"),
+        bits,
         str(model.get("dtype") or ""),
-        model.get("kv_tails"),
+        windows,
+        window,
+        None if bits is None else bits * full / packed,
     )
 
 

@@ -62,6 +62,8 @@ def capacity_figures(held: Capacity) -> list[tuple[str, str, str]]:
     ]
     if held.bits is not None:
         found.append(("Effective bits", f"{held.bits:.4g}", f"{QUALITY['bits']} {derived}"))
+    if held.bits_served is not None:
+        found.append(("Bits with windows", f"{held.bits_served:.3g}", f"{QUALITY['bits_served']} {derived}"))
     if held.codec is not None:
         gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
         found.append(("Room gained", gain, f"{QUALITY['gain']} {derived}"))

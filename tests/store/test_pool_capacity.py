@@ -56,6 +56,17 @@ def test_a_packed_pool_says_what_the_same_bytes_held_unpacked() -> None:
     assert capacity_of(PACKED | {"kv_tails": 9}).requests == 9, "no more requests than exact windows"
 
 
+def test_exact_windows_take_room_too() -> None:
+    """2-bit KIVI: half of what a request of 64 tokens holds is exact."""
+    kivi = PACKED | {"kv_codec": "kivi", "kv_bits": 3.2, "kv_bytes_per_token": 320, "kv_tails": 10, "kv_window": 32}
+    held = capacity_of(kivi, 64.0)
+    assert held.full_precision_tokens == round(6144 * 320 / 1600) + 10 * 32
+    assert held.bits_served == pytest.approx((3.2 + 16) / 2)
+    assert capacity_of(kivi, 20.0).bits_served == pytest.approx(16)
+    assert capacity_of(kivi | {"kv_tail_tokens": 40}).full_precision_tokens == round(6144 * 320 / 1600) + 10 * 40
+    assert capacity_of(PACKED).bits_served is None
+
+
 def test_a_run_that_does_not_say_has_none() -> None:
     assert capacity_of({}) is None
     older = {key: value for key, value in MODEL.items() if key not in ("mean_request_tokens", "kv_bits")}

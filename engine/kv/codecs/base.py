@@ -43,6 +43,11 @@ class Codec:
         """Stored bits per number in a packed block, keys and values on average, metadata included ("effective bits")."""
         return (self.keys.bits(head_dim, block_size) + self.values.bits(head_dim, block_size)) / 2
 
+    def bits_served(self, head_dim: int, block_size: int, tokens: int, exact: int) -> float:
+        """The same for a sequence of ``tokens`` tokens whose last window is kept in ``exact`` bits a number (papers 4.8)."""
+        share = min(1.0, self.window / tokens)
+        return (1 - share) * self.bits(head_dim, block_size) + share * exact
+
     def round_trip(self, x: torch.Tensor, side: int, scale: torch.Tensor | None = None) -> torch.Tensor:
         """x: [..., tokens, head_dim], whole windows -> what is read back; side 0: keys, 1: values. Without rotation."""
         form = (self.keys, self.values)[side]
