@@ -127,6 +127,7 @@ class SmartLength(LengthControl):
         for load, longest, duration_ns, draft_ns in iterations:
             self._seen[load.verifies] += 1
             self.step_time.update(load, longest, duration_ns, draft_ns)
+        self.step_time.tried_out = min(self._seen) >= ENOUGH_STEPS
 
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
         able = [i for i, most in enumerate(reach) if most > 0]

@@ -12,8 +12,10 @@ _SCALE = np.array([1000.0, 10.0, 10.0, 1.0, 1.0])  # brings the features to the 
 _MEMORY = 0.995  # weight of all earlier iterations at each new one: about the last 200 count
 _RIDGE = 1e-3  # keeps coefficients finite while iterations are too alike to tell them apart
 _OUTLIER = 3.0  # iterations and guesses this many times slower than expected are the machine's, not the batch's
-_KNOWN = 8  # iterations until an outlier is told from the rest
+_KNOWN = 8  # iterations until an outlier is told from the rest, where none were tried out before
 _SURPRISE = 1.4  # one iteration counts as at most so many times what was expected, or so many times less
+_SETTLED = 32  # iterations until the line hardly moves from one to the next,
+_SOLVE_EVERY = 8  # and is worked out anew only so often
 _FLOOR = 0.5  # of the shortest of the recent iterations: no prediction is below
 _RECENT = 64
 _LOCAL_WEIGHT = 0.05
@@ -47,6 +49,9 @@ class StepTime:
 
     def __init__(self) -> None:
         self.steps = 0
+        self.tried_out = (
+            False  # the first iterations were made to tell one load from another, so surprises count as such
+        )
         self.draft_ns = 0.0  # guessing, per token of the longest guess
         self._drafts = 0  # iterations it was learnt from
         self._gram = np.zeros((5, 5))
@@ -71,7 +76,7 @@ class StepTime:
             line, local = self._line(load), self._local[load.verifies]
             known = local.get(load.tokens, 1.0)
             here = line * known
-            if self.steps >= _KNOWN and here > 0:
+            if (self.tried_out or self.steps >= _KNOWN) and here > 0:
                 if measured > _OUTLIER * here:
                     return
                 measured = min(_SURPRISE * here, max(here / _SURPRISE, measured))
@@ -82,8 +87,9 @@ class StepTime:
         features = _features(load)
         self._gram = _MEMORY * self._gram + np.outer(features, features)
         self._moment = _MEMORY * self._moment + features * measured
-        self._by_unit = None
         self.steps += 1
+        if self.steps < _SETTLED or self.steps % _SOLVE_EVERY == 0:
+            self._by_unit = None
 
     def predict(self, load: Load, longest: int) -> float:
         """Expected ns of an iteration whose longest guess has ``longest`` tokens; at least 1."""

@@ -85,6 +85,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
             "sampling": config.sampling.model_copy(update={"ignore_eos": True, "stop": ()}),
         }
     )
+    measured: list[Measured] = []
     for count in sorted({1, most} - {0}):
         asked = tuple(
             RequestSpec(request_id=str(i), prompt_token_ids=tuple(range(PROMPT)), max_tokens=most_tokens - PROMPT)
@@ -99,4 +100,5 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
         with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
             scripted = Speculator(proposer, control, prepared.max_model_len)
             trial.start(recorder, clock, executor, scripted).run(requests, control.done)
-        drafter.control.know(control.measured[1:])  # the first pays for what is done once
+        measured += control.measured[1:]  # the first pays for what is done once
+    drafter.control.know(measured)
