@@ -147,7 +147,7 @@ def test_probes_keep_to_their_share_of_the_time(places: int):
 
 
 def test_where_even_right_guesses_do_not_pay_nobody_probes():
-    machine = Machine(16, always(0.9), 60.0, seed=1)
+    machine = Machine(16, always(0.9), 36.0, seed=1)
     control = SmartLength(4)
     control.know(machine.tried_out(control.rehearses[1:]))
     machine.serve(control)
