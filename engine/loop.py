@@ -212,5 +212,9 @@ class DeviceMarks:
             self._events[1].record()
 
     def elapsed_ns(self) -> int | None:
-        """Call once the step's tokens were fetched: both events lie before that, so nothing waits here."""
-        return round(self._events[0].elapsed_time(self._events[1]) * 1e6) if self._events else None
+        """Call once the step's tokens were fetched: both events lie before that, so nothing waits here. A step that draws no token is
+        waited for: its time cannot be told before it has ended, nor its batch's memory be written again."""
+        if not self._events:
+            return None
+        self._events[1].synchronize()
+        return round(self._events[0].elapsed_time(self._events[1]) * 1e6)

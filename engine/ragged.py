@@ -235,7 +235,8 @@ def draw_inputs(sampled: Sequence[Slice]) -> dict[str, np.ndarray]:
     return {
         "temperatures": np.array(hot, np.float32).view(np.int32),
         "seeds": np.array(
-            [r.sampling_state.device_seed if t else 0 for r, t in zip(requests, hot, strict=True)], np.int32
+            [r.sampling_state.device_seed if t and r.sampling_state else 0 for r, t in zip(requests, hot, strict=True)],
+            np.int32,
         ),
         "counters": np.array([r.num_output_tokens + (r.in_flight is not None) for r in requests], np.int32),
     }

@@ -37,7 +37,7 @@ def rehearse() -> None:
 def warm_up(prepared: Prepared) -> None:
     """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache.
 
-    With custom kernels that read shared prefixes, also decodes behind one prefix, as many as each of their tiles is for.
+    With custom kernels also a batch for each form that they are compiled in, and a draw: nothing is compiled while a run is measured.
     """
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     size = config.block_size
@@ -61,6 +61,7 @@ def warm_up(prepared: Prepared) -> None:
         rule=rule,
     )
     executor = Executor(model.decoder, attention)
+    executor.draws_on_device = config.speculation is None
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
     batches = [
         [Slice(requests[0], length, 0, True)],
@@ -73,8 +74,29 @@ def warm_up(prepared: Prepared) -> None:
         batches += [verifies[:1], verifies]
     if attention.passes is not None and length > size:
         batches += [shared_decodes(requests[0], n, length) for n in attention.passes.tile_changes(config.max_num_seqs)]
+    if attention.ragged:
+        most = min(prepared.limits.token_budget, prepared.max_model_len - 1)
+        batches += forms(attention.tile_lengths(most), most, config.max_num_seqs, requests[0], size)  # type: ignore[attr-defined]
     for slices in batches:
-        executor.forward(executor.build(Plan(slices)))
+        batch = executor.build(Plan(slices))
+        logits = executor.forward(batch)
+        if batch.draws is not None:
+            executor.tokens(batch, logits)
+
+
+def forms(lengths: Sequence[int], most: int, max_num_seqs: int, like: Request, block_size: int) -> list[list[Slice]]:
+    """Batches of few and of many sequences, whose keys are cut into segments and are not: of single tokens, and of as many tokens as each
+    tile is for. All of them lie in one block, as what they hold is of no interest."""
+    batches = []
+    for tokens in (1, *lengths):
+        for count in sorted({1, max(1, min(max_num_seqs, most // tokens))}):
+            slices = []
+            for index in range(count):
+                request = Request(index, like.spec, [0] * tokens, like.sampling, 1)
+                request.block_table = [like.block_table[0]] * -(-tokens // block_size)
+                slices.append(Slice(request, tokens, 0, tokens > 1))
+            batches.append(slices)
+    return batches
 
 
 def shared_decodes(like: Request, count: int, length: int) -> list[Slice]:

@@ -26,6 +26,7 @@ from engine.kv.quantized import tail_tokens
 from engine.kv.sizing import spare_tokens
 from engine.kv.unpacking import measure_attention
 from engine.loop import Engine
+from engine.model.device import device_uuid
 from engine.outputs import output_digest
 from engine.peaks import measure_peaks
 from engine.speculation.make import make_speculator
@@ -93,7 +94,8 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
         try_out(prepared, executor, drafter)
     clock = RunClock()
     recorder = Recorder(run_dir, spec.engine.recording, clock)
-    sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms)
+    uuid = device_uuid(device)
+    sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms, uuid=uuid)
     state, error = "failed", None
     engine: Engine | None = None
     try:
@@ -103,7 +105,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             "running",
             labels=labels,
             spec=spec.model_dump(mode="json", exclude={"requests"}) | {"workload_hash": spec.workload_hash},
-            environment=environment(torch_version=torch.__version__, device=str(device))
+            environment=environment(torch_version=torch.__version__, device=str(device), uuid=uuid)
             | {"threads": torch.get_num_threads()},
             peaks=peaks,
             model=_describe_model(prepared, executor.graphs.nbytes if executor.graphs else 0) | reading,
@@ -170,7 +172,7 @@ def describe(error: Exception) -> dict[str, Any]:
             "message": "The device ran out of memory.",
             "mend": mend,
         }
-    if isinstance(error, RuntimeError) and "CUDA error" in str(error):
+    if isinstance(error, RuntimeError) and ("CUDA error" in str(error) or "Triton Error [CUDA]" in str(error)):
         return {
             "kind": "device-lost",
             "field": "device",

@@ -156,8 +156,9 @@ class NvmlDevice:
             return None
         try:
             return call()
-        except pynvml.NVMLError as error:
-            code = error.value
+        except (pynvml.NVMLError, AttributeError) as error:
+            # AttributeError: the installed nvidia-ml-py is older than this counter
+            code = error.value if isinstance(error, pynvml.NVMLError) else pynvml.NVML_ERROR_FUNCTION_NOT_FOUND
             if code in _LOST:
                 self.lost = str(error)
                 self.missing["device"] = f"lost: {error}"
@@ -261,13 +262,23 @@ def _stop() -> None:
 def _handle(index: int, uuid: str | None) -> Any:
     """NVML's handle of a CUDA device: NVML ignores CUDA_VISIBLE_DEVICES, so it is looked up there."""
     if uuid is not None:
-        return pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+        return _handle_of(uuid)
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     if index < len(visible):
         if not visible[index].isdigit():
             return pynvml.nvmlDeviceGetHandleByUUID(visible[index])
         index = int(visible[index])
     return pynvml.nvmlDeviceGetHandleByIndex(index)
+
+
+def _handle_of(uuid: str) -> Any:
+    """By a UUID as NVML writes it or, as CUDA does, without saying whether a whole GPU or a part of one has it."""
+    if uuid.startswith(("GPU-", "MIG-")):
+        return pynvml.nvmlDeviceGetHandleByUUID(uuid)
+    try:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+    except pynvml.NVMLError:
+        return pynvml.nvmlDeviceGetHandleByUUID(f"MIG-{uuid}")
 
 
 def _field(handle: Any, field_id: int) -> int | float:

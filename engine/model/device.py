@@ -25,7 +25,7 @@ def usual_threads() -> int:
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> the device.
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> the device; a GPU becomes the one this process launches on and marks time on.
 
     Raises:
         EngineError: a GPU is asked for and there is none, or none of that number.
@@ -34,7 +34,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda:0" if count else "cpu")
+        return _current(0) if count else torch.device("cpu")
     if count == 0:
         reason = "" if torch.version.cuda else " This build of PyTorch has no CUDA support."
         raise EngineError(
@@ -48,7 +48,21 @@ def resolve_device(name: str) -> torch.device:
     if index >= count:
         choices = ", ".join(f"cuda:{i}" for i in range(count))
         raise EngineError("no-gpu", "device", name, f"GPU {index} does not exist.", f"Set device to one of: {choices}.")
+    return _current(index)
+
+
+def _current(index: int) -> torch.device:
+    """Kernels, events and graphs go to the current GPU, whichever their tensors are on."""
+    torch.cuda.set_device(index)
     return torch.device(f"cuda:{index}")
+
+
+def device_uuid(device: torch.device) -> str | None:
+    """What names a GPU for certain, whatever order it is counted in; None on a CPU or where PyTorch does not tell."""
+    if device.type != "cuda":
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if uuid is None else str(uuid)
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:

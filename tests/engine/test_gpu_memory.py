@@ -56,3 +56,4 @@ def test_a_lost_device_is_a_failure_with_a_reason():
     assert error["kind"] == "device-lost"
     assert error["message"].endswith("unspecified launch failure")
     assert "kept" in error["mend"]
+    assert describe(RuntimeError("Triton Error [CUDA]: an illegal memory access"))["kind"] == "device-lost"

@@ -226,8 +226,11 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch):
 def test_a_gpu_number_too_high_is_told_the_ones_there_are(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert resolve_device("auto") == torch.device("cuda:0")
     assert resolve_device("cuda:1") == torch.device("cuda:1")
+    assert current == [0, 1]  # launches, events and graphs go to the current device
     with pytest.raises(EngineError, match="GPU 2 does not exist") as caught:
         resolve_device("cuda:2")
     assert "cuda:0, cuda:1" in caught.value.mend

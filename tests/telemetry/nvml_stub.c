@@ -22,7 +22,7 @@ int stub_samples(void) { return samples; }
 int nvmlInitWithFlags(unsigned flags) { (void)flags; return code("STUB_INIT"); }
 int nvmlShutdown(void) { return code("STUB_LOST"); }
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) { *handle = (void *)(uintptr_t)(index + 1); return index < 2 ? OK : 6; }
-int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) { *handle = (void *)2; return strcmp(uuid, "GPU-second") == 0 ? OK : 6; }
+int nvmlDeviceGetHandleByUUID(const char *uuid, void **handle) { *handle = (void *)2; return strcmp(uuid, "GPU-second") && strcmp(uuid, "MIG-slice") ? 6 : OK; }
 int nvmlDeviceGetName(void *h, char *name, unsigned n) { strncpy(name, h == (void *)2 ? "Stub B" : "Stub A", n); return OK; }
 int nvmlSystemGetDriverVersion(char *name, unsigned n) { strncpy(name, "600.1", n); return OK; }
 int nvmlDeviceGetUtilizationRates(void *h, unsigned *rates) { (void)h; ASK("utilization"); rates[0] = 90; rates[1] = 40; return OK; }

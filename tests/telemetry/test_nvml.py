@@ -199,3 +199,10 @@ def test_processes_and_description(stubs: dict[str, Path]) -> None:
         "sm_clock_max_mhz": 2100,
         "memory_clock_max_mhz": 3300,
     }
+
+
+def test_a_device_is_found_by_the_uuid_that_cuda_tells_whole_or_a_part(stubs: dict[str, Path]) -> None:
+    script = (
+        "from telemetry.nvml import describe\nsay(**{uuid: describe(0, uuid)['name'] for uuid in ('second', 'slice')})"
+    )
+    assert ask(stubs["new"], script) == {"second": "Stub B", "slice": "Stub B"}

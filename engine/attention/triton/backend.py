@@ -137,6 +137,13 @@ class TritonAttention(AttentionBackend):
             out = (out.unflatten(-1, (-1, self.head_dim)) @ self.matrix).flatten(1)
         return out
 
+    def tile_lengths(self, most: int) -> list[int]:
+        """The fewest new tokens of a sequence that have each tile, of 2 to this many."""
+        first: dict[Tile, int] = {}
+        for tokens in range(2, most + 1):
+            first.setdefault(tile_for(self.cache.dtype.itemsize, self._padded_dim, tokens * self.group), tokens)
+        return list(first.values())
+
     def _plan(self, ragged: Ragged, num_singles: int) -> list[Launch]:
         launches = []
         if num_singles:
