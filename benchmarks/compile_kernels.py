@@ -36,12 +36,13 @@ class Row:
     case: str  # the first that launched it
     variant: str
     types: str
+    grid: tuple[int, ...]  # of its first launch
     resources: Resources
 
     @classmethod
     def of(cls, case: str, launch: Any) -> Row:
         variant = " ".join(f"{name}={launch.constants[name]}" for name in SHOWN if name in launch.constants)
-        return cls(launch.kernel, case, variant, " ".join(launch.types), resources(launch.result))
+        return cls(launch.kernel, case, variant, " ".join(launch.types), launch.grid, resources(launch.result))
 
 
 def compile_case(capability: int, set_name: str, number: int) -> dict[str, Row | str]:

@@ -1,6 +1,9 @@
 """All GPU measurements: whole runs, single steps and attention beside the limits measured on the same device.
 
-``python -m benchmarks.gpu [--parts NAME,...] [--minutes N] [--dry-run] [--json FILE] [--check]``
+``python -m benchmarks.gpu [--parts NAME,...] [--minutes N] [--dry-run] [--json FILE [--merge]] [--check]``
+
+The file is written after every part. With ``--merge`` it keeps what it has of an earlier call for the same commit on the same kind of
+GPU, so that parts can be measured in several calls.
 
 Random weights of named shapes: speed does not depend on what they say. ``--dry-run`` goes through the same code with a tiny
 shape, on a CPU with interpreted kernels where there is no GPU; its figures mean nothing and are not saved.
@@ -8,12 +11,14 @@ shape, on a CPU with interpreted kernels where there is no GPU; its figures mean
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 if "--dry-run" in sys.argv and not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
@@ -22,6 +27,7 @@ import torch
 
 from benchmarks.gpu_parts import packed, serving, shared, steps
 from benchmarks.gpu_parts.bench import Bench
+from benchmarks.gpu_parts.merging import comparable, merged
 from benchmarks.harness import Report, arguments
 
 PARTS = {
@@ -40,6 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}, with commas")
     parser.add_argument("--minutes", type=float, default=7.0, help="start no further part after this long")
+    parser.add_argument("--merge", action="store_true", help="keep what the file has of earlier calls")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes; figures mean nothing")
     options = parser.parse_args(words)
     names = options.parts.split(",")
@@ -48,6 +55,10 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"--parts: {unknown[0]!r} is none of {', '.join(PARTS)}")
     if not torch.cuda.is_available() and not options.dry_run:
         parser.error("there is no GPU here; --dry-run goes through the code without one")
+    if options.merge and not options.json:
+        parser.error("--merge needs --json FILE")
+    path: Path | None = None if options.dry_run else options.json
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path and options.merge and path.exists() else None
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     bench = Bench(Report("gpu", device=str(device)), device, options.dry_run)
     bench.measure_peaks()
@@ -65,12 +76,25 @@ def main(words: Sequence[str] | None = None) -> int:
             failed.append((name, f"{type(error).__name__}: {error}"[:300]))
         bench.free()
         times.append((name, time.perf_counter() - begin))
+        if path:
+            save(path, bench.report, earlier)  # whatever ends this process before its end
     bench.report.table("parts", ["part", "s"], times)
     if failed:
         bench.report.table("parts that gave no figures", ["part", "why"], failed)
-    if options.dry_run:
-        options.json = None
-    return bench.report.finish(options) or (1 if failed else 0)
+    options.json = None
+    code = bench.report.finish(options)
+    if path:
+        save(path, bench.report, earlier)
+    return code or (1 if failed else 0)
+
+
+def save(path: Path, report: Report, earlier: dict[str, Any] | None) -> None:
+    """Write the results, with those of earlier calls that belong to them."""
+    report.save(path)
+    if earlier is not None:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if comparable(earlier, results):
+            path.write_text(json.dumps(merged(earlier, results), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

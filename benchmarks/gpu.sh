@@ -1,8 +1,16 @@
 #!/usr/bin/env bash
-# Everything there is to prove and measure on a GPU, in one command, inside 8 minutes, without network:
+# Everything there is to prove and measure on a GPU, in one command, inside 9 minutes, without network:
 #
-#   benchmarks/gpu.sh [OUT]      results and logs go to OUT (default: benchmarks/results); options for the
-#                                measurements in GPU_OPTIONS, e.g. GPU_OPTIONS="--parts common,steps"
+#   benchmarks/gpu.sh [--only tests|measurements] [OUT]
+#
+# Results and logs go to OUT (default: benchmarks/results). Where a call may not take that long, several calls do the same: results for
+# the same commit and GPU are put together in OUT/gpu.json. Settings by environment:
+#
+#   GPU_OPTIONS       of the measurements, e.g. GPU_OPTIONS="--parts common,steps"
+#   TEST_SECONDS      the tests are ended after this long (170), and what they found until then is shown
+#   MEASURE_SECONDS   likewise the measurements (330); a part is begun only while less than 9/11 of it have passed
+#
+# Kernels that the measurements need are compiled beside the tests, in processes of their own.
 #
 # Wanted on the machine: Python 3.12 with torch 2.11 (CUDA), triton 3.6, transformers 5.17, numpy, pyarrow, safetensors, tokenizers,
 # psutil, nvidia-ml-py, rich, filelock, pytest, pytest-timeout, pytest-xdist, hypothesis. What else the engine imports comes as wheels in
@@ -14,6 +22,13 @@
 # with pydantic's version from constraints.txt and pydantic-core's as pydantic's own metadata asks. No database and no page is needed.
 set -u -o pipefail
 cd "$(dirname "$0")/.."
+only=all
+if [ "${1:-}" = --only ]; then
+  only=${2:-}
+  case $only in tests | measurements) shift 2 ;; *) echo "--only takes tests or measurements" >&2; exit 2 ;; esac
+fi
+test_seconds=${TEST_SECONDS:-170}
+measure_seconds=${MEASURE_SECONDS:-330}
 out=${1:-benchmarks/results}
 wheels=${WHEELS:-wheels}
 python=${PYTHON:-python3}
@@ -38,17 +53,45 @@ if not torch.cuda.is_available():
 print(torch.cuda.get_device_name(), "torch", torch.__version__)
 PY
 
-status=0
-echo "== kernels and graphs against the reference, fresh random inputs, poisoned caches"
-workers=$(( $(nproc) > 8 ? 8 : $(nproc) ))
-timeout 170 "$python" -m pytest -q -n "$workers" --timeout 160 -p no:cacheprovider \
-  tests/engine/test_triton_attention.py tests/engine/test_triton_packed.py tests/engine/test_triton_shared.py tests/engine/test_kernels.py \
-  tests/engine/test_graphs.py \
-  >"$out/gpu-tests.log" 2>&1 || status=1
-tail -n 15 "$out/gpu-tests.log"
+# Say of a step that ran out of time that it did: what a log shows of it may look like success.
+ended() { # STEP CODE SECONDS SETTING
+  [ "$2" = 0 ] && return
+  status=1
+  if [ "$2" = 124 ] || [ "$2" = 137 ]; then
+    echo "!! $1 did not end within $3 s: set $4 higher, or see the log"
+  else
+    echo "!! $1 ended with $2"
+  fi
+}
 
-echo "== measurements"
-# shellcheck disable=SC2086
-timeout 330 "$python" -m benchmarks.gpu --minutes 4.5 --json "$out/gpu.json" ${GPU_OPTIONS:-} 2>"$out/gpu-errors.log" || status=1
-[ -s "$out/gpu-errors.log" ] && tail -n 25 "$out/gpu-errors.log"
+status=0
+cores=$(nproc)
+compiling=
+if [ "$only" != tests ]; then
+  capability=$("$python" -c 'import torch; print("{}{}".format(*torch.cuda.get_device_capability()))')
+  "$python" -m benchmarks.compile_kernels --capability "$capability" --set models --jobs $((cores > 4 ? cores / 2 : 1)) \
+    >"$out/gpu-compiled.log" 2>&1 &
+  compiling=$!
+fi
+
+if [ "$only" != measurements ]; then
+  echo "== kernels and graphs against the reference, fresh random inputs, poisoned caches"
+  timeout --signal=INT --kill-after=20 "$test_seconds" \
+    "$python" -m pytest -q -n $((cores > 12 ? 12 : cores)) --timeout "$test_seconds" -p no:cacheprovider \
+    tests/engine/test_triton_attention.py tests/engine/test_triton_packed.py tests/engine/test_triton_shared.py \
+    tests/engine/test_kernels.py tests/engine/test_graphs.py tests/engine/test_cuda_paths.py tests/engine/test_large_pools.py \
+    >"$out/gpu-tests.log" 2>&1
+  ended "the tests" $? "$test_seconds" TEST_SECONDS
+  tail -n 15 "$out/gpu-tests.log"
+fi
+
+if [ "$only" != tests ]; then
+  wait "$compiling" || echo "!! not every kernel could be compiled ahead: see $out/gpu-compiled.log"
+  echo "== measurements"
+  # shellcheck disable=SC2086
+  timeout "$measure_seconds" "$python" -m benchmarks.gpu --minutes "$(awk "BEGIN { print $measure_seconds * 9 / 660 }")" \
+    --json "$out/gpu.json" --merge ${GPU_OPTIONS:-} 2>"$out/gpu-errors.log"
+  ended "the measurements" $? "$measure_seconds" MEASURE_SECONDS
+  [ -s "$out/gpu-errors.log" ] && tail -n 25 "$out/gpu-errors.log"
+fi
 exit $status

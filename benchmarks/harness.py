@@ -230,17 +230,20 @@ def in_child(module: str, *options: str, timeout_s: float = 1800, worker: bool =
     ``worker``: with the memory settings an engine worker gets.
 
     Raises:
-        ChildFailed: it failed or said nothing.
+        ChildFailed: it failed, said nothing or took too long.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *options],
-        cwd=ROOT,
-        env=allocator.with_tunables(os.environ) if worker else None,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *options],
+            cwd=ROOT,
+            env=allocator.with_tunables(os.environ) if worker else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as late:
+        raise ChildFailed(f"{module} {' '.join(options)} did not end within {timeout_s:g} s") from late
     lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
     if done.returncode != 0 or not lines:
         last = "\n".join((done.stderr or done.stdout).splitlines()[-12:])

@@ -7,7 +7,8 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,15 @@ from benchmarks.harness import Report
 from engine.build import Prepared, make_requests, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.executor import Executor
+from engine.model import load
+from engine.model.shape import RANDOM
 from engine.peaks import measure_peaks
 from engine.request import Request
 from engine.scheduler import Plan, Slice
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
+TELLING_GAIN = 1.2
 COMMON_REQUESTS = 256
 COMMON_OUTPUT_TOKENS = 133_966  # of the whole workload, as published with it
 
@@ -88,6 +92,21 @@ class Bench:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@contextmanager
+def telling_weights(model: str) -> Iterator[None]:
+    """Inside, random weights of ``random:SHAPE`` are so large that what a token attends to decides which one follows.
+
+    A product with a row of unit size has about that size, and a little more. Drawn as usual, a residual stream is little more than its
+    token's embedding, and an answer repeats one token.
+    """
+    usual = load._INITIAL_SCALE
+    load._INITIAL_SCALE = TELLING_GAIN / RANDOM[model.removeprefix("random:")].hidden ** 0.5
+    try:
+        yield
+    finally:
+        load._INITIAL_SCALE = usual
 
 
 def _host_seconds(work: Callable[[], Any]) -> float:

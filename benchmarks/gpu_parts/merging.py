@@ -1,0 +1,61 @@
+"""One file for measurements taken over several calls: what a later call measured takes the place of what an earlier one did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Results = dict[str, Any]
+
+BY_ROW = {"parts"}  # tables that every call adds rows to
+FAILED = "parts that gave no figures"
+
+
+def comparable(earlier: Results, later: Results) -> bool:
+    """Whether both measured the same code on the same kind of device, with the same libraries."""
+    return _what(earlier) == _what(later)
+
+
+def merged(earlier: Results, later: Results) -> Results:
+    """``later`` with what ``earlier`` has besides; ``details.calls`` lists every call with its limits of the device.
+
+    Figures go by their names, tables by their titles. A share of a limit belongs to the limit of its own call.
+    """
+    names = {figure["name"] for figure in later["figures"]}
+    figures = [figure for figure in earlier["figures"] if figure["name"] not in names] + later["figures"]
+    details = {**earlier["details"], **later["details"]}
+    details["tables"] = _tables(earlier["details"].get("tables", []), later["details"].get("tables", []))
+    details["calls"] = [*_calls(earlier), *_calls(later)]
+    busiest = max((r["busiest_percent"] for r in (earlier, later) if r["busiest_percent"] is not None), default=None)
+    return {**later, "busiest_percent": busiest, "figures": figures, "details": details}
+
+
+def _what(results: Results) -> tuple[Any, ...]:
+    gpu = results["environment"].get("gpu") or {}
+    return results["benchmark"], results["commit"], gpu.get("name"), results["environment"]["versions"]
+
+
+def _calls(results: Results) -> list[Results]:
+    if "calls" in results["details"]:
+        return results["details"]["calls"]
+    limits = next((t["rows"] for t in results["details"].get("tables", []) if t["title"] == "measured limits"), [])
+    return [{"command": results["command"], "date": results["date"], "limits": limits}]
+
+
+def _tables(earlier: list[Results], later: list[Results]) -> list[Results]:
+    before, after = ({table["title"]: table for table in tables} for tables in (earlier, later))
+    measured = {row[0] for row in after.get("parts", {"rows": []})["rows"]}
+    failed = {row[0] for row in after.get(FAILED, {"rows": []})["rows"]}
+    found = []
+    for title in [*before, *(t for t in after if t not in before)]:
+        old, new = before.get(title), after.get(title)
+        if title == FAILED:
+            rows = [row for row in (old["rows"] if old else []) if row[0] not in measured | failed]
+            rows += new["rows"] if new else []
+            if rows:
+                found.append({**(new or old or {}), "rows": rows})
+        elif title in BY_ROW and old and new:
+            again = {row[0] for row in new["rows"]}
+            found.append({**new, "rows": [*(row for row in old["rows"] if row[0] not in again), *new["rows"]]})
+        else:
+            found.append(new or old)
+    return found
