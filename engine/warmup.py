@@ -75,8 +75,11 @@ def warm_up(prepared: Prepared) -> None:
     if attention.passes is not None and length > size:
         batches += [shared_decodes(requests[0], n, length) for n in attention.passes.tile_changes(config.max_num_seqs)]
     if attention.ragged:
-        most = min(prepared.limits.token_budget, prepared.max_model_len - 1)
-        batches += forms(attention.tile_lengths(most), most, config.max_num_seqs, requests[0], size)  # type: ignore[attr-defined]
+        limits = prepared.limits
+        most = max(limits.token_budget, limits.max_num_batched_tokens if config.chunked_prefill is None else 0)
+        most = min(most, sum(r.num_prompt_tokens for r in prepared.requests) + config.max_num_seqs)
+        lengths = attention.tile_lengths(min(most, prepared.max_model_len - 1))  # type: ignore[attr-defined]
+        batches += forms(lengths, most, config.max_num_seqs, requests[0], size)
     for slices in batches:
         batch = executor.build(Plan(slices))
         logits = executor.forward(batch)

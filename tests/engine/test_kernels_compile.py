@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parents[2]
 CAPABILITIES = {90: 3, 80: 14, 100: 14, 120: 14}
 HOT = ("paged_attention", "shared_prefixes")
 #: Bytes a thread of an attention kernel keeps in local memory for want of registers, at most, on Hopper: with keys and values of 16 bits
-#: as they are, with packed ones, in float32. Elsewhere sums stay in fewer registers' reach, and the tiles were chosen for Hopper.
-MOST_SPILLED = {"plain": 16, "packed": 160, "float32": 200}
+#: as they are, with packed ones (4 bits under the tile for 17 to 64 rows take most), in float32. The tiles were chosen for Hopper;
+#: elsewhere sums take more registers.
+MOST_SPILLED = {"plain": 16, "packed": 288, "float32": 200}
 MOST_SPILLED_ELSEWHERE = 768
 GRID_LIMIT = 65_535  # programs along the second and third side of a grid
 
