@@ -8,6 +8,7 @@
 #
 #   GPU_OPTIONS       of the measurements, e.g. GPU_OPTIONS="--parts common,steps"
 #   TEST_SECONDS      the tests are ended after this long (170), and what they found until then is shown
+#   SERVESCOPE_COMMIT the commit that these files are of, where they came without their history: it goes into the results
 #   MEASURE_SECONDS   likewise the measurements (330); a part is begun only while less than 9/11 of it have passed
 #
 # Kernels that the measurements need are compiled beside the tests, in processes of their own.

@@ -279,13 +279,22 @@ def command(name: str) -> str:
 
 
 def commit() -> dict[str, Any]:
-    """The commit of the measured code, and whether it had changes that are in no commit."""
+    """The commit of the measured code, and whether it had changes that are in no commit.
+
+    A copy of the files without their history is told by ``SERVESCOPE_COMMIT`` which commit it is of; what was changed it cannot tell.
+    """
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        except OSError:  # no git on this machine
+            return ""
 
+    known = git("rev-parse", "HEAD")
+    if not known:
+        return {"id": os.environ.get("SERVESCOPE_COMMIT"), "dirty": None}
     changed = [line for line in git("status", "--porcelain").splitlines() if "benchmarks/results/" not in line]
-    return {"id": git("rev-parse", "HEAD") or None, "dirty": bool(changed)}
+    return {"id": known, "dirty": bool(changed)}
 
 
 def _cell(value: Any) -> str:

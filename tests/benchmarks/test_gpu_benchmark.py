@@ -13,7 +13,7 @@ import pytest
 from benchmarks import gpu
 from benchmarks.gpu_parts import bench
 from benchmarks.gpu_parts.merging import comparable, merged
-from benchmarks.harness import ROOT, ChildFailed, Report, in_child
+from benchmarks.harness import ROOT, ChildFailed, Report, commit, in_child
 from engine.model import load
 
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
@@ -92,6 +92,16 @@ def test_what_was_measured_is_on_disk_before_the_next_part_and_stays_with_the_ne
 def test_a_child_that_takes_too_long_is_one_that_failed():
     with pytest.raises(ChildFailed, match=r"did not end within 0\.05 s"):
         in_child("timeit", "-n", "1", "import time; time.sleep(9)", timeout_s=0.05)
+
+
+def test_files_without_their_history_say_which_commit_they_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert commit()["id"]
+    monkeypatch.setattr("benchmarks.harness.ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setenv("SERVESCOPE_COMMIT", "abc")
+    assert commit() == {"id": "abc", "dirty": None}
+    monkeypatch.setenv("PATH", str(tmp_path))  # nor is there a git
+    assert commit() == {"id": "abc", "dirty": None}
 
 
 def test_telling_weights_are_larger_inside_only():
