@@ -26,6 +26,7 @@ from engine.techniques import KVQuantization
 
 CPU = torch.device("cpu")
 BLOCKS = 2  # of a pool that nothing is read from
+TAILS = 4  # of sequences with an exact window; several share one here
 TOKEN_IDS = 4096  # more than the plans use
 FULL_GRID = 1024  # sequences, or tiles times KV heads, that fill any device: nothing is split
 
@@ -98,6 +99,8 @@ class Case:
         executor = Executor(self.decoder(), self.attention())
         plans = list(self.plans())
         for plan in [plans[number % len(plans)] for number in self.ways] or plans:
+            for number, part in enumerate(plan.slices):
+                part.request.tail = number % TAILS
             batch = executor.build(plan)
             executor.tokens(batch, executor.forward(batch))
         if not self.ways:
@@ -108,12 +111,13 @@ class Case:
         if codec is None:
             cache = KVCache(*dimensions, self.dtype, CPU)
         else:
-            cache = QuantizedCache(codec, *dimensions, self.dtype, CPU, tails=FULL_GRID if codec.window else 0)
+            cache = QuantizedCache(codec, *dimensions, self.dtype, CPU, tails=TAILS if codec.window else 0)
             if codec.fixed_scales:
                 cache.set_scales(torch.ones(1, 2, self.kv_heads))
             elif codec.rotates:
                 cache.centre = torch.zeros(1, self.kv_heads, self.head_dim, dtype=self.dtype)
-        return make_attention("triton", cache, self.heads, self.kv_heads, self.head_dim, rule=GroupRule())
+        rule = None if codec is not None and codec.window else GroupRule()  # the settings allow one of the two
+        return make_attention("triton", cache, self.heads, self.kv_heads, self.head_dim, rule=rule)
 
     def decoder(self) -> Decoder:
         """One layer whose matrix products return memory as they find it."""
