@@ -20,6 +20,28 @@ class Rows(Protocol):
         ...
 
 
+def copy_tokens(places: torch.Tensor, slots: torch.Tensor, x: torch.Tensor) -> None:
+    """``places[:, slots] = x``: [rows, slots, width], [tokens] and [rows, tokens, width] of one dtype.
+
+    On a CPU rows are copied number by number whatever their size, so many are moved as the widest numbers they can be cut into.
+    """
+    if x.shape[1] >= MANY_TOKENS and x.device.type == "cpu":
+        nbytes = x.shape[-1] * x.element_size()
+        wide = next((wide for size, wide in _WIDE.items() if nbytes % size == 0), x.dtype)
+        places, x = places.view(wide), x.view(wide) if _divides(x, wide) else x.contiguous().view(wide)
+    places.index_copy_(1, slots, x)
+
+
+MANY_TOKENS = 64  # of fewer, finding out costs more than it saves
+_WIDE = {16: torch.complex128, 8: torch.int64, 4: torch.int32, 2: torch.int16}  # bytes: what has them
+
+
+def _divides(x: torch.Tensor, wide: torch.dtype) -> bool:
+    """Whether x can be seen as wider numbers where it lies."""
+    ratio = wide.itemsize // x.element_size()
+    return x.stride(-1) == 1 and all(n % ratio == 0 for n in (*x.stride()[:-1], x.storage_offset()))
+
+
 class KVCache:
     """Keys and values of every layer at full precision, in blocks. (Packed ones: ``engine.kv.quantized``.)
 
@@ -64,8 +86,8 @@ class KVCache:
 
     def store(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Write one layer's new keys and values ``[tokens, kv_heads, head_dim]`` to their slots ``[tokens]``."""
-        self.key_slots[layer].index_copy_(1, slots, k.transpose(0, 1))
-        self.value_slots[layer].index_copy_(1, slots, v.transpose(0, 1))
+        copy_tokens(self.key_slots[layer], slots, k.transpose(0, 1))
+        copy_tokens(self.value_slots[layer], slots, v.transpose(0, 1))
 
     def copy_block(self, source: int, destination: int) -> None:
         """Copy a block's keys and values, all layers."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.kv.cache import KVCache, no_room
+from engine.kv.cache import KVCache, copy_tokens, no_room
 from engine.kv.codecs import Codec
 from engine.kv.codecs.forms import Form
 
@@ -55,11 +55,12 @@ class PackedRows:
         """Pack tokens ``x`` [kv_heads, tokens, head_dim] into their slots [tokens]; whole spans, each within one block."""
         scale = None if self.scale is None else self.scale[:, None, None]
         codes, meta = self.form.encode(x, scale)
-        self._code_slots.index_copy_(1, slots, codes)
+        copy_tokens(self._code_slots, slots, codes)
         if meta is not None:
             assert self._meta_slots is not None
             span = self.form.span
-            self._meta_slots.index_copy_(1, slots if span == 1 else slots[::span] // span, meta)
+            spans = slots if span == 1 else slots[::span] // span
+            copy_tokens(self._meta_slots.flatten(2), spans, meta.flatten(2))
 
     def copy_block(self, source: int, destination: int) -> None:
         self.codes[:, destination].copy_(self.codes[:, source])
@@ -132,8 +133,8 @@ class QuantizedCache(KVCache):
 
     def keep(self, layer: int, tail_slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Write keys and values ``[tokens, kv_heads, head_dim]`` to their places ``[tokens]`` in the exact tails."""
-        self.tail_keys[layer].index_copy_(1, tail_slots, k.transpose(0, 1))
-        self.tail_values[layer].index_copy_(1, tail_slots, v.transpose(0, 1))
+        copy_tokens(self.tail_keys[layer], tail_slots, k.transpose(0, 1))
+        copy_tokens(self.tail_values[layer], tail_slots, v.transpose(0, 1))
 
     def pack(self, layer: int, slots: torch.Tensor, tail_slots: torch.Tensor) -> None:
         """Pack whole windows that are complete in the tails into their blocks' slots [tokens]."""

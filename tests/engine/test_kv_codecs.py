@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import EngineError
+from engine.kv.cache import MANY_TOKENS, copy_tokens
 from engine.kv.codecs import make_codec
 from engine.kv.codecs.forms import Float8, PerChannel, PerToken, Symmetric8
 from engine.kv.codecs.packing import BITS, pack, packed_width, unpack
@@ -182,3 +183,30 @@ def test_scores_and_outputs_stay_within_the_bounds(settings) -> None:
     assert ((exact.softmax(-1) - packed.softmax(-1)).abs().sum(-1, keepdim=True) <= (2 * eps).exp() - 1 + 1e-9).all()
     error = (exact.softmax(-1) @ v.double() - packed.softmax(-1) @ v2).abs()
     assert (error <= ((2 * eps).exp() - 1) * v.abs().max() + value_step.max() / 2 * (1 + 1e-5) + 1e-6).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_e4m3_code_is_read_as_pytorch_reads_it(dtype: torch.dtype) -> None:
+    codes = torch.tensor(
+        [code for code in range(256) if code & 0x7F != 0x7F], dtype=torch.uint8
+    )  # those two are no numbers
+    scale = torch.tensor([0.37, 1.0, 2.0**-9])[:, None]
+    expected = codes.view(torch.float8_e4m3fn).to(dtype) * scale.to(dtype)
+    assert torch.equal(Float8().decode(codes.expand(3, -1).contiguous(), None, dtype, scale), expected)
+
+
+@pytest.mark.parametrize("tokens", [3, MANY_TOKENS + 1])
+@pytest.mark.parametrize("width", [1, 2, 5, 12, 40, 64])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+def test_tokens_are_copied_to_their_slots_whatever_they_are_moved_as(
+    dtype: torch.dtype, width: int, tokens: int
+) -> None:
+    torch.manual_seed(0)
+    slots = torch.randperm(2 * MANY_TOKENS)[:tokens]
+    whole = torch.randint(0, 200, (tokens, 3, width + 3)).to(dtype)
+    for x in (whole[..., :width].transpose(0, 1), whole[..., :width].contiguous().transpose(0, 1)):
+        places = torch.zeros(3, 2 * MANY_TOKENS, width, dtype=dtype)
+        expected = places.clone()
+        expected[:, slots] = x
+        copy_tokens(places, slots, x)
+        assert torch.equal(places, expected)
