@@ -15,6 +15,7 @@ from app.errors import LabError
 from app.guard import LOOPBACK_HOSTS, Guard
 from app.home import Home
 from app.lablock import LabAddress, LabLock
+from app.preload import preload
 from app.services import Lab, set_lab
 
 if TYPE_CHECKING:
@@ -157,6 +158,7 @@ def serve(
                     lab.start_starter()
                 say(f"ServeScope is open at {address.url}")
                 say("Ctrl-C ends it; a run in progress is ended cleanly and kept.")
+                preload()
                 if open_browser:
                     webbrowser.open(address.url)
 
