@@ -98,8 +98,12 @@ def codec_name(codec: KVQuantization | None) -> str:
         if codec == standard:
             return name
     usual = KVQuantization(codec=codec.codec)
-    others = [_in_words(key, value) for key, value in codec if key != "codec" and value != getattr(usual, key)]
+    others = [_in_words(key, value) for key, value in codec if _matters(codec, usual, key)]
     return ", ".join([codec.codec, *others])
+
+
+def _matters(codec: KVQuantization, usual: KVQuantization, key: str) -> bool:
+    return key != "codec" and codec.reads(key) and getattr(codec, key) != getattr(usual, key)
 
 
 def _in_words(key: str, value: Any) -> str:

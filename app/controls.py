@@ -134,6 +134,12 @@ def in_words(error: Any) -> str:
     return f"{error.field} is {shown}. {error.message} {error.mend}".strip()
 
 
+def at_the_control(error: Any) -> str:
+    """The same where the control itself is in sight: its name is not repeated, and ``none`` is an empty field."""
+    shown = "Empty" if error.value in (None, "", "none") else error.value
+    return f"{shown}: {error.message} {error.mend}".strip().replace(", or none.", ", or leave it empty.")
+
+
 @cache
 def _by_path() -> dict[str, Control]:
     return {control.path: control for control in controls()}

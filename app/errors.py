@@ -23,6 +23,11 @@ class LabError(Exception):
         return {"kind": self.kind, "field": self.field, "value": self.value, "message": self.message, "mend": self.mend}
 
 
+def on_page(error: LabError) -> str:
+    """An error for a reader of the page: without a mend that only names a command for the terminal."""
+    return error.message if error.mend.startswith("servescope ") else f"{error.message} {error.mend}".strip()
+
+
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
     """Known words that look like ``word``, best first."""
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.5)

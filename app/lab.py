@@ -8,12 +8,14 @@ import streamlit as st
 
 from app.words import GLOSSARY
 
+SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 st.set_page_config(
     page_title="ServeScope",
     page_icon=str(ASSETS / "icon.svg"),
     layout="wide",
+    initial_sidebar_state=SIDEBAR_WIDTH,
     menu_items={"Get help": None, "Report a bug": None, "About": "ServeScope, a lab for LLM serving."},
 )
 st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")

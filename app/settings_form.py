@@ -15,6 +15,7 @@ import streamlit as st
 from app import controls as book
 from app.controls import Control
 from app.devices import gpu_count
+from app.views.plain import plain
 from engine.config import EMBEDDED_MODEL, RANDOM_SHAPES, EngineConfig
 
 AUTOMATIC = "automatic"
@@ -184,7 +185,7 @@ class _Form:
 
     def _mark(self, control: Control) -> None:
         if control.path in self.wrong:
-            st.error(book.in_words(self.wrong[control.path]), icon=":material/error:")
+            st.error(plain(book.at_the_control(self.wrong[control.path])), icon=":material/error:")
         if control.path not in self.before:
             return
         value = book.value_of(self.base, control.path)

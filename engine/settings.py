@@ -16,6 +16,10 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
+    def reads(self, name: str) -> bool:
+        """Whether a field matters beside the others as they are set."""
+        return True
+
 
 def setting(
     default: Any,

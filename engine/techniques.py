@@ -246,6 +246,14 @@ class Speculation(Settings):
         return self
 
 
+READ_BY = {
+    "wide_keys": ("int4",),
+    **dict.fromkeys(("key_bits", "value_bits", "residual", "key_axis", "value_axis"), ("kivi",)),
+    **dict.fromkeys(("rotate", "centre"), ("int8", "int4")),
+}
+"""Settings of ``KVQuantization`` that only some codecs read."""
+
+
 class KVQuantization(Settings):
     """Keys and values in fewer bits: the same memory holds more tokens, and attention reads fewer bytes."""
 
@@ -361,6 +369,9 @@ class KVQuantization(Settings):
         group="KV quantization",
         advanced=True,
     )
+
+    def reads(self, name: str) -> bool:
+        return self.codec in READ_BY.get(name, (self.codec,))
 
     @property
     def calibrates(self) -> bool:

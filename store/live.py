@@ -223,7 +223,10 @@ class LiveRun:
     def _last(self, row: np.ndarray | None, name: str) -> float | None:
         return None if row is None else float(row[0, self._iterations.names.index(name)])
 
-    def _limit(self, now: float) -> dict[str, Any]:
+    def _limit(self, now: float) -> dict[str, Any] | None:
+        """None before the first iteration: a run that waits or loads is not one with too little work."""
+        if not self._iterations.count:
+            return None
         start = int(np.searchsorted(self._iterations.column("t"), now - RATE_WINDOW_S, side="right"))
         names = ("duration_ms", "forward_ms", "flops", "bytes", "waiting", "preempted", "blocked")
         columns = {name: self._iterations.column(name)[start:] for name in names}

@@ -161,9 +161,12 @@ def pools(table: Table, names: Mapping[str, str], block_size: int, palette: Pale
             hovertemplate=f"pool: {size:,.0f} tokens<extra>{name}</extra>",
         )
         thrown = mine[np.nan_to_num(preempted[mine]) > 0]
-        show: dict[str, Any] = {"showlegend": bool(len(thrown)) and not seen, "yaxis": f"y{number}"}
-        marks = t[thrown], used[thrown] * block_size, preempted[thrown]
-        figure.add_trace(preemption_marks(*marks, palette, run=name, **show))
+        named = bool(len(thrown)) and not seen
+        height = used[thrown] * block_size
+        marks = preemption_marks(
+            t[thrown], height, preempted[thrown], palette, run=name, yaxis=f"y{number}", named=named
+        )
+        figure.add_trace(marks)
         seen = seen or bool(len(thrown))
         figure.add_annotation(
             text=name,

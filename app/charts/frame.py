@@ -56,6 +56,8 @@ def new_figure(
         "tickfont": {"color": palette.muted},
         "title": {"font": {"color": palette.muted, "size": 13}},
         "automargin": True,
+        "exponentformat": "none",
+        "separatethousands": True,
     }
     figure = go.Figure()
     figure.update_layout(

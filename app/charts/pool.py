@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import plotly.graph_objects as go
 
@@ -29,9 +27,19 @@ def running_and_waiting(table: Table, palette: Palette) -> go.Figure:
 
 
 def preemption_marks(
-    t: np.ndarray, height: np.ndarray, thrown: np.ndarray, palette: Palette, *, run: str = "", **more: Any
+    t: np.ndarray,
+    height: np.ndarray,
+    thrown: np.ndarray,
+    palette: Palette,
+    *,
+    run: str = "",
+    yaxis: str = "y",
+    named: bool = True,
 ) -> go.Scatter:
-    """A cross at (s, ``height``) for every iteration that preempted somebody; ``thrown``: how many. ``run``: whose, if there are several."""
+    """A cross at (s, ``height``) for every iteration that preempted somebody; ``thrown``: how many.
+
+    ``run``: whose, if there are several; then all but the first are not ``named`` in the legend again.
+    """
     return go.Scatter(
         x=t,
         y=height,
@@ -41,7 +49,8 @@ def preemption_marks(
         marker={"color": palette.stall, "size": 10, "symbol": "x", "line": {"color": palette.background, "width": 1}},
         customdata=thrown,
         hovertemplate="%{customdata:d} preempted at %{x:.1f} s<extra>" + run + "</extra>",
-        **more,
+        yaxis=yaxis,
+        showlegend=named,
     )
 
 

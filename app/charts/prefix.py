@@ -50,18 +50,24 @@ def prefix_memory(table: Table, palette: Palette) -> go.Figure:
     return figure
 
 
+def _in_two_lines(words: str) -> str:
+    """Broken before its ``not``, so that a narrow axis need not slant it."""
+    return words.replace(" not ", "<br>not ")
+
+
 def prefix_effects(table: Table, palette: Palette) -> go.Figure:
     """``table``: one row with the shares named in ``EFFECTS``."""
     figure = new_figure(palette, y_title="spared, %", x_title="", height=240)
     shares = [float(np.nan_to_num(column(table, name)[0])) if rows(table) else 0.0 for name in EFFECTS]
     figure.add_bar(
-        x=list(EFFECTS.values()),
+        x=[_in_two_lines(words) for words in EFFECTS.values()],
         y=[100 * share for share in shares],
         marker={"color": [palette.prefill, palette.kv_used, palette.decode]},
         text=[f"{100 * share:.1f} %" for share in shares],
         textposition="outside",
         cliponaxis=False,
-        hovertemplate="%{y:.1f} % %{x}<extra></extra>",
+        hovertext=list(EFFECTS.values()),
+        hovertemplate="%{y:.1f} % %{hovertext}<extra></extra>",
     )
     figure.update_xaxes(rangemode="normal", type="category")
     figure.update_yaxes(range=[0, max(10.0, 115 * max(shares))])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.errors import LabError
+from app.errors import LabError, on_page
 from app.experimentfile import read_experiment
 from app.services import get_lab
 from app.views.capacity import capacity_view
@@ -27,7 +27,7 @@ if experiment_id is None:
 try:
     experiment = read_experiment(lab.home, experiment_id)
 except LabError as error:
-    st.error(plain(f"{error.message} {error.mend}"), icon=":material/search_off:")
+    st.error(plain(on_page(error)), icon=":material/search_off:")
     st.stop()
 experiment_progress(lab, experiment)
 if experiment.kind == "capacity":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.errors import LabError
+from app.errors import LabError, on_page
 from app.services import get_lab
 from app.views.facts import load_run
 from app.views.finished import finished_run
@@ -12,24 +12,21 @@ from app.views.header import run_header, why_it_ended
 from app.views.plain import plain
 from app.views.question import scenario_question
 from app.views.running import running_board
-from app.views.start import start_panel
+from app.views.start import nothing_yet, start_panel
 from app.views.which import run_to_show
 
 lab = get_lab()
-with st.sidebar:
-    start_panel(lab)
-
 run_id = run_to_show(lab)
+with st.sidebar:
+    start_panel(lab, run_id)
+
 if run_id is None:
-    st.title("Nothing has run yet", anchor=False)
-    st.markdown(
-        "Choose a scenario on the left and press **Start**. The charts appear here and move while the engine works."
-    )
+    nothing_yet(lab)
     st.stop()
 try:
     facts = load_run(lab.home, run_id)
 except LabError as error:
-    st.error(plain(f"{error.message} {error.mend}"), icon=":material/search_off:")
+    st.error(plain(on_page(error)), icon=":material/search_off:")
     st.page_link("pages/runs.py", label="All runs", icon=":material/list:")
     st.stop()
 

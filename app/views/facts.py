@@ -94,6 +94,9 @@ def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
             getattr(after, technique),
         ):
             continue
+        name = control.path.rpartition(".")[2]
+        if technique and not all(getattr(side, technique).reads(name) for side in (before, after)):
+            continue
         old, new = (
             book.as_text(control, book.value_of(before, control.path)),
             book.as_text(control, book.value_of(after, control.path)),

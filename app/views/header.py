@@ -9,7 +9,7 @@ import streamlit as st
 from app.errors import LabError
 from app.services import Lab
 from app.views.facts import RunFacts, load_run
-from app.views.plain import counted, plain
+from app.views.plain import plain
 from app.views.start import flip_button
 from app.words import LABELS, STATES
 
@@ -79,13 +79,9 @@ def _cancel(lab: Lab, run_id: str) -> None:
 def _place_in_queue(lab: Lab, run_id: str) -> str:
     waiting = lab.queue.queued()
     if run_id not in waiting:
-        return "Next on the device"
-    before = waiting.index(run_id) + len(lab.queue.running())
-    return (
-        f"Place {waiting.index(run_id) + 1} in the queue: {counted(before, 'run')} before it"
-        if before
-        else "Next on the device"
-    )
+        return "Next, once the device is free"
+    place = waiting.index(run_id)
+    return f"Place {place + 1} in the queue" if place else "Next, once the device is free"
 
 
 def _colour(state: str) -> Literal["green", "primary", "red", "gray"]:

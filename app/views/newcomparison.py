@@ -92,7 +92,7 @@ def _variants(scenario: str) -> list[tuple[str, list[str]]]:
             more = st.text_area(
                 "More settings, one per line",
                 key=f"side-{n}-more",
-                placeholder="chunked_prefill.token_budget=32\npolicy=orca",
+                placeholder="policy=orca\nkv_blocks=64",
                 height=68,
             )
             settings += [line.strip() for line in (more or "").splitlines() if line.strip()]

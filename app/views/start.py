@@ -11,7 +11,7 @@ from app.errors import LabError
 from app.rundir import read_spec
 from app.services import Lab
 from app.settings_form import changes_of, set_value, settings_form
-from app.views.facts import RunFacts, flipped
+from app.views.facts import RunFacts, flipped, load_run
 from app.views.plain import counted, plain
 from app.words import in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec
@@ -30,9 +30,10 @@ def _scenario_settings(name: str) -> EngineConfig:
     return load(name).engine
 
 
-def start_panel(lab: Lab) -> None:
-    """Draw the panel; a pressed Start queues the run and shows it."""
+def start_panel(lab: Lab, run_id: str | None = None) -> None:
+    """Draw the panel; a pressed Start queues the run and shows it. ``run_id``: the run beside it, whose scenario it turns to."""
     scenarios = {info.name: info for info in _scenarios()}
+    _follow(lab, run_id, list(scenarios))
     name = st.selectbox(
         "Scenario",
         list(scenarios),
@@ -52,6 +53,39 @@ def start_panel(lab: Lab) -> None:
     if wrong:
         st.error(f"{counted(len(wrong), 'setting')} to mend before the start; marked below.", icon=":material/error:")
     settings_form(base, name)
+
+
+def _follow(lab: Lab, run_id: str | None, known: list[str]) -> None:
+    """Turn the panel to a run's scenario when the run is first shown; what was set for any scenario stays as it was."""
+    if run_id is None or st.session_state.get("followed") == run_id:
+        return
+    st.session_state["followed"] = run_id
+    try:
+        scenario = load_run(lab.home, run_id).spec.scenario
+    except LabError:
+        return
+    if scenario in known:
+        st.session_state["scenario"] = scenario
+
+
+def nothing_yet(lab: Lab) -> None:
+    """What an empty store shows: what to do, and a button that does it."""
+    name = st.session_state["scenario"]
+    info = next(info for info in _scenarios() if info.name == name)
+    st.title("Nothing has run yet", anchor=False)
+    st.markdown(
+        "A scenario says what is asked of the engine; its charts appear here and move while the engine works. The panel on the left has "
+        "all scenarios, techniques and settings."
+    )
+    with st.container(border=True):
+        st.markdown(f"**{plain(info.title)}**")
+        st.markdown(plain(info.summary))
+        changed = changes_of(_scenario_settings(name), name)
+        wrong = bool(book.complaints(_scenario_settings(name), changed))
+        if st.button(
+            "Start this scenario", type="primary", icon=":material/play_arrow:", key="start-first", disabled=wrong
+        ):
+            _start(lab, name, changed)
 
 
 def _start(lab: Lab, scenario: str, changed: dict[str, str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from app import controls as book
+from app.errors import LabError, on_page
+from app.views.facts import differences
 from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, PrefixSharing, Speculation, apply_overrides
 
 
@@ -95,6 +97,30 @@ def test_a_value_the_engine_refuses_is_named_with_its_setting_and_a_mend(path: s
     words = book.in_words(wrong[path])
     assert path in words
     assert str(value if value is not None else "none") in words
+
+
+def test_beside_its_control_a_wrong_value_is_said_without_the_settings_name() -> None:
+    base = EngineConfig()
+    changed = book.overrides(base, {"chunked_prefill.token_budget": 0})
+    (error,) = book.complaints(base, changed).values()
+    words = book.at_the_control(error)
+    assert words.startswith("0: ")
+    assert words.endswith("at least 1, or leave it empty.")
+    assert "token_budget" not in words
+
+
+def test_an_error_on_a_page_names_no_command_where_it_has_no_other_mend() -> None:
+    assert on_page(LabError("unknown-run", message="There is no run 'x'.", mend="servescope runs lists the runs.")) == (
+        "There is no run 'x'."
+    )
+    assert on_page(LabError("unknown-run", message="There is no run 'x'.", mend="Nearest: y.")).endswith("Nearest: y.")
+
+
+def test_what_one_codec_alone_reads_is_no_difference_between_two() -> None:
+    four = EngineConfig(kv_quantization=KVQuantization(codec="int4", wide_keys=False))
+    eight = EngineConfig(kv_quantization=KVQuantization(codec="int8"))
+    assert differences(eight, four) == ["codec int8"]
+    assert differences(EngineConfig(kv_quantization=KVQuantization(codec="int4")), four) == ["wide keys on"]
 
 
 def test_all_wrong_values_are_named_not_just_the_first() -> None:

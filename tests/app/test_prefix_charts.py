@@ -52,7 +52,7 @@ def test_the_tree_is_wide_where_many_shared_and_coloured_by_state(palette) -> No
 def test_the_three_bars_are_the_three_shares() -> None:
     shares = pa.table({"prefill_share": [0.5], "memory_share": [0.25], "read_share": pa.array([None], pa.float64())})
     (bars,) = prefix_effects(shares, LIGHT).data
-    assert list(bars.x) == list(EFFECTS.values())
+    assert [words.replace("<br>", " ") for words in bars.x] == list(EFFECTS.values()) == list(bars.hovertext)
     assert list(bars.y) == [50, 25, 0]
 
 

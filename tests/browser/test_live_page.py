@@ -129,7 +129,7 @@ def test_start_serves_the_chosen_scenario_with_the_chosen_settings(open_lab: Ope
 def test_a_run_behind_another_says_its_place(open_lab: OpenLab, serving: str, open_page: OpenPage) -> None:
     waiting = open_lab.submit(endless_spec(f"waiting-{next(_numbers)}"))
     page = open_page(open_lab.url(waiting))
-    expect(page.get_by_text("Place 1 in the queue: 1 run before it")).to_be_visible()
+    expect(page.get_by_text("Next, once the device is free")).to_be_visible()
     page.get_by_role("button", name="Cancel the run").click()
     wait_for_state(open_lab.home, waiting, "cancelled")
 

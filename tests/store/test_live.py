@@ -176,7 +176,14 @@ def test_an_empty_run_has_figures_too() -> None:
     json.dumps(figures, allow_nan=False)
     assert figures["tokens_per_s"] == 0
     assert figures["itl_ms"]["p50"] is None
-    assert figures["limit"]["kind"] == "no_work"
+    assert figures["limit"] is None, "waiting and loading are not too little work"
+
+
+def test_an_engine_that_stands_still_has_too_little_work(tmp_path: Path) -> None:
+    live = LiveRun("r1")
+    feed_steps(live, tmp_path, 10, 4, np.full((10, 4), STEP_NS), running=True)
+    live._origin_unix_ns -= 60 * 10**9
+    assert live.figures()["limit"]["kind"] == "no_work"
 
 
 def test_a_million_tokens_stay_in_bounds_with_every_stall() -> None:

@@ -142,8 +142,14 @@ class ChartCard {
       const ratio = devicePixelRatio || 1;
       u.ctx.font = `${14 * ratio}px ${this.board.font}`;
       u.ctx.textAlign = "center";
+      u.ctx.textBaseline = "middle";
+      const words = this.spec.waiting || "The first iteration appears here.";
+      const [x, y] = [u.bbox.left + u.bbox.width / 2, u.bbox.top + u.bbox.height / 2];
+      const half = u.ctx.measureText(words).width / 2 + 8 * ratio;
+      u.ctx.fillStyle = palette.background; // no grid line runs through the words
+      u.ctx.fillRect(x - half, y - 12 * ratio, 2 * half, 24 * ratio);
       u.ctx.fillStyle = palette.muted;
-      u.ctx.fillText(this.spec.waiting || "The first iteration appears here.", u.bbox.left + u.bbox.width / 2, u.bbox.top + u.bbox.height / 2);
+      u.ctx.fillText(words, x, y);
     }
     if (view.ended || view.now <= view.min || view.now >= view.max) return;
     const x = u.valToPos(view.now, "x", true);
