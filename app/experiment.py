@@ -278,7 +278,7 @@ def check_names(variants: Sequence[Variant], fewest: int = 2) -> None:
         raise LabError(
             "bad-experiment",
             field="--variant",
-            value=wrong or twice or len(names),
+            value=wrong or twice or ", ".join(names) or None,
             message=f"{said[0].upper()}{said[1:]}.",
             mend="For example: --variant off:chunked_prefill=off --variant on:chunked_prefill=on",
         )

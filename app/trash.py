@@ -6,7 +6,7 @@ import shutil
 import time
 
 from app.errors import LabError
-from app.home import Home, read_json, unknown_run, write_json
+from app.home import Home, read_json, write_json
 from app.status import is_alive, is_final, read_status
 
 MARK = "deleted.json"
@@ -35,7 +35,14 @@ def restore_run(home: Home, run_id: str) -> None:
     """Bring a run back. Raises ``LabError`` when it is not in the trash, or its id is taken again."""
     source, target = home.trash_dir(run_id), home.run_dir(run_id)
     if not source.is_dir():
-        raise unknown_run(run_id, home.trashed_ids())
+        known = home.trashed_ids()
+        raise LabError(
+            "unknown-run",
+            field="run",
+            value=run_id,
+            message=f"There is no run {run_id!r} in the trash.",
+            mend=f"There: {', '.join(known[-5:])}." if known else "The trash is empty.",
+        )
     if target.exists():
         raise LabError(
             "run-exists",

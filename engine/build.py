@@ -302,10 +302,12 @@ def _check_fits(request: Request, num_blocks: int, block_size: int) -> None:
     tokens = request.most_computed_tokens
     needed = -(-tokens // block_size)
     if needed > num_blocks:
+        most = num_blocks * block_size - request.num_prompt_tokens + 1
+        shorter = f", or max_tokens of the request to {most} or less" if most > 0 else ""
         raise EngineError(
             "pool-too-small",
             "kv_blocks",
             num_blocks,
             f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has {num_blocks}.",
-            f"Set kv_blocks to at least {needed}, or max_tokens of the request to {max(0, num_blocks * block_size - request.num_prompt_tokens + 1)} or less.",
+            f"Set kv_blocks to at least {needed}{shorter}.",
         )

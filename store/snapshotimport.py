@@ -98,7 +98,9 @@ def import_snapshot(
                 _unpack(archive, name, manifest["members"][name], Path(folder))
             return _put_in_place(Path(folder), manifest, runs_dir, experiments_dir, check_spec, check_experiment)
     except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile, NotImplementedError) as error:
-        raise _refused(f"it is no whole zip file ({error})", "Fetch it again.") from error
+        raise _refused(
+            f"it is no whole zip file ({error})", "Fetch it again; only a .servescope file can be imported."
+        ) from error
     except UNREADABLE as error:
         raise _refused(f"something in it cannot be read ({type(error).__name__})", "Fetch it again.") from error
 

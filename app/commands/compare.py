@@ -72,7 +72,11 @@ def compare(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Serve the same requests in two or more ways, repeatedly and in turns, and say what differs and how surely."""
+    """Serve the same requests in two or more ways, in turns.
+
+    Says what differs and how surely. For example: servescope compare starter --variant on: --variant
+    off:chunked_prefill=off
+    """
     from app.experiment import Variant, plan
     from app.home import Home
     from store.slo import DEFAULT_SLO
@@ -103,13 +107,17 @@ def sweep(
     ray: Ray = None,
     json: Json = False,
 ) -> None:
-    """Serve a scenario once for every value of a setting, or every combination of two."""
+    """Serve a scenario for every value of a setting.
+
+    Of two settings: for every combination. For example: servescope sweep starter --over
+    chunked_prefill.token_budget=32,64,128
+    """
     from app.experiment import grid, plan
     from app.home import Home
     from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
-    values = {key: [v for v in text.split(",") if v] for key, text in parse_settings(over).items()}
+    values = {key: [v for v in text.split(",") if v] for key, text in parse_settings(over, "--over").items()}
     experiment, specs = plan(
         scenario,
         grid(values),
@@ -143,7 +151,10 @@ def capacity(
     ray: Ray = None,
     json: Json = False,
 ) -> None:
-    """Find the highest rate of arrivals that is still served well, by bisection."""
+    """Find the highest rate that is still served well.
+
+    Rates of arrivals are tried by bisection. For example: servescope capacity chat --slo ttft=500,tpot=100
+    """
     from app.capacity import plan_capacity
     from app.experiment import Variant
     from app.home import Home

@@ -15,7 +15,10 @@ def register(app: typer.Typer) -> None:
 
 @command
 def doctor(json: Json = False) -> None:
-    """Look at devices, versions, memory, disk, model, browser and database. Exit code 1 if something is broken."""
+    """Say what is missing here and what mends it.
+
+    Looks at devices, versions, memory, disk, model, browser and database. Exit code 1 if something is broken.
+    """
     from app.doctor import examine
     from app.home import Home
 

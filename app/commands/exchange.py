@@ -24,7 +24,10 @@ def export_(
     ],
     json: Json = False,
 ) -> None:
-    """Write a run or an experiment to one file, in the format that its ending names."""
+    """Write a run or an experiment to one file.
+
+    The file's ending names the format: .html opens anywhere, offline; .servescope another lab can import.
+    """
     from app.exports import export
     from app.home import Home
 
@@ -40,7 +43,10 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A .servescope file.")],
     json: Json = False,
 ) -> None:
-    """Take the runs of a .servescope file into this store."""
+    """Take in the runs of a .servescope file.
+
+    A run that is here already gets what it lacks (measured quality, name and notes); nothing that is here is replaced.
+    """
     from app.exports import import_file, imported_in_words
     from app.home import Home
 

@@ -25,7 +25,10 @@ def lab(
     starter: Annotated[bool, typer.Option(help="With an empty store, start the starter scenario.")] = True,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
-    """Open the lab: the page, the run queue and the database, on this machine only."""
+    """Open the lab in a browser.
+
+    The page, the run queue and the database, on this machine only.
+    """
     from app.home import Home
     from app.preparing import prepare_embedded_model
     from app.server import serve

@@ -36,15 +36,22 @@ def quality(
         str | None,
         typer.Option("--codecs", metavar="NAME,...", help="Only these: int8, fp8, int4, kivi 4-bit, kivi 2-bit."),
     ] = None,
-    tokens: Annotated[int, typer.Option("--tokens", min=32, max=65536, help="Of held text for perplexity.")] = 512,
-    prompts: Annotated[int, typer.Option("--prompts", min=0, max=64, help="Greedy continuations.")] = 4,
-    new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, max=4096, help="Of each continuation.")] = 32,
+    tokens: Annotated[
+        int, typer.Option("--tokens", min=32, max=65536, help="Tokens of held-back text for perplexity.")
+    ] = 512,
+    prompts: Annotated[
+        int, typer.Option("--prompts", min=0, max=64, help="How many texts are continued greedily.")
+    ] = 4,
+    new_tokens: Annotated[int, typer.Option("--new-tokens", min=1, max=4096, help="Tokens of each continuation.")] = 32,
     needle_tokens: Annotated[
-        int, typer.Option("--needle-tokens", min=0, max=65536, help="Of each text with a hidden fact; 0: none.")
+        int, typer.Option("--needle-tokens", min=0, max=65536, help="Tokens of each text with a hidden fact; 0: none.")
     ] = 256,
     json: Json = False,
 ) -> None:
-    """Perplexity, agreement, divergence and error of every codec against full precision, on this model's weights."""
+    """Measure what each codec of the KV cache costs.
+
+    Perplexity, agreement, divergence and error against full precision, on this model's weights.
+    """
     from app import quality as measuring
     from app.commands.run import parse_settings
     from app.home import Home

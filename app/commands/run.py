@@ -70,18 +70,21 @@ def build_spec(scenario: str, settings: list[str]) -> RunSpec:
     return spec
 
 
-def parse_settings(settings: list[str]) -> dict[str, str]:
-    """``["a.b=1"]`` as ``{"a.b": "1"}``. Raises ``LabError`` for anything without a key and an equals sign."""
+def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]:
+    """``["a.b=1"]`` as ``{"a.b": "1"}``. Raises ``LabError`` for anything without a key and an equals sign.
+
+    ``option``: where they were given, for the error.
+    """
     parsed = {}
     for text in settings:
         key, separator, value = text.partition("=")
         if not separator or not key.strip():
             raise LabError(
                 "bad-setting",
-                field="--set",
+                field=option,
                 value=text,
                 message="A setting is written KEY=VALUE.",
-                mend="For example: --set chunked_prefill.token_budget=64",
+                mend=f"For example: {option} chunked_prefill.token_budget=64",
             )
         parsed[key.strip()] = value
     return parsed

@@ -32,6 +32,9 @@ def runs(json: Json = False) -> None:
     if json:
         emit({"runs": found})
         return
+    if not found:
+        say("There is no run yet. Serve one: servescope run starter")
+        return
     columns = ("run", "name", "scenario", "status", "requests", "steps", "tokens", "labels")
     rows = (
         (
@@ -107,7 +110,10 @@ def delete(
     empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Remove what is in the trash for good.")] = False,
     json: Json = False,
 ) -> None:
-    """Move a run to the trash (servescope restore brings it back), or empty the trash."""
+    """Move a run to the trash, or empty the trash.
+
+    servescope restore brings it back.
+    """
     from app import trash
     from app.home import Home
     from app.listing import find_run

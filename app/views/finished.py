@@ -41,7 +41,7 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
         if row.get("problem"):
             st.warning(plain(row["problem"]), icon=":material/warning:")
         figures = queries.summary(con, facts.run_id) or {}
-        _key_figures(figures, capacity(con, facts.run_id))
+        _key_figures(figures, capacity(con, facts.run_id), facts.spec.requests)
         first = "Latency" if below_board else "Charts"
         if st.query_params.get("iteration"):
             first = "Iterations"
@@ -87,7 +87,7 @@ def _wait_for_rows(lab: Lab, facts: RunFacts) -> None:
     st.skeleton(height=320)
 
 
-def _key_figures(figures: dict[str, Any], held: Capacity | None) -> None:
+def _key_figures(figures: dict[str, Any], held: Capacity | None, asked: int) -> None:
     requests = figures.get("requests", {})
     speed = figures.get("output_tokens_per_s")
     shown = [
@@ -100,7 +100,7 @@ def _key_figures(figures: dict[str, Any], held: Capacity | None) -> None:
     with st.container(horizontal=True, key="figures"):
         for label, value, metric in shown:
             st.metric(label, value, help=metric_help(metric), border=True, width=150)
-        done = f"{requests.get('finished', 0)} of {requests.get('total', 0)}"
+        done = f"{requests.get('finished', 0)} of {requests.get('total') or asked}"
         st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=150)
         if held is not None:
             for label, value, words in capacity_figures(held)[:2]:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import streamlit as st
 
+from app import controls as book
 from app.errors import LabError
 from app.services import Lab
 from app.views.facts import RunFacts, load_run
@@ -23,7 +24,8 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="head"):
         st.title(plain(facts.heading), anchor=False, width="stretch")
         if facts.is_final:
-            flip_button(lab, facts)
+            if facts.state != "failed":  # the same settings would fail again
+                flip_button(lab, facts)
         else:
             with st.container(width="content"):
                 st.fragment(_while_it_lasts, run_every=CHECK_EVERY_S)(lab, facts.run_id, facts.state)
@@ -42,7 +44,7 @@ def why_it_ended(facts: RunFacts) -> None:
     error = facts.status.get("error") or {}
     words = " ".join(str(error.get(key) or "") for key in ("message", "mend")).strip()
     if error.get("field") not in (None, "", "run"):
-        words = f"{error['field']} = {str(error.get('value'))[:120]}: {words}"
+        words = f"{_setting(str(error['field']))} = {str(error.get('value'))[:120]}: {words}"
     if facts.state == "cancelled":
         st.info(STATES["cancelled"][1], icon=":material/cancel:")
     elif facts.state in ("failed", "crashed"):
@@ -50,6 +52,11 @@ def why_it_ended(facts: RunFacts) -> None:
         if error.get("log_tail"):
             with st.expander("The last lines of the engine's log"):
                 st.code("\n".join(str(line) for line in error["log_tail"]), language=None, wrap_lines=True)
+
+
+def _setting(field: str) -> str:
+    """A setting as the panel calls it; any other field as it is."""
+    return next((control.title for control in book.controls() if control.path == field), field)
 
 
 def _while_it_lasts(lab: Lab, run_id: str, seen: str) -> None:

@@ -18,9 +18,10 @@ SOCKET = "/live"
 
 
 def running_board(lab: Lab, facts: RunFacts) -> bool:
-    """Draw the board of a run that is not over, or that ended before this reader's eyes. Says whether it was drawn."""
+    """Draw the board of a run that is not over, or that ended before this reader's eyes with something to show. Says whether it was drawn."""
     watched = st.session_state.get("watched") == facts.run_id
-    if facts.is_final and not watched:
+    began = bool((facts.status.get("progress") or {}).get("iterations"))
+    if facts.is_final and not (watched and began):
         return False
     st.session_state["watched"] = facts.run_id
     live_board(

@@ -300,3 +300,26 @@ def test_version_is_the_packages(home: Home) -> None:
         pytest.skip("the package is not installed here")
     assert done.stdout.strip().count(".") == 2
     assert os.linesep in done.stdout
+
+
+def test_help_is_whole_and_an_empty_store_says_what_to_do(home: Home) -> None:
+    said = servescope(home, "--help").stdout
+    commands = said.partition("Commands:")[2].strip().splitlines()
+    assert len(commands) >= 17
+    assert [line for line in commands if line.endswith("...") or not line.endswith(".")] == []
+    assert "servescope run starter" in servescope(home, "runs").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("sweep", "starter", "--over", "x"), "--over = 'x': A setting is written KEY=VALUE."),
+        (("compare", "starter"), "error: A comparison takes 2 to 64 variants, these are 0."),
+        (("restore", "zz"), "There is no run 'zz' in the trash."),
+    ],
+    ids=["a value that is missing", "no variant", "not in the trash"],
+)
+def test_a_refusal_names_the_option_it_is_about(home: Home, arguments: tuple[str, ...], words: str) -> None:
+    done = servescope(home, *arguments)
+    assert done.returncode == 1
+    assert words in done.stderr

@@ -227,6 +227,24 @@ def test_a_crashed_run_says_why_and_what_to_change(lab: Lab, done: str) -> None:
     assert "unfinished" in said
 
 
+def test_a_run_that_failed_before_it_began_has_no_empty_charts_and_no_button_to_fail_again(lab: Lab, done: str) -> None:
+    spec = small_spec("too-small", requests=3)
+    engine = spec.engine.model_copy(update={"kv_blocks": 1, "block_size": 4})
+    page = opened(done)
+    lab.submit(spec.model_copy(update={"engine": engine}))
+    page.query_params["run"] = "too-small"
+    page.session_state["watched"] = "too-small"
+    wait_for_state(lab.home, "too-small", "failed")
+    wait_for(lambda: stored_state(lab, "too-small") == "failed")
+    page.run()
+    assert not page.exception
+    assert "KV blocks = 1: request" in texts(page).replace("\\", "")
+    assert "0 or less" not in texts(page)
+    assert "flip" not in {button.key for button in page.button}
+    assert next(metric.value for metric in page.metric if metric.label == "Requests done") == "0 of 3"
+    assert "No iteration was recorded" in texts(page)
+
+
 def test_the_list_names_renames_and_deletes_runs(lab: Lab, done: str) -> None:
     page = opened(done)
     page.switch_page("pages/runs.py").run()

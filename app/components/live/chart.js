@@ -104,7 +104,7 @@ class ChartCard {
         ...(spec.rightAxis ? { y2: { range: () => spec.rightAxis.range(board.view) } } : {}),
       },
       axes: [
-        { ...axis, size: 30, space: 70, values: (u, marks) => marks.map((mark) => number(mark) + " s") },
+        { ...axis, size: 30, space: 70, values: (u, marks) => marks.map(axisLabel((mark) => number(mark) + " s")) },
         {
           ...axis,
           size: 64,
@@ -121,7 +121,10 @@ class ChartCard {
         : [{}, { scale: "y", paths: () => null, points: { show: false } }],
       hooks: {
         drawClear: [(u) => this.paintPaper(u)],
-        draw: spec.paint ? [(u) => spec.paint(u, colours, board.view)] : [],
+        draw: [
+          ...(spec.paint ? [(u) => spec.paint(u, colours, board.view)] : []),
+          ...(spec.rows ? [(u) => spec.rows() || this.paintWaiting(u)] : []),
+        ],
         setSelect: [(u) => this.selected(u)],
         setCursor: [(u) => this.moved(u)],
       },
@@ -138,25 +141,30 @@ class ChartCard {
   /** Shade the time after the last known moment, so that an empty stretch reads as "not yet" and not as "nothing happened". */
   paintPaper(u) {
     const { view, palette } = this.board;
-    if (this.spec.rows && !this.spec.rows()) {
-      const ratio = devicePixelRatio || 1;
-      u.ctx.font = `${14 * ratio}px ${this.board.font}`;
-      u.ctx.textAlign = "center";
-      u.ctx.textBaseline = "middle";
-      const words = this.spec.waiting || "The first iteration appears here.";
-      const [x, y] = [u.bbox.left + u.bbox.width / 2, u.bbox.top + u.bbox.height / 2];
-      const half = u.ctx.measureText(words).width / 2 + 8 * ratio;
-      u.ctx.fillStyle = palette.background; // no grid line runs through the words
-      u.ctx.fillRect(x - half, y - 12 * ratio, 2 * half, 24 * ratio);
-      u.ctx.fillStyle = palette.muted;
-      u.ctx.fillText(words, x, y);
-    }
     if (view.ended || view.now <= view.min || view.now >= view.max) return;
     const x = u.valToPos(view.now, "x", true);
     u.ctx.save();
     u.ctx.globalAlpha = 0.5;
     u.ctx.fillStyle = palette.surface;
     u.ctx.fillRect(x, u.bbox.top, u.bbox.left + u.bbox.width - x, u.bbox.height);
+    u.ctx.restore();
+  }
+
+  /** Say on an empty chart what will come, or that nothing came; the grid does not run through the words. */
+  paintWaiting(u) {
+    const { view, palette, font } = this.board;
+    const ratio = devicePixelRatio || 1;
+    const words = view.ended ? "Nothing was recorded." : this.spec.waiting || "The first iteration appears here.";
+    const [x, y] = [u.bbox.left + u.bbox.width / 2, u.bbox.top + u.bbox.height / 2];
+    u.ctx.save();
+    u.ctx.font = `${14 * ratio}px ${font}`;
+    u.ctx.textAlign = "center";
+    u.ctx.textBaseline = "middle";
+    const half = u.ctx.measureText(words).width / 2 + 8 * ratio;
+    u.ctx.fillStyle = palette.background;
+    u.ctx.fillRect(x - half, y - 12 * ratio, 2 * half, 24 * ratio);
+    u.ctx.fillStyle = palette.muted;
+    u.ctx.fillText(words, x, y);
     u.ctx.restore();
   }
 
