@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import duckdb
 import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+from pydantic import ValidationError
 
 from app import charts
+from app import controls as book
 from app.charts.comparison import TIMELINE_POINTS, Point, cdf, throughput_latency, timelines
 from app.charts.objectives import attainment_by_rate, attainment_by_scale
 from app.codecs import Sides, of_runs
@@ -27,7 +30,9 @@ from app.experiment import Experiment
 from app.theme import LIGHT
 from app.views.setup import flat
 from app.words import STALL_FACTOR, number
+from engine.config import EngineConfig
 from engine.earlier import spec_of_today
+from scenarios import ScenarioError, load
 from store import queries
 from store.metrics import METRICS
 from store.quality import quality
@@ -135,7 +140,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         *quality_sections(quality(con, run_id)),
         section("Configuration", _pairs(flat(spec.get("engine") or {}))),
         section("Machine and versions", _pairs(flat(row.get("environment") or {}))),
-        again(f"servescope run {row.get('scenario')}"),
+        again(run_command(str(row.get("scenario")), spec.get("engine") or {})),
         fine_print(f"Run {run_id}, workload {figures.get('workload_hash')}."),
     ]
     return page(title, parts)
@@ -316,6 +321,19 @@ def section(title: str, body: str, note: str = "") -> str:
 
 def again(command: str) -> str:
     return section("How to run it again", f"<pre>{_text(command)}</pre>")
+
+
+def run_command(scenario: str, engine: Mapping[str, Any]) -> str:
+    """The command that serves a scenario as a run was served; ``engine``: its settings as they were stored.
+
+    A scenario that is not here any more is named alone.
+    """
+    try:
+        base, served = load(scenario).engine, EngineConfig.model_validate(engine)
+    except (ScenarioError, ValidationError):
+        return f"servescope run {scenario}"
+    changed = book.overrides(base, {control.path: book.value_of(served, control.path) for control in book.controls()})
+    return " ".join(["servescope run", scenario, *(f"--set {shlex.quote(f'{k}={v}')}" for k, v in changed.items())])
 
 
 def _compare_command(experiment: Experiment) -> str:

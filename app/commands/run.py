@@ -194,22 +194,22 @@ def print_result(result: dict[str, Any]) -> None:
         ("status", ", ".join([result["status"], *result["labels"]])),
         ("requests", f"{requests['finished']} of {requests['total']} finished, {requests['failed']} failed"),
         ("iterations", result["iterations"] or 0),
-        ("output", f"{result['output_tokens']} tokens, {_figure(result['output_tokens_per_s'])} tokens/s"),
+        ("output", f"{result['output_tokens'] or 0:,} tokens, {_figure(result['output_tokens_per_s'])} tokens/s"),
     ]
     for key, name in (("ttft_ms", "TTFT"), ("itl_ms", "ITL"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E")):
         figures = result[key]
         rows.append((f"{name} (ms)", "  ".join(f"{k} {_figure(figures[k])}" for k in ("p50", "p90", "p99", "mean"))))
     rows += [
-        ("prefix hits", f"{result['prefix_hit_tokens']} tokens"),
-        ("drafts", f"{result['accepted_tokens']} of {result['draft_tokens']} tokens accepted"),
+        ("prefix hits", f"{result['prefix_hit_tokens'] or 0:,} tokens"),
+        ("drafts", f"{result['accepted_tokens'] or 0:,} of {result['draft_tokens'] or 0:,} tokens accepted"),
         ("preemptions", result["preemptions"]),
     ]
     if result["kv_capacity_tokens"]:
         rows.append(
-            ("KV pool", f"{result['peak_kv_tokens'] or 0} of {result['kv_capacity_tokens']} tokens at its fullest")
+            ("KV pool", f"{result['peak_kv_tokens'] or 0:,} of {result['kv_capacity_tokens']:,} tokens at its fullest")
         )
     stdout().print(table(("", ""), rows, title=result["run_id"]))
 
 
 def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return "-" if value is None else f"{value:,.1f}"

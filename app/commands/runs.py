@@ -35,21 +35,19 @@ def runs(json: Json = False) -> None:
     if not found:
         say("There is no run yet. Serve one: servescope run starter")
         return
-    columns = ("run", "name", "scenario", "status", "requests", "steps", "tokens", "labels")
+    columns = ("run", "name", "scenario", "done", "tokens", "status")
     rows = (
         (
             run["run_id"],
             run["name"],
             run["scenario"],
-            run["status"],
             f"{run['requests_done']}/{run['requests_total']}",
-            run["iterations"],
-            run["output_tokens"],
-            ", ".join(run["labels"]),
+            f"{run['output_tokens'] or 0:,}",
+            ", ".join([run["status"], *run["labels"]]),
         )
         for run in found
     )
-    stdout().print(table(columns, rows, right=("requests", "steps", "tokens"), whole=("run", "status")))
+    stdout().print(table(columns, rows, right=("done", "tokens"), whole=("run", "scenario")))
 
 
 @command

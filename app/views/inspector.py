@@ -45,7 +45,9 @@ def iteration_inspector(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
     st.markdown("**Who computed what**")
     if detail["slices"]:
         known = columns(SliceRow)
-        config = {name: st.column_config.Column(help=column.help) for name, column in known.items()}
+        config = {
+            name: st.column_config.Column(name.replace("_", " "), help=column.help) for name, column in known.items()
+        }
         config["itl_ms"] = st.column_config.NumberColumn("gap, ms", format="%.1f", help=known["itl_ns"].help)
         st.dataframe(detail["slices"], hide_index=True, column_config=config, alt=f"{len(detail['slices'])} requests")
     else:

@@ -25,6 +25,8 @@ def milliseconds(value: float | None) -> str:
     """A duration given in ms, with three significant digits and a fitting unit."""
     if value is None:
         return "–"
+    if abs(value) >= 1_000_000:
+        return f"{value / 1000:,.0f} s"
     if abs(value) >= 1000:
         return f"{value / 1000:.3g} s"
     return f"{value:.3g} ms" if abs(value) >= 1 or value == 0 else f"{value * 1000:.3g} µs"

@@ -87,8 +87,13 @@ def _evictions(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
             "A cached block that gave way: the request whose text it held, the one that got its place, and the one that later "
             "computed the same text again. Where nobody did, the eviction cost nothing."
         )
+        titles = {name: st.column_config.Column(name.replace("_", " ")) for name in table.column_names}
         st.dataframe(
-            table, hide_index=True, height=320, alt=f"{table.num_rows} evictions, {again} of them paid for later"
+            table,
+            hide_index=True,
+            height=320,
+            column_config=titles,
+            alt=f"{table.num_rows} evictions, {again} of them paid for later",
         )
         data_row(table, query, name="evictions")
 

@@ -14,21 +14,8 @@ from engine.config import EngineConfig
 def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
     """Draw the tables. ``row``: the run's row, JSON columns decoded."""
     st.markdown("**Settings**")
-    default = EngineConfig()
-    settings = []
-    for control in book.controls():
-        value = shown(control, book.value_of(facts.spec.engine, control.path))
-        usual = shown(control, book.value_of(default, control.path))
-        settings.append(
-            {
-                "setting": control.title,
-                "value": value,
-                "unit": control.unit,
-                "usual": "" if value == usual else f"usually {usual}",
-                "name": control.path,
-            }
-        )
-    st.dataframe(settings, hide_index=True, height="content", alt="Every setting of the run")
+    settings = settings_rows(facts.spec.engine)
+    st.dataframe(settings, hide_index=True, height="content", alt="Every setting that had a say in the run")
     for key, title in (
         ("model", "Model"),
         ("environment", "Machine and versions"),
@@ -41,6 +28,29 @@ def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
         st.markdown(f"**{title}**")
         pairs = [{"what": name, "value": value} for name, value in flat(found)]
         st.dataframe(pairs, hide_index=True, height="content", alt=title)
+
+
+def settings_rows(engine: EngineConfig) -> list[dict[str, str]]:
+    """Every setting that had a say: parts of a technique that was off are left out."""
+    default = EngineConfig()
+    off = {control.path for control in book.techniques() if getattr(engine, control.path) is None}
+    rows = []
+    for control in book.controls():
+        if control.path.rpartition(".")[0] in off:
+            continue
+        value = shown(control, book.value_of(engine, control.path))
+        usual = shown(control, book.value_of(default, control.path))
+        rows.append(
+            {
+                "part": control.group,
+                "setting": control.title,
+                "value": value,
+                "unit": control.unit,
+                "usual": "" if value == usual else f"usually {usual}",
+                "name": control.path,
+            }
+        )
+    return rows
 
 
 def shown(control: book.Control, value: Any) -> str:

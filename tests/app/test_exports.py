@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 
+from app.commands.run import parse_settings
 from app.comparison import result_of_experiment
 from app.errors import LabError
 from app.experiment import Experiment, Turn, Variant, plan
@@ -16,9 +18,10 @@ from app.exports import export, import_file, imported_in_words, safe_cell
 from app.home import Home
 from app.indexing import select
 from app.notes import write_notes
-from app.report import experiment_report
+from app.report import experiment_report, run_command
 from app.results import result_of
 from benchmarks.querying import REQUESTS_AT_ONCE, make_rows
+from scenarios import build
 from store.database import Database
 from store.errors import StoreError
 from store.summary import compute_summary
@@ -148,6 +151,17 @@ def test_what_cannot_be_exported_is_said(served: tuple[Home, str], tmp_path: Pat
     (tmp_path / "empty.servescope").write_bytes(b"")
     with pytest.raises(StoreError, match="no whole zip"):
         import_file(home, tmp_path / "empty.servescope")
+
+
+def test_a_page_says_how_to_serve_its_run_again() -> None:
+    settings = {"prefix_sharing": "on", "speculation.k": "3", "kv_blocks": "160", "sampling.stop": '["a b"]'}
+    engine = build("shared-prompt", settings).engine.model_dump(mode="json")
+    command = run_command("shared-prompt", engine)
+    assert command.startswith("servescope run shared-prompt --set ")
+    words = shlex.split(command)[3:]
+    again = parse_settings([word for word in words if word != "--set"])
+    assert build("shared-prompt", again).engine.model_dump(mode="json") == engine
+    assert run_command("gone", engine) == "servescope run gone"
 
 
 @pytest.mark.slow

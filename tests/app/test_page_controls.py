@@ -7,6 +7,7 @@ import pytest
 from app import controls as book
 from app.errors import LabError, on_page
 from app.views.facts import differences
+from app.views.setup import settings_rows
 from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, PrefixSharing, Speculation, apply_overrides
 
 
@@ -114,6 +115,14 @@ def test_an_error_on_a_page_names_no_command_where_it_has_no_other_mend() -> Non
         "There is no run 'x'."
     )
     assert on_page(LabError("unknown-run", message="There is no run 'x'.", mend="Nearest: y.")).endswith("Nearest: y.")
+
+
+def test_the_setup_lists_no_part_of_a_technique_that_was_off() -> None:
+    rows = {row["name"]: row for row in settings_rows(EngineConfig(kv_quantization=KVQuantization(codec="int4")))}
+    assert rows["kv_quantization.codec"]["value"] == "int4"
+    assert rows["kv_quantization.codec"]["part"] == "KV quantization"
+    assert rows["speculation"]["value"] == "off"
+    assert not any(name.startswith("speculation.") for name in rows)
 
 
 def test_what_one_codec_alone_reads_is_no_difference_between_two() -> None:
