@@ -335,7 +335,7 @@ def decision_in_words(decision: dict[str, Any]) -> str:
     words = verbs.get(str(decision.get("action")), f"{decision.get('action')} {request}")
     reason = REASONS.get(str(decision.get("reason")), str(decision.get("reason")))
     numbers = [
-        f"{decision[name]} {label}"
+        f"{decision[name]} {label.replace('s ', ' ', 1) if decision[name] == 1 else label}"
         for name, label in (
             ("tokens_left", "tokens of budget left"),
             ("blocks_needed", "blocks needed"),

@@ -29,6 +29,9 @@ MOST_ITERATIONS = 2000
 MOST_GAPS = 6000
 GHOST_GAPS = 4000
 INGEST_CHECK_S = 0.5
+SYMBOLS = (
+    "Of one request: a is its arrival, f its first token, t_1 to t_n the moments its tokens came, c its completion."
+)
 
 
 def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
@@ -199,20 +202,26 @@ def stalls_in_words(found: dict[str, Any]) -> str:
 def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any]) -> None:
     shares = ("p50", "p90", "p99", "mean")
     rows = [
-        {"": METRICS[name].title, **{share: figures.get(name, {}).get(share) for share in shares}} for name in LATENCIES
+        {"": METRICS[name].title, **{share: _tenths(figures.get(name, {}).get(share)) for share in shares}}
+        for name in LATENCIES
     ]
     st.dataframe(
         rows,
         hide_index=True,
         height="content",
-        column_config={share: st.column_config.NumberColumn(f"{share}, ms", format="%.1f") for share in shares},
+        column_config={share: st.column_config.NumberColumn(f"{share}, ms", format="localized") for share in shares},
         alt="Latency in ms: " + "; ".join(f"{row['']} p50 {row['p50']}, p99 {row['p99']}" for row in rows),
     )
+    st.caption(plain(SYMBOLS))
     for name in LATENCIES:
         st.caption(plain(metric_help(name)))
     with st.expander("SQL"):
         for name in LATENCIES:
             st.code(latency_query(run_id, name).sql, language="sql", wrap_lines=True)
+
+
+def _tenths(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)
 
 
 def _largest(table: Any, name: str) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 import streamlit as st
 
 from app.errors import LabError
@@ -41,7 +42,7 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
         return
     st.caption("Choose a row to read what was asked and what was answered.")
     chosen = st.dataframe(
-        table.select([name for name in SHOWN if name in table.column_names]),
+        _shown(table),
         hide_index=True,
         key="requests",
         height=320,
@@ -57,11 +58,19 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
     if not rows and asked.isdigit() and int(asked) in numbers:
         st.markdown(f"**Request {asked}**")
         rows = [numbers.index(int(asked))]
-        shown = table.slice(rows[0], 1).select([name for name in SHOWN if name in table.column_names])
-        st.dataframe(shown, hide_index=True, column_config=_column_config(), alt=f"Request {asked}")
+        st.dataframe(
+            _shown(table.slice(rows[0], 1)), hide_index=True, column_config=_column_config(), alt=f"Request {asked}"
+        )
     if rows and rows[0] < table.num_rows:
         _texts(lab, facts, table, rows[0])
         _origins(con, facts, table, rows[0])
+
+
+def _shown(table: pa.Table) -> pa.Table:
+    """The columns of the list; times in tenths of a millisecond."""
+    names = [name for name in SHOWN if name in table.column_names]
+    columns = [pc.round(table[name], 1) if name.endswith("_ms") else table[name] for name in names]
+    return pa.table(dict(zip(names, columns, strict=True)))
 
 
 def _texts(lab: Lab, facts: RunFacts, table: pa.Table, index: int) -> None:
@@ -110,6 +119,6 @@ def _column_config() -> dict[str, Any]:
     for name in ("ttft_ms", "tpot_ms", "e2e_ms", "scheduling_delay_ms"):
         title = name.removesuffix("_ms").replace("_", " ")
         config[name] = st.column_config.NumberColumn(
-            f"{title.upper() if len(title) <= 4 else title}, ms", format="%.1f"
+            f"{title.upper() if len(title) <= 4 else title}, ms", format="localized"
         )
     return config

@@ -65,5 +65,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         if isinstance(value, dict):
             found += flat(value, f"{prefix}{name}.")
         elif value is not None:
-            found.append((f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+            found.append((f"{prefix}{name}", ", ".join(map(_text, value)) if isinstance(value, list) else _text(value)))
     return found
+
+
+def _text(value: Any) -> str:
+    """A value as text; of a measured one the digits that mean something."""
+    if isinstance(value, float) and value == value and abs(value) != float("inf"):
+        return f"{value:,.0f}" if abs(value) >= 1e5 else f"{value:.6g}"
+    return str(value)

@@ -6,6 +6,7 @@ import pytest
 
 from app.status import ACTIVE_STATES, FINAL_STATES
 from app.views.plain import clock, counted, milliseconds, plain
+from app.views.setup import flat
 from app.words import (
     CHARTS,
     GLOSSARY,
@@ -77,6 +78,21 @@ def test_numbers_are_written_with_units() -> None:
     assert milliseconds(12.3) == "12.3 ms"
     assert milliseconds(0.2) == "200 µs"
     assert milliseconds(None) == "–"
+
+
+def test_measured_facts_keep_the_digits_that_mean_something() -> None:
+    told = {"peaks": {"flops_per_s": 158694188518.0401, "seconds": 1.3729371629980}, "seed": 12345, "on": True}
+    assert dict(flat(told)) == {
+        "peaks.flops_per_s": "158,694,188,518",
+        "peaks.seconds": "1.37294",
+        "seed": "12345",
+        "on": "True",
+    }
+
+
+def test_one_block_is_not_several() -> None:
+    decision = {"action": "admitted", "request": 3, "reason": "scheduled", "blocks_needed": 1, "blocks_free": 2}
+    assert decision_in_words(decision).endswith("(1 block needed, 2 blocks to be had).")
     assert counted(1, "run") == "1 run"
     assert counted(2000, "run") == "2,000 runs"
     assert clock(None) == "–"
