@@ -142,10 +142,10 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     shown = board(page)
     expect(shown).to_have_attribute("data-theme", scheme)
     assert no_sideways_scroll(page)
-    tops = "tiles => tiles.map((tile) => tile.getBoundingClientRect().top)"
-    tiles = page.locator(".tile").evaluate_all(tops)  # of one moment: a sentence above them may need another line
+    boxes = "tiles => tiles.map((tile) => tile.getBoundingClientRect().toJSON())"
+    tiles = page.locator(".tile").evaluate_all(boxes)  # of one moment: a sentence above them may need another line
     pairs = len(tiles) // 2 * 2
-    assert [sum(1 for other in tiles if abs(other - top) < 2) for top in tiles] == [2] * pairs + [1]
+    assert [sum(1 for other in tiles if abs(other["y"] - box["y"]) < 2) for box in tiles] == [2] * pairs + [1]
     assert tiles[-1]["width"] > 1.8 * tiles[0]["width"]
 
 
