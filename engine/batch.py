@@ -68,6 +68,8 @@ class Ragged:
     num_tokens: int
     max_query_len: int
     shared: SharedRows | None = None  # of the single tokens, which come first
+    tails: torch.Tensor | None = None  # [num_sequences] int32, each one's exact tail, with a codec that has a window
+    prefills: torch.Tensor | None = None  # [num_sequences] int32, 1: part of a prompt; where the backend reads it
 
     @property
     def spared_tokens(self) -> int:
@@ -88,7 +90,8 @@ class AttentionBatch:
                   ^ num_singles rows              rows by Chunk
     """
 
-    slots: torch.Tensor  # [tokens] int64: where each token's key and value go
+    # [tokens] int64: where each token's key and value go. Ragged: int32, of a codec with a window places in the tails; negative: nowhere
+    slots: torch.Tensor
     num_singles: int
     single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
     single_kv_lens: list[int]  # keys each single token sees, rising

@@ -43,7 +43,13 @@ class Executor:
             from engine.ragged import RaggedBuilder
 
             self.decoder = FusedDecoder(decoder)  # type: ignore[assignment]  # the same calls
-            self.builder = RaggedBuilder(self.cache.block_size, self.device, self.attention.passes)
+            self.builder = RaggedBuilder(
+                self.cache.block_size,
+                self.device,
+                attention.passes,
+                tail_tokens=attention.tail_tokens,
+                tells_prefills=attention.exact_prefill,
+            )
             self.build = self.builder.build
 
     @property

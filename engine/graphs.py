@@ -111,6 +111,7 @@ class Graphs:
                 num_tokens=size,
                 max_query_len=1,
                 shared=self._shared(size, part) if shares else None,
+                tails=part["tails"],
             ),
         )
 

@@ -2,7 +2,7 @@
 
 Everything an iteration needs travels as one array of 4-byte words, each section on a 16-byte border::
 
-    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | draws ... | prefixes ... | blocks ... |
+    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | tails | draws ... | prefixes ... | blocks ... |
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ _PER_ROW = (
     "query_starts",
     "kv_lens",
     "block_starts",
+    "tails",
     "temperatures",
     "seeds",
     "counters",
@@ -114,14 +115,25 @@ class RaggedBuilder:
     """Builds batches for one engine; keeps the host's side of the block tables and the staging memory.
 
     ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory. ``passes``: what finds
-    the prefixes that single tokens read together; None: each reads its own.
+    the prefixes that single tokens read together; None: each reads its own. ``tail_tokens``: of each sequence's exact tail, to which new
+    tokens go; 0: they go to the pool. ``tells_prefills``: the backend reads which sequences compute a part of their prompt.
     """
 
-    def __init__(self, block_size: int, device: torch.device, passes: PrefixPasses | None = None) -> None:
+    def __init__(
+        self,
+        block_size: int,
+        device: torch.device,
+        passes: PrefixPasses | None = None,
+        *,
+        tail_tokens: int = 0,
+        tells_prefills: bool = False,
+    ) -> None:
         self.graphs: Graphs | None = None
         self._passes = passes
         self.draws = True  # on the device, by ``engine.kernels.sample``
         self._block_size = block_size
+        self._tail_tokens = tail_tokens
+        self._tells_prefills = tells_prefills
         self._tables = BlockTables()
         self._staging = Staging(device)
 
@@ -155,15 +167,21 @@ class RaggedBuilder:
         decode_only = len(singles) == len(parts) == len(sampled)
         groups = self._shared(singles, tables, kv_lens)
         graph_size = self.graphs.fit(num_tokens, groups) if self.graphs is not None and decode_only and parts else None
+        tells_prefills = self._tells_prefills and not decode_only
         work = None if groups is None else groups.work(graph_size or len(singles))
+        tails = np.array([s.request.tail or 0 for s in parts], np.int32) if self._tail_tokens else None
         arrays = {
             "token_ids": token_ids(parts),
             "positions": positions,
-            "slots": blocks[block_starts[owner] + positions // size] * size + positions % size,
+            "slots": blocks[block_starts[owner] + positions // size] * size + positions % size
+            if tails is None
+            else self._tail_slots(tails[owner], positions, kv_lens[owner]),
             "sample_rows": np.array(sample_rows, np.int32),
             "query_starts": query_starts,
             "kv_lens": kv_lens,
             "block_starts": block_starts,
+            **({} if tails is None else {"tails": tails}),
+            **({"prefills": np.array([s.is_prefill for s in parts], np.int32)} if tells_prefills else {}),
             **(draw_inputs(sampled) if draws else {}),
             **({} if work is None else work.arrays),
             "blocks": blocks,
@@ -196,6 +214,8 @@ class RaggedBuilder:
                     shared=None
                     if groups is None or work is None
                     else SharedRows.of(part, work.extent.items, work.extent.parts, groups.spared_tokens),
+                    tails=None if tails is None else part["tails"],
+                    prefills=part["prefills"] if tells_prefills else None,
                 ),
             ),
             context_tokens=int(kv_lens.sum()),
@@ -209,6 +229,11 @@ class RaggedBuilder:
             if draws
             else None,
         )
+
+    def _tail_slots(self, tails: np.ndarray, positions: np.ndarray, kv_lens: np.ndarray) -> np.ndarray:
+        """Each row's place in the tails [tokens] int32; negative where a later row of the same sequence takes it."""
+        places = tails * self._tail_tokens + positions % self._tail_tokens
+        return np.where(positions < kv_lens - self._tail_tokens, np.int32(-1), places)
 
     def _shared(
         self, singles: Sequence[Slice], tables: Sequence[np.ndarray], kv_lens: np.ndarray

@@ -23,6 +23,8 @@ class AttentionBackend(ABC):
     ragged = False
     # over shared prefixes, planned with the batch; for a backend that reads its ragged form
     passes: PrefixPasses | None = None
+    exact_prefill = False  # a prompt's chunk attends to its own keys and values as they were before packing
+    tail_tokens = 0  # of each sequence's exact tail, where the cache has one and the backend reads the ragged form
 
     def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
         self.cache = cache

@@ -58,8 +58,6 @@ class GatheredAttention(AttentionBackend):
     measurably faster on a CPU than ``scaled_dot_product_attention`` for so few queries; chunks use the latter.
     """
 
-    exact_prefill = False  # a prompt's chunk attends to its own keys and values as they were before packing
-
     def begin(self, batch: AttentionBatch) -> None:
         self._slots = batch.slots
         # Blocks are copied as whole rows, one memory copy per block and head.

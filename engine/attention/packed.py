@@ -14,7 +14,6 @@ from engine.batch import AttentionBatch
 from engine.errors import EngineError
 from engine.kv.cache import KVCache, Rows
 from engine.kv.codecs import Codec
-from engine.kv.codecs.forms import PerChannel, alike_but_for_bits
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import QuantizedCache
 
@@ -68,14 +67,6 @@ class Conditioned(AttentionBackend):
 
 def obstacle(backend: str, codec: Codec, *, exact_prefill: bool) -> str | None:
     """Why this backend cannot read the codec; None where it can."""
-    if backend == "triton":
-        if codec.window:
-            return f"the custom kernels do not read the exact window of codec {codec.name}"
-        narrowest = min(getattr(form, "width", 8) for form in (codec.keys, codec.values))
-        if not alike_but_for_bits(codec.keys, codec.values) or narrowest < 4 or isinstance(codec.keys, PerChannel):
-            return f"the custom kernels do not read codec {codec.name} with these bits and groups"
-        if exact_prefill:
-            return "the custom kernels read what is stored, not an exact prefill"
     if backend == "reference" and codec.window:
         return f"the reference does not read the exact window of codec {codec.name}"
     if backend == "reference" and exact_prefill:
@@ -102,15 +93,17 @@ def make_attention(
 ) -> AttentionBackend:
     """The backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it together."""
     codec = cache.codec
-    if rule is not None and backend == "triton":
+    if backend == "triton":
         from engine.attention.triton import TritonAttention
 
-        return TritonAttention(cache, num_heads, kv_heads, head_dim, rule)
+        # It centres and mixes on its own; at full precision there is nothing that prefills could read otherwise.
+        exact = exact_prefill and codec is not None
+        return TritonAttention(cache, num_heads, kv_heads, head_dim, rule, exact_prefill=exact)
     if rule is not None:
         shared = ExactSharedPrefill if exact_prefill else SharedPrefixAttention
         return conditioned(shared(cache, num_heads, kv_heads, head_dim, rule))
     kind = backend_class(backend)
-    if codec is None or kind.ragged:  # the custom kernels centre and mix on their own
+    if codec is None:
         return kind(cache, num_heads, kv_heads, head_dim)
     if codec.window:
         kind = ExactWindowedPrefill if exact_prefill else WindowedAttention

@@ -67,7 +67,6 @@ class WindowedAttention(AttentionBackend):
     """Gathered attention for codecs with a window: the packed part and the exact part side by side in one softmax."""
 
     cache: QuantizedCache
-    exact_prefill = False
 
     def begin(self, batch: AttentionBatch) -> None:
         cache, device = self.cache, batch.slots.device

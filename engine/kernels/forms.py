@@ -10,39 +10,71 @@ import triton
 import triton.language as tl
 
 from engine.kv.codecs import Codec
-from engine.kv.codecs.forms import Float8, PerToken, Symmetric8, alike_but_for_bits
+from engine.kv.codecs.forms import Float8, Form, PerChannel, PerToken, Symmetric8, alike_but_for_bits
 from engine.kv.quantized import PackedRows
 
 PLAIN: tl.constexpr = tl.constexpr(0)
-SYMMETRIC: tl.constexpr = tl.constexpr(1)  # int8 codes, a step per group
-ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step and minimum per group
+SYMMETRIC: tl.constexpr = tl.constexpr(1)  # int8 codes, a step per token and group of channels
+ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step and minimum per token and group of channels
 FLOAT8: tl.constexpr = tl.constexpr(3)  # e4m3 bytes, a scale per head
+PER_CHANNEL: tl.constexpr = tl.constexpr(4)  # as ASYMMETRIC, but step and minimum per channel and group of tokens
 ROUNDER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to even
+FEWEST_BITS_AT_ONCE = 4  # that ``engine.kernels.rope_pack`` lays side by side
+
+
+@dataclass(frozen=True)
+class SideForm:
+    """How keys, or values, are stored."""
+
+    number: int
+    bits: int
+    group: int  # channels that share a step; of PER_CHANNEL tokens
+
+    @classmethod
+    def of(cls, form: Form, head_dim: int) -> SideForm:
+        if isinstance(form, Symmetric8):
+            return cls(SYMMETRIC.value, 8, form.group)
+        if isinstance(form, PerToken):
+            return cls(ASYMMETRIC.value, form.width, form.group)
+        if isinstance(form, PerChannel):
+            return cls(PER_CHANNEL.value, form.width, form.group)
+        assert isinstance(form, Float8)
+        return cls(FLOAT8.value, 8, head_dim)
 
 
 @dataclass(frozen=True)
 class KernelForm:
-    """What the kernels are compiled for."""
+    """What the kernels are compiled for.
 
-    number: int
-    key_bits: int
-    value_bits: int
-    group: int  # channels that share a step
+    ``at_once``: keys and values are packed one token at a time and alike, in the pass that rotates them (``engine.kernels.rope_pack``);
+    else by a kernel of their own (``engine.kernels.pack``). ``window``: tokens that are packed together, 0 for none.
+    """
+
+    keys: SideForm
+    values: SideForm
+    at_once: bool = True
+    window: int = 0
 
     @classmethod
     def of(cls, codec: Codec | None, head_dim: int) -> KernelForm:
         if codec is None:
-            return cls(PLAIN.value, 16, 16, head_dim)
-        form, values = codec.keys, codec.values
-        assert alike_but_for_bits(form, values), "engine.attention.packed refuses such codecs"
-        assert not codec.window, "engine.attention.packed refuses such codecs"
-        if isinstance(form, Symmetric8):
-            return cls(SYMMETRIC.value, 8, 8, form.group)
-        if isinstance(form, PerToken):
-            assert isinstance(values, PerToken)
-            return cls(ASYMMETRIC.value, form.width, values.width, form.group)
-        assert isinstance(form, Float8)
-        return cls(FLOAT8.value, 8, 8, head_dim)
+            plain = SideForm(PLAIN.value, 16, head_dim)
+            return cls(plain, plain)
+        keys, values = SideForm.of(codec.keys, head_dim), SideForm.of(codec.values, head_dim)
+        alike = alike_but_for_bits(codec.keys, codec.values) and keys.number != PER_CHANNEL.value
+        wide = min(keys.bits, values.bits) >= FEWEST_BITS_AT_ONCE
+        return cls(keys, values, alike and wide and not codec.window, codec.window)
+
+    def constants(self) -> dict[str, int]:
+        """The arguments that every kernel which reads or writes both sides is compiled for."""
+        return {
+            "KEY_FORM": self.keys.number,
+            "KEY_BITS": self.keys.bits,
+            "KEY_GROUP": self.keys.group,
+            "VALUE_FORM": self.values.number,
+            "VALUE_BITS": self.values.bits,
+            "VALUE_GROUP": self.values.group,
+        }
 
 
 class Side(NamedTuple):
@@ -58,13 +90,43 @@ class Side(NamedTuple):
 
 
 @triton.jit
+def channel_steps(
+    meta, rows, dims, wanted,
+    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Step and minimum of each channel for slots ``rows`` of one head, read once for a run of rows in one group where runs are even."""
+    RUN: tl.constexpr = GROUP if GROUP < ROWS else ROWS
+    REST: tl.constexpr = GROUP % RUN + ROWS % RUN
+    if REST == 0:
+        RUNS: tl.constexpr = ROWS // RUN
+        group = tl.max(tl.reshape(rows // GROUP, [RUNS, RUN]), 1)
+        place = meta + group[:, None] * (2 * HEAD_DIM) + (dims * 2)[None, :]
+        inside = (dims < HEAD_DIM)[None, :]
+        step = tl.load(place, mask=inside, other=0.0)
+        least = tl.load(place + 1, mask=inside, other=0.0)
+        if RUNS > 1:
+            step = tl.reshape(tl.broadcast_to(step[:, None, :], [RUNS, RUN, HEAD_P]), [ROWS, HEAD_P])
+            least = tl.reshape(tl.broadcast_to(least[:, None, :], [RUNS, RUN, HEAD_P]), [ROWS, HEAD_P])
+    else:
+        place = meta + (rows // GROUP)[:, None] * (2 * HEAD_DIM) + (dims * 2)[None, :]
+        step = tl.load(place, mask=wanted, other=0.0)
+        least = tl.load(place + 1, mask=wanted, other=0.0)
+    return step, least
+
+
+@triton.jit
 def unpack(
     codes, meta, scale, rows, dims, wanted,
-    HEAD_DIM: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
+    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Slots ``rows`` of one head, [rows, dims] float32; 0 where not wanted. ``codes``, ``meta``: of that head; ``scale``: its address."""
+    """Slots ``rows`` of one head, [ROWS, HEAD_P] float32; 0 where not wanted. ``codes``, ``meta``: of that head; ``scale``: its address.
+
+    PER_CHANNEL: rows follow each other in their sequence, from a multiple of the smaller of GROUP and their number on where one divides
+    the other.
+    """
     WIDTH: tl.constexpr = HEAD_DIM * BITS // 8
-    GROUPS: tl.constexpr = HEAD_DIM // GROUP
+    GROUPS: tl.constexpr = HEAD_DIM // GROUP  # of one token
     LOW_BITS: tl.constexpr = 4 if BITS == 5 else BITS
     LOW_WIDTH: tl.constexpr = HEAD_DIM * LOW_BITS // 8
     row = codes + rows[:, None] * WIDTH
@@ -85,7 +147,9 @@ def unpack(
         if BITS == 5:  # the fifth bits lie behind the nibbles
             fifth = tl.load(row + LOW_WIDTH + (dims // 8)[None, :], mask=wanted, other=0).to(tl.int32)
             numbers |= ((fifth >> (dims % 8)[None, :]) & 1) << 4
-        if GROUPS == 1:
+        if FORM == PER_CHANNEL:
+            step, least = channel_steps(meta, rows, dims, wanted, ROWS, HEAD_DIM, HEAD_P, GROUP)
+        elif GROUPS == 1:
             step = tl.load(meta + rows * 2)[:, None]
             least = tl.load(meta + rows * 2 + 1)[:, None]
         else:

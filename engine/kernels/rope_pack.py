@@ -8,7 +8,7 @@ same two share a byte::
                 norm, rotate       norm, rotate, centre     as they are
                 mix                mix, codes + step        mix, codes + step
                 v                  v                        v
-              q_out              cache slot               cache slot
+              q_out              cache slot               cache slot, and where asked for the batch's own
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _store_codes(codes, rows, wanted, low, high, dims, HEAD_DIM: tl.constexpr, B
 
 @triton.jit
 def _rope_pack(
-    qkv, q_out, key_codes, value_codes, key_meta, value_meta, key_scale, value_scale, centre, matrix,
+    qkv, q_out, own_keys, own_values, key_codes, value_codes, key_meta, value_meta, key_scale, value_scale, centre, matrix,
     slots, positions, table, norm_weight, eps, slots_per_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HALF_P: tl.constexpr,
     NORM: tl.constexpr, CENTRED: tl.constexpr, MIXED: tl.constexpr, WIDEN: tl.constexpr,
@@ -124,6 +124,13 @@ def _rope_pack(
     to = q_out + token * (HEADS * HEAD_DIM) + heads[:, None] * HEAD_DIM + dims[None, :]
     tl.store(to, turned_low, mask=is_query)
     tl.store(to + HALF, turned_high, mask=is_query)
+    if own_keys is not None:
+        to = own_keys + (token * KV_HEADS + k_head[:, None]) * HEAD_DIM + dims[None, :]
+        tl.store(to, turned_low, mask=wanted & is_key[:, None])
+        tl.store(to + HALF, turned_high, mask=wanted & is_key[:, None])
+        to = own_values + (token * KV_HEADS + v_head[:, None]) * HEAD_DIM + dims[None, :]
+        tl.store(to, turned_low, mask=wanted & is_value[:, None])
+        tl.store(to + HALF, turned_high, mask=wanted & is_value[:, None])
 
     slot = tl.load(slots + token).to(tl.int64)
     low, high = turned_low.to(tl.float32), turned_high.to(tl.float32)
@@ -204,16 +211,19 @@ def rope_pack(
     centre: torch.Tensor | None = None,
     matrix: torch.Tensor | None = None,
     widen: bool = False,
+    *,
+    own: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Rotate queries and keys; pack and store keys and values.
 
     Args:
         qkv, positions, slots, table, heads, norm_weight, eps: as ``rope_store``.
         keys, values: one layer's packed sides, codes [kv_heads, num_blocks, block_size, code_width]; written.
-        form: what they hold, 4, 5 or 8 bits.
+        form: what they hold, one that is packed ``at_once``.
         centre: [kv_heads, head_dim] in qkv's dtype, subtracted from keys, or None.
         matrix: [head_dim, head_dim] in qkv's dtype by which channels are mixed (``engine.kv.codecs.rotation``), or None.
         widen: multiply as float32, for the interpreter.
+        own: the batch's keys and values as they were just before packing [tokens, kv_heads, head_dim] in qkv's dtype; written.
 
     Returns:
         queries [tokens, heads, head_dim] in qkv's dtype, mixed where keys are.
@@ -223,8 +233,10 @@ def rope_pack(
     total = heads + 2 * kv_heads
     head_dim = qkv.shape[1] // total
     q = torch.empty((tokens, heads, head_dim), dtype=qkv.dtype, device=qkv.device)
+    own_keys, own_values = own or (None, None)
+    assert form.at_once, "packed by engine.kernels.pack"
     _rope_pack[(tokens, triton.cdiv(total, _HEADS_AT_ONCE))](
-        qkv, q, keys.codes, values.codes, keys.meta, values.meta, keys.scale, values.scale, centre, matrix,
+        qkv, q, own_keys, own_values, keys.codes, values.codes, keys.meta, values.meta, keys.scale, values.scale, centre, matrix,
         slots, positions, table, norm_weight, eps, num_blocks * block_size,
         HEADS=heads,
         KV_HEADS=kv_heads,
@@ -234,10 +246,10 @@ def rope_pack(
         CENTRED=centre is not None,
         MIXED=matrix is not None,
         WIDEN=widen,
-        FORM=form.number,
-        KEY_BITS=form.key_bits,
-        VALUE_BITS=form.value_bits,
-        GROUP=form.group,
+        FORM=form.keys.number,
+        KEY_BITS=form.keys.bits,
+        VALUE_BITS=form.values.bits,
+        GROUP=form.keys.group,
         AT_ONCE=_HEADS_AT_ONCE,
         num_warps=4,
     )  # fmt: skip

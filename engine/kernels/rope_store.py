@@ -5,7 +5,7 @@ One program takes one token and some of its heads::
     qkv row   | q heads ........ | k heads .. | v heads .. |
                 norm, rotate       norm, rotate   as it is
                 v                  v              v
-              q_out              cache slot     cache slot
+              q_out              cache slot     cache slot, and where asked for the batch's own
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import triton.language as tl
 _HEADS_AT_ONCE = 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stored"])
 def _rope_store(
-    qkv, q_out, keys, values, slots, positions, table, norm_weight, eps, kv_stride_head,
+    qkv, q_out, keys, values, own_keys, own_values, slots, positions, table, norm_weight, eps, stored, kv_stride_head,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
     NORM: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
@@ -61,11 +61,16 @@ def _rope_store(
     slot = tl.load(slots + token).to(tl.int64)
     k_head = (heads - HEADS).to(tl.int64)[:, None]
     v_head = (heads - HEADS - KV_HEADS).to(tl.int64)[:, None]
-    stored = result.to(keys.dtype.element_ty)
-    is_k = wanted & rotated & (heads >= HEADS)[:, None] & (slot >= 0)
-    tl.store(keys + k_head * kv_stride_head + slot * HEAD_DIM + dims[None, :], stored, mask=is_k)
-    is_v = wanted & (heads >= HEADS + KV_HEADS)[:, None] & (slot >= 0)
-    tl.store(values + v_head * kv_stride_head + slot * HEAD_DIM + dims[None, :], stored, mask=is_v)
+    result = result.to(qkv.dtype.element_ty)
+    is_k = wanted & rotated & (heads >= HEADS)[:, None]
+    is_v = wanted & (heads >= HEADS + KV_HEADS)[:, None]
+    if own_keys is not None:
+        tl.store(own_keys + (token * KV_HEADS + k_head) * HEAD_DIM + dims[None, :], result, mask=is_k)
+        tl.store(own_values + (token * KV_HEADS + v_head) * HEAD_DIM + dims[None, :], result, mask=is_v)
+    if keys is not None:
+        here = (slot >= 0) & (token < stored)
+        tl.store(keys + k_head * kv_stride_head + slot * HEAD_DIM + dims[None, :], result, mask=is_k & here)
+        tl.store(values + v_head * kv_stride_head + slot * HEAD_DIM + dims[None, :], result, mask=is_v & here)
 
 
 def rope_store(
@@ -73,11 +78,14 @@ def rope_store(
     positions: torch.Tensor,
     slots: torch.Tensor,
     table: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    keys: torch.Tensor | None,
+    values: torch.Tensor | None,
     heads: int,
     norm_weight: torch.Tensor | None = None,
     eps: float = 0.0,
+    *,
+    own: tuple[torch.Tensor, torch.Tensor] | None = None,
+    stored: int | None = None,
 ) -> torch.Tensor:
     """Rotate queries and keys, store keys and values.
 
@@ -86,30 +94,37 @@ def rope_store(
         positions: [tokens] int32.
         slots: [tokens] int32, where each token's key and value go; negative stores nothing.
         table: [positions, 2, 1, head_dim], cos and signed sin (``engine.model.rope``).
-        keys, values: one layer's [kv_heads, num_blocks, block_size, head_dim] contiguous; written.
+        keys, values: one layer's [kv_heads, num_blocks, block_size, head_dim] contiguous, or exact windows [kv_heads, slots, head_dim];
+            written. None: kept in ``own`` only.
         heads: number of query heads.
         norm_weight: [heads + kv_heads, head_dim] of an RMSNorm per head before the rotation, or None.
         eps: of that norm.
+        own: the batch's keys and values after it all [tokens, kv_heads, head_dim]; written.
+        stored: rows from the first on whose keys and values go to their slots; None: all.
 
     Returns:
         queries [tokens, heads, head_dim] in qkv's dtype; arithmetic in float32.
     """
-    kv_heads, _, _, head_dim = keys.shape
-    tokens, total = qkv.shape[0], heads + 2 * kv_heads
+    head_dim = table.shape[-1]
+    tokens, total = qkv.shape[0], qkv.shape[1] // head_dim
+    own_keys, own_values = own or (None, None)
     q = torch.empty((tokens, heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     _rope_store[(tokens, triton.cdiv(total, _HEADS_AT_ONCE))](
         qkv,
         q,
         keys,
         values,
+        own_keys,
+        own_values,
         slots,
         positions,
         table,
         table if norm_weight is None else norm_weight,
         eps,
-        keys.stride(0),
+        tokens if stored is None else stored,
+        0 if keys is None else keys.stride(0),
         HEADS=heads,
-        KV_HEADS=kv_heads,
+        KV_HEADS=(total - heads) // 2,
         HEAD_DIM=head_dim,
         HEAD_P=triton.next_power_of_2(head_dim),
         NORM=norm_weight is not None,

@@ -4,7 +4,7 @@ One layer is four matrix products (torch) and these kernels between them::
 
     add_norm -> [qkv] -> rope_store -> attention -> [output] -> add_norm -> [gate, up] -> silu_mul -> [down]
 
-With a packed cache ``rope_pack`` takes the place of ``rope_store``.
+With a packed cache ``rope_pack`` takes the place of ``rope_store``, or ``pack`` comes behind it (``engine.kernels.pack``).
 """
 
 from __future__ import annotations
@@ -53,6 +53,12 @@ class FusedDecoder:
         where = (qkv, positions, attention.slots, self._table)
         if not isinstance(cache, QuantizedCache):
             return rope_store(*where, cache.key_blocks[number], cache.value_blocks[number], heads, weight, eps)
+        if not attention.form.at_once:
+            tails = attention.tails(number) or (None, None)
+            singles = attention.num_singles
+            q = rope_store(*where, *tails, heads, weight, eps, own=attention.own, stored=singles)
+            attention.pack(number)
+            return q
         return rope_pack(
             *where,
             *attention.sides(number),
@@ -63,6 +69,7 @@ class FusedDecoder:
             None if cache.centre is None else cache.centre[number],
             attention.matrix,
             attention.widen,
+            own=attention.own,
         )
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:

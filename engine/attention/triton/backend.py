@@ -16,6 +16,7 @@ from engine.attention.triton.kernels import merge_segments, paged_attention, sha
 from engine.attention.triton.prefixes import PrefixPasses
 from engine.batch import AttentionBatch, Ragged, SharedRows
 from engine.kernels.forms import KernelForm, Side
+from engine.kernels.pack import Pair, keep, pack
 from engine.kv.cache import KVCache
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import QuantizedCache
@@ -61,15 +62,27 @@ class TritonAttention(AttentionBackend):
     prefixes that single tokens share are one launch more, before their results are merged.
 
     With a packed cache, ``attend`` takes queries as the cache's keys are: with their channels mixed, where the codec asks for that.
+
+    Where keys and values are also read as they were before packing, ``own`` holds those of the batch. ``attend`` then needs them in there,
+    single tokens of a codec with a window in their tails, and ``pack`` to have been called for a codec that is not packed ``at_once``.
     """
 
     ragged = True
 
     def __init__(
-        self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int, rule: GroupRule | None = None
+        self,
+        cache: KVCache,
+        num_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        rule: GroupRule | None = None,
+        *,
+        exact_prefill: bool = False,
     ) -> None:
-        """``rule``: when rows that share a prefix read it together; None: never."""
+        """``rule``: when rows that share a prefix read it together; None: never. ``exact_prefill``: a prompt's chunk reads its own keys and
+        values as they were before packing."""
         super().__init__(cache, num_heads, kv_heads, head_dim)
+        self.exact_prefill = exact_prefill
         device, dtype = cache.device, cache.dtype
         self._padded_dim = triton.next_power_of_2(head_dim)
         # Of float32: three products of its halves, right in all but the last bits. Ignored for 16-bit numbers.
@@ -91,21 +104,37 @@ class TritonAttention(AttentionBackend):
                 processors=self._processors,
             )
         self.form = KernelForm.of(cache.codec, head_dim)
+        assert rule is None or not self.form.window, "the settings refuse shared-prefix attention over a window"
         self._slots = cache.num_blocks * cache.block_size
-        self._meta_stride = 0
+        self._meta_strides = (0, 0)
+        self._tail_stride = 0
+        self.own: Pair | None = None  # [tokens, kv_heads, head_dim], the batch's keys and values of one layer
         self.matrix: torch.Tensor | None = None  # [head_dim, head_dim] by which channels are mixed
         if isinstance(cache, QuantizedCache):
             if cache.codec.rotates:
                 self.matrix = hadamard(head_dim).to(device, dtype)
-            meta = cache.packed_keys[0].meta
-            self._meta_stride = 0 if meta is None else meta.stride(0)
+            keys, values = self.sides(0)
+            if keys.meta is not None and values.meta is not None:
+                self._meta_strides = (keys.meta.stride(0), values.meta.stride(0))
+            self.tail_tokens = cache.tail_tokens
+            self._tail_stride = cache.tail_keys[0].stride(0)
 
     def begin(self, batch: AttentionBatch) -> None:
         assert batch.ragged is not None, "this backend reads the ragged form of a batch"
         self.slots = batch.slots  # [tokens]; negative: a row that only fills up the batch
         self._ragged = batch.ragged
         self.spared_tokens = batch.ragged.spared_tokens
+        self.num_singles = batch.num_singles
         self._launches = self._plan(batch.ragged, batch.num_singles)
+        chunks = batch.ragged.num_sequences > batch.num_singles
+        self.own = None
+        if (chunks and (self.exact_prefill or self.form.window)) or not (self.form.at_once or self.form.window):
+            shape = (batch.ragged.num_tokens, self.kv_heads, self.head_dim)
+            dtype = self.cache.dtype
+            self.own = (
+                torch.empty(shape, dtype=dtype, device=batch.slots.device),
+                torch.empty(shape, dtype=dtype, device=batch.slots.device),
+            )
         # One buffer serves all layers: a layer's parts are merged before the next layer's are written.
         parts = max((launch.parts for launch in self._launches), default=0)
         device = batch.slots.device
@@ -118,7 +147,15 @@ class TritonAttention(AttentionBackend):
             k = k - cache.centre[layer]
         if self.matrix is not None:
             q, k, v = q @ self.matrix, k @ self.matrix, v @ self.matrix
-        cache.store(layer, self.slots.long(), k, v)
+        if self.own is not None:
+            for own, new in zip(self.own, (k, v), strict=True):
+                own.copy_(new)
+        if self.form.at_once:
+            cache.store(layer, self.slots.long(), k, v)
+        else:
+            if (tails := self.tails(layer)) is not None:
+                keep((k.contiguous(), v.contiguous()), tails, self.slots, 0, self.num_singles)
+            self.pack(layer)
         return self.attend(layer, q)
 
     def sides(self, layer: int) -> tuple[Side, Side]:
@@ -128,11 +165,26 @@ class TritonAttention(AttentionBackend):
             return Side.of(cache.packed_keys[layer]), Side.of(cache.packed_values[layer])
         return Side(cache.key_blocks[layer], None, None), Side(cache.value_blocks[layer], None, None)
 
+    def tails(self, layer: int) -> Pair | None:
+        """A layer's exact windows [kv_heads, tails * tail_tokens, head_dim]."""
+        cache = self.cache
+        if not self.form.window:
+            return None
+        assert isinstance(cache, QuantizedCache)
+        return cache.tail_keys[layer], cache.tail_values[layer]
+
+    def pack(self, layer: int) -> None:
+        """Pack what the batch completes, for a codec that is not packed as it is stored."""
+        pack(self._ragged, *self.sides(layer), self.form, self.tails(layer), self.own, self.tail_tokens)
+
     def attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
-        """Attention of queries ``[tokens, num_heads, head_dim]`` whose keys and values are in the cache already."""
+        """Attention of queries ``[tokens, num_heads, head_dim]`` whose keys and values are where they are read, as said above."""
         out = torch.empty((q.shape[0], self.num_heads * self.head_dim), dtype=q.dtype, device=q.device)
         for launch in self._launches:
             self._launch(launch, layer, q, out)
+        tails = self.tails(layer)
+        if tails is not None and self.own is not None:
+            keep(self.own, tails, self.slots, self.num_singles, len(q))
         if self.matrix is not None:
             out = (out.unflatten(-1, (-1, self.head_dim)) @ self.matrix).flatten(1)
         return out
@@ -164,6 +216,11 @@ class TritonAttention(AttentionBackend):
     def _launch(self, launch: Launch, layer: int, q: torch.Tensor, out: torch.Tensor) -> None:
         ragged, tile, segments = self._ragged, launch.tile, launch.segments
         keys, values = self.sides(layer)
+        tail_keys, tail_values = self.tails(layer) or (None, None)
+        # What single tokens read of their own window is all in the tail.
+        reads_own = not launch.singles and (self.exact_prefill or self.form.window)
+        own_keys, own_values = self.own if reads_own and self.own is not None else (None, None)
+        prefills = ragged.prefills if self.exact_prefill and not launch.singles else None
         covered = part_starts = shared_parts = None
         if (shared := launch.shared) is not None:
             covered, part_starts, shared_parts = shared.covered, shared.part_starts, shared.shared_parts
@@ -179,10 +236,16 @@ class TritonAttention(AttentionBackend):
             values.meta,
             keys.scale,
             values.scale,
+            tail_keys,
+            tail_values,
+            own_keys,
+            own_values,
             ragged.query_starts,
             ragged.kv_lens,
             ragged.block_starts,
             ragged.blocks,
+            ragged.tails if self.form.window else None,
+            prefills,
             covered,
             part_starts,
             shared_parts,
@@ -194,9 +257,12 @@ class TritonAttention(AttentionBackend):
             q.stride(0),
             q.stride(1),
             self._slots,
-            self._meta_stride,
+            *self._meta_strides,
+            self._tail_stride,
             SINGLES=launch.singles,
             SPLIT=launch.split,
+            WINDOW=self.form.window,
+            TAIL_TOKENS=self.tail_tokens,
             **self._constants(tile),
         )
         if launch.split:
@@ -206,6 +272,7 @@ class TritonAttention(AttentionBackend):
                 self._partial_lse,
                 ragged.query_starts,
                 ragged.kv_lens,
+                prefills,
                 covered,
                 part_starts,
                 shared_parts,
@@ -219,6 +286,7 @@ class TritonAttention(AttentionBackend):
                 BLOCK_Q=tile.block_m // self.group,
                 BLOCK_N=tile.block_n,
                 SINGLES=launch.singles,
+                WINDOW=self.form.window,
                 AT_ONCE=MERGED_AT_ONCE,
                 num_warps=2,
             )
@@ -246,7 +314,7 @@ class TritonAttention(AttentionBackend):
             q.stride(0),
             q.stride(1),
             self._slots,
-            self._meta_stride,
+            *self._meta_strides,
             **self._constants(tile),
         )
 
@@ -262,10 +330,7 @@ class TritonAttention(AttentionBackend):
             "BLOCK_N": tile.block_n,
             "PRECISION": self._precision,
             "WIDEN": self.widen,
-            "FORM": self.form.number,
-            "KEY_BITS": self.form.key_bits,
-            "VALUE_BITS": self.form.value_bits,
-            "GROUP_SIZE": self.form.group,
+            **self.form.constants(),
             "num_warps": tile.warps,
             "num_stages": tile.stages,
         }
