@@ -15,7 +15,7 @@ from engine.kv.quantized import PackedRows
 
 PLAIN: tl.constexpr = tl.constexpr(0)
 SYMMETRIC: tl.constexpr = tl.constexpr(1)  # int8 codes, a step per token and group of channels
-ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step and minimum per token and group of channels
+ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step and minimum per token and group
 FLOAT8: tl.constexpr = tl.constexpr(3)  # e4m3 bytes, a scale per head
 PER_CHANNEL: tl.constexpr = tl.constexpr(4)  # as ASYMMETRIC, but step and minimum per channel and group of tokens
 ROUNDER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to even

@@ -29,7 +29,9 @@ TOKENS_PER_PROGRAM = 64
 def _encode(x, least, most, TOP: tl.constexpr, META: tl.constexpr):
     """Step and minimum as they are stored, and as float32 to divide by and to take away."""
     least = as_stored(least, META)
-    step = as_stored(tl.div_rn(tl.maximum(most - least.to(tl.float32), 0.0), tl.full(most.shape, TOP, tl.float32)), META)
+    step = as_stored(
+        tl.div_rn(tl.maximum(most - least.to(tl.float32), 0.0), tl.full(most.shape, TOP, tl.float32)), META
+    )
     divisor = step.to(tl.float32)
     return step, least, tl.where(divisor == 0.0, 1.0, divisor), least.to(tl.float32)
 

@@ -54,9 +54,9 @@ class FusedDecoder:
         if not isinstance(cache, QuantizedCache):
             return rope_store(*where, cache.key_blocks[number], cache.value_blocks[number], heads, weight, eps)
         if not attention.form.at_once:
-            tails = attention.tails(number) or (None, None)
+            keys, values = attention.tails(number) or (None, None)
             singles = attention.num_singles
-            q = rope_store(*where, *tails, heads, weight, eps, own=attention.own, stored=singles)
+            q = rope_store(*where, keys, values, heads, weight, eps, own=attention.own, stored=singles)
             attention.pack(number)
             return q
         return rope_pack(

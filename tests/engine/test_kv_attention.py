@@ -206,8 +206,6 @@ def test_a_smaller_codec_takes_the_bytes_it_says() -> None:
 @pytest.mark.parametrize(
     ("backend", "settings"),
     [
-        ("triton", {"codec": "kivi"}),
-        ("triton", {"prefill": "exact"}),
         ("reference", {"codec": "kivi"}),
         ("reference", {"prefill": "exact"}),
     ],

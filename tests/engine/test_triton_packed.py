@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.attention.packed import obstacle
 from engine.attention.reference import ReferenceAttention
 from engine.attention.triton import TritonAttention
 from engine.batch import build_batch
@@ -184,25 +183,3 @@ def test_a_packed_run_by_the_kernels_has_the_tokens_of_the_plain_path(codec: str
     plain = tokens_of(EngineConfig(**common, attention_backend="gathered"), tmp_path / "plain")
     kernels = EngineConfig(**common, attention_backend="triton", cuda_graphs=False, overlap="off")
     assert tokens_of(kernels, tmp_path / "kernels") == plain
-
-
-@pytest.mark.parametrize(
-    ("settings", "why"),
-    [
-        ({"codec": "kivi"}, "exact window"),
-        ({"codec": "kivi", "residual": 0, "key_axis": "token"}, "bits and groups"),
-        ({"codec": "int8", "prefill": "exact"}, "exact prefill"),
-    ],
-    ids=str,
-)
-def test_what_the_kernels_cannot_read_is_refused_with_its_reason(settings, why: str):
-    asked = KVQuantization(**settings)
-    problem = obstacle("triton", make_codec(asked, 64, 16), exact_prefill=asked.prefill == "exact")
-    assert problem is not None
-    assert why in problem
-
-
-@pytest.mark.parametrize("name", CODECS)
-def test_what_the_kernels_can_read_is_not_refused(name: str):
-    asked = KVQuantization(**{k: 64 if (k, v) == ("group", 0) else v for k, v in CODECS[name].items()})
-    assert obstacle("triton", make_codec(asked, 64, 16), exact_prefill=False) is None
