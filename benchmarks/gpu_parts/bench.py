@@ -184,6 +184,7 @@ def decode_plan(batch: int, context: int, block_size: int, prefill: int = 0) -> 
             index, RequestSpec(request_id=str(index), prompt="-"), [index + 1] * (context + tokens), Sampling(), 1
         )
         request.block_table = list(range(index * blocks, (index + 1) * blocks))
+        request.tail = index
         slices.append(Slice(request, tokens, context, prefill > 0))
     return Plan(slices)
 

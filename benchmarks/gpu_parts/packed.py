@@ -1,4 +1,8 @@
-"""KV quantization on a GPU: a decode step against the context for each codec, and packing and storing against storing."""
+"""KV quantization on a GPU: a decode step against the context for each codec, and packing and storing against storing.
+
+A codec with a window packs once per window: its steps are timed in the middle of one and where all requests complete theirs, and what
+is told of it is the mean over a window.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from engine.attention.triton import TritonAttention
 from engine.executor import Executor
 from engine.graphs import Graphs
 from engine.kernels.forms import KernelForm, Side
+from engine.kernels.pack import keep
 from engine.kernels.rope_pack import rope_pack
 from engine.kernels.rope_store import rope_store
 from engine.kv.cache import KVCache
@@ -22,9 +27,10 @@ from engine.model.device import resolve_dtype
 from engine.model.load import load, resolve
 from engine.model.rope import Rope
 from engine.model.shape import RANDOM, ModelShape
+from engine.ragged import RaggedBuilder
 from engine.techniques import KVQuantization
 
-CODECS = ("none", "int8", "fp8", "int4")
+CODECS = ("none", "int8", "fp8", "int4", "kivi")
 SHAPE = "llama-3.1-8b"
 BATCH = 4  # requests that decode; their context is as long as memory allows at full precision
 CONTEXTS = (1024, 4096, 16_384, 65_536)
@@ -46,24 +52,39 @@ def decode_steps(bench: Bench) -> None:
     model = load(source, bench.device, dtype)
     batch, contexts = (2, (20, 40)) if bench.dry else (BATCH, CONTEXTS)
     steps: dict[str, list[float]] = {}
+    packing: list[float] = []  # what a step takes longer in which all requests complete a window
     for name in CODECS:
-        blocks = batch * (contexts[-1] // BLOCK_SIZE + 1)
-        cache = filled_cache(name, model.shape, model.shape.layers, blocks, dtype, bench.device)
+        window = window_of(bench, name)
+        blocks = batch * ((contexts[-1] + window) // BLOCK_SIZE + 1)
+        cache = filled_cache(bench, name, model.shape, model.shape.layers, blocks, dtype, tails=batch)
         attention = TritonAttention(cache, model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
         executor = Executor(model.decoder, attention)
         executor.graphs = executor.builder.graphs = Graphs(
-            executor, batch, contexts[-1] + BLOCK_SIZE, sizes=(batch,)
+            executor, batch, contexts[-1] + window + BLOCK_SIZE, sizes=(batch,)
         )  # fmt: skip
         executor.graphs.capture()
-        steps[name] = [
-            step_seconds(bench, executor, decode_plan(batch, context - 1, BLOCK_SIZE), repeats=10)
-            for context in contexts
-        ]
+
+        def step(context: int, executor: Executor = executor) -> float:
+            return step_seconds(bench, executor, decode_plan(batch, context - 1, BLOCK_SIZE), repeats=10)
+
+        if window:
+            complete = [step(context // window * window) for context in contexts]
+            within = [step(context // window * window + window // 2) for context in contexts]
+            packing = [most - least for most, least in zip(complete, within, strict=True)]
+            steps[name] = [least + max(0.0, more) / window for least, more in zip(within, packing, strict=True)]
+        else:
+            steps[name] = [step(context) for context in contexts]
         del executor, attention, cache
         bench.free()
     rows = [(f"{c:,}", *(1e3 * steps[name][i] for name in CODECS)) for i, c in enumerate(contexts)]
     title = f"decode step of {batch} requests, {SHAPE}, ms"
     bench.report.table(title, ["context", *CODECS], rows)
+    bench.report.figure(
+        f"packing the windows of {batch} requests in one step, {contexts[-1]:,} tokens",
+        1e3 * packing[-1],
+        "ms",
+        better="lower",
+    )
     for name in CODECS[1:]:
         ratios = [with_codec / plain for with_codec, plain in zip(steps[name], steps["none"], strict=True)]
         slower = [i for i, ratio in enumerate(ratios) if ratio >= 1]
@@ -84,13 +105,16 @@ def stores(bench: Bench) -> None:
     matrix = hadamard(shape.head_dim).to(bench.device, dtype)
     centre = torch.zeros(shape.kv_heads, shape.head_dim, dtype=dtype, device=bench.device)
     rows: list[tuple[object, ...]] = []
-    for tokens in (5,) if bench.dry else STORED:
+    for tokens in (5, STORED[0] + 1) if bench.dry else STORED:
         found: dict[str, float] = {}
         qkv = torch.randn(tokens, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, device=bench.device, dtype=dtype)
         slots = torch.arange(tokens, dtype=torch.int32, device=bench.device)
         where = (qkv, slots, slots, table)
         for name in CODECS:
-            cache = filled_cache(name, shape, 1, tokens // BLOCK_SIZE + 1, dtype, bench.device)
+            if window := window_of(bench, name):
+                found[name] = window_seconds(bench, name, window, shape, where)
+                continue
+            cache = filled_cache(bench, name, shape, 1, tokens // BLOCK_SIZE + 1, dtype)
             if not isinstance(cache, QuantizedCache):
                 plain = (cache.key_blocks[0], cache.value_blocks[0])
                 found[name] = device_seconds(
@@ -118,6 +142,35 @@ def stores(bench: Bench) -> None:
     bench.report.table("rotate and store, one layer, us", ["tokens", *CODECS], rows)
 
 
+def window_seconds(bench: Bench, name: str, window: int, shape: ModelShape, where: tuple[torch.Tensor, ...]) -> float:
+    """Rotating, keeping and packing one layer's new tokens for a codec with a window: decodes of as many requests, or one prompt."""
+    qkv, positions, _, table = where
+    tokens, dtype = len(qkv), qkv.dtype
+    prefill = tokens > STORED[0]
+    requests = 1 if prefill else tokens
+    found = []
+    for context in (0,) if prefill else (window // 2, window - 1):
+        blocks = requests * (context + tokens // requests) // BLOCK_SIZE + requests
+        cache = filled_cache(bench, name, shape, 1, blocks, dtype, tails=requests)
+        attention = TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim)
+        builder = RaggedBuilder(BLOCK_SIZE, bench.device, tail_tokens=attention.tail_tokens)
+        plan = decode_plan(requests, context, BLOCK_SIZE, tokens if prefill else 0)
+        attention.begin(builder.build(plan).attention)
+        keys, values = attention.tails(0) or (None, None)
+
+        def work(attention: TritonAttention = attention, keys=keys, values=values) -> None:  # type: ignore[no-untyped-def]
+            own, singles = attention.own, attention.num_singles
+            rope_store(
+                qkv, positions, attention.slots, table, keys, values, shape.heads, own=own, stored=singles
+            )  # fmt: skip
+            attention.pack(0)
+            if own is not None:
+                keep(own, (keys, values), attention.slots, singles, tokens)
+
+        found.append(device_seconds(bench, work))
+    return found[0] + max(0.0, found[-1] - found[0]) / window
+
+
 def device_seconds(bench: Bench, work: Callable[[], Any]) -> float:
     """Device time of one small kernel: many of them in one graph, so that launching is not what is timed."""
     if bench.device.type != "cuda":
@@ -131,23 +184,39 @@ def device_seconds(bench: Bench, work: Callable[[], Any]) -> float:
     return bench.seconds(graph.replay, repeats=10) / times
 
 
+def asked_for(bench: Bench, name: str) -> KVQuantization:
+    """A codec's default settings; in a dry run the shortest window."""
+    settings: dict[str, Any] = {"codec": name}
+    if bench.dry:
+        settings["residual"] = BLOCK_SIZE
+    return KVQuantization.model_validate(settings)
+
+
+def window_of(bench: Bench, name: str) -> int:
+    """Tokens that a codec packs together; 0: each by itself."""
+    return asked_for(bench, name).residual if name == "kivi" else 0
+
+
 def filled_cache(
-    name: str, shape: ModelShape, layers: int, blocks: int, dtype: torch.dtype, device: torch.device
+    bench: Bench, name: str, shape: ModelShape, layers: int, blocks: int, dtype: torch.dtype, tails: int = 0
 ) -> KVCache:
-    """A cache with something in it, as the default settings of a codec would make it."""
+    """A cache with something in it, as a codec would make it."""
+    device = bench.device
     dimensions = (layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, device)
     if name == "none":
         cache = KVCache(*dimensions)
         cache.data.normal_()
         return cache
-    codec = make_codec(KVQuantization.model_validate({"codec": name}), shape.head_dim, BLOCK_SIZE)
-    packed_cache = QuantizedCache(codec, *dimensions)
+    codec = make_codec(asked_for(bench, name), shape.head_dim, BLOCK_SIZE)
+    packed_cache = QuantizedCache(codec, *dimensions, tails=tails)
+    for tail in (*packed_cache.tail_keys, *packed_cache.tail_values):
+        tail.normal_()
     for rows in (*packed_cache.packed_keys, *packed_cache.packed_values):
         rows.codes.view(torch.uint8).random_(0, 120)  # below 127: a number in e4m3, too
         if rows.meta is not None:
             rows.meta.uniform_(0.01, 0.02)
     if codec.fixed_scales:
         packed_cache.set_scales(torch.full((layers, 2, shape.kv_heads), 0.01))
-    else:
+    elif codec.rotates:
         packed_cache.centre = torch.zeros(layers, shape.kv_heads, shape.head_dim, dtype=dtype, device=device)
     return packed_cache

@@ -177,7 +177,7 @@ def test_windows_are_packed_kept_and_read_as_on_the_plain_path(name: str, heads,
     torch.manual_seed(sum(heads))
     sides = Sides(KVQuantization(**CODECS[name]), heads, dtype)
     for parts in STEPS:
-        assert sides.step(parts) < (1e-5 if dtype == torch.float32 else 1.5e-2)
+        assert sides.step(parts) < (1e-4 if dtype == torch.float32 else 1.5e-2)
         sides.check_caches()
     assert len(sides.complete()) >= 32
 
@@ -186,7 +186,7 @@ def test_a_split_context_is_read_whole():
     torch.manual_seed(5)
     sides = Sides(KVQuantization(**KIVI), (2, 1, 64), processors=16)
     for parts in ([(59, True), None, (20, True)], [(1, False), None, (4, False)]):
-        assert sides.step(parts) < 1e-5
+        assert sides.step(parts) < 1e-4
     assert {launch.segments for launch in sides.kernels._launches} == {64}
 
 
@@ -195,7 +195,7 @@ def test_every_head_size_is_packed_and_read(heads: tuple[int, int, int]):
     torch.manual_seed(sum(heads))
     sides = Sides(KVQuantization(**CODECS["4 and 2 bits, small groups"]), heads)
     for parts in ([(20, True), (9, True), None], [(1, False), (4, False), None]):
-        assert sides.step(parts) < 1e-5
+        assert sides.step(parts) < 1e-4
         sides.check_caches()
 
 
@@ -208,7 +208,7 @@ def test_an_exact_prefill_reads_its_own_chunk_as_it_was(asked: dict):
     torch.manual_seed(7)
     sides = Sides(KVQuantization(**asked, prefill="exact"), (4, 2, 64))
     for parts in ([(19, True), (9, True), None], [(1, False), (19, True), (4, False)]):
-        assert sides.step(parts) < 1e-5
+        assert sides.step(parts) < 1e-4
         sides.check_caches()
 
 
@@ -217,7 +217,7 @@ def test_groups_that_fill_no_whole_step_of_the_kernel():
     asked = KVQuantization(codec="kivi", residual=48, group=24, key_bits=4, value_axis="channel")
     sides = Sides(asked, (2, 1, 64), size=48)
     for parts in ([(60, True), None, None], [(1, False), None, (3, False)]):
-        assert sides.step(parts) < 1e-5
+        assert sides.step(parts) < 1e-4
         sides.check_caches()
 
 
@@ -228,7 +228,7 @@ def test_what_a_kernel_leaves_beside_the_cache_is_what_it_stores(heads: tuple[in
     num_heads, kv_heads, width = heads
     qkv, positions, slots, table = projected(heads, torch.float32)
     plain, partly = (torch.zeros(kv_heads, 64, width, device=DEVICE) for _ in range(2))
-    own, packed_own = ((torch.empty(5, kv_heads, width), torch.empty(5, kv_heads, width)) for _ in range(2))
+    own, packed_own = (tuple(torch.empty(2, 5, kv_heads, width, device=DEVICE)) for _ in range(2))
     q = rope_store(qkv, positions, slots, table, plain, plain.clone(), num_heads, own=own)
     stored = slots[slots >= 0].long()
     assert torch.equal(plain.index_select(1, stored), own[0][slots >= 0].transpose(0, 1))
