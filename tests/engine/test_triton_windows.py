@@ -72,11 +72,13 @@ class Sides:
     dtype: torch.dtype = torch.float32
     size: int = 16
     processors: int = 1  # of the device, as far as splitting is concerned
+    longest: int = 70  # tokens of a sequence
 
     def __post_init__(self) -> None:
         _, kv_heads, width = self.heads
         self.codec = make_codec(self.asked, width, self.size)
-        dimensions = (2, kv_heads, width, 15, self.size, self.dtype, DEVICE)
+        self.blocks = 3 * -(-self.longest // self.size)
+        dimensions = (2, kv_heads, width, self.blocks, self.size, self.dtype, DEVICE)
         self.caches = [QuantizedCache(self.codec, *dimensions, tails=3, spare=GUESSES) for _ in range(2)]
         for cache in self.caches:
             if self.codec.fixed_scales:
@@ -89,11 +91,11 @@ class Sides:
         self.builder = RaggedBuilder(
             self.size, DEVICE, tail_tokens=self.kernels.tail_tokens, tells_prefills=self.kernels.exact_prefill
         )
-        pool = BlockPool(15, self.size)
+        pool = BlockPool(self.blocks, self.size)
         self.requests = []
         for index in range(3):
-            request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * 70, Sampling(), 1)
-            request.block_table = pool.allocate(pool.blocks_for(70), index, 0)[::-1]
+            request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * self.longest, Sampling(), 1)
+            request.block_table = pool.allocate(pool.blocks_for(self.longest), index, 0)[::-1]
             request.tail = 2 - index
             self.requests.append(request)
         self.done = [0] * 3
@@ -138,7 +140,7 @@ class Sides:
     def poison(self) -> None:
         """What nobody may read would show."""
         cache = self.caches[1]
-        unused = torch.ones(15 * self.size, dtype=torch.bool, device=DEVICE)
+        unused = torch.ones(self.blocks * self.size, dtype=torch.bool, device=DEVICE)
         unused[self.complete()] = False
         for rows in (cache.packed_keys[1], cache.packed_values[1]):
             rows.codes.flatten(1, 2)[:, unused] = 127
@@ -180,6 +182,30 @@ def test_windows_are_packed_kept_and_read_as_on_the_plain_path(name: str, heads,
         assert sides.step(parts) < (1e-4 if dtype == torch.float32 else 1.5e-2)
         sides.check_caches()
     assert len(sides.complete()) >= 32
+
+
+def test_a_part_that_holds_nothing_for_a_token_is_no_part_of_it():
+    """The first tokens of a tile are in their sequence's first window, which the last ones read packed, in more parts than are merged at once."""
+    torch.manual_seed(6)
+    sides = Sides(KVQuantization(codec="kivi", residual=576), (2, 1, 64), processors=16, longest=592)
+    for name in ("tail_keys", "tail_values"):
+        exact = torch.randn_like(sides.caches[0].tail_keys[1])
+        for cache in sides.caches:
+            getattr(cache, name)[1].copy_(exact)
+    sides.done[0] = 572
+    assert sides.step([(8, True), None, None]) < 1e-4
+    sides.check_caches()
+
+
+def test_rows_of_a_long_chunk_do_not_take_each_others_places_in_the_tail():
+    asked = RequestSpec(request_id="0", prompt="-")
+    requests = [Request(index, asked, [0] * 40, Sampling(), 1, tail=2 - index) for index in range(2)]
+    for request in requests:
+        request.block_table = [1, 0, 2]
+    plan = Plan([Slice(requests[0], 13, 3, True), Slice(requests[1], 1, 21, False)])
+    batch = RaggedBuilder(16, DEVICE, tail_tokens=8).build(plan).attention
+    assert batch.slots.tolist() == [1 * 8 + 21 % 8, *[-1] * 5, *(2 * 8 + place % 8 for place in range(8, 16))]
+    assert batch.ragged.tails.tolist() == [1, 2]
 
 
 def test_a_split_context_is_read_whole():
