@@ -187,7 +187,7 @@ def test_windows_are_packed_kept_and_read_as_on_the_plain_path(name: str, heads,
 def test_a_part_that_holds_nothing_for_a_token_is_no_part_of_it():
     """The first tokens of a tile are in their sequence's first window, which the last ones read packed, in more parts than are merged at once."""
     torch.manual_seed(6)
-    sides = Sides(KVQuantization(codec="kivi", residual=576), (2, 1, 64), processors=16, longest=592)
+    sides = Sides(KVQuantization(codec="kivi", residual=576), (2, 1, 64), processors=32, longest=592)
     for name in ("tail_keys", "tail_values"):
         exact = torch.randn_like(sides.caches[0].tail_keys[1])
         for cache in sides.caches:
