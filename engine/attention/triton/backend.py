@@ -318,6 +318,13 @@ class TritonAttention(AttentionBackend):
             **self._constants(tile),
         )
 
+    def _most_stages(self, tile: Tile) -> int:
+        """Of loads that run ahead: their buffers have to fit into 160 KiB of shared memory (compute capability 8.0)."""
+        meta = self.sides(0)[0].meta
+        if meta is not None and meta.dtype.itemsize == 4:
+            return 1  # steps are loaded once per number where groups are small: more bytes than the numbers at full precision
+        return 2 if self.form.window or self.exact_prefill else tile.stages  # two loops over two kinds of memory
+
     def _constants(self, tile: Tile) -> dict[str, Any]:
         """What the kernels that read the cache are compiled for."""
         return {
@@ -332,5 +339,5 @@ class TritonAttention(AttentionBackend):
             "WIDEN": self.widen,
             **self.form.constants(),
             "num_warps": tile.warps,
-            "num_stages": tile.stages,
+            "num_stages": min(tile.stages, self._most_stages(tile)),
         }
