@@ -24,7 +24,19 @@ from benchmarks.compiling.driver import compiling, version
 from benchmarks.compiling.resources import DEVICES, Resources, resources
 from benchmarks.harness import Report, arguments
 
-SHOWN = ("BLOCK_M", "BLOCK_N", "HEAD_DIM", "GROUP", "BLOCK_SIZE", "SINGLES", "SPLIT", "FORM", "num_stages")
+SHOWN = (
+    "BLOCK_M",
+    "BLOCK_N",
+    "HEAD_DIM",
+    "GROUP",
+    "BLOCK_SIZE",
+    "SINGLES",
+    "SPLIT",
+    "KEY_FORM",
+    "KEY_BITS",
+    "VALUE_BITS",
+    "num_stages",
+)
 HOT = ("paged_attention", "shared_prefixes")
 
 
@@ -61,9 +73,12 @@ def compile_case(capability: int, set_name: str, number: int) -> dict[str, Row |
 
 
 def compile_all(capability: int, set_name: str, jobs: int, every: int = 1) -> tuple[list[Row], list[str]]:
-    """Every kernel once, and what could not be compiled; ``every``: only each so many-th shape."""
+    """Every kernel once, and what could not be compiled; ``every``: only each so many-th shape, and one with exact windows in any case."""
     count = len(SETS[set_name]())
-    work = [(capability, set_name, number) for number in range(0, count, every)]
+    numbers = list(range(0, count, every))
+    windowed = [number for number, case in enumerate(SETS[set_name]()) if case.windowed]
+    numbers += [] if set(windowed) & set(numbers) else windowed[:1]
+    work = [(capability, set_name, number) for number in numbers]
     if jobs == 1:
         parts = [compile_case(*item) for item in work]
     else:
@@ -83,7 +98,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "--capability", type=int, default=90, choices=DEVICES, help="compute capability without its dot"
     )
     parser.add_argument("--set", default="usual", choices=SETS, help="which shapes")
-    parser.add_argument("--every", type=int, default=1, help="only each so many-th shape of the set")
+    parser.add_argument(
+        "--every", type=int, default=1, help="only each so many-th shape of the set, and one with exact windows"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args(words)
     device = DEVICES[options.capability]

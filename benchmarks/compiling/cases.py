@@ -94,6 +94,12 @@ class Case:
             return False
         return codec is None or obstacle("triton", codec, exact_prefill=False) is None
 
+    @property
+    def windowed(self) -> bool:
+        """Whether the last tokens of its sequences stay exact."""
+        codec = self.make_codec()
+        return codec is not None and codec.window > 0
+
     def launch(self) -> None:
         """Everything a model of this shape launches, from the batch to its tokens, without graphs and as graphs record it."""
         executor = Executor(self.decoder(), self.attention())

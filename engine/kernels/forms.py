@@ -65,6 +65,11 @@ class KernelForm:
         wide = min(keys.bits, values.bits) >= FEWEST_BITS_AT_ONCE
         return cls(keys, values, alike and wide and not codec.window, codec.window)
 
+    @property
+    def bits(self) -> int:
+        """Of a stored number, of keys or values the fewer."""
+        return min(self.keys.bits, self.values.bits)
+
     def constants(self) -> dict[str, int]:
         """The arguments that every kernel which reads or writes both sides is compiled for."""
         return {

@@ -133,4 +133,5 @@ def test_every_shape_has_a_tile_that_holds_a_whole_group():
     for element_bytes in (2, 4):
         for head_dim in (16, 32, 64, 128, 256):
             for rows in (1, 16, 17, 64, 65, 4096):
-                assert tile_for(element_bytes, head_dim, rows).block_m >= 16
+                for bits in (2, 4, 8, 16):
+                    assert tile_for(element_bytes, head_dim, rows, bits).block_m >= 16

@@ -93,6 +93,7 @@ class TritonAttention(AttentionBackend):
             if device.type == "cuda"
             else INTERPRETED_PROCESSORS
         )
+        self.form = KernelForm.of(cache.codec, head_dim)
         if rule is not None:
             self.passes = PrefixPasses(
                 rule,
@@ -102,8 +103,8 @@ class TritonAttention(AttentionBackend):
                 element_bytes=dtype.itemsize,
                 padded_dim=self._padded_dim,
                 processors=self._processors,
+                bits=self.form.bits,
             )
-        self.form = KernelForm.of(cache.codec, head_dim)
         assert rule is None or not self.form.window, "the settings refuse shared-prefix attention over a window"
         self._slots = cache.num_blocks * cache.block_size
         self._meta_strides = (0, 0)
@@ -193,7 +194,9 @@ class TritonAttention(AttentionBackend):
         """The fewest new tokens of a sequence that have each tile, of 2 to this many."""
         first: dict[Tile, int] = {}
         for tokens in range(2, most + 1):
-            first.setdefault(tile_for(self.cache.dtype.itemsize, self._padded_dim, tokens * self.group), tokens)
+            first.setdefault(
+                tile_for(self.cache.dtype.itemsize, self._padded_dim, tokens * self.group, self.form.bits), tokens
+            )
         return list(first.values())
 
     def _plan(self, ragged: Ragged, num_singles: int) -> list[Launch]:
@@ -207,7 +210,7 @@ class TritonAttention(AttentionBackend):
         return launches
 
     def _part(self, first: int, sequences: int, first_token: int, tokens: int, max_query_len: int) -> Launch:
-        tile = tile_for(self.cache.dtype.itemsize, self._padded_dim, max_query_len * self.group)
+        tile = tile_for(self.cache.dtype.itemsize, self._padded_dim, max_query_len * self.group, self.form.bits)
         singles = max_query_len == 1
         tiles = sequences if singles else tokens // (tile.block_m // self.group) + sequences
         segments = segments_for(tiles * self.kv_heads, self._processors)

@@ -27,10 +27,13 @@ def _table() -> dict[str, Any]:
 
 
 @functools.cache
-def tile_for(element_bytes: int, head_dim: int, rows: int) -> Tile:
-    """The tile for sequences that bring up to ``rows`` rows (new tokens x group). Depends on nothing but the shape."""
+def tile_for(element_bytes: int, head_dim: int, rows: int, bits: int = 16) -> Tile:
+    """The tile for sequences that bring up to ``rows`` rows (new tokens x group). Depends on nothing but the shape and what is stored.
+
+    ``bits``: of a stored number, of keys or values the fewer; those that lie several to a byte take registers to come apart.
+    """
     for line in _table()["tiles"]:
-        fits = line["rows"] is None or rows <= line["rows"]
+        fits = (line["rows"] is None or rows <= line["rows"]) and bits <= line.get("bits", bits)
         if line["element_bytes"] == element_bytes and head_dim <= line["head_dim"] and fits:
             return Tile(line["block_m"], line["block_n"], line["warps"], line["stages"])
     raise ValueError(f"configs.json has no tile for {element_bytes}-byte elements and head size {head_dim}")

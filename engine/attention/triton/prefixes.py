@@ -58,6 +58,7 @@ class PrefixPasses:
         element_bytes: int,
         padded_dim: int,
         processors: int,
+        bits: int = 16,
     ) -> None:
         self.rule = rule
         self.block_size = block_size
@@ -65,6 +66,7 @@ class PrefixPasses:
         self._kv_heads = kv_heads
         self._element_bytes = element_bytes
         self._padded_dim = padded_dim
+        self._bits = bits
         self._processors = processors
         self._items = items_for(kv_heads, processors)
         self._versions: list[int] = []
@@ -93,7 +95,7 @@ class PrefixPasses:
 
     def tile(self, rows: int) -> Tile:
         """The tile for prefixes that some of this many rows share."""
-        return tile_for(self._element_bytes, self._padded_dim, rows * self.group)
+        return tile_for(self._element_bytes, self._padded_dim, rows * self.group, self._bits)
 
     def tile_changes(self, rows: int) -> list[int]:
         """The fewest rows that have each tile, of up to this many that may share."""
