@@ -43,7 +43,7 @@ from scenarios.questions import ABOUT_A_TEXT, QUESTIONS
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
-REQUESTS = {1: 5, 4: 14, 16: 44}  # in all, by requests at once
+REQUESTS = {1: 4, 4: 10, 16: 32}  # in all, by requests at once
 TOKENS = {1: (96, 160), 4: (64, 128), 16: (64, 128)}  # of an answer, from .. to
 COPY_GOAL, BEST_GOAL, OFF_GOAL, ACCEPTED_GOAL = 1.8, 0.9, 0.97, 1.5
 FIXED = {"prompt-lookup": (3, 8), "trained-head": (1, 3), "layer-skip": (2,)}
