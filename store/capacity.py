@@ -70,9 +70,8 @@ def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = No
     full = model.get("kv_full_bytes_per_token", model["kv_bytes_per_token"])
     packed, tokens = model["kv_bytes_per_token"], int(model["kv_capacity_tokens"])
     windows, window = model.get("kv_tails"), int(model.get("kv_window") or 0)
-    kept = int(
-        model.get("kv_tail_tokens") or window
-    )  # of each request beside the pool: its window, and guesses not verified
+    # of each request beside the pool: its window, and guesses not verified
+    kept = int(model.get("kv_tail_tokens") or window)
     bits = model.get("kv_bits")
     return Capacity(
         tokens,

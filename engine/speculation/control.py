@@ -13,9 +13,8 @@ class LengthControl(ABC):
     """Chooses how many tokens are guessed for each decode of an iteration, and learns from how it went."""
 
     most: int  # never more than this
-    rehearses: tuple[
-        int, ...
-    ] = ()  # lengths to be tried, one an iteration, before the run (``engine.speculation.trial``)
+    # lengths to be tried, one an iteration, before the run (``engine.speculation.trial``)
+    rehearses: tuple[int, ...] = ()
 
     @abstractmethod
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:

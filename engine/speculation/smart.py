@@ -124,9 +124,9 @@ class SmartLength(LengthControl):
         self._probed = 0  # requests, in all
 
     def know(self, iterations: Iterable[Measured]) -> None:
-        for load, longest, duration_ns, draft_ns in iterations:
-            self._seen[load.verifies] += 1
-            self.step_time.update(load, longest, duration_ns, draft_ns)
+        for iteration in iterations:
+            self._seen[iteration.load.verifies] += 1
+            self.step_time.update(*iteration)
         self.step_time.tried_out = min(self._seen) >= ENOUGH_STEPS
 
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
@@ -150,8 +150,7 @@ class SmartLength(LengthControl):
             self.acceptance.update(part.request.index, part.drafted, part.accepted)
         if plan.slices and not any(part.is_prefill for part in plan.slices):
             self._seen[bool(drafted)] += 1
-        longest = max((part.drafted for part in drafted), default=0)
-        self.step_time.update(load_of(plan), longest, duration_ns, plan.draft_ns)
+        self.step_time.update(*measured(plan, duration_ns))
         self._allowance += PROBE_SHARE * duration_ns
 
     def describe(self) -> dict[str, float]:
@@ -214,6 +213,12 @@ def load_of(plan: Plan) -> Load:
         tokens += part.tokens
         verifies |= part.drafted > 0
     return Load(kv_tokens + tokens, tokens, len(plan.slices), verifies)
+
+
+def measured(plan: Plan, duration_ns: int) -> Measured:
+    """An iteration that has run, with how long it took."""
+    longest = max((part.drafted for part in plan.slices), default=0)
+    return Measured(load_of(plan), longest, duration_ns, plan.draft_ns)
 
 
 def with_guesses(load: Load, guesses: int) -> Load:

@@ -11,23 +11,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from engine.build import make_requests
+from engine.build import Prepared, make_requests
 from engine.config import RequestSpec
 from engine.executor import Executor
 from engine.request import Draft, Request
 from engine.scheduler import Plan, PlanBuilder, Slice
 from engine.speculation.base import Proposer
 from engine.speculation.control import LengthControl
-from engine.speculation.smart import load_of
+from engine.speculation.smart import measured
 from engine.speculation.speculator import Speculator
 from engine.speculation.steptime import Measured
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
-
-if TYPE_CHECKING:
-    from engine.build import Prepared
 
 PROMPT = 4  # tokens
 
@@ -51,8 +47,7 @@ class Scripted(LengthControl):
 
     def learn(self, plan: Plan, duration_ns: int) -> None:
         if plan.slices and not any(part.is_prefill for part in plan.slices):
-            longest = max(part.drafted for part in plan.slices)
-            self.measured.append(Measured(load_of(plan), longest, duration_ns, plan.draft_ns))
+            self.measured.append(measured(plan, duration_ns))
 
 
 class Echo(Proposer):
@@ -69,7 +64,9 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
     """
     script = drafter.control.rehearses
     most_tokens = PROMPT + 2 * len(script) + sum(script)
-    if not script or most_tokens > prepared.max_model_len:
+    counted = script[1:]  # the first pays for what is done once, where a model guesses
+    useful = bool(counted) or (bool(script) and drafter.proposer.runs_model)
+    if not useful or most_tokens > prepared.max_model_len:
         return
     config = prepared.spec.engine
     fits = prepared.num_blocks // -(-most_tokens // config.block_size)
@@ -85,7 +82,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
             "sampling": config.sampling.model_copy(update={"ignore_eos": True, "stop": ()}),
         }
     )
-    measured: list[Measured] = []
+    found: list[Measured] = []
     for count in sorted({1, most} - {0}):
         asked = tuple(
             RequestSpec(request_id=str(i), prompt_token_ids=tuple(range(PROMPT)), max_tokens=most_tokens - PROMPT)
@@ -100,5 +97,5 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
         with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
             scripted = Speculator(proposer, control, prepared.max_model_len)
             trial.start(recorder, clock, executor, scripted).run(requests, control.done)
-        measured += control.measured[1:]  # the first pays for what is done once
-    drafter.control.know(measured)
+        found += control.measured[1:]
+    drafter.control.know(found)

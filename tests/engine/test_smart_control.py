@@ -18,7 +18,7 @@ from engine.config import RequestSpec, Sampling
 from engine.request import Request
 from engine.scheduler import Plan, Slice
 from engine.speculation.control import FixedLength, LengthControl
-from engine.speculation.smart import PROBE_SHARE, SmartLength, load_of
+from engine.speculation.smart import PROBE_SHARE, SmartLength, measured
 from engine.speculation.steptime import Measured
 
 NOISE = 0.08  # of an iteration's time, one standard deviation
@@ -79,8 +79,7 @@ class Machine:
         found = []
         for length in lengths:
             plan = self.plan()
-            duration = self.iterate([length] * len(plan.slices), plan)
-            found.append(Measured(load_of(plan), length, duration, plan.draft_ns))
+            found.append(measured(plan, self.iterate([length] * len(plan.slices), plan)))
         self.lengths = [0] * len(self.lengths)
         return found
 

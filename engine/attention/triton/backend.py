@@ -11,7 +11,7 @@ import triton
 
 from engine.attention.base import AttentionBackend
 from engine.attention.groups import GroupRule
-from engine.attention.triton.configs import Tile, segments_for, tile_for
+from engine.attention.triton.configs import Tile, fewest_of_each, segments_for, tile_for
 from engine.attention.triton.kernels import merge_segments, paged_attention, shared_prefixes
 from engine.attention.triton.prefixes import PrefixPasses
 from engine.batch import AttentionBatch, Ragged, SharedRows
@@ -192,12 +192,11 @@ class TritonAttention(AttentionBackend):
 
     def tile_lengths(self, most: int) -> list[int]:
         """The fewest new tokens of a sequence that have each tile, of 2 to this many."""
-        first: dict[Tile, int] = {}
-        for tokens in range(2, most + 1):
-            first.setdefault(
-                tile_for(self.cache.dtype.itemsize, self._padded_dim, tokens * self.group, self.form.bits), tokens
-            )
-        return list(first.values())
+        return fewest_of_each(self._tile, most)
+
+    def _tile(self, tokens: int) -> Tile:
+        """The tile for sequences that bring up to this many new tokens."""
+        return tile_for(self.cache.dtype.itemsize, self._padded_dim, tokens * self.group, self.form.bits)
 
     def _plan(self, ragged: Ragged, num_singles: int) -> list[Launch]:
         launches = []
@@ -210,7 +209,7 @@ class TritonAttention(AttentionBackend):
         return launches
 
     def _part(self, first: int, sequences: int, first_token: int, tokens: int, max_query_len: int) -> Launch:
-        tile = tile_for(self.cache.dtype.itemsize, self._padded_dim, max_query_len * self.group, self.form.bits)
+        tile = self._tile(max_query_len)
         singles = max_query_len == 1
         tiles = sequences if singles else tokens // (tile.block_m // self.group) + sequences
         segments = segments_for(tiles * self.kv_heads, self._processors)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,14 @@ def tile_for(element_bytes: int, head_dim: int, rows: int, bits: int = 16) -> Ti
         if line["element_bytes"] == element_bytes and head_dim <= line["head_dim"] and fits:
             return Tile(line["block_m"], line["block_n"], line["warps"], line["stages"])
     raise ValueError(f"configs.json has no tile for {element_bytes}-byte elements and head size {head_dim}")
+
+
+def fewest_of_each(tile: Callable[[int], Tile], most: int) -> list[int]:
+    """The least count from 2 on that has each tile, up to ``most``."""
+    first: dict[Tile, int] = {}
+    for count in range(2, most + 1):
+        first.setdefault(tile(count), count)
+    return list(first.values())
 
 
 def segments_for(programs: int, processors: int) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.attention.groups import GroupRule, Piece
-from engine.attention.triton.configs import Tile, items_for, segments_for, stretch_for, tile_for
+from engine.attention.triton.configs import Tile, fewest_of_each, items_for, segments_for, stretch_for, tile_for
 
 GRAPH_LEVELS = 4  # of a tree of prefixes that a recorded graph has room for, were every row below that many
 ITEM_WORDS = 5
@@ -99,10 +99,7 @@ class PrefixPasses:
 
     def tile_changes(self, rows: int) -> list[int]:
         """The fewest rows that have each tile, of up to this many that may share."""
-        first: dict[Tile, int] = {}
-        for count in range(2, rows + 1):
-            first.setdefault(self.tile(count), count)
-        return list(first.values())
+        return fewest_of_each(self.tile, rows)
 
     def segments(self, rows: int) -> int:
         """Into how many segments each row's own keys are cut."""

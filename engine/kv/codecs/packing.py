@@ -18,9 +18,8 @@ from functools import cache
 import torch
 
 BITS = (1, 2, 4, 5, 8)
-_GATHER = (
-    0x0102040810204080  # times eight bytes of 0 or 1: their bits side by side in the highest byte, the first one lowest
-)
+# times eight bytes of 0 or 1: their bits side by side in the highest byte, the first one lowest
+_GATHER = 0x0102040810204080
 
 
 def packed_width(count: int, bits: int) -> int:
