@@ -200,7 +200,7 @@ def alike_but_for_bits(keys: Form, values: Form) -> bool:
 
 def _asymmetric(x: torch.Tensor, dim: int, bits: int, metadata: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """Codes of x's shape, and step and minimum side by side [..., 2] without the grouped dimension."""
-    # apart: together they are eight times slower on a CPU
+    # apart: together they are much slower on a CPU
     least, most = x.amin(dim, keepdim=True), x.amax(dim, keepdim=True)
     top = (1 << bits) - 1
     least = least.to(metadata)
