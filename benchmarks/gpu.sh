@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything there is to prove and measure on a GPU, in one command, inside 9 minutes, without network:
 #
-#   benchmarks/gpu.sh [--only tests|measurements] [OUT]
+#   benchmarks/gpu.sh [--only tests|measurements|speculation] [OUT]
 #
 # Results and logs go to OUT (default: benchmarks/results). Where a call may not take that long, several calls do the same: results for
 # the same commit and GPU are put together in OUT/gpu.json. Settings by environment:
@@ -10,6 +10,9 @@
 #   TEST_SECONDS      the tests are ended after this long (170), and what they found until then is shown
 #   SERVESCOPE_COMMIT the commit that these files are of, where they came without their history: it goes into the results
 #   MEASURE_SECONDS   likewise the measurements (330); a part is begun only while less than 9/11 of it have passed
+#
+# Speculation needs the embedded model's weights, so it comes only where it is asked for: --only speculation, within MEASURE_SECONDS;
+# GPU_OPTIONS="--loads 1,64 --workloads chat" takes a part of it. What it has when the time is up is in OUT/speculation_gpu.json.
 #
 # Kernels that the measurements need are compiled beside the tests, in processes of their own.
 #
@@ -26,7 +29,7 @@ cd "$(dirname "$0")/.."
 only=all
 if [ "${1:-}" = --only ]; then
   only=${2:-}
-  case $only in tests | measurements) shift 2 ;; *) echo "--only takes tests or measurements" >&2; exit 2 ;; esac
+  case $only in tests | measurements | speculation) shift 2 ;; *) echo "--only takes tests, measurements or speculation" >&2; exit 2 ;; esac
 fi
 test_seconds=${TEST_SECONDS:-170}
 measure_seconds=${MEASURE_SECONDS:-330}
@@ -68,14 +71,14 @@ ended() { # STEP CODE SECONDS SETTING
 status=0
 cores=$(nproc)
 compiling=
-if [ "$only" != tests ]; then
+if [ "$only" = all ] || [ "$only" = measurements ]; then
   capability=$("$python" -c 'import torch; print("{}{}".format(*torch.cuda.get_device_capability()))')
   "$python" -m benchmarks.compile_kernels --capability "$capability" --set models --jobs $((cores > 4 ? cores / 2 : 1)) \
     >"$out/gpu-compiled.log" 2>&1 &
   compiling=$!
 fi
 
-if [ "$only" != measurements ]; then
+if [ "$only" = all ] || [ "$only" = tests ]; then
   echo "== kernels and graphs against the reference, fresh random inputs, poisoned caches"
   timeout --signal=INT --kill-after=20 "$test_seconds" \
     "$python" -m pytest -q -n $((cores > 12 ? 12 : cores)) --timeout "$test_seconds" -p no:cacheprovider \
@@ -86,7 +89,7 @@ if [ "$only" != measurements ]; then
   tail -n 15 "$out/gpu-tests.log"
 fi
 
-if [ "$only" != tests ]; then
+if [ "$only" = all ] || [ "$only" = measurements ]; then
   wait "$compiling" || echo "!! not every kernel could be compiled ahead: see $out/gpu-compiled.log"
   echo "== measurements"
   # shellcheck disable=SC2086
@@ -94,5 +97,12 @@ if [ "$only" != tests ]; then
     --json "$out/gpu.json" --merge ${GPU_OPTIONS:-} 2>"$out/gpu-errors.log"
   ended "the measurements" $? "$measure_seconds" MEASURE_SECONDS
   [ -s "$out/gpu-errors.log" ] && tail -n 25 "$out/gpu-errors.log"
+fi
+
+if [ "$only" = speculation ]; then
+  echo "== speculation on real weights"
+  # shellcheck disable=SC2086
+  timeout "$measure_seconds" "$python" -m benchmarks.speculation --device cuda --json "$out/speculation_gpu.json" ${GPU_OPTIONS:-}
+  ended "speculation" $? "$measure_seconds" MEASURE_SECONDS
 fi
 exit $status

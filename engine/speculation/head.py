@@ -1,4 +1,4 @@
-"""A trained draft head: some layers of its own that read what the target leaves behind (after EAGLE, 2024).
+"""A trained draft head: some layers of its own that read what the target leaves behind (after EAGLE, 2024), and a pointer into the text.
 
 It guesses from the target's last residual stream and the token chosen there, then from its own. Its layers attend to the keys and values of
 the target's last layers where they lie, in the request's own blocks; for the places it guesses it writes its own there, which verification
@@ -8,6 +8,9 @@ of the target's output matrix. ``engine.speculation.train`` makes one; it fits t
     target, last step   | ... h_t |  token t+1        keys, values of the layers read: places 0 .. t
     guess 1             h_t + token t+1   -> h'       place t+1 written
     guess 2             h'  + guess 1     -> h''      place t+2 written
+
+What the layers say is mixed with what followed when the last few tokens stood in the request before (a pointer-generator's mixture, See et al.,
+2017): the longer that match, the more the token it points at weighs, by as much as training found right.
 """
 
 from __future__ import annotations
@@ -35,9 +38,11 @@ from engine.model.norm import RMSNorm
 from engine.model.source import ModelSource
 from engine.request import Draft, Request
 from engine.scheduler import Slice
+from engine.speculation.lookup import NGramIndex
 from engine.speculation.models import ModelProposer, choose
 
-FORMAT = "servescope-head-1"
+FORMAT = "servescope-head-2"
+POINTER = "pointer.weight"  # [longest match + 1], by the length of a match: log of the odds that what followed it comes again
 DEFAULT_HEAD = Path(__file__).resolve().parent.parent.parent / "assets" / "smollm2-135m-instruct-head.safetensors"
 
 
@@ -72,7 +77,15 @@ class Head:
             )
             self._hidden_norm = RMSNorm(get("hidden_norm.weight", width[:1]), shape.norm_eps)
             self._token_norm = RMSNorm(get("token_norm.weight", width[:1]), shape.norm_eps)
+            self._pointer = file.get_tensor(POINTER).float()
         self._embedding = decoder.embedding
+        self._place = torch.full((shape.vocab,), -1)  # of each token among those that can be guessed
+        self._place[self.vocabulary.cpu()] = torch.arange(len(self.vocabulary))
+
+    @property
+    def longest_match(self) -> int:
+        """Tokens before a guess that are looked up in the request, at most."""
+        return len(self._pointer) - 1
 
     def forward(
         self, carried: torch.Tensor, token_ids: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend
@@ -82,9 +95,19 @@ class Head:
         x = self._down.add_to(self._fuse(fused), F.silu(self._up(fused)))
         return self.decoder.through(x, positions, LayersRead(attention, self.reads))
 
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """[rows, hidden] -> [rows, tokens that can be guessed] float32."""
-        return self.decoder.logits(hidden)
+    def laws(self, hidden: torch.Tensor) -> torch.Tensor:
+        """[rows, hidden] -> [rows, tokens that can be guessed] float32, log of the layers' distribution."""
+        return self.decoder.logits(hidden).log_softmax(-1)
+
+    def pointed(self, pointers: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What mixing needs: the place of the token pointed at among those that can be guessed (-1: elsewhere), and its odds, both [rows].
+
+        Args:
+            pointers: for each row a token and how long the match is that it followed; where nothing matched, any token and 0.
+        """
+        tokens, lengths = torch.tensor(pointers).unbind(-1)
+        odds = torch.where(lengths > 0, self._pointer[lengths].exp(), 0.0)
+        return self._place[tokens].to(self.vocabulary.device), odds.to(self.vocabulary.device)
 
 
 def _output_rows(target: LoadedModel, source: ModelSource, tokens: torch.Tensor) -> torch.Tensor:
@@ -117,6 +140,7 @@ class TrainedHead(ModelProposer):
         self._vocab = target.shape.vocab
         self._left: dict[int, torch.Tensor] = {}  # request -> [hidden], the target's stream at its last computed token
         self._ahead: dict[int, torch.Tensor] = {}  # the same where the head itself went on, within one iteration
+        self._indexes: dict[int, NGramIndex] = {}  # request -> where its n-grams stood
 
     def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:
         """Keep the stream at each request's last token that counts: the row that chose its newest token."""
@@ -132,6 +156,7 @@ class TrainedHead(ModelProposer):
 
     def forget(self, request: Request) -> None:
         self._left.pop(request.index, None)
+        self._indexes.pop(request.index, None)
 
     def _run(self, batch: Batch) -> torch.Tensor:
         carried = torch.stack([self._ahead[part.request.index] for part in batch.sampled])
@@ -141,12 +166,32 @@ class TrainedHead(ModelProposer):
         return hidden
 
     def _guess(self, hidden: torch.Tensor, requests: Sequence[Request]) -> list[tuple[int, torch.Tensor | None]]:
-        logits, ids = self._head.logits(hidden), self._head.vocabulary
+        laws, ids = self._head.laws(hidden), self._head.vocabulary
+        pointers = [self._pointer(request) for request in requests]
+        places, odds = self._head.pointed(pointers)
         if all(r.sampling_state.generator is None and r.sampling_state.seen is None for r in requests):
-            return [(token, None) for token in ids[logits.argmax(-1)].tolist()]
-        whole = logits.new_full((len(logits), self._vocab), float("-inf"))
-        whole[:, ids] = logits
-        return choose(whole, requests)
+            likely, at = laws.max(-1)
+            there = laws.gather(-1, places.clamp(min=0)[:, None])[:, 0].exp().where(places >= 0, 0.0)
+            follows = (there + odds > likely.exp()).tolist()
+            return [
+                (token if points else guess, None)
+                for (token, _), points, guess in zip(pointers, follows, ids[at].tolist(), strict=True)
+            ]
+        whole = laws.new_zeros(len(laws), self._vocab)
+        whole[:, ids] = laws.exp()
+        tokens = torch.tensor([token for token, _ in pointers], device=ids.device)
+        whole.scatter_add_(-1, tokens[:, None], odds[:, None])
+        return choose(whole.log(), requests)
+
+    def _pointer(self, request: Request) -> tuple[int, int]:
+        """What followed the last few tokens of a request and its guesses before, and how many of them matched."""
+        index = self._indexes.get(request.index)
+        if index is None:
+            index = self._indexes[request.index] = NGramIndex(1, self._head.longest_match)
+        tokens, ahead = request.token_ids, request.draft.tokens
+        index.update(tokens)
+        place, matched = index.find(tokens, ahead)
+        return tokens[place] if place < len(tokens) else ahead[place - len(tokens)], matched
 
 
 def weights_sha256(source: ModelSource) -> str:

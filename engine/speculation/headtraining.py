@@ -7,7 +7,8 @@ target's own last residual stream there) and the token at t + s, and says what f
     step 1                h_t  + x(t+1)  -> h'(t+1) -> guess of x(t+2)
     step 2                h'(t+1) + x(t+2)  -> h'(t+2) -> guess of x(t+3)
 
-All chains of a text are computed side by side: each sees the target's keys up to its own t, and those its own steps made.
+All chains of a text are computed side by side: each sees the target's keys up to its own t, and those its own steps made. What a guess says is
+mixed with what followed the longest earlier match of the text before it (the pointer; See et al., 2017): one weight for each length of a match.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ import torch.nn.functional as F
 from engine.model.checkpoint import Checkpoint
 from engine.model.rope import Rope
 from engine.model.shape import ModelShape
+from engine.speculation.head import POINTER
 
 FUSE, FUSE_UP, FUSE_DOWN = "fuse.weight", "fuse.up.weight", "fuse.down.weight"
 HIDDEN_NORM, TOKEN_NORM, NORM = "hidden_norm.weight", "token_norm.weight", "model.norm.weight"
 
 CPU = torch.device("cpu")
 LONGEST_TEXT = 8192  # tokens
+LONGEST_MATCH = 8  # tokens; longer ones count as these do
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,12 @@ class Texts:
     prompts: torch.Tensor  # [texts], tokens that the target did not write
     final: torch.Tensor  # [texts, places, hidden], the target's residual stream after its last layer
     at: tuple[torch.Tensor, ...]  # the same entering each layer that the head reads
+    pointed: torch.Tensor  # [texts, places] int64, what followed the longest earlier match of the text up to here; -1: no match
+    matched: torch.Tensor  # [texts, places] int64, tokens of that match, at most LONGEST_MATCH
 
     def to(self, device: torch.device) -> Texts:
-        at = tuple(stream.to(device) for stream in self.at)
-        return Texts(self.ids.to(device), self.lengths.to(device), self.prompts.to(device), self.final.to(device), at)
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
+        return Texts(**moved, at=tuple(stream.to(device) for stream in self.at))
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,8 @@ class HeadTraining:
         self.embedding = take("model.embed_tokens.weight", shape.vocab, hidden)
         head = self.embedding if shape.tied else take("lm_head.weight", shape.vocab, hidden)
         self.head = head[self.vocabulary]
+        self.place = torch.full((shape.vocab,), -1, device=device)
+        self.place[self.vocabulary] = torch.arange(len(self.vocabulary), device=device)
         self.whole_head = head
         self.target_norm = take(NORM, hidden)
         self.layers = [_layer(shape, take, f"model.layers.{number}.") for number in reads]
@@ -100,6 +107,7 @@ class HeadTraining:
             HIDDEN_NORM: self.target_norm.clone(),
             TOKEN_NORM: torch.ones(hidden),
             NORM: self.target_norm.clone(),
+            POINTER: torch.full((LONGEST_MATCH + 1,), -2.0),
         }
         for number, layer in enumerate(self.layers):
             self.weights |= {f"model.layers.{number}.{name}": tensor.clone() for name, tensor in layer.items()}
@@ -151,28 +159,57 @@ class HeadTraining:
             there = _shifted(valid, step)  # the target computed the place whose successor is guessed
             if not measure:
                 trained = there & counts
-                loss = loss + self._divergence(normed[trained[:, first:]], _shifted(wanted, step)[trained])
+                loss = loss + self._divergence(
+                    normed[trained[:, first:]],
+                    _shifted(wanted, step)[trained],
+                    _shifted(text.pointed, step)[trained],
+                    _shifted(text.matched, step)[trained],
+                )
                 continue
             alive = alive & there & (_shifted(said, step - 1) == ids)  # so far the text is what the target says
             tested.append(alive.sum())
-            guesses.append(self.vocabulary[(normed @ self.head.T).argmax(-1)])
+            guesses.append(self._guessed(normed, _shifted(text.pointed, step), _shifted(text.matched, step)))
             alive = alive & (guesses[-1] == _shifted(said, step))
             right.append(alive.sum())
         if not measure:
             return Outcome(loss / steps, [], torch.zeros(steps), torch.zeros(steps))
         return Outcome(loss, guesses, torch.stack(tested), torch.stack(right))
 
-    def _divergence(self, normed: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of the guesses from ``normed`` [places, hidden] against ``wanted`` [places, vocabulary], the mean of the places.
+    def _guessed(self, normed: torch.Tensor, pointed: torch.Tensor, matched: torch.Tensor) -> torch.Tensor:
+        """The most likely tokens [texts, chains]."""
+        laws = (normed @ self.head.T).float().softmax(-1)
+        likely, at = laws.max(-1)
+        place, odds = self.place[pointed.clamp(min=0)], self.weights[POINTER].exp()[matched] * (matched > 0)
+        there = laws.gather(-1, place.clamp(min=0)[..., None])[..., 0] * (place >= 0)
+        return torch.where((matched > 0) & (there + odds > likely), pointed, self.vocabulary[at])
 
-        The output matrix is not trained, so the gradient is computed here, without keeping logits for it.
+    def _divergence(
+        self, normed: torch.Tensor, wanted: torch.Tensor, pointed: torch.Tensor, matched: torch.Tensor
+    ) -> torch.Tensor:
+        """Cross-entropy of the guesses from ``normed`` [places, hidden], mixed with what is pointed at, against ``wanted`` [places, vocabulary].
+
+        The mean of the places. The output matrix is not trained, so the gradient is computed here, without keeping logits for it. With
+        p the layers' law, s the pointer's share and c the token pointed at, the mixture is (1 - s) p, and s more at c. Tokens that the layers
+        cannot guess are not pointed at here: how likely the target found them is not known.
         """
         with torch.no_grad():
-            logits = (normed @ self.head.T).float().log_softmax(-1)
+            laws = (normed @ self.head.T).float().log_softmax(-1)
             goal = wanted.float().softmax(-1)
-            value = -(goal * logits).sum(-1).mean()
-            gradient = logits.exp_().sub_(goal).div_(len(goal)).to(wanted.dtype) @ self.head
-        return value + ((normed - normed.detach()) * gradient).sum()
+            c = self.place[pointed.clamp(min=0)][:, None]
+            points = (matched > 0) & (c[:, 0] >= 0)
+            c = c.clamp(min=0)
+            share = self.weights[POINTER][matched].sigmoid() * points
+            goal_c, p_c = goal.gather(-1, c)[:, 0], laws.gather(-1, c)[:, 0].exp()
+            mixed_c = (1 - share) * p_c + share
+            owed = ((1 - share) * p_c / mixed_c).where(points, 1.0)  # how much of c is the layers' saying
+            value = -(goal * laws).sum(-1) - (1 - goal_c) * torch.log1p(-share)
+            value = value - goal_c * (mixed_c.log() - laws.gather(-1, c)[:, 0]).where(points, 0.0)
+            by_share = share * (1 - goal_c) - goal_c * share * (1 - share) * (1 - p_c) / mixed_c
+            goal = goal.scatter(-1, c, (goal_c * owed)[:, None])
+            pull = (laws.exp_().mul_(goal.sum(-1, keepdim=True)) - goal).div_(len(goal)).to(wanted.dtype) @ self.head
+        odds = self.weights[POINTER][matched]
+        through = ((normed - normed.detach()) * pull).sum() + ((odds - odds.detach()) * by_share).sum() / len(goal)
+        return value.mean() + through
 
     def _inputs(self, carried: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         eps, weights = self.shape.norm_eps, self.weights

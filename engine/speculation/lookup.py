@@ -28,18 +28,48 @@ class NGramIndex:
                     self._next[tuple(tokens[end - size : end])] = end
         self._added = max(self._added, len(tokens) - 1)
 
+    def find(self, tokens: Sequence[int], ahead: Sequence[int] = ()) -> tuple[int, int]:
+        """Where the longest n-gram that ends ``tokens`` and ``ahead`` ended last before: (the place that follows, its length).
+
+        Nothing found is (0, 0). ``tokens`` have all been taken in; those ``ahead`` are only guessed and leave nothing behind.
+        """
+        recent = [*tokens[-self._sizes.start :], *ahead]
+        start = len(tokens) + len(ahead) - len(recent)
+        for size in self._sizes:
+            if size > len(recent):
+                continue
+            gram = recent[-size:]
+            for end in range(start + len(recent) - 1, len(tokens) - 1, -1):
+                if recent[max(0, end - size - start) : end - start] == gram:
+                    return end, size
+            if (place := self._next.get(tuple(gram))) is not None:
+                return place, size
+        return 0, 0
+
     def guess(self, tokens: Sequence[int], length: int) -> list[int]:
         """At most ``length`` tokens after the latest earlier occurrence of the longest n-gram that ends ``tokens``.
 
         Where the occurrence overlaps the end, the guess goes on into itself, so a period goes on for ever.
         """
-        for size in self._sizes:
-            if size <= len(tokens) and (place := self._next.get(tuple(tokens[-size:]))) is not None:
-                guess = list(tokens[place : place + length])
-                while len(guess) < length:
-                    guess.append(guess[len(guess) - (len(tokens) - place)])
-                return guess
-        return []
+        place, size = self.find(tokens)
+        if not size:
+            return []
+        guess = list(tokens[place : place + length])
+        while len(guess) < length:
+            guess.append(guess[len(guess) - (len(tokens) - place)])
+        return guess
+
+
+def followed(tokens: Sequence[int], longest: int) -> tuple[list[int], list[int]]:
+    """Of each place of a text: the token that followed the longest earlier match of what ends there (-1 for none), and the match's length."""
+    index, found, lengths = NGramIndex(1, longest), [], []
+    for end in range(1, len(tokens) + 1):
+        known = tokens[:end]
+        index.update(known)
+        place, size = index.find(known)
+        found.append(known[place] if size else -1)
+        lengths.append(size)
+    return found, lengths
 
 
 class PromptLookup(Proposer):

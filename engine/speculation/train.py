@@ -31,8 +31,9 @@ from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import load, model_directory, resolve
 from engine.model.shape import ModelShape
 from engine.speculation.corpus import KINDS, LONGEST, UNSEEN_FILE, shard_path, write_shard, write_unseen
-from engine.speculation.head import DEFAULT_HEAD, FORMAT, weights_sha256
-from engine.speculation.headtraining import HeadTraining, Texts
+from engine.speculation.head import DEFAULT_HEAD, FORMAT, POINTER, weights_sha256
+from engine.speculation.headtraining import LONGEST_MATCH, HeadTraining, Texts
+from engine.speculation.lookup import followed
 from telemetry.machine import environment
 
 HELD_OUT = (0, 5)  # shards that are never trained on, both of them greedy chat
@@ -40,6 +41,7 @@ MEASURED = 24  # sequences of each of them
 STEPS_AHEAD = 3
 SAVE_EVERY_S = 60.0
 WARM_UP = 20  # steps
+POINTER_PACE = 50.0  # times the rate: a few numbers that have far to go
 CHECKPOINT = "checkpoint.safetensors"
 
 
@@ -190,7 +192,11 @@ class Teaching:
         self._texts = [text for n in _training_shards(recipe) for text in sequences(shard_path(work, n), head.reads)]
         self._round, self._order = -1, list[int]()
         self._parameters = list(head.weights.values())
-        self._optimizer = torch.optim.AdamW(self._parameters, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
+        groups = [
+            {"params": [w for name, w in head.weights.items() if (name == POINTER) == pointer], "pace": pace}
+            for pointer, pace in ((False, 1.0), (True, POINTER_PACE))
+        ]
+        self._optimizer = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.95), weight_decay=0.0)
         if self._checkpoint.exists():
             self._resume()
         else:
@@ -225,7 +231,7 @@ class Teaching:
         share = self.step / self.recipe.steps
         rate = self.recipe.rate * min(1.0, (self.step + 1) / WARM_UP) * (1 - 0.95 * share)
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["pace"]
         text = packed(self._drawn()).to(self.head.device)
         ahead = 1 if share < 0.6 else 2 if share < 0.8 else STEPS_AHEAD  # later guesses build on the first
         with self.head.device, torch.autocast(self.head.device.type, dtype=torch.bfloat16):
@@ -261,15 +267,18 @@ class Teaching:
                 continue
             texts = sequences(path, self.head.reads)[:MEASURED]
             tested = right = torch.zeros(STEPS_AHEAD)
+            accepted = list[int]()
             for start in range(0, len(texts), 8):
                 text = packed(texts[start : start + 8]).to(self.head.device)
                 with self.head.device, torch.autocast(self.head.device.type, dtype=torch.bfloat16):
                     outcome = self.head.outcome(text, STEPS_AHEAD, measure=True)
                 tested, right = tested + outcome.tested.cpu(), right + outcome.right.cpu()
+                accepted += walked(text, outcome.guesses)
             found[name] = {
                 "places": int(tested[0]),
                 "acceptance_by_position": [round(float(r / t), 4) for r, t in zip(right, tested, strict=True)],
                 "mean_accepted_of_3": round(float((right / tested[0]).sum()), 4),
+                "mean_accepted_of_3_where_verifications_begin": round(sum(accepted) / max(1, len(accepted)), 4),
             }
         return found
 
@@ -326,6 +335,20 @@ class Teaching:
         )
 
 
+def walked(text: Texts, guesses: Sequence[torch.Tensor]) -> list[int]:
+    """Guesses accepted by each verification, were the texts generated with them: the next chain starts behind the first that is wrong."""
+    accepted = []
+    ids, ahead = text.ids.tolist(), torch.stack(list(guesses), -1).tolist()
+    for row, (prompt, length) in enumerate(zip(text.prompts.tolist(), text.lengths.tolist(), strict=True)):
+        place = prompt - 1
+        while place + 1 + len(guesses) < length:
+            follows = ids[row][place + 2 :]
+            right = next((n for n, guess in enumerate(ahead[row][place]) if guess != follows[n]), len(guesses))
+            accepted.append(right)
+            place += 1 + right
+    return accepted
+
+
 def sequences(path: Path, reads: Sequence[int]) -> list[dict[str, torch.Tensor]]:
     """The texts of a shard, one by one."""
     tensors = load_file(path)
@@ -343,7 +366,13 @@ def packed(texts: Sequence[dict[str, torch.Tensor]]) -> Texts:
         name: torch.nn.utils.rnn.pad_sequence([text[name] for text in texts], batch_first=True) for name in texts[0]
     }
     at = tuple(column for name, column in columns.items() if name.startswith("at "))
-    return Texts(columns["ids"].long(), lengths, columns["prompts"][:, 0].long(), columns["final"], at)
+    pointers = [followed(text["ids"].tolist(), LONGEST_MATCH) for text in texts]
+    pointed, matched = (
+        torch.nn.utils.rnn.pad_sequence([torch.tensor(p[i]) for p in pointers], batch_first=True) for i in (0, 1)
+    )
+    return Texts(
+        columns["ids"].long(), lengths, columns["prompts"][:, 0].long(), columns["final"], at, pointed, matched
+    )
 
 
 def kind_of(shard: Path) -> str:

@@ -35,7 +35,7 @@ from engine.loop import Engine
 from engine.outputs import Outputs
 from engine.request import Draft
 from engine.scheduler import Plan, Scheduler, Slice
-from engine.speculation.lookup import NGramIndex, PromptLookup
+from engine.speculation.lookup import NGramIndex, PromptLookup, followed
 from engine.speculation.make import make_speculator
 from engine.speculation.models import ModelProposer, kept_layers
 from engine.speculation.smart import PROBE_REQUESTS, REHEARSED, Acceptance, SmartLength, best_lengths
@@ -97,6 +97,30 @@ def test_lookup_continues_the_latest_longest_match(tokens: list[int], length: in
             expected = text[len(tokens) :]
             break
     assert index.guess(tokens, length) == expected
+
+
+@given(
+    tokens=st.lists(st.integers(0, 2), min_size=1, max_size=40),
+    ahead=st.lists(st.integers(0, 2), max_size=6),
+    longest=st.integers(1, 4),
+)
+def test_a_match_goes_through_guesses_and_they_leave_no_trace(tokens: list[int], ahead: list[int], longest: int):
+    """As if the guesses had been text, and afterwards as if they had never been."""
+    index = NGramIndex(1, longest)
+    index.update(tokens)
+    before = dict(index._next)
+    place, size = index.find(tokens, ahead)
+    whole = [*tokens, *ahead]
+    found, matched = followed(whole, longest)
+    assert size == matched[-1]
+    assert (whole[place] if size else -1) == found[-1]
+    assert index._next == before
+    for end, (token, length) in enumerate(zip(found, matched, strict=True), start=1):
+        known = whole[:end]
+        sizes = [n for n in range(1, longest + 1) if any(known[e - n : e] == known[-n:] for e in range(n, end))]
+        assert length == max(sizes, default=0)
+        if length:
+            assert token == whole[max(e for e in range(length, end) if known[e - length : e] == known[-length:])]
 
 
 @pytest.mark.parametrize(

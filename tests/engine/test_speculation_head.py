@@ -22,9 +22,9 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
 from engine.model.source import EMBEDDED_SHA256
 from engine.speculation.corpus import Writer, shard_path
-from engine.speculation.head import DEFAULT_HEAD, Head, TrainedHead, check_head
-from engine.speculation.headtraining import HeadTraining
-from engine.speculation.train import Teaching, main, packed, vocabulary
+from engine.speculation.head import DEFAULT_HEAD, POINTER, Head, TrainedHead, check_head
+from engine.speculation.headtraining import LONGEST_MATCH, HeadTraining, Texts
+from engine.speculation.train import Teaching, main, packed, vocabulary, walked
 from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts
 from tests.engine.serving import make_spec, serve
 
@@ -95,6 +95,59 @@ def chained_guesses(head: HeadTraining, target: Path, ids: list[int], steps: int
     text = {name: tensor.clone() for name, tensor in writer.tensors().items() if name != "lengths"}
     with torch.no_grad():
         return head.outcome(packed([text]), steps, measure=True).guesses
+
+
+def test_the_loss_is_that_of_the_mixture_and_so_is_its_gradient(trained):
+    """The gradient that is written out by hand, against the one that torch finds for the same law."""
+    _, _, teaching = trained
+    head, generator = teaching.head, torch.Generator().manual_seed(3)
+    count, tokens = 40, len(head.vocabulary)
+    normed = torch.randn(count, head.shape.hidden, generator=generator).requires_grad_()
+    wanted = 2 * torch.randn(count, tokens, generator=generator)
+    pointed = torch.randint(-1, head.shape.vocab, (count,), generator=generator)
+    matched = torch.randint(0, LONGEST_MATCH + 1, (count,), generator=generator) * (pointed >= 0)
+    kept = head.weights[POINTER]
+    pointer = torch.randn(LONGEST_MATCH + 1, generator=generator).requires_grad_()
+    head.weights[POINTER] = pointer
+    loss = head._divergence(normed, wanted, pointed, matched)
+    head.weights[POINTER] = kept
+    found = torch.autograd.grad(loss, (normed, pointer))
+
+    place = torch.tensor([head.vocabulary.tolist().index(t) if t in head.vocabulary else -1 for t in pointed.tolist()])
+    share = torch.where((matched > 0) & (place >= 0), pointer[matched].sigmoid(), 0.0)[:, None]
+    assert 0 < int((share > 0).sum()) < int((matched > 0).sum()), "some point beyond what the layers can guess"
+    one = torch.nn.functional.one_hot(place.clamp(min=0), tokens)
+    law = (1 - share) * (normed @ head.head.T).softmax(-1) + share * one
+    plain = -(wanted.softmax(-1) * law.log()).sum(-1).mean()
+    torch.testing.assert_close(loss, plain)
+    torch.testing.assert_close(found, torch.autograd.grad(plain, (normed, pointer)))
+
+
+def test_the_pointer_decides_some_guesses(trained, tmp_path: Path):
+    target, path, teaching = trained
+    tensors = load_file(path)
+    assert tensors[POINTER].shape == (LONGEST_MATCH + 1,)
+    with safe_open(path, "pt") as file:
+        about = file.metadata()
+    accepted = {}
+    for odds in (-20.0, 20.0):  # never followed, always followed
+        changed = tmp_path / f"head {odds}.safetensors"
+        save_file(tensors | {POINTER: torch.full_like(tensors[POINTER], odds)}, changed, about)
+        served = serve(asking(target, changed, count=6, k=3), tmp_path / str(odds))
+        accepted[odds] = sum(r.accepted_tokens for r in served) / sum(r.drafted_tokens for r in served)
+    assert accepted[20.0] != accepted[-20.0]
+
+
+def test_verifications_begin_behind_the_first_wrong_guess():
+    ids = torch.tensor([[9, 9, 1, 2, 3, 4, 5, 6, 7, 8, 1, 2]])
+    wrong = torch.zeros_like(ids)
+    after = [torch.cat((ids[:, 1 + n :], wrong[:, : 1 + n]), 1) for n in range(1, 4)]  # guess n of a chain, all right
+    one_less = [after[0], wrong, after[2]]
+    lengths, prompts = torch.tensor([12]), torch.tensor([2])
+    texts = Texts(ids, lengths, prompts, torch.zeros(1, 12, 1), (), wrong, wrong)
+    assert walked(texts, after) == [3, 3]  # from places 1 and 5; at place 9 too little is left
+    assert walked(texts, one_less) == [1, 1, 1, 1]
+    assert walked(texts, [wrong] * 3) == [0] * 7
 
 
 def test_a_head_is_read_once_and_trying_it_out_leaves_nothing_behind(trained, tmp_path: Path, monkeypatch):
