@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.attention import AttentionBackend
-from engine.attention.choose import choose_backend
+from engine.attention.choose import choose_backend, fitting_head
 from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.attention.rectangle import RectangleAttention
@@ -170,7 +170,8 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     if device.type == "cpu":
         torch.set_num_threads(config.threads or usual_threads())
     model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
-    notices = [notice] if notice else []
+    backend, larger = fitting_head(backend, asked, model.shape.head_dim)
+    notices = [told for told in (notice, larger) if told]
     codec, fixed = None, Fixed()
     if config.kv_quantization is not None:
         codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)

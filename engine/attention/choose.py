@@ -32,6 +32,26 @@ def choose_backend(asked: str, device: torch.device) -> tuple[str, str | None]:
     return ("gathered", f"no custom kernels: {obstacle}") if obstacle else ("triton", None)
 
 
+def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | None]:
+    """``backend`` for a model whose heads have this size, and a label for the run where that is another one.
+
+    Raises:
+        EngineError: ``triton`` is asked for by name and has no tile for such heads.
+    """
+    if backend != "triton":
+        return backend, None
+    from engine.attention.triton.configs import largest_head_dim  # Triton may not be installed
+
+    if head_dim <= largest_head_dim():
+        return backend, None
+    obstacle = f"heads of {head_dim} channels are larger than {largest_head_dim()}"
+    if asked == "triton":
+        raise EngineError(
+            "no-kernels", "attention_backend", asked, f"The custom kernels cannot run: {obstacle}.", "Set it to auto."
+        )
+    return "gathered", f"no custom kernels: {obstacle}"
+
+
 def _obstacle(device: torch.device) -> str | None:
     """Why the custom kernels cannot run on this device; None where they can."""
     if importlib.util.find_spec("triton") is None:

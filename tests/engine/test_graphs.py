@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.attention.choose import choose_backend
+from engine.attention.choose import choose_backend, fitting_head
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
 from engine.errors import EngineError
 from engine.graphs import padded_sizes
@@ -51,6 +51,18 @@ def test_kernels_and_graphs_change_no_token(telling, tmp_path: Path):
     for graphs, overlap in ((False, "off"), (True, "on")):
         config = EngineConfig(**common, attention_backend="triton", cuda_graphs=graphs, overlap=overlap)
         assert tokens_of(config, tmp_path / str(graphs)) == plain
+
+
+def test_heads_without_a_tile_are_refused_or_served_without_kernels():
+    assert fitting_head("triton", "auto", 256) == ("triton", None)
+    assert fitting_head("gathered", "gathered", 512) == ("gathered", None)
+    backend, told = fitting_head("triton", "auto", 320)
+    assert backend == "gathered"
+    assert told is not None and "320" in told
+    with pytest.raises(EngineError) as refused:
+        fitting_head("triton", "triton", 320)
+    assert refused.value.field == "attention_backend"
+    assert "320 channels" in refused.value.message
 
 
 def test_padding_sends_nothing_beyond_the_tables_in_use():

@@ -40,6 +40,11 @@ def tile_for(element_bytes: int, head_dim: int, rows: int, bits: int = 16) -> Ti
     raise ValueError(f"configs.json has no tile for {element_bytes}-byte elements and head size {head_dim}")
 
 
+def largest_head_dim() -> int:
+    """The largest head there is a tile for."""
+    return max(line["head_dim"] for line in _table()["tiles"])
+
+
 def fewest_of_each(tile: Callable[[int], Tile], most: int) -> list[int]:
     """The least count from 2 on that has each tile, up to ``most``."""
     first: dict[Tile, int] = {}
