@@ -132,7 +132,7 @@ class Speculation(Settings):
         "Proposer",
         "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. layer-skip: "
         "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary. trained-head: two "
-        "layers trained to go on from what the model leaves behind.",
+        "layers trained to go on from what the model leaves behind, mixed with what followed the last few tokens before.",
         group="Speculative decoding",
     )
     control: Literal["smart", "fixed"] = setting(
