@@ -21,6 +21,8 @@ from engine.request import Request
 from engine.scheduler import Plan, Slice
 from telemetry.recorder import Recorder
 
+MOST_ROWS = 32  # more rows cost more to try than it saves
+
 
 def rehearse() -> None:
     """Pay what a process pays once, before it is given a run: late imports and the libraries' first calls, on a tiny model."""
@@ -86,6 +88,23 @@ def warm_up(prepared: Prepared) -> None:
         logits = executor.forward(batch)
         if batch.draws is not None:
             executor.tokens(batch, logits)
+    if config.speculation is not None and prepared.device.type == "cpu":
+        touch_rows(prepared, config.speculation.k)
+
+
+def touch_rows(prepared: Prepared, k: int) -> None:
+    """Every number of rows that guesses of any length may make of a batch, up to ``MOST_ROWS``.
+
+    oneDNN prepares a product anew for each number of rows, which takes about as long as some layers; when requests have guesses of their own
+    lengths most iterations of a short run would bring a number that was not seen before.
+    """
+    places = prepared.spec.engine.max_num_seqs
+    for rows in range(1, min(MOST_ROWS, places * (k + 1)) + 1):
+        prepared.model.decoder.touch(rows)
+    guessing = prepared.head or (prepared.draft.decoder if prepared.draft else None)
+    if guessing is not None:
+        for rows in range(1, min(MOST_ROWS, places) + 1):
+            guessing.touch(rows)
 
 
 def forms(lengths: Sequence[int], most: int, max_num_seqs: int, like: Request, block_size: int) -> list[list[Slice]]:

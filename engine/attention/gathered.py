@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,11 @@ from engine.attention.base import AttentionBackend
 from engine.batch import AttentionBatch, Chunk
 from engine.kv.cache import Rows
 
-FEW_QUERIES = 17  # a chunk no longer than this is a verification, or as small as one: equally long ones share passes
+FEW_QUERIES = (
+    4,
+    8,
+    17,
+)  # chunks up to these lengths, verifications or as small as them, share passes with others of about their length
 PASS_TOKENS = 450  # padding that costs about as much as one more pass: two CPU cores, bfloat16, 3 KV heads of 64
 MOST_LENGTHS = 32  # that are told apart when rows are put together
 
@@ -41,11 +46,12 @@ class ChunkRows:
 
 
 @dataclass(frozen=True, slots=True)
-class EqualChunks:
-    """Short chunks of equal length that share a pass."""
+class ShortChunks:
+    """Short chunks that share a pass: its rows are filled up to the longest chunk, the others' ends with rows that nobody reads."""
 
-    rows: torch.Tensor  # [chunks * length] of the batch
+    rows: torch.Tensor  # [chunks * length] of the batch; a chunk's last one again where it is shorter
     length: int
+    kept: torch.Tensor | None  # which of those are chunks' own; None: all
     index: torch.Tensor  # as above
     mask: torch.Tensor  # additive, [chunks, 1, length, keys]
 
@@ -65,12 +71,12 @@ class GatheredAttention(AttentionBackend):
         self._singles = [self._gather_singles(batch, heads, start, stop) for start, stop in alike(batch.single_kv_lens)]
         short: dict[int, list[Chunk]] = defaultdict(list)
         for chunk in batch.chunks:
-            if chunk.length <= FEW_QUERIES and not (chunk.is_prefill and self.exact_prefill):
-                short[chunk.length].append(chunk)
+            if chunk.length <= FEW_QUERIES[-1] and not (chunk.is_prefill and self.exact_prefill):
+                short[bisect_left(FEW_QUERIES, chunk.length)].append(chunk)
         together = [group for group in short.values() if len(group) > 1]
         alone = {chunk.start for group in together for chunk in group}
         self._chunks = self._gather_chunks([chunk for chunk in batch.chunks if chunk.start not in alone], heads)
-        self._equal = [part for group in together for part in self._gather_equal(group, heads)]
+        self._short = [part for group in together for part in self._gather_short(group, heads)]
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         self.cache.store(layer, self._slots, k, v)
@@ -87,7 +93,7 @@ class GatheredAttention(AttentionBackend):
                 enable_gqa=True,
             )
             out[chunk.start : chunk.stop] = result[0].transpose(0, 1)
-        for part in self._equal:
+        for part in self._short:
             chunks = len(part.rows) // part.length
             dense = (self.kv_heads, chunks, -1, self.head_dim)
             heads = (chunks, part.length, self.kv_heads, self.group, self.head_dim)
@@ -98,7 +104,11 @@ class GatheredAttention(AttentionBackend):
             weights = scores.softmax(-1).view(self.kv_heads, chunks, self.group * part.length, -1)
             result = weights @ values.index_select(0, part.index).view(dense)
             result = result.view(self.kv_heads, chunks, self.group, part.length, self.head_dim).permute(1, 3, 0, 2, 4)
-            out.index_copy_(0, part.rows, result.reshape(-1, self.num_heads, self.head_dim))
+            result = result.reshape(-1, self.num_heads, self.head_dim)
+            if part.kept is None:
+                out.index_copy_(0, part.rows, result)
+            else:
+                out.index_copy_(0, part.rows[part.kept], result[part.kept])
         return out.flatten(1)
 
     def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
@@ -135,23 +145,31 @@ class GatheredAttention(AttentionBackend):
             )
         return found
 
-    def _gather_equal(self, chunks: list[Chunk], heads: torch.Tensor) -> list[EqualChunks]:
-        """Passes for chunks of one length, those with contexts of similar length together."""
-        size, device, length = self.cache.block_size, heads.device, chunks[0].length
+    def _gather_short(self, chunks: list[Chunk], heads: torch.Tensor) -> list[ShortChunks]:
+        """Passes for chunks of about one length, those with contexts of similar length together."""
+        size, device = self.cache.block_size, heads.device
         chunks = sorted(chunks, key=lambda chunk: chunk.kv_len)
         found = []
         for start, stop in alike([chunk.kv_len for chunk in chunks]):
             part = chunks[start:stop]
+            lengths = [chunk.length for chunk in part]
+            length = max(lengths)
             width = len(part[-1].blocks)
             blocks = torch.zeros(len(part), width, dtype=torch.int64, device=device)
             for i, chunk in enumerate(part):
                 blocks[i, : len(chunk.blocks)] = chunk.blocks
             places, ahead = torch.arange(width * size, device=device), torch.arange(length, device=device)
-            first = torch.tensor([chunk.kv_len - length for chunk in part], device=device)
-            visible = places <= (first[:, None] + ahead)[..., None]
-            rows = (torch.tensor([chunk.start for chunk in part], device=device)[:, None] + ahead).flatten()
+            last = torch.tensor(lengths, device=device)[:, None] - 1
+            within = torch.minimum(ahead, last)
+            starts, first = (
+                torch.tensor(ends, device=device)[:, None]
+                for ends in ([chunk.start for chunk in part], [chunk.kv_len - chunk.length for chunk in part])
+            )
+            visible = places <= (first + within)[..., None]
             mask = additive_mask(visible, self.cache.dtype)[:, None]
-            found.append(EqualChunks(rows, length, (heads + blocks.flatten()).flatten(), mask))
+            kept = None if min(lengths) == length else (ahead <= last).flatten().nonzero()[:, 0]
+            index = (heads + blocks.flatten()).flatten()
+            found.append(ShortChunks((starts + within).flatten(), length, kept, index, mask))
         return found
 
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:

@@ -64,7 +64,7 @@ class RectangleAttention(GatheredAttention):
         self._slots = batch.slots
         heads = torch.arange(self.kv_heads, device=batch.slots.device)[:, None] * self.cache.num_blocks
         self._singles = []
-        self._chunks, self._equal = self._gather_chunks(chunks, heads), []
+        self._chunks, self._short = self._gather_chunks(chunks, heads), []
         short = [(row, 1, kv_len, batch.single_blocks[row]) for row, kv_len in enumerate(batch.single_kv_lens)] + [
             (c.start, c.length, c.kv_len, c.blocks) for c in batch.chunks if c.length <= LONGEST_VERIFY
         ]

@@ -111,6 +111,16 @@ class Decoder:
         """hidden: [R, hidden] rows of what ``forward`` returned -> [R, vocab] float32."""
         return self.head(self.norm(hidden)).float()
 
+    def touch(self, rows: int) -> None:
+        """Multiply once by every form of weight matrix with so many rows: a library may prepare itself when it first sees that number."""
+        shape, layer = self.shape, self.layers[0]
+        x = torch.zeros(rows, shape.hidden, dtype=self.dtype, device=self.device)
+        layer.qkv(x)
+        layer.output.add_to(x.clone(), x.new_zeros(rows, shape.q_width))
+        layer.gate_up(x)
+        layer.down.add_to(x.clone(), x.new_zeros(rows, shape.intermediate))
+        self.head(x)
+
     def _qkv(
         self, layer: Layer, x: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

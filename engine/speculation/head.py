@@ -42,7 +42,9 @@ from engine.speculation.lookup import NGramIndex
 from engine.speculation.models import ModelProposer, choose
 
 FORMAT = "servescope-head-2"
-POINTER = "pointer.weight"  # [longest match + 1], by the length of a match: log of the odds that what followed it comes again
+POINTER = (
+    "pointer.weight"  # [longest match + 1], by the length of a match: log of the odds that what followed it comes again
+)
 DEFAULT_HEAD = Path(__file__).resolve().parent.parent.parent / "assets" / "smollm2-135m-instruct-head.safetensors"
 
 
@@ -94,6 +96,13 @@ class Head:
         fused = torch.cat((self._hidden_norm(carried), self._token_norm(F.embedding(token_ids, self._embedding))), -1)
         x = self._down.add_to(self._fuse(fused), F.silu(self._up(fused)))
         return self.decoder.through(x, positions, LayersRead(attention, self.reads))
+
+    def touch(self, rows: int) -> None:
+        """Multiply once by every form of its matrices with so many rows, as ``Decoder.touch`` does."""
+        self.decoder.touch(rows)
+        hidden = self._embedding.shape[1]
+        fused = self._embedding.new_zeros(rows, 2 * hidden)
+        self._down.add_to(self._fuse(fused), F.silu(self._up(fused)))
 
     def laws(self, hidden: torch.Tensor) -> torch.Tensor:
         """[rows, hidden] -> [rows, tokens that can be guessed] float32, log of the layers' distribution."""

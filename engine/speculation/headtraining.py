@@ -41,7 +41,9 @@ class Texts:
     prompts: torch.Tensor  # [texts], tokens that the target did not write
     final: torch.Tensor  # [texts, places, hidden], the target's residual stream after its last layer
     at: tuple[torch.Tensor, ...]  # the same entering each layer that the head reads
-    pointed: torch.Tensor  # [texts, places] int64, what followed the longest earlier match of the text up to here; -1: no match
+    pointed: (
+        torch.Tensor
+    )  # [texts, places] int64, what followed the longest earlier match of the text up to here; -1: no match
     matched: torch.Tensor  # [texts, places] int64, tokens of that match, at most LONGEST_MATCH
 
     def to(self, device: torch.device) -> Texts:

@@ -23,11 +23,11 @@ from engine.speculation.steptime import Load, Measured, StepTime
 
 FIRST_ACCEPTANCE = 0.7
 FIRST_COUNTS_FOR = 2.0  # tested guesses
-REQUEST_WEIGHT = 0.15  # of a tested guess in its request's acceptance, once there are many
+REQUEST_WEIGHT = 0.1  # of a tested guess in its request's acceptance, once there are many
 GLOBAL_WEIGHT = 0.02  # of a tested guess in the acceptance of all, once there are many
-OTHERS_COUNT_FOR = 2.0  # tested guesses: the acceptance of all in that of a request
+OTHERS_COUNT_FOR = 2.5  # tested guesses: the acceptance of all in that of a request
 PROBE_SHARE = 0.01  # of the run's time that probes may take more than plain iterations
-PROBE_LENGTH = 2
+PROBE_LENGTH = 1  # tells more of what is tested for its price than a longer guess
 PROBE_REQUESTS = 4  # guess in a probe: what few show holds for many, and costs less
 CERTAIN = 0.95  # acceptance at which guesses are as good as they get
 PROBES_SAVED = 2.0  # plain iterations' time that probes not made may add up to
@@ -53,7 +53,7 @@ NOTHING = Record(0.0, 0.0)
 class Acceptance:
     """How likely a guess is accepted, per request and over all; only tested guesses count, none after a rejected one.
 
-    Means with forgetting: SmartSpec's fixed weight (0.15) once a request has shown enough, and before that every guess counts as one of the
+    Means with forgetting: a fixed weight, as SmartSpec has it (0.15), once a request has shown enough, and before that every guess counts as one of the
     few there are, so that guessing in vain is noticed within a probe or two. A request leans on all of them until it has its own record.
     """
 

@@ -58,7 +58,8 @@ def test_heads_without_a_tile_are_refused_or_served_without_kernels():
     assert fitting_head("gathered", "gathered", 512) == ("gathered", None)
     backend, told = fitting_head("triton", "auto", 320)
     assert backend == "gathered"
-    assert told is not None and "320" in told
+    assert told is not None
+    assert "320" in told
     with pytest.raises(EngineError) as refused:
         fitting_head("triton", "triton", 320)
     assert refused.value.field == "attention_backend"

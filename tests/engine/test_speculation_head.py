@@ -124,7 +124,7 @@ def test_the_loss_is_that_of_the_mixture_and_so_is_its_gradient(trained):
 
 
 def test_the_pointer_decides_some_guesses(trained, tmp_path: Path):
-    target, path, teaching = trained
+    target, path, _ = trained
     tensors = load_file(path)
     assert tensors[POINTER].shape == (LONGEST_MATCH + 1,)
     with safe_open(path, "pt") as file:
