@@ -3,9 +3,9 @@
     G = U / T      U: tokens the iteration is expected to emit, from measured acceptance
                    T: time it will take, from a regression on this run's own iterations
 
-A request whose guesses are accepted with probability a gains a ** j tokens from its j-th guess. Guesses of all requests are taken
-in the order of that gain, equal ones together, as long as G is the greatest; where all requests are alike this is SmartSpec's
-scan over one k for all. Nothing guessed is one of the choices, and it stands unless guessing promises a few percent more: that much the
+A request whose guesses are accepted with probability a gains a ** j tokens from its j-th guess. One k for all is SmartSpec's scan; where lengths of
+their own promise clearly more, guesses of all requests are taken in the order of that gain, equal ones together, as long as G is the
+greatest. Nothing guessed is one of the choices, and it stands unless guessing promises a few percent more: that much the
 predictions err. While nothing is guessed a few requests try a short guess now and then to keep the estimate alive, as often as probes
 take no more than a hundredth of the run's time, and only where guesses that are nearly always right would pay.
 """
@@ -32,6 +32,7 @@ PROBE_REQUESTS = 4  # guess in a probe: what few show holds for many, and costs 
 CERTAIN = 0.95  # acceptance at which guesses are as good as they get
 PROBES_SAVED = 2.0  # plain iterations' time that probes not made may add up to
 MARGIN = 1.02  # guessing must promise this much more useful tokens per second than not guessing
+OWN_MARGIN = 1.05  # and lengths of their own this much more than one for all: unequal ones take attention another pass
 REHEARSED = (1, 0, 1, 2, 0, 1, 2)  # the first is not counted
 ENOUGH_STEPS = 2  # iterations without guesses, and as many with, before the regression is trusted
 
@@ -110,6 +111,23 @@ def best_lengths(
     return np.bincount(who[:best], minlength=len(reach)).tolist(), float(goodput[best])
 
 
+def best_common_length(
+    acceptances: Sequence[float],
+    reach: Sequence[int],
+    others: int,
+    seconds: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> tuple[list[int], float]:
+    """The same with one length for all, as far as each can guess: SmartSpec's scan over k."""
+    places = np.arange(1, max(reach) + 1)
+    within = places <= np.asarray(reach)[:, None]
+    gains = np.where(within, np.asarray(acceptances)[:, None] ** places, 0.0)
+    useful = len(reach) + others + np.concatenate(([0.0], gains.sum(0).cumsum()))
+    total = np.concatenate(([0], within.sum(0).cumsum()))
+    goodput = useful / seconds(total, np.arange(len(total)))
+    best = int(goodput.argmax())
+    return [min(best, most) for most in reach], float(goodput[best])
+
+
 class SmartLength(LengthControl):
     """Chooses lengths by ``best_lengths``; learns acceptance and step time from every iteration."""
 
@@ -179,7 +197,11 @@ class SmartLength(LengthControl):
             return (np.where(total > 0, np.maximum(plain, verifying), plain) + longest * self.step_time.draft_ns) / 1e9
 
         without = (len(reach) + others) / plain * 1e9
-        lengths, goodput = best_lengths([self.acceptance.of(request) for request in requests], reach, others, seconds)
+        acceptances = [self.acceptance.of(request) for request in requests]
+        lengths, goodput = best_common_length(acceptances, reach, others, seconds)
+        own, of_their_own = best_lengths(acceptances, reach, others, seconds)
+        if of_their_own >= OWN_MARGIN * goodput:
+            lengths, goodput = own, of_their_own
         if goodput >= MARGIN * without:
             return lengths, goodput, "acceptance"
         probe = self._a_few([min(PROBE_LENGTH, most) for most in reach])
