@@ -18,7 +18,6 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 if "--dry-run" in sys.argv and not Path("/dev/nvidiactl").exists():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
@@ -27,8 +26,8 @@ import torch
 
 from benchmarks.gpu_parts import packed, serving, shared, steps
 from benchmarks.gpu_parts.bench import Bench
-from benchmarks.gpu_parts.merging import comparable, merged
 from benchmarks.harness import Report, arguments
+from benchmarks.merging import save
 
 PARTS = {
     "tokens": serving.same_tokens,
@@ -86,15 +85,6 @@ def main(words: Sequence[str] | None = None) -> int:
     if path:
         save(path, bench.report, earlier)
     return code or (1 if failed else 0)
-
-
-def save(path: Path, report: Report, earlier: dict[str, Any] | None) -> None:
-    """Write the results, with those of earlier calls that belong to them."""
-    report.save(path)
-    if earlier is not None:
-        results = json.loads(path.read_text(encoding="utf-8"))
-        if comparable(earlier, results):
-            path.write_text(json.dumps(merged(earlier, results), indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

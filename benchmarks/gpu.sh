@@ -102,7 +102,7 @@ fi
 if [ "$only" = speculation ]; then
   echo "== speculation on real weights"
   # shellcheck disable=SC2086
-  timeout "$measure_seconds" "$python" -m benchmarks.speculation --device cuda --json "$out/speculation_gpu.json" ${GPU_OPTIONS:-}
+  timeout "$measure_seconds" "$python" -m benchmarks.speculation --device cuda --json "$out/speculation_gpu.json" --merge ${GPU_OPTIONS:-}
   ended "speculation" $? "$measure_seconds" MEASURE_SECONDS
 fi
 exit $status

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import gpu
 from benchmarks.gpu_parts import bench
-from benchmarks.gpu_parts.merging import comparable, merged
 from benchmarks.harness import ROOT, ChildFailed, Report, commit, in_child
+from benchmarks.merging import comparable, merged, save
 from engine.model import load
 
 SCRIPT = ROOT / "benchmarks" / "gpu.sh"
@@ -48,7 +47,10 @@ def test_a_later_call_adds_its_parts_and_replaces_what_it_measured_again():
         {"measured limits": [["copy", 4]], "parts": [["steps", 7]], "forward passes": [[2]]},
         busiest_percent=9.0,
     )
+    first["details"]["runs"] = {"copying": 1, "chat": 1}
+    second["details"]["runs"] = {"chat": 2}
     both = merged(first, second)
+    assert both["details"]["runs"] == {"copying": 1, "chat": 2}
     assert [(f["name"], f["value"]) for f in both["figures"]] == [("x", 1), ("y", 5), ("z", 6)]
     tables = {table["title"]: table["rows"] for table in both["details"]["tables"]}
     assert tables["parts"] == [["common", 9], ["steps", 7]]
@@ -74,7 +76,7 @@ def test_what_another_commit_or_device_measured_is_not_kept(other: dict[str, Any
     assert not comparable(first, first | other)
     report = Report("gpu")
     report.figure("y", 2.0, "s")
-    gpu.save(tmp_path / "gpu.json", report, first)
+    save(tmp_path / "gpu.json", report, first)
     assert [f["name"] for f in json.loads((tmp_path / "gpu.json").read_text())["figures"]] == ["y"]
 
 
@@ -82,10 +84,10 @@ def test_what_was_measured_is_on_disk_before_the_next_part_and_stays_with_the_ne
     path = tmp_path / "gpu.json"
     report = Report("gpu")
     report.figure("x", 1.0, "s")
-    gpu.save(path, report, None)
+    save(path, report, None)
     again = Report("gpu")
     again.figure("y", 2.0, "s")
-    gpu.save(path, again, json.loads(path.read_text()))
+    save(path, again, json.loads(path.read_text()))
     assert [f["name"] for f in json.loads(path.read_text())["figures"]] == ["x", "y"]
 
 

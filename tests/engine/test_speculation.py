@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -38,7 +39,14 @@ from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.lookup import NGramIndex, PromptLookup, followed
 from engine.speculation.make import make_speculator
 from engine.speculation.models import ModelProposer, kept_layers
-from engine.speculation.smart import PROBE_REQUESTS, REHEARSED, Acceptance, SmartLength, best_lengths
+from engine.speculation.smart import (
+    PROBE_REQUESTS,
+    REHEARSED,
+    Acceptance,
+    SmartLength,
+    best_common_length,
+    best_lengths,
+)
 from engine.speculation.steptime import Load, StepTime
 from engine.speculation.trial import try_out
 from telemetry.spool import SpoolReader, spool_path
@@ -225,6 +233,26 @@ def test_requests_whose_guesses_are_right_guess_further():
     lengths, _ = best_lengths([0.9, 0.2, 0.6], [8, 8, 2], 0, lambda total, longest: 10 + 0.5 * total)
     assert lengths[0] > lengths[1]
     assert lengths[2] <= 2
+
+
+@pytest.mark.parametrize("alpha", SMARTSPEC_TABLE)
+def test_one_length_for_all_is_the_scan_over_k(alpha: float):
+    """Where all are alike it is what lengths of their own are; where they are not, they promise no less."""
+
+    def seconds(total, longest):
+        return 10 + 0.5 * total + 0.2 * longest
+
+    alike = best_common_length([alpha] * 8, [8] * 8, 3, seconds)
+    assert alike == best_lengths([alpha] * 8, [8] * 8, 3, seconds)
+    goodput = [8 * (1 + sum(alpha**j for j in range(1, k + 1))) + 3 for k in range(9)]
+    by_hand = [useful / seconds(8 * k, k) for k, useful in enumerate(goodput)]
+    assert alike[0] == [int(np.argmax(by_hand))] * 8
+    assert alike[1] == pytest.approx(max(by_hand))
+    mixed = [alpha, 0.05, 0.95, alpha], [8, 2, 8, 1]
+    common, own = best_common_length(*mixed, 0, seconds), best_lengths(*mixed, 0, seconds)
+    assert all(length <= most for length, most in zip(common[0], mixed[1], strict=True))
+    assert len({length for length, most in zip(common[0], mixed[1], strict=True) if length < most}) <= 1
+    assert own[1] >= common[1]
 
 
 def test_acceptance_counts_tested_guesses_only():

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
+
+from benchmarks.harness import Report
 
 Results = dict[str, Any]
 
 BY_ROW = {"parts"}  # tables that every call adds rows to
 FAILED = "parts that gave no figures"
+
+
+def save(path: Path, report: Report, earlier: Results | None) -> None:
+    """Write the results, with those of earlier calls that belong to them."""
+    report.save(path)
+    if earlier is not None:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if comparable(earlier, results):
+            path.write_text(json.dumps(merged(earlier, results), indent=1) + "\n", encoding="utf-8")
 
 
 def comparable(earlier: Results, later: Results) -> bool:
@@ -24,6 +37,8 @@ def merged(earlier: Results, later: Results) -> Results:
     figures = [figure for figure in earlier["figures"] if figure["name"] not in names] + later["figures"]
     details = {**earlier["details"], **later["details"]}
     details["tables"] = _tables(earlier["details"].get("tables", []), later["details"].get("tables", []))
+    if "runs" in details:
+        details["runs"] = {**earlier["details"].get("runs", {}), **later["details"].get("runs", {})}
     details["calls"] = [*_calls(earlier), *_calls(later)]
     busiest = max((r["busiest_percent"] for r in (earlier, later) if r["busiest_percent"] is not None), default=None)
     return {**later, "busiest_percent": busiest, "figures": figures, "details": details}
