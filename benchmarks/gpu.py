@@ -11,7 +11,6 @@ shape, on a CPU with interpreted kernels where there is no GPU; its figures mean
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -26,8 +25,8 @@ import torch
 
 from benchmarks.gpu_parts import packed, serving, shared, steps
 from benchmarks.gpu_parts.bench import Bench
-from benchmarks.harness import Report, arguments
-from benchmarks.merging import save
+from benchmarks.harness import Report
+from benchmarks.merging import arguments, earlier_results, finish, save
 
 PARTS = {
     "tokens": serving.same_tokens,
@@ -45,7 +44,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}, with commas")
     parser.add_argument("--minutes", type=float, default=7.0, help="start no further part after this long")
-    parser.add_argument("--merge", action="store_true", help="keep what the file has of earlier calls")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes; figures mean nothing")
     options = parser.parse_args(words)
     names = options.parts.split(",")
@@ -54,10 +52,8 @@ def main(words: Sequence[str] | None = None) -> int:
         parser.error(f"--parts: {unknown[0]!r} is none of {', '.join(PARTS)}")
     if not torch.cuda.is_available() and not options.dry_run:
         parser.error("there is no GPU here; --dry-run goes through the code without one")
-    if options.merge and not options.json:
-        parser.error("--merge needs --json FILE")
     path: Path | None = None if options.dry_run else options.json
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path and options.merge and path.exists() else None
+    earlier = earlier_results(parser, options)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     bench = Bench(Report("gpu", device=str(device)), device, options.dry_run)
     bench.measure_peaks()
@@ -80,11 +76,7 @@ def main(words: Sequence[str] | None = None) -> int:
     bench.report.table("parts", ["part", "s"], times)
     if failed:
         bench.report.table("parts that gave no figures", ["part", "why"], failed)
-    options.json = None
-    code = bench.report.finish(options)
-    if path:
-        save(path, bench.report, earlier)
-    return code or (1 if failed else 0)
+    return finish(bench.report, options, path, earlier) or (1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks import harness
 from benchmarks.harness import Report
 
 Results = dict[str, Any]
 
 BY_ROW = {"parts"}  # tables that every call adds rows to
 FAILED = "parts that gave no figures"
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark that can be measured in several calls."""
+    parser = harness.arguments(description)
+    parser.add_argument("--merge", action="store_true", help="keep what the file has of earlier calls")
+    return parser
+
+
+def earlier_results(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Results | None:
+    """What the file has of earlier calls, where that is to be kept; a usage error where no file is named."""
+    if not options.merge:
+        return None
+    if not options.json:
+        parser.error("--merge needs --json FILE")
+    return json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else None
+
+
+def finish(report: Report, options: argparse.Namespace, path: Path | None, earlier: Results | None) -> int:
+    """As ``Report.finish`` does it, the file with what earlier calls measured; returns the exit code."""
+    options.json = None
+    code = report.finish(options)
+    if path:
+        save(path, report, earlier)
+    return code
 
 
 def save(path: Path, report: Report, earlier: Results | None) -> None:

@@ -20,7 +20,6 @@ calls for the same commit on the same kind of machine, so that workloads can be 
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import sys
@@ -35,8 +34,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
-from benchmarks.merging import save
+from benchmarks.harness import Report, as_a_worker, interleave, paired_ratio, summarise
+from benchmarks.merging import arguments, earlier_results, finish, save
 from engine.build import Prepared, make_requests, prepare
 from engine.config import EMBEDDED_MODEL, ChunkedPrefill, EngineConfig, RequestSpec, RunSpec, Speculation
 from engine.speculation.head import DEFAULT_HEAD
@@ -75,13 +74,10 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--loads", help="requests at once: 1,4,16, on a GPU and 64")
     parser.add_argument("--workloads", default="copy-heavy,chat")
-    parser.add_argument("--merge", action="store_true", help="keep what the file has of earlier calls")
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     options = parser.parse_args(words)
-    if options.merge and not options.json:
-        parser.error("--merge needs --json FILE")
     path: Path | None = options.json
-    earlier = json.loads(path.read_text(encoding="utf-8")) if path and options.merge and path.exists() else None
+    earlier = earlier_results(parser, options)
     loads = [int(n) for n in (options.loads or ("1,4,16" if options.device == "cpu" else "1,4,16,64")).split(",")]
     report = Report("speculation", device=options.device)
     report.note_load()
@@ -91,11 +87,7 @@ def main(words: Sequence[str] | None = None) -> int:
             if path:
                 save(path, report, earlier)
     report.note_load()
-    options.json = None
-    code = report.finish(options)
-    if path:
-        save(path, report, earlier)
-    return code
+    return finish(report, options, path, earlier)
 
 
 def variants(model: str) -> dict[str, Speculation | None]:

@@ -20,16 +20,12 @@ def choose_backend(asked: str, device: torch.device) -> tuple[str, str | None]:
     Raises:
         EngineError: ``triton`` is asked for by name and cannot run here.
     """
-    obstacle = _obstacle(device)
-    if asked == "triton" and obstacle:
-        raise EngineError(
-            "no-kernels", "attention_backend", asked, f"The custom kernels cannot run: {obstacle}.", "Set it to auto."
-        )
-    if asked != "auto":
+    if asked not in ("auto", "triton"):
         return asked, None
-    if device.type == "cpu":
+    if asked == "auto" and device.type == "cpu":
         return "gathered", None
-    return ("gathered", f"no custom kernels: {obstacle}") if obstacle else ("triton", None)
+    obstacle = _obstacle(device)
+    return _without_kernels(asked, obstacle) if obstacle else ("triton", None)
 
 
 def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | None]:
@@ -44,7 +40,11 @@ def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | No
 
     if head_dim <= largest_head_dim():
         return backend, None
-    obstacle = f"heads of {head_dim} channels are larger than {largest_head_dim()}"
+    return _without_kernels(asked, f"heads of {head_dim} channels are larger than {largest_head_dim()}")
+
+
+def _without_kernels(asked: str, obstacle: str) -> tuple[str, str]:
+    """What takes their place, and the label that says so; they are refused where they were asked for by name."""
     if asked == "triton":
         raise EngineError(
             "no-kernels", "attention_backend", asked, f"The custom kernels cannot run: {obstacle}.", "Set it to auto."

@@ -51,7 +51,8 @@ class ShortChunks:
 
     rows: torch.Tensor  # [chunks * length] of the batch; a chunk's last one again where it is shorter
     length: int
-    kept: torch.Tensor | None  # which of those are chunks' own; None: all
+    own: torch.Tensor | None  # which of those are chunks' own; None: all
+    into: torch.Tensor  # the rows of the batch that are
     index: torch.Tensor  # as above
     mask: torch.Tensor  # additive, [chunks, 1, length, keys]
 
@@ -105,10 +106,7 @@ class GatheredAttention(AttentionBackend):
             result = weights @ values.index_select(0, part.index).view(dense)
             result = result.view(self.kv_heads, chunks, self.group, part.length, self.head_dim).permute(1, 3, 0, 2, 4)
             result = result.reshape(-1, self.num_heads, self.head_dim)
-            if part.kept is None:
-                out.index_copy_(0, part.rows, result)
-            else:
-                out.index_copy_(0, part.rows[part.kept], result[part.kept])
+            out.index_copy_(0, part.into, result if part.own is None else result[part.own])
         return out.flatten(1)
 
     def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
@@ -167,9 +165,10 @@ class GatheredAttention(AttentionBackend):
             )
             visible = places <= (first + within)[..., None]
             mask = additive_mask(visible, self.cache.dtype)[:, None]
-            kept = None if min(lengths) == length else (ahead <= last).flatten().nonzero()[:, 0]
+            rows = (starts + within).flatten()
+            own = None if min(lengths) == length else (ahead <= last).flatten().nonzero()[:, 0]
             index = (heads + blocks.flatten()).flatten()
-            found.append(ShortChunks((starts + within).flatten(), length, kept, index, mask))
+            found.append(ShortChunks(rows, length, own, rows if own is None else rows[own], index, mask))
         return found
 
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:

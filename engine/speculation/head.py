@@ -38,7 +38,7 @@ from engine.model.norm import RMSNorm
 from engine.model.source import ModelSource
 from engine.request import Draft, Request
 from engine.scheduler import Slice
-from engine.speculation.lookup import NGramIndex
+from engine.speculation.lookup import Indexes
 from engine.speculation.models import ModelProposer, choose
 
 FORMAT = "servescope-head-2"
@@ -149,7 +149,7 @@ class TrainedHead(ModelProposer):
         self._vocab = target.shape.vocab
         self._left: dict[int, torch.Tensor] = {}  # request -> [hidden], the target's stream at its last computed token
         self._ahead: dict[int, torch.Tensor] = {}  # the same where the head itself went on, within one iteration
-        self._indexes: dict[int, NGramIndex] = {}  # request -> where its n-grams stood
+        self._indexes = Indexes(1, head.longest_match)
 
     def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:
         """Keep the stream at each request's last token that counts: the row that chose its newest token."""
@@ -165,7 +165,7 @@ class TrainedHead(ModelProposer):
 
     def forget(self, request: Request) -> None:
         self._left.pop(request.index, None)
-        self._indexes.pop(request.index, None)
+        self._indexes.forget(request)
 
     def _run(self, batch: Batch) -> torch.Tensor:
         carried = torch.stack([self._ahead[part.request.index] for part in batch.sampled])
@@ -194,12 +194,8 @@ class TrainedHead(ModelProposer):
 
     def _pointer(self, request: Request) -> tuple[int, int]:
         """What followed the last few tokens of a request and its guesses before, and how many of them matched."""
-        index = self._indexes.get(request.index)
-        if index is None:
-            index = self._indexes[request.index] = NGramIndex(1, self._head.longest_match)
         tokens, ahead = request.token_ids, request.draft.tokens
-        index.update(tokens)
-        place, matched = index.find(tokens, ahead)
+        place, matched = self._indexes.of(request).find(tokens, ahead)
         return tokens[place] if place < len(tokens) else ahead[place - len(tokens)], matched
 
 

@@ -72,24 +72,38 @@ def followed(tokens: Sequence[int], longest: int) -> tuple[list[int], list[int]]
     return found, lengths
 
 
+class Indexes:
+    """An index for each request that was asked about, up to date with its text."""
+
+    def __init__(self, shortest: int, longest: int) -> None:
+        self._bounds = shortest, longest
+        self._found: dict[int, NGramIndex] = {}  # by request
+
+    def of(self, request: Request) -> NGramIndex:
+        index = self._found.get(request.index)
+        if index is None:
+            index = self._found[request.index] = NGramIndex(*self._bounds)
+        index.update(request.token_ids)
+        return index
+
+    def forget(self, request: Request) -> None:
+        self._found.pop(request.index, None)
+
+
 class PromptLookup(Proposer):
     """Looks the end of each request up in its own prompt and output, longest match first; needs no second model."""
 
     def __init__(self, shortest: int, longest: int) -> None:
         """n-grams of ``shortest`` to ``longest`` tokens are looked up."""
-        self._bounds = shortest, longest
-        self._indexes: dict[int, NGramIndex] = {}
+        self._indexes = Indexes(shortest, longest)
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
         drafts = []
         for request, length in zip(requests, lengths, strict=True):
-            index = self._indexes.get(request.index)
-            if index is None:
-                index = self._indexes[request.index] = NGramIndex(*self._bounds)
-            index.update(request.token_ids)
+            index = self._indexes.of(request)
             guess = index.guess(request.token_ids, length) if length > 0 else []
             drafts.append(Draft(guess) if guess else NO_DRAFT)
         return drafts
 
     def forget(self, request: Request) -> None:
-        self._indexes.pop(request.index, None)
+        self._indexes.forget(request)
