@@ -8,10 +8,11 @@ from app.client import call
 from app.errors import LabError
 from app.home import Home
 from app.lablock import database_lock, running_lab
-from store.database import Database, safe_select
+from store.database import Database
 from store.ingest import Collector
 from store.reindex import Progress
 from store.reindex import reindex as rebuild_database
+from store.select import python_columns, safe_select
 
 Rows = tuple[list[str], list[tuple[Any, ...]]]
 
@@ -40,7 +41,8 @@ def select_from(database: Database, query: str, limit: int) -> Rows:
     """Column names and rows of one SELECT over an open database. Raises ``StoreError``."""
     with database.read() as cursor:
         table = safe_select(cursor, query, max_rows=limit)
-    return table.column_names, [tuple(row) for row in zip(*table.to_pydict().values(), strict=True)]
+        columns = python_columns(cursor, table)
+    return table.column_names, list(zip(*columns, strict=True))
 
 
 def rebuild(home: Home, progress: Progress | None = None) -> dict[str, str]:

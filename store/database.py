@@ -12,12 +12,10 @@ import contextlib
 import re
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import duckdb
-import pyarrow as pa
 
 from store.errors import StoreError
 from store.migrations import migrate
@@ -26,6 +24,7 @@ DATABASE_NAME = "servescope.duckdb"
 WAL_LIMIT = "1GB"
 MEMORY_LIMIT = "2GB"
 CHECKPOINT_MARGIN = 16 << 20
+NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 REINDEX = "Run `servescope reindex` to rebuild it from the runs; nothing is lost."
 
 
@@ -109,64 +108,9 @@ class Database:
         self.close()
 
 
-def safe_select(
-    con: duckdb.DuckDBPyConnection,
-    sql: str,
-    parameters: Sequence[Any] = (),
-    *,
-    max_rows: int = 10_000,
-    timeout_s: float = 10.0,
-) -> pa.Table:
-    """Run somebody's SELECT: one statement, in a read-only transaction, no files, no network, at most ``max_rows``
-    rows.
-
-    A read-only transaction is what refuses ``WITH x AS (INSERT ...) SELECT``, which the parser calls a SELECT.
-
-    Raises:
-        StoreError: not exactly one SELECT, an error in it, too much memory, or no end within ``timeout_s``.
-    """
-    cursor = con.cursor()
-    try:
-        statement = _one_select(cursor, sql)
-        expired = threading.Event()
-
-        def interrupt() -> None:
-            expired.set()
-            cursor.interrupt()
-
-        timer = threading.Timer(timeout_s, interrupt)
-        timer.start()
-        try:
-            cursor.execute("BEGIN TRANSACTION READ ONLY")
-            return cursor.sql(statement, params=list(parameters) or None).limit(max_rows).to_arrow_table()
-        except (duckdb.Error, pa.ArrowException) as error:
-            if expired.is_set():
-                raise StoreError(
-                    "sql", f"The query was stopped after {timeout_s:g} s.", "Ask for less, or add a LIMIT."
-                ) from error
-            raise StoreError("sql", str(error), "") from error
-        finally:
-            timer.cancel()
-            with contextlib.suppress(duckdb.Error):
-                cursor.rollback()
-    finally:
-        cursor.close()
-
-
-def _one_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> str:
-    try:
-        statements = cursor.extract_statements(sql)
-    except duckdb.Error as error:
-        raise StoreError("sql", str(error), "") from error
-    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-        kinds = ", ".join(s.type.name for s in statements) or "nothing"
-        raise StoreError("sql", f"Only one SELECT can be run here; this is {kinds}.", "Write a single SELECT.")
-    return statements[0].query
-
-
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
     try:
-        return duckdb.connect(str(path))
+        return duckdb.connect(str(path), config=NO_EXTENSIONS)
     except duckdb.Error as error:
         raise _opening_error(path, error) from error
 
