@@ -6,12 +6,13 @@ import hmac
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from app.errors import LabError
+from app.incoming import json_object
 from app.indexing import select_from
 from app.listing import entry, list_runs
 from store.errors import StoreError
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 Handler = Callable[["Lab", dict[str, str], dict[str, Any]], Any]
 LARGEST_BODY = 1_000_000
+MOST_AT_ONCE = 8  # calls that hold a thread; pages, health and live views have threads of their own
 MOST_ROWS = 1_000_000
 NOT_FOUND = ("unknown-run", "bad-run-id")
 
@@ -37,7 +39,8 @@ def api_routes(lab: Lab) -> list[Route]:
         ("POST", "/api/runs/{run_id}/restore", _restore),
         ("POST", "/api/sql", _sql),
     )
-    return [Route(path, _endpoint(lab, handler), methods=[method]) for method, path, handler in table]
+    limiter = CapacityLimiter(MOST_AT_ONCE)
+    return [Route(path, _endpoint(lab, handler, limiter), methods=[method]) for method, path, handler in table]
 
 
 def has_token(lab: Lab, request: Request) -> bool:
@@ -46,13 +49,14 @@ def has_token(lab: Lab, request: Request) -> bool:
     return scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), lab.token.encode())
 
 
-def _endpoint(lab: Lab, handler: Handler) -> Callable[[Request], Any]:
+def _endpoint(lab: Lab, handler: Handler, limiter: CapacityLimiter) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
         if not has_token(lab, request):
             return _error(401, LabError("bad-token", message="Give the lab's token.", mend="It is in lab.json."))
         try:
             body = await _body(request)
-            return JSONResponse(await run_in_threadpool(handler, lab, dict(request.path_params), body))
+            answer = await to_thread.run_sync(handler, lab, dict(request.path_params), body, limiter=limiter)
+            return JSONResponse(answer)
         except LabError as error:
             return _error(404 if error.kind in NOT_FOUND else 409 if error.kind != "bad-request" else 400, error)
         except StoreError as error:
@@ -68,17 +72,7 @@ async def _body(request: Request) -> dict[str, Any]:
         data += chunk
         if len(data) > LARGEST_BODY:
             raise LabError("bad-request", message="The request is too large.")
-    if not data:
-        return {}
-    import json
-
-    try:
-        body = json.loads(data)
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise LabError("bad-request", message="The request's body is not a JSON object.")
-    return body
+    return json_object(data, most_bytes=LARGEST_BODY) if data else {}
 
 
 def _error(status: int, error: LabError | StoreError) -> Response:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from app.errors import LabError
+from app.incoming import json_object
 from app.status import Status, is_final, read_status
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ FRAME_S = 0.1
 FIGURES_S = 0.5
 FIRST_MESSAGE_S = 10.0
 MOST_CLIENTS = 64
+MOST_SILENT = 64  # connections that have not said yet what they want; the longest silent one makes room for the next
 LARGEST_FIRST_MESSAGE = 4096
 CODE_REFUSED, CODE_BUSY, CODE_GOING_AWAY = 4403, 4429, 1001
 TABLES = ("iteration", "token", "request", "device")
@@ -47,39 +49,53 @@ class LiveSocket:
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
         self._clients = 0
+        self._silent: deque[asyncio.Future[str]] = deque()
 
     @property
     def clients(self) -> int:
-        """Clients connected now."""
+        """Clients connected now that showed the token."""
         return self._clients
 
     async def __call__(self, socket: WebSocket) -> None:
         await socket.accept()
-        if self._clients >= MOST_CLIENTS:
-            await _refuse(socket, CODE_BUSY, "busy", f"The lab serves {MOST_CLIENTS} live views already.")
-            return
-        self._clients += 1
         try:
-            await self._serve(socket)
+            wish = await self._first_wish(socket)
+            if wish is None:
+                return
+            if self._clients >= MOST_CLIENTS:
+                await _refuse(socket, CODE_BUSY, "busy", f"The lab serves {MOST_CLIENTS} live views already.")
+                return
+            self._clients += 1
+            try:
+                await self._serve(socket, wish)
+            finally:
+                self._clients -= 1
         except (WebSocketDisconnect, RuntimeError) as error:
             if isinstance(error, RuntimeError) and socket.client_state == WebSocketState.CONNECTED:
                 raise
-        finally:
-            self._clients -= 1
 
-    async def _serve(self, socket: WebSocket) -> None:
+    async def _first_wish(self, socket: WebSocket) -> Wish | None:
+        """What the client asks for; None once it was told why it gets nothing."""
+        message = asyncio.ensure_future(socket.receive_text())
+        self._silent.append(message)
+        if len(self._silent) > MOST_SILENT:
+            self._silent.popleft().cancel()
         try:
-            text = await asyncio.wait_for(socket.receive_text(), FIRST_MESSAGE_S)
-            wish = self._read_wish(text)
-        except TimeoutError:
+            return self._read_wish(await asyncio.wait_for(message, FIRST_MESSAGE_S))
+        except (TimeoutError, asyncio.CancelledError):
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
             await _refuse(socket, CODE_REFUSED, "silent", "No message came.")
-            return
         except LabError as error:
             await _refuse(socket, CODE_REFUSED, error.kind, error.message)
-            return
         except KeyError:  # a binary first message
             await _refuse(socket, CODE_REFUSED, "bad-message", "The first message is text.")
-            return
+        finally:
+            if message in self._silent:
+                self._silent.remove(message)
+        return None
+
+    async def _serve(self, socket: WebSocket, wish: Wish) -> None:
         listener = asyncio.create_task(_until_gone(socket))
         sender = asyncio.create_task(self._send(socket, wish))
         done, pending = await asyncio.wait((listener, sender), return_when=asyncio.FIRST_COMPLETED)
@@ -92,11 +108,9 @@ class LiveSocket:
     def _read_wish(self, text: str) -> Wish:
         """Raises ``LabError`` for a wrong token, an unknown run or a message that is none."""
         try:
-            message = json.loads(text) if len(text) <= LARGEST_FIRST_MESSAGE else None
-        except ValueError:
-            message = None
-        if not isinstance(message, dict):
-            raise LabError("bad-message", message="The first message is not a JSON object.")
+            message = json_object(text, most_bytes=LARGEST_FIRST_MESSAGE)
+        except LabError as error:
+            raise LabError("bad-message", message=f"The first message: {error.message}") from None
         token = message.get("token")
         if not isinstance(token, str) or not hmac.compare_digest(token.encode(), self._lab.token.encode()):
             raise LabError("bad-token", message="The token is not this lab's. Load the page again.")

@@ -25,7 +25,7 @@ def routes(lab: Lab) -> list[BaseRoute]:
     def metrics(_: Request) -> Response:
         return Response(metrics_page(lab, socket.clients), media_type=CONTENT_TYPE)
 
-    def health(_: Request) -> Response:
+    async def health(_: Request) -> Response:
         problem = lab.collector.problem
         return JSONResponse({"ok": problem is None, "problem": problem}, status_code=503 if problem else 200)
 

@@ -173,10 +173,14 @@ def serve(
 def _serve(lab: Lab, listener: socket.socket, hosts: tuple[str, ...], on_ready: Callable[[], None]) -> None:
     import uvicorn
 
+    from app.connections import BoundedHttp, more_descriptors
+
+    more_descriptors()
     asgi_app = build_app(lab, allowed_hosts=hosts, on_ready=on_ready)
     lab.start()  # here, so that what is wrong with the store is said in words rather than by the server's start-up log
     config = uvicorn.Config(
         asgi_app,
+        http=BoundedHttp,
         ws="websockets-sansio",
         ws_per_message_deflate=False,
         access_log=False,

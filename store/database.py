@@ -24,7 +24,10 @@ DATABASE_NAME = "servescope.duckdb"
 WAL_LIMIT = "1GB"
 MEMORY_LIMIT = "2GB"
 CHECKPOINT_MARGIN = 16 << 20
-NO_EXTENSIONS = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+NO_EXTENSIONS: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+}
 REINDEX = "Run `servescope reindex` to rebuild it from the runs; nothing is lost."
 
 

@@ -7,7 +7,9 @@ import json
 import re
 import socket
 import struct
+import threading
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from websockets.sync.client import ClientConnection, connect
 from app.errors import LabError
 from app.home import Home
 from app.lablock import LabAddress, LabLock
+from app.live_socket import MOST_SILENT
 from app.server import bind, build_app, configure_streamlit, streamlit_options
 from app.services import Lab
 from app.status import read_status
@@ -171,6 +174,9 @@ def collect(client: ClientConnection, done: Any) -> dict[str, list[Any]]:
         ("[]", "bad-message"),
         ("{", "bad-message"),
         ("x" * 5000, "bad-message"),
+        ("[" * 4000, "bad-message"),
+        ('{"token": "\\ud800"}', "bad-message"),
+        ('{"token": NaN}', "bad-message"),
     ],
 )
 def test_the_socket_wants_the_token_first(lab: LabProcess, message: str, kind: str) -> None:
@@ -293,6 +299,54 @@ def test_bad_requests_are_answered_with_what_is_wrong(
     with pytest.raises(LabError) as caught:
         lab.call(method, path, body)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b"{",
+        b"[]",
+        b"7" * 5000,
+        b'{"query": "\\ud800"}',
+        b'{"query": NaN}',
+        b"\xff\xfe",
+        b'{"a":' * 50_000,
+    ],
+    ids=["deep list", "cut", "list", "long number", "half a surrogate pair", "NaN", "no UTF-8", "deep object"],
+)
+def test_a_body_that_is_no_json_object_is_answered_as_a_bad_request(lab: LabProcess, body: bytes) -> None:
+    status, answer = http(lab.address, "/api/sql", method="POST", headers=bearer(lab), body=body)
+    assert (status, json.loads(answer)["error"]["kind"]) == (400, "bad-request")
+
+
+def test_health_is_answered_while_slow_queries_take_every_place(tmp_path: Path) -> None:
+    own = LabProcess(Home(tmp_path)).start()
+    body = json.dumps({"query": "SELECT count(*) FROM range(10000000000) a, range(1000) b"}).encode()
+    address, headers = own.address, bearer(own)
+
+    def ask() -> None:
+        with contextlib.suppress(OSError, HTTPException):  # the lab is killed before it answers
+            http(address, "/api/sql", method="POST", headers=headers, body=body)
+
+    askers = [threading.Thread(target=ask) for _ in range(48)]
+    try:
+        for asker in askers:
+            asker.start()
+        assert http(address, "/healthz")[0] == 200
+        assert all(asker.is_alive() for asker in askers)
+    finally:
+        own.kill()
+        for asker in askers:
+            asker.join()
+
+
+def test_silent_strangers_do_not_keep_a_viewer_out(lab: LabProcess, finished: str) -> None:
+    with contextlib.ExitStack() as strangers:
+        silent = [strangers.enter_context(open_socket(lab)) for _ in range(MOST_SILENT + 8)]
+        with follow(lab, finished) as client:
+            assert collect(client, lambda m: "figures" in m)["figures"]
+        assert json.loads(silent[0].recv(timeout=30))["kind"] == "silent"
 
 
 def test_a_second_lab_on_the_same_store_says_who_has_it_and_ends(lab: LabProcess) -> None:

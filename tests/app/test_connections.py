@@ -1,0 +1,85 @@
+"""Connections are fewer than file descriptors: whoever asks nothing makes room for who asks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from app import connections
+from app.connections import BoundedHttp
+from tests.app.small_runs import wait_for
+
+
+async def answer(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(connections, "MOST_CONNECTIONS", 8)
+    monkeypatch.setattr(connections, "FIRST_REQUEST_S", 1.0)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(128)
+    server = uvicorn.Server(uvicorn.Config(answer, http=BoundedHttp, lifespan="off", log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
+
+
+def ask(port: int) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        return client.makefile("rb").read()
+
+
+def is_open(client: socket.socket) -> bool:
+    client.settimeout(0.05)
+    try:
+        return client.recv(1) != b""
+    except TimeoutError:
+        return True
+    except ConnectionResetError:
+        return False
+
+
+def test_half_open_connections_beyond_the_bound_end_the_longest_silent(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with contextlib.ExitStack() as held, caplog.at_level(logging.WARNING):
+        for _ in range(100):
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET / HTTP/1.1\r\nhos")
+        assert ask(port).endswith(b"ok")
+    assert not caplog.records
+
+
+def test_a_connection_that_asks_nothing_is_let_go(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        wait_for(lambda: not is_open(client))
+
+
+def test_one_that_has_asked_stays(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as client, contextlib.ExitStack() as held:
+        for strangers in (0, 20):
+            for _ in range(strangers):
+                held.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"ok"):
+                more = client.recv(1000)
+                assert more
+                answer += more
