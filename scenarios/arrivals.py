@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from scenarios.part import Part
-from scenarios.traces import TraceFormat, TraceRow
+from scenarios.traces import Sessions, TraceFormat, TraceRow
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,11 @@ class Replay(Process):
 
     kind: Literal["trace"] = "trace"
     path: str = Field(min_length=1, description="Relative to the working directory or to the scenario file.")
-    format: TraceFormat = "auto"
+    format: TraceFormat = Field("auto", description="auto: as the file's own keys or columns say.")
+    block_tokens: int | None = Field(
+        None, ge=1, le=65_536, description="Tokens that one of hash_ids stands for. Empty: as the format has it."
+    )
+    sessions: Sessions = Field("refused", description="cumulative: rows with session_id describe whole prompts.")
     speed: float = Field(1.0, gt=0)
     licence: str = Field(
         "", max_length=200, description="Of the trace. Empty: that of the published ones in its format."

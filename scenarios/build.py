@@ -92,6 +92,7 @@ def draw(
         trace = _trace_for(name, group, base)
         if trace.failed:
             notes.append(f"{name}: {trace.failed} failed requests of the trace left out")
+        notes += [f"{name}: {note}" for note in traces.unserved(trace.rows)]
         requests += _draw_group(name, group, engine, seed, workload.speed, trace.rows)
     requests.sort(key=lambda r: (r.after is not None, r.arrival_ns if r.after is None else 0))
     return tuple(requests), notes
@@ -158,7 +159,7 @@ def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
     path = _trace_path(replay, base)
     wanted = replay.skip + group.requests
     try:
-        trace = traces.read(path, replay.format, limit=wanted)
+        trace = traces.read(path, replay.format, wanted, block_tokens=replay.block_tokens, sessions=replay.sessions)
     except ConfigError as error:
         raise ScenarioError(
             f"workload.groups.{name}.arrivals.{error.field}", error.value, error.message, error.mend

@@ -74,10 +74,10 @@ class Tokens(RandomTokens):
 
 
 class TraceBlocks(RandomTokens):
-    """Random token ids that repeat where a Mooncake trace's ``hash_ids`` repeat: its real prefix sharing.
+    """Random token ids that repeat where a trace's ``hash_ids`` repeat: its real prefix sharing.
 
-    A block stands for 512 tokens of the trace, scaled like the prompt's length, or is ``block`` tokens long in every prompt: with
-    512 times the lengths' scale, rounding cannot part prompts that share.
+    A block stands for 512 (Mooncake) or 16 (Bailian) tokens of the trace, scaled like the prompt's length, or is ``block`` tokens long in
+    every prompt: with the trace's block times the lengths' scale, rounding cannot part prompts that share.
     """
 
     kind: Literal["trace-blocks"] = "trace-blocks"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +19,19 @@ REAL = Path(os.environ.get("SERVESCOPE_TRACES", Path(__file__).parents[3] / "sha
 MOONCAKE = REAL / "mooncake_conversation_3000.jsonl"
 SPLITWISE = REAL / "splitwise_conv.csv"
 
+MOONCAKE_LINE = '{"timestamp": 61114, "input_length": 521, "output_length": 132, "hash_ids": [7, 8]}\n'
+BAILIAN_LINE = json.dumps(
+    {
+        "chat_id": 159,
+        "parent_chat_id": 55,
+        "timestamp": 61.114,
+        "input_length": 521,
+        "output_length": 132,
+        "type": "text",
+        "turn": 2,
+        "hash_ids": list(range(33)),
+    }
+)
 BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 BURSTGPT_NEWER = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
 
@@ -44,6 +60,97 @@ def test_mooncake_lines_have_milliseconds_and_shared_blocks(tmp_path: Path):
         (0.0, 700, 5, (0, 1)),
         (1.5, 900, 6, (0, 2)),
     ]
+
+
+def test_bailian_lines_have_seconds_and_blocks_of_16_tokens(tmp_path: Path):
+    path = written(tmp_path, "b.jsonl", BAILIAN_LINE)
+    for format in ("auto", "bailian"):
+        (row,) = traces.read(path, format).rows
+        assert (row.arrival_s, row.prompt_tokens, row.output_tokens, row.block_tokens) == (61.114, 521, 132, 16)
+        assert row.block_ids == tuple(range(33))
+    assert "qwen-bailian" in traces.licence_of(path)
+    assert "Mooncake" in traces.licence_of(written(tmp_path, "m.jsonl", MOONCAKE_LINE))
+
+
+@pytest.mark.parametrize(
+    ("text", "keys", "named"),
+    [
+        (BAILIAN_LINE, {"format": "mooncake"}, "chat_id"),
+        (MOONCAKE_LINE, {"format": "bailian"}, "chat_id"),
+        (MOONCAKE_LINE + BAILIAN_LINE, {}, "chat_id"),
+        (BAILIAN_LINE.replace('"turn"', '"session_id": 3, "turn"'), {}, "session_id"),
+        (MOONCAKE_LINE.replace("521", "40"), {"block_tokens": 8}, "a block is not 8 tokens"),
+        (MOONCAKE_LINE.replace("521", "5210"), {}, "a block is not 512 tokens"),
+        (json.dumps({k: v for k, v in json.loads(BAILIAN_LINE).items() if k in MOONCAKE_LINE}), {}, "not 512 tokens"),
+        (MOONCAKE_LINE.replace('"hash', '"session_id": "a", "hash'), {}, "only what is new"),
+        (MOONCAKE_LINE.replace('"hash', '"delay": 3, "hash'), {}, "'delay' times a turn"),
+        (MOONCAKE_LINE.replace('"hash', '"text_input": "x", "hash'), {}, "'text_input' holds a prompt"),
+        (MOONCAKE_LINE.replace('"hash', '"hash_idz": [], "hash'), {}, "'hash_idz' is not known"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens,session_id\n1,2,3,4\n", {}, "'session_id' is not known"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens,arrived_at\n1,2,3,4\n", {}, "twice"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n1,2,3,4\n", {}, "4 values"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n1,2,3\n", {"block_tokens": 16}, "no hash_ids"),
+        ("arrived_at,num_prefill_tokens,num_decode_tokens\n1,2,3\n", {"sessions": "cumulative"}, "no session_id"),
+        ("[" * 100_000, {"format": "mooncake"}, "not JSON"),
+        ('{"timestamp": 1' + "0" * 5000 + "}", {}, "not JSON"),
+        ('{"x": "' + "y" * 5_000_000 + '"}', {}, "longer than"),
+    ],
+)
+def test_what_a_row_says_is_read_or_refused_by_name(tmp_path: Path, text: str, keys: dict, named: str):
+    error = refusal(written(tmp_path, "trace", text), **keys)
+    assert named in error.message
+    assert error.mend
+
+
+def test_other_blocks_and_sessions_are_read_where_the_scenario_says_what_they_are(tmp_path: Path):
+    line = BAILIAN_LINE.replace("61.114", "61114").replace('"chat_id": 159, "parent_chat_id": 55, ', "")
+    line = line.replace('"type": "text", "turn": 2', '"session_id": "a"')
+    (row,) = traces.read(written(tmp_path, "s.jsonl", line), block_tokens=16, sessions="cumulative").rows
+    assert (row.arrival_s, row.block_tokens, row.in_session) == (61.114, 16, True)
+
+
+def test_what_is_not_served_as_recorded_is_counted_in_the_labels(tmp_path: Path):
+    picture = BAILIAN_LINE.replace('"text"', '"image"').replace('"turn": 2', '"turn": 1').replace("55", "-1")
+    bailian = written(tmp_path, "b.jsonl", f"{BAILIAN_LINE}\n{picture}\n{picture}\n")
+    labels = scenarios.build(scenario_with_trace(tmp_path, bailian, 3)).labels
+    assert "users: not all of the trace was plain text (2 image), served as text of the recorded lengths" in labels
+    assert "users: 1 of 3 requests belong to sessions of the trace, served at their recorded moments" in labels
+    azure = written(
+        tmp_path,
+        "a.csv",
+        "TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n"
+        "2024-10-15 00:00:00,0,374,44\n2024-10-15 00:00:01,3,396,109\n2024-10-15 00:00:02,1,90,9\n",
+    )
+    (label,) = scenarios.build(scenario_with_trace(tmp_path, azure, 3)).labels
+    assert "2 of 3 requests of the trace had images (4 in all)" in label
+    burst = written(tmp_path, "n.csv", BURSTGPT_NEWER + "5,s1,1.2,ChatGPT,472,18,490,x\n6,,1,GPT-4,9,9,18,x\n")
+    (label,) = scenarios.build(scenario_with_trace(tmp_path, burst, 2)).labels
+    assert "1 of 2 requests belong to sessions" in label
+
+
+def test_a_gzip_file_is_read_as_it_is_whatever_its_name(tmp_path: Path):
+    plain = written(tmp_path, "t.csv", "arrived_at,num_prefill_tokens,num_decode_tokens\n0.0,374,44\n4.25,396,109\n")
+    for name in ("t.csv.gz", "renamed"):
+        (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+        assert traces.read(tmp_path / name) == traces.read(plain)
+        assert traces.licence_of(tmp_path / name) == traces.licence_of(plain)
+
+
+def test_a_time_without_a_zone_is_utc_so_no_clock_change_gets_into_the_gaps(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    text = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-03-10 01:59:00,3,4\n2024-03-10 03:01:00,3,4\n"
+    try:
+        assert traces.read(written(tmp_path, "a.csv", text)).rows[1].arrival_s == 3720
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_the_first_requests_of_a_file_out_of_order_are_those_that_came_first(tmp_path: Path):
+    rows = "9,1,1\n3,2,2\n7,3,3\n1,4,4\n"
+    path = written(tmp_path, "a.csv", f"arrived_at,num_prefill_tokens,num_decode_tokens\n{rows}")
+    assert [r.prompt_tokens for r in traces.read(path, limit=2).rows] == [4, 2]
 
 
 def test_vidur_and_azure_columns_mean_the_same(tmp_path: Path):
@@ -110,8 +217,13 @@ def test_a_bad_line_is_named_by_its_number(tmp_path: Path, text: str, line: int)
 
 def test_a_missing_or_binary_file_is_said_so(tmp_path: Path):
     assert "No such file" in refusal(tmp_path / "gone.csv").message
+    (tmp_path / "b.bin").write_bytes(b"\x1e\x8b\xff\xfe\x00")
+    assert "not text" in refusal(tmp_path / "b.bin").message
     (tmp_path / "b.gz").write_bytes(b"\x1f\x8b\xff\xfe\x00")
-    assert "not text" in refusal(tmp_path / "b.gz").message
+    assert "damaged" in refusal(tmp_path / "b.gz").message
+    (tmp_path / "cut.gz").write_bytes(gzip.compress(MOONCAKE_LINE.encode() * 500)[:-20])
+    assert "damaged" in refusal(tmp_path / "cut.gz").message
+    assert "ordinary" in refusal(Path("/dev/zero")).message
 
 
 def scenario_with_trace(tmp_path: Path, trace: Path, requests: int, **arrivals: object) -> Path:
@@ -158,9 +270,9 @@ def test_equal_hash_ids_give_equal_tokens_and_others_do_not(tmp_path: Path):
 
 
 def test_trace_blocks_of_a_given_size_are_equal_in_prompts_of_any_length(tmp_path: Path):
-    lengths = (1024, 1100, 300)
-    line = '{{"timestamp": 0, "input_length": {}, "output_length": 5, "hash_ids": [0, 1, 2]}}\n'
-    trace = written(tmp_path, "t.jsonl", "".join(map(line.format, lengths)))
+    asked = ((1024, [0, 1, 2]), (1100, [0, 1, 2]), (300, [0]))
+    line = '{{"timestamp": 0, "input_length": {}, "output_length": 5, "hash_ids": {}}}\n'
+    trace = written(tmp_path, "t.jsonl", "".join(line.format(*row) for row in asked))
     path = scenario_with_trace(tmp_path, trace, 3)
     path.write_text(path.read_text().replace("{kind: trace-blocks}", "{kind: trace-blocks, block: 51}"))
     a, b, c = (r.prompt_token_ids for r in scenarios.build(path).requests)
