@@ -10,7 +10,7 @@ from filelock import FileLock, Timeout
 
 from app.errors import LabError
 from app.home import Home, read_json, write_json
-from app.status import is_alive, own_identity
+from telemetry.process import is_alive, own_identity
 
 DATABASE_WAIT_S = 20.0
 

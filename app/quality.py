@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import LabError
-from app.status import identity_of, is_alive
 from app.workers import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig, KVQuantization
+from telemetry.process import identity_of, is_alive
 
 STANDARD: Mapping[str, KVQuantization] = {
     "int8": KVQuantization(codec="int8"),

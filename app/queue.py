@@ -23,10 +23,11 @@ from filelock import FileLock, Timeout
 from app.errors import LabError
 from app.home import Home
 from app.rundir import create_run, device_of, is_run
-from app.status import is_alive, is_final, own_identity, read_status, state, write_status
+from app.status import is_final, read_status, state, write_status
 from app.verdict import settle
 from app.workers import EngineProcess, sweep_logs
 from engine.config import RunSpec
+from telemetry.process import is_alive, own_identity
 
 GRACE_S = 15.0
 TICK_S = 0.05

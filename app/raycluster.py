@@ -35,11 +35,12 @@ from app.status import read_status, state, write_status
 from app.verdict import settle
 from app.workers import LOG, SOURCE_ROOT, worker_environment
 from engine.config import RunSpec
+from telemetry.process import IDENTITY_KEYS
 
 LOOK_S = 0.2
 KNOCK_S = 5.0
 MEMBER = re.compile(rf"status\.json|{re.escape(LOG)}|telemetry/[a-z]+\.arrow")
-NOT_OURS = ("pid", "process_start_unix", "supervisor")
+NOT_OURS = (*IDENTITY_KEYS, "supervisor")
 
 
 @dataclass(frozen=True)

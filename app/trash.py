@@ -7,7 +7,8 @@ import time
 
 from app.errors import LabError
 from app.home import Home, read_json, write_json
-from app.status import is_alive, is_final, read_status
+from app.status import is_final, read_status
+from telemetry.process import is_alive
 
 MARK = "deleted.json"
 KEEP_DAYS = 30

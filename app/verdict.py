@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from app.home import Home
-from app.status import ACTIVE_STATES, Status, is_alive, is_final, read_status, state, write_status
+from app.status import ACTIVE_STATES, Status, is_final, read_status, state, write_status
 from app.workers import LOG, log_tail
+from telemetry.process import is_alive
 
 
 def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:

@@ -20,8 +20,9 @@ from typing import IO
 
 import app
 from app.home import Home
-from app.status import Status, identity_of, is_alive, process_start, read_status, write_status
+from app.status import read_status, write_status
 from engine.allocator import with_tunables
+from telemetry.process import Identity, identity_in, identity_of, is_alive, own_identity, start_ticks
 
 SOURCE_ROOT = Path(app.__file__).resolve().parent.parent
 LOG = "worker.log"
@@ -30,7 +31,7 @@ LOG = "worker.log"
 class EngineProcess:
     """A worker of this process (``start``) or a survivor of an earlier one (``adopt``)."""
 
-    def __init__(self, identity: Status, child: subprocess.Popen[bytes] | None, log: Path | None) -> None:
+    def __init__(self, identity: Identity, child: subprocess.Popen[bytes] | None, log: Path | None) -> None:
         self.identity = identity
         self._child = child
         self._log = log
@@ -38,7 +39,8 @@ class EngineProcess:
     @classmethod
     def start(cls, home: Home) -> EngineProcess:
         """Start a warm worker that waits for a run."""
-        log = home.spare / f"{os.getpid()}-{uuid.uuid4().hex[:8]}.log"
+        mine = own_identity()
+        log = home.spare / f"{mine['pid']}-{mine['process_start_ticks']}-{uuid.uuid4().hex[:8]}.log"
         with log.open("xb") as output:
             child = subprocess.Popen(
                 [sys.executable, "-m", "engine.worker", "--spare"],
@@ -54,8 +56,7 @@ class EngineProcess:
     @classmethod
     def adopt(cls, run_dir: Path) -> EngineProcess:
         """The living worker that ``status.json`` names, started by a supervisor that is gone."""
-        status = read_status(run_dir)
-        return cls({key: status.get(key) for key in ("pid", "process_start_unix")}, None, None)
+        return cls(identity_in(read_status(run_dir)), None, None)
 
     @property
     def pid(self) -> int:
@@ -120,8 +121,8 @@ class EngineProcess:
 def sweep_logs(home: Home) -> None:
     """Remove what spares wrote whose supervisor is gone; a killed lab leaves such files."""
     for log in home.spare.glob("*-*.log"):
-        supervisor = log.name.partition("-")[0]
-        if supervisor.isdigit() and process_start(int(supervisor)) is None:
+        pid, ticks, *_ = log.name.split("-")
+        if pid.isdigit() and ticks != str(start_ticks(int(pid))):
             log.unlink(missing_ok=True)
 
 

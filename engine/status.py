@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
+from telemetry.process import own_identity
 
 
 class StatusFile:
@@ -25,12 +25,10 @@ class StatusFile:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        process = psutil.Process()
         self._state: dict[str, Any] = {
             "state": "starting",
             "run_id": run_id,
-            "pid": process.pid,
-            "process_start_unix": process.create_time(),
+            **own_identity(),
             "started_unix_ns": time.time_ns(),
             "ended_unix_ns": None,
             "progress": {},

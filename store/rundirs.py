@@ -8,11 +8,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
+from telemetry.process import is_alive
 
 ACTIVE_STATES = frozenset({"starting", "loading", "running"})
 FINAL_STATES = frozenset({"finished", "failed", "cancelled", "crashed"})
-START_TOLERANCE_S = 2.0  # between two readings of one process's start: the wall clock may have been set
 
 CRASHED = {
     "kind": "crashed",
@@ -52,20 +51,6 @@ def write_status(run_dir: Path, status: dict[str, Any]) -> None:
     temporary.replace(run_dir / "status.json")
 
 
-def process_is_alive(status: dict[str, Any]) -> bool:
-    """Whether the process named by ``pid`` and ``process_start_unix`` still runs (a reused pid has another start)."""
-    pid, started = status.get("pid"), status.get("process_start_unix")
-    if not isinstance(pid, int) or pid <= 0:
-        return False
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return not isinstance(started, int | float) or abs(process.create_time() - started) <= START_TOLERANCE_S
-    except psutil.Error:
-        return False
-
-
 def mark_crashed(run_dir: Path) -> bool:
     """Write the state ``crashed`` if the run says it is under way and its process is gone; whether it did.
 
@@ -88,4 +73,4 @@ def mark_crashed(run_dir: Path) -> bool:
 
 
 def _is_orphan(status: dict[str, Any]) -> bool:
-    return status.get("state") in ACTIVE_STATES and "pid" in status and not process_is_alive(status)
+    return status.get("state") in ACTIVE_STATES and "pid" in status and not is_alive(status)

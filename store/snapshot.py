@@ -32,6 +32,7 @@ from store.quality import rows_of
 from store.rundirs import FINAL_STATES, read_json
 from telemetry.arrow import schema
 from telemetry.machine import package_version
+from telemetry.process import IDENTITY_KEYS
 from telemetry.rows import ROW_TYPES, columns
 from telemetry.spool import TELEMETRY_FOLDER, SpoolCorrupt, SpoolReader, spool_path
 
@@ -42,7 +43,7 @@ SUFFIX = ".servescope"
 DATE = (1980, 1, 1, 0, 0, 0)
 ROWS_PER_BATCH = 65_536
 
-NOT_OURS = ("pid", "process_start_unix", "supervisor")  # of status.json: who served it, which means nothing elsewhere
+NOT_OURS = (*IDENTITY_KEYS, "supervisor")  # of status.json: who served it, which means nothing elsewhere
 
 
 def export_snapshot(path: Path, run_dirs: Sequence[Path], experiment_dir: Path | None = None) -> int:

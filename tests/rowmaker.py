@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 
+from telemetry.process import own_identity
 from telemetry.recorder import Recorder
 from telemetry.rows import ROW_TYPES, IterationRow, RequestRow, columns
 from telemetry.spool import SpoolReader, spool_path
@@ -63,8 +63,7 @@ def make_run(runs: Path, run_id: str, state: str = "running", **status: Any) -> 
 
 
 def set_status(run_dir: Path, state: str, **changes: Any) -> None:
-    me = psutil.Process()
-    status = {"state": state, "run_id": run_dir.name, "pid": me.pid, "process_start_unix": me.create_time()}
+    status = {"state": state, "run_id": run_dir.name, **own_identity()}
     (run_dir / "status.json").write_text(json.dumps(status | {"labels": [], "error": None} | changes))
 
 

@@ -7,13 +7,17 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from app.errors import LabError
 from app.home import Home
 from app.queue import RunQueue
 from app.rundir import create_run
-from app.status import is_alive, read_status, state, write_status
+from app.status import read_status, state, write_status
+from app.trash import delete_run
+from app.verdict import settle_orphans
+from telemetry.process import identity_of, is_alive
 from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state
 
 
@@ -161,13 +165,28 @@ def test_a_queue_takes_over_what_a_dead_one_left(home: Home) -> None:
 
 
 def test_a_run_another_supervisor_looks_after_is_left_to_it(home: Home, queue: RunQueue) -> None:
-    from app.status import identity_of
-
     create_run(home, small_spec("theirs"), supervisor=identity_of(os.getppid()))
     other = queue.submit(small_spec())
     wait_for_state(home, other, "finished")
     wait_for(lambda: not queue.running())
     assert state(read_status(home.run_dir("theirs"))) == "queued"
+
+
+def test_a_clock_that_was_set_writes_no_living_run_off(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor that starts after the clock was stepped finds a living worker and a living supervisor."""
+    first = RunQueue(home)
+    first.start()
+    run_id = first.submit(endless_spec())
+    wait_for_state(home, run_id, "running")
+    boot = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: boot + 60)
+    settle_orphans(home)
+    RunQueue(home).tick()
+    assert state(read_status(home.run_dir(run_id))) == "running"
+    with pytest.raises(LabError, match="still being served"):
+        delete_run(home, run_id)
+    first.stop()
+    assert state(read_status(home.run_dir(run_id))) == "cancelled"
 
 
 def test_a_pid_that_was_given_to_another_process_is_not_taken_for_the_engine(home: Home, queue: RunQueue) -> None:

@@ -11,7 +11,8 @@ from app import trash
 from app.errors import LabError
 from app.home import Home, write_json
 from app.notes import Notes, read_notes, write_notes
-from app.status import identity_of, write_status
+from app.status import write_status
+from telemetry.process import identity_of
 
 
 @pytest.fixture

@@ -18,9 +18,10 @@ import pytest
 
 from app.home import Home
 from app.rundir import create_run
-from app.status import identity_of, is_alive, read_status
+from app.status import read_status
 from store.database import Database
 from store.schema import TABLES, quoted
+from telemetry.process import identity_in, identity_of, is_alive
 from telemetry.rows import ROW_TYPES, columns
 from telemetry.spool import SpoolReader, spool_path
 from tests.app.lab_process import LabProcess, end, own_children_of
@@ -43,10 +44,7 @@ class Scene:
 
     def engine(self) -> dict[str, Any]:
         """The engine process of the long run, once it is known."""
-        return {
-            key: wait_for_state(self.home, RUN, "starting", "loading", "running")[key]
-            for key in ("pid", "process_start_unix")
-        }
+        return identity_in(wait_for_state(self.home, RUN, "starting", "loading", "running"))
 
     def wait(self, moments: random.Random) -> None:
         """Up to a second after the run began to serve; one time in four while it is still being loaded."""

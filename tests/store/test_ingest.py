@@ -23,8 +23,9 @@ from store.database import Database
 from store.errors import StoreError
 from store.ingest import Collector
 from store.reindex import reindex
-from store.rundirs import mark_crashed, process_is_alive, read_status
+from store.rundirs import mark_crashed, read_status
 from store.schema import TABLES
+from telemetry.process import is_alive
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolWriter, spool_path
 
@@ -277,8 +278,8 @@ def test_a_run_whose_process_is_gone_is_crashed(runs: Path, database: Database) 
 
 
 def test_a_reused_pid_does_not_keep_a_dead_run_alive(runs: Path) -> None:
-    run_dir = make_run(runs, "r1", "running", process_start_unix=1.0)  # this process's pid, another start
-    assert not process_is_alive(read_status(run_dir))
+    run_dir = make_run(runs, "r1", "running", process_start_ticks=1)  # this process's pid, another start
+    assert not is_alive(read_status(run_dir))
     assert mark_crashed(run_dir)
 
 
