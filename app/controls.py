@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from engine.config import ConfigError, EngineConfig, apply_overrides
+from engine.config import ConfigError, EngineConfig, apply_overrides, worth_saying
 
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 
@@ -220,6 +220,6 @@ def _bounds(field: Mapping[str, Any], kind: Kind) -> str:
     if kind not in ("whole", "number"):
         return ""
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    found = [f"{text} {field[key]}" for key, text in words.items() if key in field and abs(field[key]) < 2**53]
+    found = [f"{text} {field[key]}" for key, text in words.items() if key in field and worth_saying(field[key])]
     noun = "a whole number" if kind == "whole" else "a number"
     return f"{noun} {' and '.join(found)}" if found else noun

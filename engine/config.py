@@ -17,11 +17,13 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from engine.earlier import SPEC_VERSION, spec_of_today
 from engine.overrides import ConfigError, apply_overrides, check_settings
 from engine.schema import suggest
-from engine.settings import Settings, setting
+from engine.settings import LARGEST_COUNT, LATEST_NS, Settings, setting, worth_saying
 from engine.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
 
 __all__ = [
     "EMBEDDED_MODEL",
+    "LARGEST_COUNT",
+    "LATEST_NS",
     "RANDOM_SHAPES",
     "ChunkedPrefill",
     "ConfigError",
@@ -39,6 +41,7 @@ __all__ = [
     "check_settings",
     "setting",
     "suggest",
+    "worth_saying",
 ]
 
 EMBEDDED_MODEL = "smollm2-135m-instruct"
@@ -55,7 +58,13 @@ class Sampling(Settings):
         0.0, "Temperature", "0 always takes the most likely token (greedy).", group="Sampling", ge=0, le=10
     )
     top_k: int = setting(
-        0, "Top-k", "Keep only the k most likely tokens. 0: all.", group="Sampling", ge=0, advanced=True
+        0,
+        "Top-k",
+        "Keep only the k most likely tokens. 0: all.",
+        group="Sampling",
+        ge=0,
+        le=LARGEST_COUNT,
+        advanced=True,
     )
     top_p: float = setting(
         1.0,
@@ -215,6 +224,7 @@ class EngineConfig(Settings):
         group="Scheduling",
         unit="tokens",
         ge=1,
+        le=LARGEST_COUNT,
         advanced=True,
     )
     max_model_len: int | None = setting(
@@ -224,6 +234,7 @@ class EngineConfig(Settings):
         group="Memory",
         unit="tokens",
         ge=2,
+        le=LARGEST_COUNT,
         advanced=True,
     )
     block_size: int = setting(
@@ -237,6 +248,7 @@ class EngineConfig(Settings):
         group="Memory",
         unit="blocks",
         ge=1,
+        le=LARGEST_COUNT,
     )
     kv_memory_fraction: float = setting(
         0.1,
@@ -359,19 +371,23 @@ class RequestSpec(Settings):
     """
 
     request_id: str = Field(min_length=1, max_length=200)
-    arrival_ns: int = Field(0, ge=0, description="After the run's start; with `after`, after that request's end.")
+    arrival_ns: int = Field(
+        0, ge=0, le=LATEST_NS, description="After the run's start; with `after`, after that request's end."
+    )
     after: str | None = Field(None, description="Arrive only once this request has ended (closed loop, conversations).")
     prompt: str | None = None
     prompt_token_ids: tuple[int, ...] | None = None
-    prompt_tokens: int | None = Field(None, ge=1)
+    prompt_tokens: int | None = Field(None, ge=1, le=LARGEST_COUNT)
     chat: bool = Field(False, description="Wrap the prompt in the model's chat template as one user message.")
     system: str | None = Field(None, description="System message, with `chat`.")
-    max_tokens: int = Field(64, ge=1)
+    max_tokens: int = Field(64, ge=1, le=LARGEST_COUNT)
     sampling: Sampling | None = None
-    seed: int | None = Field(None, ge=0)
-    priority: int = 0
+    seed: int | None = Field(None, ge=0, le=2**63 - 1)
+    priority: int = Field(0, ge=-LARGEST_COUNT, le=LARGEST_COUNT)
     group: str | None = None
-    cancel_after_ns: int | None = Field(None, ge=0, description="The user gives up this long after arrival.")
+    cancel_after_ns: int | None = Field(
+        None, ge=0, le=LATEST_NS, description="The user gives up this long after arrival."
+    )
 
     @model_validator(mode="after")
     def _one_prompt(self) -> RequestSpec:
@@ -397,9 +413,9 @@ class RunSpec(Settings):
     requests: tuple[RequestSpec, ...] = Field(min_length=1)
     labels: tuple[str, ...] = ()
     licences: dict[str, str] = Field(default_factory=dict, description="Of recorded traces the requests come from.")
-    time_limit_s: float | None = Field(None, gt=0)
+    time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)
     experiment_id: str | None = None
-    created_unix_ns: int = 0
+    created_unix_ns: int = Field(0, ge=0, le=2**63 - 1)
 
     @model_validator(mode="before")
     @classmethod

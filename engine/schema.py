@@ -16,6 +16,8 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from engine.settings import worth_saying
+
 SCALAR_WORDS = {int: "a whole number", float: "a number", bool: "on or off", str: "text", dict: "a map"}
 
 
@@ -133,7 +135,7 @@ def _describe_option(option: Any, where: Place) -> str:
 def _describe_bounds(bounds: Iterable[Any]) -> str:
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     found = ((text, getattr(bound, name, None)) for bound in bounds for name, text in words.items())
-    return "".join(f", {text} {limit}" for text, limit in found if limit is not None)
+    return "".join(f", {text} {limit}" for text, limit in found if limit is not None and worth_saying(limit))
 
 
 def suggest(name: str, known: Iterable[str] | Mapping[str, str]) -> str:

@@ -10,6 +10,17 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+LARGEST_COUNT = 2**31 - 1
+"""The largest number of tokens, blocks or requests, and the largest priority: what a column of the rows holds."""
+
+LATEST_NS = 2**62
+"""The latest moment of a run, 146 years after its start: what is added to it still fits into 64 bits."""
+
+
+def worth_saying(bound: float) -> bool:
+    """Whether a person needs to hear of a bound: not of one that is only as wide as a column."""
+    return abs(bound) < LARGEST_COUNT
+
 
 class Settings(BaseModel):
     """Base of every settings class: unknown keys are errors, values never change after they are checked."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from engine.settings import Settings, setting
+from engine.settings import LARGEST_COUNT, Settings, setting
 
 
 class ChunkedPrefill(Settings):
@@ -20,6 +20,7 @@ class ChunkedPrefill(Settings):
         group="Chunked prefill",
         unit="tokens",
         ge=1,
+        le=LARGEST_COUNT,
     )
     chunk_size: int | None = setting(
         None,
@@ -28,6 +29,7 @@ class ChunkedPrefill(Settings):
         group="Chunked prefill",
         unit="tokens",
         ge=1,
+        le=LARGEST_COUNT,
     )
 
 
@@ -79,6 +81,7 @@ class PrefixSharing(Settings):
         group="Prefix sharing",
         unit="requests",
         ge=2,
+        le=LARGEST_COUNT,
         advanced=True,
     )
     min_prefix_tokens: int = setting(
@@ -88,6 +91,7 @@ class PrefixSharing(Settings):
         group="Prefix sharing",
         unit="tokens",
         ge=1,
+        le=LARGEST_COUNT,
         advanced=True,
     )
     order: Literal["arrival", "grouped"] = setting(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config import ConfigError, EngineConfig, RequestSpec, RunSpec, Sampling, apply_overrides, suggest
+from engine.config import LATEST_NS, ConfigError, EngineConfig, RequestSpec, RunSpec, Sampling, apply_overrides, suggest
 from scenarios import traces
 from scenarios.arrivals import Arrival, Replay
 from scenarios.load import ScenarioError, find, load
@@ -222,7 +222,15 @@ def _sampling(default: Sampling, ignore_eos: bool, temperature: float | None) ->
 
 
 def _nanoseconds(arrival: Arrival, speed: float) -> int:
-    return round(arrival.at_s / (speed if arrival.after is None else 1.0) * 1e9)
+    moment = arrival.at_s / (speed if arrival.after is None else 1.0) * 1e9
+    if not moment <= LATEST_NS:
+        raise ConfigError(
+            "workload.speed",
+            speed,
+            f"A request would arrive {moment / 1e9:.0g} s after the start.",
+            "Give a larger speed.",
+        )
+    return round(moment)
 
 
 def _request_id(group: str, index: int) -> str:

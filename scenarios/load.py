@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from engine.config import ConfigError, check_settings, suggest
 from scenarios.schema import Scenario
+from scenarios.yamlfile import ScenarioError, read_yaml
 
-LARGEST_FILE = 4_000_000  # bytes
 SUFFIXES = (".yaml", ".yml")
-
-
-class ScenarioError(ConfigError):
-    """A scenario file that cannot be used. ``field`` is ``FILE: key.path``."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +64,7 @@ def load(name_or_path: str | Path) -> Scenario:
         ScenarioError: no such scenario, not YAML, or something in it is wrong (file, key, value, what would be right).
     """
     path = find(name_or_path)
-    data = _read_yaml(path)
+    data = read_yaml(path)
     if not isinstance(data, dict):
         raise ScenarioError(
             f"{path.name}:",
@@ -85,62 +76,3 @@ def load(name_or_path: str | Path) -> Scenario:
         return check_settings(Scenario, data, strict=True)
     except ConfigError as error:
         raise ScenarioError(f"{path.name}: {error.field}", error.value, error.message, error.mend) from None
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its traps: no key twice, no aliases, ``1e3`` is a number, a date is text."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.MarkedYAMLError(problem="aliases (*name) are not read here", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.tag != "tag:yaml.org,2002:str" and not isinstance(key_node.value, str):
-                raise yaml.MarkedYAMLError(problem="a key must be a word", problem_mark=key_node.start_mark)
-            if key_node.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key_node.value!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9][0-9_]*)(\.[0-9_]*)?([eE][-+]?[0-9]+)?$|^[-+]?\.[0-9]+([eE][-+]?[0-9]+)?$"),
-    list("-+0123456789."),
-)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ScenarioError(
-                path.name,
-                path.stat().st_size,
-                "The file is too large for a scenario.",
-                f"Keep it below {LARGEST_FILE} bytes.",
-            )
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise ScenarioError(
-            str(path), None, f"The file cannot be read: {error.strerror}.", "Check its name and rights."
-        ) from None
-    except UnicodeDecodeError:
-        raise ScenarioError(path.name, None, "The file is not UTF-8 text.", "Save it as UTF-8.") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ScenarioError(
-            f"{path.name}{line}", None, f"The YAML cannot be read: {error.problem}.", "Mend this line."
-        ) from None
-    except yaml.YAMLError as error:
-        raise ScenarioError(path.name, None, f"The YAML cannot be read: {error}.", "Mend the file.") from None

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from engine.config import EngineConfig
+from engine.config import LARGEST_COUNT, LATEST_NS, EngineConfig
 from scenarios.arrivals import Arrivals, AtOnce
 from scenarios.lengths import Lengths
 from scenarios.part import Part
@@ -27,8 +27,10 @@ class Group(Part):
     prompt_to_output: float | None = Field(None, gt=0, description="... and prompt tokens for one of the answer.")
     ignore_eos: bool = Field(False, description="Answer to the full length whatever the model says.")
     temperature: float | None = Field(None, ge=0, le=10, description="Empty: the engine's setting.")
-    priority: int = 0
-    cancel_after_s: float | None = Field(None, ge=0, description="Users give up so long after they asked.")
+    priority: int = Field(0, ge=-LARGEST_COUNT, le=LARGEST_COUNT)
+    cancel_after_s: float | None = Field(
+        None, ge=0, le=LATEST_NS / 1e9, description="Users give up so long after they asked."
+    )
 
     @model_validator(mode="after")
     def _lengths_fit_together(self) -> Group:
@@ -86,4 +88,4 @@ class Scenario(Part):
     engine: EngineConfig = EngineConfig()
     workload: Workload
     labels: tuple[str, ...] = ()
-    time_limit_s: float | None = Field(None, gt=0)
+    time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)

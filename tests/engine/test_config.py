@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from collections.abc import Iterator
+from typing import Literal, get_args
 
 import pytest
-from pydantic import Field
+from pydantic import BaseModel, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from engine.config import (
+    LARGEST_COUNT,
     ChunkedPrefill,
     ConfigError,
     EngineConfig,
@@ -20,6 +23,8 @@ from engine.config import (
     apply_overrides,
     check_settings,
 )
+from telemetry.buffers import ObjectBuffer
+from telemetry.rows import RequestRow, columns
 
 
 class Draft(Settings):
@@ -250,3 +255,34 @@ def test_a_spec_stored_before_keys_could_be_wide_is_read_as_what_was_served(
         assert written_today.spec_version == 2
         assert written_today.engine.kv_quantization.wide_keys, "left out by who asks now: the default"
         assert RunSpec.model_validate_json(written_today.model_dump_json()) == written_today
+
+
+def whole_numbers(model: type[BaseModel], before: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Each field below ``model`` that takes a whole number, by its dotted name."""
+    for name, field in model.model_fields.items():
+        kinds = (field.annotation, *get_args(field.annotation))
+        if int in kinds:
+            yield before + name, field
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from whole_numbers(kind, f"{before}{name}.")
+
+
+@pytest.mark.parametrize("model", [EngineConfig, RequestSpec, RunSpec])
+def test_no_whole_number_is_larger_than_the_column_it_may_reach(model: type[BaseModel]):
+    found = dict(whole_numbers(model))
+    assert found
+    for name, field in found.items():
+        bounds = {key: getattr(bound, key) for bound in field.metadata for key in ("ge", "le") if hasattr(bound, key)}
+        in_nanoseconds = name.endswith("_ns") or name.endswith("seed")
+        assert bounds.get("le", 2**70) <= (2**63 - 1 if in_nanoseconds else LARGEST_COUNT), name
+        assert bounds.get("ge", -(2**70)) >= -LARGEST_COUNT, name
+
+
+def test_the_largest_priority_has_a_row_and_a_larger_one_is_refused():
+    buffer = ObjectBuffer("request")
+    values = {name: 0 for name, column in columns(RequestRow).items() if not column.nullable}
+    buffer.append(values | {"priority": RequestSpec(request_id="a", prompt="b", priority=LARGEST_COUNT).priority})
+    assert buffer.batch(buffer.drain()[0]).column("priority").to_pylist() == [LARGEST_COUNT]
+    with pytest.raises(ValidationError, match="priority"):
+        RequestSpec(request_id="a", prompt="b", priority=2**31)

@@ -9,6 +9,7 @@ import pytest
 
 import scenarios
 from engine.config import EngineConfig
+from scenarios.yamlfile import read_yaml
 
 NAMES = [info.name for info in scenarios.available()]
 
@@ -146,10 +147,36 @@ def test_a_bad_key_or_value_is_named_with_its_mend(tmp_path: Path, old: str, new
         ("", "not a map"),
         ("title: !!python/object/apply:os.getcwd []\n", "YAML"),
         ("{? [1, 2] : 3}\n", "key"),
+        ("[" * 100_000, "levels deep"),
+        ("a: " + "{a: " * 5000 + "1" + "}" * 5000, "levels deep"),
+        ("seed: " + "9" * 5000, "digits"),
+        ("speed: 1e400", "too large"),
+        ("at: !!timestamp 9999-99-99", "tag"),
+        ("n: !!int abc", "tag"),
+        ('title: "\\ud800"', "character"),
     ],
 )
 def test_a_file_that_is_no_map_of_keys_is_refused(tmp_path: Path, text: str, message: str):
     assert message in refusal(tmp_path, text).message
+
+
+@pytest.mark.parametrize("text", ["1:30", "010", "0x10", "0b11", "2026-11-26", ".inf", "1_0:00"])
+def test_what_only_looks_like_a_number_is_text(tmp_path: Path, text: str):
+    path = tmp_path / "x.yaml"
+    path.write_text(f"a: {text}\n", encoding="utf-8")
+    assert read_yaml(path) == {"a": text}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("requests: 2", "requests: 2, priority: 3000000000", "priority"),
+        ("requests: 2", "requests: 2, cancel_after_s: 1e12", "cancel_after_s"),
+        ("workload:", "time_limit_s: 1e300\nworkload:", "time_limit_s"),
+    ],
+)
+def test_a_number_that_no_row_can_hold_is_refused(tmp_path: Path, old: str, new: str, field: str):
+    assert field in refusal(tmp_path, GOOD.replace(old, new)).field
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path):
@@ -184,6 +211,11 @@ def test_a_single_group_needs_no_name():
 def test_changing_the_kind_keeps_what_both_kinds_have():
     spec = scenarios.build("starter", {"workload.long-prompt.arrivals.kind": "at-once", "workload.chat.requests": "6"})
     assert {r.arrival_ns for r in spec.requests if r.group == "long-prompt"} == {3_000_000_000}
+
+
+def test_a_speed_that_puts_arrivals_beyond_all_time_is_refused():
+    with pytest.raises(scenarios.ConfigError, match="speed"):
+        scenarios.build("chat", {"workload.speed": "1e-300"})
 
 
 def test_speed_divides_arrival_times():
