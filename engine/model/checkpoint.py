@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import EngineError
+from engine.model.shape import EMBEDDING, HEAD, ModelShape
 from engine.model.source import refuse_pickle
 
 _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
+_HARMLESS = (".rotary_emb.inv_freq",)  # ends of names; old checkpoints store what follows from config.json
 
 
 def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
@@ -30,7 +34,7 @@ def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise EngineError(
             "bad-file", "model", str(path), f"This is not valid JSON: {error}.", "Download it again."
         ) from error
@@ -49,6 +53,7 @@ class Checkpoint:
         """
         self.directory = directory
         self._where: dict[str, Any] = {}
+        self._alias: dict[str, str] = {}
         for path in self._files():
             try:
                 handle = safe_open(path, framework="pt", device="cpu")
@@ -60,10 +65,34 @@ class Checkpoint:
                     f"This is not a whole safetensors file: {error}.",
                     "Download it again.",
                 ) from error
+            if twice := self._where.keys() & handle.keys():
+                raise self._bad(f"Tensor {min(twice)} is in two files.", "Keep the files of one copy of the model.")
             self._where.update(dict.fromkeys(handle.keys(), handle))
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._where
+    def agree(self, shape: ModelShape) -> ModelShape:
+        """The shape as the tensors have it: every one of them is used, known to change nothing, or refused by name.
+
+        An lm head that differs from the embedding it should share is used as it is; where only the head is stored, it is the
+        embedding, too. Both as in transformers 5.
+
+        Raises:
+            EngineError: a tensor is missing, or is there and would be left out.
+        """
+        if shape.tied and HEAD in self._where:
+            if EMBEDDING not in self._where:
+                self._alias[EMBEDDING] = HEAD
+            elif not torch.equal(self._tensor(EMBEDDING), self._tensor(HEAD)):
+                shape = replace(shape, tied=False)
+        expected = shape.tensors
+        for name in expected:
+            self._handle(name)
+        for name in sorted(self._where.keys() - expected.keys() - {HEAD}):
+            if not name.endswith(_HARMLESS):
+                message = f"Tensor {name} belongs to no model that config.json describes; without it, the model would be another."
+                raise self._bad(
+                    message, "Get config.json and the weights from one place, or choose a model without it."
+                )
+        return shape
 
     def get(self, name: str, expected: tuple[int, ...]) -> torch.Tensor:
         """A tensor as stored, mapped from its file.
@@ -71,6 +100,19 @@ class Checkpoint:
         Raises:
             EngineError: it is missing or has another shape.
         """
+        tensor = self._tensor(name)
+        if tuple(tensor.shape) != expected:
+            raise self._bad(
+                f"Tensor {name} is {list(tensor.shape)}, but config.json asks for {list(expected)}.",
+                "The weights and config.json belong to different models; get both from one place.",
+            )
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise self._bad(f"Tensor {name} holds {kind}.", "Use the full-precision checkpoint or a GGUF file.")
+        return tensor
+
+    def _handle(self, name: str) -> Any:
+        name = self._alias.get(name, name)
         if name not in self._where:
             raise EngineError(
                 "missing-weights",
@@ -79,18 +121,21 @@ class Checkpoint:
                 f"Tensor {name} is missing.",
                 "The files do not hold the whole model that config.json describes; get a complete copy.",
             )
-        tensor = self._where[name].get_tensor(name)
-        if tuple(tensor.shape) != expected:
-            raise EngineError(
-                "bad-weights",
-                "model",
-                str(self.directory),
-                f"Tensor {name} is {list(tensor.shape)}, but config.json asks for {list(expected)}.",
-                "The weights and config.json belong to different models; get both from one place.",
-            )
-        return tensor
+        return self._where[name]
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        return self._handle(name).get_tensor(self._alias.get(name, name))
+
+    def _bad(self, message: str, mend: str) -> EngineError:
+        return EngineError("bad-weights", "model", str(self.directory), message, mend)
 
     def _files(self) -> list[Path]:
+        if (self.directory / _ADAPTER).is_file():
+            raise self._bad(
+                f"{_ADAPTER} says that an adapter belongs to the weights.", "Merge it into them, or take the file out."
+            )
+        if (self.directory / _ONE_FILE).is_file():
+            return [self.directory / _ONE_FILE]
         if (self.directory / _INDEX).is_file():
             shards = read_json(self.directory / _INDEX).get("weight_map")
             if not isinstance(shards, dict):
@@ -108,8 +153,6 @@ class Checkpoint:
                         f"Put all {len(names)} files named in {_INDEX} into the directory.",
                     )
             return [self.directory / name for name in names]
-        if (self.directory / _ONE_FILE).is_file():
-            return [self.directory / _ONE_FILE]
         for path in sorted(self.directory.glob("*")):
             refuse_pickle(path)
         raise EngineError(

@@ -19,7 +19,7 @@ from engine.model.shape import RANDOM, ModelShape
 from engine.model.source import ModelSource, resolve
 from engine.tokenizer import ByteTokenizer, Tokenizer
 
-__all__ = ["LoadedModel", "load", "model_directory", "resolve"]
+__all__ = ["LoadedModel", "checkpoint", "load", "model_directory", "resolve"]
 
 Progress = Callable[[str, float], None]
 Fold = Callable[[GetTensor, ModelShape], GetTensor]
@@ -77,12 +77,8 @@ def load(
         decoder = build(shape, random, lambda share: progress("loading weights", share))
         return LoadedModel(source.name, shape, decoder, ByteTokenizer(shape.vocab), device, dtype, ("random weights",))
     directory = model_directory(source, progress)
-    shape = ModelShape.from_config(
-        read_json(directory / "config.json"), read_json(directory / "generation_config.json", required=False)
-    )
+    shape, weights = checkpoint(directory, dtype)
     check_weights_fit(shape, dtype, device)
-    rounded = directory / "bf16"
-    weights = Checkpoint(rounded if dtype == torch.bfloat16 and rounded.is_dir() else directory)
 
     def get(name: str, expected: tuple[int, ...]) -> torch.Tensor:
         return weights.get(name, expected).to(device=device, dtype=dtype)
@@ -91,6 +87,20 @@ def load(
     return LoadedModel(
         source.name, shape, decoder, Tokenizer.from_directory(directory, shape.eos_token_ids), device, dtype, ()
     )
+
+
+def checkpoint(directory: Path, dtype: torch.dtype = torch.float32) -> tuple[ModelShape, Checkpoint]:
+    """What a Hugging Face style directory holds: the shape its files agree on, and the weights.
+
+    Raises:
+        EngineError: a file is missing or damaged, or says something that would be left out.
+    """
+    shape = ModelShape.from_config(
+        read_json(directory / "config.json"), read_json(directory / "generation_config.json", required=False)
+    )
+    rounded = directory / "bf16"
+    weights = Checkpoint(rounded if dtype == torch.bfloat16 and rounded.is_dir() else directory)
+    return weights.agree(shape), weights
 
 
 def model_directory(source: ModelSource, progress: Progress = lambda *_: None) -> Path:

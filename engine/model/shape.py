@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.errors import EngineError
+from engine.model import configfile
 
-COVERED = {
-    "LlamaForCausalLM": "Llama 2, Llama 3.x and SmolLM2",
-    "MistralForCausalLM": "Mistral without sliding window",
-    "Qwen2ForCausalLM": "Qwen2 and Qwen2.5",
-    "Qwen3ForCausalLM": "Qwen3",
-}
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -71,14 +67,34 @@ class ModelShape:
         return self.layers * (attention + mlp) + self.vocab * self.hidden
 
     @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Name and dimensions of every weight and bias, as Hugging Face checkpoints call them."""
+        hidden, width = self.hidden, self.intermediate
+        linear = {
+            "self_attn.q_proj": (self.q_width, hidden, self.qkv_bias),
+            "self_attn.k_proj": (self.kv_width, hidden, self.qkv_bias),
+            "self_attn.v_proj": (self.kv_width, hidden, self.qkv_bias),
+            "self_attn.o_proj": (hidden, self.q_width, self.output_bias),
+            "mlp.gate_proj": (width, hidden, self.mlp_bias),
+            "mlp.up_proj": (width, hidden, self.mlp_bias),
+            "mlp.down_proj": (hidden, width, self.mlp_bias),
+        }
+        layer: dict[str, tuple[int, ...]] = {
+            f"{name}.weight": (rows, inner) for name, (rows, inner, _) in linear.items()
+        }
+        layer |= {f"{name}.bias": (rows,) for name, (rows, _, biased) in linear.items() if biased}
+        layer |= {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
+        if self.qk_norm:
+            layer |= {f"self_attn.{name}_norm.weight": (self.head_dim,) for name in "qk"}
+        found: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab, hidden), "model.norm.weight": (hidden,)}
+        for number in range(self.layers):
+            found |= {f"model.layers.{number}.{name}": dims for name, dims in layer.items()}
+        return found if self.tied else {**found, HEAD: (self.vocab, hidden)}
+
+    @property
     def parameters(self) -> int:
         """All parameters, shared ones counted once."""
-        vectors = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        vectors += (self.q_width + 2 * self.kv_width) if self.qkv_bias else 0
-        vectors += self.hidden if self.output_bias else 0
-        vectors += (2 * self.intermediate + self.hidden) if self.mlp_bias else 0
-        embedding = 0 if self.tied else self.vocab * self.hidden
-        return self.matmul_parameters + self.layers * vectors + self.hidden + embedding
+        return sum(math.prod(dims) for dims in self.tensors.values())
 
     def kv_bytes_per_token(self, element_bytes: float) -> float:
         """Bytes the keys and values of one token take in all layers, at ``element_bytes`` per element."""
@@ -93,155 +109,38 @@ class ModelShape:
             generation: content of ``generation_config.json``; where it names stop tokens, they count.
 
         Raises:
-            EngineError: the architecture or something it switches on is not covered, or a dimension is missing.
+            EngineError: the architecture or a key is not covered, has the wrong type, or contradicts another one.
         """
-        architecture = _architecture(config)
-        _refuse_uncovered(config, architecture)
-        heads = _size(config, "num_attention_heads")
-        hidden = _size(config, "hidden_size")
-        kv_heads = _size(config, "num_key_value_heads", heads)
-        head_dim = _size(config, "head_dim", hidden // heads)
-        if heads % kv_heads:
-            raise _bad("num_key_value_heads", kv_heads, f"It does not divide num_attention_heads = {heads}.")
-        if head_dim % 2:
-            raise _bad("head_dim", head_dim, "Rotary embeddings need an even head size.")
-        max_position = _size(config, "max_position_embeddings", 2048)
-        _refuse_sliding_window(config, architecture, max_position)
-        theta, scaling = _rope(config, max_position)
-        attention_bias = bool(config.get("attention_bias", False))
-        eos = (generation or {}).get("eos_token_id", None)
+        architecture, keys = configfile.read_config(config)
+        heads, kv_heads, head_dim = configfile.heads(architecture, keys)
+        longest = configfile.context(architecture, keys)
+        theta, rope, kind, original = configfile.rope(keys, longest)
+        scaling = None
+        if kind == "linear":
+            scaling = RopeScaling("linear", rope.factor)
+        elif kind == "llama3":
+            scaling = RopeScaling("llama3", rope.factor, rope.low_freq_factor, rope.high_freq_factor, original)
         return cls(
             architecture=architecture,
-            layers=_size(config, "num_hidden_layers"),
-            hidden=hidden,
+            layers=keys.num_hidden_layers,
+            hidden=keys.hidden_size,
             heads=heads,
             kv_heads=kv_heads,
             head_dim=head_dim,
-            intermediate=_size(config, "intermediate_size"),
-            vocab=_size(config, "vocab_size"),
-            tied=bool(config.get("tie_word_embeddings", False)),
+            intermediate=keys.intermediate_size,
+            vocab=keys.vocab_size,
+            tied=keys.tie_word_embeddings,
             rope_theta=theta,
             rope_scaling=scaling,
-            norm_eps=float(config.get("rms_norm_eps", 1e-6)),
-            max_position=max_position,
-            qkv_bias=architecture == "Qwen2ForCausalLM" or attention_bias,
-            output_bias=attention_bias and architecture in ("LlamaForCausalLM", "Qwen3ForCausalLM"),
-            mlp_bias=bool(config.get("mlp_bias", False)) and architecture == "LlamaForCausalLM",
-            qk_norm=architecture == "Qwen3ForCausalLM",
-            eos_token_ids=_token_ids(config.get("eos_token_id") if eos is None else eos),
-            bos_token_id=config.get("bos_token_id"),
+            norm_eps=keys.rms_norm_eps,
+            max_position=longest,
+            qkv_bias=architecture == configfile.QWEN2 or keys.attention_bias,
+            output_bias=keys.attention_bias and architecture != configfile.QWEN2,
+            mlp_bias=keys.mlp_bias,
+            qk_norm=architecture == configfile.QWEN3,
+            eos_token_ids=configfile.read_stop_tokens(keys, generation),
+            bos_token_id=keys.bos_token_id,
         )
-
-
-def _bad(field: str, value: Any, message: str, mend: str = "Check the model's config.json.") -> EngineError:
-    return EngineError("bad-model-config", f"config.json: {field}", value, message, mend)
-
-
-def _size(config: Mapping[str, Any], key: str, default: int | None = None) -> int:
-    value = config.get(key)
-    if value is None:
-        value = default
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise _bad(key, value, "A positive whole number is needed here.")
-    return value
-
-
-def _token_ids(value: Any) -> tuple[int, ...]:
-    if value is None:
-        return ()
-    return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else (int(value),)
-
-
-def _architecture(config: Mapping[str, Any]) -> str:
-    names = config.get("architectures") or []
-    name = names[0] if isinstance(names, list) and names else str(config.get("model_type", "unknown"))
-    if name not in COVERED:
-        covered = "; ".join(f"{key} ({families})" for key, families in COVERED.items())
-        raise EngineError(
-            "unknown-architecture",
-            "model",
-            name,
-            "This architecture is not covered.",
-            f"Choose a model of one of these: {covered}.",
-        )
-    return name
-
-
-def _refuse_uncovered(config: Mapping[str, Any], architecture: str) -> None:
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "unknown")
-        raise _bad(
-            "quantization_config",
-            method,
-            "Quantised checkpoints are not covered.",
-            "Use the full-precision checkpoint or a GGUF file.",
-        )
-    activation = config.get("hidden_act", "silu")
-    if activation != "silu":
-        raise _bad(
-            "hidden_act",
-            activation,
-            f"{architecture} is covered with silu only.",
-            "Choose a model whose activation is silu.",
-        )
-    partial = config.get("partial_rotary_factor", (config.get("rope_parameters") or {}).get("partial_rotary_factor"))
-    if partial not in (None, 1, 1.0):
-        raise _bad(
-            "partial_rotary_factor",
-            partial,
-            "Rotating part of a head is not covered.",
-            "Choose a model that rotates whole heads.",
-        )
-
-
-def _refuse_sliding_window(config: Mapping[str, Any], architecture: str, max_position: int) -> None:
-    """Full attention is all there is here; a window as long as the model's context is the same thing."""
-    window = config.get("sliding_window")
-    if window is None or architecture == "LlamaForCausalLM" or window >= max_position:
-        return
-    if architecture.startswith("Qwen") and not config.get("use_sliding_window", False):
-        return
-    kinds = config.get("layer_types")
-    if kinds is not None and "sliding_attention" not in kinds:
-        return
-    raise _bad(
-        "sliding_window",
-        window,
-        f"Attention over a sliding window shorter than the context ({max_position} tokens) is not covered.",
-        "Choose a model without it (for Mistral: version 0.2 or later).",
-    )
-
-
-def _rope(config: Mapping[str, Any], max_position: int) -> tuple[float, RopeScaling | None]:
-    """transformers 5 writes ``rope_parameters``; version 4 wrote ``rope_theta`` and ``rope_scaling``."""
-    rope = dict(config.get("rope_scaling") or {})
-    rope.update(config.get("rope_parameters") or {})
-    theta = float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return theta, None
-    if kind not in ("linear", "llama3"):
-        raise _bad(
-            "rope_scaling",
-            kind,
-            "This way of scaling rotary embeddings is not covered.",
-            "Covered are default, linear and llama3.",
-        )
-    factor = float(rope.get("factor", 0.0))
-    if factor < 1.0:
-        raise _bad("rope_scaling.factor", factor, "It must be at least 1.")
-    if kind == "linear":
-        return theta, RopeScaling("linear", factor)
-    missing = [k for k in ("low_freq_factor", "high_freq_factor") if k not in rope]
-    if missing:
-        raise _bad("rope_scaling", missing, "llama3 scaling needs these, too.")
-    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-    if not 0 < low < high:
-        raise _bad(
-            "rope_scaling.high_freq_factor", high, f"It must be larger than low_freq_factor = {low}, and both above 0."
-        )
-    original = int(rope.get("original_max_position_embeddings") or max_position)
-    return theta, RopeScaling("llama3", factor, low, high, original)
 
 
 def _llama_like(name: str, dimensions: tuple[int, ...], *, theta: float, context: int, **more: Any) -> ModelShape:

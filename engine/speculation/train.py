@@ -26,9 +26,8 @@ from safetensors.torch import load_file, save_file
 from engine.config import EMBEDDED_MODEL
 from engine.errors import EngineError
 from engine.model.cache import sha256
-from engine.model.checkpoint import Checkpoint, read_json
 from engine.model.device import resolve_device, resolve_dtype
-from engine.model.load import load, model_directory, resolve
+from engine.model.load import checkpoint, load, model_directory, resolve
 from engine.model.shape import ModelShape
 from engine.speculation.corpus import KINDS, LONGEST, UNSEEN_FILE, shard_path, write_shard, write_unseen
 from engine.speculation.head import DEFAULT_HEAD, FORMAT, POINTER, weights_sha256
@@ -102,9 +101,7 @@ def train(model: str, out: Path, work: Path, recipe: Recipe, device: str = "auto
         )
     work.mkdir(parents=True, exist_ok=True)
     directory = model_directory(source)
-    shape = ModelShape.from_config(
-        read_json(directory / "config.json"), read_json(directory / "generation_config.json", required=False)
-    )
+    shape, weights = checkpoint(directory)
     reads = list(range(shape.layers - recipe.layers, shape.layers))
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[says]}"), TimeRemainingColumn()
@@ -113,7 +110,7 @@ def train(model: str, out: Path, work: Path, recipe: Recipe, device: str = "auto
         collecting = collect(model, work, reads, recipe, device, progress)
         head = HeadTraining(
             shape,
-            Checkpoint(directory),
+            weights,
             reads,
             vocabulary(work, recipe, shape),
             recipe.fuse_width,
