@@ -79,8 +79,9 @@ class Home:
     def prepare(self) -> Home:
         """Make the folders and prove that they can be written.
 
-        Raises ``LabError`` when they cannot.
+        Raises ``LabError`` when they cannot, or when the path has characters that the database cannot take.
         """
+        self._check_path()
         try:
             for folder in (self.root, self.runs, self.trash, self.experiments, self.locks, self.spare):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,6 +97,19 @@ class Home:
                 mend=f"Make the folder writable and give it space, or name another: export {ENV}=/path/to/folder",
             ) from error
         return self
+
+    def _check_path(self) -> None:
+        """DuckDB takes ``?`` for the start of options and needs UTF-8; a line break would spoil every message with a path in it."""
+        path = str(self.root)
+        if "?" in path or any(not letter.isprintable() for letter in path):
+            shown = ascii(path)[1:-1]
+            raise LabError(
+                "home-unusable",
+                field=ENV,
+                value=shown,
+                message=f"{ENV} is {shown}, which has a question mark, a control character or bytes that are not UTF-8.",
+                mend=f"Name a folder without them: export {ENV}=/path/to/folder",
+            )
 
     def free_bytes(self) -> int:
         """Bytes the file system under the home can still take."""

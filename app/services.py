@@ -14,6 +14,7 @@ from app import trash
 from app.errors import LabError
 from app.experimenting import Experimenter
 from app.home import Home
+from app.hub import require_models_here
 from app.lablock import LabAddress, database_lock
 from app.queue import RunQueue
 from store.database import Database
@@ -112,6 +113,11 @@ class Lab:
         run_id = self.queue.submit(spec)
         self.collector.notify(run_id)
         return run_id
+
+    def submit_like(self, spec: RunSpec) -> str:
+        """Queue a run made from a shown one. Raises ``LabError`` as ``submit`` does, and when its model would have to be fetched."""
+        require_models_here(spec.engine)
+        return self.submit(spec)
 
     def delete(self, run_id: str) -> None:
         """Move a run to the trash and take it out of the database. Raises ``LabError`` while it is being served."""

@@ -259,7 +259,7 @@ def _run_with(lab: Lab, facts: RunFacts, name: str) -> None:
     try:
         spec = read_spec(lab.home.existing_run_dir(facts.run_id))
         changed = recoded(spec, name, new_run_id(), time.time_ns())
-        lab.submit(changed)
+        lab.submit_like(changed)
     except (LabError, ValueError) as error:
         st.session_state["codec-error"] = f"{error.message} {error.mend}" if isinstance(error, LabError) else str(error)
         return

@@ -11,6 +11,8 @@ import streamlit as st
 from app import quality as measuring
 from app.charts import CONFIG
 from app.charts.quality import error_map, room_and_loss
+from app.errors import LabError
+from app.hub import require_models_here
 from app.services import Lab
 from app.views.chartcard import data_row, page_palette
 from app.views.codecs import codecs_section, signed
@@ -41,8 +43,13 @@ def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -
     words = "Measure again" if digest else "Measure quality"
     if st.button(words, key="measure-quality", icon=":material/straighten:", help=QUALITY["button"]):
         engine = facts.spec.engine
-        measuring.start(folder, measuring.spec_of(engine, measuring.codecs_for(engine), **SIZES))
-        st.rerun()
+        try:
+            require_models_here(engine)
+            measuring.start(folder, measuring.spec_of(engine, measuring.codecs_for(engine), **SIZES))
+        except LabError as error:
+            st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
+        else:
+            st.rerun()
     if digest is None:
         st.caption(QUALITY["none"])
     elif not rows or rows[0]["digest"] != digest:

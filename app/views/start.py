@@ -139,7 +139,7 @@ def _flip(lab: Lab, facts: RunFacts, technique: str) -> None:
     try:
         spec = read_spec(lab.home.existing_run_dir(facts.run_id))
         turned = flipped(spec, technique, new_run_id(), time.time_ns())
-        lab.submit(turned)
+        lab.submit_like(turned)
     except LabError as error:
         st.session_state["flip-error"] = f"{error.message} {error.mend}"
         return

@@ -57,13 +57,25 @@ def resolve(name: str) -> ModelSource:
         raise _unknown(
             name, "This file is neither a directory nor a GGUF file.", "Give the directory that holds config.json."
         )
-    if _HUB_NAME.fullmatch(name):
+    if is_hub_name(name):
         return ModelSource(name, "directory", _from_hub(name))
     raise _unknown(
         name,
         "There is no such model.",
         f"Give {EMBEDDED_MODEL}, a directory, a .gguf file, a hub name (owner/name), or random:SHAPE.",
     )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether ``resolve`` would look for the model on the hub."""
+    if name == EMBEDDED_MODEL or name.startswith("random:") or Path(name).expanduser().exists():
+        return False
+    return _HUB_NAME.fullmatch(name) is not None
+
+
+def on_this_machine(name: str) -> bool:
+    """Whether the hub's local cache holds the model; asks nobody."""
+    return _cached(name) is not None
 
 
 def embedded_gguf() -> Path:
@@ -95,15 +107,23 @@ def refuse_pickle(path: Path) -> None:
         )
 
 
+def _cached(name: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def _from_hub(name: str) -> Path:
     """A snapshot of the model's safetensors, from the local cache first, then over the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    try:
-        return Path(snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True))
-    except LocalEntryNotFoundError:
-        pass
+    if (found := _cached(name)) is not None:
+        return found
     try:
         return Path(snapshot_download(name, allow_patterns=_HUB_FILES))
     except RepositoryNotFoundError:

@@ -12,6 +12,7 @@ import pytest
 
 from app.errors import LabError
 from app.home import Home, checked_run_id, read_json, write_json
+from store.database import Database
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,24 @@ def test_a_home_that_is_a_file_is_refused_with_a_mend(tmp_path: Path) -> None:
     assert caught.value.kind == "home-unwritable"
     assert str(blocked) in caught.value.message
     assert "SERVESCOPE_HOME" in caught.value.mend
+
+
+@pytest.mark.parametrize("name", [b"what?", b"two\nlines", b"\xff\xfe", b"bell\x07"])
+def test_a_home_whose_path_the_database_cannot_take_is_refused_and_not_made(tmp_path: Path, name: bytes) -> None:
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    with pytest.raises(LabError) as caught:
+        Home(root).prepare()
+    assert caught.value.kind == "home-unusable"
+    assert caught.value.message.isprintable()
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("name", ["two words", "ä", "a'b", "a#b%20*", ":memory:"])
+def test_any_other_path_is_a_home(tmp_path: Path, name: str) -> None:
+    home = Home(tmp_path / name).prepare()
+    with Database(home.database) as database:
+        assert database.checkpoint()
+    assert home.database.is_file()
 
 
 def test_too_little_space_is_refused_before_anything_is_written(tmp_path: Path) -> None:
