@@ -19,6 +19,7 @@ from tests.store.test_quality_rows import codec as measured
 from tests.store.test_quality_rows import write
 
 HOSTILE = "<img src=x onerror=alert(1)>"
+DTYPE = "float32"  # what `auto` takes depends on the processor, and quality belongs to a model in one dtype
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def serve(lab: Lab, run_id: str, **engine: object) -> None:
     """Six requests of which four fit: somebody is preempted."""
-    spec = small_spec(run_id, requests=6, tokens=24, kv_blocks=8, max_num_seqs=6, **engine)
+    spec = small_spec(run_id, requests=6, tokens=24, kv_blocks=8, max_num_seqs=6, dtype=DTYPE, **engine)
     lab.submit(spec)
     wait_for_state(lab.home, run_id, "finished")
     wait_for(lambda: stored_state(lab, run_id) == "finished")
@@ -106,6 +107,7 @@ def test_measured_quality_is_drawn_from_the_database_and_names_stay_text(lab: La
         lab.home.run_dir("full"),
         measured(HOSTILE, settings=settings),
         model="random:tiny",
+        dtype=DTYPE,
         labels=[HOSTILE],
     )
 
