@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 
@@ -30,4 +31,6 @@ class EngineError(Exception):
     def as_dict(self) -> dict[str, Any]:
         """The ``error`` object of ``status.json``."""
         value = self.value if isinstance(self.value, (str, int, float, bool, type(None))) else str(self.value)
+        if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
+            value = str(value)
         return {"kind": self.kind, "field": self.field, "value": value, "message": self.message, "mend": self.mend}

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from engine.errors import EngineError
-from engine.model.reading import Factor, Keys, One, Positive, Size, TokenId, read_keys, shortened
+from engine.model.reading import Context, Factor, Keys, Layers, One, Positive, Size, TokenId, read_keys, shortened
 
 FILE = "config.json"
 KIND = "bad-model-config"
@@ -138,11 +138,11 @@ class ConfigKeys(Keys):
     vocab_size: Size = Field(description="It is the number of tokens.")
     hidden_size: Size = Field(description="It is the width of the residual stream.")
     intermediate_size: Size = Field(description="It is the width of the MLP.")
-    num_hidden_layers: Annotated[int, Field(ge=1, le=4096)] = Field(description="It is the number of layers.")
+    num_hidden_layers: Layers = Field(description="It is the number of layers.")
     num_attention_heads: Size = Field(description="It is the number of query heads.")
     num_key_value_heads: Size | None = Field(None, description="It is the number of key and value heads.")
     head_dim: Size | None = Field(None, description="It is the width of a head: an even number.")
-    max_position_embeddings: Size = Field(2048, description="It is the longest context in tokens.")
+    max_position_embeddings: Context = Field(2048, description="It is the longest context in tokens.")
     hidden_act: Literal["silu", "swish"] = Field("silu", description="Choose a model whose activation is silu.")
     rms_norm_eps: Annotated[float, Field(gt=0, lt=1)] = Field(1e-6, description="Give a small number above 0.")
     rope_theta: Positive = Field(10_000.0, description="Give a finite number above 0.")

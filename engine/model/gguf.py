@@ -23,7 +23,7 @@ from engine.errors import EngineError
 from engine.model import cache
 from engine.model.configfile import FILE as CONFIG
 from engine.model.configfile import KIND as BAD_CONFIG
-from engine.model.gguf_tokenizer import write_tokenizer
+from engine.model.gguf_tokenizer import tokenizer_files
 from engine.model.ggufheader import KIND, Stored, read_header, stored_bytes, unreadable_format
 from engine.model.ggufkeys import ARCHITECTURES, GgufKeys, read_gguf_keys
 from engine.model.rope import inverse_frequencies
@@ -73,6 +73,7 @@ class GgufModel:
     keys: GgufKeys
     config: dict[str, Any]
     shape: ModelShape
+    tokenizer: dict[str, str]  # contents of files, by name
     tensors: dict[str, Stored | None]  # by their names in a Hugging Face checkpoint; None is a bias of zeros
 
 
@@ -90,9 +91,11 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
     """
     stat = path.stat()
     identity = sha256 or hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
+    place = f"{name}-{identity[:8]}"
+    ready = sha256 is not None or cache.verify(cache.models_dir() / place)
+    model = None if ready else read_model(path)  # what cannot be used is said before anything is touched
 
     def fill(directory: Path) -> dict[str, Any]:
-        model = None if sha256 else read_model(path)  # what cannot be used is said before the whole file is read
         found = cache.sha256(path, lambda share: progress("checking the file", share))
         if sha256 not in (None, found):
             raise EngineError(
@@ -105,7 +108,7 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
         _convert(model or read_model(path), directory, progress)
         return {"file": path.name, "sha256": found}
 
-    return cache.ensure(f"{name}-{identity[:8]}", fill)
+    return cache.ensure(place, fill)
 
 
 def read_model(path: Path) -> GgufModel:
@@ -137,14 +140,15 @@ def read_model(path: Path) -> GgufModel:
             message = f"Tensor {_gguf_name(name)} is {list(tensor.dims)}, and the keys ask for {list(expected[name])}."
             raise _bad_tensor(path, message, "Use a complete GGUF file.")
     _check_formats(path, tensors)
-    return GgufModel(path, keys, config, shape, tensors)
+    return GgufModel(path, keys, config, shape, tokenizer_files(keys), tensors)
 
 
 def _convert(model: GgufModel, directory: Path, progress: Callable[[str, float], None]) -> None:
     progress("reading the file", 0.0)
     cache.require_room(directory, _BYTES_PER_PARAMETER * model.shape.parameters)
     (directory / "config.json").write_text(json.dumps(model.config, indent=1))
-    write_tokenizer(model.keys, directory)
+    for name, text in model.tokenizer.items():
+        (directory / name).write_text(text, "utf-8")
     shape, dims = model.shape, model.shape.tensors
     permuted = {"q_proj": shape.heads, "k_proj": shape.kv_heads} if model.keys.kind == "llama" else {}
     content = np.memmap(model.path, np.uint8, "r")

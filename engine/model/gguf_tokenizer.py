@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
@@ -51,8 +50,8 @@ _SPLITTINGS = {  # by llama.cpp's names
 }
 
 
-def write_tokenizer(keys: GgufKeys, directory: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json (special tokens, chat template) into ``directory``.
+def tokenizer_files(keys: GgufKeys) -> dict[str, str]:
+    """Contents of tokenizer.json and tokenizer_config.json (special tokens, chat template), by name.
 
     Raises:
         EngineError: the file's kind of tokenizer or of splitting is not covered, or its tables do not fit together.
@@ -73,14 +72,16 @@ def write_tokenizer(keys: GgufKeys, directory: Path) -> None:
             raise keys.bad(f"tokenizer.ggml.{name}_token_id", None, message, "Use a complete file.")
     description = json.loads(tokenizer.to_str())
     description["post_processor"] = _template(known.tokens, *(token if wanted else None for token, wanted in ends))
-    (directory / "tokenizer.json").write_text(json.dumps(description, ensure_ascii=False), "utf-8")
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast"}
     for key, theirs in _TOKEN_NAMES.items():
         if (token_id := getattr(known, key)) is not None:
             settings[theirs] = known.tokens[token_id]
     if known.template:
         settings["chat_template"] = known.template
-    (directory / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False), "utf-8")
+    return {
+        "tokenizer.json": json.dumps(description, ensure_ascii=False),
+        "tokenizer_config.json": json.dumps(settings, indent=1, ensure_ascii=False),
+    }
 
 
 def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:

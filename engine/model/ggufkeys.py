@@ -11,7 +11,7 @@ from pydantic import Field
 
 from engine.errors import EngineError
 from engine.model.ggufheader import KIND, Header
-from engine.model.reading import Keys, One, Positive, Size, TokenId, read_keys, shortened
+from engine.model.reading import Context, Keys, Layers, One, Positive, Size, TokenId, read_keys, shortened
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
@@ -37,8 +37,8 @@ def _key(name: str, default: Any, description: str) -> Any:
 class ModelKeys(Keys):
     """Keys under the architecture's name; those that must hold one value to mean what is computed here stand at the end."""
 
-    block_count: Size = Field(description=_COMPLETE)
-    context_length: Size = Field(description=_COMPLETE)
+    block_count: Layers = Field(description=_COMPLETE)
+    context_length: Context = Field(description=_COMPLETE)
     embedding_length: Size = Field(description=_COMPLETE)
     feed_forward_length: Size = Field(description=_COMPLETE)
     heads: Size = _key("attention.head_count", ..., _COMPLETE)

@@ -16,6 +16,8 @@ from engine.errors import EngineError
 K = TypeVar("K", bound="Keys")
 
 Size = Annotated[int, Field(ge=1, le=2**28)]
+Layers = Annotated[int, Field(ge=1, le=4096)]
+Context = Annotated[int, Field(ge=1, le=2**22)]  # tokens; rotations of every position are computed at the start
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Factor = Annotated[float, Field(ge=1, allow_inf_nan=False)]
 One = Annotated[float, Field(ge=1, le=1)]

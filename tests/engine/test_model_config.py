@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from engine.errors import EngineError
 from engine.model.assemble import build
-from engine.model.configfile import ConfigKeys
+from engine.model.configfile import ConfigKeys, RopeKeys
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM, ModelShape
 from tests.engine.full_attention import FullAttention
@@ -183,6 +186,7 @@ REFUSED: list[tuple[dict[str, Any], str, Any]] = [
     ({"hidden_size": 66}, "hidden_size", 66),
     ({"hidden_size": 64.0}, "hidden_size", 64.0),
     ({"vocab_size": True}, "vocab_size", True),
+    ({"max_position_embeddings": 10**9}, "max_position_embeddings", 10**9),
     ({"num_hidden_layers": 10**9}, "num_hidden_layers", 10**9),
     ({"num_attention_heads": 1000, "num_key_value_heads": None}, "hidden_size", 64),
     ({"eos_token_id": "2"}, "eos_token_id.0", "2"),
@@ -245,6 +249,39 @@ def test_every_key_transformers_writes_is_known():
 def test_every_key_says_what_would_be_right():
     for name, field in ConfigKeys.model_fields.items():
         assert field.description, name
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["linear", "llama3", 1, 4.0, 64]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*RopeKeys.model_fields, "x"]), inner, max_size=5)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([*ConfigKeys.model_fields, "architectures", "model_type", "x"]), ANYTHING, max_size=4
+    ),
+    ANYTHING,
+)
+def test_whatever_a_config_holds_is_a_shape_or_a_refusal(changes: dict[str, Any], stop: Any):
+    with contextlib.suppress(EngineError):
+        shape = ModelShape.from_config({**CONFIG, **changes}, {"eos_token_id": stop})
+        assert shape.rope_theta > 0
+        assert all(number > 0 for dims in shape.tensors.values() for number in dims)
+
+
+def test_a_number_json_does_not_have_is_written_as_text():
+    value = refusal({"rms_norm_eps": NAN}).as_dict()["value"]
+    assert (value, json.loads(json.dumps(value, allow_nan=False))) == ("nan", "nan")
 
 
 def test_tensors_that_would_be_left_out_are_named(tmp_path: Path, weights: dict[str, torch.Tensor]):
