@@ -60,6 +60,9 @@ class ModelKeys(Keys):
     scale: _Scale | None = _key("attention.scale", None, "Use a model that scales by the root of the head's width.")
 
     attention_factor: One = _key("rope.scaling.attn_factor", 1.0, "Only 1 is covered.")
+    layout: Literal["Meta AI original pth"] | None = _key(
+        "tensor_data_layout", None, "Use a file of llama.cpp's converter."
+    )
     causal: Literal[True] = _key("attention.causal", True, "Use a model that generates text.")
     alibi: _NotScaled = _key("attention.max_alibi_bias", 0.0, _DENSE)
     clamp: _NotScaled = _key("attention.clamp_kqv", 0.0, _DENSE)

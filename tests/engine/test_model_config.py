@@ -246,6 +246,121 @@ def test_every_key_transformers_writes_is_known():
         assert ModelShape.from_config(written).layers == SMALL["num_hidden_layers"]
 
 
+KNOWN: dict[
+    str, tuple[str, int, dict[str, Any]]
+] = {  # class, parameters in millions, what stands in the model's config.json
+    "Llama-2-7b": (
+        "Llama",
+        6738,
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 11_008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "vocab_size": 32_000,
+        }
+        | {"num_key_value_heads": 32, "rope_scaling": None, "pretraining_tp": 1, "torch_dtype": "float16"},
+    ),
+    "Llama-3.2-1B": (
+        "Llama",
+        1236,
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 8192,
+            "num_hidden_layers": 16,
+            "num_attention_heads": 32,
+            "vocab_size": 128_256,
+        }
+        | {
+            "num_key_value_heads": 8,
+            "head_dim": 64,
+            "tie_word_embeddings": True,
+            "eos_token_id": [128_001, 128_008, 128_009],
+        }
+        | {
+            "rope_scaling": {**LLAMA3, "factor": 32.0, "original_max_position_embeddings": 8192},
+            "rope_theta": 500_000.0,
+        },
+    ),
+    "SmolLM2-135M": (
+        "Llama",
+        135,
+        {
+            "hidden_size": 576,
+            "intermediate_size": 1536,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 9,
+            "vocab_size": 49_152,
+        }
+        | {"num_key_value_heads": 3, "tie_word_embeddings": True, "is_llama_config": True, "rope_interleaved": False}
+        | {"rope_theta": 100_000, "transformers.js_config": {}, "pad_token_id": 2},
+    ),
+    "Mistral-7B-v0.3": (
+        "Mistral",
+        7248,
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 14_336,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+            "vocab_size": 32_768,
+        }
+        | {"num_key_value_heads": 8, "sliding_window": None, "rope_theta": 1e6, "max_position_embeddings": 32_768},
+    ),
+    "DeepSeek-R1-Distill-Qwen-1.5B": (
+        "Qwen2",
+        1777,
+        {
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 12,
+            "vocab_size": 151_936,
+        }
+        | {
+            "num_key_value_heads": 2,
+            "use_mrope": False,
+            "sliding_window": 4096,
+            "use_sliding_window": False,
+            "max_window_layers": 21,
+        },
+    ),
+    "Qwen3-0.6B": (
+        "Qwen3",
+        596,
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 28,
+            "num_attention_heads": 16,
+            "vocab_size": 151_936,
+        }
+        | {
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "tie_word_embeddings": True,
+            "sliding_window": None,
+            "max_window_layers": 28,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_configs_of_well_known_models_are_accepted(name: str):
+    family, millions, config = KNOWN[name]
+    everywhere = {
+        "architectures": [f"{family}ForCausalLM"],
+        "model_type": family.lower(),
+        "attention_dropout": 0.0,
+        "use_cache": True,
+    }
+    shape = ModelShape.from_config(
+        {**everywhere, "hidden_act": "silu", "initializer_range": 0.02, "rms_norm_eps": 1e-5, **config}
+    )
+    assert round(shape.parameters / 1e6) == millions
+
+
 def test_every_key_says_what_would_be_right():
     for name, field in ConfigKeys.model_fields.items():
         assert field.description, name

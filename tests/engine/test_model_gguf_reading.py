@@ -257,6 +257,43 @@ def test_one_part_of_a_model_says_which(tmp_path: Path):
     assert read_model(tmp_path / "m.gguf").shape.layers == LAYERS
 
 
+def test_keys_that_files_in_the_wild_have_are_accepted(tmp_path: Path):
+    model = {
+        "rope.dimension_count": HEAD_DIM,
+        "attention.value_length": HEAD_DIM,
+        "attention.causal": True,
+        "expert_count": 0,
+    }
+    model |= {
+        "tensor_data_layout": "Meta AI original pth",
+        "rope.scaling.finetuned": False,
+        "attention.sliding_window": CONTEXT,
+    }
+    tokenizer = {
+        "ggml.padding_token_id": 0,
+        "ggml.fim_pre_token_id": 1,
+        "ggml.add_eos_token": False,
+        "ggml.add_space_prefix": False,
+    }
+    tokenizer |= {
+        "ggml.seperator_token_id": 2,
+        "chat_template": "x",
+        "chat_template.tool_use": "y",
+        "chat_templates": ["tool_use"],
+    }
+    other = {
+        "general.file_type": 7,
+        "general.quantization_version": 2,
+        "general.type": "model",
+        "general.tags": ["chat"],
+    }
+    other |= {"general.sampling.temp": 0.6, "quantize.imatrix.entries_count": 224, "mradermacher.quantize_version": "2"}
+    keys = {f"llama.{key}": value for key, value in model.items()}
+    keys |= {f"tokenizer.{key}": value for key, value in tokenizer.items()}
+    write_gguf(tmp_path / "m.gguf", keys=keys | other)
+    assert read_model(tmp_path / "m.gguf").shape.layers == LAYERS
+
+
 def test_frequency_divisors_beside_a_factor_are_refused(tmp_path: Path):
     factors = np.full(HEAD_DIM // 2, 2.0, np.float32)
     write_gguf(tmp_path / "m.gguf", keys={"llama.rope.scaling.factor": 2.0}, tensors={"rope_freqs.weight": factors})
