@@ -33,7 +33,7 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
         "model": engine.get("model", ""),
         "device": engine.get("device", ""),
         "requests_total": len(spec.get("requests") or ()),
-        "requests_done": progress.get("requests_done", 0),
+        "requests_done": (summary.get("requests") or progress).get("finished", progress.get("requests_done", 0)),
         "iterations": summary.get("iterations", progress.get("iterations", 0)),
         "output_tokens": summary.get("output_tokens", progress.get("output_tokens", 0)),
         "created_unix_ns": spec.get("created_unix_ns") or status.get("queued_unix_ns") or 0,

@@ -146,6 +146,7 @@ class _View:
         self._run_dir = lab.home.run_dir(wish.run_id)
         self._status: Status = {}
         self._figures_due = 0.0
+        self._told_all = False  # the figures of the whole run were sent
         self.at_rest = False  # the run is over and everything was sent
 
     def news(self) -> list[dict[str, Any] | bytes]:
@@ -156,14 +157,16 @@ class _View:
         changed = status != self._status
         if changed:
             self._status = status
-            messages.append({"type": "status", **status})
+            messages.append({"type": "status"} | {key: value for key, value in status.items() if key != "in_flight"})
         frames = live.frame_since(self._wish.cursor)
         messages += frames
-        self.at_rest = is_final(status) and not frames and not changed
+        self.at_rest = is_final(status) and not frames and not changed and self._told_all
         now = time.monotonic()
         if now >= self._figures_due and not self.at_rest:
             self._figures_due = now + FIGURES_S
-            messages.append({"type": "figures", **live.figures()})
+            figures = self._lab.figures(self._wish.run_id, status)
+            self._told_all = figures["final"]
+            messages.append({"type": "figures", **figures})
         return messages
 
 

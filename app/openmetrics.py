@@ -9,8 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from app.listing import entry
-from app.status import ACTIVE_STATES
+from app.status import ACTIVE_STATES, read_status
+from store.metrics import METRICS
+from store.speculation import LONGEST
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,7 +25,6 @@ CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)
 ITL_S = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 E2E_S = (0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0)
-COMPLETED = "end_reason IN ('stop', 'length', 'stop_string')"
 
 
 @dataclass
@@ -87,7 +90,7 @@ def _run(page: Page, lab: Lab, run_id: str) -> None:
     about = entry(lab.home, run_id)
     labels = {"model_name": about["model"], "run": run_id}
     active = about["status"] in ACTIVE_STATES
-    figures = lab.live(run_id).figures() if active else {}
+    figures = lab.figures(run_id, read_status(lab.home.run_dir(run_id))) if active else {}
     gauges = (
         ("vllm:num_requests_running", "Requests that hold a place in the engine.", figures.get("running")),
         ("vllm:num_requests_waiting", "Requests that have arrived and hold no place.", figures.get("waiting")),
@@ -99,52 +102,79 @@ def _run(page: Page, lab: Lab, run_id: str) -> None:
         page.sample(name, labels, (value or 0.0) if active else 0.0)
     page.family("servescope_run_state", "gauge", "1 for the state the run is in.")
     page.sample("servescope_run_state", labels | {"state": about["status"]}, 1)
+    first_tokens = lab.live(run_id).first_token_latencies_ms if active else None
     with lab.cursor() as cursor:
         _counters(page, cursor, run_id, labels)
-        for name, help, table, seconds, bounds in (
-            ("vllm:time_to_first_token_seconds", "From arrival to the first token.", "requests",
-             "(first_token_ns - arrival_ns) / 1e9", TTFT_S),
-            ("vllm:inter_token_latency_seconds", "Between two emissions of one request.", "slices", "itl_ns / 1e9", ITL_S),
-            ("vllm:e2e_request_latency_seconds", "From arrival to the last token.", "requests",
-             f"CASE WHEN {COMPLETED} THEN (end_ns - arrival_ns) / 1e9 END", E2E_S),
-        ):  # fmt: skip
-            page.histogram(name, help, labels, bounds, _histogram(cursor, run_id, table, seconds, bounds))
+        for name, metric, bounds in (
+            ("vllm:time_to_first_token_seconds", "ttft_ms", TTFT_S),
+            ("vllm:inter_token_latency_seconds", "itl_ms", ITL_S),
+            ("vllm:e2e_request_latency_seconds", "e2e_ms", E2E_S),
+        ):
+            if (
+                metric == "ttft_ms" and first_tokens is not None
+            ):  # a first token counts when it comes, not when its request ends
+                found = _counted(first_tokens / 1e3, bounds)
+            else:
+                found = _histogram(cursor, run_id, metric, bounds)
+            page.histogram(name, METRICS[metric].formula, labels, bounds, found)
+
+
+_COUNTERS = (
+    ("servescope_iterations", "Engine steps.", "count(*)"),
+    (
+        "vllm:prompt_tokens",
+        "Prompt tokens of requests that got their first token, cached ones included.",
+        "sum(prompt_tokens)",
+    ),
+    (
+        "servescope_prefill_tokens",
+        "Prompt tokens computed, recomputation after preemption included.",
+        "sum(prefill_tokens)",
+    ),
+    ("vllm:generation_tokens", "Tokens emitted.", "sum(emitted_tokens)"),
+    ("vllm:num_preemptions", "Requests thrown out of the KV pool.", "sum(preempted)"),
+    ("vllm:prefix_cache_queries", "Prompt tokens looked up in the prefix cache.", "sum(prefix_query_tokens)"),
+    ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache.", "sum(prefix_hit_tokens)"),
+    ("vllm:spec_decode_num_draft_tokens", "Speculative tokens verified.", "sum(draft_tokens)"),
+    ("vllm:spec_decode_num_accepted_tokens", "Speculative tokens accepted.", "sum(accepted_tokens)"),
+)
 
 
 def _counters(page: Page, cursor: duckdb.DuckDBPyConnection, run_id: str, labels: dict[str, Any]) -> None:
-    steps = cursor.execute(
-        """SELECT count(*), coalesce(sum(prefill_tokens), 0), coalesce(sum(emitted_tokens), 0), coalesce(sum(preempted), 0),
-                  coalesce(sum(prefix_hit_tokens), 0), coalesce(sum(draft_tokens), 0), coalesce(sum(accepted_tokens), 0)
-           FROM iterations WHERE run_id = ?""",
-        [run_id],
-    ).fetchall()[0]
-    names = (
-        ("servescope_iterations", "Engine steps."),
-        ("vllm:prompt_tokens", "Prompt tokens computed."),
-        ("vllm:generation_tokens", "Tokens emitted."),
-        ("vllm:num_preemptions", "Requests thrown out of the KV pool."),
-        ("vllm:prefix_cache_hits", "Prompt tokens found in the prefix cache."),
-        ("vllm:spec_decode_num_draft_tokens", "Speculative tokens verified."),
-        ("vllm:spec_decode_num_accepted_tokens", "Speculative tokens accepted."),
-    )
-    for (name, help), value in zip(names, steps, strict=True):
+    sums = ", ".join(f"coalesce({expression}, 0)" for *_, expression in _COUNTERS)
+    steps = cursor.execute(f"SELECT {sums} FROM iterations WHERE run_id = ?", [run_id]).fetchall()[0]
+    for (name, help, _), value in zip(_COUNTERS, steps, strict=True):
         page.family(name, "counter", help)
         page.sample(f"{name}_total", labels, value)
+    places = ", ".join(f"count(*) FILTER (accepted > {place})" for place in range(LONGEST))
+    drafts = f"SELECT count(*), coalesce(max(drafted), 0), {places} FROM slices WHERE run_id = ? AND drafted > 0"
+    verified, longest, *accepted = cursor.execute(drafts, [run_id]).fetchall()[0]
+    page.family("vllm:spec_decode_num_drafts", "counter", "Drafts verified: one per request and step that guessed.")
+    page.sample("vllm:spec_decode_num_drafts_total", labels, verified)
+    page.family(
+        "vllm:spec_decode_num_accepted_tokens_per_pos", "counter", "Speculative tokens accepted, by place in the draft."
+    )
+    for place, count in enumerate(accepted[:longest]):
+        page.sample("vllm:spec_decode_num_accepted_tokens_per_pos_total", labels | {"position": place}, count)
     page.family("vllm:request_success", "counter", "Requests that ended, by reason.")
     ends = "SELECT end_reason, count(*) FROM requests WHERE run_id = ? GROUP BY end_reason ORDER BY end_reason"
     for reason, count in cursor.execute(ends, [run_id]).fetchall():
         page.sample("vllm:request_success_total", labels | {"finished_reason": reason}, count)
 
 
-def _histogram(
-    cursor: duckdb.DuckDBPyConnection, run_id: str, table: str, seconds: str, bounds: tuple[float, ...]
-) -> Histogram:
-    """One pass over a run's rows. ``table`` and ``seconds`` are constants of this module."""
+def _histogram(cursor: duckdb.DuckDBPyConnection, run_id: str, metric: str, bounds: tuple[float, ...]) -> Histogram:
+    """A metric in ms as a histogram in seconds: one pass over a run's rows."""
+    definition = METRICS[metric]
     counts = ", ".join("count(*) FILTER (x <= ?)" for _ in bounds)
     query = f"""SELECT {counts}, count(x), coalesce(sum(x), 0)
-                FROM (SELECT {seconds} AS x FROM {table} WHERE run_id = ?)"""
+                FROM (SELECT ({definition.expression}) / 1e3 AS x FROM {definition.source} WHERE run_id = ?)"""
     *cumulative, total = cursor.execute(query, [*bounds, run_id]).fetchall()[0]
     return Histogram(tuple(cumulative), total)
+
+
+def _counted(seconds: np.ndarray, bounds: tuple[float, ...]) -> Histogram:
+    places = np.searchsorted(np.sort(seconds), bounds, side="right")
+    return Histogram((*map(int, places), len(seconds)), float(seconds.sum()))
 
 
 def _escaped(text: str, quote: bool = False) -> str:

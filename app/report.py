@@ -29,7 +29,7 @@ from app.errors import LabError
 from app.experiment import Experiment
 from app.theme import LIGHT
 from app.views.setup import flat
-from app.words import STALL_FACTOR, number
+from app.words import number
 from engine.config import EngineConfig
 from engine.earlier import spec_of_today
 from scenarios import ScenarioError, load
@@ -39,7 +39,7 @@ from store.quality import quality
 from store.samples import RunSamples, read_samples
 from store.slo import GOODPUT_ATTAINMENT
 from store.statistics import STATISTICS
-from store.summary import LATENCIES
+from store.summary import LATENCIES, LATENCY_FIGURES, small_samples
 
 MOST_GAPS = 4000
 OPEN = 1000.0  # an interval whose ends lie such a factor apart says nothing
@@ -102,10 +102,9 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
     steps = queries.iterations(con, run_id, CHART_POINTS)
     gaps = queries.token_latencies(con, run_id, MOST_GAPS)
     samples = read_samples(con, run_id)
-    stall = STALL_FACTOR * ((figures.get("itl_ms") or {}).get("p50") or float("nan"))
     drawn = [
         ("Iterations", charts.iteration_timeline(steps, LIGHT)),
-        ("Gap before every token", charts.token_gaps(gaps, LIGHT, stall)),
+        ("Gap before every token", charts.token_gaps(gaps, LIGHT)),
         ("What each iteration computed", charts.batch_makeup(steps, LIGHT)),
         ("KV pool", charts.kv_pool(steps, LIGHT, queries.preemptions_query(run_id).table(con))),
         *(
@@ -123,11 +122,11 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         f"iterations; {number(figures.get('output_tokens_per_s'))} output tokens/s."
     ]
     table = table_of(
-        ("", "p50", "p90", "p99", "mean"),
+        ("", *LATENCY_FIGURES, "samples"),
         [
             (
                 f"{METRICS[name].title}, ms",
-                *(number((figures.get(name) or {}).get(s)) for s in ("p50", "p90", "p99", "mean")),
+                *(number((figures.get(name) or {}).get(s)) for s in (*LATENCY_FIGURES, "count")),
             )
             for name in LATENCIES
         ],
@@ -135,7 +134,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
     spec = spec_of_today(row.get("spec") or {})
     parts = [
         story(title, "", row.get("labels") or [], told),
-        section("Latency", table),
+        section("Latency", table, " ".join(small_samples(figures))),
         chart_section(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
         *quality_sections(quality(con, run_id)),
         section("Configuration", _pairs(flat(spec.get("engine") or {}))),

@@ -27,5 +27,6 @@ def result_of(home: Home, run_id: str) -> dict[str, Any]:
         with database.read() as cursor:
             found = summary(cursor, run_id)
     result = about | (found or {}) | {"status": about["status"], "labels": about["labels"]}
+    result["requests_done"] = result["requests"]["finished"]
     result["requests"]["total"] = result["requests"]["total"] or about["requests_total"]  # refused before it began
     return result | {"problem": collector.problems.get(run_id)}

@@ -29,9 +29,13 @@ def routes(lab: Lab) -> list[BaseRoute]:
         problem = lab.collector.problem
         return JSONResponse({"ok": problem is None, "problem": problem}, status_code=503 if problem else 200)
 
+    def health_for_clients(_: Request) -> Response:
+        return Response(status_code=503 if lab.collector.problem else 200)
+
     return [
         WebSocketRoute(LIVE_PATH, socket.__call__),
         Route("/metrics", metrics, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
+        Route("/health", health_for_clients, methods=["GET"]),  # as vLLM answers it
         *api_routes(lab),
     ]

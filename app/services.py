@@ -17,8 +17,11 @@ from app.home import Home
 from app.hub import require_models_here
 from app.lablock import LabAddress, database_lock
 from app.queue import RunQueue
+from app.status import Status, is_final
 from store.database import Database
 from store.feed import LiveRuns
+from store.figures import final_figures
+from store.inflight import in_flight_of
 from store.ingest import Collector
 from store.live import LiveRun
 
@@ -107,6 +110,15 @@ class Lab:
         if self._live is None:
             raise _not_running()
         return self._live.get(run_id)
+
+    def figures(self, run_id: str, status: Status) -> dict[str, Any]:
+        """The run's key figures: of one in progress as far as it is, of one that is over its summary's (``final`` tells)."""
+        if is_final(status):
+            with self.cursor() as cursor:
+                found = final_figures(cursor, run_id)
+            if found is not None:
+                return found
+        return self.live(run_id).figures(in_flight_of(status))
 
     def submit(self, spec: RunSpec) -> str:
         """Queue a run; its id. Raises ``LabError`` when the id is taken or the disk is full."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from store.metrics import METRICS
+from store.metrics import METRICS, STALL_MS
 from telemetry.rows import ROW_TYPES, DeviceRow, IterationRow, Provenance, columns
 
 PROVENANCE = {
@@ -30,10 +30,6 @@ def number(value: Any) -> str:
 def in_sentence(title: str) -> str:
     """A title as it stands within a sentence: ``KV Quantization`` -> ``KV quantization``."""
     return " ".join(word if word.isupper() else word.lower() for word in title.split(" "))
-
-
-STALL_FACTOR = 5
-"""A gap is called a stall above this many median gaps: Sarathi-Serve's strict bound is five decode iterations."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ CHARTS = {
     "itl": ChartWords(
         "Gap before every token",
         "One dot per token: how long its reader waited since the token before (inter-token latency, ITL). Smooth text is a flat "
-        f"band; a stall is a gap of more than {STALL_FACTOR} times the median.",
+        f"band; a stall is a gap of more than {STALL_MS:g} ms, slower than people read. The bound is the same for every run.",
         "slice",
         ("itl_ns",),
     ),
@@ -193,18 +189,20 @@ def _figure(label: str, words: str, origin: Provenance) -> FigureWords:
 
 TILES = {
     "speed": _figure(
-        "Output", "Tokens given to users per second, over the last seconds.", METRICS["output_tokens_per_s"].provenance
+        "Output",
+        "Tokens given to users per second: over the last seconds while the run goes on, over all of it once it has ended.",
+        METRICS["output_tokens_per_s"].provenance,
     ),
     "ttft": _figure(
         "First token",
-        "TTFT: from a request's arrival to its first token, of the requests that have ended. The large figure is the median, "
-        "p99 is what one request in a hundred exceeds, the trend is the median lately.",
+        "TTFT: from a request's arrival to its first token. A request still without one counts with its wait so far once that is longer "
+        "than the median. The large figure is the median, p99 is what one request in a hundred exceeds, the trend is the median lately.",
         METRICS["ttft_ms"].provenance,
     ),
     "itl": _figure(
         "Token gap",
-        "ITL: between two tokens of one request, over the run. The large figure is the median; the trend is p99 lately, where "
-        "stalls show.",
+        "ITL: between two tokens of one request, over the run. A gap that is still open counts with its length so far once that is longer "
+        "than the median. The large figure is the median; the trend is p99 lately, where stalls show.",
         METRICS["itl_ms"].provenance,
     ),
     "requests": _figure(
@@ -226,9 +224,24 @@ TILES = {
 }
 
 
+TILES_AFTER = {
+    "requests": _figure("Finished", "Requests that were served to their end, of all that were asked.", "measured"),
+    "kv": _figure("KV use at most", "Share of the KV pool's blocks that requests held when it was fullest.", "derived"),
+    "device": _figure(
+        "Device",
+        "How busy the device was over the run, the most memory in use and the mean power. On a CPU: this process's share of its cores, "
+        "its memory.",
+        columns(DeviceRow)["utilization"].provenance,
+    ),
+}
+"""Tiles that say something else once the run is over."""
+
 LIMIT_TITLE = "What limits the engine now"
+LIMIT_TITLE_AFTER = "What limited the engine, over the run"
 LIMIT_FIGURES: dict[str, tuple[str, str, str]] = {
     "busy_share": ("Engine busy", "share", "measured"),
+    "others_share": ("Other processes, of the machine", "share", "measured"),
+    "in_flight_ms": ("Iteration in flight, so far", "ms", "measured"),
     "blocked_share": ("Steps held up by the KV pool", "share", "derived"),
     "preemptions": ("Preemptions", "", "measured"),
     "outside_forward_share": ("Time outside the model", "share", "derived"),
@@ -239,7 +252,7 @@ LIMIT_FIGURES: dict[str, tuple[str, str, str]] = {
     "memory_bound_share": ("Memory traffic decides", "share", "modelled"),
     "overhead_share": ("Beyond that least time", "share", "modelled"),
 }
-"""The figures behind the judgement of what limits the engine: label, unit, where it comes from. All over the last 5 s."""
+"""The figures behind the judgement of what limits the engine: label, unit, where it comes from. All over the last 5 s, or over a run that has ended."""
 
 
 def board_words() -> dict[str, Any]:
@@ -252,7 +265,8 @@ def board_words() -> dict[str, Any]:
     return {
         "charts": charts,
         "tiles": {name: asdict(words) for name, words in TILES.items()},
-        "limit": {"title": LIMIT_TITLE, "figures": figures},
+        "tiles_after": {name: asdict(words) for name, words in TILES_AFTER.items()},
+        "limit": {"title": LIMIT_TITLE, "title_after": LIMIT_TITLE_AFTER, "figures": figures},
     }
 
 

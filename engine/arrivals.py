@@ -73,6 +73,10 @@ class Arrivals:
         for follower in self._after.pop(request.request_id, ()):
             self._schedule(follower, now_ns + follower.spec.arrival_ns)
 
+    def due(self, now_ns: int) -> list[Request]:
+        """Requests that have arrived by now and were not popped yet. Another thread may ask."""
+        return [request for due, _, request in self._due.copy() if due <= now_ns]
+
     def never_came(self) -> list[Request]:
         """Requests that have not arrived, for the end of an aborted run."""
         rest = [entry[2] for entry in self._due] + [r for followers in self._after.values() for r in followers]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -19,6 +20,7 @@ from engine.scheduler import Plan, Scheduler, Slice
 from engine.speculation.invariants import check_step
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
+from telemetry.rows import COMPLETED
 
 IDLE_SLEEP_S = 0.02  # longest nap between looks at the stop signal
 
@@ -27,7 +29,7 @@ IDLE_SLEEP_S = 0.02  # longest nap between looks at the stop signal
 class Totals:
     """What the engine counts itself, for progress and the run's summary."""
 
-    requests_done: int = 0
+    requests_ended: int = 0  # finished or not
     requests_finished: int = 0
     requests_cancelled: int = 0
     iterations: int = 0
@@ -38,6 +40,14 @@ class Totals:
     draft_tokens: int = 0
     accepted_tokens: int = 0
     peak_kv_tokens: int = 0
+
+
+class StepInFlight(NamedTuple):
+    """A step that has begun and not ended."""
+
+    iteration: int
+    start_ns: int
+    plan: Plan | None = None  # while it is being made
 
 
 class Engine:
@@ -68,6 +78,7 @@ class Engine:
         self.check_integrity = check_integrity
         self.totals = Totals()
         self.arrivals = Arrivals(())
+        self.step_in_flight: StepInFlight | None = None  # another thread may read it
 
     @torch.inference_mode()
     def run(self, requests: Iterable[Request], stop: Callable[[], bool] = lambda: False) -> None:
@@ -90,9 +101,11 @@ class Engine:
     def step(self) -> Plan:
         """One iteration: schedule, prepare, forward, sample, finish."""
         times = StepTimes(start=self.clock.now_ns())
+        self.step_in_flight = StepInFlight(self.totals.iterations, times.start)
 
         plan = self.scheduler.plan()
         times.scheduled = self.clock.now_ns()
+        self.step_in_flight = StepInFlight(self.totals.iterations, times.start, plan)
 
         batch = self.executor.build(plan)
         times.prepared = self.clock.now_ns()
@@ -138,6 +151,7 @@ class Engine:
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1
+        self.step_in_flight = None
 
     def commit(self, plan: Plan) -> None:
         """The step's keys and values are in the pool."""
@@ -183,9 +197,9 @@ class Engine:
 
     def _end(self, request: Request, now_ns: int) -> None:
         totals = self.totals
-        totals.requests_done += 1
+        totals.requests_ended += 1
         totals.requests_cancelled += request.end_reason == "cancelled"
-        totals.requests_finished += request.end_reason != "cancelled"
+        totals.requests_finished += request.end_reason in COMPLETED
         totals.prompt_tokens += request.num_prompt_tokens
         self.outputs.close(request)
         self.arrivals.ended(request, now_ns)

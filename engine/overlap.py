@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.batch import Batch
-from engine.loop import DeviceMarks, Engine
+from engine.loop import DeviceMarks, Engine, StepInFlight
 from engine.recording import StepTimes
 from engine.request import Request
 from engine.scheduler import Plan, Slice
@@ -95,6 +95,7 @@ class OverlappedEngine(Engine):
         previous, self._flight = self._flight, self._depart(Flight(plan, batch, times, marks, tokens))
         if previous is not None:
             self._land(previous)
+        self.step_in_flight = StepInFlight(self.totals.iterations, max(times.start, self._last_end_ns), plan)
         return plan
 
     def settle(self) -> None:

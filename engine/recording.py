@@ -63,15 +63,16 @@ class StepRecorder:
         Args:
             running: requests that held a place in it.
         """
-        for request in plan.admitted:
-            if request.first_scheduled_ns is None:
-                request.first_scheduled_ns = times.start
+        newcomers = [request for request in plan.admitted if request.first_scheduled_ns is None]
+        for request in newcomers:
+            request.first_scheduled_ns = times.start
+        looked_up = sum([r.num_prompt_tokens for r in newcomers]) if self.scheduler.prefixes.looks_up else 0
         emitting = [part for part in batch.sampled if part.emitted]
-        itl_ns = self._stamp([part.request for part in emitting], times.end)
+        itl_ns, prompt_tokens = self._stamp([part.request for part in emitting], times.end)
         recorder, journal = self.recorder, self.scheduler.pool.journal
         prefills = [s.tokens for s in plan.slices if s.is_prefill]
         if recorder.iterations:
-            self._iteration(iteration, plan, batch, times, prefills, running)
+            self._iteration(iteration, plan, batch, times, prefills, running, (prompt_tokens, looked_up))
         if recorder.detail:
             self._slices(iteration, plan, emitting, itl_ns, pure_decode=not prefills)
             for d in plan.decisions:
@@ -101,17 +102,26 @@ class StepRecorder:
         if journal:
             journal.clear()
 
-    def _stamp(self, sampled: list[Request], now_ns: int) -> np.ndarray:
-        """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token."""
+    def last_token_ns(self, request: Request) -> int | None:
+        """When the request was last given tokens; None before its first."""
+        found = self._last_token_ns[request.index] if request.index < len(self._last_token_ns) else 0
+        return int(found) or None
+
+    def _stamp(self, sampled: list[Request], now_ns: int) -> tuple[np.ndarray, int]:
+        """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token, and the length of
+        the prompts that have their first token now.
+        """
         numbers = np.array([r.index for r in sampled], np.int64)
         if len(numbers) and (most := int(numbers.max())) >= len(self._last_token_ns):
             self._last_token_ns = np.pad(self._last_token_ns, (0, most + 1))
         previous = self._last_token_ns[numbers]
         self._last_token_ns[numbers] = now_ns
+        prompt_tokens = 0
         for row in np.flatnonzero(previous == 0):
             if sampled[row].first_token_ns is None:
                 sampled[row].first_token_ns = now_ns
-        return np.where(previous > 0, now_ns - previous, NULL_INT)
+                prompt_tokens += sampled[row].num_prompt_tokens
+        return np.where(previous > 0, now_ns - previous, NULL_INT), prompt_tokens
 
     def _slices(
         self, iteration: int, plan: Plan, emitting: list[Slice], itl_ns: np.ndarray, *, pure_decode: bool
@@ -149,7 +159,9 @@ class StepRecorder:
         times: StepTimes,
         prefills: list[int],
         running: int,
+        prompts: tuple[int, int],
     ) -> None:
+        """``prompts``: tokens of those that have their first token now, and of those that were looked up."""
         pool, prefill_tokens = self.scheduler.pool, sum(prefills)
         drafted = sum(s.drafted for s in plan.slices)
         flops, moved = self.cost.of(plan, len(batch.sample_rows))
@@ -173,6 +185,8 @@ class StepRecorder:
             draft_tokens=drafted,
             accepted_tokens=sum(s.accepted for s in plan.slices),
             emitted_tokens=sum(s.emitted for s in plan.slices),
+            prompt_tokens=prompts[0],
+            prefix_query_tokens=prompts[1],
             prefix_hit_tokens=plan.prefix_hit_tokens,
             context_tokens=batch.context_tokens,
             token_budget=plan.token_budget,

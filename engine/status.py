@@ -16,7 +16,7 @@ from telemetry.process import own_identity
 class StatusFile:
     """Writes the run's state, by rename, so that a reader never sees half of it.
 
-    ``progress`` is asked for by a thread every ``interval_s`` seconds, so the engine thread does no I/O.
+    What changes while it serves is asked for by a thread every ``interval_s`` seconds, so the engine thread does no I/O.
     """
 
     def __init__(self, run_dir: Path, run_id: str, *, interval_s: float = 0.25) -> None:
@@ -32,6 +32,7 @@ class StatusFile:
             "started_unix_ns": time.time_ns(),
             "ended_unix_ns": None,
             "progress": {},
+            "in_flight": None,
             "error": None,
             "labels": [],
             "summary": None,
@@ -49,12 +50,12 @@ class StatusFile:
             except OSError:
                 temporary.unlink(missing_ok=True)
 
-    def follow(self, progress: Callable[[], dict[str, Any]]) -> None:
-        """Start writing ``progress()`` at every interval."""
+    def follow(self, changes: Callable[[], dict[str, Any]]) -> None:
+        """Start writing ``changes()`` at every interval."""
 
         def loop() -> None:
             while not self._stop.wait(self._interval_s):
-                self.update(progress=progress())
+                self.update(**changes())
 
         self._thread = threading.Thread(target=loop, name="status", daemon=True)
         self._thread.start()
@@ -64,4 +65,4 @@ class StatusFile:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        self.update(state=state, ended_unix_ns=time.time_ns(), **changes)
+        self.update(state=state, ended_unix_ns=time.time_ns(), in_flight=None, **changes)

@@ -29,6 +29,7 @@ from engine.loop import Engine
 from engine.model.device import device_uuid
 from engine.outputs import output_digest
 from engine.peaks import measure_peaks
+from engine.progress import in_flight, progress
 from engine.speculation.make import make_speculator
 from engine.speculation.trial import try_out
 from engine.status import StatusFile
@@ -112,7 +113,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
         )
         sampler.start()
         status.update(state="running")
-        status.follow(lambda: _progress(engine, prepared))
+        status.follow(lambda: {"progress": progress(engine, prepared), "in_flight": in_flight(engine)})
         stop.start_clock()
         engine.run(prepared.requests, stop)
         state = "cancelled" if stop.asked else "finished"
@@ -142,8 +143,8 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             "message": recorder.problem,
             "mend": "Free disk space, or record less.",
         }
-    progress = _progress(engine, prepared) if engine is not None else {}
-    status.close(state, error=error, labels=labels, summary=summary, progress=progress)
+    reached = progress(engine, prepared) if engine is not None else {}
+    status.close(state, error=error, labels=labels, summary=summary, progress=reached)
     return 1 if state == "failed" else 0
 
 
@@ -259,30 +260,15 @@ def mean_request_tokens(prepared: Prepared) -> float:
     return sum(asked) / max(1, len(asked))
 
 
-def _progress(engine: Engine, prepared: Prepared) -> dict[str, Any]:
-    scheduler, totals = engine.scheduler, engine.totals
-    return {
-        "requests_total": len(prepared.requests),
-        "requests_done": totals.requests_done,
-        "iterations": totals.iterations,
-        "output_tokens": totals.output_tokens,
-        "kv_used_share": scheduler.pool.num_used / scheduler.pool.num_blocks,
-        "running": len(scheduler.running),
-        "waiting": len(scheduler.waiting),
-        "phase": "serving",
-        "phase_share": totals.requests_done / len(prepared.requests),
-    }
-
-
 def _summary(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, Any]:
     totals = engine.totals
-    done = totals.requests_finished + totals.requests_cancelled
+    accounted = totals.requests_finished + totals.requests_cancelled
     return {
         "requests": {
             "total": len(prepared.requests),
             "finished": totals.requests_finished,
             "cancelled": totals.requests_cancelled,
-            "failed": len(prepared.requests) - done,
+            "failed": len(prepared.requests) - accounted,
         },
         "iterations": totals.iterations,
         "output_tokens": totals.output_tokens,

@@ -104,6 +104,7 @@ class LatencyHistogram:
 
     def __init__(self) -> None:
         self.count = 0
+        self.least, self.most = np.inf, -np.inf
         self._bins = np.zeros(int(np.log(1e9) * self.BINS_PER_E) + 2, np.int64)
 
     def add(self, values_ms: np.ndarray) -> None:
@@ -112,10 +113,26 @@ class LatencyHistogram:
         places = np.log(np.maximum(values_ms, self.LOW_MS) / self.LOW_MS) * self.BINS_PER_E
         self._bins += np.bincount(np.minimum(places.astype(np.int64), len(self._bins) - 1), minlength=len(self._bins))
         self.count += len(values_ms)
+        self.least, self.most = min(self.least, float(values_ms.min())), max(self.most, float(values_ms.max()))
+
+    def with_also(self, values_ms: np.ndarray) -> LatencyHistogram:
+        """A histogram of everything that came and ``values_ms``."""
+        both = LatencyHistogram()
+        both.count, both.least, both.most, both._bins = self.count, self.least, self.most, self._bins.copy()
+        both.add(values_ms)
+        return both
 
     def percentile(self, share: float) -> float | None:
-        """The value at ``share`` of the ranks, right to half a percent; None of none."""
+        """The value at ``share`` of the ranks, right to half a percent and never beyond what was seen; None of none."""
         if not self.count:
             return None
+        if share >= 1:
+            return self.most
         place = int(np.searchsorted(np.cumsum(self._bins), share * (self.count - 1), side="right"))
-        return float(self.LOW_MS * np.exp((place + 0.5) / self.BINS_PER_E))
+        middle = float(self.LOW_MS * np.exp((place + 0.5) / self.BINS_PER_E))
+        return min(max(middle, self.least), self.most)
+
+    def above(self, limit_ms: float) -> int:
+        """How many values are in bins above that of ``limit_ms``."""
+        place = int(np.log(limit_ms / self.LOW_MS) * self.BINS_PER_E)
+        return int(self._bins[place + 1 :].sum())

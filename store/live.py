@@ -10,7 +10,6 @@ import json
 import struct
 import threading
 import time
-from collections import deque
 from typing import Any
 
 import duckdb
@@ -18,14 +17,17 @@ import numpy as np
 import pyarrow as pa
 
 from store.capacity import Capacity, capacity_of
+from store.figures import Trend, latency, plain, window
 from store.history import History, LatencyHistogram
-from store.limits import what_limits
-from store.metrics import percentile
+from store.inflight import InFlight, OpenRequest
+from store.limits import Outside, Work, what_limits
+from store.metrics import COMPLETED, STALL_MS
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 from store.schema import TABLES
 
 REQUEST_COLUMNS = ("t", "ttft_ms", "tpot_ms", "e2e_ms", "request")
 TOKEN_COLUMNS = ("t", "itl_ms", "request")
+FIRST_TOKEN_COLUMNS = ("t", "ttft_ms")
 _JUDGED = ("flops", "bytes", "blocked")  # what the limit is judged from besides the columns the page gets
 
 _FED = {
@@ -38,8 +40,7 @@ _FED = {
 
 RATE_WINDOW_S = 5.0
 LATENCY_WINDOW_S = 10.0
-TREND_POINTS = 60
-TREND_INTERVAL_S = 0.5
+SILENT_S = 1.0  # without news, after which time goes on all the same
 
 
 class LiveRun:
@@ -60,15 +61,19 @@ class LiveRun:
             "request": (self._requests, REQUEST_COLUMNS),
             "device": (self._devices, tuple(DEVICE_COLUMNS)),
         }
+        self._first_tokens = History(FIRST_TOKEN_COLUMNS, "ttft_ms", recent=8_192, old=1)
         self._itl, self._ttft = LatencyHistogram(), LatencyHistogram()
+        self._ttfts: dict[int, float] = {}  # ms by request that has got its first token
+        self._over: set[int] = set()  # requests that have ended
+        self._stalls = 0
         self._ends: dict[int, float] = {}  # iteration -> when its tokens were known, while slices may still ask
         self._waiting_slices: list[np.ndarray] = []  # (iteration, itl_ms, request) of iterations not known yet
         self._peaks: dict[str, float] | None = None
         self._capacity: Capacity | None = None
-        self._origin_unix_ns: int | None = None
+        self._environment: dict[str, Any] = {}
+        self._heard_s, self._heard_at = 0.0, time.monotonic()  # the run's clock as last heard, and when that was
         self._ended_s: float | None = None
-        self._trend: dict[str, deque[float | None]] = {}
-        self._trend_at = -float("inf")
+        self._trend = Trend()
 
     @classmethod
     def from_database(cls, con: duckdb.DuckDBPyConnection, run_id: str) -> LiveRun:
@@ -111,33 +116,54 @@ class LiveRun:
                     frames.append(encode_frame(table, first, names, rows[:, : len(names)]))
         return frames
 
-    def figures(self) -> dict[str, Any]:
-        """The key figures now. ``p50`` and ``p99`` are over the whole run (right to 0.5 %), ``recent`` over the last
-        seconds.
+    @property
+    def first_token_latencies_ms(self) -> np.ndarray:
+        """TTFT of every request that has got its first token, ended or not."""
+        with self._lock:
+            return np.fromiter(self._ttfts.values(), np.float64)
+
+    def figures(self, in_flight: InFlight | None = None) -> dict[str, Any]:
+        """The key figures now, what is in flight included. ``p50``, ``p99`` and ``max`` are over the whole run (percentiles
+        right to 0.5 %), ``recent`` over the last seconds.
+
+        A wait that is not over (a gap since the last token, a first token that has not come) counts with its length so far once
+        it is longer than the median: it can only move what lies above.
         """
         with self._lock:
-            now = self._now_s()
-            itl = _window(self._tokens, now, LATENCY_WINDOW_S, "itl_ms")
-            ttft = _window(self._requests, now, LATENCY_WINDOW_S, "ttft_ms")
-            rate_span = min(RATE_WINDOW_S, now) or 1.0
+            if self._ended_s is not None:
+                in_flight = None
+            open_requests = self._observe(in_flight)
+            now = self._now_s(in_flight)
             last = self._iterations.recent[-1:] if self._iterations.count else None
+            if in_flight is not None and in_flight.at_ns / 1e9 < self._last_end_s():
+                in_flight = None  # rows have come since
+            at_ms = 0.0 if in_flight is None else in_flight.at_ns / 1e6
+            waits = np.array([at_ms - r.arrival_ns / 1e6 for r in open_requests if r.first_token_ns is None])
+            gaps = np.array([at_ms - r.last_token_ns / 1e6 for r in open_requests if r.last_token_ns is not None])
+            if in_flight is None:
+                waits = gaps = np.zeros(0)
+            itl = window(self._tokens, now, LATENCY_WINDOW_S, "itl_ms")
+            ttft = window(self._first_tokens, now, LATENCY_WINDOW_S, "ttft_ms")
+            rate_span = min(RATE_WINDOW_S, now) or 1.0
             figures: dict[str, Any] = {
                 "t": now,
-                "tokens_per_s": float(_window(self._iterations, now, rate_span, "emitted_tokens").sum()) / rate_span,
-                "itl_ms": _latency(self._itl, itl),
-                "ttft_ms": _latency(self._ttft, ttft),
-                "running": self._last(last, "running"),
-                "waiting": self._last(last, "waiting"),
+                "final": False,
+                "tokens_per_s": float(window(self._iterations, now, rate_span, "emitted_tokens").sum()) / rate_span,
+                "itl_ms": latency(self._itl, itl, gaps),
+                "ttft_ms": latency(self._ttft, ttft, waits),
+                "stalls": self._stalls + int((gaps > STALL_MS).sum()),
+                "running": self._last(last, "running") if in_flight is None else in_flight.running,
+                "waiting": self._last(last, "waiting") if in_flight is None else in_flight.waiting,
                 "kv_used_share": None,
                 "capacity": None if self._capacity is None else self._capacity.as_dict(),
                 "device": self._device(),
-                "limit": self._limit(now),
+                "limit": self._limit(now, in_flight),
             }
             total = self._last(last, "blocks_total")
             if total:
                 figures["kv_used_share"] = (self._last(last, "blocks_used") or 0.0) / total
-            figures["trend"] = self._trended(now, figures)
-            return _plain(figures)
+            figures["trend"] = self._trend.with_also(now, figures)
+            return plain(figures)
 
     # ------------------------------------------------------------------ taking rows in
 
@@ -164,6 +190,7 @@ class LiveRun:
         rows[:, 1] /= 1e6
         if len(rows):
             self._itl.add(rows[:, 1])
+            self._stalls += int((rows[:, 1] > STALL_MS).sum())
             self._waiting_slices.append(rows)
             self._place_slices()
 
@@ -183,12 +210,23 @@ class LiveRun:
         end, arrival, first = (_floats(batch, n) for n in ("end_ns", "arrival_ns", "first_token_ns"))
         tokens = _floats(batch, "output_tokens")
         reasons = batch.column("end_reason").cast(pa.string()).to_pylist()
-        completed = np.array([reason in ("stop", "length", "stop_string") for reason in reasons])
+        completed = np.array([reason in COMPLETED for reason in reasons])
+        numbers = _floats(batch, "request")
         ttft = (first - arrival) / 1e6
         tpot = np.where(completed & (tokens > 1), (end - first) / 1e6 / np.maximum(tokens - 1, 1), np.nan)
         e2e = np.where(completed, (end - arrival) / 1e6, np.nan)
-        self._ttft.add(ttft[~np.isnan(ttft)])
-        self._requests.append(np.column_stack([end / 1e9, ttft, tpot, e2e, _floats(batch, "request")]))
+        self._over.update(numbers.astype(np.int64).tolist())
+        self._take_first_tokens(numbers, first, ttft)
+        self._requests.append(np.column_stack([end / 1e9, ttft, tpot, e2e, numbers]))
+
+    def _take_first_tokens(self, numbers: np.ndarray, first_ns: np.ndarray, ttft_ms: np.ndarray) -> None:
+        """First tokens of requests; those known already, and nulls, are left out."""
+        new = [k for k, number in enumerate(numbers.tolist()) if ttft_ms[k] == ttft_ms[k] and number not in self._ttfts]
+        if new:
+            new.sort(key=lambda k: float(first_ns[k]))
+            self._ttfts.update((int(numbers[k]), float(ttft_ms[k])) for k in new)
+            self._ttft.add(ttft_ms[new])
+            self._first_tokens.append(np.column_stack([first_ns[new] / 1e9, ttft_ms[new]]))
 
     def _take_devices(self, batch: pa.RecordBatch) -> None:
         columns = [_floats(batch, "time_ns") / 1e9 if n == "t" else _floats(batch, n) for n in self._devices.names]
@@ -196,24 +234,48 @@ class LiveRun:
 
     def _take_run(self, batch: pa.RecordBatch) -> None:
         for event in batch.to_pylist():
-            if event["event"] == "start":
-                self._origin_unix_ns = event["unix_ns"] - event["time_ns"]
-            else:
+            if event["event"] != "start":
                 self._ended_s = event["time_ns"] / 1e9
             if event["peaks"]:
                 self._peaks = json.loads(event["peaks"])
             if event["model"]:
                 self._capacity = capacity_of(json.loads(event["model"]))
+            if event["environment"]:
+                self._environment = json.loads(event["environment"])
 
     # ------------------------------------------------------------------ figures
 
-    def _now_s(self) -> float:
-        """The run's clock: of its last row, or of the wall where the run is under way and nothing came for a while."""
-        last = float(self._iterations.column("t")[-1]) if self._iterations.count else 0.0
-        if self._ended_s is not None or self._origin_unix_ns is None:
+    def _observe(self, in_flight: InFlight | None) -> list[OpenRequest]:
+        """Take in first tokens of requests that have not ended; returns those requests."""
+        if in_flight is None:
+            return []
+        still = [request for request in in_flight.requests if request.request not in self._over]
+        begun = [r for r in still if r.first_token_ns is not None]
+        if begun:
+            first = np.array([r.first_token_ns for r in begun], np.float64)
+            arrival = np.array([r.arrival_ns for r in begun], np.float64)
+            self._take_first_tokens(np.array([r.request for r in begun]), first, (first - arrival) / 1e6)
+        return still
+
+    def _last_end_s(self) -> float:
+        return float(self._iterations.column("t")[-1]) if self._iterations.count else 0.0
+
+    def _is_next(self, in_flight: InFlight | None) -> bool:
+        """Whether every step that had ended at that moment is here: what is in flight then follows what is known."""
+        known = float(self._iterations.column("iteration")[-1]) + 1 if self._iterations.count else 0
+        return in_flight is not None and in_flight.iterations == known
+
+    def _now_s(self, in_flight: InFlight | None) -> float:
+        """The run's clock: of the last that is known of it, or further on where a run under way has been silent for a while."""
+        last = self._last_end_s()
+        if self._ended_s is not None:
             return last
-        wall = (time.time_ns() - self._origin_unix_ns) / 1e9
-        return wall if wall > last + 1.0 else last
+        if in_flight is not None and self._is_next(in_flight) and in_flight.at_ns / 1e9 > last:
+            last = in_flight.at_ns / 1e9
+        if last > self._heard_s:
+            self._heard_s, self._heard_at = last, time.monotonic()
+        silent = time.monotonic() - self._heard_at
+        return last + silent if silent > SILENT_S else last
 
     def _device(self) -> dict[str, float | None]:
         if not self._devices.count:
@@ -223,33 +285,25 @@ class LiveRun:
     def _last(self, row: np.ndarray | None, name: str) -> float | None:
         return None if row is None else float(row[0, self._iterations.names.index(name)])
 
-    def _limit(self, now: float) -> dict[str, Any] | None:
-        """None before the first iteration: a run that waits or loads is not one with too little work."""
-        if not self._iterations.count:
+    def _limit(self, now: float, in_flight: InFlight | None) -> dict[str, Any] | None:
+        """None before the first iteration has begun: a run that waits or loads is not one with too little work."""
+        step = in_flight.step if in_flight is not None and self._is_next(in_flight) else None
+        if not self._iterations.count and step is None:
             return None
+        stretch = min(RATE_WINDOW_S, now)
         start = int(np.searchsorted(self._iterations.column("t"), now - RATE_WINDOW_S, side="right"))
         names = ("duration_ms", "forward_ms", "flops", "bytes", "waiting", "preempted", "blocked")
-        columns = {name: self._iterations.column(name)[start:] for name in names}
-        return what_limits(columns, self._peaks, min(RATE_WINDOW_S, now)).as_dict()
+        work = Work.of({name: self._iterations.column(name)[start:] for name in names}, self._peaks)
+        taken_ms = 0.0 if step is None else 1e3 * min(stretch, now - step.start_ns / 1e9)
+        return what_limits(
+            work, 1e3 * stretch, step=step, running_ms=taken_ms, peaks=self._peaks, outside=self._outside(now)
+        ).as_dict()
 
-    def _trended(self, now: float, figures: dict[str, Any]) -> dict[str, list[float | None]]:
-        """The last points of what the key figures show, one per half second of the run."""
-        if now >= self._trend_at + TREND_INTERVAL_S:
-            self._trend_at = now
-            device = figures["device"]
-            points = {
-                "t": now,
-                "tokens_per_s": figures["tokens_per_s"],
-                "ttft_p50": figures["ttft_ms"]["recent"]["p50"],
-                "ttft_p99": figures["ttft_ms"]["recent"]["p99"],
-                "itl_p50": figures["itl_ms"]["recent"]["p50"],
-                "itl_p99": figures["itl_ms"]["recent"]["p99"],
-                **{name: figures[name] for name in ("running", "waiting", "kv_used_share")},
-                **{name: device.get(name) for name in ("utilization", "memory_used", "power", "cpu_percent")},
-            }
-            for name, value in points.items():
-                self._trend.setdefault(name, deque(maxlen=TREND_POINTS)).append(value)
-        return {name: list(values) for name, values in self._trend.items()}
+    def _outside(self, now: float) -> Outside | None:
+        """What other processes did in the last seconds; None where nobody counted."""
+        counted = [window(self._devices, now, RATE_WINDOW_S, n) for n in ("host_cpu_percent", "cpu_percent")]
+        host, own = (float(values.mean()) if len(values) else None for values in counted)
+        return Outside.of(host, own, self._environment)
 
 
 def encode_frame(table: str, first: int, names: tuple[str, ...], rows: np.ndarray) -> bytes:
@@ -261,29 +315,3 @@ def encode_frame(table: str, first: int, names: tuple[str, ...], rows: np.ndarra
 
 def _floats(batch: pa.RecordBatch, name: str) -> np.ndarray:
     return batch.column(name).cast(pa.float64()).to_numpy(zero_copy_only=False)
-
-
-def _window(history: History, now: float, seconds: float, name: str) -> np.ndarray:
-    """A column's values in the last ``seconds``, nulls left out. Rows are in time order, nearly: a few may be missed
-    at the edge.
-    """
-    start = int(np.searchsorted(history.column("t"), now - seconds, side="right"))
-    values = history.column(name)[start:]
-    return values[~np.isnan(values)]
-
-
-def _latency(whole: LatencyHistogram, recent: np.ndarray) -> dict[str, Any]:
-    return {
-        "p50": whole.percentile(0.5),
-        "p99": whole.percentile(0.99),
-        "recent": {"p50": percentile(recent, 0.5), "p99": percentile(recent, 0.99)},
-    }
-
-
-def _plain(value: Any) -> Any:
-    """The same with NaN as None, so that it is JSON."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_plain(v) for v in value]
-    return None if isinstance(value, float) and value != value else value

@@ -16,10 +16,15 @@ from typing import Literal
 
 import numpy as np
 
-from telemetry.rows import Provenance
+from telemetry.rows import COMPLETED, Provenance
 
-PERCENTILES = (0.5, 0.9, 0.99)
-COMPLETED_SQL = "end_reason IN ('stop', 'length', 'stop_string')"
+PERCENTILES = (0.5, 0.9, 0.95, 0.99)
+COMPLETED_SQL = f"end_reason IN {COMPLETED}"
+STALL_MS = 200.0
+"""A gap between two tokens above this is a stall: text then comes slower than people read, five tokens a second. The bound that
+Sarathi-Serve's capacity search puts on p99 TBT (papers 4.0). The same for every run, so that a run has as many stalls beside another as on
+its own."""
+FEWEST_BEYOND = 5  # samples that must lie beyond a percentile before it says more than the largest one does
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,15 @@ METRICS: dict[str, Metric] = _metrics(
         "derived",
         "slices",
         "itl_ns / 1e6",
+    ),
+    Metric(
+        "stalls",
+        "Stalls",
+        f"Inter-token latencies above {STALL_MS:g} ms, in all requests: text then comes slower than people read.",
+        "",
+        "lower",
+        "derived",
+        "run",
     ),
     Metric(
         "tpot_ms",
@@ -213,9 +227,27 @@ def percentile(values: Sequence[float] | np.ndarray, share: float) -> float | No
     return float(np.quantile(array, share)) if array.size else None
 
 
-def distribution(values: Sequence[float] | np.ndarray) -> dict[str, float | None]:
-    """``{p50, p90, p99, mean}`` of the values, each None if there are none."""
-    array = np.asarray(values, np.float64)
-    array = array[~np.isnan(array)]
-    figures: dict[str, float | None] = {f"p{round(100 * p)}": percentile(array, p) for p in PERCENTILES}
-    return figures | {"mean": float(array.mean()) if array.size else None}
+def percentile_name(share: float) -> str:
+    """``p99`` of 0.99."""
+    return f"p{round(100 * share)}"
+
+
+def carries(count: int, share: float) -> bool:
+    """Whether ``count`` samples carry the percentile at ``share``: enough of them lie beyond it, on its thinner side."""
+    return count * min(share, 1 - share) >= FEWEST_BEYOND - 1e-9
+
+
+def too_few(count: int, shares: Sequence[float] = PERCENTILES) -> list[str]:
+    """The percentiles that ``count`` samples do not carry: ``[p95, p99]``; none of no samples."""
+    return [percentile_name(share) for share in shares if count and not carries(count, share)]
+
+
+def too_few_in_words(title: str, count: int, shares: Sequence[float] = PERCENTILES) -> str:
+    """What to say beside a figure's percentiles where the sample is too small for some; empty where it carries all."""
+    names = too_few(count, shares)
+    if not names:
+        return ""
+    which = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    verb = "rests" if len(names) == 1 else "rest"
+    largest = ": p99 is close to the largest" if "p99" in names else ""
+    return f"{title}: {which} {verb} on too few of {count:,} {'sample' if count == 1 else 'samples'}{largest}."

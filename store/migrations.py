@@ -35,8 +35,15 @@ def _quality(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_quality())
 
 
-VERSION = 4
-MIGRATIONS: Mapping[int, Step] = {1: _technique_columns, 2: _experiments, 3: _quality}
+def _prompt_columns(con: duckdb.DuckDBPyConnection) -> None:
+    """Iterations say whose prompt was finished and what was looked up. Summaries have more figures: the collector makes them anew."""
+    con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS prompt_tokens INTEGER DEFAULT 0")
+    con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS prefix_query_tokens INTEGER DEFAULT 0")
+    con.execute("UPDATE runs SET figures = NULL")
+
+
+VERSION = 5
+MIGRATIONS: Mapping[int, Step] = {1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns}
 
 
 def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Mapping[int, Step] = MIGRATIONS) -> None:

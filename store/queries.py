@@ -179,20 +179,6 @@ def token_latencies(con: Connection, run_id: str, max_points: int = 20_000) -> p
     return token_latencies_query(run_id, max_points).table(con)
 
 
-def stalls_query(run_id: str, above_ms: float) -> Query:
-    return Query(
-        """
-SELECT count(*) FILTER (itl_ns > $above) AS stalls, count(*) AS gaps, max(itl_ns) / 1e6 AS longest_ms
-FROM slices WHERE run_id = $run AND itl_ns IS NOT NULL""".strip(),
-        {"run": run_id, "above": above_ms * 1e6},
-    )
-
-
-def stalls(con: Connection, run_id: str, above_ms: float) -> dict[str, Any]:
-    """How many of all the run's inter-token latencies are above ``above_ms``: ``stalls``, ``gaps``, ``longest_ms``."""
-    return stalls_query(run_id, above_ms).one(con) or {"stalls": 0, "gaps": 0, "longest_ms": None}
-
-
 def devices_query(run_id: str, max_points: int = 2000) -> Query:
     return Query(
         f"""

@@ -6,6 +6,7 @@ uncertainty needs only how they are spread over requests. Values themselves are 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from store.limits import OTHERS_CPU, cores_and_threads, others_cpu
 from store.metrics import METRICS
 from store.query import Query
 from store.slo import Alone, Slo, in_time
@@ -21,7 +23,6 @@ from store.summary import summary
 BINS_PER_DECADE = 100
 REQUEST_FIGURES = ("scheduling_delay_ms", "ttft_ms", "tpot_ms", "e2e_ms", "normalized_latency_ms")
 SILENCE_S, SILENCES = 5.0, 10  # without a sample of the device: at least so long, and so many times what is usual
-OTHERS_CPU = 20.0  # percent of the machine used by other processes above which a run counts as disturbed
 CLOCK_DROP = 0.05  # share of its own highest clock the chip lost during the run
 THROTTLED = 0b11101000  # NVML: slowdowns by hardware, temperature or power brake; not idle, power cap or settings
 
@@ -99,7 +100,7 @@ def machine_state(con: duckdb.DuckDBPyConnection, run_id: str, cores: int | None
     disturbances = []
     host, own = state["host_cpu_percent"], state["cpu_percent"]
     if host is not None and own is not None and cores:
-        others = max(0.0, host - own / cores)
+        others = others_cpu(host, own, cores)
         state["others_cpu_percent"] = others
         if others > OTHERS_CPU:
             disturbances.append(f"other processes used {others:.0f} % of the machine")
@@ -116,7 +117,7 @@ def machine_state(con: duckdb.DuckDBPyConnection, run_id: str, cores: int | None
 def machine_of(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]:
     """``machine_state`` of a run whose number of cores the database knows."""
     about = Query("SELECT environment FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
-    return machine_state(con, run_id, _cores(about.get("environment")))
+    return machine_state(con, run_id, cores_and_threads(json.loads(about.get("environment") or "{}"))[0])
 
 
 def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
@@ -230,6 +231,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
         "host_share": steps["host_share"],
         "acceptance_rate": _share(figures.get("accepted_tokens"), figures.get("draft_tokens")),
         "prefix_hit_rate": _share(figures.get("prefix_hit_tokens"), prompt_tokens),
+        "stalls": figures.get("stalls"),
         "preemptions": figures.get("preemptions"),
         "peak_kv_tokens": figures.get("peak_kv_tokens"),
     }
@@ -238,10 +240,3 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
 
 def _share(part: float | None, whole: float | None) -> float | None:
     return part / whole if part is not None and whole else None
-
-
-def _cores(environment: str | None) -> int | None:
-    import json
-
-    facts = json.loads(environment) if environment else {}
-    return (facts.get("cpu") or {}).get("cores")

@@ -51,6 +51,7 @@ STATISTICS: dict[str, Statistic] = {
         Statistic("ttft_ms_p99", "ttft_ms", 0.99),
         Statistic("itl_ms", "itl_ms", 0.5),
         Statistic("itl_ms_p99", "itl_ms", 0.99),
+        Statistic("stalls", "stalls"),
         Statistic("tpot_ms", "tpot_ms", 0.5),
         Statistic("tpot_ms_p99", "tpot_ms", 0.99),
         Statistic("e2e_ms", "e2e_ms", 0.5),

@@ -8,22 +8,27 @@ visit.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
 
-from store.metrics import COMPLETED_SQL, METRICS, PERCENTILES
+from store.metrics import COMPLETED_SQL, METRICS, PERCENTILES, STALL_MS, percentile_name, too_few_in_words
 from store.query import Query
 
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
+LATENCY_FIGURES = (*map(percentile_name, PERCENTILES), "mean", "max")
 
 
 def summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any] | None:
     """The run's summary, stored or computed now; None if the run is not known."""
+    return stored_summary(con, run_id) or compute_summary(con, run_id)
+
+
+def stored_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any] | None:
+    """The summary of a run that is over and wholly in the database; None of any other."""
     row = Query("SELECT figures FROM runs WHERE run_id = $run", {"run": run_id}).one(con)
-    if row is None:
-        return None
-    return json.loads(row["figures"]) if row["figures"] else compute_summary(con, run_id)
+    return json.loads(row["figures"]) if row and row["figures"] else None
 
 
 def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any] | None:
@@ -49,11 +54,13 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
             "total": _first(stated_requests.get("total"), progress.get("requests_total"), requests["total"]),
             "finished": _first(stated_requests.get("finished"), requests["finished"]),
             "failed": _first(stated_requests.get("failed"), requests["failed"]),
+            "cancelled": _first(stated_requests.get("cancelled"), requests["cancelled"]),
         },
         "iterations": _first(stated.get("iterations"), steps["iterations"]),
         "output_tokens": output_tokens,
         "output_tokens_per_s": output_tokens / span_s if span_s else None,
         **{name: latency_query(run_id, name).rows(con)[0] for name in LATENCIES},
+        "stalls": stalls_query(run_id).rows(con)[0]["stalls"],
         "prefix_hit_tokens": _first(stated.get("prefix_hit_tokens"), steps["prefix_hit"], 0),
         "draft_tokens": _first(stated.get("draft_tokens"), steps["draft"], 0),
         "accepted_tokens": _first(stated.get("accepted_tokens"), steps["accepted"], 0),
@@ -65,18 +72,33 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
     }
 
 
+def small_samples(figures: Mapping[str, Any]) -> list[str]:
+    """What to say beside a summary's percentiles where there are too few samples for some."""
+    counts = {name: (figures.get(name) or {}).get("count") or 0 for name in LATENCIES}
+    return [words for name, count in counts.items() if (words := too_few_in_words(METRICS[name].title, count))]
+
+
 def latency_query(run_id: str, metric: str) -> Query:
-    """``p50``, ``p90``, ``p99`` and ``mean`` of a per-row metric, in its unit; null where the run has none."""
+    """Percentiles, ``mean`` and ``max`` of a per-row metric, in its unit, and the ``count`` of samples; null where the run has none."""
     definition = METRICS[metric]
     shares = ", ".join(f"{p}" for p in PERCENTILES)
-    names = ", ".join(f"q[{k + 1}] AS p{round(100 * p)}" for k, p in enumerate(PERCENTILES))
+    names = ", ".join(f"q[{k + 1}] AS {percentile_name(p)}" for k, p in enumerate(PERCENTILES))
+    value = definition.expression
     return Query(
         f"""
-SELECT {names}, mean FROM (
-  SELECT quantile_cont({definition.expression}, [{shares}]) AS q, avg({definition.expression}) AS mean
+SELECT {names}, mean, max, count FROM (
+  SELECT quantile_cont({value}, [{shares}]) AS q, avg({value}) AS mean, max({value}) AS max, count({value}) AS count
   FROM {definition.source} WHERE run_id = $run
 )""".strip(),
         {"run": run_id},
+    )
+
+
+def stalls_query(run_id: str) -> Query:
+    """How many of the run's inter-token latencies are stalls."""
+    return Query(
+        "SELECT count(*) FILTER (itl_ns > $above) AS stalls FROM slices WHERE run_id = $run",
+        {"run": run_id, "above": STALL_MS * 1e6},
     )
 
 
@@ -84,7 +106,7 @@ def totals_query(run_id: str) -> Query:
     return Query(
         f"""
 SELECT count(*) AS total, count(*) FILTER ({COMPLETED_SQL}) AS finished, count(*) FILTER (end_reason = 'failed') AS failed,
-       sum(output_tokens)::BIGINT AS output_tokens, min(arrival_ns) AS first_arrival_ns,
+       count(*) FILTER (end_reason = 'cancelled') AS cancelled, sum(output_tokens)::BIGINT AS output_tokens, min(arrival_ns) AS first_arrival_ns,
        max(end_ns) FILTER ({COMPLETED_SQL}) AS last_end_ns
 FROM requests WHERE run_id = $run""".strip(),
         {"run": run_id},

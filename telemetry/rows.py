@@ -43,7 +43,8 @@ def column(
 
 ADMISSION_STOPS = ("none_waiting", "budget", "blocks", "max_requests", "policy", "prefix", "tails")
 SLICE_KINDS = ("prefill", "decode", "verify")
-END_REASONS = ("stop", "length", "stop_string", "cancelled", "failed")
+COMPLETED = ("stop", "length", "stop_string")  # how a request ends that was served to its end
+END_REASONS = (*COMPLETED, "cancelled", "failed")
 DECISIONS = ("admitted", "chunked", "refused", "preempted", "evicted", "speculation", "finished", "cancelled")
 DECISION_REASONS = (
     "scheduled",
@@ -89,6 +90,12 @@ class IterationRow:
     draft_tokens: int = column("int32", "tokens", "Speculative tokens verified in this step.")
     accepted_tokens: int = column("int32", "tokens", "Speculative tokens that were accepted.")
     emitted_tokens: int = column("int32", "tokens", "Tokens given to users in this step.")
+    prompt_tokens: int = column(
+        "int32", "tokens", "Prompts, cached tokens included, of requests that got their first token in this step."
+    )
+    prefix_query_tokens: int = column(
+        "int32", "tokens", "Prompt tokens looked up in the prefix cache when their requests were first admitted."
+    )
     prefix_hit_tokens: int = column("int32", "tokens", "Prompt tokens found in the prefix cache at admission.")
     context_tokens: int = column("int64", "tokens", "KV entries read by attention in one layer, summed over the batch.")
     token_budget: int = column("int32", "tokens", "Most tokens the scheduler would give to this step.", nullable=True)

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from app.charts.frame import Table, column, new_figure, rows, say_nothing_here
 from app.theme import Palette
-from app.words import STALL_FACTOR
+from store.metrics import STALL_MS
 
 MOST_DOTS = 5000
 
@@ -25,7 +25,7 @@ class Ghost:
 
 
 def token_gaps(
-    table: Table, palette: Palette, stall_ms: float, *, ghost: Ghost | None = None, log: bool = True
+    table: Table, palette: Palette, stall_ms: float = STALL_MS, *, ghost: Ghost | None = None, log: bool = True
 ) -> go.Figure:
     """One dot per token at (time, gap since the request's token before).
 
@@ -54,7 +54,7 @@ def token_gaps(
             x=1,
             y=np.log10(stall_ms) if log else stall_ms,  # Plotly places annotations of a log axis by exponent
             xref="x domain",
-            text=f"stall: over {STALL_FACTOR} x the median gap",
+            text=f"stall: over {stall_ms:g} ms",
             font={"color": palette.stall, "size": 13},
             showarrow=False,
             xanchor="right",

@@ -26,6 +26,7 @@ SHOWN = (
     "ttft_ms_p99",
     "itl_ms",
     "itl_ms_p99",
+    "stalls",
     "tpot_ms",
     "e2e_ms",
     "output_tokens_per_s",

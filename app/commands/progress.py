@@ -148,7 +148,7 @@ class ExperimentProgress:
         """How much of the run being served is done, from its requests."""
         progress = read_status(self._home.runs / run_id).get("progress") or {}
         total = progress.get("requests_total") or 0
-        return min(1.0, progress.get("requests_done", 0) / total) if total else 0.0
+        return min(1.0, progress.get("requests_ended", 0) / total) if total else 0.0
 
 
 def turn_in_words(turn: Turn) -> str:

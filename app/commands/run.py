@@ -190,6 +190,9 @@ def _index(home: Home) -> None:
 
 def print_result(result: dict[str, Any]) -> None:
     """A run's result as a table."""
+    from store.metrics import STALL_MS
+    from store.summary import LATENCY_FIGURES, small_samples
+
     requests = result["requests"]
     rows: list[tuple[str, Any]] = [
         ("status", ", ".join([result["status"], *result["labels"]])),
@@ -199,8 +202,10 @@ def print_result(result: dict[str, Any]) -> None:
     ]
     for key, name in (("ttft_ms", "TTFT"), ("itl_ms", "ITL"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E")):
         figures = result[key]
-        rows.append((f"{name} (ms)", "  ".join(f"{k} {_figure(figures[k])}" for k in ("p50", "p90", "p99", "mean"))))
+        told = "  ".join(f"{k} {_figure(figures[k])}" for k in LATENCY_FIGURES)
+        rows.append((f"{name} (ms)", f"{told}  of {figures['count']:,}"))
     rows += [
+        ("stalls", f"{result['stalls']:,} gaps above {STALL_MS:g} ms"),
         ("prefix hits", f"{result['prefix_hit_tokens'] or 0:,} tokens"),
         ("drafts", f"{result['accepted_tokens'] or 0:,} of {result['draft_tokens'] or 0:,} tokens accepted"),
         ("preemptions", result["preemptions"]),
@@ -210,6 +215,8 @@ def print_result(result: dict[str, Any]) -> None:
             ("KV pool", f"{result['peak_kv_tokens'] or 0:,} of {result['kv_capacity_tokens']:,} tokens at its fullest")
         )
     stdout().print(table(("", ""), rows, title=result["run_id"]))
+    for words in small_samples(result):
+        say(words)
 
 
 def _figure(value: float | None) -> str:

@@ -59,7 +59,7 @@ def live_board(data: dict[str, Any], *, key: str) -> None:
     """Put the board on the page.
 
     ``data``: ``run`` (its id), ``token`` and ``path`` of the live socket, ``palettes`` and ``words`` (``charts``, ``tiles``),
-    ``stall_factor``, ``expected_tokens`` (output tokens if no request ends early) and ``ghost`` (None, or ``name``, ``t``
-    in s and ``itl_ms`` of an earlier run). All texts in it are shown as text, never as markup.
+    ``stall_ms``, ``expected_tokens`` (output tokens if no request ends early) and ``ghost`` (None, or of an earlier run ``name``, ``t``
+    in s, ``itl_ms``, and over all its gaps ``stalls`` and ``longest_ms``). All texts in it are shown as text, never as markup.
     """
     _component()(key=key, data=data)

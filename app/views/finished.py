@@ -19,11 +19,11 @@ from app.views.quality import capacity_figures, quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.views.speculation import speculation_section
-from app.words import CHARTS, PROVENANCE, STALL_FACTOR
+from app.words import CHARTS, PROVENANCE
 from store import queries
 from store.capacity import Capacity, capacity
 from store.metrics import METRICS
-from store.summary import LATENCIES, latency_query
+from store.summary import LATENCIES, LATENCY_FIGURES, latency_query, small_samples
 
 MOST_ITERATIONS = 2000
 MOST_GAPS = 6000
@@ -136,18 +136,17 @@ def _charts(
     devices_query = queries.devices_query(run_id)
     devices = devices_query.table(con)
     ghost = ghost_of(lab, con, facts)
-    stall_ms = STALL_FACTOR * (figures.get("itl_ms", {}).get("p50") or np.nan)
 
     longest = _largest(steps, "duration_ms")
     timeline = charts.iteration_timeline(steps, colours)
     words = f"{counted(steps.num_rows, 'iteration')} shown, the longest {milliseconds(longest)}."
     chart_card(CHARTS["timeline"], timeline, steps, steps_query, name="iterations", summary=words)
     log = st.session_state.get("gap-scale", "log") == "log"
-    dots = charts.token_gaps(gaps, colours, stall_ms, ghost=ghost, log=log)
-    told = stalls_in_words(queries.stalls(con, run_id, stall_ms))
+    dots = charts.token_gaps(gaps, colours, ghost=ghost, log=log)
+    told = stalls_in_words(figures)
     before = ""
     if ghost is not None:
-        before = f" Before ({ghost.name}): {stalls_in_words(queries.stalls(con, ghost.run_id, stall_ms))}"
+        before = f" Before ({ghost.name}): {stalls_in_words(queries.summary(con, ghost.run_id) or {})}"
     chart_card(
         CHARTS["itl"], dots, gaps, gaps_query, name="token-gaps", summary=told, remark=told + before, control=_gap_scale
     )
@@ -192,26 +191,34 @@ def _gap_scale() -> None:
     )
 
 
-def stalls_in_words(found: dict[str, Any]) -> str:
-    """What ``store.queries.stalls`` found in a run, as a sentence."""
-    if not found["gaps"]:
+def stalls_in_words(figures: dict[str, Any]) -> str:
+    """The stalls of a run's summary, as a sentence."""
+    gaps = figures.get("itl_ms") or {}
+    if gaps.get("max") is None:
         return "No gap between tokens was recorded."
-    return f"{counted(found['stalls'], 'stall')}, longest gap {milliseconds(found['longest_ms'])}."
+    return f"{counted(figures['stalls'], 'stall')}, longest gap {milliseconds(gaps['max'])}."
 
 
 def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any]) -> None:
-    shares = ("p50", "p90", "p99", "mean")
     rows = [
-        {"": METRICS[name].title, **{share: _tenths(figures.get(name, {}).get(share)) for share in shares}}
+        {
+            "": METRICS[name].title,
+            **{share: _tenths(figures.get(name, {}).get(share)) for share in LATENCY_FIGURES},
+            "samples": figures.get(name, {}).get("count"),
+        }
         for name in LATENCIES
     ]
     st.dataframe(
         rows,
         hide_index=True,
         height="content",
-        column_config={share: st.column_config.NumberColumn(f"{share}, ms", format="localized") for share in shares},
+        column_config={
+            share: st.column_config.NumberColumn(f"{share}, ms", format="localized") for share in LATENCY_FIGURES
+        },
         alt="Latency in ms: " + "; ".join(f"{row['']} p50 {row['p50']}, p99 {row['p99']}" for row in rows),
     )
+    for words in small_samples(figures):
+        st.caption(plain(words))
     st.caption(plain(SYMBOLS))
     for name in LATENCIES:
         st.caption(plain(metric_help(name)))

@@ -11,8 +11,10 @@ from app.components.live_board import live_board
 from app.services import Lab
 from app.theme import palettes
 from app.views.facts import RunFacts
-from app.views.finished import GHOST_GAPS, ghost_of
-from app.words import STALL_FACTOR, board_words
+from app.views.finished import ghost_of
+from app.words import board_words
+from store.metrics import STALL_MS
+from store.summary import summary
 
 SOCKET = "/live"
 
@@ -31,7 +33,7 @@ def running_board(lab: Lab, facts: RunFacts) -> bool:
             "path": SOCKET,
             "palettes": palettes(),
             "words": board_words(),
-            "stall_factor": STALL_FACTOR,
+            "stall_ms": STALL_MS,
             "expected_tokens": facts.spec.expected_tokens,
             "ghost": _ghost(lab, facts),
         },
@@ -46,11 +48,13 @@ def _ghost(lab: Lab, facts: RunFacts) -> dict[str, Any] | None:
     if kept is None or kept[0] != facts.run_id:
         with lab.database.read() as con:
             found = ghost_of(lab, con, facts)
+            figures = (summary(con, found.run_id) if found is not None else None) or {}
         points = None
         if found is not None:
             points = {
                 "name": found.name,
-                "sampled": found.table.num_rows >= GHOST_GAPS,
+                "stalls": figures.get("stalls"),
+                "longest_ms": (figures.get("itl_ms") or {}).get("max"),
                 "t": charts.column(found.table, "t").round(3).tolist(),
                 "itl_ms": charts.column(found.table, "itl_ms").round(3).tolist(),
             }

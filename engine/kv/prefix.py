@@ -51,6 +51,7 @@ class PrefixCache(Prefixes):
         super().__init__(pool, window_blocks)
         self.settings = settings
         self.waits = settings.wait_in_flight and settings.skip_prefill
+        self.looks_up = settings.skip_prefill
         self.reserves = settings.admission == "memory"
         self._copy_block = copy_block
         self._hash_block = hash_block
@@ -64,7 +65,7 @@ class PrefixCache(Prefixes):
         pool.evicted = self._forget
 
     def match(self, request: Request, room: int) -> Match:
-        if not self.settings.skip_prefill:
+        if not self.looks_up:
             return NOTHING
         size, limit = self.pool.block_size, request.num_known_tokens - 1
         most = self._whole(limit // size)

@@ -43,6 +43,7 @@ class Prefixes:
     """Finds nothing and keeps nothing: the pool without prefix sharing, and the contract of the one with it."""
 
     waits = False  # a request waits for a block that another one computes in the same step
+    looks_up = False  # prompts are looked up before they are computed
     reserves = False  # a request is admitted only when all it may grow to fits, however many run
 
     def __init__(self, pool: BlockPool, window_blocks: int | None = None) -> None:

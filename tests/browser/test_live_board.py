@@ -14,8 +14,9 @@ from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from app.components.live_board import script, styles
 from app.theme import palettes
-from app.words import STALL_FACTOR, board_words
+from app.words import board_words
 from store.live import TOKEN_COLUMNS, encode_frame
+from store.metrics import STALL_MS
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 
 pytestmark = pytest.mark.browser
@@ -105,7 +106,7 @@ def open_board(browser: Browser) -> Any:
             "path": "/live",
             "palettes": palettes(),
             "words": board_words(),
-            "stall_factor": STALL_FACTOR,
+            "stall_ms": STALL_MS,
             "expected_tokens": 100,
             "ghost": None,
         } | extra
@@ -286,15 +287,58 @@ def test_a_refusal_is_told_and_not_repeated(open_board: OpenOne) -> None:
     assert len(board.socket.greetings) == 1
 
 
-def test_stalls_are_counted_against_five_median_gaps(open_board: OpenOne) -> None:
+def figures(**changes: Any) -> dict[str, Any]:
+    """A whole ``figures`` message."""
+    times = {"count": 12, "p50": 20.0, "p99": 300.0, "max": 500.0, "recent": {"p50": 20.0, "p99": 300.0}}
+    return {
+        **{
+            "type": "figures",
+            "t": 3.0,
+            "final": False,
+            "tokens_per_s": 80.0,
+            "itl_ms": times,
+            "ttft_ms": times,
+            "stalls": 2,
+        },
+        **{"running": 4, "waiting": 1, "kv_used_share": 0.25, "capacity": None, "device": {}, "limit": None},
+    } | changes
+
+
+def test_stalls_and_median_are_the_labs_figures(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send(tokens(0, [20.0] * 60 + [90.0, 300.0, 500.0]))
+    board.socket.send(figures())
     legend = board.page.locator(".card", has_text="Gap before every token").locator(".legend")
+    expect(legend).to_contain_text("median 20.0 ms")
     expect(legend).to_contain_text("2 stalls, longest gap 500 ms")
 
 
+def test_after_the_end_nothing_is_said_to_be_now(open_board: OpenOne) -> None:
+    board = open_board()
+    limit = {"kind": "compute", "sentence": "Compute.", "figures": {}}
+    board.socket.send(figures(limit=limit))
+    expect(board.page.locator(".limit-title")).to_have_text("What limits the engine now")
+    expect(board.page.locator(".tile", has_text="Running")).to_contain_text("1 waiting")
+    counts = {"total": 26, "finished": 24, "failed": 0, "cancelled": 2}
+    board.socket.send(
+        {
+            "type": "status",
+            "state": "cancelled",
+            "progress": {"requests_total": 26, "requests_done": 26},
+            "summary": {"requests": counts},
+        }
+    )
+    board.socket.send(figures(final=True, limit=limit, requests=counts, running=0, waiting=0))
+    expect(board.page.locator(".limit-title")).to_have_text("What limited the engine, over the run")
+    expect(board.page.locator(".tile", has_text="Finished")).to_contain_text("24of 26 requests")
+    expect(board.page.locator(".tile", has_text="KV use at most")).to_contain_text("25 %")
+    expect(board.page.locator(".progress-text")).to_contain_text("24 of 26 requests")
+    assert board.page.locator(".tile", has_text="Running").count() == 0
+    assert "now" not in board.page.locator(".board").inner_text().split()
+
+
 def test_an_earlier_run_lies_behind_and_is_named_as_text(open_board: OpenOne) -> None:
-    ghost = {"name": PLANTED, "sampled": False, "t": [0.1, 0.2, 0.3], "itl_ms": [20, 900, 20]}
+    ghost = {"name": PLANTED, "stalls": 1, "longest_ms": 900, "t": [0.1, 0.2, 0.3], "itl_ms": [20, 900, 20]}
     board = open_board(ghost=ghost)
     board.socket.send(tokens(0, [20.0] * 60))
     legend = board.page.locator(".card", has_text="Gap before every token").locator(".legend")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
 
-from store.limits import what_limits
+from store.inflight import Step
+from store.limits import Limit, Outside, Work, what_limits
 
 PEAKS = {"flops_per_s": 1e12, "bytes_per_s": 1e11}  # 1 GFLOP takes 1 ms, 100 MB take 1 ms
 
@@ -26,6 +28,11 @@ def window(steps: int = 100, **columns: float) -> dict[str, np.ndarray]:
     return {name: np.full(steps, value, float) for name, value in (values | columns).items()}
 
 
+def judged(columns: dict[str, np.ndarray], **more: Any) -> Limit:
+    """The verdict on a second with these iterations."""
+    return what_limits(Work.of(columns, PEAKS), 1000.0, peaks=PEAKS, **more)
+
+
 @pytest.mark.parametrize(
     ("columns", "kind"),
     [
@@ -42,14 +49,14 @@ def window(steps: int = 100, **columns: float) -> dict[str, np.ndarray]:
     ],
 )
 def test_the_verdict(columns: dict[str, np.ndarray], kind: str) -> None:
-    limit = what_limits(columns, PEAKS, window_s=1.0)
+    limit = judged(columns)
     assert limit.kind == kind
     assert limit.sentence.endswith(".")
     json.dumps(limit.as_dict(), allow_nan=False)
 
 
 def test_the_figures_behind_it() -> None:
-    figures = what_limits(window(flops=1e9, bytes=800e6), PEAKS, window_s=1.0).figures
+    figures = judged(window(flops=1e9, bytes=800e6)).figures
     assert figures["busy_share"] == 1.0
     assert figures["compute_ms"] == pytest.approx(1.0)
     assert figures["memory_ms"] == pytest.approx(8.0)
@@ -61,13 +68,57 @@ def test_the_figures_behind_it() -> None:
 def test_a_mix_is_bound_step_by_step_not_on_average() -> None:
     prefill, decode = window(10, flops=9e9, bytes=100e6), window(90, flops=1e8, bytes=900e6)
     mixed = {name: np.concatenate([prefill[name], decode[name]]) for name in prefill}
-    limit = what_limits(mixed, PEAKS, window_s=1.0)
+    limit = judged(mixed)
     assert limit.kind == "memory_bandwidth"
     assert limit.figures["bound_ms"] == pytest.approx(9.0)
     assert limit.figures["memory_bound_share"] == pytest.approx(0.9)
 
 
 def test_without_peaks_it_does_not_pretend() -> None:
-    limit = what_limits(window(flops=8e9), None, window_s=1.0)
+    limit = what_limits(Work.of(window(flops=8e9), None), 1000.0)
     assert "not known" in limit.sentence
     assert "overhead_share" not in limit.figures
+
+
+def test_a_step_in_flight_is_work_and_says_what_it_computes() -> None:
+    prompt = Step(iteration=7, start_ns=0, prefill_tokens=5120, decode_requests=7, flops=9e12, bytes=1e9)
+    limit = judged(window(steps=0), step=prompt, running_ms=1000.0)
+    assert (limit.kind, limit.figures["busy_share"], limit.figures["in_flight_ms"]) == ("compute", 1.0, 1000.0)
+    assert "5,120 prompt tokens and a token for 7 requests for 1.0 s" in limit.sentence
+    reading = prompt.model_copy(update={"prefill_tokens": 0, "flops": 1e9, "bytes": 1e12})
+    assert judged(window(steps=0), step=reading, running_ms=1000.0).kind == "memory_bandwidth"
+
+
+def test_a_short_step_in_flight_leaves_the_verdict_to_those_that_ended() -> None:
+    step = Step(iteration=99, start_ns=0, decode_requests=4)
+    assert judged(window(99, flops=8e9), step=step, running_ms=10.0).kind == "compute"
+    assert judged(window(10, flops=8e9), step=step, running_ms=10.0).kind == "no_work"
+
+
+@pytest.mark.parametrize(
+    ("others", "threads", "kind"),
+    [
+        (70.0, 1, "other_processes"),  # of two cores, the engine wants one and gets 0.6
+        (60.0, 1, "other_processes"),
+        (45.0, 1, "host_overhead"),  # the other core is theirs: nothing is taken from the engine
+        (45.0, 2, "other_processes"),
+        (15.0, 2, "host_overhead"),  # a page that looks on does not count as outside load
+    ],
+)
+def test_load_from_outside_is_a_limit_of_its_own(others: float, threads: int, kind: str) -> None:
+    machine = {"cpu": {"cores": 2}, "threads": threads}
+    host = others + 30.0
+    outside = Outside.of(host, 2 * 30.0, machine)  # the engine's process has 30 % of the machine
+    limit = judged(window(flops=1e9, bytes=100e6), outside=outside)
+    assert limit.kind == kind
+    assert limit.figures["others_share"] == pytest.approx(others / 100)
+    assert (f"{others:.0f} % of the machine" in limit.sentence) == (kind == "other_processes")
+
+
+def test_without_a_count_of_the_load_nothing_is_said_of_it() -> None:
+    for host, own, machine in (
+        (None, 50.0, {"cpu": {"cores": 2}}),
+        (90.0, None, {"cpu": {"cores": 2}}),
+        (90.0, 5.0, {}),
+    ):
+        assert Outside.of(host, own, machine) is None

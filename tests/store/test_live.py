@@ -7,6 +7,7 @@ import struct
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from store import queries
 from store.database import Database
 from store.feed import LiveRuns
 from store.history import History, LatencyHistogram, thin
+from store.inflight import InFlight, in_flight_of
 from store.ingest import Collector
 from store.live import LiveRun
 from telemetry.recorder import Recorder
@@ -167,7 +169,8 @@ def test_figures_are_those_of_the_last_seconds(tmp_path: Path) -> None:
 def test_an_engine_that_stopped_talking_makes_no_tokens(tmp_path: Path) -> None:
     live = LiveRun("r1")
     feed_steps(live, tmp_path, 10, 4, np.full((10, 4), STEP_NS), running=True)
-    live._origin_unix_ns -= 60 * 10**9  # as if the start had been a minute ago
+    live.figures()
+    live._heard_at -= 60  # as if the last row had come a minute ago
     assert live.figures()["tokens_per_s"] == 0
 
 
@@ -182,8 +185,109 @@ def test_an_empty_run_has_figures_too() -> None:
 def test_an_engine_that_stands_still_has_too_little_work(tmp_path: Path) -> None:
     live = LiveRun("r1")
     feed_steps(live, tmp_path, 10, 4, np.full((10, 4), STEP_NS), running=True)
-    live._origin_unix_ns -= 60 * 10**9
+    live.figures()
+    live._heard_at -= 60
     assert live.figures()["limit"]["kind"] == "no_work"
+
+
+def in_flight(at_s: float, iterations: int, **more: Any) -> InFlight:
+    """As ``status.json`` says it, ``at_s`` after the run's start and after so many iterations."""
+    about = {"at_ns": round(at_s * 1e9), "iterations": iterations, "running": 4, "waiting": 0, "requests": []} | more
+    found = in_flight_of({"in_flight": about})
+    assert found is not None
+    return found
+
+
+def prompt_step(start_s: float, iteration: int) -> dict[str, Any]:
+    return {
+        "iteration": iteration,
+        "start_ns": round(start_s * 1e9),
+        "prefill_tokens": 5000,
+        "decode_requests": 4,
+        "flops": 1e13,
+    }
+
+
+def test_a_long_step_in_flight_keeps_the_engine_busy_and_is_named(tmp_path: Path) -> None:
+    live = LiveRun("r1")
+    feed_steps(live, tmp_path, 10, 4, np.full((10, 4), STEP_NS), running=True)  # ten steps, over at 0.1 s
+    figures = live.figures(in_flight(8.0, 10, running=11, waiting=2, step=prompt_step(0.1, 10)))
+    assert figures["limit"]["kind"] == "compute"
+    assert "5,000 prompt tokens and a token for 4 requests for 5.0 s" in figures["limit"]["sentence"]
+    assert figures["limit"]["figures"]["busy_share"] == 1.0
+    assert (figures["running"], figures["waiting"]) == (11, 2)
+    assert figures["tokens_per_s"] == 0
+    first = LiveRun("r2").figures(in_flight(3.0, 0, step=prompt_step(0.2, 0)))
+    assert first["limit"]["kind"] == "compute", "the very first step counts too"
+
+
+def test_what_is_in_flight_follows_the_rows_and_never_contradicts_them(tmp_path: Path) -> None:
+    live = LiveRun("r1")
+    feed_steps(live, tmp_path, 1000, 4, np.full((1000, 4), STEP_NS), running=True)  # over at 10 s
+    settled = live.figures()
+    for stale in (
+        in_flight(9.0, 900, running=1, step=prompt_step(8.0, 900)),
+        in_flight(10.4, 1040, step=prompt_step(10.39, 1040)),
+    ):
+        figures = live.figures(stale)  # of before the last row; or its rows are still on their way
+        assert (figures["limit"]["kind"], figures["tokens_per_s"]) == (
+            settled["limit"]["kind"],
+            settled["tokens_per_s"],
+        )
+        assert figures["running"] == 4
+    assert live.figures(in_flight(20.0, 1000, running=0))["limit"]["kind"] == "no_work", "an engine that naps is idle"
+
+
+def test_a_first_token_counts_when_it_comes_and_once(tmp_path: Path) -> None:
+    live = LiveRun("r1")
+    for at in (1.0, 2.0):
+        ms = [[k, 0, 10**6 * (100 + k), round(at * 1e9)] for k in range(10)]
+        figures = live.figures(in_flight(at, 0, requests=ms))
+    assert (figures["ttft_ms"]["count"], figures["ttft_ms"]["max"]) == (10, 109.0)
+    assert figures["ttft_ms"]["recent"]["p50"] == pytest.approx(104.5)
+    assert sorted(live.first_token_latencies_ms) == [100.0 + k for k in range(10)]
+    with Recorder(tmp_path) as recorder:
+        for k in range(10):
+            recorder.request(**request_values(k, first_token_ns=10**6 * (100 + k), end_ns=3 * 10**9))
+    for item in SpoolReader(spool_path(tmp_path, "request")).read():
+        live.feed("request", item.batch)
+    assert live.figures(in_flight(3.0, 0, requests=ms))["ttft_ms"]["count"] == 10
+
+
+def test_waits_that_are_not_over_count_once_they_are_longer_than_the_median(tmp_path: Path) -> None:
+    live = LiveRun("r1")
+    feed_steps(
+        live, tmp_path, 100, 4, np.full((100, 4), STEP_NS), running=True
+    )  # over at 1 s, gaps of 10 ms, one TTFT of 10 ms
+    before = live.figures()
+    assert (before["itl_ms"]["max"], before["stalls"]) == (10.0, 0)
+    step = prompt_step(1.0, 100)
+    served = [[k, 0, STEP_NS, 10**9] for k in range(1, 9)]  # eight requests had their last token at 1 s
+    asked = [[20 + k, 2 * 10**9, None, None] for k in range(3)]  # three arrived at 2 s and wait for their first
+    figures = live.figures(in_flight(6.0, 100, step=step, requests=[*served, *asked]))
+    assert (figures["itl_ms"]["max"], figures["stalls"]) == (5000.0, 8)
+    assert figures["itl_ms"]["p99"] == pytest.approx(5000, rel=0.006)
+    assert figures["itl_ms"]["p50"] == pytest.approx(10, rel=0.006)
+    assert figures["ttft_ms"]["max"] == 4000.0
+    soon = live.figures(in_flight(1.004, 100, step=step, requests=[*served, *asked[:0]]))
+    assert soon["itl_ms"]["count"] == 400, "gaps that have just begun say nothing yet"
+    assert live.figures()["stalls"] == 0, "they were not taken for good"
+
+
+@pytest.mark.parametrize(
+    "said", [None, 5, [], {}, {"at_ns": -1}, {"at_ns": 1, "iterations": 0, "running": "x", "waiting": 0}]
+)
+def test_nonsense_in_flight_is_nothing_in_flight(said: Any) -> None:
+    assert in_flight_of({"in_flight": said}) is None
+
+
+def test_no_percentile_lies_beyond_what_was_seen() -> None:
+    histogram = LatencyHistogram()
+    histogram.add(np.array([286.4]))
+    assert histogram.percentile(0.99) == histogram.percentile(0.5) == 286.4
+    with_more = histogram.with_also(np.array([12.0]))
+    assert 12.0 <= with_more.percentile(0.0) < with_more.percentile(1.0) == 286.4
+    assert histogram.count == 1
 
 
 def test_a_million_tokens_stay_in_bounds_with_every_stall() -> None:

@@ -11,7 +11,7 @@ from rowmaker import iteration_values, make_run, request_values, set_status
 from store import queries
 from store.database import Database
 from store.ingest import Collector
-from store.metrics import METRICS, distribution, percentile
+from store.metrics import METRICS, STALL_MS, carries, percentile, too_few, too_few_in_words
 from telemetry.recorder import Recorder
 
 MS = 1_000_000
@@ -73,13 +73,20 @@ def test_request_metrics(summary_and_requests) -> None:
 def test_summary_figures(summary_and_requests) -> None:
     summary, _ = summary_and_requests
     # ttft 20 40 40 50: rank 0.9 * 3 = 2.7 lies 0.7 of the way from 40 to 50
-    assert summary["ttft_ms"] == {"p50": 40, "p90": pytest.approx(47), "p99": pytest.approx(49.7), "mean": 37.5}
-    assert summary["itl_ms"] == {"p50": 25, "p90": pytest.approx(37), "p99": pytest.approx(39.7), "mean": 25}
+    assert summary["ttft_ms"] == {
+        **{"p50": 40, "p90": pytest.approx(47), "p95": pytest.approx(48.5), "p99": pytest.approx(49.7)},
+        **{"mean": 37.5, "max": 50, "count": 4},
+    }
+    assert summary["itl_ms"] == {
+        **{"p50": 25, "p90": pytest.approx(37), "p95": pytest.approx(38.5), "p99": pytest.approx(39.7)},
+        **{"mean": 25, "max": 40, "count": 4},
+    }
+    assert summary["stalls"] == 0
     assert summary["tpot_ms"]["p50"] == summary["tpot_ms"]["mean"] == 30
     assert summary["e2e_ms"]["p50"] == 120
     assert summary["output_tokens"] == 17
     assert summary["output_tokens_per_s"] == pytest.approx(17 / 0.160)  # first arrival at 0, last emission at 160 ms
-    assert summary["requests"] == {"total": 5, "finished": 3, "failed": 1}
+    assert summary["requests"] == {"total": 5, "finished": 3, "failed": 1, "cancelled": 1}
     assert summary["iterations"] == 16
     assert summary["preemptions"] == 1
     assert summary["peak_kv_tokens"] == 108
@@ -89,7 +96,7 @@ def test_summary_has_exactly_the_keys_scripts_rely_on(summary_and_requests) -> N
     summary, _ = summary_and_requests
     assert list(summary) == [
         *("run_id", "status", "labels", "requests", "iterations", "output_tokens", "output_tokens_per_s"),
-        *("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "prefix_hit_tokens", "draft_tokens", "accepted_tokens"),
+        *("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "stalls", "prefix_hit_tokens", "draft_tokens", "accepted_tokens"),
         *("preemptions", "kv_capacity_tokens", "peak_kv_tokens", "output_digest", "workload_hash"),
     ]
 
@@ -98,7 +105,6 @@ def test_percentiles_interpolate_linearly_and_skip_nulls() -> None:
     assert percentile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.5
     assert percentile([1.0, float("nan"), 3.0], 0.5) == 2.0
     assert percentile([], 0.5) is None
-    assert distribution([1.0, 2.0, 3.0, 4.0, 5.0]) == {"p50": 3.0, "p90": 4.6, "p99": pytest.approx(4.96), "mean": 3.0}
 
 
 def test_the_database_and_numpy_agree_on_percentiles(tmp_path: Path) -> None:
@@ -108,6 +114,47 @@ def test_the_database_and_numpy_agree_on_percentiles(tmp_path: Path) -> None:
             query = "SELECT quantile_cont(v, ?) FROM (SELECT unnest(?::DOUBLE[]) AS v)"
             ((found,),) = con.execute(query, [share, values.tolist()]).fetchall()
             assert found == pytest.approx(percentile(values, share), rel=1e-12)
+
+
+def test_a_stall_is_a_gap_above_the_one_bound_and_a_run_of_slow_gaps_is_all_stalls(tmp_path: Path) -> None:
+    bound = int(STALL_MS * MS)
+    runs = {"quick": [5 * MS] * 98 + [bound, bound + 1], "slow": [bound + MS] * 100}
+    for name, gaps in runs.items():
+        with Recorder(make_run(tmp_path / "runs", name)) as recorder:
+            recorder.slices(0, request=range(100), kind="decode", tokens=1, context_len=0, emitted=1, itl_ns=gaps)
+        set_status(tmp_path / "runs" / name, "finished")
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        for name, stalls in (("quick", 1), ("slow", 100)):
+            Collector(tmp_path / "runs", database).ingest_once(name)
+            assert queries.summary(con, name)["stalls"] == stalls
+
+
+@pytest.mark.parametrize(
+    ("count", "names"),
+    [
+        (0, []),
+        (3, ["p50", "p90", "p95", "p99"]),
+        (12, ["p90", "p95", "p99"]),
+        (50, ["p95", "p99"]),
+        (100, ["p99"]),
+        (499, ["p99"]),
+        (500, []),
+    ],
+)
+def test_a_percentile_needs_five_samples_beyond_it(count: int, names: list[str]) -> None:
+    assert too_few(count) == names
+    assert [carries(count, share) for share in (0.5, 0.99)] == [count >= 10, count >= 500]
+    said = too_few_in_words("TTFT", count)
+    assert bool(said) == bool(names)
+    assert all(name in said for name in names)
+
+
+def test_what_is_said_of_a_small_sample() -> None:
+    assert (
+        too_few_in_words("TTFT", 12)
+        == "TTFT: p90, p95 and p99 rest on too few of 12 samples: p99 is close to the largest."
+    )
+    assert too_few_in_words("TTFT", 200) == "TTFT: p99 rests on too few of 200 samples: p99 is close to the largest."
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -33,7 +33,8 @@ class Board {
       request: new Columns("e2e_ms", 50000),
       device: new Columns("utilization", 50000),
     };
-    this.itlHistogram = new LogHistogram();
+    this.figures = null; // the newest `figures` message
+    this.longestGap = 0;
     this.view = new TimeView(() => this.viewChanged());
     this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.build();
@@ -58,7 +59,7 @@ class Board {
     told.append(this.chip, this.progressText);
     bar.append(told, this.controls());
     this.limit = new LimitLine(this.data.words.limit);
-    this.tiles = tileSpecs(this.data.words.tiles).map((spec) => new Tile(spec));
+    this.tiles = tileSpecs(this.data.words.tiles, this.data.words.tiles_after).map((spec) => new Tile(spec));
     const tiles = element("div", "tiles");
     tiles.append(...this.tiles.map((tile) => tile.root));
     this.charts = CHART_SPECS.map((make) => {
@@ -117,7 +118,8 @@ class Board {
   restart() {
     if (this.feed) this.feed.stop();
     for (const table of Object.values(this.tables)) table.clear();
-    this.itlHistogram = new LogHistogram();
+    this.figures = null;
+    this.longestGap = 0;
     this.view.reset();
     for (const tile of this.tiles) tile.clear();
     this.limit.show(null);
@@ -142,9 +144,7 @@ class Board {
     const ghost = this.data.ghost;
     this.ghost = null;
     if (!ghost || !ghost.t.length) return;
-    const histogram = new LogHistogram();
-    histogram.add(ghost.itl_ms, 0);
-    this.ghost = { ...ghost, histogram };
+    this.ghost = { ...ghost };
     this.ghost.shortest = ghost.itl_ms.reduce((least, value) => (value > 0 && value < least ? value : least), Infinity);
     const entry = this.charts && this.charts.find(({ spec }) => spec.id === "itl").readings[2];
     if (entry) entry.item.children[1].textContent = "before: " + ghost.name;
@@ -157,7 +157,7 @@ class Board {
     this.root.dataset.frames = this.frames;
     const before = target.missed;
     const added = target.append(first, n, batch);
-    if (table === "token" && added) this.itlHistogram.add(target.get("itl_ms").subarray(target.rows - added), 0);
+    if (table === "token" && added) this.longestGap = target.get("itl_ms").subarray(target.rows - added).reduce((most, gap) => (gap > most ? gap : most), this.longestGap);
     if (target.missed > before) this.showNotice();
     this.view.advance(Math.max(this.view.now, target.last("t") || 0));
     this.requestDraw();
@@ -165,8 +165,10 @@ class Board {
 
   hear(message) {
     if (message.type === "figures") {
+      this.figures = message;
       for (const tile of this.tiles) tile.update(message);
-      this.limit.show(message.limit || null);
+      this.limit.show(message.limit || null, message.final);
+      this.requestDraw();
     } else if (message.type === "status") {
       this.status = message.status || message;
       this.showStatus();
@@ -195,9 +197,10 @@ class Board {
     this.chip.textContent = CHIPS[shown] || shown;
     this.chip.dataset.state = shown;
     const progress = (this.status && this.status.progress) || {};
+    const counts = (this.status && this.status.summary && this.status.summary.requests) || {};
     const total = progress.requests_total || 0;
-    const done = progress.requests_done || 0;
-    let share = total ? done / total : 0;
+    const done = known(counts.finished) ? counts.finished : progress.requests_done || 0;
+    let share = total ? (progress.requests_ended || 0) / total : 0;
     if (this.data.expected_tokens > 0) share = Math.max(share, Math.min(1, (progress.output_tokens || 0) / this.data.expected_tokens));
     if (state === "loading" && known(progress.phase_share)) share = progress.phase_share;
     if (state === "finished") share = 1;

@@ -1,62 +1,13 @@
 // The gap between two tokens of one request: every one a dot, stalls marked, an earlier run behind as a ghost.
 
-const PER_DECADE = 200;
-const LOWEST_EXPONENT = -3; // 1 microsecond, in ms
-
-/** Counts of values in logarithmic bins: the median of millions of gaps in constant memory, to 1 %. */
-class LogHistogram {
-  constructor() {
-    this.counts = new Uint32Array(10 * PER_DECADE);
-    this.total = 0;
-    this.max = 0;
-  }
-
-  add(values, from) {
-    for (let index = from; index < values.length; index++) {
-      const value = values[index];
-      if (!(value > 0)) continue;
-      this.counts[this.bin(value)] += 1;
-      this.total += 1;
-      if (value > this.max) this.max = value;
-    }
-  }
-
-  bin(value) {
-    const bin = Math.floor((Math.log10(value) - LOWEST_EXPONENT) * PER_DECADE);
-    return Math.max(0, Math.min(this.counts.length - 1, bin));
-  }
-
-  /** How many values lie above the bin of `limit`. */
-  above(limit) {
-    if (!(limit > 0)) return 0;
-    let count = 0;
-    for (let bin = this.bin(limit) + 1; bin < this.counts.length; bin++) count += this.counts[bin];
-    return count;
-  }
-
-  median() {
-    let left = this.total / 2;
-    for (let bin = 0; bin < this.counts.length; bin++) {
-      left -= this.counts[bin];
-      if (left < 0) return 10 ** ((bin + 0.5) / PER_DECADE + LOWEST_EXPONENT);
-    }
-    return NaN;
-  }
-}
-
 function itlSpec(board) {
   const tokens = board.tables.token;
   const log = () => board.itlLog;
-  const threshold = () => board.data.stall_factor * board.itlHistogram.median();
-  const told = (histogram, limit) => {
-    const count = histogram.above(limit);
-    return (count === 1 ? "1 stall" : number(count) + " stalls") + (histogram.max > 0 ? ", longest gap " + milliseconds(histogram.max) : "");
-  };
-  // Before the present run has a median, the earlier one is held against its own.
-  const ghostLimit = () => {
-    const limit = threshold();
-    return Number.isFinite(limit) ? limit : board.data.stall_factor * board.ghost.histogram.median();
-  };
+  const stallMs = () => board.data.stall_ms;
+  const told = (stalls, longest) =>
+    (stalls === 1 ? "1 stall" : number(stalls) + " stalls") + (longest > 0 ? ", longest gap " + milliseconds(longest) : "");
+  const itl = () => (board.figures && board.figures.itl_ms) || {};
+  const toldNow = () => (board.figures && known(itl().max) ? told(board.figures.stalls, itl().max) : DASH);
   return {
     id: "itl",
     rows: () => board.tables.token.rows,
@@ -70,15 +21,10 @@ function itlSpec(board) {
       { name: "before: " + (board.data.ghost ? board.data.ghost.name : ""), colour: (c) => c.ghost, mark: "dot", visible: () => Boolean(board.ghost) },
     ],
     values: () => {
-      const limit = threshold();
-      return [
-        Number.isFinite(limit) ? "median " + milliseconds(limit / board.data.stall_factor) : DASH,
-        tokens.rows ? told(board.itlHistogram, limit) : DASH,
-board.ghost ? (board.ghost.sampled ? "at least " : "") + told(board.ghost.histogram, ghostLimit()) : "",
-      ];
+      return [known(itl().p50) ? "median " + milliseconds(itl().p50) : DASH, toldNow(), board.ghost ? told(board.ghost.stalls, board.ghost.longest_ms) : ""];
     },
     range: (view) => {
-      let high = Math.max(board.itlHistogram.max, board.ghost ? board.ghost.histogram.max : 0, 1.2 * threshold() || 0, 10);
+      let high = Math.max(board.longestGap, board.ghost ? board.ghost.longest_ms : 0, 1.2 * stallMs(), 10);
       let low = Infinity;
       const from = tokens.at(view.min);
       const values = tokens.get("itl_ms");
@@ -90,7 +36,7 @@ board.ghost ? (board.ghost.sampled ? "at least " : "") + told(board.ghost.histog
     },
     paint: (u, colours, view) => {
       const size = Math.max(2, (board.width < 640 ? 2.5 : 3) * (devicePixelRatio || 1));
-      const limit = threshold();
+      const limit = stallMs();
       if (board.ghost) {
         u.ctx.globalAlpha = 0.7;
         paintDots(u, board.ghost.t, board.ghost.itl_ms, 0, board.ghost.t.length, { ...view, limit: Infinity }, size, (value) => [
@@ -103,15 +49,11 @@ board.ghost ? (board.ghost.sampled ? "at least " : "") + told(board.ghost.histog
       paintDots(u, tokens.get("t"), tokens.get("itl_ms"), from, tokens.at(view.max + 1e-9), view, size, (value) =>
         value > limit ? [colours.stall, 1.7] : [colours.decode, 1],
       );
-      if (Number.isFinite(limit)) {
-        paintLevel(u, limit, colours.stall, "stall: over " + board.data.stall_factor + " x the median gap");
-      }
+      paintLevel(u, limit, colours.stall, "stall: over " + milliseconds(limit));
     },
-    tip: (time, value, u) => nearestToken(board, time, u, threshold()),
+    tip: (time, value, u) => nearestToken(board, time, u, stallMs()),
     summary: () =>
-      tokens.rows
-        ? `${tokens.next} gaps, median ${milliseconds(board.itlHistogram.median())}, ${told(board.itlHistogram, threshold())}.`
-        : "No token yet.",
+      tokens.rows ? `${tokens.next} gaps, median ${milliseconds(itl().p50)}, ${toldNow()}.` : "No token yet.",
   };
 }
 

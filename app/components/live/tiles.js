@@ -7,8 +7,9 @@ class Tile {
     this.spec = spec;
     this.trend = [];
     this.root = element("div", "tile");
-    const label = element("div", "tile-label");
-    label.append(element("span", "", spec.label), helpButton(spec.label, spec.help));
+    this.label = element("div", "tile-label");
+    this.after = null; // whether it is named for a run that is over
+    this.name(false);
     this.value = element("div", "tile-value", DASH);
     this.minor = element("div", "tile-minor", "");
     this.spark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -23,17 +24,27 @@ class Tile {
     // A figure that stays as it is has no trend: a second line of words takes its place.
     this.note = spec.note ? element("div", "tile-minor tile-note", "") : null;
     if (this.note) this.minor.classList.add("tile-note");
-    this.root.append(label, this.value, this.minor, this.note || this.spark);
+    this.root.append(this.label, this.value, this.minor, this.note || this.spark);
+  }
+
+  /** Its label and help: those of a run that goes on, or of one that is over. */
+  name(after) {
+    if (this.after === after) return;
+    this.after = after;
+    const words = (after && this.spec.after) || this.spec;
+    this.label.replaceChildren(element("span", "", words.label), helpButton(words.label, words.help));
   }
 
   /** Take a `figures` message. A trend that comes with it replaces what was gathered here. */
   update(figures) {
+    this.name(Boolean(figures.final));
     this.value.textContent = this.spec.value(figures);
     this.minor.textContent = this.spec.minor(figures);
     if (this.note) {
       this.note.textContent = this.spec.note(figures);
       return;
     }
+    if (figures.final) return; // of the whole run: no point of a trend
     const given = figures.trend ? this.spec.trend(figures.trend) : null;
     if (Array.isArray(given) && given.length) this.trend = given.slice(-TREND_POINTS);
     else this.trend.push(this.spec.raw(figures));
@@ -53,6 +64,7 @@ class Tile {
   }
 
   clear() {
+    this.name(false);
     this.trend = [];
     this.value.textContent = DASH;
     this.minor.textContent = "";
@@ -62,15 +74,15 @@ class Tile {
   }
 }
 
-/** Tile specifications; `words` maps ids to {label, help}. */
-function tileSpecs(words) {
+/** Tile specifications; `words` maps ids to {label, help}, `after` those of a run that is over where they differ. */
+function tileSpecs(words, after) {
   const p = (figure, name) => (figure ? figure[name] : null);
   const device = (figures) => figures.device || {};
   return [
     {
       id: "speed",
       value: (f) => number(f.tokens_per_s),
-      minor: () => "tokens per second",
+      minor: (f) => "tokens per second" + (f.final ? ", whole run" : ""),
       raw: (f) => f.tokens_per_s,
       trend: (t) => t.tokens_per_s,
     },
@@ -90,8 +102,8 @@ function tileSpecs(words) {
     },
     {
       id: "requests",
-      value: (f) => number(f.running),
-      minor: (f) => number(f.waiting) + " waiting",
+      value: (f) => (f.final ? whole(f.requests.finished) : number(f.running)),
+      minor: (f) => (f.final ? "of " + requests(f.requests.total || 0) : number(f.waiting) + " waiting"),
       raw: (f) => f.running,
       trend: (t) => t.running,
     },
@@ -116,7 +128,7 @@ function tileSpecs(words) {
       raw: (f) => device(f).utilization,
       trend: (t) => t.utilization,
     },
-  ].map((spec) => ({ ...spec, ...words[spec.id] }));
+  ].map((spec) => ({ ...spec, ...words[spec.id], after: after[spec.id] }));
 }
 
 /** One sentence on what limits the engine now, with the figures behind it on request. */
@@ -127,7 +139,8 @@ class LimitLine {
     this.root = element("div", "limit");
     const told = element("div");
     this.sentence = element("p", "limit-sentence", "");
-    told.append(element("div", "limit-title", words.title), this.sentence);
+    this.title = element("div", "limit-title", words.title);
+    told.append(this.title, this.sentence);
     this.button = element("button", "quiet", "Why?", { type: "button", "aria-expanded": "false" });
     this.figures = element("dl", "limit-figures", "", { hidden: "" });
     this.button.addEventListener("click", () => {
@@ -138,7 +151,9 @@ class LimitLine {
     this.show(null);
   }
 
-  show(limit) {
+  /** `final`: the judgement is of a run that is over. */
+  show(limit, final = false) {
+    this.title.textContent = final ? this.words.title_after : this.words.title;
     this.root.dataset.kind = limit ? limit.kind : "none";
     const sentence = limit ? limit.sentence : "Known once the engine has run for a moment.";
     if (this.sentence.textContent !== sentence) this.sentence.textContent = sentence;

@@ -1,0 +1,181 @@
+"""One run, one answer: the page, the board's last figures, the metrics, the lists and the reports say what the command line says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app.home import Home
+from app.lablock import LabAddress
+from app.listing import entry
+from app.live_socket import Wish, _View
+from app.openmetrics import metrics_page
+from app.report import run_report
+from app.results import result_of
+from app.services import Lab, set_lab
+from app.status import read_status
+from app.views.plain import milliseconds
+from app.words import number
+from store import queries
+from store.samples import read_samples
+from store.summary import LATENCIES
+from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state
+
+LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
+RUNS = ("shared", "cut-short")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab with a finished run and a cancelled one."""
+    opened = Lab(Home(tmp_path_factory.mktemp("answers")).prepare(), LabAddress.fresh("127.0.0.1", 0))
+    set_lab(opened)
+    opened.start()
+    opened.submit(
+        small_spec("shared", requests=12, tokens=30, prefix_sharing={}, speculation={"proposer": "prompt-lookup"})
+    )
+    wait_for_state(opened.home, "shared", "finished")
+    opened.submit(endless_spec("cut-short"))
+    wait_for_state(opened.home, "cut-short", "running")
+    wait_for(lambda: spooled(opened.home.run_dir("cut-short")) > 0)
+    opened.queue.cancel("cut-short")
+    wait_for_state(opened.home, "cut-short", "cancelled")
+    wait_for(lambda: all(opened.figures(run, read_status(opened.home.run_dir(run)))["final"] for run in RUNS))
+    yield opened
+    opened.stop()
+    set_lab(None)
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def run(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def answer(lab: Lab, run: str) -> dict[str, Any]:
+    """What ``servescope show RUN --json`` prints."""
+    return result_of(lab.home, run)
+
+
+def shown(run: str) -> AppTest:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["run"] = run
+    page.run()
+    assert not page.exception
+    return page
+
+
+def test_the_answer_is_whole(answer: dict[str, Any]) -> None:
+    for name in LATENCIES:
+        assert {"p50", "p90", "p95", "p99", "mean", "max", "count"} == set(answer[name])
+    for name in ("ttft_ms", "itl_ms"):
+        figures = answer[name]
+        assert figures["p50"] <= figures["p90"] <= figures["p95"] <= figures["p99"] <= figures["max"]
+    counts = answer["requests"]
+    assert counts["finished"] + counts["failed"] + counts["cancelled"] == counts["total"]
+
+
+def test_every_figure_of_the_page_is_the_command_lines(lab: Lab, run: str, answer: dict[str, Any]) -> None:
+    page = shown(run)
+    tiles = {metric.label: metric.value for metric in page.metric}
+    assert tiles["Output tok/s"] == f"{answer['output_tokens_per_s']:,.1f}"
+    for label, name in (("First token", "ttft_ms"), ("Token gap", "itl_ms")):
+        for share in ("p50", "p99"):
+            assert tiles[f"{label} {share}"] == milliseconds(answer[name][share])
+    counts = answer["requests"]
+    assert tiles["Requests done"] == f"{counts['finished']} of {counts['total']}"
+    table = next(frame.value for frame in page.dataframe if "p99" in frame.value.columns)
+    for row, name in zip(table.to_dict("records"), LATENCIES, strict=True):
+        for share, value in answer[name].items():
+            column = "samples" if share == "count" else share
+            expected = float("nan") if value is None else round(value, 1)
+            assert row[column] == pytest.approx(expected, nan_ok=True), (name, share)
+    assert f"{answer['stalls']:,} stall" in "\n".join(str(caption.value) for caption in page.caption).replace("\\", "")
+
+
+def test_the_boards_last_figures_are_the_command_lines(lab: Lab, run: str, answer: dict[str, Any]) -> None:
+    view = _View(lab, Wish(run))
+    told = [message for _ in range(3) for message in view.news() if isinstance(message, dict)]
+    figures = [message for message in told if message["type"] == "figures"][-1]
+    assert figures["final"]
+    assert view.at_rest
+    assert figures["tokens_per_s"] == answer["output_tokens_per_s"]
+    for name in ("ttft_ms", "itl_ms", "stalls", "requests"):
+        assert figures[name] == answer[name]
+    assert figures["capacity"]["tokens"] == answer["kv_capacity_tokens"]
+    status = next(message for message in told if message["type"] == "status")
+    assert "in_flight" not in status
+    assert status["summary"]["requests"] == answer["requests"]
+
+
+def test_a_board_that_followed_to_the_end_had_the_same_run_before_it(
+    lab: Lab, run: str, answer: dict[str, Any]
+) -> None:
+    figures = lab.live(run).figures()
+    for name in ("ttft_ms", "itl_ms"):
+        assert figures[name]["count"] == answer[name]["count"]
+        assert figures[name]["max"] == pytest.approx(answer[name]["max"])
+        assert figures[name]["p50"] == pytest.approx(answer[name]["p50"], rel=0.3)
+        assert figures[name]["p99"] <= figures[name]["max"]
+    assert figures["stalls"] == answer["stalls"]
+
+
+def test_the_metrics_page_counts_the_same(lab: Lab, answer: dict[str, Any], run: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr("app.openmetrics._newest", lambda lab: run)
+    found = {name: float(value) for name, value in re.findall(r"^([\w:]+)\{[^}]*\} (\S+)$", metrics_page(lab), re.M)}
+    for name, value in (
+        ("servescope_iterations_total", answer["iterations"]),
+        ("vllm:generation_tokens_total", answer["output_tokens"]),
+        ("vllm:num_preemptions_total", answer["preemptions"]),
+        ("vllm:prefix_cache_hits_total", answer["prefix_hit_tokens"]),
+        ("vllm:spec_decode_num_draft_tokens_total", answer["draft_tokens"]),
+        ("vllm:spec_decode_num_accepted_tokens_total", answer["accepted_tokens"]),
+        ("vllm:time_to_first_token_seconds_count", answer["ttft_ms"]["count"]),
+        ("vllm:inter_token_latency_seconds_count", answer["itl_ms"]["count"]),
+        ("vllm:e2e_request_latency_seconds_count", answer["e2e_ms"]["count"]),
+    ):
+        assert found[name] == value, name
+    for name, key in (("time_to_first_token", "ttft_ms"), ("inter_token_latency", "itl_ms")):
+        mean_ms = 1e3 * found[f"vllm:{name}_seconds_sum"] / found[f"vllm:{name}_seconds_count"]
+        assert mean_ms == pytest.approx(answer[key]["mean"], rel=1e-6)
+
+
+def test_lists_reports_and_comparisons_say_it_too(lab: Lab, run: str, answer: dict[str, Any]) -> None:
+    assert entry(lab.home, run)["requests_done"] == answer["requests_done"] == answer["requests"]["finished"]
+    with lab.cursor() as con:
+        assert queries.summary(con, run) == {key: answer[key] for key in queries.summary(con, run) or {}}
+        totals = read_samples(con, run).totals
+        text = run_report(con, run)
+    assert totals["itl_ms"] == answer["itl_ms"]["p50"]
+    assert totals["itl_ms_p99"] == answer["itl_ms"]["p99"]
+    assert totals["stalls"] == answer["stalls"]
+    assert totals["output_tokens_per_s"] == pytest.approx(answer["output_tokens_per_s"])
+    assert f"{answer['requests']['finished']} of {answer['requests']['total']} requests finished" in text
+    for name in LATENCIES:
+        for share in ("p50", "p99", "max"):
+            assert f">{number(answer[name][share])}<" in text, (name, share)
+
+
+def test_a_cancelled_run_counts_what_was_finished_everywhere(lab: Lab) -> None:
+    answer, status = result_of(lab.home, "cut-short"), read_status(lab.home.run_dir("cut-short"))
+    counts = answer["requests"]
+    assert counts["cancelled"] == counts["total"] - counts["finished"] > 0
+    assert status["progress"]["requests_done"] == counts["finished"]
+    assert status["progress"]["requests_ended"] == counts["total"]
+    assert status["in_flight"] is None
+
+
+def test_a_run_has_as_many_stalls_beside_another_as_on_its_own_page(lab: Lab) -> None:
+    lab.submit(small_spec("flipped", requests=12, tokens=30, prefix_sharing={}))
+    wait_for_state(lab.home, "flipped", "finished")
+    wait_for(lambda: lab.figures("flipped", read_status(lab.home.run_dir("flipped")))["final"])
+    own = result_of(lab.home, "shared")
+    said = "\n".join(str(caption.value) for caption in shown("flipped").caption).replace("\\", "")
+    before = re.search(r"Before \([^)]*\): (\d[\d,]*) stalls?, longest gap ([^.]+\.?\d* \S+)\.", said)
+    assert before is not None, said
+    assert (before[1], before[2]) == (f"{own['stalls']:,}", milliseconds(own["itl_ms"]["max"]))
