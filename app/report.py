@@ -39,6 +39,7 @@ from store.quality import quality
 from store.samples import RunSamples, read_samples
 from store.slo import GOODPUT_ATTAINMENT
 from store.statistics import STATISTICS
+from store.statistics import small_samples as small_effects
 from store.summary import LATENCIES, LATENCY_FIGURES, small_samples
 
 MOST_GAPS = 4000
@@ -78,7 +79,13 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
     told = [*result["summary"], *map(goodput_in_words, result["goodput"])]
     parts = [
         story(experiment.title, experiment.question, result["labels"], told),
-        section("Figures", metrics_table(result), "Intervals of 95 %: requests resampled, repeats by Student's t."),
+        section(
+            "Figures",
+            metrics_table(result),
+            " ".join(
+                ["Intervals of 95 %: requests resampled, repeats by Student's t.", *small_effects(result["metrics"])]
+            ),
+        ),
         chart_section(figures, thinned),
         *codec_sections(of_runs(con, list(first.values()), experiment.workload_hash)),
         section("What differs", _settings_table(result)),
@@ -226,7 +233,9 @@ def distribution(samples: Mapping[str, Sequence[RunSamples]], metric: str) -> di
         pooled = []
         for run in runs:
             counts = run.gaps.sum(axis=0)
-            middles = np.sqrt(run.gap_edges_ms[:-1] * run.gap_edges_ms[1:])
+            middles = np.fmin(
+                np.sqrt(run.gap_edges_ms[:-1] * run.gap_edges_ms[1:]), run.totals.get("itl_ms_max", np.nan)
+            )
             thin = max(1.0, float(counts.sum()) / 20_000)
             pooled.append(np.repeat(middles, np.ceil(counts / thin).astype(int)))
         found[name] = np.concatenate(pooled) if pooled else np.array([])

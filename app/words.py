@@ -196,7 +196,7 @@ TILES = {
     "ttft": _figure(
         "First token",
         "TTFT: from a request's arrival to its first token. A request still without one counts with its wait so far once that is longer "
-        "than the median. The large figure is the median, p99 is what one request in a hundred exceeds, the trend is the median lately.",
+        "than the median. The large figure is the median, p99 is what one request in a hundred exceeds; the trend is the median lately.",
         METRICS["ttft_ms"].provenance,
     ),
     "itl": _figure(
@@ -211,8 +211,9 @@ TILES = {
     "kv": _figure("KV use", "Share of the KV pool's blocks that requests hold.", "derived"),
     "capacity": _figure(
         "KV capacity",
-        "Tokens whose keys and values the KV pool holds, and how many of this workload's requests that is at once: of its mean prompt and "
-        "asked output, each with memory of its own (shared prefixes leave room for more). Below: how a number is stored, and the bits it takes "
+        "Tokens whose keys and values the KV pool holds. It takes its share of the free memory, but no more than this workload can fill; "
+        "then the second line says how many tokens the share could hold. The requests are how many of this workload fit into that at once: of "
+        "its mean prompt and asked output, each with memory of its own (shared prefixes leave room for more). Below: how a number is stored, and the bits it takes "
         "on average with the steps and minima stored beside it (effective bits).",
         "derived",
     ),
@@ -300,7 +301,9 @@ QUALITY = {
     "none": "Not measured yet for this run.",
     "stored": "How keys and values are stored: a codec, or the model's own format at full precision.",
     "tokens": "Tokens whose keys and values the run's KV pool could hold.",
-    "requests": "The same in requests of this run's mean size (prompt and output), each with memory of its own. With a codec that keeps "
+    "could_hold": "Tokens whose keys and values the pool's share of the free memory could hold, whatever the workload.",
+    "requests": "Requests of this run's mean size (prompt and output) that fit, each with memory of its own: into the memory's share where the "
+    "pool took no more of it than the workload needs, else into the pool. With a codec that keeps "
     "the last tokens of a request exact, no more than there are such windows.",
     "bits": "Bits that one stored number takes on average, with the steps and minima stored beside it; 16 or 32 at full precision.",
     "bits_served": "The same for a request of this workload's mean length, of which the last tokens stay exact: what decides how many requests fit.",
@@ -391,6 +394,7 @@ GLOSSARY = {
     "E2E": "End-to-end latency: from arrival to the last token.",
     "KV pool": "Memory for the keys and values of every token that running requests may look back at, in blocks.",
     "Token budget": "The most tokens one iteration may compute with chunked prefill.",
-    "p50, p99": "The value half of the samples, or 99 in a hundred, do not exceed.",
+    "p50, p99": "The value half of the samples, or 99 in a hundred, do not exceed. A p99 needs about 500 samples; of a dozen it is nearly the "
+    "largest.",
 }
 """Words of the field in a sentence each."""

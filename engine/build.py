@@ -23,7 +23,7 @@ from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import Fixed, QuantizedCache
 from engine.kv.setup import calibrate, choose_reader, exact_prefill, has_fp8
-from engine.kv.sizing import block_bytes, pool_size, spare_tokens
+from engine.kv.sizing import PoolSize, block_bytes, pool_size, spare_tokens
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype, usual_threads
 from engine.model.load import LoadedModel, load, resolve
@@ -54,7 +54,7 @@ class Prepared:
     spec: RunSpec
     model: LoadedModel
     device: torch.device
-    num_blocks: int
+    pool: PoolSize
     max_model_len: int
     requests: list[Request]
     backend: str  # of attention
@@ -62,12 +62,25 @@ class Prepared:
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
     head: Head | None = None  # the same, where it asks for a trained head
     codec: Codec | None = None  # of the KV cache; None: full precision
-    tails: int | None = None  # sequences that may keep an exact window at once; None: the codec has none
     fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
+
+    @property
+    def num_blocks(self) -> int:
+        return self.pool.taken.blocks
+
+    @property
+    def tails(self) -> int | None:
+        """Sequences that may keep an exact window at once; None: the codec has none."""
+        return self.pool.taken.tails
 
     @property
     def kv_capacity_tokens(self) -> int:
         return self.num_blocks * self.spec.engine.block_size
+
+    @property
+    def kv_could_hold_tokens(self) -> int:
+        """Of the pool's share of the memory, whatever the workload."""
+        return self.pool.most.blocks * self.spec.engine.block_size
 
     @property
     def uses_graphs(self) -> bool:
@@ -187,14 +200,14 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     models = [model, draft] if draft is not None else [model]
     size = pool_size(config, models, codec, device, requests, max_model_len)
     for request in requests:
-        _check_fits(request, size.blocks, config.block_size)
+        _check_fits(request, size.taken.blocks, config.block_size)
     if config.speculation is not None and config.speculation.inject_bug != "none":
         notices.append(f"known bug: {config.speculation.inject_bug}")
     prepared = Prepared(
         spec,
         model,
         device,
-        size.blocks,
+        size,
         max_model_len,
         requests,
         backend,
@@ -202,7 +215,6 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         draft,
         head,
         codec,
-        size.tails,
         fixed,
     )
     check_speculation(prepared)

@@ -219,6 +219,8 @@ def _describe_model(prepared: Prepared, graph_bytes: int) -> dict[str, Any]:
         "kv_bytes_per_token": prepared.kv_bytes_per_token,
         **_describe_codec(prepared),
         "kv_capacity_tokens": prepared.kv_capacity_tokens,
+        "kv_could_hold_tokens": prepared.kv_could_hold_tokens,
+        "kv_pool": prepared.pool.why,
         "mean_request_tokens": mean_request_tokens(prepared),
         "max_model_len": prepared.max_model_len,
         "attention_backend": prepared.backend,
@@ -238,6 +240,7 @@ def _describe_codec(prepared: Prepared) -> dict[str, Any]:
         "kv_bits": codec.bits(shape.head_dim, size),
         "kv_window": codec.window,
         "kv_tails": prepared.tails,
+        "kv_could_hold_tails": prepared.pool.most.tails,
         "kv_tail_tokens": tail_tokens(codec, spare_tokens(prepared.spec.engine)),
         "kv_full_bytes_per_token": shape.kv_bytes_per_token(prepared.model.dtype.itemsize),
     }

@@ -27,14 +27,39 @@ class Capacity:
     windows: int | None = None
     window: int = 0  # tokens of one
     full_bits: float | None = None  # of an exact number
+    could_hold_tokens: int | None = (
+        None  # in the pool's share of the memory, whatever the workload; None: an older run does not say
+    )
+    could_hold_windows: int | None = None
+    why: str | None = None  # the pool is as large as it is: see ``why_in_words``
 
     @property
     def requests(self) -> float | None:
-        """Requests of the mean size that fit at once, each with memory of its own."""
+        """Requests of the mean size that fit at once, each with memory of its own.
+
+        In what the memory could hold, where the pool took no more of it than this workload needs.
+        """
         if not self.mean_request_tokens:
             return None
-        fit = self.tokens / self.mean_request_tokens
-        return fit if self.windows is None else min(fit, float(self.windows))
+        trimmed = self.is_trimmed
+        windows = self.could_hold_windows if trimmed else self.windows
+        fit = (self.could_hold_tokens or 0 if trimmed else self.tokens) / self.mean_request_tokens
+        return fit if windows is None else min(fit, float(windows))
+
+    @property
+    def is_trimmed(self) -> bool:
+        """Whether the pool took no more than the workload can fill, and the memory could have held more."""
+        return self.why in ("workload", "at_once") and self.could_hold_tokens is not None
+
+    @property
+    def why_in_words(self) -> str:
+        """Why the pool took what it took; empty for an older run, which does not say."""
+        return {
+            "memory": "It took all of its share of the free memory (kv_memory_fraction).",
+            "kv_blocks": "It took as many blocks as were asked for (kv_blocks).",
+            "workload": "It took no more than all requests of this workload can fill.",
+            "at_once": "It took no more than the requests that may run at once can fill (max_num_seqs).",
+        }.get(self.why or "", "")
 
     @property
     def bits_served(self) -> float | None:
@@ -53,6 +78,7 @@ class Capacity:
     def as_dict(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
+            "could_hold_tokens": self.could_hold_tokens if self.is_trimmed else None,
             "requests": self.requests,
             "mean_request_tokens": self.mean_request_tokens or None,
             "name": self.name,
@@ -83,6 +109,9 @@ def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = No
         windows,
         window,
         None if bits is None else bits * full / packed,
+        model.get("kv_could_hold_tokens"),
+        model.get("kv_could_hold_tails"),
+        model.get("kv_pool"),
     )
 
 

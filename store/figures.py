@@ -16,7 +16,7 @@ import numpy as np
 from store.capacity import capacity
 from store.history import History, LatencyHistogram
 from store.limits import Outside, Work, what_limits, work_query
-from store.metrics import percentile
+from store.metrics import percentile, too_few
 from store.query import Query
 from store.summary import stored_summary
 
@@ -96,6 +96,7 @@ def final_figures(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]
             "itl_ms": summary["itl_ms"],
             "ttft_ms": summary["ttft_ms"],
             "stalls": summary["stalls"],
+            "too_few": {name: too_few(summary[name]["count"] or 0) for name in ("itl_ms", "ttft_ms")},
             "requests": summary["requests"],
             "running": 0,
             "waiting": 0,

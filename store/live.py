@@ -21,7 +21,7 @@ from store.figures import Trend, latency, plain, window
 from store.history import History, LatencyHistogram
 from store.inflight import InFlight, OpenRequest
 from store.limits import Outside, Work, what_limits
-from store.metrics import COMPLETED, STALL_MS
+from store.metrics import COMPLETED, STALL_MS, too_few
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 from store.schema import TABLES
 
@@ -162,6 +162,7 @@ class LiveRun:
             total = self._last(last, "blocks_total")
             if total:
                 figures["kv_used_share"] = (self._last(last, "blocks_used") or 0.0) / total
+            figures["too_few"] = {name: too_few(figures[name]["count"]) for name in ("itl_ms", "ttft_ms")}
             figures["trend"] = self._trend.with_also(now, figures)
             return plain(figures)
 

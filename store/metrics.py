@@ -237,6 +237,11 @@ def carries(count: int, share: float) -> bool:
     return count * min(share, 1 - share) >= FEWEST_BEYOND - 1e-9
 
 
+def carried_up_to(count: int) -> float:
+    """The highest share whose percentile ``count`` samples carry; 0 of too few for any."""
+    return max(0.0, 1 - FEWEST_BEYOND / count) if count >= 2 * FEWEST_BEYOND else 0.0
+
+
 def too_few(count: int, shares: Sequence[float] = PERCENTILES) -> list[str]:
     """The percentiles that ``count`` samples do not carry: ``[p95, p99]``; none of no samples."""
     return [percentile_name(share) for share in shares if count and not carries(count, share)]

@@ -41,6 +41,12 @@ class RunSamples:
     output_digest: str | None = None
     machine: dict[str, Any] = field(default_factory=dict)
 
+    def samples_of(self, metric: str) -> int:
+        """How many samples a percentile of a metric rests on."""
+        if metric in self.requests:
+            return int(np.isfinite(self.requests[metric]).sum())
+        return int(self.gaps.sum()) if metric == "itl_ms" else 0
+
 
 def request_figures_query(run_id: str) -> Query:
     figures = ", ".join(f"{METRICS[name].expression} AS {name}" for name in REQUEST_FIGURES)
@@ -224,6 +230,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
     found = {
         "itl_ms": gaps.get("p50"),
         "itl_ms_p99": gaps.get("p99"),
+        "itl_ms_max": gaps.get("max"),
         "output_tokens_per_s": speed,
         "requests_per_s": finished / span_s if span_s == span_s else None,
         "makespan_s": span_s,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from store.bootstrap import draw_weights, interval, weighted_histogram_quantile, weighted_quantile
-from store.metrics import METRICS
+from store.metrics import METRICS, too_few_in_words
 from store.samples import RunSamples
 
 Verdict = Literal["faster", "slower", "better", "worse", "no difference seen", "too noisy, run more"]
@@ -86,6 +86,7 @@ class Effect:
     verdict: Verdict | None = None
     pairs: int = 0  # requests that both sides have a figure of
     repeats: int = 0
+    samples: int | None = None  # of a percentile: how many it rests on in the repeat with the fewest
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -120,6 +121,7 @@ class _Drawn:
     repeats: np.ndarray
     draws: np.ndarray
     known: np.ndarray  # [requests] whether the request has a figure in every repeat
+    samples: int | None  # that a percentile rests on in the repeat with the fewest
 
     @classmethod
     def of(cls, runs: Sequence[RunSamples], statistic: Statistic, weights: np.ndarray) -> _Drawn | None:
@@ -133,7 +135,10 @@ class _Drawn:
             values.append(value)
             draws.append(drawn)
             known &= has
-        return cls(np.array(values), np.array(draws), known) if values else None
+        samples = (
+            None if statistic.share is None else min((run.samples_of(statistic.metric) for run in runs), default=0)
+        )
+        return cls(np.array(values), np.array(draws), known, samples) if values else None
 
 
 def _statistic(run: RunSamples, statistic: Statistic, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
@@ -165,7 +170,7 @@ def _effect(statistic: Statistic, own: _Drawn, base: _Drawn | None) -> Effect:
     has_spread = len(own.repeats) > 1 or bool(np.ptp(draws) > 0)
     around = _around(value, draws, own.repeats) if has_spread else None
     if base is None:
-        return Effect(value, around, repeats=len(own.repeats))
+        return Effect(value, around, repeats=len(own.repeats), samples=own.samples)
     count = min(len(own.repeats), len(base.repeats))
     mine, theirs = own.repeats[:count], base.repeats[:count]
     base_value, base_draws = float(base.repeats.mean()), base.draws.mean(axis=0)
@@ -187,6 +192,7 @@ def _effect(statistic: Statistic, own: _Drawn, base: _Drawn | None) -> Effect:
         verdict(statistic, difference_interval, ratio_interval, count),
         int((own.known & base.known).sum()),
         len(own.repeats),
+        own.samples,
     )
 
 
@@ -211,6 +217,22 @@ def verdict(statistic: Statistic, difference: Interval, ratio: Interval | None, 
     if statistic.unit in FAST_UNITS:
         return "faster" if improved else "slower"
     return "better" if improved else "worse"
+
+
+def small_samples(metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What to say beside percentiles that rest on too few samples. ``metrics``: of a comparison's result, as plain data."""
+    fewest: dict[str, int] = {}
+    for name, by_variant in metrics.items():
+        metric = STATISTICS[name].metric
+        counts = [effect["samples"] for effect in by_variant.values() if effect.get("samples") is not None]
+        fewest[metric] = min([*counts, fewest.get(metric, 2**62)])
+    said = []
+    for metric, count in fewest.items():
+        shares = [
+            s.share for s in STATISTICS.values() if s.metric == metric and s.share is not None and s.name in metrics
+        ]
+        said.append(too_few_in_words(METRICS[metric].title, count, shares))
+    return [words for words in said if words]
 
 
 GOOD: frozenset[str] = frozenset({"faster", "better"})

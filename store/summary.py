@@ -8,7 +8,7 @@ visit.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -66,16 +66,19 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         "accepted_tokens": _first(stated.get("accepted_tokens"), steps["accepted"], 0),
         "preemptions": _first(stated.get("preemptions"), steps["preempted"], 0),
         "kv_capacity_tokens": _first(stated.get("kv_capacity_tokens"), _loads(run["model"]).get("kv_capacity_tokens")),
+        "kv_could_hold_tokens": _loads(run["model"]).get("kv_could_hold_tokens"),
         "peak_kv_tokens": _first(stated.get("peak_kv_tokens"), steps["peak_kv_tokens"]),
         "output_digest": stated.get("output_digest"),
         "workload_hash": _first(run["workload_hash"], stated.get("workload_hash")),
     }
 
 
-def small_samples(figures: Mapping[str, Any]) -> list[str]:
+def small_samples(
+    figures: Mapping[str, Any], names: Sequence[str] = LATENCIES, shares: Sequence[float] = PERCENTILES
+) -> list[str]:
     """What to say beside a summary's percentiles where there are too few samples for some."""
-    counts = {name: (figures.get(name) or {}).get("count") or 0 for name in LATENCIES}
-    return [words for name, count in counts.items() if (words := too_few_in_words(METRICS[name].title, count))]
+    counts = {name: (figures.get(name) or {}).get("count") or 0 for name in names}
+    return [words for name, count in counts.items() if (words := too_few_in_words(METRICS[name].title, count, shares))]
 
 
 def latency_query(run_id: str, metric: str) -> Query:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from app.charts.frame import HEIGHT, Table, column, faded, new_figure, rows, say_nothing_here
 from app.charts.iterations import tallest
 from app.theme import DARK, DASHES, MARKERS, VARIANTS, Palette
+from store.metrics import PERCENTILES, carried_up_to
 
 CDF_POINTS = 200
 MOST_NAMES, NAME_HEIGHT = 12, 20
@@ -42,13 +43,14 @@ def cdf(samples: Mapping[str, np.ndarray], palette: Palette, *, title: str, log:
     """The share of samples at or below each value, a line per variant. ``samples``: values in ms, NaN left out."""
     figure = new_figure(palette, y_title="share of samples", x_title=f"{title}, ms")
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
-    drawn = False
+    counts = []
     for index, (name, values) in enumerate(samples.items()):
         places = np.flatnonzero(np.isfinite(values))
         places = places[np.argsort(values[places], kind="stable")]
         known = values[places]
         if not len(known):
             continue
+        counts.append(len(known))
         colour, dash, _ = variant_style(index, palette)
         at = np.unique(np.round(np.linspace(0, len(known) - 1, min(CDF_POINTS, len(known)))).astype(int))
         figure.add_scatter(
@@ -60,11 +62,30 @@ def cdf(samples: Mapping[str, np.ndarray], palette: Palette, *, title: str, log:
             line={"color": colour, "width": 2, "dash": dash, "shape": "hv"},
             hovertemplate="%{y:.1%} within %{x:,.3~g} ms",
         )
-        drawn = True
     room_for_names(figure, len(samples))
-    if log and drawn and all(np.nanmin(v) > 0 for v in samples.values() if np.isfinite(v).any()):
+    if counts:
+        _too_few_above(figure, min(counts), palette)
+    if log and counts and all(np.nanmin(v) > 0 for v in samples.values() if np.isfinite(v).any()):
         figure.update_xaxes(type="log", rangemode="normal")
-    return figure if drawn else say_nothing_here(figure, "No sample was recorded.", palette)
+    return figure if counts else say_nothing_here(figure, "No sample was recorded.", palette)
+
+
+def _too_few_above(figure: go.Figure, count: int, palette: Palette) -> None:
+    """Mark the share above which so few samples carry no percentile."""
+    highest = carried_up_to(count)
+    if highest >= max(PERCENTILES):
+        return
+    figure.add_hline(y=highest, line={"color": palette.muted, "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        x=1,
+        y=highest,
+        xref="x domain",
+        text=f"above: too few of {count:,} samples",
+        font={"color": palette.muted, "size": 12},
+        showarrow=False,
+        xanchor="right",
+        yanchor="top",
+    )
 
 
 def room_for_names(figure: go.Figure, names: int) -> None:

@@ -314,7 +314,7 @@ def print_comparison(result: dict[str, Any]) -> None:
     """The result as a table and sentences."""
     from app.comparison import goodput_in_words
     from app.words import number
-    from store.statistics import STATISTICS
+    from store.statistics import STATISTICS, small_samples
 
     rows = []
     for name in SHOWN:
@@ -328,6 +328,8 @@ def print_comparison(result: dict[str, Any]) -> None:
             rows.append((title, variant, value, against, effect["verdict"] or "baseline"))
     title = ", ".join([f"{result['experiment_id']}: {result['repeats']} repeats", *result["labels"]])
     stdout().print(table(("metric", "variant", "value", "against the baseline", "verdict"), rows, title=title))
+    for words in small_samples(result["metrics"]):
+        say(words)
     say(f"Objective {result['slo']['name']}: {result['slo']['words']}.")
     for found in result["goodput"]:
         say(goodput_in_words(found))

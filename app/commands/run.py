@@ -211,6 +211,8 @@ def print_result(result: dict[str, Any]) -> None:
         ("preemptions", result["preemptions"]),
     ]
     if result["kv_capacity_tokens"]:
+        if result["kv_could_hold_tokens"]:
+            rows.append(("KV memory", f"{result['kv_could_hold_tokens']:,} tokens could be held"))
         rows.append(
             ("KV pool", f"{result['peak_kv_tokens'] or 0:,} of {result['kv_capacity_tokens']:,} tokens at its fullest")
         )

@@ -28,7 +28,7 @@ from store.errors import StoreError
 from store.metrics import METRICS
 from store.samples import RunSamples, gap_counts_query, read_samples, request_figures_query
 from store.slo import PRESETS
-from store.statistics import BAD, GOOD, STATISTICS
+from store.statistics import BAD, GOOD, STATISTICS, small_samples
 
 MOST_CSV_ROWS = 20_000
 TIMELINE = ChartWords(
@@ -174,6 +174,8 @@ def _figures(result: dict[str, Any]) -> None:
     st.caption(
         "Intervals of 95 %: requests resampled, repeats by Student's t. Ratio and difference are against the baseline."
     )
+    for words in small_samples(result["metrics"]):
+        st.caption(plain(words))
 
 
 def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experiment) -> None:

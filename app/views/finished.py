@@ -106,8 +106,10 @@ def _key_figures(figures: dict[str, Any], held: Capacity | None, asked: int) -> 
         done = f"{requests.get('finished', 0)} of {requests.get('total') or asked}"
         st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=150)
         if held is not None:
-            for label, value, words in capacity_figures(held)[:2]:
+            for label, value, words in capacity_figures(held):
                 st.metric(label, value, help=words, border=True, width="content")
+    for words in small_samples(figures, ("ttft_ms", "itl_ms"), (0.5, 0.99)):
+        st.caption(plain(words))
 
 
 def metric_help(name: str) -> str:

@@ -28,8 +28,13 @@ def milliseconds(value: float | None) -> str:
     if abs(value) >= 1_000_000:
         return f"{value / 1000:,.0f} s"
     if abs(value) >= 1000:
-        return f"{value / 1000:.3g} s"
-    return f"{value:.3g} ms" if abs(value) >= 1 or value == 0 else f"{value * 1000:.3g} µs"
+        return f"{_three(value / 1000)} s"
+    return f"{_three(value)} ms" if abs(value) >= 1 or value == 0 else f"{_three(value * 1000)} µs"
+
+
+def _three(value: float) -> str:
+    """Three significant digits, never in powers of ten."""
+    return f"{float(f'{value:.3g}'):g}"
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:

@@ -60,13 +60,21 @@ def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -
 
 
 def capacity_figures(held: Capacity) -> list[tuple[str, str, str]]:
-    """Label, value and help of each figure of a pool's capacity; the first two are the capacity itself."""
+    """Label, value and help of each figure of a pool's capacity: what it took, what the memory could hold, whom that serves."""
     derived = PROVENANCE["derived"]
     requests = "–" if held.requests is None else f"{held.requests:,.1f}"
-    found = [
-        ("KV capacity", f"{held.tokens:,} tok", f"{QUALITY['tokens']} {derived}"),
-        ("Fits at once", f"{requests} req", f"{QUALITY['requests']} {derived}"),
-    ]
+    tokens = " ".join(filter(None, (QUALITY["tokens"], held.why_in_words, derived)))
+    found = [("KV capacity", f"{held.tokens:,} tok", tokens)]
+    if held.is_trimmed:
+        found.append(("Memory could hold", f"{held.could_hold_tokens:,} tok", f"{QUALITY['could_hold']} {derived}"))
+    found.append(("Fits at once", f"{requests} req", f"{QUALITY['requests']} {derived}"))
+    return found
+
+
+def codec_figures(held: Capacity) -> list[tuple[str, str, str]]:
+    """The same of how a number is stored."""
+    derived = PROVENANCE["derived"]
+    found = []
     if held.bits is not None:
         found.append(("Effective bits", f"{held.bits:.4g}", f"{QUALITY['bits']} {derived}"))
     if held.bits_served is not None:
@@ -83,7 +91,7 @@ def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
         return
     with st.container(horizontal=True, key="kv-room"):
         st.metric("Stored as", plain(held.name), help=QUALITY["stored"], border=True, width="content")
-        for label, value, words in capacity_figures(held)[2:]:
+        for label, value, words in codec_figures(held):
             st.metric(label, value, help=words, border=True, width="content")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -19,12 +20,26 @@ from engine.request import Request
 HEADROOM_BLOCKS = 16
 
 
+Taken = Literal["memory", "kv_blocks", "workload", "at_once"]
+"""Why a pool is as large as it is: its share of the memory, as many blocks as were asked for, no more than all requests can fill, no
+more than those that may run at once can fill."""
+
+
 @dataclass(frozen=True)
-class PoolSize:
+class Room:
     """A pool's memory, divided."""
 
     blocks: int
     tails: int | None  # sequences with an exact tail at once; None where the codec keeps nothing exact
+
+
+@dataclass(frozen=True)
+class PoolSize:
+    """What a pool takes, and what it could have had."""
+
+    taken: Room
+    why: Taken
+    most: Room  # in the pool's share of the memory, whatever the workload; never less than what is taken
 
 
 def divide(
@@ -34,7 +49,7 @@ def divide(
     *,
     most_tails: int,
     request_blocks: Sequence[int],
-) -> PoolSize:
+) -> Room:
     """Divide a pool's bytes into blocks and tails.
 
     Args:
@@ -44,13 +59,13 @@ def divide(
             with one each, so neither runs out long before the other; at least one, and the largest request's blocks beside it.
     """
     if not tail_bytes:
-        return PoolSize(pool_bytes // block_bytes, None)
+        return Room(pool_bytes // block_bytes, None)
     mean = sum(request_blocks) / max(1, len(request_blocks))
-    tails = min(most_tails, len(request_blocks), int(pool_bytes / (tail_bytes + mean * block_bytes)))
+    tails = min(most_tails, int(pool_bytes / (tail_bytes + mean * block_bytes)))
     largest = max(request_blocks, default=1)
     tails = min(tails, (pool_bytes - largest * block_bytes) // tail_bytes)
     tails = max(1, tails)
-    return PoolSize(max(0, pool_bytes - tails * tail_bytes) // block_bytes, tails)
+    return Room(max(0, pool_bytes - tails * tail_bytes) // block_bytes, tails)
 
 
 def pool_size(
@@ -63,7 +78,7 @@ def pool_size(
 ) -> PoolSize:
     """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
 
-    Never more than the whole workload could fill.
+    Never more than the whole workload could fill: what is taken is mapped and written before the first step.
     """
     target, *others = models
     size = config.block_size
@@ -76,9 +91,11 @@ def pool_size(
     free = free_bytes(device)
     if config.kv_blocks is not None:
         check_pool_fits(config.kv_blocks, full, device)
-    pool_bytes = int(free * config.kv_memory_fraction) if config.kv_blocks is None else config.kv_blocks * full
+    share_bytes = int(free * config.kv_memory_fraction)
+    pool_bytes = share_bytes if config.kv_blocks is None else config.kv_blocks * full
     asked = [-(-r.most_computed_tokens // size) for r in requests]
-    divided = divide(pool_bytes, packed, tail, most_tails=config.max_num_seqs, request_blocks=asked)
+    seats = config.max_num_seqs
+    divided = divide(pool_bytes, packed, tail, most_tails=min(seats, len(asked)), request_blocks=asked)
     if divided.blocks < 1:
         raise EngineError(
             "out-of-memory",
@@ -90,10 +107,16 @@ def pool_size(
             + f".{used_by_others(device)}",
             "Give the KV pool a larger share or free memory." if config.kv_blocks is None else "Set it higher.",
         )
+    most = divide(max(pool_bytes, share_bytes), packed, tail, most_tails=seats, request_blocks=asked)
     if config.kv_blocks is not None:
-        return divided
-    at_once = config.max_num_seqs * -(-max_model_len // size)
-    return PoolSize(min(divided.blocks, at_once, HEADROOM_BLOCKS + sum(asked)), divided.tails)
+        return PoolSize(divided, "kv_blocks", most)
+    bounds: dict[Taken, int] = {
+        "memory": divided.blocks,
+        "workload": HEADROOM_BLOCKS + sum(asked),
+        "at_once": seats * -(-max_model_len // size),
+    }
+    why = min(bounds, key=lambda name: bounds[name])
+    return PoolSize(Room(bounds[why], divided.tails), why, most)
 
 
 def spare_tokens(config: EngineConfig) -> int:

@@ -200,3 +200,16 @@ def test_no_figure_offers_to_upload_its_data() -> None:
     assert charts.CONFIG["showSendToCloud"] is False
     html = charts.kv_pool(steps(), LIGHT).to_html(include_plotlyjs=False, config=charts.CONFIG)
     assert '"showSendToCloud": false' in html or '"showSendToCloud":false' in html
+
+
+def test_a_distribution_says_above_which_share_it_has_too_few_samples() -> None:
+    from app.charts.comparison import cdf
+
+    def marked(*counts: int) -> list[str]:
+        figure = cdf({str(n): np.linspace(1, 9, n) for n in counts}, LIGHT, title="TTFT")
+        return [note.text for note in figure.layout.annotations]
+
+    assert marked(12, 800) == ["above: too few of 12 samples"], "the smallest sample decides"
+    assert marked(800) == []
+    figure = cdf({"one": np.linspace(1, 9, 50)}, LIGHT, title="TTFT")
+    assert figure.layout.shapes[0].y0 == pytest.approx(0.9)

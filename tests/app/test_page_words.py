@@ -76,6 +76,7 @@ def test_numbers_are_written_with_units() -> None:
     assert milliseconds(1234.0) == "1.23 s"
     assert milliseconds(1_234_000.0) == "1,234 s"
     assert milliseconds(12.3) == "12.3 ms"
+    assert (milliseconds(999.7), milliseconds(0.9997)) == ("1000 ms", "1000 µs")
     assert milliseconds(0.2) == "200 µs"
     assert milliseconds(None) == "–"
 

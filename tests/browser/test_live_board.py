@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from app.components.live_board import script, styles
 from app.theme import palettes
+from app.views.plain import milliseconds
 from app.words import board_words
 from store.live import TOKEN_COLUMNS, encode_frame
 from store.metrics import STALL_MS
@@ -178,7 +179,7 @@ def test_a_long_run_is_thinned_without_losing_its_longest_iteration(open_board: 
         if first == 0:
             rows[7, names.index("duration_ms")] = 900
         board.socket.send(encode_frame("iteration", first, names, rows))
-    described(board, "120000 iterations, last 1.0 ms, longest in view 900 ms")
+    described(board, "120000 iterations, last 1 ms, longest in view 900 ms")
 
 
 def test_hovering_an_iteration_tells_its_values_and_moves_the_cursor_of_every_chart(open_board: OpenOne) -> None:
@@ -191,8 +192,8 @@ def test_hovering_an_iteration_tells_its_values_and_moves_the_cursor_of_every_ch
     board.page.mouse.move(box["x"] + box["width"] * 0.2, box["y"] + 50)
     board.page.mouse.move(box["x"] + box["width"] * 0.21, box["y"] + 60)
     tip = board.page.locator(".tip").first
-    expect(tip).to_contain_text("decode only, 50.0 ms")
-    expect(tip).to_contain_text("forward 45.0 ms")
+    expect(tip).to_contain_text("decode only, 50 ms")
+    expect(tip).to_contain_text("forward 45 ms")
     cursors = board.page.locator(".u-cursor-x").evaluate_all("nodes => nodes.map((node) => node.style.transform)")
     assert len(cursors) == 7
     assert all("translate(0px" not in place for place in cursors)
@@ -299,6 +300,7 @@ def figures(**changes: Any) -> dict[str, Any]:
             "itl_ms": times,
             "ttft_ms": times,
             "stalls": 2,
+            "too_few": {"itl_ms": [], "ttft_ms": ["p90", "p95", "p99"]},
         },
         **{"running": 4, "waiting": 1, "kv_used_share": 0.25, "capacity": None, "device": {}, "limit": None},
     } | changes
@@ -309,8 +311,25 @@ def test_stalls_and_median_are_the_labs_figures(open_board: OpenOne) -> None:
     board.socket.send(tokens(0, [20.0] * 60 + [90.0, 300.0, 500.0]))
     board.socket.send(figures())
     legend = board.page.locator(".card", has_text="Gap before every token").locator(".legend")
-    expect(legend).to_contain_text("median 20.0 ms")
+    expect(legend).to_contain_text("median 20 ms")
     expect(legend).to_contain_text("2 stalls, longest gap 500 ms")
+
+
+def test_durations_and_rates_read_as_on_a_finished_runs_page(open_board: OpenOne) -> None:
+    board = open_board()
+    tile = board.page.locator(".tile", has_text="First token").locator(".tile-value")
+    for value in (0.0, 0.0123, 0.9997, 5.126, 28.64, 286.4, 999.7, 1234.0, 12_340.0, 123_456.0, 1_234_567.0):
+        times = {"count": 1000, "p50": value, "p99": value, "max": value, "recent": {"p50": value, "p99": value}}
+        board.socket.send(figures(ttft_ms=times, tokens_per_s=value, final=True, requests={"total": 1, "finished": 1}))
+        expect(tile).to_have_text(milliseconds(value))
+        expect(board.page.locator(".tile", has_text="Output").locator(".tile-value")).to_have_text(f"{value:,.1f}")
+
+
+def test_a_p99_of_few_samples_says_of_how_few(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(figures())
+    expect(board.page.locator(".tile", has_text="First token")).to_contain_text("p99 300 ms, of only 12")
+    expect(board.page.locator(".tile", has_text="Token gap")).not_to_contain_text("of only")
 
 
 def test_after_the_end_nothing_is_said_to_be_now(open_board: OpenOne) -> None:

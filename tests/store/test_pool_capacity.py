@@ -67,6 +67,23 @@ def test_exact_windows_take_room_too() -> None:
     assert capacity_of(PACKED).bits_served is None
 
 
+@pytest.mark.parametrize("requests", [5, 200])
+def test_what_fits_at_once_is_what_the_memory_could_hold_whatever_the_workload_took(requests: int) -> None:
+    trimmed = MODEL | {"kv_capacity_tokens": 240 * requests, "kv_could_hold_tokens": 240_000, "kv_pool": "workload"}
+    held = capacity_of(trimmed)
+    assert (held.tokens, held.could_hold_tokens, held.requests) == (240 * requests, 240_000, 1000.0)
+    assert "no more than all requests of this workload can fill" in held.why_in_words
+    windows = PACKED | {
+        "kv_tails": requests,
+        "kv_could_hold_tails": 16,
+        "kv_could_hold_tokens": 240_000,
+        "kv_pool": "workload",
+    }
+    assert capacity_of(windows).requests == 16
+    asked = trimmed | {"kv_pool": "kv_blocks"}
+    assert capacity_of(asked).requests == requests, "a pool of a given size is what it is"
+
+
 def test_a_run_that_does_not_say_has_none() -> None:
     assert capacity_of({}) is None
     older = {key: value for key, value in MODEL.items() if key not in ("mean_request_tokens", "kv_bits")}
@@ -82,6 +99,7 @@ def test_the_live_figures_have_it_from_the_start_and_the_workload_as_asked(tmp_p
         live.feed("run", item.batch)
     assert json.loads(json.dumps(live.figures()["capacity"])) == {
         "tokens": 6144,
+        "could_hold_tokens": None,
         "requests": 25.6,
         "mean_request_tokens": 240.0,
         "name": "int4",

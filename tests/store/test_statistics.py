@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from store.bootstrap import draw_weights, interval, weighted_histogram_quantile, weighted_quantile
 from store.samples import RunSamples, attainment_by_scale, with_slo
 from store.slo import Slo
-from store.statistics import STATISTICS, Effect, compare, in_words, verdict
+from store.statistics import STATISTICS, Effect, compare, in_words, small_samples, verdict
 
 REQUESTS = 80
 
@@ -175,3 +175,15 @@ def test_attainment_counts_every_submitted_request_and_has_an_interval() -> None
     assert 0 < low < 0.25 < high < 1
     assert effects["in_time_per_s"]["b"].difference == 0
     assert effects["slo_attainment"]["b"].verdict == "no difference seen"
+
+
+def test_a_percentile_of_few_requests_is_told_by_the_repeat_with_the_fewest() -> None:
+    runs = experiment(3, 1.0, repeats=2)
+    runs["b"][1].requests["ttft_ms"] = np.where(np.arange(REQUESTS) < 30, runs["b"][1].requests["ttft_ms"], np.nan)
+    effects = compare(runs, "a")
+    assert (effects["ttft_ms_p99"]["a"].samples, effects["ttft_ms_p99"]["b"].samples) == (REQUESTS, 30)
+    assert effects["itl_ms_p99"]["a"].samples == REQUESTS * 40
+    assert effects["output_tokens_per_s"]["a"].samples is None
+    said = small_samples({name: {v: e.as_dict() for v, e in by.items()} for name, by in effects.items()})
+    assert "Time to first token: p99 rests on too few of 30 samples: p99 is close to the largest." in said
+    assert not any(words.startswith("Inter-token latency") for words in said)

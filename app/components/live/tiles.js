@@ -77,11 +77,15 @@ class Tile {
 /** Tile specifications; `words` maps ids to {label, help}, `after` those of a run that is over where they differ. */
 function tileSpecs(words, after) {
   const p = (figure, name) => (figure ? figure[name] : null);
+  const p99 = (figures, name) => {
+    const few = known(p(figures[name], "p99")) && figures.too_few[name].includes("p99");
+    return "p99 " + milliseconds(p(figures[name], "p99")) + (few ? ", of only " + whole(figures[name].count) : "");
+  };
   const device = (figures) => figures.device || {};
   return [
     {
       id: "speed",
-      value: (f) => number(f.tokens_per_s),
+      value: (f) => rate(f.tokens_per_s),
       minor: (f) => "tokens per second" + (f.final ? ", whole run" : ""),
       raw: (f) => f.tokens_per_s,
       trend: (t) => t.tokens_per_s,
@@ -89,14 +93,14 @@ function tileSpecs(words, after) {
     {
       id: "ttft",
       value: (f) => milliseconds(p(f.ttft_ms, "p50")),
-      minor: (f) => "p99 " + milliseconds(p(f.ttft_ms, "p99")),
+      minor: (f) => p99(f, "ttft_ms"),
       raw: (f) => p(f.ttft_ms, "p50"),
       trend: (t) => t.ttft_p50,
     },
     {
       id: "itl",
       value: (f) => milliseconds(p(f.itl_ms, "p50")),
-      minor: (f) => "p99 " + milliseconds(p(f.itl_ms, "p99")),
+      minor: (f) => p99(f, "itl_ms"),
       raw: (f) => p(f.itl_ms, "p99"),
       trend: (t) => t.itl_p99,
     },
@@ -117,7 +121,10 @@ function tileSpecs(words, after) {
     {
       id: "capacity",
       value: (f) => whole(p(f.capacity, "tokens")),
-      minor: (f) => (known(p(f.capacity, "requests")) ? "tokens, " + requests(f.capacity.requests) : "tokens"),
+      minor: (f) => {
+        const room = known(p(f.capacity, "could_hold_tokens")) ? "of " + compact(f.capacity.could_hold_tokens) + ": " : "tokens, ";
+        return known(p(f.capacity, "requests")) ? room + requests(f.capacity.requests) : "tokens";
+      },
       note: (f) => (f.capacity ? f.capacity.name + (known(f.capacity.bits) ? ", " + bits(f.capacity.bits) : "") : ""),
     },
     {

@@ -14,9 +14,19 @@ function number(value) {
   return value.toFixed(size >= 10 ? 1 : 2);
 }
 
+/** A rate to one decimal, as a finished run's page writes it. */
+function rate(value) {
+  return known(value) ? value.toLocaleString("en-US", { minimumFractionDigits: 1, maximumFractionDigits: 1 }) : DASH;
+}
+
 /** A count to the last digit, thousands apart. */
 function whole(value) {
   return known(value) ? Math.round(value).toLocaleString("en-US") : DASH;
+}
+
+/** A count in three digits: 1.23M. */
+function compact(value) {
+  return value.toLocaleString("en-US", { notation: "compact", maximumSignificantDigits: 3 });
 }
 
 function requests(value) {
@@ -27,13 +37,14 @@ function bits(value) {
   return value.toLocaleString("en-US", { maximumFractionDigits: 2 }) + " bits";
 }
 
+/** A duration given in ms, as app/views/plain.py writes it: three digits and a fitting unit. */
 function milliseconds(value) {
   if (!known(value)) return DASH;
+  const three = (figure) => String(Number(figure.toPrecision(3)));
   const size = Math.abs(value);
-  if (size >= 1000) return (value / 1000).toFixed(size >= 10000 ? 1 : 2) + " s";
-  if (size >= 100) return Math.round(value) + " ms";
-  if (size >= 1) return value.toFixed(1) + " ms";
-  return size === 0 ? "0 ms" : Math.round(value * 1000) + " µs";
+  if (size >= 1000000) return Math.round(value / 1000).toLocaleString("en-US") + " s";
+  if (size >= 1000) return three(value / 1000) + " s";
+  return size >= 1 || size === 0 ? three(value) + " ms" : three(value * 1000) + " µs";
 }
 
 function bytes(value) {
