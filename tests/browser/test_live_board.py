@@ -288,6 +288,11 @@ def test_a_refusal_is_told_and_not_repeated(open_board: OpenOne) -> None:
     assert len(board.socket.greetings) == 1
 
 
+def tile_of(board: OpenBoard, label: str) -> Locator:
+    """The tile of this label; help texts, which are there too, may hold the same word."""
+    return board.page.locator(".tile", has=board.page.locator(".tile-label").get_by_text(label, exact=True))
+
+
 def figures(**changes: Any) -> dict[str, Any]:
     """A whole ``figures`` message."""
     times = {"count": 12, "p50": 20.0, "p99": 300.0, "max": 500.0, "recent": {"p50": 20.0, "p99": 300.0}}
@@ -317,19 +322,19 @@ def test_stalls_and_median_are_the_labs_figures(open_board: OpenOne) -> None:
 
 def test_durations_and_rates_read_as_on_a_finished_runs_page(open_board: OpenOne) -> None:
     board = open_board()
-    tile = board.page.locator(".tile", has_text="First token").locator(".tile-value")
+    tile = tile_of(board, "First token").locator(".tile-value")
     for value in (0.0, 0.0123, 0.9997, 5.126, 28.64, 286.4, 999.7, 1234.0, 12_340.0, 123_456.0, 1_234_567.0):
         times = {"count": 1000, "p50": value, "p99": value, "max": value, "recent": {"p50": value, "p99": value}}
         board.socket.send(figures(ttft_ms=times, tokens_per_s=value, final=True, requests={"total": 1, "finished": 1}))
         expect(tile).to_have_text(milliseconds(value))
-        expect(board.page.locator(".tile", has_text="Output").locator(".tile-value")).to_have_text(f"{value:,.1f}")
+        expect(tile_of(board, "Output").locator(".tile-value")).to_have_text(f"{value:,.1f}")
 
 
 def test_a_p99_of_few_samples_says_of_how_few(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send(figures())
-    expect(board.page.locator(".tile", has_text="First token")).to_contain_text("p99 300 ms, of only 12")
-    expect(board.page.locator(".tile", has_text="Token gap")).not_to_contain_text("of only")
+    expect(tile_of(board, "First token")).to_contain_text("p99 300 ms, of only 12")
+    expect(tile_of(board, "Token gap")).not_to_contain_text("of only")
 
 
 def test_after_the_end_nothing_is_said_to_be_now(open_board: OpenOne) -> None:
@@ -337,7 +342,7 @@ def test_after_the_end_nothing_is_said_to_be_now(open_board: OpenOne) -> None:
     limit = {"kind": "compute", "sentence": "Compute.", "figures": {}}
     board.socket.send(figures(limit=limit))
     expect(board.page.locator(".limit-title")).to_have_text("What limits the engine now")
-    expect(board.page.locator(".tile", has_text="Running")).to_contain_text("1 waiting")
+    expect(tile_of(board, "Running")).to_contain_text("1 waiting")
     counts = {"total": 26, "finished": 24, "failed": 0, "cancelled": 2}
     board.socket.send(
         {
@@ -349,10 +354,10 @@ def test_after_the_end_nothing_is_said_to_be_now(open_board: OpenOne) -> None:
     )
     board.socket.send(figures(final=True, limit=limit, requests=counts, running=0, waiting=0))
     expect(board.page.locator(".limit-title")).to_have_text("What limited the engine, over the run")
-    expect(board.page.locator(".tile", has_text="Finished")).to_contain_text("24of 26 requests")
-    expect(board.page.locator(".tile", has_text="KV use at most")).to_contain_text("25 %")
+    expect(tile_of(board, "Finished")).to_contain_text("24of 26 requests")
+    expect(tile_of(board, "KV use at most")).to_contain_text("25 %")
     expect(board.page.locator(".progress-text")).to_contain_text("24 of 26 requests")
-    assert board.page.locator(".tile", has_text="Running").count() == 0
+    assert tile_of(board, "Running").count() == 0
     assert "now" not in board.page.locator(".board").inner_text().split()
 
 
