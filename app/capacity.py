@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.errors import LabError
 from app.experiment import Experiment, Search, Turn, Variant, natural_rate, plan
@@ -23,6 +23,9 @@ from store.ingest import Collector
 from store.metrics import percentile
 from store.samples import alone, read_samples, with_slo
 from store.slo import DEFAULT_SLO, GOODPUT_ATTAINMENT, Bisection, parse_slo
+
+if TYPE_CHECKING:
+    from scenarios.build import Measure
 
 LOW, HIGH = 0.25, 8.0  # of the scenario's own rate: where a search begins if nothing else is said
 MOST_DELAY_MS = 2000.0
@@ -38,6 +41,7 @@ def plan_capacity(
     slo: str = DEFAULT_SLO,
     tbt_ms: float | None = None,
     common: Mapping[str, str] | None = None,
+    measure: Measure | None = None,
 ) -> tuple[Experiment, dict[str, RunSpec]]:
     """A new search for each variant's capacity, and each variant's spec. Rates in requests/s.
 
@@ -46,7 +50,7 @@ def plan_capacity(
     """
     from dataclasses import replace
 
-    experiment, specs = plan(scenario, variants, 1, common=common, slo=slo, fewest=1)
+    experiment, specs = plan(scenario, variants, 1, common=common, slo=slo, fewest=1, measure=measure)
     own = natural_rate(specs[experiment.baseline])
     if own is None:
         raise LabError(

@@ -14,11 +14,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import LabError
 from engine.config import RunSpec, apply_overrides
 from store.slo import DEFAULT_SLO, parse_slo
+
+if TYPE_CHECKING:
+    from scenarios.build import Measure
 
 WARM_UP_REQUESTS = 4
 MOST_VARIANTS = 64
@@ -83,6 +86,7 @@ class Experiment:
     over: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a sweep: setting -> values
     slo: str = DEFAULT_SLO  # as store.slo.parse_slo reads it
     search: Search | None = None  # of a search for capacity
+    sizing: str = ""  # how the requests were made to fit the machine, in words
 
     @property
     def baseline(self) -> str:
@@ -116,10 +120,12 @@ def plan(
     over: Mapping[str, Sequence[str]] | None = None,
     slo: str = DEFAULT_SLO,
     fewest: int = 2,
+    measure: Measure | None = None,
 ) -> tuple[Experiment, dict[str, RunSpec]]:
     """A new experiment, and each variant's spec (without a run id of its own).
 
     ``common``: settings all variants share. ``kind``: in a sweep the workload may differ between variants. ``fewest``: variants it takes.
+    ``measure``: as ``scenarios.build`` takes it; a workload is sized once, for all its variants.
 
     Raises:
         LabError: too few or too many variants, a name given twice, or sides that cannot be compared, with the reason.
@@ -141,7 +147,7 @@ def plan(
         key = repr(sorted(workload.items()))
         if key not in drawn:
             shared = {k: v for k, v in (common or {}).items() if not k.startswith(WORKLOAD)}
-            drawn[key] = _absolute(scenarios.build(scenario, workload | shared))
+            drawn[key] = _absolute(scenarios.build(scenario, workload | shared, measure=measure))
         spec = drawn[key]
         specs[variant.name] = _absolute(spec.model_copy(update={"engine": apply_overrides(spec.engine, engine)}))
     base = specs[variants[0].name]
@@ -162,6 +168,7 @@ def plan(
         created_unix_ns=time.time_ns(),
         over={key: tuple(values) for key, values in (over or {}).items()},
         slo=slo,
+        sizing=base.sizing.in_words if base.sizing is not None else "",
     )
     return experiment, specs
 
@@ -255,7 +262,7 @@ def at_rate(spec: RunSpec, rate: float) -> RunSpec:
         r if r.after is not None else r.model_copy(update={"arrival_ns": round(r.arrival_ns * own / rate)})
         for r in spec.requests
     ]
-    return spec.model_copy(update={"requests": tuple(timed)})
+    return spec.model_copy(update={"requests": tuple(timed), "sizing": None})
 
 
 def with_turn(experiment: Experiment, index: int, **changes: Any) -> Experiment:

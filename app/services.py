@@ -18,6 +18,7 @@ from app.hub import require_models_here
 from app.lablock import LabAddress, database_lock
 from app.queue import RunQueue
 from app.status import Status, is_final
+from app.sizing import measure_for
 from store.database import Database
 from store.feed import LiveRuns
 from store.figures import final_figures
@@ -148,7 +149,7 @@ class Lab:
         import scenarios
 
         try:
-            return self.submit(scenarios.build(STARTER))
+            return self.submit(scenarios.build(STARTER, measure=measure_for(self.home)))
         except (LabError, ValueError) as error:
             log.warning("the starter scenario did not start: %s", error)
             return None

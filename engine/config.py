@@ -16,6 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.earlier import SPEC_VERSION, spec_of_today
 from engine.overrides import ConfigError, apply_overrides, check_settings
+from engine.rates import Sizing
 from engine.schema import suggest
 from engine.settings import LARGEST_COUNT, LATEST_NS, Settings, setting, worth_saying
 from engine.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
@@ -414,6 +415,7 @@ class RunSpec(Settings):
     labels: tuple[str, ...] = ()
     licences: dict[str, str] = Field(default_factory=dict, description="Of recorded traces the requests come from.")
     time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)
+    sizing: Sizing | None = Field(None, description="How the requests were made to fit the machine. None: not at all.")
     experiment_id: str | None = None
     created_unix_ns: int = Field(0, ge=0, le=2**63 - 1)
 

@@ -6,10 +6,11 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
+from engine.config import LATEST_NS
 from scenarios.part import Part
 from scenarios.traces import Sessions, TraceFormat, TraceRow
 
@@ -22,10 +23,15 @@ class Arrival:
     after: int | None = None
 
 
+LONGEST_S = LATEST_NS / 1e9
+TIMES = ("start_s", "every_s", "spread_s", "think_s", "stagger_s")  # keys that are times
+PACES = ("rate", "speed")  # and those that are one over a time
+
+
 class Process(Part):
     """Base of all arrival processes."""
 
-    start_s: float = Field(0.0, ge=0, description="When the first request comes, in seconds.")
+    start_s: float = Field(0.0, ge=0, le=LONGEST_S, description="When the first request comes, in seconds.")
 
     def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
         """``count`` arrivals in order. ``rows``: the trace, for replay."""
@@ -34,6 +40,18 @@ class Process(Part):
     def gaps(self, count: int, rng: random.Random) -> list[float]:
         """``count`` times between neighbouring arrivals, in seconds."""
         raise NotImplementedError
+
+    @property
+    def mean_gap_s(self) -> float | None:
+        """Mean time between neighbouring arrivals; None where that is not the process's to say."""
+        return None
+
+    def stretched(self, factor: float) -> Self:
+        """The same arrivals, all times ``factor`` times as long."""
+        changes = {key: getattr(self, key) * factor for key in TIMES if hasattr(self, key)}
+        return self.model_copy(
+            update=changes | {key: getattr(self, key) / factor for key in PACES if hasattr(self, key)}
+        )
 
     def _after_gaps(self, gaps: Iterable[float]) -> list[Arrival]:
         return [Arrival(self.start_s + at) for at in accumulate(gaps)]
@@ -52,7 +70,11 @@ class Interval(Process):
     """One request every ``every_s`` seconds."""
 
     kind: Literal["interval"] = "interval"
-    every_s: float = Field(ge=0)
+    every_s: float = Field(ge=0, le=LONGEST_S)
+
+    @property
+    def mean_gap_s(self) -> float | None:
+        return self.every_s
 
     def gaps(self, count: int, rng: random.Random) -> list[float]:
         return [self.every_s] * count
@@ -63,6 +85,10 @@ class Poisson(Process):
 
     kind: Literal["poisson"] = "poisson"
     rate: float = Field(gt=0)
+
+    @property
+    def mean_gap_s(self) -> float | None:
+        return 1 / self.rate
 
     def gaps(self, count: int, rng: random.Random) -> list[float]:
         return [rng.expovariate(self.rate) for _ in range(count)]
@@ -78,6 +104,10 @@ class Gamma(Process):
     rate: float = Field(gt=0)
     cv: float = Field(1.0, gt=0, le=20)
 
+    @property
+    def mean_gap_s(self) -> float | None:
+        return 1 / self.rate
+
     def gaps(self, count: int, rng: random.Random) -> list[float]:
         variance = self.cv**2
         return [rng.gammavariate(1 / variance, variance / self.rate) for _ in range(count)]
@@ -88,8 +118,12 @@ class Bursts(Process):
 
     kind: Literal["bursts"] = "bursts"
     size: int = Field(ge=1)
-    every_s: float = Field(gt=0)
-    spread_s: float = Field(0.0, ge=0)
+    every_s: float = Field(gt=0, le=LONGEST_S)
+    spread_s: float = Field(0.0, ge=0, le=LONGEST_S)
+
+    @property
+    def mean_gap_s(self) -> float | None:
+        return self.every_s / self.size
 
     def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
         step = self.spread_s / self.size
@@ -105,8 +139,8 @@ class ClosedLoop(Process):
 
     kind: Literal["closed-loop"] = "closed-loop"
     clients: int = Field(ge=1)
-    think_s: float = Field(0.0, ge=0)
-    stagger_s: float = Field(0.0, ge=0)
+    think_s: float = Field(0.0, ge=0, le=LONGEST_S)
+    stagger_s: float = Field(0.0, ge=0, le=LONGEST_S)
 
     def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
         first = [Arrival(self.start_s + i * self.stagger_s) for i in range(min(count, self.clients))]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from engine.config import LATEST_NS, ConfigError, EngineConfig, RequestSpec, RunSpec, Sampling, apply_overrides, suggest
-from scenarios import traces
-from scenarios.arrivals import Arrival, Replay
-from scenarios.load import ScenarioError, find, load
-from scenarios.prompts import Ask
-from scenarios.recipes import RECIPES
+from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides, suggest
+from engine.rates import MachineRates, Sizing
+from scenarios.arrivals import PACES, TIMES
+from scenarios.drawing import draw, licences, mean_request
+from scenarios.load import find, load
 from scenarios.schema import Group, Scenario, Workload
-from scenarios.streams import stream
+from scenarios.sizing import AsWritten, FromGiven, refuse_contradictions, sized_words, stretch_of
 
 WORKLOAD_PREFIX = "workload."
+NOT_SIZED = "not sized to this machine"
+
+Measure = Callable[[EngineConfig], MachineRates | None]
 
 
 def build(
@@ -26,6 +27,7 @@ def build(
     *,
     run_id: str | None = None,
     seed: int | None = None,
+    measure: Measure | None = None,
 ) -> RunSpec:
     """Resolve a scenario into a run.
 
@@ -34,13 +36,15 @@ def build(
         overrides: engine settings (``chunked_prefill=off``) and workload settings (``workload.decodes.requests=4``).
         run_id: default: sorts by time, ``YYYYMMDD-HHMMSS-`` and four hex digits.
         seed: replaces the engine's and the workload's seed.
+        measure: this machine's rates for the engine's settings, asked for where a group is sized by them; None where they cannot be
+            had, which the run's labels say. Without ``measure`` groups keep the times and lengths of the file.
 
     Raises:
         ScenarioError: the file is missing or wrong.
         ConfigError: an override is.
     """
     path = find(name_or_path)
-    return resolve(load(path), path.stem, overrides, run_id=run_id, seed=seed, base=path.parent)
+    return resolve(load(path), path.stem, overrides, run_id=run_id, seed=seed, base=path.parent, measure=measure)
 
 
 def resolve(
@@ -51,16 +55,21 @@ def resolve(
     run_id: str | None = None,
     seed: int | None = None,
     base: Path | None = None,
+    measure: Measure | None = None,
 ) -> RunSpec:
     """``build`` for a scenario already in hand; ``base`` is where relative trace paths are looked for second."""
     given = dict(overrides or {})
     asked = {k.removeprefix(WORKLOAD_PREFIX): v for k, v in given.items() if k.startswith(WORKLOAD_PREFIX)}
     engine = apply_overrides(scenario.engine, {k: v for k, v in given.items() if not k.startswith(WORKLOAD_PREFIX)})
-    workload = _override_workload(scenario.workload, asked)
+    workload, as_given = _override_workload(scenario.workload, asked)
     if seed is not None:
         engine = engine.model_copy(update={"seed": seed})
         workload = workload.model_copy(update={"seed": seed})
-    requests, notes = draw(workload, engine, base)
+    rates = _rates(workload, engine, measure)
+    requests_of, sizing = (workload, None) if rates is None else _sized(workload, engine, as_given, rates)
+    requests, notes = draw(requests_of, engine, base)
+    if rates is None and measure is not None and is_sized(workload):
+        notes.append(NOT_SIZED)
     return RunSpec(
         run_id=run_id or new_run_id(),
         scenario=name,
@@ -70,6 +79,7 @@ def resolve(
         labels=(*scenario.labels, *notes),
         licences=licences(workload, base),
         time_limit_s=scenario.time_limit_s,
+        sizing=sizing,
         created_unix_ns=time.time_ns(),
     )
 
@@ -79,116 +89,77 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def draw(
-    workload: Workload, engine: EngineConfig, base: Path | None = None
-) -> tuple[tuple[RequestSpec, ...], list[str]]:
-    """The workload's requests, timed ones first and in order, and notes for the run's labels."""
+def is_sized(workload: Workload) -> bool:
+    """Whether any of its groups is made to fit the machine that serves it."""
+    fits = not isinstance(workload.sizing, AsWritten)
+    return fits and any(group.sized_by is not None for group in workload.groups.values())
+
+
+def _rates(workload: Workload, engine: EngineConfig, measure: Measure | None) -> MachineRates | None:
+    """What the workload is sized by; None where it is not."""
+    if not is_sized(workload):
+        return None
+    if isinstance(workload.sizing, FromGiven):
+        return workload.sizing.rates
+    return None if measure is None else measure(engine)
+
+
+def _sized(
+    workload: Workload, engine: EngineConfig, as_given: Sequence[str], rates: MachineRates
+) -> tuple[Workload, Sizing]:
+    """The workload with its groups made to fit the machine, and what was chosen."""
     seed = engine.seed if workload.seed is None else workload.seed
-    if workload.recipe is not None:
-        return _draw_recipe(workload, engine, seed), []
-    requests: list[RequestSpec] = []
-    notes: list[str] = []
+    changed, chosen = dict(workload.groups), {}
     for name, group in workload.groups.items():
-        trace = _trace_for(name, group, base)
-        if trace.failed:
-            notes.append(f"{name}: {trace.failed} failed requests of the trace left out")
-        notes += [f"{name}: {note}" for note in traces.unserved(trace.rows)]
-        requests += _draw_group(name, group, engine, seed, workload.speed, trace.rows)
-    requests.sort(key=lambda r: (r.after is not None, r.arrival_ns if r.after is None else 0))
-    return tuple(requests), notes
+        sized = group.sized_by
+        if sized is None:
+            continue
+        words = None
+        if sized.prefill_steps is not None:
+            output = mean_request(name, group, seed, rates).output_tokens
+            words = sized_words(sized.prefill_steps, group.prompt.words, output, rates)  # type: ignore[union-attr]
+            group = group.model_copy(update={"prompt": group.prompt.model_copy(update={"words": words})})
+        found = stretch_of(sized, group.arrivals.mean_gap_s, mean_request(name, group, seed, rates), engine, rates)
+        changed[name] = group.model_copy(update={"arrivals": group.arrivals.stretched(found.stretch)})
+        chosen[name] = found.model_copy(update={"words": words})
+    measured = not isinstance(workload.sizing, FromGiven)
+    sizing = Sizing(rates=rates, measured=measured, groups=chosen, as_given=tuple(as_given))
+    return workload.model_copy(update={"groups": changed}), sizing
 
 
-def _draw_group(
-    name: str, group: Group, engine: EngineConfig, seed: int, speed: float, rows: Sequence[traces.TraceRow]
-) -> list[RequestSpec]:
-    arrivals = group.arrivals.draw(group.requests, stream(seed, name, "arrivals"), rows)
-    prompt_lengths, output_lengths = stream(seed, name, "prompt lengths"), stream(seed, name, "output lengths")
-    specs = []
-    for i, arrival in enumerate(arrivals):
-        row = rows[i] if rows else None
-        prompt_tokens, max_tokens = _lengths(group, row, prompt_lengths, output_lengths)
-        ask = Ask(i, prompt_tokens, stream(seed, name, "prompt", i), lambda key: stream(seed, name, "common", key), row)
-        fields = group.prompt.make(ask)
-        specs.append(
-            RequestSpec(
-                request_id=_request_id(name, i),
-                arrival_ns=_nanoseconds(arrival, speed),
-                after=None if arrival.after is None else _request_id(name, arrival.after),
-                prompt_tokens=prompt_tokens if "prompt" in fields else None,
-                max_tokens=max_tokens,
-                sampling=_sampling(engine.sampling, group.ignore_eos, group.temperature),
-                priority=group.priority,
-                group=name,
-                cancel_after_ns=None if group.cancel_after_s is None else round(group.cancel_after_s * 1e9),
-                **fields,
+def _override_workload(workload: Workload, asked: Mapping[str, str]) -> tuple[Workload, list[str]]:
+    """Apply ``workload.`` overrides: ``seed``, ``speed``, ``GROUP.key``, or with a single group just ``key``.
+
+    Returns the workload, and the sized groups whose times were set by hand: those are taken as they are.
+    """
+    named = _full_names(workload, asked)
+    groups, as_given = dict(workload.groups), []
+    for name, group in workload.groups.items():
+        times = [key for key in named if _sets_a_time(key, name)]
+        sized = group.sized_by is not None or any(key.startswith(f"groups.{name}.sized_by") for key in named)
+        if times and sized:
+            refuse_contradictions(named, name, times, WORKLOAD_PREFIX)
+            groups[name] = group.model_copy(update={"sized_by": None})
+            as_given.append(name)
+    if named.get("sizing", named.get("sizing.kind")) == "fixed":
+        sizes = next((key for key in named if ".sized_by" in key), None)
+        if sizes is not None:
+            raise ConfigError(
+                f"{WORKLOAD_PREFIX}{sizes.removeprefix('groups.')}",
+                named[sizes],
+                "With workload.sizing=fixed nothing is sized.",
+                "Give one of the two.",
             )
-        )
-    return specs
+    return apply_overrides(workload.model_copy(update={"groups": groups}), named, prefix=WORKLOAD_PREFIX), as_given
 
 
-def _draw_recipe(workload: Workload, engine: EngineConfig, seed: int) -> tuple[RequestSpec, ...]:
-    recipe = str(workload.recipe)
-    return tuple(
-        RequestSpec(
-            request_id=_request_id(recipe, i),
-            prompt_token_ids=asked["prompt_token_ids"],
-            max_tokens=asked["max_tokens"],
-            sampling=_sampling(engine.sampling, True, asked.get("temperature")),
-            group=recipe,
-        )
-        for i, asked in enumerate(RECIPES[recipe](seed, workload.requests))
-    )
+def _sets_a_time(name: str, group: str) -> bool:
+    """Whether a setting by its full name says when a group's requests come."""
+    return name in {f"groups.{group}.arrivals", *(f"groups.{group}.arrivals.{key}" for key in ("kind", *TIMES, *PACES))}
 
 
-def _lengths(group: Group, row: traces.TraceRow | None, prompts: Any, outputs: Any) -> tuple[int | None, int]:
-    """Prompt length (None: as the text is) and most output tokens of one request."""
-    traced_prompt, traced_output = (row.prompt_tokens, row.output_tokens) if row else (0, 0)
-    if group.total_tokens is not None and group.prompt_to_output is not None:
-        total = group.total_tokens.draw(prompts, traced_prompt + traced_output)
-        prompt = max(1, round(total * group.prompt_to_output / (group.prompt_to_output + 1)))
-        return prompt, max(1, total - prompt)
-    prompt_tokens = group.prompt_tokens.draw(prompts, traced_prompt) if group.prompt_tokens else None
-    assert group.output_tokens is not None
-    return prompt_tokens, group.output_tokens.draw(outputs, traced_output)
-
-
-def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
-    replay = group.arrivals
-    if not isinstance(replay, Replay):
-        return traces.Trace((), 0)
-    path = _trace_path(replay, base)
-    wanted = replay.skip + group.requests
-    try:
-        trace = traces.read(path, replay.format, wanted, block_tokens=replay.block_tokens, sessions=replay.sessions)
-    except ConfigError as error:
-        raise ScenarioError(
-            f"workload.groups.{name}.arrivals.{error.field}", error.value, error.message, error.mend
-        ) from None
-    if len(trace.rows) < wanted:
-        message = f"The trace has {len(trace.rows)} usable rows, {wanted} are needed."
-        raise ScenarioError(
-            f"workload.groups.{name}.requests", group.requests, message, "Ask for fewer requests or skip fewer rows."
-        )
-    return traces.Trace(trace.rows[replay.skip :], trace.failed)
-
-
-def licences(workload: Workload, base: Path | None) -> dict[str, str]:
-    """The traces that the workload replays, by file name, and their licences."""
-    replays = [group.arrivals for group in workload.groups.values() if isinstance(group.arrivals, Replay)]
-    found = {}
-    for replay in replays:
-        path = _trace_path(replay, base)
-        found[path.name] = replay.licence or traces.licence_of(path, replay.format)
-    return found
-
-
-def _trace_path(replay: Replay, base: Path | None) -> Path:
-    path = Path(replay.path).expanduser()
-    return base / path if not path.is_absolute() and not path.is_file() and base is not None else path
-
-
-def _override_workload(workload: Workload, asked: Mapping[str, str]) -> Workload:
-    """Apply ``workload.`` overrides: ``seed``, ``speed``, ``GROUP.key``, or with a single group just ``key``."""
+def _full_names(workload: Workload, asked: Mapping[str, str]) -> dict[str, str]:
+    """The settings by their names inside the workload: ``groups.GROUP.key``."""
     named = {}
     for name, value in asked.items():
         first = name.partition(".")[0]
@@ -207,31 +178,7 @@ def _override_workload(workload: Workload, asked: Mapping[str, str]) -> Workload
                 f"Name one: {groups}.",
             )
         else:
-            known = ["seed", "speed", *(["recipe", "requests"] if workload.recipe else workload.groups)]
+            known = ["seed", "speed", "sizing", *(["recipe", "requests"] if workload.recipe else workload.groups)]
             mend = suggest(first, {WORKLOAD_PREFIX + key: key for key in known})
             raise ConfigError(f"{WORKLOAD_PREFIX}{name}", value, f"There is no {first!r} in this workload.", mend)
-    return apply_overrides(workload, named, prefix=WORKLOAD_PREFIX)
-
-
-def _sampling(default: Sampling, ignore_eos: bool, temperature: float | None) -> Sampling | None:
-    """The request's own sampling settings, or None where the engine's defaults say it all."""
-    changes: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
-    if temperature is not None:
-        changes["temperature"] = temperature
-    return default.model_copy(update=changes) if changes else None
-
-
-def _nanoseconds(arrival: Arrival, speed: float) -> int:
-    moment = arrival.at_s / (speed if arrival.after is None else 1.0) * 1e9
-    if not moment <= LATEST_NS:
-        raise ConfigError(
-            "workload.speed",
-            speed,
-            f"A request would arrive {moment / 1e9:.0g} s after the start.",
-            "Give a larger speed.",
-        )
-    return round(moment)
-
-
-def _request_id(group: str, index: int) -> str:
-    return f"{group}-{index:04d}"
+    return named

@@ -11,14 +11,18 @@ from scenarios.arrivals import Arrivals, AtOnce
 from scenarios.lengths import Lengths
 from scenarios.part import Part
 from scenarios.prompts import Chat, Prompts
+from scenarios.sizing import FromMachine, SizedBy, SizingKinds
 
 RecipeName = Literal["ragged", "nano-bench"]
+MOST_REQUESTS = 20_000  # of a workload; each is an object with a prompt, in memory and in the run's spec
+SIZED_PROMPTS = ("documents", "shared-system", "prose", "code")  # their length is one number of words
+MOST_RECIPE_REQUESTS = 5_000  # of random tokens
 
 
 class Group(Part):
     """One class of requests: so many of them, arriving so, asking that, answered at such length."""
 
-    requests: int = Field(ge=1, le=1_000_000)
+    requests: int = Field(ge=1, le=MOST_REQUESTS)
     arrivals: Arrivals = AtOnce()
     prompt: Prompts = Chat()
     prompt_tokens: Lengths | None = Field(None, description="Cut or repeat prompts to this. Empty: as the text is.")
@@ -31,6 +35,7 @@ class Group(Part):
     cancel_after_s: float | None = Field(
         None, ge=0, le=LATEST_NS / 1e9, description="Users give up so long after they asked."
     )
+    sized_by: SizedBy | None = Field(None, description="What its times and prompts stand for on other machines.")
 
     @model_validator(mode="after")
     def _lengths_fit_together(self) -> Group:
@@ -54,6 +59,18 @@ class Group(Part):
                 raise ValueError("prompts of kind trace-blocks need arrivals of kind trace")
         return self
 
+    @model_validator(mode="after")
+    def _can_be_sized(self) -> Group:
+        sized = self.sized_by
+        if sized is not None and sized.load is not None and not self.arrivals.mean_gap_s:
+            raise ValueError("sized_by.load needs arrivals of kind interval, poisson, gamma or bursts, some time apart")
+        exact = self.prompt_tokens is not None or self.total_tokens is not None
+        if sized is not None and sized.prefill_steps is not None and (exact or self.prompt.kind not in SIZED_PROMPTS):
+            raise ValueError(
+                f"sized_by.prefill_steps needs a prompt of kind {', '.join(SIZED_PROMPTS)}, without prompt_tokens"
+            )
+        return self
+
 
 class Workload(Part):
     """What is asked: groups of requests side by side, or a published recipe drawn as its authors draw it."""
@@ -62,7 +79,10 @@ class Workload(Part):
     speed: float = Field(1.0, gt=0, description="Arrivals come so many times as fast.")
     groups: dict[str, Group] = Field(default_factory=dict)
     recipe: RecipeName | None = None
-    requests: int | None = Field(None, ge=1, le=100_000, description="With a recipe: instead of its own number.")
+    requests: int | None = Field(
+        None, ge=1, le=MOST_RECIPE_REQUESTS, description="With a recipe: instead of its own number."
+    )
+    sizing: SizingKinds = Field(FromMachine(), description="By what groups that are sized_by something are sized.")
 
     @model_validator(mode="after")
     def _one_source(self) -> Workload:
@@ -70,6 +90,9 @@ class Workload(Part):
             raise ValueError("give either groups or recipe")
         if self.requests is not None and self.recipe is None:
             raise ValueError("requests belongs to a recipe here; a group has its own")
+        many = sum(group.requests for group in self.groups.values())
+        if many > MOST_REQUESTS:
+            raise ValueError(f"the groups have {many:,} requests together; a workload has at most {MOST_REQUESTS:,}")
         for name in self.groups:
             if not name or len(name) > 100 or name in Workload.model_fields or "." in name:
                 raise ValueError(f"{name!r} cannot name a group: take another word, without dots")

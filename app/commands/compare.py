@@ -80,6 +80,7 @@ def compare(
     """
     from app.experiment import Variant, plan
     from app.home import Home
+    from app.sizing import measure_for
     from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
@@ -91,7 +92,14 @@ def compare(
     variants = [parse_variant(text) for text in variant or []]
     if len(variants) == 1:
         variants.insert(0, Variant("as it is"))
-    experiment, specs = plan(scenario, variants, repeats, common=parse_settings(set or []), slo=slo or DEFAULT_SLO)
+    experiment, specs = plan(
+        scenario,
+        variants,
+        repeats,
+        common=parse_settings(set or []),
+        slo=slo or DEFAULT_SLO,
+        measure=measure_for(home, say),
+    )
     _begin(home, experiment, specs, json, ray)
 
 
@@ -115,6 +123,7 @@ def sweep(
     """
     from app.experiment import grid, plan
     from app.home import Home
+    from app.sizing import measure_for
     from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
@@ -127,6 +136,7 @@ def sweep(
         kind="sweep",
         over=values,
         slo=slo or DEFAULT_SLO,
+        measure=measure_for(home, say),
     )
     _begin(home, experiment, specs, json, ray)
 
@@ -159,6 +169,7 @@ def capacity(
     from app.capacity import plan_capacity
     from app.experiment import Variant
     from app.home import Home
+    from app.sizing import measure_for
     from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
@@ -170,6 +181,7 @@ def capacity(
         high=high,
         tolerance=tolerance,
         slo=slo or DEFAULT_SLO,
+        measure=measure_for(home, say),
         tbt_ms=tbt,
         common=parse_settings(set or []),
     )
@@ -191,6 +203,8 @@ def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool
     from app.experimenting import runs_planned
 
     home.require_space()
+    if experiment.sizing:
+        say(experiment.sizing)
     waiting = replace(experiment, state="paused") if ray else experiment  # else a lab would take it up first
     create_experiment(home, waiting, specs)
     runs = runs_planned(experiment)

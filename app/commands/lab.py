@@ -32,11 +32,14 @@ def lab(
     from app.home import Home
     from app.preparing import prepare_embedded_model
     from app.server import serve
+    from app.sizing import size_starter
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it are the same clean way
     try:
         home = Home.from_environment().prepare()
         prepare_embedded_model()
+        if starter:
+            size_starter(home, say)
         serve(home, port=port, extra_hosts=allow_host or (), starter=starter, open_browser=open_browser, say=say)
     except KeyboardInterrupt:
         say("The lab is closed.")

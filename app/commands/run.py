@@ -42,8 +42,10 @@ def run(
     from app.results import result_of
 
     home = Home.from_environment().prepare()
-    spec = build_spec(scenario, set or [])
+    spec = build_spec(scenario, set or [], home)
     home.require_space()
+    if spec.sizing is not None:
+        say(spec.sizing.in_words)
     lab = running_lab(home)
     interrupted = _serve_through(lab, home, spec) if lab else _serve_here(home, spec)
     status = read_status(home.run_dir(spec.run_id))
@@ -60,11 +62,12 @@ def run(
         raise typer.Exit(130 if interrupted else 1)
 
 
-def build_spec(scenario: str, settings: list[str]) -> RunSpec:
-    """The scenario with ``KEY=VALUE`` settings applied. A model given as a relative path is made absolute."""
+def build_spec(scenario: str, settings: list[str], home: Home) -> RunSpec:
+    """The scenario with ``KEY=VALUE`` settings applied, sized to this machine. A model given as a relative path is made absolute."""
     import scenarios
+    from app.sizing import measure_for
 
-    spec = scenarios.build(scenario, parse_settings(settings))
+    spec = scenarios.build(scenario, parse_settings(settings), measure=measure_for(home, say))
     model = Path(spec.engine.model).expanduser()
     if model.exists():
         spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"model": str(model.resolve())})})

@@ -29,6 +29,8 @@ try:
 except LabError as error:
     st.error(plain(on_page(error)), icon=":material/search_off:")
     st.stop()
+if experiment.sizing:
+    st.caption(plain(experiment.sizing))
 experiment_progress(lab, experiment)
 if experiment.kind == "capacity":
     capacity_view(lab, experiment)

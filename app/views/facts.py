@@ -29,6 +29,7 @@ class SpecInBrief:
     expected_tokens: int  # output tokens if no request ends early
     workload_hash: str
     created_unix_ns: int
+    sizing: str = ""  # how the requests were made to fit the machine, in words
 
 
 @dataclass(frozen=True)
@@ -141,4 +142,5 @@ def _brief(run_dir: Path, _modified_ns: int) -> SpecInBrief:
         expected_tokens=sum(request.max_tokens for request in spec.requests),
         workload_hash=spec.workload_hash,
         created_unix_ns=spec.created_unix_ns,
+        sizing=spec.sizing.in_words if spec.sizing is not None else "",
     )

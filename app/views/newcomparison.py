@@ -13,6 +13,7 @@ from app.errors import LabError
 from app.experiment import Experiment, Variant, grid, plan
 from app.experimentfile import create_experiment
 from app.services import Lab
+from app.sizing import measure_for
 from app.views.plain import plain
 from engine.config import ConfigError, RunSpec
 from scenarios import ScenarioError, available, load
@@ -48,15 +49,16 @@ def new_comparison(lab: Lab) -> None:
         key="compare-slo",
         help=f"ttft=250,tpot=100 (ms), 5x (times what a request alone would see), or one of {', '.join(PRESETS)}.",
     )
+    measure = measure_for(lab.home)
     sides, sweep, capacity = st.tabs(["Variants", "Sweep", "Capacity"], key="compare-kind")
     with sides:
         variants = _variants(scenario)
         if st.button("Compare", type="primary", width="stretch", icon=":material/balance:", key="compare-start"):
-            _start(lab, lambda: plan(scenario, _named(variants), repeats, slo=slo))
+            _start(lab, lambda: plan(scenario, _named(variants), repeats, slo=slo, measure=measure))
     with sweep:
         over = _over()
         if st.button("Sweep", type="primary", width="stretch", icon=":material/grid_on:", key="sweep-start"):
-            _start(lab, lambda: plan(scenario, grid(over), repeats, kind="sweep", over=over, slo=slo))
+            _start(lab, lambda: plan(scenario, grid(over), repeats, kind="sweep", over=over, slo=slo, measure=measure))
     with capacity:
         st.caption(
             "The highest rate of arrivals that each variant of the first tab still serves in time, by bisection."
@@ -66,7 +68,7 @@ def new_comparison(lab: Lab) -> None:
         )
         high = st.number_input("Highest rate", 0.0, value=None, key="rate-high", placeholder="eight times its own")
         if st.button("Search", type="primary", width="stretch", icon=":material/speed:", key="capacity-start"):
-            _start(lab, lambda: plan_capacity(scenario, _named(variants), low=low, high=high, slo=slo))
+            _start(lab, lambda: plan_capacity(scenario, _named(variants), low=low, high=high, slo=slo, measure=measure))
 
 
 def _variants(scenario: str) -> list[tuple[str, list[str]]]:

@@ -19,6 +19,8 @@ def _scenario(name: str) -> Scenario | None:
 
 def scenario_question(facts: RunFacts) -> None:
     """The question in a line, the rest on request; nothing for a scenario that is no longer there."""
+    if facts.spec.sizing:
+        st.caption(plain(facts.spec.sizing))
     scenario = _scenario(facts.spec.scenario)
     if scenario is None:
         return

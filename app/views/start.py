@@ -11,6 +11,7 @@ from app.errors import LabError
 from app.rundir import read_spec
 from app.services import Lab
 from app.settings_form import changes_of, set_value, settings_form
+from app.sizing import measure_for
 from app.views.facts import RunFacts, flipped, load_run
 from app.views.plain import counted, plain
 from app.words import in_sentence
@@ -90,8 +91,8 @@ def nothing_yet(lab: Lab) -> None:
 
 def _start(lab: Lab, scenario: str, changed: dict[str, str]) -> None:
     try:
-        with st.spinner("Drawing the requests"):
-            spec = build(scenario, changed)
+        with st.spinner("Drawing the requests; a model's first time here is measured before"):
+            spec = build(scenario, changed, measure=measure_for(lab.home))
         show_started(lab, spec)
     except (ConfigError, ScenarioError) as error:
         st.error(plain(book.in_words(error)), icon=":material/error:")

@@ -13,6 +13,7 @@ from engine.schema import field_place, tag_values
 from scenarios.part import Part
 from scenarios.recipes import RECIPES
 from scenarios.schema import Group, Scenario, Workload
+from scenarios.sizing import FromGiven, SizedBy
 from scenarios.traces import TraceFormat
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text(encoding="utf-8")
@@ -39,7 +40,7 @@ def test_there_are_examples():
     assert len(EXAMPLES) >= 3
 
 
-@pytest.mark.parametrize("model", [Scenario, Workload, Group, *MEMBERS], ids=lambda m: m.__name__)
+@pytest.mark.parametrize("model", [Scenario, Workload, Group, SizedBy, FromGiven, *MEMBERS], ids=lambda m: m.__name__)
 def test_every_key_is_documented(model: type[Part]):
     assert set(model.model_fields) - {"kind"} <= WORDS
 

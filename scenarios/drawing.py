@@ -1,0 +1,202 @@
+"""From a workload to its requests: every arrival, length and prompt drawn from the workload's streams."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.config import LATEST_NS, ConfigError, EngineConfig, RequestSpec, Sampling
+from engine.rates import MachineRates
+from scenarios import traces
+from scenarios.arrivals import Arrival, Replay
+from scenarios.load import ScenarioError
+from scenarios.prompts import Ask
+from scenarios.recipes import RECIPES
+from scenarios.schema import Group, Workload
+from scenarios.sizing import SAMPLE, MeanRequest, tokens_asked
+from scenarios.streams import stream
+
+MOST_PROMPT_TOKENS = (
+    5_000_000  # of a workload; of texts, whose tokens nobody has counted yet, a quarter of the characters
+)
+
+
+def draw(
+    workload: Workload, engine: EngineConfig, base: Path | None = None
+) -> tuple[tuple[RequestSpec, ...], list[str]]:
+    """The workload's requests, timed ones first and in order, and notes for the run's labels.
+
+    Raises:
+        ScenarioError: a trace cannot be used, or the prompts are more than a spec may hold.
+    """
+    seed = engine.seed if workload.seed is None else workload.seed
+    if workload.recipe is not None:
+        return _draw_recipe(workload, engine, seed), []
+    requests: list[RequestSpec] = []
+    notes: list[str] = []
+    tokens = 0
+    for name, group in workload.groups.items():
+        trace = _trace_for(name, group, base)
+        if trace.failed:
+            notes.append(f"{name}: {trace.failed} failed requests of the trace left out")
+        notes += [f"{name}: {note}" for note in traces.unserved(trace.rows)]
+        for request in _draw_group(name, group, engine, seed, workload.speed, trace.rows):
+            tokens += _prompt_tokens(request)
+            if tokens > MOST_PROMPT_TOKENS:
+                raise _too_long(name, group)
+            requests.append(request)
+    requests.sort(key=lambda r: (r.after is not None, r.arrival_ns if r.after is None else 0))
+    return tuple(requests), notes
+
+
+def mean_request(name: str, group: Group, seed: int, rates: MachineRates) -> MeanRequest:
+    """The mean of the group's first ``SAMPLE`` requests, whether it has as many or not."""
+    lengths = list(_drawn_lengths(name, group, seed, [None] * SAMPLE))
+    prompts = [_prompt(name, group, seed, i, tokens, None) for i, (tokens, _) in enumerate(lengths)]
+    return tokens_asked(prompts, lengths, rates)
+
+
+def _draw_group(
+    name: str, group: Group, engine: EngineConfig, seed: int, speed: float, rows: Sequence[traces.TraceRow]
+) -> Iterator[RequestSpec]:
+    arrivals = group.arrivals.draw(group.requests, stream(seed, name, "arrivals"), rows)
+    traced = rows[: group.requests] if rows else [None] * group.requests
+    lengths = list(_drawn_lengths(name, group, seed, traced))
+    if sum(tokens or 0 for tokens, _ in lengths) > MOST_PROMPT_TOKENS:
+        raise _too_long(name, group)
+    for i, (arrival, row, (prompt_tokens, max_tokens)) in enumerate(zip(arrivals, traced, lengths, strict=True)):
+        fields = _prompt(name, group, seed, i, prompt_tokens, row)
+        yield RequestSpec(
+            request_id=_request_id(name, i),
+            arrival_ns=_nanoseconds(name, arrival, speed),
+            after=None if arrival.after is None else _request_id(name, arrival.after),
+            prompt_tokens=prompt_tokens if "prompt" in fields else None,
+            max_tokens=max_tokens,
+            sampling=_sampling(engine.sampling, group.ignore_eos, group.temperature),
+            priority=group.priority,
+            group=name,
+            cancel_after_ns=None if group.cancel_after_s is None else round(group.cancel_after_s * 1e9),
+            **fields,
+        )
+
+
+def _prompt(
+    name: str, group: Group, seed: int, index: int, tokens: int | None, row: traces.TraceRow | None
+) -> dict[str, Any]:
+    """The fields of ``RequestSpec`` that hold the prompt of the group's request ``index``."""
+
+    def common(key: object) -> random.Random:
+        return stream(seed, name, "common", key)
+
+    return group.prompt.make(Ask(index, tokens, stream(seed, name, "prompt", index), common, row))
+
+
+def _drawn_lengths(
+    name: str, group: Group, seed: int, rows: Sequence[traces.TraceRow | None]
+) -> Iterator[tuple[int | None, int]]:
+    """Prompt length (None: as the text is) and most output tokens of the group's first requests, one for each row."""
+    prompts, outputs = stream(seed, name, "prompt lengths"), stream(seed, name, "output lengths")
+    for row in rows:
+        yield _lengths(group, row, prompts, outputs)
+
+
+def _prompt_tokens(request: RequestSpec) -> int:
+    if request.prompt_token_ids is not None:
+        return len(request.prompt_token_ids)
+    return len(request.prompt or "") // 4 + len(request.system or "") // 4
+
+
+def _too_long(name: str, group: Group) -> ScenarioError:
+    return ScenarioError(
+        f"workload.groups.{name}.requests",
+        group.requests,
+        f"The prompts are more than {MOST_PROMPT_TOKENS:,} tokens together, the most that a run's spec holds.",
+        "Ask for fewer requests or shorter prompts; a trace's are shortened with prompt_tokens.scale.",
+    )
+
+
+def _draw_recipe(workload: Workload, engine: EngineConfig, seed: int) -> tuple[RequestSpec, ...]:
+    recipe = str(workload.recipe)
+    return tuple(
+        RequestSpec(
+            request_id=_request_id(recipe, i),
+            prompt_token_ids=asked["prompt_token_ids"],
+            max_tokens=asked["max_tokens"],
+            sampling=_sampling(engine.sampling, True, asked.get("temperature")),
+            group=recipe,
+        )
+        for i, asked in enumerate(RECIPES[recipe](seed, workload.requests))
+    )
+
+
+def _lengths(group: Group, row: traces.TraceRow | None, prompts: Any, outputs: Any) -> tuple[int | None, int]:
+    """Prompt length (None: as the text is) and most output tokens of one request."""
+    traced_prompt, traced_output = (row.prompt_tokens, row.output_tokens) if row else (0, 0)
+    if group.total_tokens is not None and group.prompt_to_output is not None:
+        total = group.total_tokens.draw(prompts, traced_prompt + traced_output)
+        prompt = max(1, round(total * group.prompt_to_output / (group.prompt_to_output + 1)))
+        return prompt, max(1, total - prompt)
+    prompt_tokens = group.prompt_tokens.draw(prompts, traced_prompt) if group.prompt_tokens else None
+    assert group.output_tokens is not None
+    return prompt_tokens, group.output_tokens.draw(outputs, traced_output)
+
+
+def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
+    replay = group.arrivals
+    if not isinstance(replay, Replay):
+        return traces.Trace((), 0)
+    path = _trace_path(replay, base)
+    wanted = replay.skip + group.requests
+    try:
+        trace = traces.read(path, replay.format, wanted, block_tokens=replay.block_tokens, sessions=replay.sessions)
+    except ConfigError as error:
+        raise ScenarioError(
+            f"workload.groups.{name}.arrivals.{error.field}", error.value, error.message, error.mend
+        ) from None
+    if len(trace.rows) < wanted:
+        message = f"The trace has {len(trace.rows)} usable rows, {wanted} are needed."
+        raise ScenarioError(
+            f"workload.groups.{name}.requests", group.requests, message, "Ask for fewer requests or skip fewer rows."
+        )
+    return traces.Trace(trace.rows[replay.skip :], trace.failed)
+
+
+def licences(workload: Workload, base: Path | None) -> dict[str, str]:
+    """The traces that the workload replays, by file name, and their licences."""
+    replays = [group.arrivals for group in workload.groups.values() if isinstance(group.arrivals, Replay)]
+    found = {}
+    for replay in replays:
+        path = _trace_path(replay, base)
+        found[path.name] = replay.licence or traces.licence_of(path, replay.format)
+    return found
+
+
+def _trace_path(replay: Replay, base: Path | None) -> Path:
+    path = Path(replay.path).expanduser()
+    return base / path if not path.is_absolute() and not path.is_file() and base is not None else path
+
+
+def _sampling(default: Sampling, ignore_eos: bool, temperature: float | None) -> Sampling | None:
+    """The request's own sampling settings, or None where the engine's defaults say it all."""
+    changes: dict[str, Any] = {"ignore_eos": True} if ignore_eos else {}
+    if temperature is not None:
+        changes["temperature"] = temperature
+    return default.model_copy(update=changes) if changes else None
+
+
+def _nanoseconds(name: str, arrival: Arrival, speed: float) -> int:
+    moment = arrival.at_s / (speed if arrival.after is None else 1.0) * 1e9
+    if not moment <= LATEST_NS:
+        raise ConfigError(
+            f"workload.{name}.arrivals" if speed == 1 else "workload.speed",
+            speed,
+            f"A request would arrive {moment / 1e9:.0g} s after the start.",
+            "Let requests come faster." if speed == 1 else "Give a larger speed.",
+        )
+    return round(moment)
+
+
+def _request_id(group: str, index: int) -> str:
+    return f"{group}-{index:04d}"
