@@ -8,6 +8,7 @@ one that never ends a request early; a script that says what is to come lets gue
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -28,6 +29,7 @@ from engine.rates import BATCH, MachineRates
 from engine.request import Request
 from engine.scheduler import Plan
 from engine.speculation.make import make_speculator
+from engine.warmup import warm_up
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -133,6 +135,43 @@ def serve_modelled(spec: RunSpec, machine: Machine, script: Script = lambda requ
         engine, served = _engine(prepared, recorder, clock, machine, script)
         engine.run(prepared.requests)
     served.duration_ms = clock.at_ns / 1e6
+    return served
+
+
+def serve_here(spec: RunSpec, slowdown: float = 1.0) -> Served:
+    """Serve a spec on the real engine and this machine's clock. ``slowdown``: each forward pass takes so many times as long."""
+    prepared = prepare(spec)
+    warm_up(prepared)
+    executor = prepared.allocate()
+    folder = tempfile.TemporaryDirectory()
+    with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
+        engine = prepared.start(recorder, clock, executor, make_speculator(prepared, executor.cache))
+        served = Served(prepared.requests, engine.totals, capacity_tokens=prepared.kv_capacity_tokens)
+        build, forward, tokens = executor.build, executor.forward, executor.tokens
+
+        def counted(plan: Plan) -> Batch:
+            served.prefill_tokens += sum(part.tokens for part in plan.slices if part.is_prefill)
+            return build(plan)
+
+        def slowed(batch: Batch) -> torch.Tensor:
+            began = time.perf_counter()
+            logits = forward(batch)
+            until = began + slowdown * (time.perf_counter() - began)
+            while time.perf_counter() < until:
+                pass
+            return logits
+
+        def timed(batch: Batch, logits: torch.Tensor) -> list[list[int]]:
+            emitted = tokens(batch, logits)
+            for part, taken in zip(batch.sampled, emitted, strict=True):
+                room = part.request.max_tokens - part.request.num_output_tokens
+                times = served.token_ms.setdefault(part.request.index, [])
+                times.extend([clock.now_ns() / 1e6] * min(len(taken), room))
+            return emitted
+
+        executor.build, executor.forward, executor.tokens = counted, slowed, timed  # type: ignore[method-assign]
+        engine.run(prepared.requests)
+        served.duration_ms = clock.now_ns() / 1e6
     return served
 
 

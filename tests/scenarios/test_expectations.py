@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import pytest
 
 import scenarios
 from engine.config import apply_overrides
 from engine.request import Request
-from tests.scenarios.modelled import ANY_TOKEN, MACHINES, Machine, Served, serve_modelled
+from scenarios.lengths import Fixed
+from scenarios.schema import Scenario
+from tests.scenarios.modelled import ANY_TOKEN, MACHINES, TWO_CORES, Machine, Served, serve_here, serve_modelled
 
 ALL = list(MACHINES)
 FEW = ["two cores", "one core", "GPU"]
@@ -104,6 +107,24 @@ def batches_give_more_than_they_cost(machine: str) -> None:
     assert more > slower
 
 
+def quick_starter() -> Scenario:
+    """The first lesson in a few seconds: one answer each, three long prompts."""
+    whole = scenarios.load("starter")
+    chat, long_prompt = (whole.workload.groups[name] for name in ("chat", "long-prompt"))
+    groups = {
+        "chat": chat.model_copy(update={"requests": 6, "output_tokens": Fixed(tokens=44), "ignore_eos": True}),
+        "long-prompt": long_prompt.model_copy(
+            update={
+                "requests": 3,
+                "arrivals": long_prompt.arrivals.model_copy(update={"start_s": 0.4, "think_s": 0.1}),
+                "output_tokens": Fixed(tokens=8),
+            }
+        ),
+    }
+    workload = whole.workload.model_copy(update={"groups": groups})
+    return whole.model_copy(update={"workload": workload})
+
+
 Claim = Callable[[str], None]
 CLAIMS: dict[str, list[tuple[str, Claim, list[str]]]] = {
     "starter": [("Off: ", stalls_are_whole_prompts, ALL), ("On: ", chunks_end_the_stalls, ALL)],
@@ -140,3 +161,15 @@ def test_a_machine_at_half_the_speed_sees_the_same_in_twice_the_time(name: str):
     assert slow.duration_ms == pytest.approx(2 * fast.duration_ms, rel=1e-3)
     assert slow.itl(0.99) == pytest.approx(2 * fast.itl(0.99), rel=1e-3)
     assert slow.totals.iterations == fast.totals.iterations
+
+
+def test_the_first_lesson_holds_on_the_real_engine_of_this_machine():
+    """Served in turns, on and off and off and on, so that what else the machine does falls on both sides."""
+    spec = scenarios.resolve(quick_starter(), "starter", measure=TWO_CORES.rates)
+    gaps: dict[str, list[np.ndarray]] = {"on": [], "off": []}
+    for switch in ("on", "off", "off", "on"):
+        engine = apply_overrides(spec.engine, {"chunked_prefill": switch, "overlap": "off"})
+        served = serve_here(spec.model_copy(update={"engine": engine}))
+        gaps[switch] += [np.diff(times) for times in served.token_ms.values()]
+    on, off = (np.percentile(np.concatenate(gaps[switch]), 99) for switch in ("on", "off"))
+    assert on <= 0.6 * off
