@@ -56,7 +56,8 @@ class Outputs:
             return "stop"
         if sampling.stop and request.stream is not None:
             request.text += request.stream.push(token)
-            if any(stop in request.text for stop in sampling.stop):
+            text = request.text + request.stream.ahead
+            if any(stop in text for stop in sampling.stop):
                 return "stop_string"
         if request.num_output_tokens >= request.max_tokens or len(request.token_ids) >= self.max_model_len:
             return "length"

@@ -31,6 +31,14 @@ class TextTokens(Protocol):
         """Text of token ids, special tokens left out."""
         ...
 
+    def shows(self, token: int) -> bool:
+        """Whether ``decode`` makes anything of it; special tokens and ids beyond the vocabulary are left out."""
+        ...
+
+    def is_byte(self, token: int) -> bool:
+        """Whether it stands for one byte of a character (byte fallback), so that its text depends on the bytes beside it."""
+        ...
+
     def prompt(
         self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
     ) -> list[int]:
@@ -67,6 +75,8 @@ class Tokenizer:
         self._special = special  # bos_token, eos_token, ... as templates name them
         self.eos_token_ids = eos_token_ids
         self.vocab = backend.get_vocab_size(with_added_tokens=True)
+        self._left_out = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
+        self._bytes = _byte_tokens(backend)
 
     @classmethod
     def from_directory(cls, directory: Path, eos_token_ids: tuple[int, ...] = ()) -> Tokenizer:
@@ -106,6 +116,12 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode(list(ids))
+
+    def shows(self, token: int) -> bool:
+        return token not in self._left_out and self._backend.id_to_token(token) is not None
+
+    def is_byte(self, token: int) -> bool:
+        return token in self._bytes
 
     def encode_chat(self, user: str, system: str | None = None) -> list[int]:
         """Token ids of one user message in the model's chat template, ready for the assistant's answer."""
@@ -188,6 +204,14 @@ class Tokenizer:
         )
 
 
+def _byte_tokens(backend: tokenizers.Tokenizer) -> frozenset[int]:
+    """Ids of the tokens that its decoder reads as one byte each; none without byte fallback."""
+    if backend.decoder is None or "€" not in backend.decoder.decode(["<0xE2>", "<0x82>", "<0xAC>"]):
+        return frozenset()
+    names = [form.format(byte) for byte in range(256) for form in ("<0x{:02X}>", "<0x{:02x}>")]
+    return frozenset(i for i in map(backend.token_to_id, names) if i is not None)
+
+
 class ByteTokenizer:
     """Stand-in for random weights: the text's bytes as ids of the model's vocabulary. Its output means nothing."""
 
@@ -210,6 +234,12 @@ class ByteTokenizer:
         """One printable character per id, so that lengths can be seen."""
         return "".join(chr(33 + token % self._PRINTABLE) for token in ids)
 
+    def shows(self, token: int) -> bool:
+        return True
+
+    def is_byte(self, token: int) -> bool:
+        return False
+
     def prompt(
         self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
     ) -> list[int]:
@@ -218,32 +248,50 @@ class ByteTokenizer:
 
 
 class StreamDecoder:
-    """Text of one request as its tokens come, whole characters only.
+    """Text of one request as its tokens come, whole characters only, and only what no later token can change.
 
-    Joined, the pieces are what ``decode`` gives for all tokens at once. An unfinished character decodes to exactly one
-    replacement character at the very end, so all text before that is final.
+    Joined, the pieces are what ``decode`` gives for all tokens at once. How text stays open depends on the tokenizer:
+
+        bytes in every token   an unfinished character is one replacement character at the very end
+        byte fallback          a run of byte tokens is one text: with a wrong byte every byte of it becomes a replacement
+                               character, so it is held back until a token that is no byte ends it (``ahead`` shows it)
     """
 
     def __init__(self, tokenizer: TextTokens) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
+        self._ids: list[int] = []  # those that make text
         self._context = 0  # decoding starts at this token, so that new tokens meet the ones before them
         self._whole = 0  # tokens up to the last end of a character
         self._given = 0  # characters handed out of those decoded from the context on
 
     def push(self, token: int) -> str:
-        """Text that this token completed; empty while a character is still in pieces."""
+        """Text that this token completed; empty while it is still open."""
+        if not self._tokenizer.shows(token):
+            return ""
         self._ids.append(token)
-        text = self._tokenizer.decode(self._ids[self._context :])
+        if self._tokenizer.is_byte(token):
+            return ""
+        text = self._open()
         if text.endswith(_REPLACEMENT):
             piece = text[self._given : -1]
             self._given = max(self._given, len(text) - 1)
             return piece
         piece = text[self._given :]
         self._context, self._whole = self._whole, len(self._ids)
-        self._given = len(self._tokenizer.decode(self._ids[self._context :]))
+        self._given = len(self._open())
         return piece
 
+    @property
+    def ahead(self) -> str:
+        """Whole characters that are held back: they stand if the request ends here, and may not if it goes on."""
+        if not self._ids or not self._tokenizer.is_byte(self._ids[-1]):
+            return ""
+        text = self._open()[self._given :]
+        return "" if text.endswith(_REPLACEMENT) else text
+
     def flush(self) -> str:
-        """Whatever is left at the end of the request: an unfinished character as a replacement character."""
-        return self._tokenizer.decode(self._ids[self._context :])[self._given :]
+        """Whatever is left at the end of the request: unfinished characters as replacement characters."""
+        return self._open()[self._given :]
+
+    def _open(self) -> str:
+        return self._tokenizer.decode(self._ids[self._context :])
