@@ -46,6 +46,7 @@ def texts_of(spec: RunSpec, vocab: int, outputs: Mapping[int, Sequence[int]]) ->
                 prompt: Sequence[int] = asked.prompt_token_ids
             else:
                 about: dict[str, Any] = {"chat": asked.chat, "system": asked.system, "length": asked.prompt_tokens}
+                about["now"] = spec.asked_at
                 prompt = tokenizer.prompt(asked.prompt or "", **about) if tokenizer is not None else ()
             known[request] = [*prompt, *outputs.get(request, ())]
         return known[request]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -418,11 +419,23 @@ class RunSpec(Settings):
     sizing: Sizing | None = Field(None, description="How the requests were made to fit the machine. None: not at all.")
     experiment_id: str | None = None
     created_unix_ns: int = Field(0, ge=0, le=2**63 - 1)
+    asked_unix_ns: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="When the requests were made, the same in every run of them: the date for chat templates that ask. 0: as created.",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _as_stored(cls, data: Any) -> Any:
         return spec_of_today(data) if isinstance(data, Mapping) else data
+
+    @property
+    def asked_at(self) -> datetime:
+        """The moment that chat templates take for now."""
+        known = self.asked_unix_ns or self.created_unix_ns
+        return datetime.fromtimestamp(known / 1e9) if known else datetime.now()
 
     @property
     def workload_hash(self) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NoReturn, Protocol
 
 import tokenizers
 
+from engine.chat import ChatTemplate, bad_template, chat_template
 from engine.errors import EngineError
-from engine.model.checkpoint import read_json
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _CUT_MARGIN = 32  # tokens beyond the cut, so that where the text is cut cannot change the tokens before it
@@ -40,7 +41,13 @@ class TextTokens(Protocol):
         ...
 
     def prompt(
-        self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
+        self,
+        text: str,
+        *,
+        chat: bool = False,
+        system: str | None = None,
+        length: int | None = None,
+        now: datetime | None = None,
     ) -> list[int]:
         """Token ids of a request's prompt.
 
@@ -49,9 +56,10 @@ class TextTokens(Protocol):
             chat: wrap it in the model's chat template, up to where the assistant answers.
             system: system message, with ``chat``.
             length: make the whole prompt exactly this many tokens; the text is cut, or repeated where it is too short.
+            now: the date that templates are told, where they ask for one; None: this moment.
 
         Raises:
-            EngineError: there is no chat template, it fails, or ``length`` leaves no room for the message.
+            EngineError: there is no chat template, it fails, ``length`` leaves no room for the message, or no tokens come of the text.
         """
         ...
 
@@ -62,17 +70,12 @@ class Tokenizer:
     stand_in = False
 
     def __init__(
-        self,
-        backend: tokenizers.Tokenizer,
-        template: str | None,
-        special: dict[str, str],
-        eos_token_ids: tuple[int, ...],
+        self, backend: tokenizers.Tokenizer, template: ChatTemplate | None, eos_token_ids: tuple[int, ...]
     ) -> None:
         self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
         self._template = template
-        self._special = special  # bos_token, eos_token, ... as templates name them
         self.eos_token_ids = eos_token_ids
         self.vocab = backend.get_vocab_size(with_added_tokens=True)
         self._left_out = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
@@ -99,20 +102,24 @@ class Tokenizer:
             raise EngineError(
                 "bad-file", "model", str(path), f"The tokenizer cannot be read: {error}.", "Download it again."
             ) from error
-        settings = read_json(directory / "tokenizer_config.json", required=False)
-        template = settings.get("chat_template")
-        if isinstance(template, list):  # several, by name
-            template = {entry["name"]: entry["template"] for entry in template}.get("default")
-        if (own_file := directory / "chat_template.jinja").is_file():
-            template = own_file.read_text("utf-8")
-        special = {}
-        for key in ("bos_token", "eos_token", "unk_token", "pad_token"):
-            token = settings.get(key)
-            special[key] = token.get("content", "") if isinstance(token, dict) else token or ""
-        return cls(backend, template, special, eos_token_ids)
+        return cls(backend, chat_template(directory), eos_token_ids)
 
     def encode(self, text: str) -> list[int]:
-        return self._backend.encode(text).ids
+        return self._encode(text, special=True)
+
+    def _encode(self, text: str, *, special: bool) -> list[int]:
+        try:
+            return self._backend.encode(text, add_special_tokens=special).ids
+        except (
+            Exception
+        ) as error:  # the library raises bare Exception, and UnicodeEncodeError for half a surrogate pair
+            raise EngineError(
+                "bad-prompt",
+                "prompt",
+                text[:80],
+                f"the model's tokenizer cannot read it: {error}.",
+                "Use another text.",
+            ) from error
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._backend.decode(list(ids))
@@ -123,22 +130,24 @@ class Tokenizer:
     def is_byte(self, token: int) -> bool:
         return token in self._bytes
 
-    def encode_chat(self, user: str, system: str | None = None) -> list[int]:
-        """Token ids of one user message in the model's chat template, ready for the assistant's answer."""
-        return self._backend.encode(self._render(user, system), add_special_tokens=False).ids
-
     def prompt(
-        self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
+        self,
+        text: str,
+        *,
+        chat: bool = False,
+        system: str | None = None,
+        length: int | None = None,
+        now: datetime | None = None,
     ) -> list[int]:
         if length is None:
-            return self.encode_chat(text, system) if chat else self.encode(text)
+            ids = self._encode(self._render(text, system, now), special=False) if chat else self.encode(text)
+            return ids or self._no_tokens(text)
         if not chat:
-            return self._stretched(text, length, with_special=True)
-        before, found, after = self._render(_SLOT, system).partition(_SLOT)
+            return self._stretched(text, length, special=True)
+        before, found, after = self._render(_SLOT, system, now).partition(_SLOT)
         if not found:
-            raise self._bad_template("it does not show the user's message as it is")
-        head = self._backend.encode(before, add_special_tokens=False).ids
-        tail = self._backend.encode(after, add_special_tokens=False).ids
+            raise bad_template("it does not show the user's message as it is")
+        head, tail = self._encode(before, special=False), self._encode(after, special=False)
         room = length - len(head) - len(tail)
         if room < 1:
             raise EngineError(
@@ -148,31 +157,24 @@ class Tokenizer:
                 f"The chat template alone takes {len(head) + len(tail)} tokens.",
                 "Raise prompt_tokens or turn chat off.",
             )
-        return [*head, *self._stretched(text, room, with_special=False), *tail]
+        return [*head, *self._stretched(text, room, special=False), *tail]
 
-    def _stretched(self, text: str, length: int, *, with_special: bool) -> list[int]:
+    def _stretched(self, text: str, length: int, *, special: bool) -> list[int]:
         """The first ``length`` tokens of the text, or of the text repeated line by line where it has fewer."""
-
-        def encode(piece: str) -> list[int]:
-            return self._backend.encode(piece, add_special_tokens=with_special).ids
-
         characters = 8 * length + 64  # of a long text, only the beginning is tokenised
         while characters < len(text):
-            ids = encode(text[:characters])
+            ids = self._encode(text[:characters], special=special)
             if len(ids) >= length + _CUT_MARGIN:
                 return ids[:length]
             characters *= 2
-        ids, repeats = encode(text), 1
-        if not ids:
-            raise EngineError(
-                "bad-prompt", "prompt", text, "The model's tokenizer makes no tokens of it.", "Use another text."
-            )
+        ids, repeats = self._encode(text, special=special) or self._no_tokens(text), 1
         while len(ids) < length:
             repeats = math.ceil(repeats * length / len(ids)) + 1
-            ids = encode("\n".join([text] * repeats))
+            longer = self._encode("\n".join([text] * repeats), special=special)
+            ids = longer if len(longer) > len(ids) else self._no_tokens(text)  # only what stands at every start
         return ids[:length]
 
-    def _render(self, user: str, system: str | None) -> str:
+    def _render(self, user: str, system: str | None, now: datetime | None) -> str:
         if self._template is None:
             raise EngineError(
                 "no-chat-template",
@@ -181,26 +183,14 @@ class Tokenizer:
                 "This model has no chat template.",
                 "Turn chat off, or choose a model tuned for chat.",
             )
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        def raise_exception(message: str) -> None:
-            raise TemplateError(message)
-
         messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": user})
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-        environment.globals["raise_exception"] = raise_exception
-        variables: dict[str, Any] = {"messages": messages, "add_generation_prompt": True, **self._special}
-        try:
-            return environment.from_string(self._template).render(variables)
-        except TemplateError as error:
-            raise self._bad_template(str(error)) from error
+        return self._template.render(messages, now or datetime.now())
 
     @staticmethod
-    def _bad_template(reason: str) -> EngineError:
-        return EngineError(
-            "bad-chat-template", "chat", True, f"The model's chat template fails: {reason}.", "Turn chat off."
+    def _no_tokens(text: str) -> NoReturn:
+        raise EngineError(
+            "bad-prompt", "prompt", text[:80], "the model's tokenizer makes no tokens of it.", "Use another text."
         )
 
 
@@ -228,7 +218,7 @@ class ByteTokenizer:
         self.vocab = vocab
 
     def encode(self, text: str) -> list[int]:
-        return [self._FIRST + byte % (self.vocab - self._FIRST) for byte in text.encode("utf-8")]
+        return [self._FIRST + byte % (self.vocab - self._FIRST) for byte in text.encode("utf-8", "surrogatepass")]
 
     def decode(self, ids: Sequence[int]) -> str:
         """One printable character per id, so that lengths can be seen."""
@@ -241,7 +231,13 @@ class ByteTokenizer:
         return False
 
     def prompt(
-        self, text: str, *, chat: bool = False, system: str | None = None, length: int | None = None
+        self,
+        text: str,
+        *,
+        chat: bool = False,
+        system: str | None = None,
+        length: int | None = None,
+        now: datetime | None = None,
     ) -> list[int]:
         ids = self.encode(f"{system}\n{text}" if chat and system else text)
         return ids if length is None else (ids * math.ceil(length / len(ids)))[:length]

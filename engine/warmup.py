@@ -26,7 +26,8 @@ MOST_ROWS = 32  # more rows cost more to try than it saves
 
 def rehearse() -> None:
     """Pay what a process pays once, before it is given a run: late imports and the libraries' first calls, on a tiny model."""
-    importlib.import_module("jinja2.sandbox")  # a chat template needs it
+    for needed in ("jinja2.sandbox", "jinja2.ext"):  # by a chat template
+        importlib.import_module(needed)
     config = EngineConfig(model="random:tiny", device="cpu", dtype="auto", max_num_seqs=2, kv_blocks=64)
     request = RequestSpec(request_id="0", prompt_token_ids=(1, 2, 3), max_tokens=4)
     warm_up(prepare(RunSpec(run_id="rehearsal", scenario="none", engine=config, requests=(request,))))

@@ -70,6 +70,7 @@ def resolve(
     requests, notes = draw(requests_of, engine, base)
     if rates is None and measure is not None and is_sized(workload):
         notes.append(NOT_SIZED)
+    now = time.time_ns()
     return RunSpec(
         run_id=run_id or new_run_id(),
         scenario=name,
@@ -80,7 +81,8 @@ def resolve(
         licences=licences(workload, base),
         time_limit_s=scenario.time_limit_s,
         sizing=sizing,
-        created_unix_ns=time.time_ns(),
+        created_unix_ns=now,
+        asked_unix_ns=now,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def fallback(decoder: decoders.Decoder) -> Tokenizer:
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
     backend.add_tokens(["<user>"])
     backend.decoder = decoder
-    return Tokenizer(backend, None, {}, (2,))
+    return Tokenizer(backend, None, (2,))
 
 
 def byte_level(decoder: decoders.Decoder | None) -> Tokenizer:
@@ -36,7 +37,7 @@ def byte_level(decoder: decoders.Decoder | None) -> Tokenizer:
     backend.add_special_tokens(["<s>"])
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoder
-    return Tokenizer(backend, None, {}, (0,))
+    return Tokenizer(backend, None, (0,))
 
 
 def words(decoder: decoders.Decoder) -> Tokenizer:
@@ -44,7 +45,7 @@ def words(decoder: decoders.Decoder) -> Tokenizer:
     backend = tokenizers.Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="low"))
     backend.add_special_tokens(["[CLS]"])
     backend.decoder = decoder
-    return Tokenizer(backend, None, {}, (0,))
+    return Tokenizer(backend, None, (0,))
 
 
 def llama() -> decoders.Decoder:
@@ -54,7 +55,9 @@ def llama() -> decoders.Decoder:
 
 KINDS = {
     "Llama 2": lambda: fallback(llama()),
-    "Gemma": lambda: fallback(decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])),
+    "Gemma": lambda: fallback(
+        decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    ),
     "Metaspace with fallback": lambda: fallback(decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])),
     "pieces that name bytes and mean their names": lambda: fallback(decoders.Metaspace()),
     "byte-level": lambda: byte_level(decoders.ByteLevel()),
@@ -73,7 +76,7 @@ def test_pieces_joined_are_the_whole_text_decoded(kind: str, data: st.DataObject
     tokenizer = KINDS[kind]()
     character = [tokenizer.encode(text) for text in ("🦥", "é", "\ufffd", " ")]
     one = st.integers(0, tokenizer.vocab + 2).map(lambda token: [token])
-    ids = sum(data.draw(st.lists(one | st.sampled_from(character), max_size=25)), [])
+    ids = list(chain(*data.draw(st.lists(one | st.sampled_from(character), max_size=25))))
     stream, joined = StreamDecoder(tokenizer), ""
     for count, token in enumerate(ids, 1):
         joined += stream.push(token)

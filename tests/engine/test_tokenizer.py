@@ -48,7 +48,7 @@ def test_the_embedded_tokenizer_is_the_one_transformers_reads(tokenizer: Tokeniz
             assert tokenizer.encode(text) == theirs(text)["input_ids"], text
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>there</b> & you"}]
     expected = theirs.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
-    assert tokenizer.encode_chat("Hi <b>there</b> & you", "Be brief.") == tokenizer.encode(expected)
+    assert tokenizer.prompt("Hi <b>there</b> & you", chat=True, system="Be brief.") == tokenizer.encode(expected)
 
 
 @pytest.mark.parametrize("text", TEXTS)
