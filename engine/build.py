@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from engine.arrivals import Arrivals
 from engine.attention import AttentionBackend
 from engine.attention.choose import choose_backend, fitting_head
 from engine.attention.groups import GroupRule
@@ -56,7 +57,7 @@ class Prepared:
     device: torch.device
     pool: PoolSize
     max_model_len: int
-    requests: list[Request]
+    requests: list[Request]  # those that were refused included
     backend: str  # of attention
     notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
     draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
@@ -72,6 +73,11 @@ class Prepared:
     def tails(self) -> int | None:
         """Sequences that may keep an exact window at once; None: the codec has none."""
         return self.pool.taken.tails
+
+    @property
+    def servable(self) -> list[Request]:
+        """Requests that were not refused."""
+        return [r for r in self.requests if r.refusal is None]
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -169,10 +175,10 @@ class Prepared:
 
 
 def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Prepared:
-    """Load the model and check that every request can be served.
+    """Load the model and check which requests can be served; those that cannot know why (``Request.refusal``).
 
     Raises:
-        EngineError: naming the setting or request that cannot be served and what would be right.
+        EngineError: naming the setting that cannot be served and what would be right, or the request where none can be.
     """
     config = spec.engine
     device = resolve_device(config.device)
@@ -195,12 +201,19 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
+    Arrivals(requests)  # raises where one waits for another in vain
+    _check_any(requests)
     draft = load_draft(config, model, progress)
     head = load_head(config, model, progress)
     models = [model, draft] if draft is not None else [model]
-    size = pool_size(config, models, codec, device, requests, max_model_len)
-    for request in requests:
-        _check_fits(request, size.taken.blocks, config.block_size)
+    servable = [r for r in requests if r.refusal is None]
+    size = pool_size(config, models, codec, device, servable, max_model_len)
+    for request in servable:
+        request.refusal = _unfit(request, size.taken.blocks, config.block_size)
+    _check_any(requests)
+    refused = sum(r.refusal is not None for r in requests)
+    if refused:
+        notices.append(f"{refused} of {len(requests)} requests refused")
     if config.speculation is not None and config.speculation.inject_bug != "none":
         notices.append(f"known bug: {config.speculation.inject_bug}")
     prepared = Prepared(
@@ -222,17 +235,18 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
 
 
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
-    """Tokenise and check every request; in order of arrival as far as that is known beforehand."""
+    """Tokenise and check every request; in order of arrival as far as that is known beforehand. One that cannot be served is refused."""
     requests = []
     for index, asked in enumerate(spec.requests):
-        ids = _prompt_token_ids(asked, model)
-        _check_prompt(asked, ids, model.shape.vocab, max_model_len)
         sampling = asked.sampling or spec.engine.sampling
-        request = Request(index, asked, ids, sampling, asked.max_tokens)
+        ids, refusal = _prompt(asked, spec, model, max_model_len)
+        most = max(1, max_model_len - len(ids))  # more the model cannot give
+        request = Request(index, asked, ids, sampling, min(asked.max_tokens, most), refusal=refusal)
         request.sampling_state = SamplingState(
             sampling, run_seed=spec.engine.seed, number=index, seed=asked.seed, vocab=model.shape.vocab, device=device
         )
-        request.sampling_state.observe(ids)
+        if refusal is None:
+            request.sampling_state.observe(ids)
         if sampling.stop:
             request.stream = StreamDecoder(model.tokenizer)
         requests.append(request)
@@ -271,11 +285,37 @@ def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> C
     )
 
 
-def _prompt_token_ids(asked: RequestSpec, model: LoadedModel) -> list[int]:
+def _prompt(
+    asked: RequestSpec, spec: RunSpec, model: LoadedModel, max_model_len: int
+) -> tuple[list[int], EngineError | None]:
+    """A request's prompt, as far as there is one, and why it cannot be served."""
+    ids: list[int] = []
+    try:
+        ids = _prompt_token_ids(asked, spec, model)
+        _check_prompt(asked, ids, model.shape.vocab, max_model_len)
+    except EngineError as error:
+        if error.field.startswith("requests["):
+            return ids, error
+        return ids, EngineError(
+            error.kind, f"requests[{asked.request_id}].{error.field}", error.value, error.message, error.mend
+        )
+    return ids, None
+
+
+def _prompt_token_ids(asked: RequestSpec, spec: RunSpec, model: LoadedModel) -> list[int]:
     if asked.prompt_token_ids is not None:
         return list(asked.prompt_token_ids)
     assert asked.prompt is not None
-    return model.tokenizer.prompt(asked.prompt, chat=asked.chat, system=asked.system, length=asked.prompt_tokens)
+    return model.tokenizer.prompt(
+        asked.prompt, chat=asked.chat, system=asked.system, length=asked.prompt_tokens, now=spec.asked_at
+    )
+
+
+def _check_any(requests: Sequence[Request]) -> None:
+    """Where none can be served, what is wrong with the first is what is wrong with the run."""
+    refusals = [r.refusal for r in requests if r.refusal is not None]
+    if len(refusals) == len(requests):
+        raise refusals[0]
 
 
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
@@ -311,16 +351,18 @@ def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_
         )
 
 
-def _check_fits(request: Request, num_blocks: int, block_size: int) -> None:
+def _unfit(request: Request, num_blocks: int, block_size: int) -> EngineError | None:
+    """Why a request can never have all its keys and values in the pool; None where it can."""
     tokens = request.most_computed_tokens
     needed = -(-tokens // block_size)
-    if needed > num_blocks:
-        most = num_blocks * block_size - request.num_prompt_tokens + 1
-        shorter = f", or max_tokens of the request to {most} or less" if most > 0 else ""
-        raise EngineError(
-            "pool-too-small",
-            "kv_blocks",
-            num_blocks,
-            f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has {num_blocks}.",
-            f"Set kv_blocks to at least {needed}{shorter}.",
-        )
+    if needed <= num_blocks:
+        return None
+    most = num_blocks * block_size - request.num_prompt_tokens + 1
+    shorter = f", or max_tokens of the request to {most} or less" if most > 0 else ""
+    return EngineError(
+        "pool-too-small",
+        "kv_blocks",
+        num_blocks,
+        f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has {num_blocks}.",
+        f"Set kv_blocks to at least {needed}{shorter}.",
+    )

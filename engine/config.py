@@ -106,6 +106,13 @@ class Sampling(Settings):
         (), "Stop strings", "End the request when its text contains one of these.", group="Sampling", advanced=True
     )
 
+    @field_validator("stop")
+    @classmethod
+    def _every_text_contains_nothing(cls, stop: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in stop:
+            raise ValueError("a stop string needs at least one character: every text contains the empty one")
+        return stop
+
 
 class EngineConfig(Settings):
     """Every setting of the engine. See ``docs/architecture.md`` for how a new technique is added."""

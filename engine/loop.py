@@ -32,6 +32,7 @@ class Totals:
     requests_ended: int = 0  # finished or not
     requests_finished: int = 0
     requests_cancelled: int = 0
+    requests_failed: int = 0
     iterations: int = 0
     output_tokens: int = 0
     prompt_tokens: int = 0
@@ -172,10 +173,14 @@ class Engine:
         request.accepted_tokens += part.accepted
 
     def admit_arrivals(self) -> None:
-        """Move requests that have arrived to the queue, and end those whose users gave up."""
+        """Move requests that have arrived to the queue, turn away those that were refused, and end those whose users gave up."""
         now = self.clock.now_ns()
         for request in self.arrivals.pop_due(now):
-            self.scheduler.add(request)
+            if request.refusal is None:
+                self.scheduler.add(request)
+            else:
+                request.end_reason = "failed"
+                self._end(request, now)
         for request in self.arrivals.pop_given_up(now):
             self.cancel(request)
 
@@ -199,8 +204,9 @@ class Engine:
         totals = self.totals
         totals.requests_ended += 1
         totals.requests_cancelled += request.end_reason == "cancelled"
+        totals.requests_failed += request.end_reason == "failed"
         totals.requests_finished += request.end_reason in COMPLETED
-        totals.prompt_tokens += request.num_prompt_tokens
+        totals.prompt_tokens += request.num_prompt_tokens if request.end_reason != "failed" else 0
         self.outputs.close(request)
         self.arrivals.ended(request, now_ns)
         record_request(self.recorder, request, now_ns)

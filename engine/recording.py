@@ -222,7 +222,7 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         drafted_tokens=request.drafted_tokens,
         accepted_tokens=request.accepted_tokens,
         end_reason=request.end_reason,
-        error=None,
+        error=None if request.refusal is None else str(request.refusal),
         text=request.text or None,
         output_token_ids=request.output_token_ids,
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.config import RequestSpec, Sampling
+from engine.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +65,7 @@ class Request:
     drafted_tokens: int = 0  # verified for it so far
     accepted_tokens: int = 0
     end_reason: str | None = None
+    refusal: EngineError | None = None  # why it cannot be served; it then ends as it arrives, and costs nobody else
     sampling_state: SamplingState = None  # type: ignore[assignment]  # set before the request is served
     stream: StreamDecoder | None = None
     text: str = ""

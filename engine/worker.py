@@ -39,6 +39,8 @@ from telemetry.machine import environment
 from telemetry.recorder import Recorder
 from telemetry.sampler import DeviceSampler
 
+SHOWN_REFUSALS = 10  # in a run's summary
+
 
 class Stop:
     """Turns SIGTERM and SIGINT into a wish that the loop reads after each iteration."""
@@ -259,7 +261,7 @@ def _measure_reading(prepared: Prepared) -> dict[str, Any]:
 def mean_request_tokens(prepared: Prepared) -> float:
     """Prompt and output of the workload's mean request, as asked; one that ends early takes less."""
     most = prepared.max_model_len
-    asked = [min(r.num_prompt_tokens + r.max_tokens, most) for r in prepared.requests]
+    asked = [min(r.num_prompt_tokens + r.max_tokens, most) for r in prepared.servable]
     return sum(asked) / max(1, len(asked))
 
 
@@ -286,7 +288,14 @@ def _summary(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, A
         "peak_kv_tokens": totals.peak_kv_tokens,
         "output_digest": output_digest(prepared.requests),
         "workload_hash": prepared.spec.workload_hash,
+        "refused": _refused(prepared),
     }
+
+
+def _refused(prepared: Prepared) -> list[dict[str, str]]:
+    """Requests that could not be served and why, the first of them; their rows say it of all."""
+    found = [r for r in prepared.requests if r.refusal is not None]
+    return [{"request_id": r.request_id, "error": str(r.refusal)} for r in found[:SHOWN_REFUSALS]]
 
 
 def main(arguments: list[str]) -> int:

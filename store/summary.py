@@ -68,6 +68,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         "kv_capacity_tokens": _first(stated.get("kv_capacity_tokens"), _loads(run["model"]).get("kv_capacity_tokens")),
         "kv_could_hold_tokens": _loads(run["model"]).get("kv_could_hold_tokens"),
         "peak_kv_tokens": _first(stated.get("peak_kv_tokens"), steps["peak_kv_tokens"]),
+        "refused": stated.get("refused") or [],
         "output_digest": stated.get("output_digest"),
         "workload_hash": _first(run["workload_hash"], stated.get("workload_hash")),
     }

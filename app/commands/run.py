@@ -222,6 +222,8 @@ def print_result(result: dict[str, Any]) -> None:
     stdout().print(table(("", ""), rows, title=result["run_id"]))
     for words in small_samples(result):
         say(words)
+    for request in result.get("refused") or []:
+        say(f"Request {request['request_id']} was refused: {request['error']}")
 
 
 def _figure(value: float | None) -> str:

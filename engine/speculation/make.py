@@ -166,7 +166,7 @@ def check_speculation(prepared: Prepared) -> None:
             f"verifying takes {asked.k + 1} tokens of one request, the token budget is {budget}.",
             f"Set speculation.k to {max(1, budget - 1)} or less, or chunked_prefill.token_budget to {asked.k + 1} or more.",
         )
-    longest = max(request.num_prompt_tokens for request in prepared.requests)
+    longest = max(request.num_prompt_tokens for request in prepared.servable)
     if asked.proposer == "prompt-lookup" and asked.ngram_min > longest:
         raise EngineError(
             "ngram-too-long",

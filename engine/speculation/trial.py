@@ -70,7 +70,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
         return
     config = prepared.spec.engine
     fits = prepared.num_blocks // -(-most_tokens // config.block_size)
-    most = min(fits, config.max_num_seqs, len(prepared.requests), prepared.tails or fits)
+    most = min(fits, config.max_num_seqs, len(prepared.servable), prepared.tails or fits)
     quiet = config.model_copy(
         update={
             "prefix_sharing": None,

@@ -1,4 +1,4 @@
-"""What prefix sharing cannot work with is refused before anything is served."""
+"""What prefix sharing cannot work with is refused before it is served."""
 
 from __future__ import annotations
 
@@ -24,7 +24,12 @@ def test_a_pool_too_small_for_one_request_is_refused_though_its_prefix_is_shared
     )
     stem = tuple(range(40, 88))
     asked = [RequestSpec(request_id=name, prompt_token_ids=stem, max_tokens=n) for name, n in (("a", 4), ("b", 40))]
+    fits, too_large = serve(make_spec(config, asked), tmp_path)
+    assert (fits.end_reason, fits.num_output_tokens) == ("length", 4)
+    assert too_large.end_reason == "failed"
+    assert too_large.refusal is not None
+    assert (too_large.refusal.kind, too_large.refusal.field) == ("pool-too-small", "kv_blocks")
+    assert "at least 6" in too_large.refusal.mend
     with pytest.raises(EngineError) as caught:
-        serve(make_spec(config, asked), tmp_path)
-    assert (caught.value.kind, caught.value.field) == ("pool-too-small", "kv_blocks")
+        serve(make_spec(config, asked[1:]), tmp_path)
     assert "at least 6" in caught.value.mend

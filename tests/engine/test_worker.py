@@ -84,6 +84,26 @@ def test_a_run_leaves_its_rows_and_a_final_status(tmp_path: Path):
     assert rows(run_dir, "device")
 
 
+def test_a_refused_request_leaves_a_row_that_says_why_and_the_run_finishes(tmp_path: Path, monkeypatch):
+    """In this process: how it is started makes no difference."""
+    from engine import worker
+
+    monkeypatch.setattr(worker.signal, "signal", lambda *_: None)
+    run_dir = write_spec(tmp_path / "mixed", [request(0), request(1, prompt_token_ids=(7, 10**6)), request(2)])
+    assert worker.run(run_dir) == 0
+    final = status(run_dir)
+    assert (final["state"], final["error"]) == ("finished", None)
+    assert final["labels"] == ["random weights", "1 of 3 requests refused"]
+    assert final["summary"]["requests"] == {"total": 3, "finished": 2, "cancelled": 0, "failed": 1}
+    assert (final["progress"]["requests_done"], final["progress"]["requests_ended"]) == (2, 3)
+    said = "requests[r1].prompt_token_ids = 1000000: this token id is not in the model's vocabulary"
+    assert [about["request_id"] for about in final["summary"]["refused"]] == ["r1"]
+    assert said in final["summary"]["refused"][0]["error"]
+    failed = [row for row in rows(run_dir, "request") if row["end_reason"] == "failed"]
+    assert [row["request"] for row in failed] == [1]
+    assert said in failed[0]["error"]
+
+
 def test_times_in_the_rows_agree_with_each_other(tmp_path: Path):
     run_dir = write_spec(tmp_path / "times", [request(i, arrival_ns=i * 2_000_000) for i in range(4)])
     start(run_dir).communicate(timeout=120)
