@@ -12,6 +12,7 @@ from app.charts.frame import faded
 from app.theme import Palette
 from engine.config import EMBEDDED_MODEL
 from engine.model.cache import models_dir
+from engine.tokenizer import StreamDecoder, byte_tokens
 
 ORIGINS = {
     "target": "chosen by the model in an ordinary pass, or after a whole accepted draft",
@@ -35,13 +36,32 @@ def token_texts(model: str, ids: Sequence[int]) -> list[str]:
     tokenizer = _tokenizer(model)
     if tokenizer is None:
         return [f"{token} " for token in ids]
-    texts, before = [], ""
-    for end in range(1, len(ids) + 1):
-        now = tokenizer.decode(list(ids[:end]), skip_special_tokens=False)
-        whole = not now.endswith("\N{REPLACEMENT CHARACTER}")
-        texts.append(now[len(before) :] if whole else "")
-        before = now if whole else before
+    stream, texts, given, shown = StreamDecoder(tokenizer), [], "", ""
+    for token in ids:
+        given += stream.push(token)
+        now = given + stream.ahead
+        texts.append(now[len(shown) :])
+        shown = max(shown, now, key=len)
+    if texts:
+        texts[-1] += (given + stream.flush())[len(shown) :]
     return texts
+
+
+class EveryToken:
+    """A tokenizer's text with its special tokens."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self._bytes = byte_tokens(backend)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
+    def shows(self, token: int) -> bool:
+        return self._backend.id_to_token(token) is not None
+
+    def is_byte(self, token: int) -> bool:
+        return token in self._bytes
 
 
 def coloured(texts: Sequence[str], origins: Sequence[str], palette: Palette) -> str:
@@ -67,11 +87,11 @@ def coloured(texts: Sequence[str], origins: Sequence[str], palette: Palette) -> 
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(model: str) -> Any:
+def _tokenizer(model: str) -> EveryToken | None:
     import tokenizers
 
     if model == EMBEDDED_MODEL:  # converted once, into a folder named after the model and its hash
         found = sorted(models_dir().glob(f"{EMBEDDED_MODEL}-*/tokenizer.json"))
     else:
         found = [path for path in [Path(model).expanduser() / "tokenizer.json"] if path.is_file()]
-    return tokenizers.Tokenizer.from_file(str(found[-1])) if found else None
+    return EveryToken(tokenizers.Tokenizer.from_file(str(found[-1]))) if found else None

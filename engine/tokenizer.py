@@ -18,15 +18,8 @@ _CUT_MARGIN = 32  # tokens beyond the cut, so that where the text is cut cannot 
 _SLOT = "\N{SYMBOL FOR START OF TEXT}prompt\N{SYMBOL FOR END OF TEXT}"  # stands for the user's message in a template
 
 
-class TextTokens(Protocol):
-    """What the engine needs of a tokenizer."""
-
-    vocab: int
-    stand_in: bool  # not the model's own: its text means nothing
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a plain prompt, with the special tokens the model expects at its start."""
-        ...
+class TokenText(Protocol):
+    """From token ids to text."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids, special tokens left out."""
@@ -38,6 +31,17 @@ class TextTokens(Protocol):
 
     def is_byte(self, token: int) -> bool:
         """Whether it stands for one byte of a character (byte fallback), so that its text depends on the bytes beside it."""
+        ...
+
+
+class TextTokens(TokenText, Protocol):
+    """What the engine needs of a tokenizer."""
+
+    vocab: int
+    stand_in: bool  # not the model's own: its text means nothing
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a plain prompt, with the special tokens the model expects at its start."""
         ...
 
     def prompt(
@@ -79,7 +83,7 @@ class Tokenizer:
         self.eos_token_ids = eos_token_ids
         self.vocab = backend.get_vocab_size(with_added_tokens=True)
         self._left_out = {i for i, token in backend.get_added_tokens_decoder().items() if token.special}
-        self._bytes = _byte_tokens(backend)
+        self._bytes = byte_tokens(backend)
 
     @classmethod
     def from_directory(cls, directory: Path, eos_token_ids: tuple[int, ...] = ()) -> Tokenizer:
@@ -194,7 +198,7 @@ class Tokenizer:
         )
 
 
-def _byte_tokens(backend: tokenizers.Tokenizer) -> frozenset[int]:
+def byte_tokens(backend: tokenizers.Tokenizer) -> frozenset[int]:
     """Ids of the tokens that its decoder reads as one byte each; none without byte fallback."""
     if backend.decoder is None or "€" not in backend.decoder.decode(["<0xE2>", "<0x82>", "<0xAC>"]):
         return frozenset()
@@ -253,7 +257,7 @@ class StreamDecoder:
                                character, so it is held back until a token that is no byte ends it (``ahead`` shows it)
     """
 
-    def __init__(self, tokenizer: TextTokens) -> None:
+    def __init__(self, tokenizer: TokenText) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []  # those that make text
         self._context = 0  # decoding starts at this token, so that new tokens meet the ones before them

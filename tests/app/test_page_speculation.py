@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
+import tokenizers
+from tokenizers import decoders, models
 
 from app.charts import speculation as charts
 from app.theme import DARK, LIGHT
@@ -86,6 +90,22 @@ def test_an_answer_that_looks_like_markup_stays_text() -> None:
 
 def test_tokens_without_a_tokenizer_are_shown_by_number() -> None:
     assert token_texts("random:tiny", [5, 17]) == ["5 ", "17 "]
+
+
+def test_a_character_of_several_tokens_stands_with_the_last_of_them(tmp_path: Path) -> None:
+    """Also where each of its tokens is one byte (Llama 2, Mistral); what never became a character is shown as such."""
+    sloth = [f"<0x{byte:02X}>" for byte in "🦥".encode()]
+    names = ["</s>", "▁a", "b", *sloth]
+    backend = tokenizers.Tokenizer(models.BPE({name: i for i, name in enumerate(names)}, [], byte_fallback=True))
+    backend.add_special_tokens(["</s>"])
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(parts)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    bytes_of = list(range(3, 7))
+    ids = [1, *bytes_of, *bytes_of, 2, 1, 0, 1, *bytes_of]
+    texts = token_texts(str(tmp_path), ids)
+    assert texts == ["a", "", "", "", "🦥", "", "", "", "🦥", "b", " a", "</s>", " a", "", "", "", "🦥"]
+    assert token_texts(str(tmp_path), [1, 3, 4]) == ["a", "", "\ufffd\ufffd"]
 
 
 def test_words_for_totals_and_predictions() -> None:
