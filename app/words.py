@@ -105,10 +105,10 @@ CHARTS = {
     ),
     "prefix-tokens": ChartWords(
         "Prompt tokens found and computed",
-        "Found: taken from blocks that somebody had computed before. Computed: everything else, also what was computed again after a "
-        "preemption.",
+        "Found: taken from blocks that somebody had computed before, at a request's first admission. Computed: everything else, also what was "
+        "computed again after a preemption. What a preempted request found of its own blocks is neither.",
         "iteration",
-        ("prefix_hit_tokens", "prefill_tokens"),
+        ("prefix_hit_tokens", "preempted_hit_tokens", "prefill_tokens"),
     ),
     "prefix-memory": ChartWords(
         "Memory not held twice",
@@ -296,7 +296,8 @@ LABELS = {
 QUALITY = {
     "how": "Each codec against full precision with this run's model and real weights, on English reference text that was held back. "
     "Every token attends to the cache as it is stored. Perplexity: how surprised the model is by the text. KL: how far the law of the "
-    "next token moves. Same greedy text: how much of a continuation is equal before the first difference.",
+    "next token moves. Same greedy text: how much of a continuation is equal before the first difference. Logits, cut otherwise: the largest "
+    "change of a logit when the same text is read in other pieces.",
     "button": "Reads a few texts once at full precision and once per codec, in a process of its own: minutes on a CPU, seconds on a GPU.",
     "none": "Not measured yet for this run.",
     "stored": "How keys and values are stored: a codec, or the model's own format at full precision.",

@@ -91,7 +91,7 @@ class Sampling(Settings):
         "Repetition penalty",
         "Above 1 makes tokens already seen less likely. 1: none.",
         group="Sampling",
-        gt=0,
+        ge=0.01,
         le=10,
         advanced=True,
     )
@@ -105,6 +105,12 @@ class Sampling(Settings):
     stop: tuple[str, ...] = setting(
         (), "Stop strings", "End the request when its text contains one of these.", group="Sampling", advanced=True
     )
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the most likely token is always taken. So it is at temperatures that leave no second one any weight: logits in
+        float32 lie further apart than that, and dividing them would only overflow."""
+        return self.temperature < 1e-8
 
     @field_validator("stop")
     @classmethod

@@ -31,6 +31,7 @@ class Executor:
     def __init__(self, decoder: Decoder, attention: AttentionBackend) -> None:
         self.cache = attention.cache
         self.device = decoder.device
+        self.dtype = decoder.dtype
         self.attention = attention
         self.decoder = decoder
         self.graphs: Graphs | None = None
@@ -85,7 +86,7 @@ class Executor:
         return self.decoder.logits(self.left)
 
     def tokens(self, batch: Batch, logits: torch.Tensor) -> list[list[int]]:
-        """What each sampled part receives: one token, or with guesses what ``verify`` makes of them."""
+        """What each sampled part receives: one token, or with guesses what ``verify`` makes of them. ``BROKEN`` ends what has no numbers."""
         if batch.draws is None:
             return verify(logits.float(), batch.sampled)
         return [[token] for token in self.sample(batch, logits).tolist()]
@@ -93,11 +94,11 @@ class Executor:
     def fill_in(self, batch: Batch, previous: torch.Tensor) -> None:
         """Put tokens that were still on their way into a batch: id ``-1 - row`` is row ``row`` of ``previous`` [rows] int64."""
         ids = batch.token_ids
-        found = previous.index_select(0, (-1 - ids).clamp_(0, len(previous) - 1))
+        found = previous.index_select(0, (-1 - ids).clamp_(0, len(previous) - 1)).clamp_(min=0)  # one may be BROKEN
         ids.copy_(torch.where(ids < 0, found.to(ids.dtype), ids))
 
     def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """One token per part [parts] int64, still on the device; only for batches without guesses.
+        """One token per part [parts] int64, still on the device, ``BROKEN`` where there are no numbers; only for batches without guesses.
 
         By the sampling kernel where the batch brings what it needs; requests that ask for more than a temperature by ``sample``.
         """

@@ -13,6 +13,7 @@ from engine.arrivals import Arrivals
 from engine.batch import Batch
 from engine.cost import CostModel
 from engine.executor import Executor
+from engine.finite import BROKEN, not_finite
 from engine.outputs import Outputs
 from engine.recording import StepRecorder, StepTimes, record_request
 from engine.request import NO_DRAFT, Request
@@ -38,6 +39,7 @@ class Totals:
     prompt_tokens: int = 0
     preemptions: int = 0
     prefix_hit_tokens: int = 0
+    preempted_hit_tokens: int = 0
     draft_tokens: int = 0
     accepted_tokens: int = 0
     peak_kv_tokens: int = 0
@@ -127,6 +129,7 @@ class Engine:
     def finish(self, plan: Plan, batch: Batch, tokens: list[list[int]], times: StepTimes) -> None:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""
         scheduler, totals = self.scheduler, self.totals
+        self._check_numbers(batch, tokens)
         for part, emitted in zip(batch.sampled, tokens, strict=True):
             self.take(part, emitted)
         if scheduler.drafter is not None:
@@ -148,11 +151,32 @@ class Engine:
         totals.accepted_tokens += sum(part.accepted for part in batch.sampled)
         totals.preemptions += len(plan.preempted)
         totals.prefix_hit_tokens += plan.prefix_hit_tokens
+        totals.preempted_hit_tokens += plan.preempted_hit_tokens
         self.rows.step(totals.iterations, plan, batch, times, running)
         for request in ended:
             self._end(request, times.end)
         totals.iterations += 1
         self.step_in_flight = None
+
+    def _check_numbers(self, batch: Batch, tokens: list[list[int]]) -> None:
+        """End the run where a token could not be chosen because its logits are no numbers.
+
+        Raises:
+            EngineError: naming the step and the requests; their rows say it too.
+        """
+        parts = zip(batch.sampled, tokens, strict=True)
+        broken = [p.request for p, emitted in parts if emitted[-1] == BROKEN and p.request.end_reason is None]
+        if not broken:
+            return
+        names = ", ".join(repr(r.request_id) for r in broken[:8]) + (", ..." if len(broken) > 8 else "")
+        what = f"In step {self.totals.iterations} the logits of {len(broken)} requests ({names}) are"
+        if len(broken) == 1:
+            what = f"In step {self.totals.iterations} the logits of request {names} are"
+        failure = not_finite(what, self.executor.dtype)
+        for request in broken:
+            request.refusal, request.end_reason = failure, "failed"
+            self._end(request, self.clock.now_ns())
+        raise failure
 
     def commit(self, plan: Plan) -> None:
         """The step's keys and values are in the pool."""

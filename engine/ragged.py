@@ -256,7 +256,7 @@ def token_ids(parts: Sequence[Slice]) -> np.ndarray:
 def draw_inputs(sampled: Sequence[Slice]) -> dict[str, np.ndarray]:
     """What the sampling kernel reads of each part; a row that is not the kernel's to draw counts as greedy."""
     requests = [part.request for part in sampled]
-    hot = [r.sampling.temperature if _temperature_only(r) else 0.0 for r in requests]
+    hot = [r.sampling.temperature if _temperature_only(r) and not r.sampling.greedy else 0.0 for r in requests]
     return {
         "temperatures": np.array(hot, np.float32).view(np.int32),
         "seeds": np.array(

@@ -188,6 +188,7 @@ class StepRecorder:
             prompt_tokens=prompts[0],
             prefix_query_tokens=prompts[1],
             prefix_hit_tokens=plan.prefix_hit_tokens,
+            preempted_hit_tokens=plan.preempted_hit_tokens,
             context_tokens=batch.context_tokens,
             token_budget=plan.token_budget,
             admission_stop=plan.admission_stop,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from engine.config import Sampling
+from engine.finite import BROKEN, broken_rows
 
 _CANDIDATES = (256, 8192)  # most likely tokens looked at, step by step, where only top-p limits them
 
@@ -52,7 +53,7 @@ class SamplingState:
         self._ahead: list[float] = []  # numbers of the stream that were drawn and given back
         self.generator: torch.Generator | None = None
         self.device_seed = 0  # of the stream that a GPU draws from
-        if sampling.temperature > 0:
+        if not sampling.greedy:
             name = f"run {run_seed} request {number}" if seed is None else f"seed {seed}"
             digest = hashlib.sha256(name.encode()).digest()
             self.generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "little") >> 1)
@@ -92,10 +93,11 @@ def sample(logits: torch.Tensor, states: Sequence[SampledRow]) -> torch.Tensor:
         states: R states, in the order of the rows; the streams of those that draw advance by one.
 
     Returns:
-        [R] int64, on the device of the logits.
+        [R] int64, on the device of the logits; ``BROKEN`` for a row that is not finite.
     """
+    broken = broken_rows(logits)
     if all(s.generator is None and s.seen is None for s in states):
-        return logits.argmax(-1)
+        return logits.argmax(-1).masked_fill_(broken, BROKEN)
     logits = _penalised(logits, states)
     tokens = logits.argmax(-1)
     alike: dict[tuple[float, int, float, float], list[int]] = defaultdict(list)
@@ -109,7 +111,7 @@ def sample(logits: torch.Tensor, states: Sequence[SampledRow]) -> torch.Tensor:
         draws = torch.tensor([states[row].uniform() for row in rows], dtype=torch.float64, device=logits.device)
         chosen = draw(weights, draws)
         tokens[index] = chosen if candidates is None else candidates.gather(1, chosen[:, None])[:, 0]
-    return tokens
+    return tokens.masked_fill_(broken, BROKEN)
 
 
 def distribution(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor | None = None) -> torch.Tensor:
@@ -126,7 +128,7 @@ def distribution(logits: torch.Tensor, sampling: Sampling, seen: torch.Tensor | 
     rows = logits.reshape(-1, logits.shape[-1])
     if seen is not None and sampling.repetition_penalty != 1.0:
         rows = _penalise(rows, seen.expand(logits.shape).reshape(rows.shape), sampling.repetition_penalty)
-    if sampling.temperature == 0:
+    if sampling.greedy:
         weights: torch.Tensor = torch.ones(rows.shape[0], 1, dtype=rows.dtype, device=rows.device)
         candidates: torch.Tensor | None = rows.argmax(-1, keepdim=True)
     else:

@@ -97,7 +97,8 @@ class Plan:
     admission_stop: str = "none_waiting"
     num_waiting: int = 0
     draft_ns: int = 0  # time spent guessing while it was made
-    prefix_hit_tokens: int = 0  # found in the prefix cache by the requests admitted
+    prefix_hit_tokens: int = 0  # found in the prefix cache by the requests admitted for the first time
+    preempted_hit_tokens: int = 0  # the same of those that come back after a preemption: their own blocks above all
     spared_tokens: int = 0  # keys per layer that attention did not read a second time
 
     @property
@@ -366,8 +367,10 @@ class PlanBuilder:
         return self._found[1]
 
     def _note_hit(self, request: Request, match: Match) -> None:
-        self.plan.prefix_hit_tokens += request.num_computed_tokens
-        if not request.preemptions:
+        if request.preemptions:
+            self.plan.preempted_hit_tokens += request.num_computed_tokens
+        else:
+            self.plan.prefix_hit_tokens += request.num_computed_tokens
             request.cached_tokens = request.num_computed_tokens
         if match.lost_tokens:
             self._decide(request, "evicted", "recomputed", match.lost_tokens)

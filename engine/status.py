@@ -38,6 +38,10 @@ class StatusFile:
             "summary": None,
         }
 
+    @property
+    def labels(self) -> list[str]:
+        return list(self._state["labels"])
+
     def update(self, **changes: Any) -> None:
         """Change keys of the state and write it. A disk that refuses is not the engine's trouble: the next write tries again."""
         with self._lock:

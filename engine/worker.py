@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
+from engine import finite
 from engine.build import Prepared, prepare
 from engine.config import RunSpec
 from engine.errors import EngineError
@@ -79,7 +80,8 @@ def run(run_dir: Path) -> int:
         return _serve(run_dir, prepared, status, stop)
     except Exception as error:
         traceback.print_exc()
-        status.close("failed", error=describe(error))
+        said = describe(error)
+        status.close("failed", error=said, labels=[*status.labels, *_labels_of(said)])
         return 1
 
 
@@ -131,6 +133,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     except Exception as failure:
         traceback.print_exc()
         error = describe(failure)
+        labels += _labels_of(error)
     finally:
         sampler.stop()
     summary = _summary(engine, prepared, clock) if engine is not None else None
@@ -200,6 +203,11 @@ def describe(error: Exception) -> dict[str, Any]:
         "message": message,
         "mend": "See worker.log in the run's folder.",
     }
+
+
+def _labels_of(error: dict[str, Any]) -> list[str]:
+    """What a failure makes of a run's rows, for as long as they are shown."""
+    return [finite.LABEL] if error["kind"] == finite.KIND else []
 
 
 def _describe_model(prepared: Prepared, graph_bytes: int) -> dict[str, Any]:
@@ -281,6 +289,7 @@ def _summary(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, A
         "duration_s": clock.now_ns() / 1e9,
         "preemptions": totals.preemptions,
         "prefix_hit_tokens": totals.prefix_hit_tokens,
+        "preempted_hit_tokens": totals.preempted_hit_tokens,
         "draft_tokens": totals.draft_tokens,
         "accepted_tokens": totals.accepted_tokens,
         "speculation": engine.scheduler.drafter.describe() if engine.scheduler.drafter is not None else None,

@@ -42,8 +42,21 @@ def _prompt_columns(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("UPDATE runs SET figures = NULL")
 
 
-VERSION = 5
-MIGRATIONS: Mapping[int, Step] = {1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns}
+def _preempted_hits(con: duckdb.DuckDBPyConnection) -> None:
+    """What preempted requests found again is counted apart; in iterations recorded before it is among the prefix hits."""
+    con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS preempted_hit_tokens INTEGER DEFAULT 0")
+
+
+def _chunking(con: duckdb.DuckDBPyConnection) -> None:
+    """Quality knows how much depends on where a text is cut; what was measured before does not say."""
+    for name in ("chunking_logits", "chunking_kl", "chunking_agreement", "chunking_codes"):
+        con.execute(f"ALTER TABLE quality ADD COLUMN IF NOT EXISTS {name} DOUBLE")
+
+
+VERSION = 7
+MIGRATIONS: Mapping[int, Step] = {
+    1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking,
+}  # fmt: skip
 
 
 def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Mapping[int, Step] = MIGRATIONS) -> None:

@@ -38,7 +38,7 @@ SELECT sum(prefix_hit_tokens) / nullif(sum(prefix_hit_tokens) + sum(prefill_toke
        sum(blocks_spared * (end_ns - start_ns)) / nullif(sum((blocks_used + blocks_spared) * (end_ns - start_ns)), 0)
          AS memory_share,
        sum(kv_bytes_spared) / nullif(sum(kv_bytes_spared) + sum(bytes), 0) AS read_share,
-       sum(prefix_hit_tokens)::BIGINT AS tokens_found, max(blocks_spared) AS most_blocks_spared,
+       sum(prefix_hit_tokens)::BIGINT AS tokens_found, sum(preempted_hit_tokens)::BIGINT AS tokens_found_again, max(blocks_spared) AS most_blocks_spared,
        sum(kv_bytes_spared) AS bytes_spared
 FROM iterations WHERE run_id = $run""".strip(),
         {"run": run_id},

@@ -98,7 +98,12 @@ def rows_of(run_id: str, data: bytes) -> list[dict[str, Any]] | None:
         perplexity = float(full["perplexity"])
         row = dict.fromkeys(QUALITY_COLUMNS) | about
         row |= {"run_id": run_id, "place": 0, "name": FULL_PRECISION, "capacity": 1.0, "perplexity_ratio": 1.0}
-        row |= {"bytes_per_token": float(full["bytes_per_token"]), "perplexity": perplexity, **_needles(full)}
+        row |= {
+            "bytes_per_token": float(full["bytes_per_token"]),
+            "perplexity": perplexity,
+            **_needles(full),
+            **_chunking(full),
+        }
         rows = [row]
         for place, codec in enumerate(codecs, 1):
             rows.append(_codec(codec, perplexity) | about | {"run_id": run_id, "place": place})
@@ -136,6 +141,7 @@ def _codec(codec: dict[str, Any], full_perplexity: float) -> dict[str, Any]:
         "key_error": _map(codec["key_error"]),
         "value_error": _map(codec["value_error"]),
         **_needles(codec),
+        **_chunking(codec),
     }
 
 
@@ -144,6 +150,13 @@ def _needles(side: dict[str, Any]) -> dict[str, int]:
         "needles": len(side["needles"]),
         "needles_found": sum(needle["found"] is True for needle in side["needles"]),
     }
+
+
+def _chunking(side: dict[str, Any]) -> dict[str, float | None]:
+    """What reading the text in other pieces changed; files of earlier versions do not say."""
+    found = side.get("chunking") or {}
+    values = {name: found.get(name) for name in ("logits", "kl", "agreement", "codes")}
+    return {f"chunking_{name}": None if value is None else float(value) for name, value in values.items()}
 
 
 def _map(errors: list[list[float]]) -> list[list[float]]:

@@ -62,6 +62,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         **{name: latency_query(run_id, name).rows(con)[0] for name in LATENCIES},
         "stalls": stalls_query(run_id).rows(con)[0]["stalls"],
         "prefix_hit_tokens": _first(stated.get("prefix_hit_tokens"), steps["prefix_hit"], 0),
+        "preempted_hit_tokens": _first(stated.get("preempted_hit_tokens"), steps["preempted_hit"], 0),
         "draft_tokens": _first(stated.get("draft_tokens"), steps["draft"], 0),
         "accepted_tokens": _first(stated.get("accepted_tokens"), steps["accepted"], 0),
         "preemptions": _first(stated.get("preemptions"), steps["preempted"], 0),
@@ -123,6 +124,7 @@ def steps_query(run_id: str) -> Query:
 SELECT nullif(count(*), 0) AS iterations, min(start_ns) AS first_start_ns,
        max(end_ns) FILTER (emitted_tokens > 0) AS last_emission_ns,
        sum(emitted_tokens)::BIGINT AS emitted, sum(prefix_hit_tokens)::BIGINT AS prefix_hit,
+       sum(preempted_hit_tokens)::BIGINT AS preempted_hit,
        sum(draft_tokens)::BIGINT AS draft, sum(accepted_tokens)::BIGINT AS accepted,
        sum(preempted)::BIGINT AS preempted, max(kv_tokens) AS peak_kv_tokens
 FROM iterations WHERE run_id = $run""".strip(),

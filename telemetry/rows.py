@@ -96,7 +96,12 @@ class IterationRow:
     prefix_query_tokens: int = column(
         "int32", "tokens", "Prompt tokens looked up in the prefix cache when their requests were first admitted."
     )
-    prefix_hit_tokens: int = column("int32", "tokens", "Prompt tokens found in the prefix cache at admission.")
+    prefix_hit_tokens: int = column(
+        "int32", "tokens", "Prompt tokens found in the prefix cache at a request's first admission."
+    )
+    preempted_hit_tokens: int = column(
+        "int32", "tokens", "Tokens found there when a preempted request came back: mostly its own, so no prefix hits."
+    )
     context_tokens: int = column("int64", "tokens", "KV entries read by attention in one layer, summed over the batch.")
     token_budget: int = column("int32", "tokens", "Most tokens the scheduler would give to this step.", nullable=True)
     admission_stop: str = column("int8", "", "What ended admission of waiting requests.", choices=ADMISSION_STOPS)

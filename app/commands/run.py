@@ -209,7 +209,7 @@ def print_result(result: dict[str, Any]) -> None:
         rows.append((f"{name} (ms)", f"{told}  of {figures['count']:,}"))
     rows += [
         ("stalls", f"{result['stalls']:,} gaps above {STALL_MS:g} ms"),
-        ("prefix hits", f"{result['prefix_hit_tokens'] or 0:,} tokens"),
+        ("prefix hits", _hits(result)),
         ("drafts", f"{result['accepted_tokens'] or 0:,} of {result['draft_tokens'] or 0:,} tokens accepted"),
         ("preemptions", result["preemptions"]),
     ]
@@ -224,6 +224,13 @@ def print_result(result: dict[str, Any]) -> None:
         say(words)
     for request in result.get("refused") or []:
         say(f"Request {request['request_id']} was refused: {request['error']}")
+
+
+def _hits(result: dict[str, Any]) -> str:
+    """Tokens found, and apart from them those that preempted requests found again."""
+    again = result.get("preempted_hit_tokens") or 0
+    hits = f"{result['prefix_hit_tokens'] or 0:,} tokens"
+    return f"{hits}; {again:,} more found again after preemptions" if again else hits
 
 
 def _figure(value: float | None) -> str:

@@ -40,6 +40,8 @@ def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int =
     left, right = st.columns(2)
     with left:
         words = f"{float(np.nan_to_num(column(savings, 'hit_rate')[-1])) * 100:.1f} % of the prompt tokens were found."
+        again = float(np.nan_to_num(column(effects, "tokens_found_again")[0]))
+        words += f" Preempted requests found {counted(int(again), 'token')} again." if again else ""
         figure = prefix_tokens(savings, colours)
         chart_card(
             CHARTS["prefix-tokens"], figure, savings, savings_query, name="prefix-tokens", summary=words, remark=words

@@ -2,7 +2,7 @@
 
 A draw is a race: with independent exponential times E_i, the token that maximises ``logit_i / T - log E_i`` has exactly the softmax
 distribution at temperature T (Gumbel-max). The random numbers are Philox's, counted by (request's seed, output position, token), so a
-draw depends on nothing else in the batch. A vocabulary is cut into stripes, one program each; a second kernel takes the best.
+draw depends on nothing else in the batch. A row with a NaN or an infinity gives ``engine.finite.BROKEN`` instead of a token. A vocabulary is cut into stripes, one program each; a second kernel takes the best.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
+from engine.finite import BROKEN
 
 _STRIPE = 8192
 _STEP = 1024  # most tokens a program looks at in one load, of four
@@ -33,9 +35,15 @@ def _better(best, where, scores, index):
 
 
 @triton.jit
+def _broken(scores, inside):
+    """1 for what is a NaN or infinite."""
+    return (inside & ~(tl.abs(scores) < float("inf"))).to(tl.int32)
+
+
+@triton.jit
 def _stripe_best(
     logits, temperatures, seeds, counters, best_scores, best_tokens, stride,
-    VOCAB: tl.constexpr, STRIPE: tl.constexpr, STEP: tl.constexpr,
+    VOCAB: tl.constexpr, STRIPE: tl.constexpr, STEP: tl.constexpr, BROKEN: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     stripe = tl.program_id(1)
@@ -44,6 +52,7 @@ def _stripe_best(
     counter = tl.load(counters + row)
     best = tl.full([], float("-inf"), tl.float32)
     where = tl.full([], 0, tl.int32)
+    broken = tl.full([], 0, tl.int32)
     lanes = tl.arange(0, STEP)
     for at in range(stripe * STRIPE, min(stripe * STRIPE + STRIPE, VOCAB), 4 * STEP):
         i0 = at + lanes
@@ -55,6 +64,8 @@ def _stripe_best(
         s1 = tl.load(source + i1, mask=i1 < VOCAB, other=float("-inf")).to(tl.float32)
         s2 = tl.load(source + i2, mask=i2 < VOCAB, other=float("-inf")).to(tl.float32)
         s3 = tl.load(source + i3, mask=i3 < VOCAB, other=float("-inf")).to(tl.float32)
+        broken = tl.maximum(broken, tl.max(_broken(s0, i0 < VOCAB) | _broken(s1, i1 < VOCAB), 0))
+        broken = tl.maximum(broken, tl.max(_broken(s2, i2 < VOCAB) | _broken(s3, i3 < VOCAB), 0))
         if temperature > 0:
             zero = tl.zeros([STEP], tl.int32)
             b0, b1, b2, b3 = tl.philox(seed, i0, zero + counter, zero, zero)
@@ -68,18 +79,19 @@ def _stripe_best(
         best, where = _better(best, where, s3, i3)
     place = row * tl.num_programs(1) + stripe
     tl.store(best_scores + place, best)
-    tl.store(best_tokens + place, where)
+    tl.store(best_tokens + place, tl.where(broken > 0, BROKEN, where))
 
 
 @triton.jit
-def _row_best(best_scores, best_tokens, tokens, STRIPES: tl.constexpr, STRIPES_P: tl.constexpr):
+def _row_best(best_scores, best_tokens, tokens, STRIPES: tl.constexpr, STRIPES_P: tl.constexpr, BROKEN: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, STRIPES_P)
     scores = tl.load(best_scores + row * STRIPES + lanes, mask=lanes < STRIPES, other=float("-inf"))
     found = tl.load(best_tokens + row * STRIPES + lanes, mask=lanes < STRIPES, other=2147483647)
     top = tl.max(scores, 0)
     token = tl.min(tl.where((scores == top) & (lanes < STRIPES), found, 2147483647), 0)
-    tl.store(tokens + row, token.to(tl.int64))
+    worst = tl.min(tl.where(lanes < STRIPES, found, 0), 0)
+    tl.store(tokens + row, tl.where(worst == BROKEN, BROKEN, token).to(tl.int64))
 
 
 def sample_tokens(
@@ -94,7 +106,7 @@ def sample_tokens(
         counters: [rows] int32, the position of the token in its request's output.
 
     Returns:
-        [rows] int64.
+        [rows] int64; ``BROKEN`` for a row that is not finite.
     """
     rows, vocab = logits.shape
     stripes = triton.cdiv(vocab, _STRIPE)
@@ -112,7 +124,9 @@ def sample_tokens(
         VOCAB=vocab,
         STRIPE=_STRIPE,
         STEP=min(_STEP, max(16, triton.next_power_of_2(vocab) // 4)),
+        BROKEN=BROKEN,
         num_warps=4,
     )
-    _row_best[(rows,)](scores, found, tokens, STRIPES=stripes, STRIPES_P=triton.next_power_of_2(stripes), num_warps=1)
+    padded = triton.next_power_of_2(stripes)
+    _row_best[(rows,)](scores, found, tokens, STRIPES=stripes, STRIPES_P=padded, BROKEN=BROKEN, num_warps=1)
     return tokens

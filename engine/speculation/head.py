@@ -39,7 +39,7 @@ from engine.model.source import ModelSource
 from engine.request import Draft, Request
 from engine.scheduler import Slice
 from engine.speculation.lookup import Indexes
-from engine.speculation.models import ModelProposer, choose
+from engine.speculation.models import ModelProposer, check_guesses, choose
 
 FORMAT = "servescope-head-2"
 POINTER = (
@@ -180,6 +180,7 @@ class TrainedHead(ModelProposer):
         places, odds = self._head.pointed(pointers)
         if all(r.sampling_state.generator is None and r.sampling_state.seen is None for r in requests):
             likely, at = laws.max(-1)
+            check_guesses(likely.tolist(), laws.dtype)
             there = laws.gather(-1, places.clamp(min=0)[:, None])[:, 0].exp().where(places >= 0, 0.0)
             follows = (there + odds > likely.exp()).tolist()
             return [

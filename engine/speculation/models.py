@@ -10,6 +10,7 @@ own with as many blocks as the target's, so one block table, one pool and one bu
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ import torch
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
 from engine.config import Sampling
+from engine.finite import not_finite
 from engine.model.decoder import Decoder
 from engine.request import NO_DRAFT, Draft, Request
 from engine.sampling import distribution, draw
@@ -123,6 +125,16 @@ class DraftModel(ModelProposer):
         self._seen[request.index] = tokens
 
 
+def check_guesses(largest: Sequence[float], dtype: torch.dtype) -> None:
+    """``largest``: of each row that something was guessed from. A guess from no numbers could end up as output.
+
+    Raises:
+        EngineError: one of them is not finite.
+    """
+    if not all(map(math.isfinite, largest)):
+        raise not_finite("The logits of what guesses for the model are", dtype, "speculation.proposer")
+
+
 def kept_layers(layers: int, target_speedup: float) -> list[int]:
     """Numbers of the layers that run: ``layers / target_speedup`` of them, the first and the last one always."""
     keep = min(layers, max(2, round(layers / target_speedup)))
@@ -130,8 +142,14 @@ def kept_layers(layers: int, target_speedup: float) -> list[int]:
 
 
 def choose(logits: torch.Tensor, requests: Sequence[Request]) -> list[tuple[int, torch.Tensor | None]]:
-    """A guess for each row [rows, vocab], with its law where it was drawn."""
-    chosen: list[tuple[int, torch.Tensor | None]] = [(token, None) for token in logits.argmax(-1).tolist()]
+    """A guess for each row [rows, vocab], with its law where it was drawn.
+
+    Raises:
+        EngineError: a row's largest logit is not finite.
+    """
+    largest, likely = logits.max(-1)
+    check_guesses(largest.tolist(), logits.dtype)
+    chosen: list[tuple[int, torch.Tensor | None]] = [(token, None) for token in likely.tolist()]
     alike: dict[Sampling, list[int]] = defaultdict(list)
     for row, request in enumerate(requests):
         if request.sampling_state.generator is not None or request.sampling_state.seen is not None:
@@ -140,11 +158,11 @@ def choose(logits: torch.Tensor, requests: Sequence[Request]) -> list[tuple[int,
         states = [requests[row].sampling_state for row in rows]
         seen = [state.seen for state in states if state.seen is not None]
         laws = distribution(logits[rows], sampling, torch.stack(seen) if seen else None)
-        if sampling.temperature == 0:
+        if sampling.greedy:
             tokens = laws.argmax(-1)
         else:
             numbers = [state.uniform() for state in states]
             tokens = draw(laws, torch.tensor(numbers, dtype=torch.float64, device=laws.device))
         for row, token, law in zip(rows, tokens.tolist(), laws, strict=True):
-            chosen[row] = (token, law if sampling.temperature > 0 else None)
+            chosen[row] = (token, None if sampling.greedy else law)
     return chosen

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from engine.build import Prepared, make_requests
 from engine.config import RequestSpec
+from engine.errors import EngineError
 from engine.executor import Executor
+from engine.finite import KIND, not_finite
 from engine.request import Draft, Request
 from engine.scheduler import Plan, PlanBuilder, Slice
 from engine.speculation.base import Proposer
@@ -96,6 +98,13 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
         folder = tempfile.TemporaryDirectory(prefix="servescope-")
         with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
             scripted = Speculator(proposer, control, prepared.max_model_len)
-            trial.start(recorder, clock, executor, scripted).run(requests, control.done)
+            engine = trial.start(recorder, clock, executor, scripted)
+            try:
+                engine.run(requests, control.done)
+            except EngineError as error:
+                if error.kind != KIND:
+                    raise
+                what = "While guesses were tried out before the run, the model's logits were"
+                raise not_finite(what, executor.dtype) from error
         found += control.measured[1:]
     drafter.control.know(found)

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.config import Sampling
+from engine.finite import BROKEN, broken_rows
 from engine.request import Draft
 from engine.sampling import SampledRow, SamplingState, distribution, draw, sample
 from engine.scheduler import Slice
@@ -50,7 +51,8 @@ def verify(logits: torch.Tensor, parts: Sequence[Slice]) -> list[list[int]]:
         parts: the slices that sample; their requests still hold their drafts.
 
     Returns:
-        A list for each part, of 1 to 1 + drafted tokens. Streams advance by the numbers used.
+        A list for each part, of 1 to 1 + drafted tokens. Streams advance by the numbers used. Where a row is not finite that would
+        decide the next token, the last one is ``BROKEN``.
     """
     if not any(part.drafted for part in parts):
         return [[token] for token in sample(logits, [p.request.sampling_state for p in parts]).tolist()]
@@ -82,14 +84,17 @@ def accept_or_resample(logits: torch.Tensor, draft: Draft, state: SamplingState)
     assert draft.laws is not None
     seen = _seen_rows(state, draft)
     target = distribution(logits, state.sampling, None if seen is None else torch.stack(seen))
+    broken = broken_rows(logits).tolist()
     for i, token in enumerate(draft.tokens):
+        if broken[i]:
+            return [*draft.tokens[:i], BROKEN]
         if state.uniform() * float(draft.laws[i, token]) < float(target[i, token]):
             continue
         residual = (target[i] - draft.laws[i]).clamp_(min=0)
         if float(residual.sum()) <= 0:  # rounding: the laws are the same
             residual = target[i]
         return [*draft.tokens[:i], _draw_one(residual, state)]
-    return [*draft.tokens, _draw_one(target[-1], state)]
+    return [*draft.tokens, BROKEN if broken[-1] else _draw_one(target[-1], state)]
 
 
 def _draw_one(weights: torch.Tensor, state: SamplingState) -> int:

@@ -153,8 +153,10 @@ def test_a_preempted_request_finds_its_blocks_again():
     assert sum(len(p.preempted) for p in plans) > 0
     without = sum(r.num_prompt_tokens + 11 for r in requests)
     computed = sum(s.tokens for p in plans for s in p.slices)
-    again = sum(p.prefix_hit_tokens for p in plans)
+    again = sum(p.preempted_hit_tokens for p in plans)
     assert again > 0
+    assert sum(p.prefix_hit_tokens for p in plans) == 0, "prompts that have nothing in common hit nothing"
+    assert [r.cached_tokens for r in requests] == [0, 0, 0]
     lost = computed - without
     assert lost < sum(d.tokens for p in plans for d in p.decisions if d.action == "preempted")
 

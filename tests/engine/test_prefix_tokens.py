@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import tokenizers
 import torch
@@ -16,6 +17,7 @@ from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSp
 from engine.policies import POLICIES
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
+from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 
 SHARING = st.builds(
@@ -141,6 +143,35 @@ def test_the_second_asker_computes_one_token_of_a_known_prompt(backend: str, tin
     assert (first.cached_tokens, second.cached_tokens) == (0, 63)
     assert first.output_token_ids == second.output_token_ids
     check_greedy(model, second)
+
+
+@pytest.mark.parametrize("shared", [0, 12])
+def test_what_a_preempted_request_finds_again_is_no_prefix_hit(shared: int, tiny, tmp_path: Path):
+    """Six prompts with nothing in common, or with one common beginning, in a pool that preempts."""
+    _, directory = tiny
+    stem = tuple(range(200, 200 + shared))
+    asked = [
+        RequestSpec(request_id=str(i), prompt_token_ids=stem + tuple(range(10 + 20 * i, 30 + 20 * i)), max_tokens=30)
+        for i in range(6)
+    ]
+    config = EngineConfig(
+        model=str(directory), device="cpu", dtype="float32", threads=1, block_size=4, kv_blocks=36, max_num_seqs=4,
+        prefix_sharing=PrefixSharing(), sampling=Sampling(ignore_eos=True), check_integrity=True,
+    )  # fmt: skip
+    prepared = prepare(make_spec(config, asked))
+    with Recorder(tmp_path, "iterations", clock := RunClock()) as recorder:
+        engine = prepared.start(recorder, clock)
+        engine.run(prepared.requests)
+    totals = engine.totals
+    assert totals.preemptions > 0
+    assert totals.preempted_hit_tokens > 0, "this proves little"
+    assert totals.prefix_hit_tokens == sum(r.cached_tokens for r in prepared.requests)
+    assert totals.prefix_hit_tokens <= 5 * shared
+    if shared:
+        assert totals.prefix_hit_tokens > 0
+    rows = pa.Table.from_batches([p.batch for p in SpoolReader(spool_path(tmp_path, "iteration")).read()])
+    for name in ("prefix_hit_tokens", "preempted_hit_tokens"):
+        assert sum(rows[name].to_pylist()) == getattr(totals, name)
 
 
 @pytest.mark.parametrize(("backend", "poison"), [("reference", float("nan")), ("gathered", 1e4)])

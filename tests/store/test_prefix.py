@@ -32,7 +32,7 @@ def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyCon
         for i in range(4):
             recorder.iteration(
                 **iteration_values(
-                    i, prefill_tokens=30, prefix_hit_tokens=10 * (i == 1), blocks_used=3, blocks_spared=int(i == 1),
+                    i, prefill_tokens=30, prefix_hit_tokens=10 * (i == 1), preempted_hit_tokens=7 * (i == 2), blocks_used=3, blocks_spared=int(i == 1),
                     bytes=300.0, kv_bytes_spared=100.0 * (i == 1),
                 )
             )  # fmt: skip
@@ -69,6 +69,7 @@ def test_effects_are_shares_of_what_there_would_have_been(con) -> None:
     assert row["prefill_share"] == pytest.approx(10 / 130)
     assert row["memory_share"] == pytest.approx(1 / 13)
     assert row["read_share"] == pytest.approx(100 / 1300)
+    assert (row["tokens_found"], row["tokens_found_again"]) == (10, 7)
 
 
 def test_an_unknown_run_has_nothing(con) -> None:

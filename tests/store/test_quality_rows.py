@@ -38,6 +38,7 @@ def codec(name: str, **changes: Any) -> dict[str, Any]:
         "key_error": [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]],
         "value_error": [[0.01, 0.02]] * 3,
         "needles": [{"depth": 0.1, "found": True}, {"depth": 0.9, "found": False}],
+        "chunking": {"tokens": 64, "logits": 0.25, "kl": 0.001, "agreement": 0.98, "codes": 0.2},
     } | changes
 
 
@@ -91,6 +92,9 @@ def test_the_rows_say_what_the_file_says(runs: Path, tmp_path: Path) -> None:
         assert packed["perplexity_ratio"] == pytest.approx(1.02)
         assert packed["key_error"] == [[0.1, 0.2], [0.3, 0.4], [0.5, 0.6]]
         assert (packed["first_divergence"], packed["needles"], packed["needles_found"]) == ([3, 24], 2, 1)
+        cut = ("chunking_logits", "chunking_kl", "chunking_agreement", "chunking_codes")
+        assert [packed[name] for name in cut] == [0.25, 0.001, 0.98, 0.2]
+        assert [full[name] for name in cut] == [None] * 4, "measured before it was told"
         assert json.loads(packed["settings"]) == {"codec": "int4", "group": 32}
         assert json.loads(packed["labels"]) == [HOSTILE]
         asked = "SELECT avg(h) FROM (SELECT unnest(flatten(key_error)) AS h FROM quality WHERE run_id = 'r1')"
