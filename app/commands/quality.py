@@ -120,9 +120,10 @@ def _print(result: dict[str, Any]) -> None:
     say(f"{result['model']}, {result['dtype']} on {result['device']}; {result['tokens']} tokens of {result['text']}.")
     if result["labels"]:
         say(f"Labels: {', '.join(result['labels'])}.")
-    columns = ("codec", "bits", "room", "perplexity", "change", "KL", "same token", "greedy", "facts")
+    columns = ("codec", "bits", "room", "perplexity", "change", "KL", "same token", "greedy", "facts", "cut otherwise")
+    facts, cut = _facts(full["needles"]), _cut(full)
     rows: list[tuple[Any, ...]] = [
-        ("full precision", "", "1.00x", f"{full['perplexity']:.3f}", "", "", "", "", _facts(full["needles"]))
+        ("full precision", "", "1.00x", f"{full['perplexity']:.3f}", "", "", "", "", facts, cut)
     ]
     rows += [
         (
@@ -135,11 +136,18 @@ def _print(result: dict[str, Any]) -> None:
             f"{100 * codec['agreement']:.1f} %",
             "" if codec["greedy_agreement"] is None else f"{100 * codec['greedy_agreement']:.0f} %",
             _facts(codec["needles"]),
+            _cut(codec),
         )
         for codec in result["codecs"]
     ]
     stdout().print(table(columns, rows, right=columns[1:], whole=("codec",)))
+    say("Cut otherwise: the largest change of a logit when the same text is read in other pieces.")
     say(f"Kept in {result['path']}.")
+
+
+def _cut(side: dict[str, Any]) -> str:
+    """Largest change of a logit when the text is read in other pieces."""
+    return f"{side['chunking']['logits']:.2g}" if "chunking" in side else ""
 
 
 def _facts(needles: list[dict[str, Any]]) -> str:

@@ -156,9 +156,17 @@ def _result(rows: list[dict[str, Any]]) -> None:
 
 def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> dict[str, str]:
     found = f"{measured['needles_found']} of {measured['needles']}" if measured["needles"] else ""
+    cut = "" if measured["chunking_logits"] is None else f"{measured['chunking_logits']:.2g}"
     row = {"codec": name, "bits": "", "room": "1.00x", "perplexity": f"{measured['perplexity']:.3f}"}
     if codec is None:
-        return row | {"change": "", "KL, nats": "", "same next token": "", "same greedy text": "", "facts found": found}
+        return row | {
+            "change": "",
+            "KL, nats": "",
+            "same next token": "",
+            "same greedy text": "",
+            "facts found": found,
+            "logits, cut otherwise": cut,
+        }
     greedy = codec["greedy_agreement"]
     return row | {
         "bits": f"{codec['bits']:.2f}",
@@ -168,4 +176,5 @@ def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> d
         "same next token": f"{100 * codec['agreement']:.1f} %",
         "same greedy text": "" if greedy is None else f"{100 * greedy:.0f} %",
         "facts found": found,
+        "logits, cut otherwise": cut,
     }

@@ -7,6 +7,7 @@ Everything is measured as a served token would meet it: every token attends to t
     agreement    share of positions whose most likely token is the same
     divergence   first place where greedy continuations of the same prompt differ
     error        ||x - x^|| / ||x|| over all keys, or values, of one layer and head
+    chunking     what changes when the same text is read in other pieces (engine/quality/chunking.py)
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from pydantic import Field
 
 from engine.config import EngineConfig, KVQuantization
 from engine.errors import EngineError
+from engine.finite import not_finite
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import Fixed
 from engine.kv.setup import calibrate, has_fp8
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
+from engine.quality.chunking import sensitivity
 from engine.quality.needles import DEPTHS, find, hide
 from engine.quality.reading import ROWS, Reader
 from engine.settings import Settings
@@ -55,6 +58,7 @@ class Reference:
     nll: torch.Tensor
     continuations: list[list[int]]
     needles: list[dict[str, Any]]
+    chunking: dict[str, Any]
 
 
 class QualityMeter:
@@ -124,15 +128,17 @@ class QualityMeter:
                 "perplexity": float(reference.nll.mean().exp()),
                 "bytes_per_token": full_bytes,
                 "needles": reference.needles,
+                "chunking": reference.chunking,
             },
             "codecs": codecs,
         }
 
     def _reference(self, reader: Reader) -> Reference:
-        hidden = reader.hidden(self._text)
-        nll = reader.nll(hidden, self._text)
+        reading = reader.read(self._text)
+        nll = self._nll(reader, reading.hidden, "at full precision")
         continuations = reader.write_on(self._prompts, self.spec.new_tokens) if self._prompts else []
-        return Reference(hidden, nll, continuations, self._search(reader))
+        chunking = sensitivity(reader, self._text, reading)
+        return Reference(reading.hidden, nll, continuations, self._search(reader), chunking)
 
     def _codec(
         self, name: str, asked: KVQuantization, full: Reader, reference: Reference, full_bytes: float
@@ -141,9 +147,9 @@ class QualityMeter:
         codec = make_codec(asked, shape.head_dim, config.block_size)
         model, fixed = calibrate(self.model, asked, codec, config, lambda phase, share: None)
         reader = Reader(model, config.block_size, codec, fixed)
-        hidden = reader.hidden(self._text)
-        nll = reader.nll(hidden, self._text)
-        kl, agreement = self._laws(full, reader, reference.hidden, hidden)
+        reading = reader.read(self._text)
+        nll = self._nll(reader, reading.hidden, f"with {name}")
+        kl, agreement = self._laws(full, reader, reference.hidden, reading.hidden)
         continuations = reader.write_on(self._prompts, self.spec.new_tokens) if self._prompts else []
         per_token = codec.bytes_per_block(shape.layers, shape.kv_heads, shape.head_dim, config.block_size)
         bytes_per_token = per_token / config.block_size
@@ -164,7 +170,15 @@ class QualityMeter:
             "key_error": keys,
             "value_error": values,
             "needles": self._search(reader),
+            "chunking": sensitivity(reader, self._text, reading),
         }
+
+    def _nll(self, reader: Reader, hidden: torch.Tensor, how: str) -> torch.Tensor:
+        """Minus the log-probability of each token of the text. Raises ``EngineError`` where these are no numbers."""
+        nll = reader.nll(hidden, self._text)
+        if not bool(torch.isfinite(nll).all()):
+            raise not_finite(f"The logits of the text read {how} are", self.model.dtype)
+        return nll
 
     def _laws(self, full: Reader, packed: Reader, a: torch.Tensor, b: torch.Tensor) -> tuple[float, float]:
         """Mean KL divergence of the next-token laws in nats, and how often the most likely token is the same."""

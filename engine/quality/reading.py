@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 import torch.nn.functional as F
@@ -18,8 +20,25 @@ from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.scheduler import Plan, Slice
 
-CHUNK = 256  # tokens read at once; what is read does not depend on it
+CHUNK = 256  # tokens read at once; ``engine.quality.chunking`` says how much depends on it
 ROWS = 128  # rows whose logits are held at once
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text that was read: the residual stream at every token, and the cache that it filled from its first block on."""
+
+    hidden: torch.Tensor  # [tokens, hidden]
+    cache: KVCache
+
+    def packed(self, layer: int, tokens: int) -> list[torch.Tensor]:
+        """Whole numbers that stand for the first ``tokens`` tokens' keys and values in one layer, as far as they are packed for good."""
+        cache = self.cache
+        if not isinstance(cache, QuantizedCache):
+            return []
+        whole = tokens - cache.codec.window  # the last window may lie in the tail
+        sides = (cache.packed_keys[layer], cache.packed_values[layer])
+        return [side.form.numbers(side.codes.flatten(1, 2)[:, : max(0, whole)]) for side in sides]
 
 
 class Reader:
@@ -36,10 +55,18 @@ class Reader:
     @torch.inference_mode()
     def hidden(self, ids: Sequence[int]) -> torch.Tensor:
         """The residual stream at every token of a text [tokens, hidden]; every token attends to the cache as it is stored."""
+        return self.read(ids).hidden
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int], pieces: Sequence[int] = (CHUNK,)) -> Reading:
+        """Read a text in pieces of so many tokens, in turn."""
         request = self._request(0, ids, 0)
-        forward = self._forward([request])
-        parts = [forward(self._part(request, at, min(CHUNK, len(ids) - at))) for at in range(0, len(ids), CHUNK)]
-        return torch.cat(parts)
+        cache, forward = self._forward([request])
+        parts, at, lengths = [], 0, cycle(pieces)
+        while at < len(ids):
+            parts.append(forward(self._part(request, at, min(next(lengths), len(ids) - at))))
+            at += len(parts[-1])
+        return Reading(torch.cat(parts), cache)
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -49,7 +76,7 @@ class Reader:
     def write_on(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
         """The most likely continuation of each prompt, ``tokens`` long whatever the model says about ends."""
         requests = [self._request(number, prompt, tokens) for number, prompt in enumerate(prompts)]
-        forward = self._forward(requests)
+        _, forward = self._forward(requests)
         last = []
         for request in requests:
             count = request.num_prompt_tokens
@@ -102,7 +129,7 @@ class Reader:
     def _part(self, request: Request, at: int, length: int) -> Plan:
         return Plan([Slice(request, length, at, True)])
 
-    def _forward(self, requests: Sequence[Request]) -> Callable[[Plan], torch.Tensor]:
+    def _forward(self, requests: Sequence[Request]) -> tuple[KVCache, Callable[[Plan], torch.Tensor]]:
         shape, model, size = self.model.shape, self.model, self._block_size
         widest = max(len(r.block_table) for r in requests)
         for r in requests:
@@ -120,4 +147,4 @@ class Reader:
             attention.begin(batch.attention)
             return model.decoder.forward(batch.token_ids, batch.positions, attention)
 
-        return forward
+        return cache, forward

@@ -14,6 +14,7 @@ from engine.config import EngineConfig, KVQuantization, RequestSpec, Sampling, S
 from engine.errors import EngineError
 from engine.finite import BROKEN, broken_rows
 from engine.model.decoder import Decoder
+from engine.quality import QualityMeter, QualitySpec
 from engine.request import Draft, Request
 from engine.sampling import SamplingState, distribution, sample
 from engine.scheduler import Slice
@@ -259,6 +260,15 @@ def test_guesses_that_are_tried_out_on_such_weights_say_so(sound: Path, tmp_path
     guesses = Speculation(proposer="layer-skip", control="smart", k=2, target_speedup=1.5)
     with pytest.raises(EngineError, match=r"tried out before the run|what guesses for the model"):
         serve(make_spec(config_of(model, speculation=guesses), asked()[:2]), tmp_path / "rows", tried_out=True)
+
+
+def test_the_quality_meter_measures_no_such_model(sound: Path, tmp_path: Path) -> None:
+    model = damaged(sound, tmp_path / "model", "model.layers.2.mlp.down_proj.weight", (0, 0), NAN)
+    spec = QualitySpec(
+        engine=config_of(model), codecs={"int8": KVQuantization()}, tokens=32, prompts=0, needle_tokens=0
+    )
+    with pytest.raises(EngineError, match="at full precision are not finite"):
+        QualityMeter(spec).measure()
 
 
 def test_the_flag_is_read_where_the_tokens_are(sound: Path, tmp_path: Path, monkeypatch) -> None:

@@ -54,6 +54,10 @@ class Form(ABC):
     ) -> torch.Tensor:
         """What the codes stand for, [..., tokens, head_dim] in ``dtype``."""
 
+    def numbers(self, codes: torch.Tensor) -> torch.Tensor:
+        """The whole numbers that were packed, one for each of the head's channels."""
+        return codes
+
     def bits(self, head_dim: int, block_size: int) -> float:
         """Stored bits per number, metadata included."""
         return 8 * self.block_bytes(head_dim, block_size) / (head_dim * block_size)
@@ -122,6 +126,9 @@ class PerToken(Form):
         codes, meta = _asymmetric(x.float().unflatten(-1, (-1, self.group)), -1, self.width, self.metadata)
         return pack(codes.flatten(-2), self.width), meta
 
+    def numbers(self, codes: torch.Tensor) -> torch.Tensor:
+        return unpack(codes, self.width)
+
     def decode(
         self, codes: torch.Tensor, meta: torch.Tensor | None, dtype: torch.dtype, scale: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -158,6 +165,9 @@ class PerChannel(Form):
     def encode(self, x: torch.Tensor, scale: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         codes, meta = _asymmetric(x.float().unflatten(-2, (-1, self.group)), -2, self.width, self.metadata)
         return pack(codes.flatten(-3, -2), self.width), meta
+
+    def numbers(self, codes: torch.Tensor) -> torch.Tensor:
+        return unpack(codes, self.width)
 
     def decode(
         self, codes: torch.Tensor, meta: torch.Tensor | None, dtype: torch.dtype, scale: torch.Tensor | None = None
