@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from engine.attention.gathered import GatheredAttention
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
+from engine.finite import BROKEN, not_finite
 from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel
 from engine.request import Request
@@ -190,6 +191,8 @@ class Writer:
             kept.append(x.clone())
             done = cut
         chosen = sample(decoder.logits(x[batch.sample_rows]), [p.request.sampling_state for p in parts]).tolist()
+        if BROKEN in chosen:
+            raise not_finite("The logits of a text that the model writes to learn from are", decoder.dtype)
         row = 0
         for part, token in zip(parts, chosen, strict=True):
             request = part.request

@@ -165,7 +165,6 @@ WAYS = {
     "lookup": {"speculation": Speculation(control="fixed", k=3, ngram_min=1)},
     "layer skipping": {"speculation": Speculation(proposer="layer-skip", control="fixed", k=2, target_speedup=1.5)},
     "shared prefixes": {"prefix_sharing": {}},
-    "kernels": {"attention_backend": "triton", "block_size": 16},
     "kernels, overlapped": {"attention_backend": "triton", "block_size": 16, "overlap": "on"},
     "kernels, guesses": {"attention_backend": "triton", "block_size": 16, "speculation": Speculation(control="fixed", k=3, ngram_min=1)},
 }  # fmt: skip
@@ -186,6 +185,7 @@ def asked() -> list[RequestSpec]:
     ]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_run_ends_with_the_step_and_the_request_that_has_no_numbers(way: str, sound: Path, tmp_path: Path) -> None:
     model = damaged(sound, tmp_path / "model", "model.embed_tokens.weight", (ODD, 3), NAN)

@@ -58,8 +58,11 @@ def test_a_packed_cache_is_sensitive_to_where_a_text_is_cut(name: str, model: Lo
     reader = reader_of(model, name)
     first = reader.read(ids)
     found = sensitivity(reader, ids, first)
-    assert 1e-3 < found["logits"] < MOVES[name]
-    assert 0 < found["codes"] < 0.6
+    assert found["logits"] < MOVES[name]
+    assert found["codes"] < 0.6
+    if name == "int4":
+        assert found["codes"] > 0
+    assert (found["codes"] > 0) == (found["logits"] > 1e-3), "no code on a border: rounding only"
     assert found["agreement"] > 0.9
     exact = reader_of(model, None).read(ids).hidden
     p, q = (reader.logits(hidden).log_softmax(-1) for hidden in (exact, first.hidden))
