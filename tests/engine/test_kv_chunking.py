@@ -11,6 +11,7 @@ from engine.config import EMBEDDED_MODEL, ChunkedPrefill, KVQuantization, Prefix
 from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
 from engine.kv.setup import calibrate
+from engine.kv.sizing import Room
 from engine.model.load import LoadedModel, load, resolve
 from engine.quality.chunking import codes_changed, sensitivity
 from engine.quality.reading import Reader
@@ -108,7 +109,7 @@ def test_tokens_part_at_ties_only_on_all_layers(name: str, ids: list[int], tmp_p
         prefix_sharing=PrefixSharing(),
         max_num_seqs=4,
     )
-    prepared, engine = serve(config, asked, tmp_path, num_blocks=7)
+    prepared, engine = serve(config, asked, tmp_path, Room(7, None))
     assert prepared.model.shape.layers == 30
     assert engine.totals.preemptions > 0
     assert engine.totals.prefix_hit_tokens > 0

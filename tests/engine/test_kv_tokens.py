@@ -30,6 +30,7 @@ from engine.config import (
 from engine.errors import EngineError
 from engine.executor import Executor
 from engine.kv.setup import exact_prefill
+from engine.kv.sizing import Room
 from engine.policies import POLICIES
 from engine.request import Request
 from engine.scheduler import Plan, Slice
@@ -129,9 +130,11 @@ def check_alone(prepared, request: Request, tie: float = TIE) -> Verdict:
     return verdict
 
 
-def serve(config: EngineConfig, asked: list[RequestSpec], run_dir: Path, **changes):
-    """``changes``: to what was prepared."""
-    prepared = replace(prepare(make_spec(config, asked)), **changes)
+def serve(config: EngineConfig, asked: list[RequestSpec], run_dir: Path, room: Room | None = None):
+    """``room``: what the pool holds, instead of what was prepared."""
+    prepared = prepare(make_spec(config, asked))
+    if room is not None:
+        prepared = replace(prepared, pool=replace(prepared.pool, taken=room))
     with Recorder(run_dir, config.recording, clock := RunClock()) as recorder:
         engine = prepared.start(recorder, clock)
         engine.run(prepared.requests)
@@ -287,7 +290,7 @@ def test_preempted_shared_and_guessed_at_once(name: str, tiny: Path, tmp_path: P
         chunked_prefill=ChunkedPrefill(token_budget=24),
     )
     tails = 6 if CODECS[name].codec == "kivi" else None
-    prepared, engine = serve(config, asked, tmp_path, num_blocks=36, tails=tails)
+    prepared, engine = serve(config, asked, tmp_path, Room(36, tails))
     totals = engine.totals
     assert totals.prefix_hit_tokens > 0
     assert 0 < totals.accepted_tokens < totals.draft_tokens, "no guess was rejected, or none taken: this proves little"

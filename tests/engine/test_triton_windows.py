@@ -28,6 +28,7 @@ from engine.kernels.rope_store import rope_store
 from engine.kv.codecs import make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.quantized import QuantizedCache
+from engine.kv.sizing import Room
 from engine.loop import Engine
 from engine.ragged import RaggedBuilder
 from engine.request import Request
@@ -282,7 +283,8 @@ def unsplit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def serve(prompts: list[tuple[int, ...]], config: EngineConfig, run_dir: Path, blocks: int) -> Engine:
     asked = [RequestSpec(request_id=str(i), prompt_token_ids=p, max_tokens=5) for i, p in enumerate(prompts)]
-    prepared = replace(prepare(make_spec(config, asked)), num_blocks=blocks, tails=3)
+    prepared = prepare(make_spec(config, asked))
+    prepared = replace(prepared, pool=replace(prepared.pool, taken=Room(blocks, 3)))
     with Recorder(run_dir, config.recording, clock := RunClock()) as recorder:
         engine = prepared.start(recorder, clock)
         engine.run(prepared.requests)

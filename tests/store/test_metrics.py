@@ -96,7 +96,16 @@ def test_summary_has_exactly_the_keys_scripts_rely_on(summary_and_requests) -> N
     summary, _ = summary_and_requests
     assert list(summary) == [
         *("run_id", "status", "labels", "requests", "iterations", "output_tokens", "output_tokens_per_s"),
-        *("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms", "stalls", "prefix_hit_tokens", "preempted_hit_tokens", "draft_tokens"),
+        *(
+            "ttft_ms",
+            "itl_ms",
+            "tpot_ms",
+            "e2e_ms",
+            "stalls",
+            "prefix_hit_tokens",
+            "preempted_hit_tokens",
+            "draft_tokens",
+        ),
         *("accepted_tokens", "preemptions", "kv_capacity_tokens", "kv_could_hold_tokens", "peak_kv_tokens", "refused"),
         *("output_digest", "workload_hash"),
     ]
