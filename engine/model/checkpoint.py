@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.errors import EngineError
+from engine.model import configfile
 from engine.model.shape import EMBEDDING, HEAD, ModelShape
 from engine.model.source import refuse_pickle
 
@@ -84,8 +86,9 @@ class Checkpoint:
             elif not torch.equal(self._tensor(EMBEDDING), self._tensor(HEAD)):
                 shape = replace(shape, tied=False)
         expected = shape.tensors
-        for name in expected:
-            self._handle(name)
+        self._check_head_width(shape)
+        for name, dims in expected.items():
+            self._check_dims(name, dims)
         for name in sorted(self._where.keys() - expected.keys() - {HEAD}):
             if not name.endswith(_HARMLESS):
                 message = f"Tensor {name} belongs to no model that config.json describes; without it, the model would be another."
@@ -100,12 +103,8 @@ class Checkpoint:
         Raises:
             EngineError: it is missing or has another shape.
         """
+        self._check_dims(name, expected)
         tensor = self._tensor(name)
-        if tuple(tensor.shape) != expected:
-            raise self._bad(
-                f"Tensor {name} is {list(tensor.shape)}, but config.json asks for {list(expected)}.",
-                "The weights and config.json belong to different models; get both from one place.",
-            )
         if not tensor.is_floating_point():
             kind = str(tensor.dtype).removeprefix("torch.")
             raise self._bad(f"Tensor {name} holds {kind}.", "Use the full-precision checkpoint or a GGUF file.")
@@ -122,6 +121,24 @@ class Checkpoint:
                 "The files do not hold the whole model that config.json describes; get a complete copy.",
             )
         return self._where[name]
+
+    def _dims(self, name: str) -> tuple[int, ...]:
+        return tuple(self._handle(name).get_slice(self._alias.get(name, name)).get_shape())
+
+    def _check_dims(self, name: str, expected: tuple[int, ...]) -> None:
+        if (dims := self._dims(name)) != expected:
+            raise self._bad(
+                f"Tensor {name} is {list(dims)}, but config.json asks for {list(expected)}.",
+                "The weights and config.json belong to different models; get both from one place.",
+            )
+
+    def _check_head_width(self, shape: ModelShape) -> None:
+        """Heads that are normed say how wide they are: a clearer word than projections of another width."""
+        norm = "model.layers.0.self_attn.q_norm.weight"
+        if shape.qk_norm and norm in self._where and self._dims(norm) != (shape.head_dim,):
+            width = math.prod(self._dims(norm))
+            message = f"The heads of the weights are {width} wide; config.json says {shape.head_dim}, or nothing, which is 128 for Qwen3."
+            raise configfile.bad("head_dim", shape.head_dim, message, f"Set it to {width}.")
 
     def _tensor(self, name: str) -> torch.Tensor:
         return self._handle(name).get_tensor(self._alias.get(name, name))

@@ -131,6 +131,20 @@ def test_qwen3_without_head_dim_has_heads_of_128(tmp_path: Path):
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
 
 
+def test_qwen3_without_head_dim_whose_heads_are_narrower_says_so(tmp_path: Path):
+    import transformers
+
+    transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**SMALL, head_dim=16)).float().save_pretrained(tmp_path)
+    write_tokenizer(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["head_dim"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EngineError, match="The heads of the weights are 16 wide") as caught:
+        load(resolve(str(tmp_path)), CPU, torch.float32)
+    assert caught.value.field == "config.json: head_dim"
+    assert caught.value.mend == "Set it to 16."
+
+
 def refusal(changes: dict[str, Any], generation: dict[str, Any] | None = None) -> EngineError:
     with pytest.raises(EngineError) as caught:
         ModelShape.from_config({**CONFIG, **changes}, generation)

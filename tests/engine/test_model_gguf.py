@@ -100,12 +100,15 @@ def test_a_second_start_converts_nothing(small: Path):
     assert phases == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "removed", "no manifest"])
+@pytest.mark.parametrize("damage", ["cut", "removed", "no manifest", "by an older version"])
 def test_a_damaged_conversion_is_made_anew(small: Path, damage: str):
     directory = model_directory(resolve(str(small)))
     before = (directory / "model.safetensors").read_bytes()
     if damage == "cut":
         os.truncate(directory / "model.safetensors", len(before) // 2)
+    elif damage == "by an older version":
+        manifest = json.loads((directory / cache.MANIFEST).read_text())
+        (directory / cache.MANIFEST).write_text(json.dumps({**manifest, "layout": cache.LAYOUT - 1}))
     else:
         (directory / ("tokenizer.json" if damage == "removed" else cache.MANIFEST)).unlink()
     assert not cache.verify(directory)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import EngineError
-from engine.model.gguf import read_model
+from engine.model.gguf import _dequantised, read_model
+from engine.model.ggufheader import Stored
 from engine.model.load import load, model_directory, resolve
 from engine.model.shape import RopeScaling
 from tests.engine.full_attention import FullAttention
@@ -315,6 +317,22 @@ def test_a_number_format_that_cannot_be_read_is_refused_before_anything_is_writt
     error = refusal(tmp_path / "m.gguf")
     assert "output_norm.weight is stored as I32" in error.message
     assert not own_cache.exists()
+
+
+@pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q4_0", "Q4_K", "Q5_1", "Q6_K", "Q8_0", "IQ4_XS"])
+def test_number_formats_are_read_as_the_library_reads_them(name: str, tmp_path: Path, own_cache: Path):
+    kind = gguf.GGMLQuantizationType[name]
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    width = max(block, HIDDEN)
+    stored = np.random.default_rng(5).integers(
+        0, 60, (3, 5, width // block * size), np.uint8
+    )  # finite whatever they mean
+    path = tmp_path / "stored"
+    path.write_bytes(b"abc" + stored.tobytes())
+    found = _dequantised(np.memmap(path, np.uint8, "r"), Stored((3, 5, width), int(kind), 3))
+    expected = gguf.quants.dequantize(stored, kind).astype(np.float32)
+    assert found.shape == (3, 5, width)
+    np.testing.assert_array_equal(found, expected)
 
 
 def text(value: str) -> bytes:
