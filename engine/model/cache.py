@@ -21,7 +21,7 @@ from filelock import FileLock
 
 from engine.errors import EngineError
 
-LAYOUT = 1  # raised when the files of a converted model change, or what a conversion makes of a source
+LAYOUT = 2  # raised when the files of a converted model change, or what a conversion makes of a source
 MANIFEST = "manifest.json"
 
 
