@@ -79,12 +79,18 @@ class TokenizerKeys(Keys):
         "ggml.model", ..., "Covered are llama (SentencePiece) and gpt2 (byte-level BPE)."
     )
     splitting: str | None = _key("ggml.pre", None, "Give the name of how text is split.")
-    tokens: Annotated[list[str], Field(min_length=1)] = _key("ggml.tokens", ..., "Use a file made for text generation.")
-    types: list[Annotated[int, Field(ge=0, le=6)]] | None = _key(
+    tokens: Annotated[list[str], Field(min_length=1, fail_fast=True)] = _key(
+        "ggml.tokens", ..., "Use a file made for text generation."
+    )
+    types: Annotated[list[Annotated[int, Field(ge=0, le=6)]], Field(fail_fast=True)] | None = _key(
         "ggml.token_type", None, "Give one of 1 to 6 per token."
     )
-    scores: list[Annotated[float, Field(allow_inf_nan=False)]] | None = _key("ggml.scores", None, "Give one per token.")
-    merges: list[str] | None = _key("ggml.merges", None, "Give pairs of tokens with a space between them.")
+    scores: Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(fail_fast=True)] | None = _key(
+        "ggml.scores", None, "Give one per token."
+    )
+    merges: Annotated[list[str], Field(fail_fast=True)] | None = _key(
+        "ggml.merges", None, "Give pairs of tokens with a space between them."
+    )
     bos: TokenId | None = _key("ggml.bos_token_id", None, _ID)
     eos: TokenId | None = _key("ggml.eos_token_id", None, _ID)
     eot: TokenId | None = _key("ggml.eot_token_id", None, _ID)

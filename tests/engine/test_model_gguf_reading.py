@@ -374,6 +374,28 @@ def test_what_a_file_claims_is_held_against_its_bytes(claim: str, tmp_path: Path
     assert peak < 20 << 20
 
 
+@pytest.mark.parametrize("key", ["tokens", "token_type", "merges"])
+def test_a_long_table_of_wrong_values_is_one_error(key: str, tmp_path: Path):
+    content = struct.pack("<IIQ", 9, 4, 200_000) + struct.pack("<I", 77) * 200_000
+    keys = [ARCHITECTURE]
+    for name, value in model_keys().items():
+        form, code = ("f", 6) if isinstance(value, float) else ("I", 4)
+        keys.append(text(name) + struct.pack(f"<I{form}", code, value))
+    keys.append(text("tokenizer.ggml.model") + struct.pack("<I", 8) + text("gpt2"))
+    if key != "tokens":
+        keys.append(text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 1) + text("a"))
+    keys.append(text(f"tokenizer.ggml.{key}") + content)
+    path = tmp_path / "m.gguf"
+    path.write_bytes(HEADER + struct.pack("<QQ", 0, len(keys)) + b"".join(keys))
+    tracemalloc.start()
+    error = refusal(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert error.field == f"m.gguf: tokenizer.ggml.{key}.0"
+    assert error.value == 77
+    assert peak < 20 << 20
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_a_damaged_header_is_refused_or_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
