@@ -17,8 +17,8 @@ from app.home import Home
 from app.hub import require_models_here
 from app.lablock import LabAddress, database_lock
 from app.queue import RunQueue
-from app.status import Status, is_final
 from app.sizing import measure_for
+from app.status import Status, is_final
 from store.database import Database
 from store.feed import LiveRuns
 from store.figures import final_figures

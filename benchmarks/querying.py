@@ -18,6 +18,7 @@ from store.database import Database
 from store.ingest import Collector
 from store.summary import compute_summary
 from telemetry.recorder import Recorder
+from telemetry.rows import IterationRow, columns
 
 # what the page of a finished run asks for (app/views/finished.py, app/views/requests.py)
 PAGE_ITERATIONS = 2000
@@ -112,14 +113,32 @@ def make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:
     """Rows with the shape of a decode-heavy run: ``REQUESTS_AT_ONCE`` slices per 10 ms step, a long step now and then."""
     steps, at_once = slices // REQUESTS_AT_ONCE, REQUESTS_AT_ONCE
     con.execute("INSERT INTO runs (run_id, state) VALUES (?, 'finished')", [run_id])
-    con.execute(
-        f"""INSERT INTO iterations
-            SELECT ?, i, i * 10000000, (i + 1) * 10000000 + CASE WHEN i % 997 = 0 THEN 80000000 ELSE (i * 7919) % 1000000 END,
-                   200000, 0, 300000, 8000000, 400000, 100000, {at_once}, i % 5, 0, 1, {at_once}, 16, {at_once}, 0, 0, {at_once}, 0,
-                   {at_once} * 400, 64, 'budget', 1000, 300 + i % 600, 0, 0, 0, i % 12000, NULL, 5e9, 2.9e8, 0
-            FROM range(?) t(i)""",
-        [run_id, steps],
+    made = {
+        "iteration": "i",
+        "start_ns": "i * 10000000",
+        "end_ns": "(i + 1) * 10000000 + CASE WHEN i % 997 = 0 THEN 80000000 ELSE (i * 7919) % 1000000 END",
+        **{
+            "schedule_ns": "200000",
+            "prepare_ns": "300000",
+            "forward_ns": "8000000",
+            "sample_ns": "400000",
+            "finish_ns": "100000",
+        },
+        **{"running": f"{at_once}", "waiting": "i % 5", "prefill_requests": "1", "decode_requests": f"{at_once}"},
+        **{"prefill_tokens": "16", "decode_tokens": f"{at_once}", "emitted_tokens": f"{at_once}"},
+        **{"context_tokens": f"{at_once} * 400", "token_budget": "64", "admission_stop": "'budget'"},
+        **{
+            "blocks_total": "1000",
+            "blocks_used": "300 + i % 600",
+            "kv_tokens": "i % 12000",
+            "flops": "5e9",
+            "bytes": "2.9e8",
+        },
+    }
+    listed = ", ".join(
+        f"{made.get(name, 'NULL' if c.nullable else '0')} AS {name}" for name, c in columns(IterationRow).items()
     )
+    con.execute(f"INSERT INTO iterations BY NAME SELECT ? AS run_id, {listed} FROM range(?) t(i)", [run_id, steps])
     con.execute(
         f"""INSERT INTO slices
             SELECT ?, k // {at_once}, k // {at_once * TOKENS_PER_REQUEST} * {at_once} + k % {at_once}, 'decode', 1, k // {at_once} % 600,
