@@ -8,6 +8,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -59,6 +60,7 @@ def examine(home: Home) -> Iterator[Check]:
         _memory,
         lambda: _folder(home),
         _model,
+        _speed,
         _browser,
         lambda: _lab(home),
         lambda: _database(home),
@@ -189,6 +191,22 @@ def _folder(home: Home) -> Iterator[Check]:
         "ok",
         f"{home.root} ({ENV}), {home.free_bytes() / GIB:.1f} GiB free (a run: {LEAST_FREE_BYTES >> 20} MiB)",
     )
+
+
+def _speed() -> Iterator[Check]:
+    """What scenarios are sized by here, as far as it has been measured."""
+    from app.sizing import kept_rates
+    from engine.rates import MachineRates
+
+    kept = kept_rates()
+    if not kept:
+        yield Check("speed", "ok", "measured when a scenario first asks for it")
+    for about in kept:
+        facts, rates = about["facts"], MachineRates.model_validate(about["rates"])
+        day = time.strftime("%Y-%m-%d", time.localtime(about["measured_unix_ns"] / 1e9))
+        served = f"{facts.get('model')} on {facts.get('device')} ({facts.get('dtype')}, {facts.get('threads') or 'usual'} threads)"
+        mend = f"to have it measured again: rm {about['path']}" if rates.disturbed else ""
+        yield Check("speed", "note" if rates.disturbed else "ok", f"{served}, {day}: {rates.in_words}", mend)
 
 
 def _model() -> Iterator[Check]:

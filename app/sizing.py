@@ -83,7 +83,9 @@ def kept_rates() -> list[dict[str, Any]]:
     """Everything that is kept, newest first: ``facts``, ``rates``, ``measured_unix_ns`` and ``path`` of each."""
     found = [(path, read_json(path)) for path in rates_dir().glob("*.json")]
     readable = [about | {"path": str(path)} for path, about in found if about is not None and _kept(path) is not None]
-    return sorted(readable, key=lambda about: -about.get("measured_unix_ns", 0))
+    return sorted(
+        (about for about in readable if isinstance(about.get("facts"), dict)), key=lambda a: -a["measured_unix_ns"]
+    )
 
 
 def _kept(place: Path) -> MachineRates | None:

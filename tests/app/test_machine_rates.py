@@ -127,6 +127,16 @@ def test_a_sized_run_says_in_one_line_what_was_measured_and_chosen(home: Home, t
     assert spec.requests[1].arrival_ns < 100e9
 
 
+def test_the_doctor_says_how_fast_each_model_is_served_here(home: Home, measurements: list[EngineConfig]):
+    from app.doctor import _speed
+
+    assert "first asks" in next(_speed()).detail
+    machine_rates(home, TINY)
+    (check,) = _speed()
+    assert check.detail.startswith("random:tiny on cpu (auto, 1 threads)")
+    assert "whole prompts 900 tokens/s" in check.detail
+
+
 def test_a_comparison_is_sized_once_for_all_its_variants(home: Home, tmp_path: Path, measurements: list[EngineConfig]):
     variants = [Variant("on"), Variant("off", {"chunked_prefill": "off", "dtype": "float32"})]
     experiment, specs = plan("starter", variants, 1, measure=app.sizing.measure_for(home))
