@@ -29,8 +29,9 @@ from typing import Any
 
 from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
 from benchmarks.prefix_decode import decode
-from engine.build import Prepared, make_requests, prepare
+from engine.build import Prepared, prepare
 from engine.config import EngineConfig, PrefixSharing, RequestSpec, RunSpec, Sampling
+from engine.intake import make_requests
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes

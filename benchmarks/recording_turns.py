@@ -19,8 +19,9 @@ import torch
 
 from benchmarks.harness import hand_back
 from engine.arrivals import Arrivals
-from engine.build import make_requests, prepare
+from engine.build import prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
+from engine.intake import make_requests
 from engine.warmup import warm_up
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder

@@ -36,8 +36,9 @@ import psutil
 
 from benchmarks.harness import Report, as_a_worker, interleave, paired_ratio, summarise
 from benchmarks.merging import arguments, earlier_results, finish, save
-from engine.build import Prepared, make_requests, prepare
+from engine.build import Prepared, prepare
 from engine.config import EMBEDDED_MODEL, ChunkedPrefill, EngineConfig, RequestSpec, RunSpec, Speculation
+from engine.intake import make_requests
 from engine.speculation.head import DEFAULT_HEAD
 from engine.speculation.make import load_head, make_speculator
 from engine.speculation.trial import try_out

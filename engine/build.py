@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,10 +13,11 @@ from engine.attention.choose import choose_backend, fitting_head
 from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.attention.rectangle import RectangleAttention
-from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, RunSpec
+from engine.config import ChunkedPrefill, EngineConfig, RunSpec
 from engine.cost import CostModel
 from engine.errors import EngineError
 from engine.executor import Executor
+from engine.intake import check_any, make_requests, unfit
 from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
@@ -33,13 +34,11 @@ from engine.overlap import OverlappedEngine
 from engine.policies import POLICIES
 from engine.policies.base import Limits
 from engine.request import Request
-from engine.sampling import SamplingState
 from engine.scheduler import Scheduler
 from engine.speculation.bugs import inject
 from engine.speculation.head import Head
 from engine.speculation.make import check_speculation, load_draft, load_head, make_speculator
 from engine.speculation.speculator import Speculator
-from engine.tokenizer import StreamDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -202,15 +201,15 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
     Arrivals(requests)  # raises where one waits for another in vain
-    _check_any(requests)
+    check_any(requests)
     draft = load_draft(config, model, progress)
     head = load_head(config, model, progress)
     models = [model, draft] if draft is not None else [model]
     servable = [r for r in requests if r.refusal is None]
     size = pool_size(config, models, codec, device, servable, max_model_len)
     for request in servable:
-        request.refusal = _unfit(request, size.taken.blocks, config.block_size)
-    _check_any(requests)
+        request.refusal = unfit(request, size.taken.blocks, config.block_size)
+    check_any(requests)
     refused = sum(r.refusal is not None for r in requests)
     if refused:
         notices.append(f"{refused} of {len(requests)} requests refused")
@@ -232,25 +231,6 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     )
     check_speculation(prepared)
     return prepared
-
-
-def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
-    """Tokenise and check every request; in order of arrival as far as that is known beforehand. One that cannot be served is refused."""
-    requests = []
-    for index, asked in enumerate(spec.requests):
-        sampling = asked.sampling or spec.engine.sampling
-        ids, refusal = _prompt(asked, spec, model, max_model_len)
-        most = max(1, max_model_len - len(ids))  # more the model cannot give
-        request = Request(index, asked, ids, sampling, min(asked.max_tokens, most), refusal=refusal)
-        request.sampling_state = SamplingState(
-            sampling, run_seed=spec.engine.seed, number=index, seed=asked.seed, vocab=model.shape.vocab, device=device
-        )
-        if refusal is None:
-            request.sampling_state.observe(ids)
-        if sampling.stop:
-            request.stream = StreamDecoder(model.tokenizer)
-        requests.append(request)
-    return requests
 
 
 def _attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
@@ -285,39 +265,6 @@ def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> C
     )
 
 
-def _prompt(
-    asked: RequestSpec, spec: RunSpec, model: LoadedModel, max_model_len: int
-) -> tuple[list[int], EngineError | None]:
-    """A request's prompt, as far as there is one, and why it cannot be served."""
-    ids: list[int] = []
-    try:
-        ids = _prompt_token_ids(asked, spec, model)
-        _check_prompt(asked, ids, model.shape.vocab, max_model_len)
-    except EngineError as error:
-        if error.field.startswith("requests["):
-            return ids, error
-        return ids, EngineError(
-            error.kind, f"requests[{asked.request_id}].{error.field}", error.value, error.message, error.mend
-        )
-    return ids, None
-
-
-def _prompt_token_ids(asked: RequestSpec, spec: RunSpec, model: LoadedModel) -> list[int]:
-    if asked.prompt_token_ids is not None:
-        return list(asked.prompt_token_ids)
-    assert asked.prompt is not None
-    return model.tokenizer.prompt(
-        asked.prompt, chat=asked.chat, system=asked.system, length=asked.prompt_tokens, now=spec.asked_at
-    )
-
-
-def _check_any(requests: Sequence[Request]) -> None:
-    """Where none can be served, what is wrong with the first is what is wrong with the run."""
-    refusals = [r.refusal for r in requests if r.refusal is not None]
-    if len(refusals) == len(requests):
-        raise refusals[0]
-
-
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
     own = model.shape.max_position
     if config.max_model_len is not None and config.max_model_len > own:
@@ -329,40 +276,3 @@ def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
             f"Set max_model_len to {own} or less.",
         )
     return config.max_model_len or own
-
-
-def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_len: int) -> None:
-    wrong = next((i for i in ids if not 0 <= i < vocab), None)
-    if wrong is not None:
-        raise EngineError(
-            "bad-prompt",
-            f"requests[{asked.request_id}].prompt_token_ids",
-            wrong,
-            f"this token id is not in the model's vocabulary of {vocab:,}.",
-            f"Use ids from 0 to {vocab - 1}.",
-        )
-    if len(ids) >= max_model_len:
-        raise EngineError(
-            "prompt-too-long",
-            f"requests[{asked.request_id}].prompt",
-            f"{len(ids)} tokens",
-            f"the prompt leaves no room for an answer within {max_model_len:,} tokens (max_model_len).",
-            f"Shorten it to {max_model_len - 1} tokens or less, or choose a model with a longer context.",
-        )
-
-
-def _unfit(request: Request, num_blocks: int, block_size: int) -> EngineError | None:
-    """Why a request can never have all its keys and values in the pool; None where it can."""
-    tokens = request.most_computed_tokens
-    needed = -(-tokens // block_size)
-    if needed <= num_blocks:
-        return None
-    most = num_blocks * block_size - request.num_prompt_tokens + 1
-    shorter = f", or max_tokens of the request to {most} or less" if most > 0 else ""
-    return EngineError(
-        "pool-too-small",
-        "kv_blocks",
-        num_blocks,
-        f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has {num_blocks}.",
-        f"Set kv_blocks to at least {needed}{shorter}.",
-    )

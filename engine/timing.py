@@ -16,9 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.build import Prepared, make_requests, prepare
+from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.executor import Executor
+from engine.intake import make_requests
 from engine.model.device import resolve_device
 from engine.rates import BATCH, MachineRates
 from engine.texts import prose

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Report
-from engine.build import Prepared, make_requests, prepare
+from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.executor import Executor
+from engine.intake import make_requests
 from engine.model import load
 from engine.model.shape import RANDOM
 from engine.peaks import measure_peaks

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from benchmarks.peers.work import WARM_TOKENS, digest, ragged_spec
-from engine.build import Prepared, make_requests, prepare
+from engine.build import Prepared, prepare
+from engine.intake import make_requests
 from engine.warmup import warm_up
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder

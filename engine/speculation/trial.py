@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.build import Prepared, make_requests
+from engine.build import Prepared
 from engine.config import RequestSpec
 from engine.errors import EngineError
 from engine.executor import Executor
 from engine.finite import KIND, not_finite
+from engine.intake import make_requests
 from engine.request import Draft, Request
 from engine.scheduler import Plan, PlanBuilder, Slice
 from engine.speculation.base import Proposer

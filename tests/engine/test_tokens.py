@@ -55,7 +55,7 @@ def embedded(embedded_model_dir: Path):
 @pytest.fixture(scope="session")
 def generated(embedded) -> list[tuple[list[int], list[int], list[torch.Tensor]]]:
     """Prompt ids, tokens and logits of ``transformers.generate``, each prompt alone."""
-    from engine.build import make_requests
+    from engine.intake import make_requests
     from engine.model.load import load, resolve
 
     loaded = load(resolve(EngineConfig().model), torch.device("cpu"), torch.float32)
