@@ -14,15 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import LabError
-from app.experiment import Experiment, Search, Turn, Variant, natural_rate, plan
+from app.experiment import natural_rate, plan
 from app.home import Home
-from app.status import read_status
 from engine.config import RunSpec
 from store.database import Database
 from store.ingest import Collector
 from store.metrics import percentile
+from store.plan import Experiment, Search, Turn, Variant
 from store.samples import alone, read_samples, with_slo
 from store.slo import DEFAULT_SLO, GOODPUT_ATTAINMENT, Bisection, parse_slo
+from telemetry.status import read_status
 
 if TYPE_CHECKING:
     from scenarios.build import Measure

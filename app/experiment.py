@@ -12,102 +12,24 @@ import itertools
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import LabError
 from engine.config import RunSpec, apply_overrides
+from store.plan import MOST_REPEATS, MOST_VARIANTS, Experiment, Turn, Variant
 from store.slo import DEFAULT_SLO, parse_slo
 
 if TYPE_CHECKING:
     from scenarios.build import Measure
 
 WARM_UP_REQUESTS = 4
-MOST_VARIANTS = 64
 MOST_ATTEMPTS = 3
 WORKLOAD = "workload."
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
-State = Literal["running", "paused", "finished", "failed"]
 FINAL_STATES = frozenset({"finished", "failed"})
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One way to serve: a name and the settings it changes, as text by dotted name."""
-
-    name: str
-    settings: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """One run of the plan. ``run_id``: its latest attempt; "" before the first. ``load``: the machine's when it began."""
-
-    variant: str
-    repeat: int
-    warm_up: bool = False
-    run_id: str = ""
-    attempts: int = 0
-    done: bool = False
-    load: float | None = None
-    rate: float | None = None  # of a search: requests/s
-    held: bool | None = None  # whether that rate was served well
-    figures: dict[str, float | None] = field(default_factory=dict)  # what says so
-
-
-@dataclass(frozen=True)
-class Search:
-    """A search for capacity: between which rates (requests/s), how closely, by Sarathi-Serve's criterion or the objective."""
-
-    low: float
-    high: float
-    tolerance: float
-    tbt_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class Experiment:
-    """The plan and how far it has come. The first variant is the baseline."""
-
-    experiment_id: str
-    kind: Literal["compare", "sweep", "capacity"]
-    scenario: str
-    title: str
-    question: str
-    variants: tuple[Variant, ...]
-    repeats: int
-    turns: tuple[Turn, ...]
-    workload_hashes: dict[str, str]  # variant -> hash
-    state: State = "running"
-    problem: str = ""
-    created_unix_ns: int = 0
-    over: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of a sweep: setting -> values
-    slo: str = DEFAULT_SLO  # as store.slo.parse_slo reads it
-    search: Search | None = None  # of a search for capacity
-    sizing: str = ""  # how the requests were made to fit the machine, in words
-
-    @property
-    def baseline(self) -> str:
-        return self.variants[0].name
-
-    @property
-    def workload_hash(self) -> str:
-        """The hash all variants share; in a sweep over workloads, the first's."""
-        return self.workload_hashes[self.baseline]
-
-    def variant(self, name: str) -> Variant:
-        return next(v for v in self.variants if v.name == name)
-
-    def runs_of(self, name: str) -> list[str]:
-        """Ids of a variant's finished runs, by repeat; without the warm-up."""
-        turns = [t for t in self.turns if t.variant == name and t.done and not t.warm_up]
-        return [t.run_id for t in sorted(turns, key=lambda t: t.repeat)]
-
-    def complete_repeats(self) -> int:
-        """Repeats that every variant has finished."""
-        return min(len(self.runs_of(v.name)) for v in self.variants)
 
 
 def plan(
@@ -136,8 +58,9 @@ def plan(
 
     check_names(variants, fewest)
     parse_slo(slo)
-    if not 1 <= repeats <= 1000:
-        raise LabError("bad-experiment", field="repeats", value=repeats, message="Repeats are a number from 1 to 1000.")
+    if not 1 <= repeats <= MOST_REPEATS:
+        said = f"Repeats are a number from 1 to {MOST_REPEATS}."
+        raise LabError("bad-experiment", field="repeats", value=repeats, message=said)
     drawn: dict[str, RunSpec] = {}
     specs: dict[str, RunSpec] = {}
     for variant in variants:

@@ -21,9 +21,9 @@ from app.experiment import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_o
 from app.experimentfile import experiment_dir, read_experiment, read_specs, write_experiment
 from app.home import Home
 from app.queue import RunQueue
-from app.rundir import is_run
-from app.status import is_final, read_status, state
 from engine.config import RunSpec
+from telemetry.folder import is_run
+from telemetry.status import is_final, read_status, state
 
 log = logging.getLogger("servescope.experiments")
 LOOK_S = 0.2
@@ -132,8 +132,9 @@ class Experimenter:
                 self._drivers[experiment_id].step()
             except Timeout:
                 continue  # somebody else drives it
-            except (LabError, OSError, ValueError) as error:
-                log.warning("experiment %s cannot go on: %s", experiment_id, error)
+            except Exception as error:  # this experiment's trouble: the others go on
+                known = isinstance(error, LabError | OSError)
+                log.warning("experiment %s cannot go on: %s", experiment_id, error, exc_info=not known)
                 self._drop(experiment_id)
                 self._over.add(experiment_id)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +14,15 @@ from pydantic import ValidationError
 from app.comparison import judge
 from app.errors import LabError
 from app.experiment import Experiment
-from app.experimentfile import experiment_dir, from_document, read_experiment
-from app.home import Home
+from app.experimentfile import experiment_dir, read_experiment
+from app.home import EXPERIMENT_FILE, Home
 from app.listing import find_run
 from app.views.plain import counted
 from engine.config import RunSpec
 from store import queries
 from store.database import Database
 from store.ingest import Collector
+from store.plan import parse_plan
 from store.snapshot import SUFFIX, export_snapshot
 from store.snapshotimport import Imported, import_snapshot
 
@@ -206,10 +206,7 @@ def _run_of_spec(data: bytes) -> str:
 
 
 def _experiment_of(data: bytes) -> str:
-    try:
-        experiment = from_document(json.loads(data))
-    except (KeyError, TypeError, AttributeError, LabError) as error:
-        raise ValueError(str(error)) from error
+    experiment = parse_plan(data, Path(EXPERIMENT_FILE))
     if experiment.state == "running":
         raise ValueError("it is not over")
     return experiment.experiment_id

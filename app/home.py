@@ -15,20 +15,19 @@ it touches a path.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
-import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from app.errors import LabError
+from telemetry.folder import RUN_ID, is_run
 
 ENV = "SERVESCOPE_HOME"
 EXPERIMENT_FILE = "experiment.json"
-RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 LEAST_FREE_BYTES = 256 * 1024 * 1024  # a run of minutes with full recording writes well below this
 
 
@@ -81,22 +80,40 @@ class Home:
 
         Raises ``LabError`` when they cannot, or when the path has characters that the database cannot take.
         """
-        self._check_path()
-        try:
-            for folder in (self.root, self.runs, self.trash, self.experiments, self.locks, self.spare):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._explained():
+            self._make_folders()
             with tempfile.TemporaryFile(dir=self.root) as probe:
                 probe.write(b"x")
                 probe.flush()
+        return self
+
+    def reach(self) -> Home:
+        """Make the folders that are missing; for what must be possible on a full disk: deleting, cancelling, exporting.
+
+        Raises ``LabError`` when one is missing and cannot be made, or as ``prepare`` does for the path.
+        """
+        with self._explained():
+            self._make_folders()
+        return self
+
+    def _make_folders(self) -> None:
+        self._check_path()
+        for folder in (self.root, self.runs, self.trash, self.experiments, self.locks, self.spare):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise LabError(
                 "home-unwritable",
                 field=ENV,
                 value=str(self.root),
                 message=f"{ENV} is {self.root}, which cannot be written: {error.strerror or error}.",
-                mend=f"Make the folder writable and give it space, or name another: export {ENV}=/path/to/folder",
+                mend=f"Make the folder writable and give it space (servescope delete --empty-trash), or name another: "
+                f"export {ENV}=/path/to/folder",
             ) from error
-        return self
 
     def _check_path(self) -> None:
         """DuckDB takes ``?`` for the start of options and needs UTF-8; a line break would spoil every message with a path in it."""
@@ -134,7 +151,7 @@ class Home:
     def existing_run_dir(self, run_id: str) -> Path:
         """The folder of a run that exists. Raises ``LabError`` naming the nearest ids otherwise."""
         folder = self.run_dir(run_id)
-        if not (folder / "spec.json").is_file():
+        if not is_run(folder):
             raise unknown_run(run_id, self.run_ids())
         return folder
 
@@ -143,7 +160,7 @@ class Home:
 
     def experiment_ids(self) -> list[str]:
         """Ids of every experiment on disk, sorted; a folder without its file is none yet."""
-        return [found for found in _ids_in(self.experiments) if (self.experiments / found / EXPERIMENT_FILE).is_file()]
+        return [found for found in _ids_in(self.experiments) if (self.experiments / found / EXPERIMENT_FILE).exists()]
 
     def run_ids(self) -> list[str]:
         """Ids of every run on disk, sorted."""
@@ -177,28 +194,6 @@ def unknown_run(run_id: str, known: list[str]) -> LabError:
         message=f"There is no run {run_id!r}.",
         mend=f"Nearest: {', '.join(close)}." if close else "servescope runs lists the runs there are.",
     )
-
-
-def write_json(path: Path, value: Any, *, mode: int = 0o600) -> None:
-    """Write a JSON file so that a reader sees the old content or the new, never a part (rename within the folder)."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False, separators=(",", ":"))
-        Path(temporary).chmod(mode)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no such file or it holds no object."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _ids_in(folder: Path) -> list[str]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from app.errors import LabError
-from app.home import Home, read_json, write_json
+from app.home import Home
+from telemetry.jsonfile import Nanoseconds, Unreadable, plain, read_as, write_json
 from telemetry.process import is_alive, own_identity
+from telemetry.status import Identity, Label
 
 DATABASE_WAIT_S = 20.0
 
@@ -32,6 +36,24 @@ class LabAddress:
         return f"http://{self.host}:{self.port}"
 
 
+class LabFile(Identity):
+    """``lab.json``: the address of the lab that is up, and the process it is."""
+
+    host: Label
+    port: Annotated[int, Field(ge=1, le=65_535)]
+    token: Annotated[str, Field(min_length=1, max_length=400)]
+    url: Label
+    started_unix_ns: Nanoseconds
+
+
+def read_lab_file(home: Home) -> LabFile | None:
+    """What ``lab.json`` says; None where there is none, or one that cannot be read."""
+    try:
+        return read_as(LabFile, home.lab_file)
+    except (FileNotFoundError, Unreadable):
+        return None
+
+
 class LabLock:
     """Held by the lab of a store as long as it lives. Raises ``LabError`` naming the other lab when there is one."""
 
@@ -46,7 +68,7 @@ class LabLock:
     def publish(self, address: LabAddress) -> None:
         """Write ``lab.json`` (readable by this user only)."""
         about = asdict(address) | own_identity() | {"url": address.url, "started_unix_ns": time.time_ns()}
-        write_json(self._home.lab_file, about, mode=0o600)
+        write_json(self._home.lab_file, LabFile.model_validate(about), mode=0o600)
 
     def release(self) -> None:
         """Remove ``lab.json`` and let go."""
@@ -54,8 +76,8 @@ class LabLock:
         self._lock.release()
 
     def _taken(self) -> LabError:
-        about = read_json(self._home.lab_file) or {}
-        who = f"the lab at {about['url']} (process {about['pid']})" if "url" in about else "a lab that is just starting"
+        about = read_lab_file(self._home)
+        who = "a lab that is just starting" if about is None else f"the lab at {about.url} (process {about.pid})"
         return LabError(
             "second-lab",
             field="SERVESCOPE_HOME",
@@ -67,13 +89,10 @@ class LabLock:
 
 def running_lab(home: Home) -> LabAddress | None:
     """The lab that is up on this store, if any."""
-    about = read_json(home.lab_file)
-    if about is None or not is_alive(about):
+    about = read_lab_file(home)
+    if about is None or not is_alive(plain(about)):
         return None
-    try:
-        return LabAddress(str(about["host"]), int(about["port"]), str(about["token"]))
-    except (KeyError, ValueError):
-        return None
+    return LabAddress(about.host, about.port, about.token)
 
 
 def database_lock(home: Home, timeout_s: float = DATABASE_WAIT_S) -> FileLock:

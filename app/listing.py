@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from app.brief import brief_of
 from app.errors import LabError
-from app.home import Home, checked_run_id, read_json, unknown_run
-from app.notes import read_notes
-from app.rundir import SPEC, is_run
-from app.status import read_status, state
+from app.home import Home, checked_run_id, unknown_run
+from app.notes import notes_or_none
+from telemetry.damage import damage_of
+from telemetry.folder import is_run
+from telemetry.status import LABEL_DAMAGED, Status, read_status, state
 
 
 def list_runs(home: Home) -> list[dict[str, Any]]:
@@ -18,31 +21,41 @@ def list_runs(home: Home) -> list[dict[str, Any]]:
 
 
 def entry(home: Home, run_id: str) -> dict[str, Any]:
-    """What a list says about one run."""
+    """What a list says about one run. ``problem``: what is wrong with its files, None where nothing is."""
     run_dir = home.run_dir(run_id)
-    status, spec = read_status(run_dir), read_json(run_dir / SPEC) or {}
+    status, brief = read_status(run_dir), brief_of(run_dir)
     progress, summary = status.get("progress") or {}, status.get("summary") or {}
-    engine, notes = spec.get("engine") or {}, read_notes(home, run_id)
+    notes, bad_notes = notes_or_none(home, run_id)
+    damage = damage_of(run_dir, status)
     return {
         "run_id": run_id,
         "name": notes.name,
         "notes": notes.notes,
-        "scenario": spec.get("scenario", ""),
-        "title": spec.get("title", ""),
+        "scenario": brief.scenario,
+        "title": brief.title,
         "status": state(status),
-        "model": engine.get("model", ""),
-        "device": engine.get("device", ""),
-        "requests_total": len(spec.get("requests") or ()),
+        "model": str(brief.engine.get("model", "")),
+        "device": str(brief.engine.get("device", "")),
+        "requests_total": brief.requests,
         "requests_done": (summary.get("requests") or progress).get("finished", progress.get("requests_done", 0)),
         "iterations": summary.get("iterations", progress.get("iterations", 0)),
         "output_tokens": summary.get("output_tokens", progress.get("output_tokens", 0)),
-        "created_unix_ns": spec.get("created_unix_ns") or status.get("queued_unix_ns") or 0,
+        "created_unix_ns": brief.created_unix_ns or status.get("queued_unix_ns") or 0,
         "started_unix_ns": status.get("started_unix_ns"),
         "ended_unix_ns": status.get("ended_unix_ns"),
-        "labels": list(status.get("labels") or spec.get("labels") or ()),
+        "labels": labels_of(run_dir, status) or list(brief.labels),
         "error": status.get("error"),
-        "experiment_id": spec.get("experiment_id"),
+        "problem": "; ".join(filter(None, [brief.problem, bad_notes, *damage.values()])) or None,
+        "experiment_id": brief.experiment_id,
     }
+
+
+def labels_of(run_dir: Path, status: Status) -> list[str]:
+    """A run's labels, with what its folder shows to be damaged."""
+    labels = list(status.get("labels") or ())
+    if damage_of(run_dir, status) and LABEL_DAMAGED not in labels:
+        labels.append(LABEL_DAMAGED)
+    return labels
 
 
 def find_run(home: Home, name: str) -> str:

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from app.errors import LabError
 from app.incoming import json_object
-from app.status import Status, is_final, read_status
+from telemetry.status import Status, is_final, read_status
 
 if TYPE_CHECKING:
     from app.services import Lab

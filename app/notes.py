@@ -1,30 +1,32 @@
-"""What a person writes about a run: a name and notes, kept beside it in ``notes.json``. Plain text, never markup."""
+"""A run's name and notes, kept beside it in ``notes.json``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-
 from app.errors import LabError
-from app.home import Home, read_json, write_json
-
-FILE = "notes.json"
-LONGEST = {"name": 120, "notes": 20_000}
-
-
-@dataclass(frozen=True)
-class Notes:
-    name: str = ""
-    notes: str = ""
+from app.home import Home
+from store.notes import LONGEST, Notes
+from telemetry.folder import NOTES
+from telemetry.jsonfile import Unreadable, read_as, write_json
 
 
 def read_notes(home: Home, run_id: str) -> Notes:
-    """Name and notes of a run; empty ones if nobody wrote any."""
-    found = read_json(home.run_dir(run_id) / FILE) or {}
-    return Notes(str(found.get("name", "")), str(found.get("notes", "")))
+    """Name and notes of a run; empty ones if nobody wrote any. Raises ``Unreadable``."""
+    try:
+        return read_as(Notes, home.run_dir(run_id) / NOTES)
+    except FileNotFoundError:
+        return Notes()
+
+
+def notes_or_none(home: Home, run_id: str) -> tuple[Notes, str | None]:
+    """The same for a reader who goes on without: empty ones, and why, where the file cannot be read."""
+    try:
+        return read_notes(home, run_id), None
+    except Unreadable as error:
+        return Notes(), str(error)
 
 
 def write_notes(home: Home, run_id: str, *, name: str | None = None, notes: str | None = None) -> Notes:
-    """Change what is given. Raises ``LabError`` for an unknown run or a text that is too long."""
+    """Change what is given; notes that cannot be read are replaced. Raises ``LabError`` for an unknown run or a text that is too long."""
     run_dir = home.existing_run_dir(run_id)
     given = {key: value.strip() for key, value in (("name", name), ("notes", notes)) if value is not None}
     for key, value in given.items():
@@ -36,6 +38,7 @@ def write_notes(home: Home, run_id: str, *, name: str | None = None, notes: str 
                 message=f"{key} may hold {LONGEST[key]} characters.",
                 mend="Shorten it.",
             )
-    changed = Notes(**(asdict(read_notes(home, run_id)) | given))
-    write_json(run_dir / FILE, asdict(changed))
+    before, _ = notes_or_none(home, run_id)
+    changed = before.model_copy(update=given)
+    write_json(run_dir / NOTES, changed)
     return changed

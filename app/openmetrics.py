@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.listing import entry
-from app.status import ACTIVE_STATES, read_status
 from store.metrics import METRICS
 from store.speculation import LONGEST
+from telemetry.status import ACTIVE_STATES, read_status
 
 if TYPE_CHECKING:
     import duckdb

@@ -17,10 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from app.errors import LabError
 from app.workers import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig, KVQuantization
+from store.qualityfile import MOST_BYTES, Quality
+from telemetry.jsonfile import Unreadable, parse_as, plain, read_as, read_bounded
 from telemetry.process import identity_of, is_alive
+from telemetry.status import Fault, Identity, Share, Words
 
 STANDARD: Mapping[str, KVQuantization] = {
     "int8": KVQuantization(codec="int8"),
@@ -41,6 +46,14 @@ class Progress:
     phase: str
     share: float  # of the whole
     error: dict[str, Any] | None = None
+
+
+class _Said(BaseModel):
+    """One line of the progress file."""
+
+    phase: Words = ""
+    share: Share = 0.0
+    error: Fault | None = None
 
 
 def codecs_for(engine: EngineConfig, names: list[str] | None = None) -> dict[str, KVQuantization]:
@@ -98,35 +111,37 @@ def spec_of(engine: EngineConfig, codecs: Mapping[str, KVQuantization], **sizes:
 def progress_of(folder: Path) -> Progress | None:
     """How far the folder's measurement is; None where none was begun."""
     try:
-        lines = (folder / PROGRESS).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
+        lines = read_bounded(folder / PROGRESS).decode("utf-8", "replace").splitlines()
+    except (FileNotFoundError, Unreadable):
         return None
     latest = Progress("starting", 0.0)
     for line in lines:
         try:
-            said = json.loads(line)
-        except ValueError:
+            said = parse_as(_Said, line.encode(), folder / PROGRESS)
+        except Unreadable:
             continue
-        if "error" in said:
-            return Progress("failed", latest.share, said["error"])
-        latest = Progress(said["phase"], said["share"])
+        if said.error is not None:
+            return Progress("failed", latest.share, plain(said.error))
+        latest = Progress(said.phase, said.share)
     return latest
 
 
 def is_measuring(folder: Path) -> bool:
     """Whether the process that measures lives."""
     try:
-        return is_alive(json.loads((folder / PID).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
+        return is_alive(plain(read_as(Identity, folder / PID)))
+    except (FileNotFoundError, Unreadable):
         return False
 
 
 def result_in(folder: Path) -> dict[str, Any] | None:
-    """The finished measurement; None where there is none."""
+    """The finished measurement as its file has it; None where there is none."""
     try:
-        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        data = read_bounded(folder / RESULT, MOST_BYTES)
+        parse_as(Quality, data, folder / RESULT)
+    except (FileNotFoundError, Unreadable):
         return None
+    return json.loads(data)
 
 
 def new_folder(root: Path) -> Path:

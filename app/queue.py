@@ -22,12 +22,13 @@ from filelock import FileLock, Timeout
 
 from app.errors import LabError
 from app.home import Home
-from app.rundir import create_run, device_of, is_run
-from app.status import is_final, read_status, state, write_status
+from app.rundir import create_run, device_of
 from app.verdict import settle
 from app.workers import EngineProcess, sweep_logs
 from engine.config import RunSpec
+from telemetry.folder import is_run
 from telemetry.process import is_alive, own_identity
+from telemetry.status import is_final, read_status, state, write_status
 
 GRACE_S = 15.0
 TICK_S = 0.05
@@ -65,6 +66,7 @@ class RunQueue:
     _queued: list[_Queued] = field(default_factory=list)
     _running: dict[str, _Running] = field(default_factory=dict)  # by device key
     _settled: set[str] = field(default_factory=set)
+    _stumbled: set[str] = field(default_factory=set)  # runs whose trouble was logged
     _spare: EngineProcess | None = None
     _spare_failures: int = 0
     _lock: threading.RLock = field(default_factory=threading.RLock)
@@ -197,19 +199,27 @@ class RunQueue:
         for run_id in [self.only] if self.only else self.home.run_ids():
             if run_id in self._settled or self._is_mine(run_id):
                 continue
-            run_dir = self.home.run_dir(run_id)
-            if not is_run(run_dir):
-                continue
-            status = read_status(run_dir)
-            if is_final(status):
-                self._settled.add(run_id)
-            elif state(status) == "queued":
-                if not self._has_other_supervisor(status):
-                    self._take(run_id, run_dir)
-            elif is_alive(status):
-                self._adopt(run_id, run_dir)
-            elif not self._has_other_supervisor(status):
-                settle(run_dir, exit_code=None, cancelled=False)
+            try:
+                self._look_after(run_id, self.home.run_dir(run_id))
+            except Exception:  # one run's trouble, a full disk say: the others must not wait for it
+                if run_id not in self._stumbled:
+                    log.exception("the run queue stumbled over run %s; it tries again", run_id)
+                self._stumbled.add(run_id)
+
+    def _look_after(self, run_id: str, run_dir: Path) -> None:
+        """What a run on disk needs: to be queued, adopted or settled."""
+        if not is_run(run_dir):
+            return
+        status = read_status(run_dir)
+        if is_final(status):
+            self._settled.add(run_id)
+        elif state(status) == "queued":
+            if not self._has_other_supervisor(status):
+                self._take(run_id, run_dir)
+        elif is_alive(status):
+            self._adopt(run_id, run_dir)
+        elif not self._has_other_supervisor(status):
+            settle(run_dir, exit_code=None, cancelled=False)
 
     def _take(self, run_id: str, run_dir: Path) -> None:
         try:

@@ -29,13 +29,14 @@ from app.errors import LabError
 from app.experiment import MOST_ATTEMPTS, Experiment, spec_of_turn, with_turn
 from app.experimentfile import read_experiment, read_specs, write_experiment
 from app.experimenting import Driver, pause, resume
-from app.home import Home, write_json
+from app.home import Home
 from app.rundir import SPEC
-from app.status import read_status, state, write_status
 from app.verdict import settle
 from app.workers import LOG, SOURCE_ROOT, worker_environment
 from engine.config import RunSpec
+from telemetry.jsonfile import write_json
 from telemetry.process import IDENTITY_KEYS
+from telemetry.status import read_status, state, write_status
 
 LOOK_S = 0.2
 KNOCK_S = 5.0

@@ -26,7 +26,9 @@ def result_of(home: Home, run_id: str) -> dict[str, Any]:
         collector.ingest_once(run_id)
         with database.read() as cursor:
             found = summary(cursor, run_id)
-    result = about | (found or {}) | {"status": about["status"], "labels": about["labels"]}
+    labels = list(dict.fromkeys([*about["labels"], *(found or {}).get("labels", ())]))
+    result = about | (found or {}) | {"status": about["status"], "labels": labels}
     result["requests_done"] = result["requests"]["finished"]
     result["requests"]["total"] = result["requests"]["total"] or about["requests_total"]  # refused before it began
-    return result | {"problem": collector.problems.get(run_id)}
+    problems = dict.fromkeys(filter(None, [about["problem"], collector.problems.get(run_id)]))
+    return result | {"problem": "; ".join(problems) or None}

@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
+from app.brief import keep_brief
 from app.devices import device_key
 from app.errors import LabError
-from app.home import Home, write_json
-from app.status import write_status
+from app.home import Home
 from engine.config import RunSpec
-
-SPEC = "spec.json"
+from telemetry.folder import SPEC
+from telemetry.jsonfile import Unreadable, read_as, write_json
+from telemetry.limits import MOST_SPEC_BYTES
+from telemetry.status import write_status
 
 
 def create_run(home: Home, spec: RunSpec, **status: Any) -> Path:
@@ -35,36 +35,26 @@ def create_run(home: Home, spec: RunSpec, **status: Any) -> Path:
         ) from error
     queued = {"state": "queued", "queued_unix_ns": time.time_ns(), "labels": list(spec.labels), "error": None}
     write_status(run_dir, **queued, **status)
-    write_json(run_dir / SPEC, spec.model_dump(mode="json"))
+    write_json(run_dir / SPEC, spec)
+    keep_brief(run_dir, spec)
     return run_dir
-
-
-def is_run(run_dir: Path) -> bool:
-    """Whether the folder holds a run (rather than one being written)."""
-    return (run_dir / SPEC).is_file()
 
 
 def read_spec(run_dir: Path) -> RunSpec:
     """The run's spec. Raises ``LabError`` when it cannot be read."""
     try:
-        return RunSpec.model_validate_json((run_dir / SPEC).read_bytes())
-    except (OSError, ValidationError) as error:
+        return read_as(RunSpec, run_dir / SPEC, MOST_SPEC_BYTES)
+    except (FileNotFoundError, Unreadable) as error:
+        reason = error.reason if isinstance(error, Unreadable) else "it is missing"
         raise LabError(
             "bad-spec",
             field=SPEC,
             value=str(run_dir / SPEC),
-            message=f"The run's spec cannot be read: {_first_line(error)}.",
-            mend="Delete the run, or start it again from its scenario.",
+            message=f"The run's spec cannot be read: {reason}.",
+            mend=f"Delete the run (servescope delete {run_dir.name}), or start it again from its scenario.",
         ) from error
 
 
 def device_of(run_dir: Path) -> str:
     """The device the run will use, named as ``app.devices.device_key`` does. Raises as ``read_spec`` does."""
     return device_key(read_spec(run_dir).engine.device)
-
-
-def _first_line(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
-    return str(error)

@@ -18,13 +18,13 @@ from app.hub import require_models_here
 from app.lablock import LabAddress, database_lock
 from app.queue import RunQueue
 from app.sizing import measure_for
-from app.status import Status, is_final
 from store.database import Database
 from store.feed import LiveRuns
 from store.figures import final_figures
 from store.inflight import in_flight_of
 from store.ingest import Collector
 from store.live import LiveRun
+from telemetry.status import Status, is_final
 
 if TYPE_CHECKING:
     import duckdb
@@ -136,6 +136,11 @@ class Lab:
         """Move a run to the trash and take it out of the database. Raises ``LabError`` while it is being served."""
         trash.delete_run(self.home, run_id)
         self.collector.notify(run_id)
+
+    def delete_experiment(self, experiment_id: str) -> None:
+        """Move an experiment to the trash. Raises ``LabError`` while it goes on."""
+        trash.delete_experiment(self.home, experiment_id)
+        self.collector.notify()
 
     def restore(self, run_id: str) -> None:
         """Bring a run back from the trash. Raises ``LabError`` when it is not there."""

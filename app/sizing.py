@@ -17,13 +17,14 @@ from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
+from pydantic import BaseModel, JsonValue
 
 from app.devices import device_key
-from app.home import Home, read_json, write_json
+from app.home import Home
 from app.workers import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig
 from engine.rates import MachineRates
+from telemetry.jsonfile import Nanoseconds, Unreadable, read_as, write_json
 
 LAYOUT = 1  # raised when what is measured changes
 DISTURBED_KEEP_S = 3600.0  # rates of a busy machine are measured again after this
@@ -79,24 +80,34 @@ def rates_dir() -> Path:
     return cache.models_dir().parent / "rates"
 
 
+class KeptRates(BaseModel):
+    """A file of measured rates: what they depend on, when they were measured, the rates."""
+
+    facts: dict[str, JsonValue]
+    measured_unix_ns: Nanoseconds
+    rates: MachineRates
+
+
 def kept_rates() -> list[dict[str, Any]]:
     """Everything that is kept, newest first: ``facts``, ``rates``, ``measured_unix_ns`` and ``path`` of each."""
-    found = [(path, read_json(path)) for path in rates_dir().glob("*.json")]
-    readable = [about | {"path": str(path)} for path, about in found if about is not None and _kept(path) is not None]
-    return sorted(
-        (about for about in readable if isinstance(about.get("facts"), dict)), key=lambda a: -a["measured_unix_ns"]
-    )
+    found = [(path, _read(path)) for path in rates_dir().glob("*.json") if _kept(path) is not None]
+    readable = [about.model_dump() | {"path": str(path)} for path, about in found if about is not None]
+    return sorted(readable, key=lambda about: -about["measured_unix_ns"])
+
+
+def _read(place: Path) -> KeptRates | None:
+    try:
+        return read_as(KeptRates, place)
+    except (FileNotFoundError, Unreadable):
+        return None
 
 
 def _kept(place: Path) -> MachineRates | None:
-    about = read_json(place)
-    try:
-        if about is None:
-            return None
-        rates, age_s = MachineRates.model_validate(about.get("rates")), time.time() - about["measured_unix_ns"] / 1e9
-    except (ValidationError, KeyError, TypeError):
+    about = _read(place)
+    if about is None:
         return None
-    return None if rates.disturbed and age_s > DISTURBED_KEEP_S else rates
+    age_s = time.time() - about.measured_unix_ns / 1e9
+    return None if about.rates.disturbed and age_s > DISTURBED_KEEP_S else about.rates
 
 
 def _facts(config: EngineConfig) -> dict[str, Any]:

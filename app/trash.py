@@ -1,16 +1,22 @@
-"""Deleting a run is moving its folder aside, so that it can be undone; the trash is emptied by age or by command."""
+"""Deleting is moving a folder aside, so that it can be undone; the trash is emptied by age or by command.
+
+A run and an experiment are deleted alike. Nothing is written on the way: deleting is what makes room on a full disk. When something
+was deleted is the time of its folder, set as it is moved.
+"""
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
+from pathlib import Path
 
 from app.errors import LabError
-from app.home import Home, read_json, write_json
-from app.status import is_final, read_status
+from app.experimentfile import experiment_dir, read_experiment
+from app.home import EXPERIMENT_FILE, Home
 from telemetry.process import is_alive
+from telemetry.status import is_final, read_status
 
-MARK = "deleted.json"
 KEEP_DAYS = 30
 
 
@@ -26,15 +32,31 @@ def delete_run(home: Home, run_id: str) -> None:
             message=f"The run {run_id} is still being served.",
             mend=f"Cancel it first: servescope cancel {run_id}",
         )
-    write_json(run_dir / MARK, {"deleted_unix": time.time()})
-    target = home.trash_dir(run_id)
-    shutil.rmtree(target, ignore_errors=True)
-    run_dir.replace(target)
+    _move(run_dir, home.trash_dir(run_id))
+
+
+def delete_experiment(home: Home, experiment_id: str) -> None:
+    """Move an experiment's plan to the trash, readable or not; its runs stay. Raises ``LabError`` while it goes on, or for an unknown one."""
+    try:
+        going_on = read_experiment(home, experiment_id).state == "running"
+    except LabError as error:
+        if error.kind != "bad-experiment":
+            raise
+        going_on = False
+    if going_on:
+        raise LabError(
+            "experiment-is-active",
+            field="experiment",
+            value=experiment_id,
+            message=f"The experiment {experiment_id} is still going on.",
+            mend="Stop it first.",
+        )
+    _move(experiment_dir(home, experiment_id), home.trash_dir(experiment_id))
 
 
 def restore_run(home: Home, run_id: str) -> None:
-    """Bring a run back. Raises ``LabError`` when it is not in the trash, or its id is taken again."""
-    source, target = home.trash_dir(run_id), home.run_dir(run_id)
+    """Bring a run or an experiment back. Raises ``LabError`` when it is not in the trash, or its id is taken again."""
+    source = home.trash_dir(run_id)
     if not source.is_dir():
         known = home.trashed_ids()
         raise LabError(
@@ -44,6 +66,7 @@ def restore_run(home: Home, run_id: str) -> None:
             message=f"There is no run {run_id!r} in the trash.",
             mend=f"There: {', '.join(known[-5:])}." if known else "The trash is empty.",
         )
+    target = experiment_dir(home, run_id) if (source / EXPERIMENT_FILE).exists() else home.run_dir(run_id)
     if target.exists():
         raise LabError(
             "run-exists",
@@ -52,17 +75,25 @@ def restore_run(home: Home, run_id: str) -> None:
             message=f"There is a newer run {run_id}.",
             mend=f"Delete that one first: servescope delete {run_id}",
         )
-    (source / MARK).unlink(missing_ok=True)
     source.replace(target)
 
 
+def deleted_unix(home: Home, run_id: str) -> float:
+    """When something in the trash was deleted, in seconds since 1970."""
+    return home.trash_dir(run_id).stat().st_mtime
+
+
 def empty_trash(home: Home, older_than_days: float = 0.0) -> list[str]:
-    """Remove runs that were deleted more than so many days ago; their ids."""
+    """Remove what was deleted more than so many days ago; the ids."""
     removed = []
     for run_id in home.trashed_ids():
-        folder = home.trash_dir(run_id)
-        deleted = (read_json(folder / MARK) or {}).get("deleted_unix", 0.0)
-        if time.time() - deleted >= older_than_days * 86_400:
-            shutil.rmtree(folder, ignore_errors=True)
+        if time.time() - deleted_unix(home, run_id) >= older_than_days * 86_400:
+            shutil.rmtree(home.trash_dir(run_id), ignore_errors=True)
             removed.append(run_id)
     return removed
+
+
+def _move(folder: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    os.utime(folder)
+    folder.replace(target)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from pathlib import Path
 
 from app.home import Home
-from app.status import ACTIVE_STATES, Status, is_final, read_status, state, write_status
 from app.workers import LOG, log_tail
 from telemetry.process import is_alive
+from telemetry.status import ACTIVE_STATES, Status, is_final, read_status, state, write_status
 
 
 def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
@@ -33,7 +34,8 @@ def settle_orphans(home: Home) -> None:
         status = read_status(run_dir)
         orphan = state(status) in ACTIVE_STATES and not is_alive(status) and not is_alive(status.get("supervisor"))
         if orphan:
-            settle(run_dir, exit_code=None, cancelled=False)
+            with contextlib.suppress(OSError):  # looking at runs must be possible where nothing can be written
+                settle(run_dir, exit_code=None, cancelled=False)
 
 
 def _error(run_dir: Path, exit_code: int | None) -> Status:

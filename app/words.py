@@ -290,6 +290,8 @@ LABELS = {
     "fp8 emulated": "This device has no 8-bit floating point: the text is what it would be, the speed is not.",
     "unfinished": "The run ended before every request was served.",
     "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",
+    "telemetry damaged": "Rows that were recorded are missing or changed on disk; figures drawn from them are incomplete.",
+    "status unreadable": "The file that says how the run went cannot be read; what it recorded is kept.",
 }
 """What the labels that never leave a run mean."""
 

@@ -20,9 +20,9 @@ from typing import IO
 
 import app
 from app.home import Home
-from app.status import read_status, write_status
 from engine.allocator import with_tunables
 from telemetry.process import Identity, identity_in, identity_of, is_alive, own_identity, start_ticks
+from telemetry.status import read_status, write_status
 
 SOURCE_ROOT = Path(app.__file__).resolve().parent.parent
 LOG = "worker.log"

@@ -30,10 +30,10 @@ from app.client import call
 from app.home import Home
 from app.lablock import LabAddress, running_lab
 from app.rundir import create_run
-from app.status import is_final, read_status
 from benchmarks.harness import ROOT, Report, arguments, summarise
 from engine.config import EMBEDDED_MODEL
 from engine.model.load import model_directory, resolve
+from telemetry.status import is_final, read_status
 
 LAB_GOAL_S = 30.0
 START_GOAL_S = 3.0

@@ -21,6 +21,7 @@ from engine.rates import Sizing
 from engine.schema import suggest
 from engine.settings import LARGEST_COUNT, LATEST_NS, Settings, setting, worth_saying
 from engine.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
+from telemetry.limits import MOST_PROMPT_CHARACTERS, MOST_PROMPT_TOKENS, MOST_REQUESTS
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -422,11 +423,11 @@ class RunSpec(Settings):
 
     spec_version: Literal[2] = SPEC_VERSION
     run_id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
-    scenario: str
-    title: str = ""
+    scenario: str = Field(max_length=4096)
+    title: str = Field("", max_length=4096)
     engine: EngineConfig = EngineConfig()
-    requests: tuple[RequestSpec, ...] = Field(min_length=1)
-    labels: tuple[str, ...] = ()
+    requests: tuple[RequestSpec, ...] = Field(min_length=1, max_length=MOST_REQUESTS)
+    labels: tuple[str, ...] = Field((), max_length=100)
     licences: dict[str, str] = Field(default_factory=dict, description="Of recorded traces the requests come from.")
     time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)
     sizing: Sizing | None = Field(None, description="How the requests were made to fit the machine. None: not at all.")
@@ -443,6 +444,19 @@ class RunSpec(Settings):
     @classmethod
     def _as_stored(cls, data: Any) -> Any:
         return spec_of_today(data) if isinstance(data, Mapping) else data
+
+    @field_validator("requests")
+    @classmethod
+    def _bounded(cls, requests: tuple[RequestSpec, ...]) -> tuple[RequestSpec, ...]:
+        tokens = sum(len(r.prompt_token_ids or ()) or r.prompt_tokens or 1 for r in requests)
+        characters = sum(len(r.prompt or "") + len(r.system or "") for r in requests)
+        if tokens > MOST_PROMPT_TOKENS:
+            raise ValueError(f"the prompts have {tokens:,} tokens together; a run takes {MOST_PROMPT_TOKENS:,} at most")
+        if characters > MOST_PROMPT_CHARACTERS:
+            raise ValueError(
+                f"the prompts have {characters:,} characters together; a run takes {MOST_PROMPT_CHARACTERS:,} at most"
+            )
+        return requests
 
     @property
     def asked_at(self) -> datetime:

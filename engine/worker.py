@@ -33,12 +33,16 @@ from engine.peaks import measure_peaks
 from engine.progress import in_flight, progress
 from engine.speculation.make import make_speculator
 from engine.speculation.trial import try_out
-from engine.status import StatusFile
 from engine.warmup import rehearse, warm_up
 from telemetry.clock import RunClock
+from telemetry.damage import spool_sizes
+from telemetry.folder import SPEC
+from telemetry.jsonfile import Unreadable, read_as
+from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.machine import environment
 from telemetry.recorder import Recorder
 from telemetry.sampler import DeviceSampler
+from telemetry.status import StatusFile
 
 SHOWN_REFUSALS = 10  # in a run's summary
 
@@ -70,10 +74,10 @@ class Stop:
 
 def run(run_dir: Path) -> int:
     """Serve the run in ``run_dir``; returns the exit code."""
-    status = StatusFile(run_dir, run_dir.name)
+    status = StatusFile(run_dir)
     status.update(state="starting")
     try:
-        spec = RunSpec.model_validate_json((run_dir / "spec.json").read_bytes())
+        spec = read_as(RunSpec, run_dir / SPEC, MOST_SPEC_BYTES)
         stop = Stop(spec.time_limit_s)
         status.update(state="loading", labels=list(spec.labels))
         prepared = prepare(spec, lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
@@ -149,7 +153,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             "mend": "Free disk space, or record less.",
         }
     reached = progress(engine, prepared) if engine is not None else {}
-    status.close(state, error=error, labels=labels, summary=summary, progress=reached)
+    status.close(state, error=error, labels=labels, summary=summary, progress=reached, spool=spool_sizes(run_dir))
     return 1 if state == "failed" else 0
 
 
@@ -157,6 +161,11 @@ def describe(error: Exception) -> dict[str, Any]:
     """The ``error`` object of status.json for anything that can end a run."""
     if isinstance(error, EngineError):
         return error.as_dict()
+    if isinstance(error, Unreadable):
+        if not isinstance(error.__cause__, ValidationError):
+            mend = "Start the run again from its scenario."
+            return {"kind": "bad-spec", "field": SPEC, "value": None, "message": f"{error}.", "mend": mend}
+        error = error.__cause__
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "spec"

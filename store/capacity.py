@@ -91,10 +91,10 @@ def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = No
 
     None where the run does not say what its pool holds.
     """
-    if not model.get("kv_capacity_tokens"):
+    packed, tokens = model.get("kv_bytes_per_token"), model.get("kv_capacity_tokens")
+    if not packed or not tokens:
         return None
-    full = model.get("kv_full_bytes_per_token", model["kv_bytes_per_token"])
-    packed, tokens = model["kv_bytes_per_token"], int(model["kv_capacity_tokens"])
+    full = model.get("kv_full_bytes_per_token") or packed
     windows, window = model.get("kv_tails"), int(model.get("kv_window") or 0)
     # of each request beside the pool: its window, and guesses not verified
     kept = int(model.get("kv_tail_tokens") or window)

@@ -8,12 +8,12 @@ from typing import Any
 
 import duckdb
 
+from store.plan import FILE, document_of, read_plan
 from store.query import Query
-from store.rundirs import read_json
 from store.schema import EXPERIMENT_COLUMNS
 from store.transaction import transaction
-
-FILE = "experiment.json"
+from telemetry.folder import RUN_ID
+from telemetry.jsonfile import Unreadable
 
 
 class ExperimentIndex:
@@ -29,6 +29,8 @@ class ExperimentIndex:
             return 0
         found = {}
         for path in self._folder.glob(f"*/{FILE}"):
+            if not RUN_ID.fullmatch(path.parent.name):
+                continue
             try:
                 about = path.stat()
             except OSError:  # deleted meanwhile
@@ -36,7 +38,7 @@ class ExperimentIndex:
             found[path.parent.name] = (about.st_mtime_ns, about.st_size)
         stored = {row[0] for row in con.execute("SELECT experiment_id FROM experiments").fetchall()}
         changed = [name for name, stamp in found.items() if self._seen.get(name) != stamp or name not in stored]
-        rows = {name: row_of(name, read_json(self._folder / name / FILE)) for name in changed}
+        rows = {name: row_of(self._folder / name) for name in changed}
         gone = stored - found.keys()
         if rows or gone:
             with transaction(con):
@@ -50,40 +52,39 @@ class ExperimentIndex:
         return len(rows) + len(gone)
 
 
-def row_of(name: str, document: dict[str, Any] | None) -> dict[str, Any] | None:
-    """An experiment's row from its file; None for a file that is none."""
+def row_of(folder: Path) -> dict[str, Any] | None:
+    """An experiment's row from its folder. One that cannot be read is there by its id, with what is wrong; None: it is gone."""
+    row: dict[str, Any] = dict.fromkeys(EXPERIMENT_COLUMNS) | {"experiment_id": folder.name}
     try:
-        assert document is not None
-        turns, variants = document["turns"], [str(v["name"]) for v in document["variants"]]
-        row = {
-            "experiment_id": name,
-            "kind": str(document["kind"]),
-            "state": str(document["state"]),
-            "scenario": str(document["scenario"]),
-            "title": str(document["title"]),
-            "question": str(document["question"]),
-            "baseline": variants[0],
-            "variants": variants,
-            "repeats": int(document["repeats"]),
-            "runs": len(turns),
-            "runs_done": sum(bool(turn["done"]) for turn in turns),
-            "run_ids": [str(turn["run_id"]) for turn in turns if turn["run_id"]],
-            "workload_hash": str(document["workload_hashes"][variants[0]]),
-            "problem": str(document["problem"]),
-            "created_unix_ns": int(document["created_unix_ns"]),
-            "plan": json.dumps(document, ensure_ascii=False, sort_keys=True),
-        }
-    except (AssertionError, KeyError, TypeError, ValueError, IndexError):
+        plan = read_plan(folder)
+    except FileNotFoundError:
         return None
-    assert list(row) == list(EXPERIMENT_COLUMNS)
-    return row
+    except Unreadable as error:
+        return row | {"state": "failed", "title": folder.name, "variants": [], "run_ids": [], "problem": f"{error}."}
+    return row | {
+        "kind": plan.kind,
+        "state": plan.state,
+        "scenario": plan.scenario,
+        "title": plan.title,
+        "question": plan.question,
+        "baseline": plan.baseline,
+        "variants": [variant.name for variant in plan.variants],
+        "repeats": plan.repeats,
+        "runs": len(plan.turns),
+        "runs_done": sum(turn.done for turn in plan.turns),
+        "run_ids": [turn.run_id for turn in plan.turns if turn.run_id],
+        "workload_hash": plan.workload_hash,
+        "problem": plan.problem,
+        "created_unix_ns": plan.created_unix_ns,
+        "plan": json.dumps(document_of(plan), ensure_ascii=False, sort_keys=True),
+    }
 
 
 def experiments_query(limit: int = 500) -> Query:
     return Query(
         """
 SELECT experiment_id, kind, state, scenario, title, variants, repeats, runs, runs_done, created_unix_ns, problem
-FROM experiments ORDER BY created_unix_ns DESC, experiment_id DESC LIMIT $limit""".strip(),
+FROM experiments ORDER BY created_unix_ns DESC NULLS LAST, experiment_id DESC LIMIT $limit""".strip(),
         {"limit": limit},
     )
 

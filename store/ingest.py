@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import duckdb
@@ -21,10 +21,11 @@ from store.database import Database
 from store.errors import StoreError
 from store.experiments import ExperimentIndex
 from store.quality import QualityIndex
-from store.rundirs import ACTIVE_STATES, mark_crashed
 from store.schema import TABLES
 from store.tail import OnBatch, RunTail
 from store.transaction import transaction
+from telemetry.folder import RUN_ID, is_run
+from telemetry.status import ACTIVE_STATES, mark_crashed
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ POLL_S = 0.05
 COMMIT_S = 0.2
 DISCOVER_S = 1.0
 RETRY_S = 1.0
+
+
+OF_THE_RUN = (duckdb.DataError, duckdb.IntegrityError, duckdb.NotSupportedError, duckdb.InvalidInputException)
+"""What DuckDB raises because of the values it was given; its other errors, and the system's, are about the database."""
 
 
 class Collector:
@@ -75,6 +80,8 @@ class Collector:
     @property
     def problem(self) -> str | None:
         """Why the database is not being written at the moment; None while it is."""
+        if self._thread is not None and not self._thread.is_alive() and not self._stopping:
+            return "The collector has stopped: nothing recorded is taken into the database. Start the lab again."
         return next(iter(self._failed.values()), None)
 
     def start(self) -> Collector:
@@ -101,15 +108,30 @@ class Collector:
         total = 0
         with self._lock, self._database.read() as con:
             tail = self._tails.get(run_id) or RunTail(self.runs_dir / run_id, con)
-            while tail.read(self._feed):
+            with self._contained(con, tail):
+                while tail.read(self._feed):
+                    total += tail.insert(con)
                 total += tail.insert(con)
-            total += tail.insert(con)
-            self._note(tail)
-            if tail.ended and not tail.complete:
-                tail.complete_run(con)
-                self._note(tail)
+                if tail.ended:
+                    (tail.look_again if tail.complete else tail.complete_run)(con)
             self._quality.sync_run(con, run_id)
         return total
+
+    @contextlib.contextmanager
+    def _contained(self, con: duckdb.DuckDBPyConnection, tail: RunTail) -> Iterator[None]:
+        """Inside, work on one run. What is wrong with the run ends here, as the run's problem; what is wrong with the database or the
+        disk is raised."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, duckdb.Error | OSError) and not isinstance(error, OF_THE_RUN):
+                raise
+            log.exception("what run %s recorded cannot be stored", tail.run_id)
+            tail.abandon(con, error)
+            self._tails.pop(tail.run_id, None)
+            self._known.add(tail.run_id)
+        finally:
+            self._note(tail)
 
     def index_quality(self) -> None:
         """Bring the table of measured quality up to date now."""
@@ -128,6 +150,12 @@ class Collector:
     # ------------------------------------------------------------------ the thread
 
     def _run(self) -> None:
+        try:
+            self._collect()
+        except BaseException:  # seen by whoever asks for ``problem``
+            log.critical("the collector has stopped", exc_info=True)
+
+    def _collect(self) -> None:
         self._con = self._database.cursor()
         discover_at = commit_at = 0.0
         while not self._stopping:
@@ -138,25 +166,26 @@ class Collector:
                 self._guarded(self._discover)
                 self._guarded(self._index_experiments)
                 self._guarded(self._index_quality)
-            self._read_all()
+            self._guarded(self._read_all)
             now = time.monotonic()
             if now >= commit_at or (self.problem is None and any(t.ended for t in self._tails.values())):
                 self._guarded(self._commit_all)
                 commit_at = now + (self._commit_s if self.problem is None else RETRY_S)
             self._wake.wait(self._poll_s if self._tails else max(0.0, discover_at - time.monotonic()))
-        self._read_all()
+        self._guarded(self._read_all)
         self._guarded(self._commit_all)
         self._con.close()
 
     def _guarded(self, step: Callable[[duckdb.DuckDBPyConnection], None]) -> None:
-        """Run one step; a database that refuses is a problem to show, not the end of the thread."""
+        """Run one step; a database that refuses, or a fault of ours, is a problem to show, not the end of the thread."""
         try:
             with self._lock:
                 step(self._con)
-        except (duckdb.Error, OSError) as error:
+        except Exception as error:
             if self.problem is None:
-                log.warning("the database cannot be written: %s", error)
-            self._failed[step.__name__] = f"The database cannot be written: {str(error).splitlines()[0]}"
+                log.warning("the database cannot be written", exc_info=not isinstance(error, duckdb.Error | OSError))
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            self._failed[step.__name__] = f"The database cannot be written: {reason}"
             self._start_over(fatal=isinstance(error, duckdb.FatalException))
         else:
             self._failed.pop(step.__name__, None)
@@ -182,11 +211,13 @@ class Collector:
                 tail = RunTail(run_dir, con)
                 if tail.complete:
                     self._known.add(run_id)
-                    self._note(tail)
+                    with self._contained(con, tail):
+                        tail.look_again(con)
                 else:
                     self._tails[run_id] = tail
             if self._mark_crashes and tail is not None and tail.status.get("state") in ACTIVE_STATES:
-                mark_crashed(run_dir)
+                with contextlib.suppress(OSError):  # a disk that refuses: the next look tries again
+                    mark_crashed(run_dir)
 
     def _index_experiments(self, con: duckdb.DuckDBPyConnection) -> None:
         self._experiments.sync(con)
@@ -194,22 +225,22 @@ class Collector:
     def _index_quality(self, con: duckdb.DuckDBPyConnection) -> None:
         self._quality.sync(con)
 
-    def _read_all(self) -> None:
-        with self._lock:
-            for tail in self._tails.values():
+    def _read_all(self, con: duckdb.DuckDBPyConnection) -> None:
+        for tail in list(self._tails.values()):
+            with self._contained(con, tail):
                 tail.read(self._feed)
 
     def _commit_all(self, con: duckdb.DuckDBPyConnection) -> None:
         for run_id, tail in list(self._tails.items()):
-            ended = tail.ended  # before the last look: what was written before the end is then in it
-            while tail.read(self._feed) and ended:
-                tail.insert(con)
-            self._checkpoint_due |= tail.insert(con) > 0
-            if ended:
-                tail.complete_run(con)
-                del self._tails[run_id]
-                self._known.add(run_id)
-            self._note(tail)
+            with self._contained(con, tail):
+                ended = tail.ended  # before the last look: what was written before the end is then in it
+                while tail.read(self._feed) and ended:
+                    tail.insert(con)
+                self._checkpoint_due |= tail.insert(con) > 0
+                if ended:
+                    tail.complete_run(con)
+                    del self._tails[run_id]
+                    self._known.add(run_id)
         if self._checkpoint_due and not any(t.status.get("state") in ACTIVE_STATES for t in self._tails.values()):
             self._checkpoint_due = not self._database.checkpoint()
 
@@ -232,9 +263,7 @@ class Collector:
         if not self.runs_dir.is_dir():
             return []
         return sorted(
-            path
-            for path in self.runs_dir.iterdir()
-            if path.is_dir() and ((path / "spec.json").exists() or (path / "telemetry").is_dir())
+            path for path in self.runs_dir.iterdir() if RUN_ID.fullmatch(path.name) and path.is_dir() and is_run(path)
         )
 
     def _stored_runs(self, con: duckdb.DuckDBPyConnection) -> set[str]:

@@ -24,6 +24,7 @@ from store.limits import Outside, Work, what_limits
 from store.metrics import COMPLETED, STALL_MS, too_few
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 from store.schema import TABLES
+from telemetry.runfacts import facts_of
 
 REQUEST_COLUMNS = ("t", "ttft_ms", "tpot_ms", "e2e_ms", "request")
 TOKEN_COLUMNS = ("t", "itl_ms", "request")
@@ -237,12 +238,11 @@ class LiveRun:
         for event in batch.to_pylist():
             if event["event"] != "start":
                 self._ended_s = event["time_ns"] / 1e9
-            if event["peaks"]:
-                self._peaks = json.loads(event["peaks"])
-            if event["model"]:
-                self._capacity = capacity_of(json.loads(event["model"]))
-            if event["environment"]:
-                self._environment = json.loads(event["environment"])
+            said, _ = facts_of(event)
+            self._peaks = said.get("peaks", self._peaks)
+            if "model" in said:
+                self._capacity = capacity_of(said["model"])
+            self._environment = said.get("environment", self._environment)
 
     # ------------------------------------------------------------------ figures
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from store.qualityfile import MOST_BYTES, Chunking, CodecCost, Needle, Quality, Side
 from store.query import Query
 from store.schema import QUALITY_COLUMNS, quoted
 from store.transaction import transaction
+from telemetry.folder import QUALITY as FILE
+from telemetry.jsonfile import Unreadable, parse_as, read_bounded
 
-FILE = "quality.json"
 FULL_PRECISION = "full precision"
-MOST_CODECS = 64
-MOST_BYTES = 32 << 20
 
 Stamp = tuple[int, int]
 
@@ -50,7 +50,9 @@ class QualityIndex:
                 stamp = (about.st_mtime_ns, about.st_size)
                 if self._seen.get(run_id) == stamp:
                     continue
-                data = path.read_bytes() if about.st_size <= MOST_BYTES else b""
+                data = read_bounded(path, MOST_BYTES)
+            except Unreadable:
+                data = b""
             except OSError:  # deleted meanwhile
                 continue
             if stored.get(run_id) != hashlib.sha256(data).hexdigest():
@@ -75,40 +77,31 @@ class QualityIndex:
 
 def rows_of(run_id: str, data: bytes) -> list[dict[str, Any]] | None:
     """A file's rows: full precision first, then every codec; None for a file that is none."""
-    if len(data) > MOST_BYTES:
-        return None
     try:
-        document = json.loads(data)
-        full, codecs = document["full"], document["codecs"]
-        if not 0 < len(codecs) <= MOST_CODECS:
-            return None
-        about = {
-            "model": str(document["model"]),
-            "dtype": str(document["dtype"]),
-            "device": str(document["device"]),
-            "block_size": None if document.get("block_size") is None else int(document["block_size"]),
-            "seed": None if document.get("seed") is None else int(document["seed"]),
-            "labels": json.dumps([str(label) for label in document["labels"]], ensure_ascii=False),
-            "text": str(document["text"]),
-            "text_tokens": int(document["tokens"]),
-            "new_tokens": int(document["new_tokens"]),
-            "needle_tokens": int(document["needle_tokens"]),
-            "digest": hashlib.sha256(data).hexdigest(),
-        }
-        perplexity = float(full["perplexity"])
-        row = dict.fromkeys(QUALITY_COLUMNS) | about
-        row |= {"run_id": run_id, "place": 0, "name": FULL_PRECISION, "capacity": 1.0, "perplexity_ratio": 1.0}
-        row |= {
-            "bytes_per_token": float(full["bytes_per_token"]),
-            "perplexity": perplexity,
-            **_needles(full),
-            **_chunking(full),
-        }
-        rows = [row]
-        for place, codec in enumerate(codecs, 1):
-            rows.append(_codec(codec, perplexity) | about | {"run_id": run_id, "place": place})
-    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError, OverflowError, RecursionError):
+        found = parse_as(Quality, data[: MOST_BYTES + 1], Path(FILE))
+    except Unreadable:
         return None
+    about = {
+        "model": found.model,
+        "dtype": found.dtype,
+        "device": found.device,
+        "block_size": found.block_size,
+        "seed": found.seed,
+        "labels": json.dumps(found.labels, ensure_ascii=False),
+        "text": found.text,
+        "text_tokens": found.tokens,
+        "new_tokens": found.new_tokens,
+        "needle_tokens": found.needle_tokens,
+        "digest": hashlib.sha256(data).hexdigest(),
+    }
+    full = found.full
+    row = dict.fromkeys(QUALITY_COLUMNS) | about
+    row |= {"run_id": run_id, "place": 0, "name": FULL_PRECISION, "capacity": 1.0, "perplexity_ratio": 1.0}
+    row |= {"bytes_per_token": full.bytes_per_token, "perplexity": full.perplexity}
+    row |= {**_needles(full.needles), **_chunking(full)}
+    rows = [row]
+    for place, codec in enumerate(found.codecs, 1):
+        rows.append(_codec(codec, full.perplexity) | about | {"run_id": run_id, "place": place})
     assert all(row.keys() == QUALITY_COLUMNS.keys() for row in rows)
     return rows
 
@@ -116,54 +109,43 @@ def rows_of(run_id: str, data: bytes) -> list[dict[str, Any]] | None:
 def digest_of(run_dir: Path) -> str | None:
     """What tells a run's result from an earlier one; None where there is none that can be read."""
     try:
-        data = (run_dir / FILE).read_bytes()
-    except OSError:
+        data = read_bounded(run_dir / FILE, MOST_BYTES)
+    except (OSError, Unreadable):
         return None
     return hashlib.sha256(data).hexdigest() if rows_of(run_dir.name, data) else None
 
 
-def _codec(codec: dict[str, Any], full_perplexity: float) -> dict[str, Any]:
-    greedy = codec["greedy_agreement"]
+def _codec(codec: CodecCost, full_perplexity: float) -> dict[str, Any]:
+    settings = codec.settings.model_dump(mode="json")
     return {
-        "name": str(codec["name"]),
-        "codec": str(codec["settings"]["codec"]),
-        "settings": json.dumps(codec["settings"], sort_keys=True),
-        "bits": float(codec["bits"]),
-        "window_tokens": int(codec["window"]),
-        "bytes_per_token": float(codec["bytes_per_token"]),
-        "capacity": float(codec["capacity"]),
-        "perplexity": float(codec["perplexity"]),
-        "perplexity_ratio": float(codec["perplexity"]) / full_perplexity,
-        "kl": float(codec["kl"]),
-        "agreement": float(codec["agreement"]),
-        "greedy_agreement": None if greedy is None else float(greedy),
-        "first_divergence": [int(n) for n in codec["first_divergence"]],
-        "key_error": _map(codec["key_error"]),
-        "value_error": _map(codec["value_error"]),
-        **_needles(codec),
+        "name": codec.name,
+        "codec": codec.settings.codec,
+        "settings": json.dumps(settings, sort_keys=True),
+        "bits": codec.bits,
+        "window_tokens": codec.window,
+        "bytes_per_token": codec.bytes_per_token,
+        "capacity": codec.capacity,
+        "perplexity": codec.perplexity,
+        "perplexity_ratio": codec.perplexity / full_perplexity,
+        "kl": codec.kl,
+        "agreement": codec.agreement,
+        "greedy_agreement": codec.greedy_agreement,
+        "first_divergence": codec.first_divergence,
+        "key_error": codec.key_error,
+        "value_error": codec.value_error,
+        **_needles(codec.needles),
         **_chunking(codec),
     }
 
 
-def _needles(side: dict[str, Any]) -> dict[str, int]:
-    return {
-        "needles": len(side["needles"]),
-        "needles_found": sum(needle["found"] is True for needle in side["needles"]),
-    }
+def _needles(needles: Sequence[Needle]) -> dict[str, int]:
+    return {"needles": len(needles), "needles_found": sum(needle.found for needle in needles)}
 
 
-def _chunking(side: dict[str, Any]) -> dict[str, float | None]:
+def _chunking(side: Side) -> dict[str, float | None]:
     """What reading the text in other pieces changed; files of earlier versions do not say."""
-    found = side.get("chunking") or {}
-    values = {name: found.get(name) for name in ("logits", "kl", "agreement", "codes")}
-    return {f"chunking_{name}": None if value is None else float(value) for name, value in values.items()}
-
-
-def _map(errors: list[list[float]]) -> list[list[float]]:
-    found = [[float(head) for head in layer] for layer in errors]
-    if not found or not found[0] or len({len(layer) for layer in found}) != 1:
-        raise ValueError("no map of layers and heads")
-    return found
+    found = side.chunking or Chunking()
+    return {f"chunking_{name}": value for name, value in found.model_dump().items()}
 
 
 def _digests(con: duckdb.DuckDBPyConnection, run_id: str | None = None) -> dict[str, str]:

@@ -15,11 +15,12 @@ byte is unpacked, hashes, schema version, row types and states.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,23 +28,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
-from store.quality import FILE as QUALITY
-from store.quality import rows_of
-from store.rundirs import FINAL_STATES, read_json
-from telemetry.arrow import schema
+from store.notes import Notes
+from store.parquetspool import ROWS_PER_BATCH, plain_schema
+from store.qualityfile import MOST_BYTES as MOST_QUALITY_BYTES
+from store.qualityfile import Quality
+from telemetry.arrow import of_today
+from telemetry.damage import damage_of
+from telemetry.folder import NOTES, QUALITY, SPEC, STATUS, TELEMETRY_FOLDER
+from telemetry.jsonfile import MOST_BYTES, Unreadable, parse_as, read_as, read_bounded
+from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.machine import package_version
 from telemetry.process import IDENTITY_KEYS
 from telemetry.rows import ROW_TYPES, columns
-from telemetry.spool import TELEMETRY_FOLDER, SpoolCorrupt, SpoolReader, spool_path
+from telemetry.runfacts import SpecHead
+from telemetry.spool import SpoolCorrupt, SpoolReader, spool_path
+from telemetry.status import LABEL_UNREADABLE, is_final, read_status, state
 
 FORMAT = "servescope-snapshot"
 FORMAT_VERSION = 1
 SCHEMA_VERSION = 1  # of the rows; raise it when a column changes its meaning
 SUFFIX = ".servescope"
 DATE = (1980, 1, 1, 0, 0, 0)
-ROWS_PER_BATCH = 65_536
 
-NOT_OURS = (*IDENTITY_KEYS, "supervisor")  # of status.json: who served it, which means nothing elsewhere
+NOT_OURS = (*IDENTITY_KEYS, "supervisor", "spool")
+"""Of ``status.json``: who served it and how large its files are here, which means nothing elsewhere."""
 
 
 def export_snapshot(path: Path, run_dirs: Sequence[Path], experiment_dir: Path | None = None) -> int:
@@ -83,27 +91,31 @@ def export_snapshot(path: Path, run_dirs: Sequence[Path], experiment_dir: Path |
 
 
 def licences_of(run_dirs: Sequence[Path]) -> dict[str, str]:
-    """The recorded traces that the runs' requests come from, and their licences."""
+    """The recorded traces that the runs' requests come from, and their licences. Raises StoreError."""
     found: dict[str, str] = {}
     for run_dir in run_dirs:
-        found |= (read_json(run_dir / "spec.json") or {}).get("licences") or {}
+        with _refused_if_unreadable(run_dir):
+            found |= read_as(SpecHead, run_dir / SPEC, MOST_SPEC_BYTES).licences
     return dict(sorted(found.items()))
 
 
 def _run_members(run_dir: Path, folder: Path) -> list[tuple[str, bytes]]:
-    status = read_json(run_dir / "status.json") or {}
-    if status.get("state") not in FINAL_STATES:
-        raise StoreError(
-            "missing", f"Run {run_dir.name} is not over ({status.get('state', 'queued')}).", "Wait for its end."
-        )
+    status = read_status(run_dir)
+    if not is_final(status):
+        raise StoreError("missing", f"Run {run_dir.name} is not over ({state(status)}).", "Wait for its end.")
+    if LABEL_UNREADABLE in status.get("labels", ()):
+        raise StoreError("corrupt", f"Run {run_dir.name}: {status['error']['message']}", "It cannot be exported.")
+    damage = damage_of(run_dir, status)
+    if damage:
+        raise StoreError("corrupt", f"Run {run_dir.name}: {'; '.join(damage.values())}.", "It cannot be exported.")
     kept = {key: value for key, value in status.items() if key not in NOT_OURS}
-    found = [("spec.json", (run_dir / "spec.json").read_bytes()), ("status.json", json_bytes(kept))]
-    if (run_dir / "notes.json").is_file():
-        found.append(("notes.json", (run_dir / "notes.json").read_bytes()))
-    if (run_dir / QUALITY).is_file():
-        measured = (run_dir / QUALITY).read_bytes()
-        if rows_of(run_dir.name, measured) is not None:
-            found.append((QUALITY, measured))
+    with _refused_if_unreadable(run_dir):
+        found = [(SPEC, read_bounded(run_dir / SPEC, MOST_SPEC_BYTES)), (STATUS, json_bytes(kept))]
+    for name, kind, most in ((NOTES, Notes, MOST_BYTES), (QUALITY, Quality, MOST_QUALITY_BYTES)):
+        with contextlib.suppress(FileNotFoundError, Unreadable):  # what cannot be read here is not handed on
+            data = read_bounded(run_dir / name, most)
+            parse_as(kind, data, run_dir / name)
+            found.append((name, data))
     for row in ROW_TYPES:
         table = read_rows(run_dir, row)
         if table is not None:
@@ -111,6 +123,14 @@ def _run_members(run_dir: Path, folder: Path) -> list[tuple[str, bytes]]:
             pq.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_BATCH, store_schema=False)
             found.append((f"{TELEMETRY_FOLDER}/{row}.parquet", file.read_bytes()))
     return [(f"runs/{run_dir.name}/{name}", data) for name, data in found]
+
+
+@contextlib.contextmanager
+def _refused_if_unreadable(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, Unreadable) as error:
+        raise StoreError("corrupt", f"Run {run_dir.name}: {error}.", "It cannot be exported.") from error
 
 
 def read_rows(run_dir: Path, row: str) -> pa.Table | None:
@@ -121,21 +141,15 @@ def read_rows(run_dir: Path, row: str) -> pa.Table | None:
     """
     reader = SpoolReader(spool_path(run_dir, row))
     try:
-        batches = [item.batch for item in reader.read()]
-    except SpoolCorrupt as error:
+        batches = [of_today(item.batch, row) for item in reader.read()]
+    except (SpoolCorrupt, OSError, pa.ArrowException, KeyError) as error:
+        reason = error.reason if isinstance(error, SpoolCorrupt) else str(error)
         raise StoreError(
-            "corrupt", f"Run {run_dir.name}: {error.reason} in {row}.arrow.", "It cannot be exported."
+            "corrupt", f"Run {run_dir.name}: {reason} in {row}.arrow.", "It cannot be exported."
         ) from error
     if not batches:
         return None
     return pa.Table.from_batches(batches).cast(plain_schema(row)).combine_chunks()
-
-
-def plain_schema(row: str) -> pa.Schema:
-    """A row type's schema with text in place of dictionaries."""
-    return pa.schema(
-        [pa.field(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type, f.nullable) for f in schema(row)]
-    )
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> dict[str, Any]:

@@ -18,29 +18,30 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
-from store.quality import FILE as QUALITY
-from store.quality import rows_of
-from store.rundirs import FINAL_STATES, read_json
-from store.snapshot import FORMAT, FORMAT_VERSION, NOT_OURS, ROWS_PER_BATCH, SCHEMA_VERSION, plain_schema, read_rows
-from telemetry.arrow import choice_array, schema
-from telemetry.rows import ROW_TYPES, columns
-from telemetry.spool import TELEMETRY_FOLDER, SpoolWriter, spool_path
+from store.notes import Notes
+from store.parquetspool import ROWS_PER_BATCH, rebuild_spool, refused
+from store.qualityfile import MOST_BYTES as MOST_QUALITY_BYTES
+from store.qualityfile import Quality
+from store.snapshot import FORMAT, FORMAT_VERSION, NOT_OURS, SCHEMA_VERSION, read_rows
+from telemetry.damage import spool_sizes
+from telemetry.folder import NOTES, QUALITY, RUN_ID, SPEC, STATUS, TELEMETRY_FOLDER
+from telemetry.jsonfile import Unreadable, plain, read_as, write_json
+from telemetry.limits import MOST_SPEC_BYTES
+from telemetry.rows import ROW_TYPES
+from telemetry.status import FINAL_STATES, RunStatus
 
 MOST_MEMBERS = 10_000
-MOST_JSON_BYTES = 256 << 20
+MOST_JSON_BYTES = MOST_SPEC_BYTES
 MOST_BYTES = 8 << 30  # of everything in the file, unpacked
-MOST_ROWS = 100_000_000  # of one table
 MOST_RATIO = 400  # a member that unpacks to more than so many times its size is a bomb
 
-RUN_ID = r"[a-z0-9][a-z0-9-]{0,63}"
-BESIDE = (QUALITY, "notes.json")  # of a run: what may be added to it after its end, and differ from lab to lab
+BESIDE = (QUALITY, NOTES)  # of a run: what may be added to it after its end, and differ from lab to lab
 MEMBER = re.compile(
-    rf"manifest\.json|experiment/[a-z0-9-]{{1,40}}\.json|runs/{RUN_ID}/(spec|status|notes|quality)\.json"
-    rf"|runs/{RUN_ID}/{TELEMETRY_FOLDER}/({'|'.join(ROW_TYPES)})\.parquet"
+    rf"manifest\.json|experiment/[a-z0-9-]{{1,40}}\.json|runs/{RUN_ID.pattern}/(spec|status|notes|quality)\.json"
+    rf"|runs/{RUN_ID.pattern}/{TELEMETRY_FOLDER}/({'|'.join(ROW_TYPES)})\.parquet"
 )
 UNREADABLE: tuple[type[Exception], ...] = (
     pa.ArrowException,
@@ -98,11 +99,11 @@ def import_snapshot(
                 _unpack(archive, name, manifest["members"][name], Path(folder))
             return _put_in_place(Path(folder), manifest, runs_dir, experiments_dir, check_spec, check_experiment)
     except (zipfile.BadZipFile, EOFError, zipfile.LargeZipFile, NotImplementedError) as error:
-        raise _refused(
+        raise refused(
             f"it is no whole zip file ({error})", "Fetch it again; only a .servescope file can be imported."
         ) from error
     except UNREADABLE as error:
-        raise _refused(f"something in it cannot be read ({type(error).__name__})", "Fetch it again.") from error
+        raise refused(f"something in it cannot be read ({type(error).__name__})", "Fetch it again.") from error
 
 
 def _checked_manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
@@ -110,30 +111,30 @@ def _checked_manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
     infos = archive.infolist()
     names = [info.filename for info in infos]
     if len(infos) > MOST_MEMBERS:
-        raise _refused(f"it has {len(infos)} members", "A snapshot has far fewer.")
+        raise refused(f"it has {len(infos)} members", "A snapshot has far fewer.")
     strange = next((name for name in names if not MEMBER.fullmatch(name)), None)
     if strange is not None:
-        raise _refused(f"it names a path that no snapshot has: {strange[:80]!r}", "Do not trust this file.")
+        raise refused(f"it names a path that no snapshot has: {strange[:80]!r}", "Do not trust this file.")
     if len(set(names)) != len(names):
-        raise _refused("a name occurs twice in it", "Do not trust this file.")
+        raise refused("a name occurs twice in it", "Do not trust this file.")
     if "manifest.json" not in names:
-        raise _refused("it has no manifest", "Is it a snapshot of ServeScope?")
+        raise refused("it has no manifest", "Is it a snapshot of ServeScope?")
     info = archive.getinfo("manifest.json")
     if info.file_size > MOST_JSON_BYTES or info.compress_type != zipfile.ZIP_STORED:
-        raise _refused("its manifest is too large", "Do not trust this file.")
+        raise refused("its manifest is too large", "Do not trust this file.")
     text = archive.read(info)
     if hashlib.sha256(text).hexdigest().encode() != archive.comment:
-        raise _refused("its manifest was altered", "Fetch it again.")
+        raise refused("its manifest was altered", "Fetch it again.")
     try:
         manifest = json.loads(text)
     except ValueError as error:
-        raise _refused("its manifest is no JSON", "Fetch it again.") from error
+        raise refused("its manifest is no JSON", "Fetch it again.") from error
     if manifest["format"] != FORMAT:
-        raise _refused("it is no snapshot of ServeScope", "Is it the right file?")
+        raise refused("it is no snapshot of ServeScope", "Is it the right file?")
     if manifest["format_version"] > FORMAT_VERSION or manifest["schema_version"] > SCHEMA_VERSION:
         raise StoreError("newer", "The snapshot was written by a newer ServeScope.", "Import it with that version.")
     if set(names) != {"manifest.json", *manifest["members"]}:
-        raise _refused("its members are not those of its manifest", "Fetch it again.")
+        raise refused("its members are not those of its manifest", "Fetch it again.")
     return manifest
 
 
@@ -143,14 +144,14 @@ def _check_sizes(archive: zipfile.ZipFile, manifest: Mapping[str, Any], free: in
     for info in archive.infolist():
         stated = manifest["members"].get(info.filename, {"bytes": info.file_size})["bytes"]
         if info.file_size != stated:
-            raise _refused(f"{info.filename} has another size than its manifest says", "Fetch it again.")
+            raise refused(f"{info.filename} has another size than its manifest says", "Fetch it again.")
         if info.file_size > MOST_RATIO * max(1, info.compress_size):
-            raise _refused(f"{info.filename} would unpack to {info.file_size:,} bytes", "Do not trust this file.")
+            raise refused(f"{info.filename} would unpack to {info.file_size:,} bytes", "Do not trust this file.")
         if info.filename.endswith(".json") and info.file_size > MOST_JSON_BYTES:
-            raise _refused(f"{info.filename} is too large", "Do not trust this file.")
+            raise refused(f"{info.filename} is too large", "Do not trust this file.")
         total += info.file_size
     if total > MOST_BYTES:
-        raise _refused(f"it would unpack to {total:,} bytes", "Do not trust this file.")
+        raise refused(f"it would unpack to {total:,} bytes", "Do not trust this file.")
     if 3 * total > free:
         raise StoreError("space", f"The snapshot needs {3 * total:,} bytes of disk, {free:,} are free.", "Make room.")
 
@@ -164,11 +165,11 @@ def _unpack(archive: zipfile.ZipFile, name: str, stated: Mapping[str, Any], fold
         while chunk := source.read(1 << 20):
             left -= len(chunk)
             if left < 0:
-                raise _refused(f"{name} is larger than it says", "Do not trust this file.")
+                raise refused(f"{name} is larger than it says", "Do not trust this file.")
             digest.update(chunk)
             target.write(chunk)
     if left or digest.hexdigest() != stated["sha256"]:
-        raise _refused(f"{name} was altered", "Fetch it again.")
+        raise refused(f"{name} was altered", "Fetch it again.")
 
 
 def _put_in_place(
@@ -182,17 +183,17 @@ def _put_in_place(
     run_ids = [str(run_id) for run_id in manifest["runs"]]
     found = sorted(path.name for path in (folder / "runs").iterdir()) if (folder / "runs").is_dir() else []
     if found != sorted(run_ids) or not run_ids:
-        raise _refused("its runs are not those of its manifest", "Fetch it again.")
+        raise refused("its runs are not those of its manifest", "Fetch it again.")
     for run_id in run_ids:
         _check_run(folder / "runs" / run_id, check_spec)
-        _rebuild_spool(folder / "runs" / run_id)
+        _rebuild(folder / "runs" / run_id)
     known = [run_id for run_id in run_ids if (runs_dir / run_id).exists()]
     for run_id in known:
         if not _same_run(folder / "runs" / run_id, runs_dir / run_id):
-            raise _refused(f"run {run_id} is here already with other content", "Delete that run first.")
+            raise refused(f"run {run_id} is here already with other content", "Delete that run first.")
     experiment_id = manifest["experiment_id"]
     if (experiment_id is not None) != (folder / "experiment").is_dir():
-        raise _refused("its experiment is not that of its manifest", "Fetch it again.")
+        raise refused("its experiment is not that of its manifest", "Fetch it again.")
     if experiment_id is not None:
         _check_experiment(folder / "experiment" / "experiment.json", str(experiment_id), check_experiment)
     fresh = [run_id for run_id in run_ids if run_id not in known]
@@ -239,64 +240,34 @@ def _check_experiment(path: Path, experiment_id: str, check: Check) -> None:
     try:
         named = check(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise _refused(f"its experiment cannot be read ({error})", "Fetch it again.") from error
-    if named != experiment_id or not re.fullmatch(RUN_ID, experiment_id):
-        raise _refused("its experiment is not that of its manifest", "Do not trust this file.")
+        raise refused(f"its experiment cannot be read ({error})", "Fetch it again.") from error
+    if named != experiment_id or not RUN_ID.fullmatch(experiment_id):
+        raise refused("its experiment is not that of its manifest", "Do not trust this file.")
 
 
 def _check_run(run_dir: Path, check_spec: Check) -> None:
+    """Every file beside the rows through its model. Raises StoreError naming the file, the place in it and what is wrong there."""
     try:
-        named = check_spec((run_dir / "spec.json").read_bytes())
+        named = check_spec((run_dir / SPEC).read_bytes())
+        status = read_as(RunStatus, run_dir / STATUS)
+        if (run_dir / NOTES).exists():
+            read_as(Notes, run_dir / NOTES)
+        if (run_dir / QUALITY).exists():
+            read_as(Quality, run_dir / QUALITY, MOST_QUALITY_BYTES)
     except (OSError, ValueError) as error:
-        raise _refused(f"the spec of {run_dir.name} cannot be read", "Fetch it again.") from error
-    status = read_json(run_dir / "status.json") or {}
+        reason = str(error) if isinstance(error, Unreadable) else f"{SPEC} cannot be read"
+        raise refused(f"of run {run_dir.name}, {reason}", "Do not trust this file.") from error
     if named != run_dir.name:
-        raise _refused(f"the spec in {run_dir.name} is that of {named!r}", "Do not trust this file.")
-    if status.get("state") not in FINAL_STATES or any(key in status for key in NOT_OURS):
-        raise _refused(f"the status of {run_dir.name} is not that of a run that is over", "Do not trust this file.")
-    quality = run_dir / QUALITY
-    if quality.exists() and rows_of(run_dir.name, quality.read_bytes()) is None:
-        raise _refused(f"the quality figures of {run_dir.name} cannot be read", "Do not trust this file.")
+        raise refused(f"the spec in {run_dir.name} is that of {named!r}", "Do not trust this file.")
+    if status.state not in FINAL_STATES or status.model_fields_set & set(NOT_OURS):
+        raise refused(f"the status of {run_dir.name} is not that of a run that is over", "Do not trust this file.")
 
 
-def _rebuild_spool(run_dir: Path) -> None:
-    """Turn the Parquet files of an unpacked run into its spool."""
-    folder = run_dir / TELEMETRY_FOLDER
-    folder.mkdir(exist_ok=True)
-    for file in sorted(folder.glob("*.parquet")):
-        row = file.stem
-        with pq.ParquetFile(file) as parquet:
-            groups = range(parquet.metadata.num_row_groups)
-            sizes = [parquet.metadata.row_group(group).num_rows for group in groups]
-            if parquet.metadata.num_rows > MOST_ROWS or max(sizes, default=0) > ROWS_PER_BATCH:
-                raise _refused(
-                    f"{run_dir.name} has {parquet.metadata.num_rows:,} {row} rows", "Do not trust this file."
-                )
-            if not parquet.schema_arrow.remove_metadata().equals(plain_schema(row)):
-                raise _refused(f"the {row} rows of {run_dir.name} have other columns", "Fetch it again.")
-            writer = SpoolWriter(spool_path(run_dir, row), schema(row))
-            try:
-                for group in groups:
-                    for batch in parquet.read_row_group(group).combine_chunks().to_batches():
-                        writer.write(_with_dictionaries(batch, row))
-            finally:
-                writer.close()
-        file.unlink()
-
-
-def _with_dictionaries(batch: pa.RecordBatch, row: str) -> pa.RecordBatch:
-    """The batch in the spool's own types. Raises StoreError for a value that is none of its column's choices."""
-    arrays = []
-    for (name, about), field in zip(columns(ROW_TYPES[row]).items(), schema(row), strict=True):
-        array = batch.column(batch.schema.get_field_index(name))
-        if about.choices:
-            choices = choice_array(about.choices)
-            indices = pc.index_in(array, choices).cast(pa.int8())
-            if indices.null_count:
-                raise _refused(f"a {row} row has an unknown {name}", "Fetch it again.")
-            array = pa.DictionaryArray.from_arrays(indices, choices)
-        arrays.append(array.cast(field.type) if array.type != field.type else array)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema(row))
+def _rebuild(run_dir: Path) -> None:
+    """The run's rows as a spool, and a status that states how large its files are here."""
+    rebuild_spool(run_dir)
+    status = plain(read_as(RunStatus, run_dir / STATUS))
+    write_json(run_dir / STATUS, status | {"spool": spool_sizes(run_dir)})
 
 
 def _same_run(one: Path, other: Path) -> bool:
@@ -316,7 +287,3 @@ def _rows_digest(table: pa.Table) -> str:
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="none", row_group_size=ROWS_PER_BATCH, store_schema=False)
     return hashlib.sha256(sink.getbuffer()).hexdigest()
-
-
-def _refused(reason: str, mend: str) -> StoreError:
-    return StoreError("corrupt", f"The snapshot is refused: {reason}.", mend)

@@ -17,18 +17,22 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from store.rundirs import FINAL_STATES, read_spec, read_status
 from store.schema import POSITION_COLUMNS, RUN_COLUMNS, TABLES, quoted
 from store.summary import compute_summary
 from store.transaction import transaction
-from telemetry.rows import ROW_TYPES, columns
+from telemetry.arrow import of_today
+from telemetry.damage import damage_of
+from telemetry.folder import SPEC, STATUS
+from telemetry.jsonfile import Unreadable, plain, read_as
+from telemetry.limits import MOST_SPEC_BYTES
+from telemetry.runfacts import SpecHead, as_text, fact, facts_of
 from telemetry.spool import SpoolBatch, SpoolCorrupt, SpoolReader, spool_path
+from telemetry.status import FINAL_STATES, LABEL_DAMAGED, Status, read_status
 
 OnBatch = Callable[[str, str, pa.RecordBatch], None]
 
 MAX_PENDING_BYTES = 64 << 20
 PROGRESS_INTERVAL_S = 1.0
-LABEL_DAMAGED = "telemetry damaged"
 
 
 class RunTail:
@@ -37,9 +41,9 @@ class RunTail:
     def __init__(self, run_dir: Path, con: duckdb.DuckDBPyConnection) -> None:
         self.run_dir = run_dir
         self.run_id = run_dir.name
-        self.status: dict[str, Any] = {}
-        self.problems: dict[str, str] = {}  # row type -> why it is read no further
-        self._status_stamp: tuple[int, int] | None = None
+        self.status: Status = {}
+        self.problems: dict[str, str] = {}  # row type or file -> what is wrong with it; such rows are read no further
+        self._stamps: dict[str, tuple[int, int] | None] = {}  # file -> time and inode at the last look
         self._written_row = self._stored_row(con)  # the run's row in `runs` as it is committed
         self._row = dict(self._written_row)
         self._row_changed_at = 0.0
@@ -69,14 +73,15 @@ class RunTail:
                 continue
             try:
                 for item in reader.read():
+                    batch = of_today(item.batch, row)
                     found += 1
-                    self._pending.setdefault(row, []).append(item)
-                    self._pending_bytes += item.batch.nbytes
+                    self._pending.setdefault(row, []).append(SpoolBatch(item.sequence, batch, item.offset))
+                    self._pending_bytes += batch.nbytes
                     if on_batch is not None:
-                        on_batch(self.run_id, row, item.batch)
+                        on_batch(self.run_id, row, batch)
                     if self._pending_bytes > MAX_PENDING_BYTES:
                         break
-            except (SpoolCorrupt, OSError, pa.ArrowException) as error:
+            except (SpoolCorrupt, OSError, pa.ArrowException, KeyError) as error:
                 self._give_up(row, error)
         return found
 
@@ -112,10 +117,39 @@ class RunTail:
                     reader.finish()
                 except (SpoolCorrupt, OSError) as error:
                     self._give_up(row, error)
+        self._look_for_damage()
         self.insert(con)
         figures = compute_summary(con, self.run_id)
         self._row["figures"] = json.dumps(figures)
         self.insert(con, force=True)
+
+    def look_again(self, con: duckdb.DuckDBPyConnection) -> None:
+        """For a run that is in the database whole: say so in its row if its spool is no longer as it was.
+
+        Raises:
+            duckdb.Error: the database refused; call again later.
+        """
+        self._read_status()
+        self._look_for_damage()
+        if self.problems:
+            self.insert(con, force=True)
+
+    def abandon(self, con: duckdb.DuckDBPyConnection, error: Exception) -> None:
+        """What the run holds cannot be stored: keep what is in the database, and say so in the run's row.
+
+        Raises:
+            duckdb.Error: the database refused.
+        """
+        self._pending.clear()
+        self._pending_bytes = 0
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        self.problems["rows"] = f"what it recorded cannot be stored: {reason}"
+        row = dict.fromkeys(RUN_COLUMNS) | self._written_row | {"run_id": self.run_id}
+        labels = _merged(fact("labels", row["labels"] or "[]"), [LABEL_DAMAGED])
+        state = self.status.get("state", "queued")
+        changes = {"state": state, "labels": as_text(labels), "problem": "; ".join(self.problems.values())}
+        with transaction(con):
+            self._upsert_run(con, row | changes)
 
     # ------------------------------------------------------------------ rows
 
@@ -131,10 +165,8 @@ class RunTail:
 
     def _insert_rows(self, con: duckdb.DuckDBPyConnection, row: str, items: list[SpoolBatch]) -> int:
         table = pa.Table.from_batches([item.batch for item in items])
-        known = columns(ROW_TYPES[row])
-        names = [name for name in table.column_names if name in known]  # a spool of another version has others
-        listed = ", ".join(quoted(name) for name in names)
-        con.register("incoming", table.select(names))
+        listed = ", ".join(quoted(name) for name in table.column_names)
+        con.register("incoming", table)
         try:
             con.execute(f"INSERT INTO {TABLES[row]} (run_id, {listed}) SELECT ?, {listed} FROM incoming", [self.run_id])
         finally:
@@ -157,33 +189,51 @@ class RunTail:
     def _take_run_rows(self, table: pa.Table) -> None:
         """What the engine says of the run as a whole; a later row's nulls leave the earlier's values."""
         for event in table.to_pylist():
-            for name in ("spec", "environment", "peaks", "model", "summary", "error"):
-                if event.get(name) is not None:
-                    self._row[name] = event[name]
-            labels = json.loads(event["labels"] or "[]")
-            self._row["labels"] = json.dumps(_merged(json.loads(self._row.get("labels") or "[]"), labels))
+            said, unreadable = facts_of(event)
+            labels = said.pop("labels", [])
+            self._row |= {name: as_text(value) for name, value in said.items()}
+            self._row["labels"] = as_text(_merged(json.loads(self._row.get("labels") or "[]"), labels))
+            if unreadable:
+                self.problems["facts"] = "; ".join(unreadable)
 
     # ------------------------------------------------------------------ the run's own row
 
-    def _read_status(self) -> None:
-        path = self.run_dir / "status.json"
+    def _changed(self, name: str) -> bool:
+        """Whether a file of the folder is another one than at the last look."""
         try:
-            stat = path.stat()
+            about = (self.run_dir / name).stat()
+            stamp = (about.st_mtime_ns, about.st_ino)
         except OSError:
+            stamp = None
+        changed = name not in self._stamps or self._stamps[name] != stamp
+        self._stamps[name] = stamp
+        return changed
+
+    def _read_status(self) -> None:
+        if self._changed(STATUS):
+            self.status = read_status(self.run_dir)
+
+    def _read_spec(self) -> None:
+        """Until the engine has said what it was given, the spec's file says it."""
+        if self._row.get("spec") or not self._changed(SPEC):
             return
-        stamp = (stat.st_mtime_ns, stat.st_ino)
-        if stamp == self._status_stamp:
+        self.problems.pop(SPEC, None)
+        try:
+            self._row["spec"] = as_text(plain(read_as(SpecHead, self.run_dir / SPEC, MOST_SPEC_BYTES)))
+        except FileNotFoundError:
             return
-        self._status_stamp = stamp
-        self.status = read_status(self.run_dir)
+        except Unreadable as error:
+            self.problems[SPEC] = str(error)
+
+    def _look_for_damage(self) -> None:
+        for row, reason in damage_of(self.run_dir, self.status).items():
+            self.problems.setdefault(row, reason)
 
     def _run_row(self) -> dict[str, Any]:
         """The ``runs`` row as of now: what the rows said, what ``spec.json`` and ``status.json`` say."""
+        self._read_spec()
         row, status = self._row, self.status
-        spec = json.loads(row["spec"]) if row.get("spec") else None
-        if spec is None:
-            spec = read_spec(self.run_dir) or {}
-            row["spec"] = json.dumps(spec) if spec else None
+        spec = json.loads(row["spec"]) if row.get("spec") else {}
         for name in ("scenario", "title", "experiment_id", "workload_hash", "created_unix_ns"):
             if spec.get(name) not in (None, ""):
                 row[name] = spec[name]
@@ -193,13 +243,13 @@ class RunTail:
                 row[name] = status[name]
         for name in ("progress", "error", "summary"):
             if status.get(name):
-                row[name] = json.dumps(status[name])
+                row[name] = as_text(status[name])
         if status.get("summary", None) and status["summary"].get("workload_hash"):
             row["workload_hash"] = status["summary"]["workload_hash"]
         labels = _merged(json.loads(row.get("labels") or "[]"), spec.get("labels", []), status.get("labels", []))
-        if self.problems:
+        if self.problems.keys() - {SPEC}:
             labels = _merged(labels, [LABEL_DAMAGED])
-        row["labels"] = json.dumps(labels)
+        row["labels"] = as_text(labels)
         row["problem"] = "; ".join(self.problems.values()) or None
         return {"run_id": self.run_id} | {name: row.get(name) for name in RUN_COLUMNS if name != "run_id"}
 

@@ -46,3 +46,29 @@ def schema(row: str) -> pa.Schema:
 def choice_array(choices: tuple[str, ...]) -> pa.Array:
     """The dictionary of an enumerated column; one object per column, so a stream holds it once."""
     return pa.array(choices, pa.string())
+
+
+def of_today(batch: pa.RecordBatch, row: str) -> pa.RecordBatch:
+    """A batch as this version writes them: its columns, in its order.
+
+    Columns that came after the batch was recorded are null, or zero where null is not allowed: what was not counted then did not
+    happen then. Columns that this version does not know are left out.
+
+    Raises:
+        pa.ArrowException, KeyError: a column of another type, or without one that has always been there.
+    """
+    wanted = schema(row)
+    if batch.schema.equals(wanted):
+        return batch
+    arrays = []
+    for field in wanted:
+        if (at := batch.schema.get_field_index(field.name)) >= 0:
+            array = batch.column(at)
+            arrays.append(array if array.type == field.type else array.cast(field.type))
+        elif field.nullable:
+            arrays.append(pa.nulls(batch.num_rows, field.type))
+        elif pa.types.is_integer(field.type) or pa.types.is_floating(field.type):
+            arrays.append(pa.array(np.zeros(batch.num_rows), field.type))
+        else:
+            raise KeyError(f"{row} rows without {field.name}")
+    return pa.RecordBatch.from_arrays(arrays, schema=wanted)

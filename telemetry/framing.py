@@ -19,7 +19,7 @@ from dataclasses import dataclass
 CONTINUATION = b"\xff\xff\xff\xff"
 END_OF_STREAM = CONTINUATION + b"\x00\x00\x00\x00"
 MAX_METADATA_BYTES = 1 << 20
-MAX_BODY_BYTES = 1 << 31
+MAX_BODY_BYTES = 1 << 28  # the recorder hands over a few MiB at a time
 SCHEMA, DICTIONARY_BATCH, RECORD_BATCH = 1, 2, 3
 
 CHECKSUM_KEY = "crc32"

@@ -19,8 +19,8 @@ import numpy as np
 
 from telemetry.buffers import NumericBuffer, ObjectBuffer
 from telemetry.clock import RunClock
+from telemetry.folder import TELEMETRY_FOLDER
 from telemetry.rows import IterationRow, columns
-from telemetry.spool import TELEMETRY_FOLDER
 from telemetry.writer import Writer
 
 Level = Literal["full", "iterations", "off"]

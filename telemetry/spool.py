@@ -18,10 +18,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from telemetry import framing
-from telemetry.framing import END_OF_STREAM, RECORD_BATCH, FrameError
+from telemetry.folder import spool_path as spool_path
+from telemetry.framing import END_OF_STREAM, MAX_BODY_BYTES, MAX_METADATA_BYTES, RECORD_BATCH, FrameError
+from telemetry.jsonfile import open_regular
 
-TELEMETRY_FOLDER = "telemetry"
 READ_BYTES = 4 << 20
+MOST_AT_ONCE = MAX_BODY_BYTES + 2 * MAX_METADATA_BYTES  # the largest message, and the schema before it
 
 
 class SpoolCorrupt(Exception):
@@ -30,10 +32,6 @@ class SpoolCorrupt(Exception):
     def __init__(self, path: Path, offset: int, sequence: int, reason: str) -> None:
         self.path, self.offset, self.sequence, self.reason = path, offset, sequence, reason
         super().__init__(f"{path}: damaged at byte {offset}, batch {sequence}: {reason}")
-
-
-def spool_path(run_dir: Path, row: str) -> Path:
-    return run_dir / TELEMETRY_FOLDER / f"{row}.arrow"
 
 
 class SpoolWriter:
@@ -140,7 +138,7 @@ class SpoolReader:
         """Every batch that is complete by now. Raises SpoolCorrupt at the first that is damaged."""
         if not self.path.exists():
             return
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             if self.offset and not self._prefix and not self._load_prefix(file.read(READ_BYTES)):
                 raise SpoolCorrupt(self.path, 0, self.next_sequence, "the schema is missing or unreadable")
             while not self.ended:
@@ -153,7 +151,7 @@ class SpoolReader:
                     for item in self._decode(data):
                         found = True
                         yield item
-                    if found or self.ended or not more:
+                    if found or self.ended or not more or len(data) > MOST_AT_ONCE:
                         break
                     want *= 2  # one message larger than a read
                 if not found:
@@ -167,11 +165,13 @@ class SpoolReader:
         """
         if self.ended or not self.path.exists():
             return 0
-        with open(self.path, "rb") as file:
+        with open_regular(self.path) as file:
             file.seek(self.offset)
-            tail = file.read()
+            tail = file.read(MOST_AT_ONCE + 1)
+        if len(tail) > MOST_AT_ONCE:
+            raise self._corrupt(self.offset, "what follows is longer than any message")
         if _has_message(tail, 1) or tail.endswith(END_OF_STREAM):
-            raise SpoolCorrupt(self.path, self.offset, self.next_sequence, "a message's length is wrong")
+            raise self._corrupt(self.offset, "a message's length is wrong")
         return len(tail)
 
     def _decode(self, data: bytes) -> Iterator[SpoolBatch]:

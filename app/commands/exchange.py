@@ -31,7 +31,7 @@ def export_(
     from app.exports import export
     from app.home import Home
 
-    size = export(Home.from_environment().prepare(), id, output)
+    size = export(Home.from_environment().reach(), id, output)
     if json:
         emit({"path": str(output.resolve()), "bytes": size})
     else:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from app.commands.console import say, stderr
-from app.status import Status, read_status, state
+from telemetry.status import Status, read_status, state
 
 if TYPE_CHECKING:
     from app.experiment import Experiment, Turn

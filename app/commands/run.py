@@ -14,8 +14,8 @@ import typer
 from app.commands.console import Json, command, emit, say, show_error, stdout, table
 from app.errors import LabError
 from app.lablock import LabAddress, running_lab
-from app.status import Status, is_final, read_status, state
 from telemetry.process import own_identity
+from telemetry.status import Status, is_final, read_status, state
 
 if TYPE_CHECKING:
     from app.home import Home

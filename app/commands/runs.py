@@ -48,6 +48,9 @@ def runs(json: Json = False) -> None:
         for run in found
     )
     stdout().print(table(columns, rows, right=("done", "tokens"), whole=("run", "scenario")))
+    for run in found:
+        if run["problem"]:
+            say(f"{run['run_id']}: {run['problem']}. servescope delete {run['run_id']} removes the run.")
 
 
 @command
@@ -66,6 +69,8 @@ def show(run: RunId, json: Json = False) -> None:
         emit(result)
         return
     print_result(result)
+    if result["problem"]:
+        say(f"problem: {result['problem']}")
     if result["error"]:
         show_error(result["error"])
 
@@ -91,7 +96,7 @@ def cancel(run: RunId, json: Json = False) -> None:
     from app.listing import find_run
     from app.queue import RunQueue
 
-    home = Home.from_environment().prepare()
+    home = Home.from_environment().reach()
     run_id = find_run(home, run)
     lab = running_lab(home)
     asked = (
@@ -104,23 +109,28 @@ def cancel(run: RunId, json: Json = False) -> None:
 
 @command
 def delete(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run to move to the trash.")] = None,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="The run, or the experiment, to move to the trash.")
+    ] = None,
     empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Remove what is in the trash for good.")] = False,
     json: Json = False,
 ) -> None:
-    """Move a run to the trash, or empty the trash.
+    """Move a run or an experiment to the trash, or empty the trash.
 
-    servescope restore brings it back.
+    Of an experiment the plan; its runs stay. servescope restore brings either back.
     """
     from app import trash
     from app.home import Home
     from app.listing import find_run
 
-    home = Home.from_environment().prepare()
+    home = Home.from_environment().reach()
     if run is None and not empty_trash:
         raise LabError("nothing-named", field="run", message="Name a run, or give --empty-trash.")
     moved = None
-    if run is not None:
+    if run is not None and run in home.experiment_ids():
+        moved = run
+        trash.delete_experiment(home, moved)
+    elif run is not None:
         moved = find_run(home, run)
         trash.delete_run(home, moved)
     removed = trash.empty_trash(home) if empty_trash else []
@@ -135,7 +145,7 @@ def restore(run: Annotated[str, typer.Argument(metavar="RUN", help="A run in the
     from app import trash
     from app.home import Home
 
-    trash.restore_run(Home.from_environment().prepare(), run)
+    trash.restore_run(Home.from_environment().reach(), run)
     _done({"run_id": run, "restored": True}, f"{run} is back.", json)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.errors import LabError, on_page
+from app.errors import LabError
 from app.experimentfile import read_experiment
 from app.services import get_lab
 from app.views.capacity import capacity_view
 from app.views.comparison import comparison
-from app.views.experiments import exchange_row, experiment_picker, experiment_progress
+from app.views.experiments import damaged_experiment, exchange_row, experiment_picker, experiment_progress
 from app.views.newcomparison import new_comparison
 from app.views.plain import plain
 
@@ -27,7 +27,7 @@ if experiment_id is None:
 try:
     experiment = read_experiment(lab.home, experiment_id)
 except LabError as error:
-    st.error(plain(on_page(error)), icon=":material/search_off:")
+    damaged_experiment(lab, experiment_id, error)
     st.stop()
 if experiment.sizing:
     st.caption(plain(experiment.sizing))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.errors import LabError, on_page
+from app.errors import LabError
 from app.services import get_lab
 from app.views.facts import load_run
 from app.views.finished import finished_run
 from app.views.header import run_header, why_it_ended
-from app.views.plain import plain
 from app.views.question import scenario_question
+from app.views.runlist import damaged_run
 from app.views.running import running_board
 from app.views.start import nothing_yet, start_panel
 from app.views.which import run_to_show
@@ -26,8 +26,7 @@ if run_id is None:
 try:
     facts = load_run(lab.home, run_id)
 except LabError as error:
-    st.error(plain(on_page(error)), icon=":material/search_off:")
-    st.page_link("pages/runs.py", label="All runs", icon=":material/list:")
+    damaged_run(lab, run_id, error)
     st.stop()
 
 run_header(lab, facts)

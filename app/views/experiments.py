@@ -10,7 +10,7 @@ from typing import Any
 import streamlit as st
 
 from app.commands.progress import turn_in_words
-from app.errors import LabError
+from app.errors import LabError, on_page
 from app.experiment import Experiment
 from app.experimentfile import read_experiment
 from app.experimenting import current_turn, pause, resume, runs_planned, seconds_left
@@ -60,6 +60,19 @@ def experiment_picker(lab: Lab) -> str | None:
     return named if named is not None and named not in known else chosen
 
 
+def damaged_experiment(lab: Lab, experiment_id: str, error: LabError) -> None:
+    """In place of an experiment: what is wrong with its files, and a button that deletes it."""
+    st.error(plain(on_page(error)), icon=":material/search_off:")
+    if error.kind == "bad-experiment" and st.button("Delete this experiment", icon=":material/delete:"):
+        try:
+            lab.delete_experiment(experiment_id)
+        except LabError as refusal:
+            st.error(plain(on_page(refusal)))
+            return
+        st.query_params.clear()
+        st.rerun()
+
+
 def experiment_progress(lab: Lab, experiment: Experiment) -> None:
     """How far it is; stop and go on. A running one is looked at every second."""
     if experiment.state == "running":
@@ -97,7 +110,7 @@ def exchange_row(lab: Lab, experiment: Experiment, slo: str | None) -> None:
 
 def _maker(lab: Lab, experiment_id: str, suffix: str, slo: str | None) -> Callable[[], bytes]:
     def make() -> bytes:
-        with tempfile.TemporaryDirectory(dir=lab.home.root, prefix=".export-") as folder:
+        with tempfile.TemporaryDirectory(prefix="servescope-export-") as folder:  # the home's disk may be full
             path = Path(folder) / f"export{suffix}"
             export(lab.home, experiment_id, path, slo)
             return path.read_bytes()
@@ -157,6 +170,8 @@ def _import(lab: Lab) -> None:
 
 
 def _title(row: Mapping[str, Any]) -> str:
+    if not row["variants"]:
+        return f"{row['experiment_id']} (damaged)"
     names = " / ".join(row["variants"][:4])
     return f"{row['title']}: {names} ({row['experiment_id']})"
 

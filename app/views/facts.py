@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from app import controls as book
+from app.brief import brief_of
+from app.errors import LabError
 from app.home import Home
-from app.notes import read_notes
-from app.rundir import SPEC, read_spec
-from app.status import FINAL_STATES, Status, read_status, state
+from app.listing import labels_of
+from app.notes import notes_or_none
+from app.rundir import read_spec
 from app.words import in_sentence
 from engine.config import EngineConfig, RunSpec
+from telemetry.jsonfile import first_fault
+from telemetry.status import FINAL_STATES, Status, read_status, state
 
 MOST_LOOKED_AT = 12  # earlier runs whose workload is compared before giving up
 
@@ -40,6 +45,7 @@ class RunFacts:
     spec: SpecInBrief
     status: Status
     name: str
+    labels: tuple[str, ...]
 
     @property
     def state(self) -> str:
@@ -59,16 +65,13 @@ class RunFacts:
         on = [in_sentence(t.title) for t in book.techniques() if getattr(self.spec.engine, t.path) is not None]
         return f"with {', '.join(on)}" if on else "every technique off"
 
-    @property
-    def labels(self) -> list[str]:
-        return [str(label) for label in self.status.get("labels") or ()]
-
 
 def load_run(home: Home, run_id: str) -> RunFacts:
     """The facts of a run. Raises ``LabError`` for an unknown run or an unreadable spec."""
     run_dir = home.existing_run_dir(run_id)
-    brief = _brief(run_dir, (run_dir / SPEC).stat().st_mtime_ns)
-    return RunFacts(run_id, brief, read_status(run_dir), read_notes(home, run_id).name)
+    status = read_status(run_dir)
+    notes, _ = notes_or_none(home, run_id)
+    return RunFacts(run_id, _in_brief(run_dir), status, notes.name, tuple(labels_of(run_dir, status)))
 
 
 def prompts_of(home: Home, run_id: str) -> dict[str, str]:
@@ -120,10 +123,10 @@ def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> 
         looked_at += 1
         if looked_at > MOST_LOOKED_AT:
             break
-        folder = home.runs / row["run_id"]
-        if not (folder / SPEC).is_file():
+        try:
+            other = load_run(home, row["run_id"])
+        except LabError:  # gone, or damaged: no run to compare with
             continue
-        other = load_run(home, row["run_id"])
         earlier = other.spec.created_unix_ns < facts.spec.created_unix_ns
         same_workload = other.spec.workload_hash == facts.spec.workload_hash
         if earlier and same_workload and differences(other.spec.engine, facts.spec.engine):
@@ -131,16 +134,21 @@ def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> 
     return found
 
 
-@lru_cache(maxsize=512)
-def _brief(run_dir: Path, _modified_ns: int) -> SpecInBrief:
-    spec = read_spec(run_dir)
+def _in_brief(run_dir: Path) -> SpecInBrief:
+    brief = brief_of(run_dir)
+    if brief.problem is not None:
+        read_spec(run_dir)  # says what is wrong
+    try:
+        engine = EngineConfig.model_validate(brief.engine)
+    except ValidationError as error:
+        raise LabError("bad-spec", message=f"The run's settings cannot be read: {first_fault(error)}.") from error
     return SpecInBrief(
-        scenario=spec.scenario,
-        title=spec.title,
-        engine=spec.engine,
-        requests=len(spec.requests),
-        expected_tokens=sum(request.max_tokens for request in spec.requests),
-        workload_hash=spec.workload_hash,
-        created_unix_ns=spec.created_unix_ns,
-        sizing=spec.sizing.in_words if spec.sizing is not None else "",
+        brief.scenario,
+        brief.title,
+        engine,
+        brief.requests,
+        brief.expected_tokens,
+        brief.workload_hash,
+        brief.created_unix_ns,
+        brief.sizing,
     )

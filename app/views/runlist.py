@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.errors import LabError
+from app.errors import LabError, on_page
 from app.listing import list_runs
 from app.notes import write_notes
 from app.services import Lab
@@ -52,6 +52,8 @@ def _actions(lab: Lab, run: dict[str, Any]) -> None:
         error = run.get("error") or {}
         if error.get("message"):
             st.error(plain(f"{error['message']} {error.get('mend') or ''}"))
+        if run["problem"]:
+            st.warning(plain(f"Damaged: {run['problem']}."), icon=":material/warning:")
         with st.container(horizontal=True, vertical_alignment="bottom"):
             st.page_link(
                 "pages/live.py",
@@ -74,7 +76,24 @@ def _do(act: Any) -> None:
     except LabError as error:
         st.error(plain(f"{error.message} {error.mend}"))
         return
+    except OSError as error:  # a full disk, say
+        st.error(plain(f"The disk refuses: {error.strerror or error}. Free some space; deleting runs needs none."))
+        return
     st.rerun()
+
+
+def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
+    """In place of a run's page: what is wrong with its files, and a button that deletes it."""
+    st.error(plain(on_page(error)), icon=":material/search_off:")
+    st.page_link("pages/runs.py", label="All runs", icon=":material/list:")
+    if error.kind == "bad-spec" and st.button("Delete this run", icon=":material/delete:", help="Can be undone."):
+        try:
+            lab.delete(run_id)
+        except LabError as refusal:
+            st.error(plain(on_page(refusal)))
+            return
+        st.query_params.clear()
+        st.rerun()
 
 
 def _delete(lab: Lab, run_id: str, title: str) -> None:

@@ -11,8 +11,8 @@ from app.experiment import Experiment
 from app.experimentfile import create_experiment
 from app.experimenting import drive_here
 from app.home import Home
-from app.status import Status, is_final, read_status, state
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
+from telemetry.status import Status, is_final, read_status, state
 
 PATIENCE_S = 120.0
 _numbers = itertools.count()

@@ -21,9 +21,9 @@ from app.experiment import Experiment, Variant, grid, plan, spec_of_turn, turns,
 from app.experimentfile import create_experiment, read_experiment, read_specs, write_experiment
 from app.experimenting import drive_here, resume, seconds_left
 from app.home import Home
-from app.status import read_status
 from app.workers import worker_environment
 from engine.config import RunSpec
+from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
 from tests.app.small_runs import experiment_here, wait_for
 

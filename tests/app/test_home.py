@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import LabError
-from app.home import Home, checked_run_id, read_json, write_json
+from app.home import Home, checked_run_id
 from store.database import Database
+from telemetry.jsonfile import write_json
 
 
 @pytest.mark.parametrize(
@@ -141,11 +142,3 @@ def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
         stop.set()
         writer.join()
     assert [p.name for p in tmp_path.iterdir()] == ["status.json"]
-
-
-def test_what_is_no_object_reads_as_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "x.json"
-    assert read_json(path) is None
-    for text in ("", "[1]", "{", "7"):
-        path.write_text(text)
-        assert read_json(path) is None

@@ -13,16 +13,16 @@ from streamlit.testing.v1 import AppTest
 import app.sizing
 from app.experiment import Variant, plan
 from app.experimentfile import create_experiment, read_experiment
-from app.home import Home, read_json
+from app.home import Home
 from app.lablock import LabAddress
 from app.rundir import create_run, read_spec
 from app.services import Lab, set_lab
 from app.sizing import DISTURBED_KEEP_S, kept_rates, machine_rates, rates_dir
-from app.status import write_status
 from app.views.plain import plain
 from engine.config import EngineConfig
 from engine.rates import MachineRates
 from scenarios import build
+from telemetry.status import write_status
 from tests.app.test_cli import servescope
 
 TINY = EngineConfig(model="random:tiny", device="cpu", threads=1)
@@ -161,4 +161,4 @@ def test_the_page_of_a_run_says_how_it_was_sized(home: Home):
         lab.stop()
         set_lab(None)
     assert plain(spec.sizing.in_words) in captions
-    assert read_json(home.run_dir("sized") / "spec.json")["sizing"]["groups"]["chat"]["load"] == 0.7
+    assert json.loads((home.run_dir("sized") / "spec.json").read_bytes())["sizing"]["groups"]["chat"]["load"] == 0.7

@@ -18,12 +18,12 @@ from app.openmetrics import metrics_page
 from app.report import run_report
 from app.results import result_of
 from app.services import Lab, set_lab
-from app.status import read_status
 from app.views.plain import milliseconds
 from app.words import number
 from store import queries
 from store.samples import read_samples
 from store.summary import LATENCIES
+from telemetry.status import read_status
 from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state
 
 LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")

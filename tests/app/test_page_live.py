@@ -13,10 +13,10 @@ from app.home import Home
 from app.lablock import LabAddress
 from app.rundir import create_run, read_spec
 from app.services import Lab, set_lab
-from app.status import read_status, state, write_status
 from engine.config import EngineConfig
 from scenarios import build
 from store import queries
+from telemetry.status import read_status, state, write_status
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 
 LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from app.status import ACTIVE_STATES, FINAL_STATES
 from app.views.plain import clock, counted, milliseconds, plain
 from app.views.setup import flat
 from app.words import (
@@ -19,6 +18,7 @@ from app.words import (
     number,
 )
 from telemetry.rows import DECISION_REASONS, DECISIONS, ROW_TYPES, columns
+from telemetry.status import ACTIVE_STATES, FINAL_STATES
 
 
 def test_every_state_and_every_reason_has_words() -> None:

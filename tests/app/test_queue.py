@@ -14,10 +14,10 @@ from app.errors import LabError
 from app.home import Home
 from app.queue import RunQueue
 from app.rundir import create_run
-from app.status import read_status, state, write_status
 from app.trash import delete_run
 from app.verdict import settle_orphans
 from telemetry.process import identity_of, is_alive
+from telemetry.status import read_status, state, write_status
 from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state
 
 
@@ -165,6 +165,7 @@ def test_a_queue_takes_over_what_a_dead_one_left(home: Home) -> None:
 
 
 def test_a_run_another_supervisor_looks_after_is_left_to_it(home: Home, queue: RunQueue) -> None:
+
     create_run(home, small_spec("theirs"), supervisor=identity_of(os.getppid()))
     other = queue.submit(small_spec())
     wait_for_state(home, other, "finished")

@@ -24,7 +24,7 @@ from app.lablock import LabAddress, LabLock
 from app.live_socket import MOST_SILENT
 from app.server import bind, build_app, configure_streamlit, streamlit_options
 from app.services import Lab
-from app.status import read_status
+from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, free_port, http, lab_on
 from tests.app.small_runs import endless_spec, small_spec, wait_for, wait_for_state
 

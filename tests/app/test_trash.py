@@ -9,10 +9,11 @@ import pytest
 
 from app import trash
 from app.errors import LabError
-from app.home import Home, write_json
+from app.home import Home
 from app.notes import Notes, read_notes, write_notes
-from app.status import write_status
+from telemetry.jsonfile import write_json
 from telemetry.process import identity_of
+from telemetry.status import write_status
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def test_restoring_does_not_overwrite_a_newer_run(home: Home) -> None:
 def test_notes_change_only_what_is_given(home: Home) -> None:
     write_notes(home, "one", name="<b>bold</b>", notes="first")
     write_notes(home, "one", notes="second")
-    assert read_notes(home, "one") == Notes("<b>bold</b>", "second")
+    assert read_notes(home, "one") == Notes(name="<b>bold</b>", notes="second")
     with pytest.raises(LabError, match="120 characters"):
         write_notes(home, "one", name="x" * 121)
     with pytest.raises(LabError, match="no run"):

@@ -16,8 +16,8 @@ from app.client import call
 from app.home import Home
 from app.lablock import LabAddress, running_lab
 from app.rundir import create_run
-from app.status import is_final
 from engine.config import RunSpec
+from telemetry.status import is_final
 from tests.app.small_runs import read_status, small_spec, wait_for, wait_for_state
 from tests.browser.chromium import open_browser
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from app.status import read_status, state
 from telemetry.spool import SpoolReader, spool_path
+from telemetry.status import read_status, state
 from tests.app.small_runs import endless_spec, wait_for, wait_for_state
 from tests.browser.conftest import OpenLab
 

@@ -18,12 +18,12 @@ import pytest
 
 from app.home import Home
 from app.rundir import create_run
-from app.status import read_status
 from store.database import Database
 from store.schema import TABLES, quoted
 from telemetry.process import identity_in, identity_of, is_alive
 from telemetry.rows import ROW_TYPES, columns
 from telemetry.spool import SpoolReader, spool_path
+from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, end, own_children_of
 from tests.app.small_runs import endless_spec, small_spec, wait_for, wait_for_state
 

@@ -27,7 +27,7 @@ def write(folder: Path, name: str, **changes: Any) -> None:
         "repeats": 1,
         "turns": [
             {"variant": "a", "repeat": 0, "run_id": "r1", "done": True},
-            {"variant": "b", "run_id": "", "done": False},
+            {"variant": "b", "repeat": 0, "run_id": "", "done": False},
         ],
         "workload_hashes": {"a": "h", "b": "h"},
         "problem": "",
@@ -45,17 +45,21 @@ def test_the_table_is_what_the_files_are(tmp_path: Path) -> None:
     with Database(tmp_path / "db.duckdb") as database, database.read() as con:
         collector = Collector(tmp_path / "runs", database)
         collector.index_experiments()
-        assert [row["experiment_id"] for row in experiments(con)] == ["x-2", "x-1"]
-        first = experiments(con)[1]
+        assert [row["experiment_id"] for row in experiments(con)] == ["x-2", "x-1", "x-3"]
+        _, first, unreadable = experiments(con)
+        assert "experiment.json cannot be read: experiment.variants: " in unreadable["problem"], "there by its name"
         assert (first["state"], first["runs"], first["runs_done"], first["variants"]) == ("running", 2, 1, ["a", "b"])
         assert first["title"].endswith("DROP TABLE runs --")
-        write(folder, "x-1", state="finished and done")
+        write(folder, "x-1", state="finished")
         shutil.rmtree(folder / "x-2")
         collector.index_experiments()
-        assert [(row["experiment_id"], row["state"]) for row in experiments(con)] == [("x-1", "finished and done")]
+        assert [(row["experiment_id"], row["state"]) for row in experiments(con)] == [
+            ("x-1", "finished"),
+            ("x-3", "failed"),
+        ]
     reindex(tmp_path / "db.duckdb", tmp_path / "runs")
     with Database(tmp_path / "db.duckdb") as database, database.read() as con:
-        assert len(experiments(con)) == 1, "a rebuilt database has them too"
+        assert len(experiments(con)) == 2, "a rebuilt database has them too"
 
 
 def test_an_older_database_gains_the_table(tmp_path: Path) -> None:

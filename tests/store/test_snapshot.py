@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from rowmaker import record_run, set_status, spooled
 
-from store import snapshotimport
+from store import parquetspool
 from store.database import Database
 from store.errors import StoreError
 from store.ingest import Collector
@@ -241,7 +241,7 @@ def no_manifest(members: dict[str, bytes]) -> None:
         (other_columns, True, "columns"),
         (unknown_choice, True, "unknown kind"),
         (another_experiment, True, "its experiment"),
-        (no_quality, True, "quality figures"),
+        (no_quality, True, "quality.json cannot be read"),
         (no_manifest, False, "no manifest"),
     ],
 )
@@ -302,7 +302,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(there: Lab, file: Path) -> None
 
 
 def test_too_many_rows_are_refused(there: Lab, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshotimport, "MOST_ROWS", 10)
+    monkeypatch.setattr(parquetspool, "MOST_ROWS", 10)
     with pytest.raises(StoreError, match="rows"):
         there.read(file)
     assert there.content() == ["experiments", "runs"]
