@@ -196,7 +196,8 @@ TILES = {
     "ttft": _figure(
         "First token",
         "TTFT: from a request's arrival to its first token. A request still without one counts with its wait so far once that is longer "
-        "than the median. The large figure is the median, p99 is what one request in a hundred exceeds; the trend is the median lately.",
+        "than the median. The large figure is the median, p99 is what one request in a hundred exceeds (of too few for that, their number "
+        "stands beside it); the trend is the median lately.",
         METRICS["ttft_ms"].provenance,
     ),
     "itl": _figure(

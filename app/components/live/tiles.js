@@ -79,7 +79,7 @@ function tileSpecs(words, after) {
   const p = (figure, name) => (figure ? figure[name] : null);
   const p99 = (figures, name) => {
     const few = known(p(figures[name], "p99")) && figures.too_few[name].includes("p99");
-    return "p99 " + milliseconds(p(figures[name], "p99")) + (few ? ", of only " + whole(figures[name].count) : "");
+    return "p99 " + milliseconds(p(figures[name], "p99")) + (few ? " of " + whole(figures[name].count) : "");
   };
   const device = (figures) => figures.device || {};
   return [
