@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from app.entrance import has_bearer
 from app.errors import LabError
 from app.incoming import json_object
 from app.indexing import select_from
@@ -31,6 +31,7 @@ def api_routes(lab: Lab) -> list[Route]:
     """The endpoints, each behind the token."""
     table: tuple[tuple[str, str, Handler], ...] = (
         ("GET", "/api/status", _status),
+        ("POST", "/api/page-address", lambda lab, path, body: {"url": lab.entrance.page_address()}),
         ("GET", "/api/runs", lambda lab, path, body: {"runs": list_runs(lab.home)}),
         ("POST", "/api/runs", _enqueue),
         ("GET", "/api/runs/{run_id}", _show),
@@ -43,15 +44,9 @@ def api_routes(lab: Lab) -> list[Route]:
     return [Route(path, _endpoint(lab, handler, limiter), methods=[method]) for method, path, handler in table]
 
 
-def has_token(lab: Lab, request: Request) -> bool:
-    """Whether the request carries ``Authorization: Bearer TOKEN`` of this lab."""
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and hmac.compare_digest(token.encode(), lab.token.encode())
-
-
 def _endpoint(lab: Lab, handler: Handler, limiter: CapacityLimiter) -> Callable[[Request], Any]:
     async def answer(request: Request) -> Response:
-        if not has_token(lab, request):
+        if not has_bearer(request.scope["headers"], lab.token):  # a cookie will not do: browsers send it unasked
             return _error(401, LabError("bad-token", message="Give the lab's token.", mend="It is in lab.json."))
         try:
             body = await _body(request)

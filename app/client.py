@@ -11,6 +11,7 @@ from app.errors import LabError
 from app.lablock import LabAddress
 
 TIMEOUT_S = 60.0
+PAGE_ADDRESS_TIMEOUT_S = 5.0
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the lab is on this machine: no proxy
 
 
@@ -35,6 +36,11 @@ def call(lab: LabAddress, method: str, path: str, body: Any = None, *, timeout_s
             message=f"The lab at {lab.url} does not answer: {getattr(error, 'reason', error)}.",
             mend="Look at its terminal; if it hangs, end it and start it again.",
         ) from error
+
+
+def page_address(lab: LabAddress) -> str:
+    """A fresh address that lets one browser in. Raises as ``call`` does."""
+    return str(call(lab, "POST", "/page-address", timeout_s=PAGE_ADDRESS_TIMEOUT_S)["url"])
 
 
 def _refused(lab: LabAddress, error: urllib.error.HTTPError) -> LabError:

@@ -49,17 +49,17 @@ class Guard:
 
     def refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
         """Why a request with these headers is turned down; None if it may pass."""
-        hosts = _values(headers, b"host")
+        hosts = header_values(headers, b"host")
         if len(hosts) != 1:
             return "Give exactly one Host header."
         host = hosts[0].lower()
         if host_name(host) not in self.allowed_hosts:
             return "This host name is not the lab's. Open the address the lab printed, or start it with --allow-host."
-        origins = _values(headers, b"origin")
+        origins = header_values(headers, b"origin")
         if len(origins) > 1 or (origins and not same_origin(origins[0], host)):
             return "This page may not talk to the lab: it comes from another origin."
-        cross_site = "cross-site" in _values(headers, b"sec-fetch-site")
-        if cross_site and "navigate" not in _values(headers, b"sec-fetch-mode"):
+        cross_site = "cross-site" in header_values(headers, b"sec-fetch-site")
+        if cross_site and "navigate" not in header_values(headers, b"sec-fetch-mode"):
             return "Another site's page may not load parts of the lab."
         return None
 
@@ -78,7 +78,8 @@ def same_origin(origin: str, host: str) -> bool:
     return bool(separator) and scheme in ("http", "https") and rest == host
 
 
-def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+def header_values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[str]:
+    """Every value of a header, in the order in which they came."""
     return [value.decode("latin-1").strip() for key, value in headers if key.lower() == name]
 
 

@@ -7,7 +7,7 @@ Layout (``docs/architecture.md``)::
     HOME/experiments/<experiment_id>/experiment.json  runs that belong together
     HOME/locks/           one lock per device, one for the database
     HOME/spare/           output of the warm worker that waits for the next run
-    HOME/servescope.duckdb, HOME/lab.json
+    HOME/servescope.duckdb, HOME/lab.json, HOME/entrance.json
 
 Ids that reach this module may come from a page or a command line; anything that is not a plain run id is refused before
 it touches a path.
@@ -70,6 +70,10 @@ class Home:
     @property
     def database(self) -> Path:
         return self.root / "servescope.duckdb"
+
+    @property
+    def entrance_file(self) -> Path:
+        return self.root / "entrance.json"
 
     @property
     def lab_file(self) -> Path:

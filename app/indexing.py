@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from app.client import call
@@ -12,8 +15,9 @@ from store.database import Database
 from store.ingest import Collector
 from store.reindex import Progress
 from store.reindex import reindex as rebuild_database
-from store.select import python_columns, safe_select
+from store.select import python_columns, safe_select, stop_selects
 
+LOOK_S = 0.02
 Rows = tuple[list[str], list[tuple[Any, ...]]]
 
 
@@ -34,7 +38,20 @@ def select(home: Home, query: str, limit: int) -> Rows:
         return answer["columns"], [tuple(row) for row in answer["rows"]]
     with database_lock(home), Database(home.database) as database:
         _ingest(home, database)
-        return select_from(database, query, limit)
+        return _heard(lambda: select_from(database, query, limit))
+
+
+def _heard(ask: Callable[[], Rows]) -> Rows:
+    """The answer, asked for in a thread: DuckDB lets a Ctrl-C wait for seconds where it works in the thread that hears it."""
+    with ThreadPoolExecutor(1, "select") as pool:
+        answer = pool.submit(ask)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            while not answer.done():
+                stop_selects()
+                time.sleep(LOOK_S)
+            raise
 
 
 def select_from(database: Database, query: str, limit: int) -> Rows:

@@ -76,15 +76,24 @@ class LabLock:
         self._lock.release()
 
     def _taken(self) -> LabError:
-        about = read_lab_file(self._home)
+        about, lab = read_lab_file(self._home), running_lab(self._home)
         who = "a lab that is just starting" if about is None else f"the lab at {about.url} (process {about.pid})"
         return LabError(
             "second-lab",
             field="SERVESCOPE_HOME",
             value=str(self._home.root),
             message=f"{self._home.root} is in use by {who}.",
-            mend="Open that address, end that lab, or name another folder in SERVESCOPE_HOME.",
+            mend=f"{_how_to_open(lab)}, end that lab, or name another folder in SERVESCOPE_HOME.",
         )
+
+
+def _how_to_open(lab: LabAddress | None) -> str:
+    from app.client import page_address
+
+    try:
+        return f"Open {page_address(lab)} (works once)" if lab else "Open its address"
+    except LabError:
+        return "Open the address it printed"
 
 
 def running_lab(home: Home) -> LabAddress | None:

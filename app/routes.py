@@ -1,4 +1,4 @@
-"""Our routes beside Streamlit's. The guard stands in front of all of them."""
+"""Our routes beside Streamlit's. The guard and the gate stand in front of all of them."""
 
 from __future__ import annotations
 

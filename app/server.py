@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import app
+from app.entrance import entrance_of
 from app.errors import LabError
+from app.gate import Gate
 from app.guard import LOOPBACK_HOSTS, Guard
 from app.home import Home
 from app.lablock import LabAddress, LabLock
@@ -25,6 +27,8 @@ HOST = "127.0.0.1"
 PORT = 8642
 PORTS_TRIED = 50
 PAGE = Path(app.__file__).resolve().parent / "lab.py"
+ONE_BROWSER = "The address lets one browser in, once; servescope lab, run again, prints a fresh one."
+NO_TOKEN = "No token is asked for (--no-token): everybody with an account on this machine can use this lab, delete its runs included."
 CLOSE_S = 2  # how long open sockets may take at shutdown
 
 
@@ -70,7 +74,7 @@ def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
 def build_app(
     lab: Lab, *, allowed_hosts: Iterable[str] = LOOPBACK_HOSTS, on_ready: Callable[[], None] | None = None
 ) -> App:
-    """The ASGI application of a lab: pages, live socket, metrics, API; all behind the guard.
+    """The ASGI application of a lab: pages, live socket, metrics, API; all behind the guard and the gate.
 
     Its lifespan starts the lab (database, collector, queue) and stops it.
     """
@@ -96,7 +100,7 @@ def build_app(
     return st.App(
         PAGE,
         routes=routes(lab),
-        middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts))],
+        middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts)), Middleware(Gate, entrance=lab.entrance)],
         lifespan=lifespan,
         on_script_error=lab.note_page_error,
     )
@@ -134,11 +138,13 @@ def serve(
     extra_hosts: Iterable[str] = (),
     starter: bool = True,
     open_browser: bool = False,
+    open_to_all: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
     """Run the lab until it is interrupted.
 
     ``starter``: with an empty store, start the starter scenario. ``open_browser``: show the page once it is there.
+    ``open_to_all``: ask nobody on this machine for a token.
 
     Raises ``LabError`` when the store is in use by another lab, cannot be written or holds no readable database.
     """
@@ -149,18 +155,20 @@ def serve(
             address = LabAddress.fresh(HOST, listener.getsockname()[1])
             if port and address.port != port:
                 say(f"Port {port} is taken; using {address.port}.")
-            lab = Lab(home, address)
+            entrance = entrance_of(home, address, open_to_all=open_to_all)
+            lab = Lab(home, address, entrance)
             lab.queue.warm_up()  # its imports run beside ours
 
             def ready() -> None:
                 lock.publish(address)
                 if starter:
                     lab.start_starter()
-                say(f"ServeScope is open at {address.url}")
+                say(f"ServeScope is open at {entrance.page_address()}")
+                say(NO_TOKEN if open_to_all else ONE_BROWSER)
                 say("Ctrl-C ends it; a run in progress is ended cleanly and kept.")
                 preload()
                 if open_browser:
-                    webbrowser.open(address.url)
+                    webbrowser.open(entrance.page_address())
 
             try:
                 _serve(lab, listener, (*LOOPBACK_HOSTS, *extra_hosts), ready)
@@ -174,6 +182,12 @@ def _serve(lab: Lab, listener: socket.socket, hosts: tuple[str, ...], on_ready: 
     import uvicorn
 
     from app.connections import BoundedHttp, more_descriptors
+    from store.select import stop_selects
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            stop_selects()  # else the end would wait for the slowest question
+            await super().shutdown(sockets)
 
     more_descriptors()
     asgi_app = build_app(lab, allowed_hosts=hosts, on_ready=on_ready)
@@ -186,6 +200,7 @@ def _serve(lab: Lab, listener: socket.socket, hosts: tuple[str, ...], on_ready: 
         access_log=False,
         log_level="warning",
         server_header=False,
+        use_colors=False,
         timeout_graceful_shutdown=CLOSE_S,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    Server(config).run(sockets=[listener])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock
 
 from app import trash
+from app.entrance import Entrance
 from app.errors import LabError
 from app.experimenting import Experimenter
 from app.home import Home
@@ -38,9 +39,10 @@ STARTER = "starter"
 class Lab:
     """Database, collector, live runs and run queue of one store. ``start`` once, ``stop`` once."""
 
-    def __init__(self, home: Home, address: LabAddress) -> None:
+    def __init__(self, home: Home, address: LabAddress, entrance: Entrance | None = None) -> None:
         self.home = home
         self.address = address
+        self.entrance = entrance or Entrance(address)
         self.queue = RunQueue(home, keep_spare=True)
         self.experimenter = Experimenter(home, self.submit)
         self.started_unix_ns = time.time_ns()

@@ -107,7 +107,10 @@ def time_start(home: Home, lab: LabAddress, scenario: str) -> float:
 
 def wait_for_iteration(lab: LabAddress, run_id: str) -> None:
     """Follow the live socket, as the page does, until it brings an iteration."""
-    with connect(f"ws://{lab.host}:{lab.port}/live", origin=Origin(lab.url), proxy=None) as socket:
+    bearer = {"Authorization": f"Bearer {lab.token}"}
+    with connect(
+        f"ws://{lab.host}:{lab.port}/live", origin=Origin(lab.url), additional_headers=bearer, proxy=None
+    ) as socket:
         socket.send(json.dumps({"token": lab.token, "run": run_id}))
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:

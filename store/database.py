@@ -12,6 +12,7 @@ import contextlib
 import re
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,7 @@ NO_EXTENSIONS: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": "false",
     "autoload_known_extensions": "false",
 }
+CLOSE_S, CLOSE_LOOK_S = 3.0, 0.02
 REINDEX = "Run `servescope reindex` to rebuild it from the runs; nothing is lost."
 
 
@@ -102,7 +104,20 @@ class Database:
         return True
 
     def close(self) -> None:
-        self._con.close()
+        """Close the file. A reader that will not end keeps it from that for ``CLOSE_S`` and no longer.
+
+        What is committed is safe either way: the next start folds the write-ahead log in.
+        """
+        deadline = time.monotonic() + CLOSE_S
+        while True:
+            try:
+                self._con.close()
+            except duckdb.ResourceInUseException:
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(CLOSE_LOOK_S)
+            else:
+                return
 
     def __enter__(self) -> Database:
         return self

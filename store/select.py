@@ -45,6 +45,16 @@ REFUSED_FUNCTIONS = frozenset(["sleep_ms", "setseed", "setval", "nextval", "curr
 """Functions of a value that have effects or only pass time."""
 
 
+_under_way: set[duckdb.DuckDBPyConnection] = set()
+
+
+def stop_selects() -> None:
+    """End every ``safe_select`` of this process that is under way, from any thread; each raises ``StoreError``."""
+    for cursor in list(_under_way):
+        with contextlib.suppress(duckdb.Error):
+            cursor.interrupt()
+
+
 def safe_select(
     con: duckdb.DuckDBPyConnection,
     sql: str,
@@ -60,7 +70,7 @@ def safe_select(
     (``FROM checkpoint()``) do so in a read-only transaction too; they are refused by name before anything runs.
 
     Raises:
-        StoreError: not exactly one SELECT, an error in it, too much memory, or no end within ``timeout_s``.
+        StoreError: not exactly one SELECT, an error in it, too much memory, no end within ``timeout_s``, or ``stop_selects``.
     """
     cursor = con.cursor()
     try:
@@ -73,6 +83,7 @@ def safe_select(
 
         timer = threading.Timer(timeout_s, interrupt)
         timer.start()
+        _under_way.add(cursor)
         try:
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             return cursor.sql(statement, params=list(parameters) or None).limit(max_rows).to_arrow_table()
@@ -81,8 +92,11 @@ def safe_select(
                 raise StoreError(
                     "sql", f"The query was stopped after {timeout_s:g} s.", "Ask for less, or add a LIMIT."
                 ) from error
+            if type(error) is duckdb.InterruptException:
+                raise StoreError("sql", "The query was stopped.", "") from error
             raise StoreError("sql", str(error), "") from error
         finally:
+            _under_way.discard(cursor)
             timer.cancel()
             with contextlib.suppress(duckdb.Error):
                 cursor.rollback()

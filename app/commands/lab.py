@@ -23,11 +23,15 @@ def lab(
         list[str] | None, typer.Option(help="A further host name the lab answers to, behind a tunnel or proxy.")
     ] = None,
     starter: Annotated[bool, typer.Option(help="With an empty store, start the starter scenario.")] = True,
+    token: Annotated[
+        bool, typer.Option(help="Ask browsers for the token in the printed address. Without: anybody on this machine.")
+    ] = True,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
 ) -> None:
     """Open the lab in a browser.
 
-    The page, the run queue and the database, on this machine only.
+    The page, the run queue and the database, on this machine only. Run again while a lab is up, it prints a fresh address of
+    that lab.
     """
     from app.home import Home
     from app.preparing import prepare_embedded_model
@@ -40,6 +44,14 @@ def lab(
         prepare_embedded_model()
         if starter:
             size_starter(home, say)
-        serve(home, port=port, extra_hosts=allow_host or (), starter=starter, open_browser=open_browser, say=say)
+        serve(
+            home,
+            port=port,
+            extra_hosts=allow_host or (),
+            starter=starter,
+            open_browser=open_browser,
+            open_to_all=not token,
+            say=say,
+        )
     except KeyboardInterrupt:
         say("The lab is closed.")

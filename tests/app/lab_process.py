@@ -17,8 +17,10 @@ from typing import Any
 from app.client import call
 from app.home import Home
 from app.lablock import LabAddress, running_lab
+from app.rundir import create_run
 from app.workers import worker_environment
-from tests.app.small_runs import wait_for
+from engine.config import RunSpec
+from tests.app.small_runs import wait_for, wait_for_state
 
 
 class LabProcess:
@@ -68,6 +70,13 @@ class LabProcess:
 
     def sql(self, query: str) -> list[list[Any]]:
         return self.call("POST", "/sql", {"query": query})["rows"]
+
+    def submit(self, spec: RunSpec, *states: str) -> str:
+        """Serve a run through the lab and wait until it is in one of the states (default: finished)."""
+        create_run(self.home, spec)
+        self.call("POST", "/runs", {"run_id": spec.run_id})
+        wait_for_state(self.home, spec.run_id, *(states or ("finished",)))
+        return spec.run_id
 
     def kill(self) -> None:
         """kill -9."""

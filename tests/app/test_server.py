@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.routing import Mount, Route, WebSocketRoute
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -22,10 +21,10 @@ from app.errors import LabError
 from app.home import Home
 from app.lablock import LabAddress, LabLock
 from app.live_socket import MOST_SILENT
-from app.server import bind, build_app, configure_streamlit, streamlit_options
-from app.services import Lab
+from app.server import bind, configure_streamlit, streamlit_options
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, free_port, http, lab_on
+from tests.app.lab_routes import ROUTES
 from tests.app.small_runs import endless_spec, small_spec, wait_for, wait_for_state
 
 EVIL = "http://evil.example"
@@ -40,35 +39,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LabProcess]:
 @pytest.fixture(scope="module")
 def finished(lab: LabProcess) -> str:
     """A small run that this lab has served."""
-    return submit(lab, small_spec())
-
-
-def submit(lab: LabProcess, spec: Any, *states: str) -> str:
-    from app.rundir import create_run
-
-    create_run(lab.home, spec)
-    lab.call("POST", "/runs", {"run_id": spec.run_id})
-    wait_for_state(lab.home, spec.run_id, *(states or ("finished",)))
-    return spec.run_id
-
-
-def every_route() -> list[tuple[str, str]]:
-    """(method, path) of each route the server has, Streamlit's included; new routes appear here by themselves."""
-    app = build_app(Lab(Home(Path("/nowhere")), LabAddress.fresh("127.0.0.1", 1)))
-    found = []
-    for route in app._build_starlette_app().routes:
-        if isinstance(route, WebSocketRoute):
-            found.append(("WEBSOCKET", route.path))
-        elif isinstance(route, Route):
-            found += [(method, route.path) for method in sorted(route.methods or {"GET"})]
-        elif isinstance(route, Mount):
-            found.append(("GET", f"{route.path}/index.html"))
-        else:
-            raise AssertionError(f"a route of a new kind: {route}")
-    return found
-
-
-ROUTES = [(method, re.sub(r"\{[^}]*\}", "x", path) or "/") for method, path in every_route()]
+    return lab.submit(small_spec())
 
 
 def test_the_list_of_routes_is_whole() -> None:
@@ -99,7 +70,7 @@ def test_every_endpoint_of_the_api_wants_the_token(lab: LabProcess, method: str,
 
 
 def test_the_page_is_served_to_this_machine_and_may_not_be_framed(lab: LabProcess) -> None:
-    status, body = http(lab.address, "/", headers={"Origin": lab.address.url})
+    status, body = http(lab.address, "/", headers={"Origin": lab.address.url} | bearer(lab))
     assert status == 200
     assert "<div id=" in body
     assert lab.address.token not in body
@@ -127,8 +98,8 @@ def test_streamlit_is_configured_for_a_lab() -> None:
 
 
 def open_socket(lab: LabProcess, path: str = "/live", headers: dict[str, str] | None = None) -> ClientConnection:
-    """``Host`` in the headers is only said: the connection goes to the lab."""
-    extra = dict(headers or {})
+    """With the lab's token. ``Host`` in the headers is only said: the connection goes to the lab."""
+    extra = bearer(lab) | (headers or {})
     url = f"ws://{extra.pop('Host', f'{lab.address.host}:{lab.address.port}')}{path}"
     raw = socket.create_connection((lab.address.host, lab.address.port))
     return connect(url, sock=raw, origin=extra.pop("Origin", None), additional_headers=extra)  # type: ignore[arg-type]
@@ -196,7 +167,7 @@ def test_the_socket_refuses_what_is_no_run(lab: LabProcess, run: Any) -> None:
 
 
 def test_a_live_run_is_streamed_row_by_row_and_a_break_is_taken_up_where_it_was(lab: LabProcess) -> None:
-    run_id = submit(lab, endless_spec(), "running")
+    run_id = lab.submit(endless_spec(), "running")
     with follow(lab, run_id) as client:
         first = collect(client, lambda m: len(m["frame"]) > 20 and "figures" in m and "status" in m)
     assert first["hello"][0]["run"] == run_id
@@ -270,7 +241,7 @@ def test_sql_answers_one_select_and_nothing_else(lab: LabProcess, finished: str)
 
 
 def test_a_deleted_run_leaves_the_database_and_comes_back_with_all_rows(lab: LabProcess) -> None:
-    run_id = submit(lab, small_spec())
+    run_id = lab.submit(small_spec())
     count = f"SELECT count(*) FROM iterations WHERE run_id = '{run_id}'"
     wait_for(
         lambda: lab.sql(count) != [[0]] and lab.sql(f"SELECT figures FROM runs WHERE run_id = '{run_id}'") != [[None]]
@@ -360,8 +331,8 @@ def test_a_second_lab_on_the_same_store_says_who_has_it_and_ends(lab: LabProcess
 def test_ctrl_c_ends_the_run_cleanly_and_leaves_the_queue(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     with lab_on(home) as lab:
-        running = submit(lab, endless_spec(), "running")
-        waiting = submit(lab, small_spec(), "queued")
+        running = lab.submit(endless_spec(), "running")
+        waiting = lab.submit(small_spec(), "queued")
         with follow(lab, running) as client:  # an open tab does not hold the lab up
             collect(client, lambda m: m["frame"])
             code, errors = lab.stop()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from app.client import call
+from app.client import call, page_address
 from app.home import Home
 from app.lablock import LabAddress, running_lab
 from app.rundir import create_run
@@ -39,7 +39,10 @@ class OpenLab:
     address: LabAddress
 
     def url(self, run_id: str | None = None, path: str = "/") -> str:
-        return self.address.url + path + (f"?run={run_id}" if run_id else "")
+        """The address of a page for a browser that was not here before."""
+        ticket = page_address(self.address).partition("?")[2]
+        asked = path + (f"?run={run_id}" if run_id else "")
+        return f"{self.address.url}{asked}{'&' if '?' in asked else '?'}{ticket}"
 
     def submit(self, spec: RunSpec) -> str:
         create_run(self.home, spec)
