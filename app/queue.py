@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from app.errors import LabError
 from app.home import Home
 from app.rundir import create_run, device_of
-from app.verdict import settle
+from app.verdict import is_unwanted, settle, wish_for_its_end
 from app.workers import EngineProcess, sweep_logs
 from engine.config import RunSpec
 from telemetry.folder import is_run
@@ -43,6 +43,14 @@ class _Running:
     process: EngineProcess
     lock: FileLock
     asked_to_end: float | None = None  # monotonic seconds
+
+
+@dataclass
+class _Leaving:
+    """A run of another supervisor that was asked to end."""
+
+    process: EngineProcess
+    asked_to_end: float = field(default_factory=time.monotonic)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,7 @@ class RunQueue:
     grace_s: float = GRACE_S
     _queued: list[_Queued] = field(default_factory=list)
     _running: dict[str, _Running] = field(default_factory=dict)  # by device key
+    _leaving: dict[str, _Leaving] = field(default_factory=dict)  # by run id
     _settled: set[str] = field(default_factory=set)
     _stumbled: set[str] = field(default_factory=set)  # runs whose trouble was logged
     _spare: EngineProcess | None = None
@@ -122,6 +131,8 @@ class RunQueue:
     def cancel(self, run_id: str) -> bool:
         """Cancel a queued run, or ask a running one to end; False when it had ended already.
 
+        A run that does not end within ``grace_s`` is killed by a later ``tick``, whoever looks after it.
+
         Raises ``LabError`` for an unknown run.
         """
         run_dir = self.home.existing_run_dir(run_id)
@@ -129,6 +140,7 @@ class RunQueue:
             status = read_status(run_dir)
             if is_final(status):
                 return False
+            wish_for_its_end(run_dir)
             for running in self._running.values():
                 if running.run_id == run_id:
                     self._ask_to_end(running)
@@ -137,7 +149,9 @@ class RunQueue:
                 self._queued = [queued for queued in self._queued if queued.run_id != run_id]
                 settle(run_dir, exit_code=None, cancelled=True)
                 return True
-            EngineProcess.adopt(run_dir).terminate()  # another supervisor's run: it will see the end of it
+            if run_id not in self._leaving:  # another supervisor's run, which may be as stuck as its worker
+                self._leaving[run_id] = _Leaving(EngineProcess.adopt(run_dir))
+                self._leaving[run_id].process.terminate()
             return True
 
     def queued(self) -> list[str]:
@@ -173,6 +187,7 @@ class RunQueue:
         """One look at everything: settle what ended, survey the disk, start what may start."""
         with self._lock:
             self._settle_ended()
+            self._see_out()
             if time.monotonic() >= self._next_survey:
                 self._survey()
                 self._next_survey = time.monotonic() + SURVEY_S
@@ -194,8 +209,23 @@ class RunQueue:
             del self._running[device]
             running.lock.release()
 
+    def _see_out(self) -> None:
+        """Kill what another supervisor's run left over when its time to end was up, and write down that it is cancelled."""
+        for run_id, leaving in list(self._leaving.items()):
+            run_dir = self.home.run_dir(run_id)
+            if leaving.process.is_alive():
+                if time.monotonic() - leaving.asked_to_end > self.grace_s:
+                    leaving.process.kill()
+                continue
+            if run_dir.is_dir():
+                settle(run_dir, exit_code=None, cancelled=True)
+            del self._leaving[run_id]
+
     def _survey(self) -> None:
         """Find runs on disk that nobody looks after: left by an earlier lab, or written by a command line."""
+        for running in self._running.values():
+            if is_unwanted(self.home.run_dir(running.run_id)):  # somebody else's wish
+                self._ask_to_end(running)
         for run_id in [self.only] if self.only else self.home.run_ids():
             if run_id in self._settled or self._is_mine(run_id):
                 continue

@@ -7,19 +7,31 @@ import signal
 import time
 from pathlib import Path
 
-from app.home import Home
+from app.home import Home, write_json
 from app.workers import LOG, log_tail
 from telemetry.process import is_alive
 from telemetry.status import ACTIVE_STATES, Status, is_final, read_status, state, write_status
 
+WISH = "cancel.json"
+
+
+def wish_for_its_end(run_dir: Path) -> None:
+    """Note in the run's folder that it is to be cancelled: whoever looks after it sees that, and calls its end what it was."""
+    write_json(run_dir / WISH, {"asked_unix_ns": time.time_ns()})
+
+
+def is_unwanted(run_dir: Path) -> bool:
+    """Whether somebody asked for the run to be cancelled."""
+    return (run_dir / WISH).exists()
+
 
 def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
-    """Give the run a final state if its worker did not: ``cancelled`` when that was asked for, else ``crashed``."""
+    """Give the run a final state if its worker did not: ``cancelled`` when that was asked for, by whomever, else ``crashed``."""
     status = read_status(run_dir)
     if is_final(status):
         return status
     ended = time.time_ns()
-    if cancelled:
+    if cancelled or is_unwanted(run_dir):
         return write_status(run_dir, state="cancelled", ended_unix_ns=ended)
     labels = list(status.get("labels") or [])
     if "unfinished" not in labels:

@@ -97,7 +97,7 @@ class EngineProcess:
     def kill(self) -> None:
         """End it at once, with every process of its session."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self._child is not None and self._child.poll() is None:
+            if self.is_alive() and os.getpgid(self.pid) == self.pid:
                 os.killpg(self.pid, signal.SIGKILL)
                 return
         self._signal(signal.SIGKILL)

@@ -150,12 +150,21 @@ def _follow(
     home: Home, run_id: str, look: Callable[[], str], done: Callable[[Status], bool], cancel: Callable[[], Any]
 ) -> bool:
     from app.commands.progress import RunProgress
+    from app.rundir import is_run
 
     run_dir = home.run_dir(run_id)
     interrupted = False
     with interruptible() as asked, RunProgress(run_id) as display:
         while True:
             note = look()
+            if not is_run(run_dir):
+                raise LabError(
+                    "run-deleted",
+                    field="run",
+                    value=run_id,
+                    message=f"The run {run_id} was deleted while it waited.",
+                    mend=f"Start it again, or bring it back: servescope restore {run_id}",
+                )
             status = read_status(run_dir)
             display.show(status, note if state(status) == "queued" else "")
             if done(status):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -9,6 +10,7 @@ import typer
 from app.commands.console import Json, command, emit, say, show_error, stdout, table
 from app.errors import LabError
 
+LOOK_S = 0.1
 RunId = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's id; the start of it will do where only one run fits.")
 ]
@@ -89,22 +91,40 @@ def scenarios(json: Json = False) -> None:
 
 @command
 def cancel(run: RunId, json: Json = False) -> None:
-    """Cancel a queued run, or end a running one; what it did is kept."""
+    """Cancel a queued run, or end a running one; what it did is kept.
+
+    A run that does not end when it is asked to is killed after 15 seconds, whoever serves it.
+    """
     from app.client import call
     from app.home import Home
     from app.lablock import running_lab
     from app.listing import find_run
     from app.queue import RunQueue
+    from app.rundir import is_run
+    from app.status import is_final, read_status, state
 
     home = Home.from_environment().reach()
     run_id = find_run(home, run)
     lab = running_lab(home)
-    asked = (
-        call(lab, "POST", f"/runs/{run_id}/cancel")["cancelled"] if lab else RunQueue(home, only=run_id).cancel(run_id)
-    )
+    own: RunQueue | None = None
+    if lab is None:
+        own = RunQueue(home, only="none")
+        asked = own.cancel(run_id)
+    else:
+        asked = call(lab, "POST", f"/runs/{run_id}/cancel")["cancelled"]
     if not asked:
         raise LabError("run-ended", field="run", value=run_id, message=f"The run {run_id} has ended already.")
-    _done({"run_id": run_id, "cancelled": True}, f"Cancelling {run_id}.", json)
+    run_dir = home.run_dir(run_id)
+    while is_run(run_dir) and not is_final(read_status(run_dir)):
+        if own is None and running_lab(home) is None:  # it went while we waited
+            own = RunQueue(home, only="none")
+            own.cancel(run_id)
+        if own is not None:
+            own.tick()
+        time.sleep(LOOK_S)
+    if is_run(run_dir) and state(read_status(run_dir)) == "finished":
+        raise LabError("run-ended", field="run", value=run_id, message=f"The run {run_id} finished before it was told.")
+    _done({"run_id": run_id, "cancelled": True}, f"{run_id} is cancelled.", json)
 
 
 @command
