@@ -20,8 +20,16 @@ help:
 lab: setup
 	@$(VENV)/bin/servescope lab $(ARGS)
 
-setup: $(VENV)/.setup-done
-setup-test: $(VENV)/.setup-test-done
+# One make at a time looks at the environment and writes into it; another waits, and is told for whom. The make inside decides what is
+# to be done, so what the first has installed is not installed again by the second.
+ALONE = if $(PY) -c '' 2>/dev/null; then python=$(PY); else $(MAKE) --no-print-directory .python && python="$(PYTHON)"; fi && \
+	"$$python" -I .ci/alone.py .make.lock $$PPID "make $(MAKECMDGOALS)"
+
+setup:
+	@$(ALONE) $(MAKE) -s --no-print-directory $(VENV)/.setup-done
+
+setup-test:
+	@$(ALONE) $(MAKE) -s --no-print-directory $(VENV)/.setup-test-done
 
 # A mark is written first and removed only when `pip check` agrees, so an install that died half-way is seen by the next run, which
 # starts over from an empty environment. The done file is written last.
@@ -44,12 +52,14 @@ $(VENV)/.setup-test-done: $(VENV)/.setup-done
 	@rm -f $(VENV)/.installing
 	@touch $@
 
-.PHONY: .fresh-venv .check-venv
-.fresh-venv:
+.PHONY: .python .fresh-venv .check-venv
+.python:
 	@command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	  echo "ServeScope needs Python 3.11 or newer; there is no '$(PYTHON)' on the PATH. Name one: make lab PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "ServeScope needs Python 3.11 or newer; '$(PYTHON)' is $$("$(PYTHON)" --version 2>&1). Name another: make lab PYTHON=python3.12" >&2; exit 1; }
+
+.fresh-venv: .python
 	@if [ -e $(VENV)/.installing ]; then echo "The last install did not finish; starting over"; rm -rf $(VENV); fi
 	@$(PIP) --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV) || { \
 	  echo "Could not make a virtual environment. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
@@ -81,4 +91,4 @@ soak: setup-test
 	@SERVESCOPE_SOAK_ROUNDS=20 $(PY) -m pytest tests/soak --timeout 3600 $(ARGS)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	@$(ALONE) rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

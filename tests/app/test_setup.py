@@ -43,9 +43,20 @@ build_editable = build_wheel
 """
 
 
+SLOWLY = """
+import time
+
+Path("building").write_text("")
+while not Path("go-on").exists():
+    time.sleep(0.05)
+"""
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "alone.py", tmp_path / ".ci")
     (tmp_path / "backend").mkdir()
     (tmp_path / "backend" / "backend.py").write_text(BACKEND)
     (tmp_path / "pyproject.toml").write_text(
@@ -102,6 +113,68 @@ def test_an_install_that_was_killed_is_repaired_by_running_it_again(project: Pat
     assert code == 0, output
     assert "did not finish; starting over" in output
     assert "the lab is open" in output
+
+
+def test_two_makes_at_once_install_once_and_the_second_says_for_whom_it_waits(project: Path) -> None:
+    (project / "backend" / "backend.py").write_text(BACKEND + SLOWLY)
+    first = start(project, "setup-test")
+    wait_until_it_installs(project, first)
+    second = start(project, "lab")
+    assert f"make setup-test (process {first.pid}) is setting this clone up; waiting" in first_line(second)
+    (project / "go-on").write_text("")
+    outputs = [rest_of(process) for process in (first, second)]
+    assert [first.returncode, second.returncode] == [0, 0], outputs
+    assert "the lab is open" in outputs[1]
+    for words in ("starting over", "Installing ServeScope"):
+        assert words not in outputs[1]
+
+
+def test_a_make_that_was_killed_holds_nobody_up(project: Path) -> None:
+    (project / "backend" / "backend.py").write_text(BACKEND + SLOWLY)
+    first = start(project, "lab")
+    wait_until_it_installs(project, first)
+    second = start(project, "lab")
+    assert "waiting" in first_line(second)
+    (project / "go-on").write_text("")
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    output = rest_of(second)
+    assert second.returncode == 0, output
+    assert "the lab is open" in output
+
+
+def test_clean_waits_for_an_install_in_progress(project: Path) -> None:
+    (project / "backend" / "backend.py").write_text(BACKEND + SLOWLY)
+    first = start(project, "setup")
+    wait_until_it_installs(project, first)
+    clean = start(project, "clean")
+    assert f"make setup (process {first.pid})" in first_line(clean)
+    (project / "go-on").write_text("")
+    output = rest_of(first)
+    assert first.returncode == 0, output
+    rest_of(clean)
+    assert not (project / ".venv").exists()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline()
+
+
+def rest_of(process: subprocess.Popen[str]) -> str:
+    """What it still says, once it has ended."""
+    assert process.stdout is not None
+    output = process.stdout.read()
+    process.wait(timeout=PATIENCE_S)
+    return output
+
+
+def wait_until_it_installs(project: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (project / "building").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
 
 
 def test_an_environment_that_was_cut_off_while_it_was_made_is_repaired(project: Path) -> None:
