@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.commands import compare, doctor, exchange, lab, quality, run, runs, sql
+from app.commands.printable import guard_terminal
 
 app = typer.Typer(
     name="servescope",
@@ -41,6 +42,7 @@ for module in (lab, run, compare, quality, exchange, runs, doctor, sql):
 
 def main() -> None:
     """Entry point of the ``servescope`` program."""
+    guard_terminal()
     app()
 
 

@@ -33,7 +33,7 @@ def prepare_embedded_model() -> None:
     from app.commands.console import stderr
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
+from app.commands.printable import printable, printable_json
 from app.errors import LabError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 P = ParamSpec("P")
+QUERY_INTERRUPTED = "Query interrupted"  # what DuckDB makes of a Ctrl-C that came while it worked
 R = TypeVar("R")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on standard output.")]
@@ -24,15 +26,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 def stderr() -> Console:
     """A console on standard error."""
-    from rich.console import Console
+    from app.commands.richconsole import TerminalConsole
 
-    return Console(stderr=True, highlight=False)
+    return TerminalConsole(sys.stderr)
 
 
 def stdout() -> Console:
-    from rich.console import Console
+    from app.commands.richconsole import TerminalConsole
 
-    return Console(highlight=False)
+    return TerminalConsole(sys.stdout)
 
 
 def say(text: str) -> None:
@@ -42,7 +44,7 @@ def say(text: str) -> None:
 
 def emit(value: Any) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=str), flush=True)
+    print(printable_json(json.dumps(value, ensure_ascii=False, indent=2, default=str)), flush=True)
 
 
 def table(
@@ -62,9 +64,15 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    names, cells = list(columns), [["" if cell is None else str(cell) for cell in row] for row in rows]
+    names, cells = list(columns), [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     filled = [n for n, name in enumerate(names) if not name or any(row[n] for row in cells) or not cells]
-    built = Table(title=title, title_justify="left", header_style="bold", box=SIMPLE_HEAD, show_header=any(names))
+    built = Table(
+        title=None if title is None else Text(printable(title)),
+        title_justify="left",
+        header_style="bold",
+        box=SIMPLE_HEAD,
+        show_header=any(names),
+    )
     for name in (names[n] for n in filled):
         justify: Any = "right" if name in right else "left"
         built.add_column(name, justify=justify, overflow="fold", no_wrap=name in whole or name in right)
@@ -84,6 +92,9 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
             say("Interrupted.")
             raise typer.Exit(130) from None
         except Exception as error:
+            if type(error) is RuntimeError and str(error) == QUERY_INTERRUPTED:
+                say("Interrupted.")
+                raise typer.Exit(130) from None
             about = describe(error)
             if about is None:
                 raise

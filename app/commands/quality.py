@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.console import Json, command, emit, say, stdout, table
+from app.commands.printable import printable, unguarded
 from app.errors import LabError
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ def _bar(progress: Progress | None, end: str = "") -> None:
     if progress is None or not sys.stderr.isatty():
         return
     full = round(BAR * progress.share)
-    print(f"\r[{'#' * full}{'.' * (BAR - full)}] {progress.phase:<40}", end=end, file=sys.stderr, flush=True)
+    drawn = f"\r[{'#' * full}{'.' * (BAR - full)}] {printable(progress.phase):<40}"
+    print(drawn, end=end, file=unguarded(sys.stderr), flush=True)
 
 
 def _print(result: dict[str, Any]) -> None:
