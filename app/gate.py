@@ -22,6 +22,7 @@ OPEN_PATHS = frozenset({"/health", "/healthz", "/metrics"})
 SIGN_IN = "/sign-in"
 LARGEST_FORM = 8192
 SPENT = "That address has been used already: each works once. Use one of the ways below."
+SIGNED_OUT = "This browser has no key to the lab any more. Load the page again to sign in."
 WRONG = "That is no token of this lab, or an address that has been used already."
 REFUSAL = {
     "kind": "bad-token",
@@ -79,8 +80,10 @@ class Gate:
                 await _again(send)  # a link on another site: a strict cookie comes only with a request of our own
             else:
                 await _page(send, _without_ticket(scope))
-        else:
+        elif path.startswith("/api/"):
             await _answer(send, 401, json.dumps({"error": REFUSAL}), b"application/json")
+        else:  # what a page that is open asks for; Streamlit shows the answer in a dialog where it is JSON
+            await _answer(send, 401, json.dumps(SIGNED_OUT), b"application/json")
 
     async def _sign_in(self, receive: Receive, send: Send) -> None:
         body = b""

@@ -17,6 +17,7 @@ from app.experimenting import current_turn, pause, resume, runs_planned, seconds
 from app.exports import export, import_file, imported_in_words
 from app.services import Lab
 from app.views.plain import counted, plain
+from app.views.uploads import forget
 from store.errors import StoreError
 from store.experiments import experiments
 
@@ -150,17 +151,24 @@ def _milestone(experiment: Experiment) -> int:
 
 
 def _import(lab: Lab) -> None:
-    upload = st.file_uploader("A .servescope file", type=["servescope"], key="import")
+    turn = st.session_state.setdefault(
+        "import-turn", 0
+    )  # a fresh uploader after each file: the one before is forgotten
+    upload = st.file_uploader("A .servescope file", type=["servescope"], key=f"import-{turn}")
+    if "import-problem" in st.session_state:
+        st.error(st.session_state.pop("import-problem"), icon=":material/error:")
     if upload is None or not st.button("Take it in", key="import-now", type="primary"):
         return
     with tempfile.TemporaryDirectory(dir=lab.home.root, prefix=".upload-") as folder:
         path = Path(folder) / "upload.servescope"
         path.write_bytes(upload.getbuffer())
+        forget(upload)
+        st.session_state["import-turn"] = turn + 1
         try:
             imported = import_file(lab.home, path)
         except (LabError, StoreError) as error:
-            st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
-            return
+            st.session_state["import-problem"] = plain(f"{error.message} {error.mend}")
+            st.rerun()
     for run_id in imported.changed:
         lab.collector.notify(run_id)
     st.session_state["imported"] = plain(" ".join(imported_in_words(imported)))

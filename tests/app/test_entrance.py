@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 import pytest
 
 from app.entrance import MOST_TICKETS, Entrance, entrance_of, ticket_in
-from app.gate import Gate
+from app.gate import SIGNED_OUT, Gate
 from app.home import Home
 from app.lablock import LabAddress
 
@@ -135,8 +135,10 @@ def test_without_a_cookie_a_page_says_how_to_get_in_and_anything_else_an_error()
     assert "servescope lab" in page.body
     assert "<script" not in page.body
     assert page.headers["cache-control"] == "no-store"
-    other = ask(entrance, "/static/x.js", {"accept": "*/*"})
-    assert (other.status, json.loads(other.body)["error"]["kind"]) == (401, "bad-token")
+    call = ask(entrance, "/api/runs", {"accept": "*/*"})
+    assert (call.status, json.loads(call.body)["error"]["kind"]) == (401, "bad-token")
+    part = ask(entrance, "/_stcore/health", {"accept": "*/*"})
+    assert (part.status, json.loads(part.body)) == (401, SIGNED_OUT)
     assert ask(entrance, "/live", kind="websocket").messages[0]["type"] == "websocket.close"
     assert ask(entrance, "/live", cookie_of(entrance), kind="websocket").passed
 
