@@ -14,7 +14,7 @@ help:
 	@echo "make lab    install what is missing and open the lab (ARGS='--port 9000' passes options on)"
 	@echo "make test   install what the tests need and run them (ARGS='-k guard' passes options on)"
 	@echo "make lint   ruff, mypy and the import rules"
-	@echo "make soak   the kill tests, 20 rounds each"
+	@echo "make soak   the kill tests, 20 rounds each, and a lab that lives through 200 runs"
 	@echo "make clean  remove the virtual environment and caches (your runs stay where they are)"
 
 lab: setup
