@@ -11,7 +11,6 @@ from app.errors import LabError
 from app.lablock import LabAddress
 
 TIMEOUT_S = 60.0
-PAGE_ADDRESS_TIMEOUT_S = 5.0
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the lab is on this machine: no proxy
 
 
@@ -40,7 +39,7 @@ def call(lab: LabAddress, method: str, path: str, body: Any = None, *, timeout_s
 
 def page_address(lab: LabAddress) -> str:
     """A fresh address that lets one browser in. Raises as ``call`` does."""
-    return str(call(lab, "POST", "/page-address", timeout_s=PAGE_ADDRESS_TIMEOUT_S)["url"])
+    return str(call(lab, "POST", "/page-address")["url"])
 
 
 def _refused(lab: LabAddress, error: urllib.error.HTTPError) -> LabError:
