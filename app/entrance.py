@@ -9,6 +9,7 @@ Everybody with an account on this machine can reach 127.0.0.1, so the address al
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
 import threading
@@ -16,9 +17,12 @@ from collections import deque
 from collections.abc import Iterable
 from urllib.parse import parse_qs, urlsplit
 
+from pydantic import BaseModel
+
 from app.guard import header_values
-from app.home import Home, read_json, write_json
+from app.home import Home
 from app.lablock import LabAddress
+from telemetry.jsonfile import read_as, write_json
 
 COOKIE_S = 30 * 86_400
 MOST_TICKETS = 256  # that wait to be used; the oldest go first
@@ -76,15 +80,20 @@ class Entrance:
         return any(_same(value, self._cookie) for name, _, value in pairs if name == self.cookie_name)
 
 
+class _Kept(BaseModel):
+    secret: str
+
+
 def entrance_of(home: Home, address: LabAddress, *, open_to_all: bool = False) -> Entrance:
     """The entrance of a store's lab. Its secret is kept in the store, readable by its owner only; a damaged one is made anew."""
     try:
-        secret = bytes.fromhex((read_json(home.entrance_file) or {})["secret"])
-    except (KeyError, TypeError, ValueError):
+        secret = bytes.fromhex(read_as(_Kept, home.entrance_file).secret)
+    except (FileNotFoundError, ValueError):
         secret = b""
     if len(secret) != SECRET_BYTES:
         secret = secrets.token_bytes(SECRET_BYTES)
-        write_json(home.entrance_file, {"secret": secret.hex()}, mode=0o600)
+        with contextlib.suppress(OSError):  # a full disk: the cookie then ends with the lab
+            write_json(home.entrance_file, {"secret": secret.hex()}, mode=0o600)
     return Entrance(address, secret, open_to_all=open_to_all)
 
 

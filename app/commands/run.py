@@ -150,7 +150,7 @@ def _follow(
     home: Home, run_id: str, look: Callable[[], str], done: Callable[[Status], bool], cancel: Callable[[], Any]
 ) -> bool:
     from app.commands.progress import RunProgress
-    from app.rundir import is_run
+    from telemetry.folder import is_run
 
     run_dir = home.run_dir(run_id)
     interrupted = False

@@ -100,8 +100,8 @@ def cancel(run: RunId, json: Json = False) -> None:
     from app.lablock import running_lab
     from app.listing import find_run
     from app.queue import RunQueue
-    from app.rundir import is_run
-    from app.status import is_final, read_status, state
+    from telemetry.folder import is_run
+    from telemetry.status import is_final, read_status, state
 
     home = Home.from_environment().reach()
     run_id = find_run(home, run)

@@ -15,10 +15,10 @@ from filelock import FileLock
 from app.home import Home
 from app.queue import RunQueue
 from app.rundir import create_run
-from app.status import read_status, state, write_status
 from app.verdict import settle, settle_orphans
 from app.workers import worker_environment
 from telemetry.process import identity_of, is_alive
+from telemetry.status import read_status, state, write_status
 from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 

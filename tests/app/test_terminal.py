@@ -25,8 +25,8 @@ from app.errors import LabError
 from app.home import Home
 from app.notes import write_notes
 from app.rundir import create_run
-from app.status import write_status
 from app.workers import worker_environment
+from telemetry.status import write_status
 from tests.app.lab_process import lab_on
 from tests.app.small_runs import small_spec, wait_for
 
