@@ -24,7 +24,7 @@ Handler = Callable[["Lab", dict[str, str], dict[str, Any]], Any]
 LARGEST_BODY = 1_000_000
 MOST_AT_ONCE = 8  # calls that hold a thread; pages, health and live views have threads of their own
 MOST_ROWS = 1_000_000
-NOT_FOUND = ("unknown-run", "bad-run-id")
+NOT_FOUND = ("unknown-run", "deleted-run", "bad-run-id")
 
 
 def api_routes(lab: Lab) -> list[Route]:

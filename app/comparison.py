@@ -13,6 +13,7 @@ from app.errors import LabError
 from app.experiment import Experiment, is_synthetic
 from app.experimentfile import read_experiment
 from app.home import Home
+from app.missingruns import as_it_is
 from store import queries
 from store.database import Database
 from store.ingest import Collector
@@ -29,7 +30,7 @@ def result_of_experiment(home: Home, experiment_id: str, slo: str | None = None)
 
     Raises ``LabError`` for an unknown experiment, or one that cannot be judged, with the reason.
     """
-    experiment = read_experiment(home, experiment_id)
+    experiment = as_it_is(home, read_experiment(home, experiment_id))
     if experiment.kind == "capacity":
         return capacity_result(home, experiment)
     with Database(Path(":memory:")) as database:

@@ -17,6 +17,7 @@ from app.experiment import Experiment
 from app.experimentfile import experiment_dir, read_experiment
 from app.home import EXPERIMENT_FILE, Home
 from app.listing import find_run
+from app.missingruns import as_it_is, missing_runs
 from app.views.plain import counted
 from engine.config import RunSpec
 from store import queries
@@ -46,11 +47,13 @@ class Subject:
 def find_subject(home: Home, name: str) -> Subject:
     """The experiment or run of this id (of a run, the start of it will do). Raises ``LabError`` for neither."""
     if name in home.experiment_ids():
-        experiment = read_experiment(home, name)
+        whole = read_experiment(home, name)
+        experiment, gone = as_it_is(home, whole), {missing.turn.run_id for missing in missing_runs(home, whole)}
         runs = {
-            run_id: f"{variant.name}, repeat {repeat + 1}"
+            turn.run_id: f"{turn.variant}, repeat {turn.repeat + 1}"
             for variant in experiment.variants
-            for repeat, run_id in enumerate(experiment.runs_of(variant.name))
+            for turn in experiment.turns_of(variant.name)
+            if turn.run_id not in gone
         }
         if not runs:
             raise LabError(

@@ -156,7 +156,7 @@ class Home:
         """The folder of a run that exists. Raises ``LabError`` naming the nearest ids otherwise."""
         folder = self.run_dir(run_id)
         if not is_run(folder):
-            raise unknown_run(run_id, self.run_ids())
+            raise deleted_run(run_id) if self.trash_dir(run_id).is_dir() else unknown_run(run_id, self.run_ids())
         return folder
 
     def trash_dir(self, run_id: str) -> Path:
@@ -197,6 +197,16 @@ def unknown_run(run_id: str, known: list[str]) -> LabError:
         value=run_id,
         message=f"There is no run {run_id!r}.",
         mend=f"Nearest: {', '.join(close)}." if close else "servescope runs lists the runs there are.",
+    )
+
+
+def deleted_run(run_id: str) -> LabError:
+    return LabError(
+        "deleted-run",
+        field="run",
+        value=run_id,
+        message=f"The run {run_id} was deleted; it is in the trash.",
+        mend=f"servescope restore {run_id} brings it back.",
     )
 
 

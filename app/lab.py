@@ -6,6 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from app.theme import page_styles
+from app.views.chartcard import page_palette
 from app.words import GLOSSARY
 
 SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
@@ -27,7 +29,7 @@ page = st.navigation(
     ],
     position="top",
 )
-st.html(f"<style>{(Path(__file__).parent / 'lab.css').read_text(encoding='utf-8')}</style>")
+st.html(f"<style>{page_styles(page_palette())}</style>")
 page.run()
 with st.sidebar, st.expander("Words of the field", icon=":material/dictionary:"):
     for word, meaning in GLOSSARY.items():

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.brief import brief_of
 from app.errors import LabError
-from app.home import Home, checked_run_id, unknown_run
+from app.home import Home, checked_run_id, deleted_run, unknown_run
 from app.notes import notes_or_none
 from telemetry.damage import damage_of
 from telemetry.folder import is_run
@@ -75,4 +75,4 @@ def find_run(home: Home, name: str) -> str:
             message=f"{len(fitting)} runs begin with {name!r}.",
             mend=f"Say which: {', '.join(fitting[-5:])}.",
         )
-    raise unknown_run(name, known)
+    raise deleted_run(name) if home.trash_dir(name).is_dir() else unknown_run(name, known)

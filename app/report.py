@@ -250,9 +250,7 @@ def plane(result: Mapping[str, Any], latency: str = "itl_ms_p99", palette: Any =
         for name in result["variants"]
         if name in speed and name in slow
     ]
-    return throughput_latency(
-        points, palette, x_title="output tokens per second", y_title=f"{STATISTICS[latency].title}, ms"
-    )
+    return throughput_latency(points, palette, x_title="output, tokens/s", y_title=f"{STATISTICS[latency].title}, ms")
 
 
 def rates(result: Mapping[str, Any], palette: Any = LIGHT) -> go.Figure:

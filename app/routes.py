@@ -1,11 +1,16 @@
-"""Our routes beside Streamlit's. The guard and the gate stand in front of all of them."""
+"""Our routes beside Streamlit's. The guard and the gate stand in front of all of them.
+
+A page's address is answered here with Streamlit's own ``index.html`` and a script before it, ``page.js``.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.api import api_routes
@@ -16,6 +21,10 @@ if TYPE_CHECKING:
     from app.services import Lab
 
 LIVE_PATH = "/live"
+PAGES = ("compare", "runs")
+"""Paths of the pages beside the one at ``/``; ``tests/app/test_server.py`` holds them to the files in ``app/pages``."""
+PROBES = ("_stcore/health", "_stcore/host-config")
+SCRIPT = Path(__file__).parent / "components" / "page.js"
 
 
 def routes(lab: Lab) -> list[BaseRoute]:
@@ -38,4 +47,29 @@ def routes(lab: Lab) -> list[BaseRoute]:
         Route("/healthz", health, methods=["GET"]),
         Route("/health", health_for_clients, methods=["GET"]),  # as vLLM answers it
         *api_routes(lab),
+        *page_routes(),
     ]
+
+
+def page_routes() -> list[BaseRoute]:
+    """Every page's address, and below it what a script written for Streamlit may ask of it."""
+
+    def page(_: Request) -> Response:
+        return HTMLResponse(shell(), headers={"cache-control": "no-cache"})
+
+    def probe(request: Request) -> Response:
+        return RedirectResponse("/" + request.url.path.split("/", 2)[2], headers={"cache-control": "no-cache"})
+
+    return [
+        *(Route(f"/{name}", page, methods=["GET"]) for name in ("", *PAGES)),
+        *(Route(f"/{name}/{below}", probe, methods=["GET"]) for name in PAGES for below in PROBES),
+    ]
+
+
+@cache
+def shell() -> str:
+    """The page every address gets: Streamlit's, with our script first."""
+    from streamlit import file_util
+
+    page = (Path(file_util.get_static_dir()) / "index.html").read_text(encoding="utf-8")
+    return page.replace("<head>", f"<head>\n<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>", 1)

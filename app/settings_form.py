@@ -117,9 +117,9 @@ class _Form:
 
     def technique(self, technique: Control) -> None:
         """A toggle that reveals its technique's settings."""
-        with st.container(border=True, gap="small"):
+        with st.container(border=True, gap="small", key=f"technique-{technique.path}"):
             key = self._prepare(technique)
-            on = st.toggle(f"**{technique.title}**", key=key, help=technique.explanation, persist_state="session")
+            on = st.toggle(technique.title, key=key, help=technique.explanation, persist_state="session")
             if technique.paper:
                 st.caption(technique.paper)
             self._mark(technique)

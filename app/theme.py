@@ -1,13 +1,17 @@
 """The lab's look: one palette with fixed meanings, for canvases, Plotly figures and Streamlit alike.
 
 A colour means the same thing on every page: amber is prompt work, blue is token generation, magenta is both in one iteration, teal
-is memory, red is a stall. ``tests/app/test_theme.py`` holds the palette to distances that survive the three common kinds of
+is memory, red is a stall. ``tests/app/test_page_theme.py`` holds the palette to distances that survive the three common kinds of
 colour blindness, and to contrast with both backgrounds.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+STYLES = Path(__file__).parent / "lab.css"
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Palette:
     finish: str
     good: str
     warn: str
+    on_accent: str  # text on a button of the accent's colour
 
 
 LIGHT = Palette(
@@ -61,6 +66,7 @@ LIGHT = Palette(
     finish="#B9C4CC",
     good="#1D7F4F",
     warn="#A85B00",
+    on_accent="#FFFFFF",
 )
 
 DARK = Palette(
@@ -86,6 +92,7 @@ DARK = Palette(
     finish="#55636D",
     good="#5CCB92",
     warn="#F0B05E",
+    on_accent="#0E1419",
 )
 
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -103,6 +110,14 @@ STEPS = ("forward", "schedule", "prepare", "sample", "finish")
 def palette(name: str) -> Palette:
     """The palette of the ``"light"`` or ``"dark"`` theme; anything else is light."""
     return DARK if name == "dark" else LIGHT
+
+
+def ink_on(colour: str) -> str:
+    """Black or white, whichever can be read better on ``#rrggbb``; one of them always has a contrast of 4.5 : 1."""
+    channels = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in channels)
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "#000000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#FFFFFF"
 
 
 def palettes() -> dict[str, dict[str, str]]:
@@ -150,3 +165,10 @@ def streamlit_theme() -> dict[str, object]:
         options[f"theme.{name}.sidebar.backgroundColor"] = colours.surface
         options[f"theme.{name}.sidebar.secondaryBackgroundColor"] = colours.background
     return options
+
+
+@cache
+def page_styles(colours: Palette) -> str:
+    """The style sheet of the pages: the palette as variables (``--lab-muted``), then ``lab.css``, which names no colour of its own."""
+    variables = " ".join(f"--lab-{name.replace('_', '-')}: {value};" for name, value in asdict(colours).items())
+    return f":root {{ {variables} }}\n{STYLES.read_text(encoding='utf-8')}"

@@ -58,14 +58,7 @@ def restore_run(home: Home, run_id: str) -> None:
     """Bring a run or an experiment back. Raises ``LabError`` when it is not in the trash, or its id is taken again."""
     source = home.trash_dir(run_id)
     if not source.is_dir():
-        known = home.trashed_ids()
-        raise LabError(
-            "unknown-run",
-            field="run",
-            value=run_id,
-            message=f"There is no run {run_id!r} in the trash.",
-            mend=f"There: {', '.join(known[-5:])}." if known else "The trash is empty.",
-        )
+        raise not_in_trash(home, run_id)
     target = experiment_dir(home, run_id) if (source / EXPERIMENT_FILE).exists() else home.run_dir(run_id)
     if target.exists():
         raise LabError(
@@ -83,6 +76,19 @@ def deleted_unix(home: Home, run_id: str) -> float:
     return home.trash_dir(run_id).stat().st_mtime
 
 
+def trashed(home: Home) -> list[str]:
+    """Ids of what is in the trash, the last deleted first."""
+    return sorted(home.trashed_ids(), key=lambda run_id: (deleted_unix(home, run_id), run_id), reverse=True)
+
+
+def delete_for_good(home: Home, run_id: str) -> None:
+    """Remove one thing from the trash. Raises ``LabError`` when it is not there."""
+    folder = home.trash_dir(run_id)
+    if not folder.is_dir():
+        raise not_in_trash(home, run_id)
+    shutil.rmtree(folder)
+
+
 def empty_trash(home: Home, older_than_days: float = 0.0) -> list[str]:
     """Remove what was deleted more than so many days ago; the ids."""
     removed = []
@@ -93,7 +99,19 @@ def empty_trash(home: Home, older_than_days: float = 0.0) -> list[str]:
     return removed
 
 
+def not_in_trash(home: Home, run_id: str) -> LabError:
+    known = home.trashed_ids()
+    return LabError(
+        "unknown-run",
+        field="run",
+        value=run_id,
+        message=f"There is no run {run_id!r} in the trash.",
+        mend=f"There: {', '.join(known[-5:])}." if known else "The trash is empty.",
+    )
+
+
 def _move(folder: Path, target: Path) -> None:
     shutil.rmtree(target, ignore_errors=True)
-    os.utime(folder)
+    now = time.time_ns()
+    os.utime(folder, ns=(now, now))  # finer than the kernel's own clock for files: what was deleted last comes first
     folder.replace(target)

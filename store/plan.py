@@ -101,10 +101,14 @@ class Experiment:
     def variant(self, name: str) -> Variant:
         return next(v for v in self.variants if v.name == name)
 
+    def turns_of(self, name: str) -> list[Turn]:
+        """A variant's finished turns, by repeat; without the warm-up."""
+        turns = [t for t in self.turns if t.variant == name and t.done and not t.warm_up]
+        return sorted(turns, key=lambda t: t.repeat)
+
     def runs_of(self, name: str) -> list[str]:
         """Ids of a variant's finished runs, by repeat; without the warm-up."""
-        turns = [t for t in self.turns if t.variant == name and t.done and not t.warm_up]
-        return [t.run_id for t in sorted(turns, key=lambda t: t.repeat)]
+        return [turn.run_id for turn in self.turns_of(name)]
 
     def complete_repeats(self) -> int:
         """Repeats that every variant has finished."""

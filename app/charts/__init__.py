@@ -1,7 +1,7 @@
 """Charts of recorded runs: a table in, a Plotly figure out. Columns carry the live socket's names (``docs/architecture.md``)."""
 
 from app.charts.devices import device_activity, memory_and_power
-from app.charts.frame import CONFIG, column
+from app.charts.frame import CONFIG, column, on_one_clock
 from app.charts.iterations import batch_makeup, iteration_timeline
 from app.charts.pool import kv_pool, running_and_waiting
 from app.charts.roofline import roofline
@@ -16,6 +16,7 @@ __all__ = [
     "iteration_timeline",
     "kv_pool",
     "memory_and_power",
+    "on_one_clock",
     "roofline",
     "running_and_waiting",
     "token_gaps",

@@ -27,7 +27,7 @@ TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], palette: Palette) -> go.Figure:
     """Each codec's figures (rows as ``app.codecs.Side.row`` gives them) as multiples of full precision's, on a log scale."""
-    figure = new_figure(palette, y_title="", x_title="times full precision", height=310)
+    figure = new_figure(palette, y_title="", x_title="against full precision, times", height=310)
     low, high = 0.8, 1.25
     for index, side in enumerate(sides):
         x: list[float] = []
@@ -58,7 +58,7 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
     ``styles``: the place of each codec, so that it looks the same in every chart.
     """
     figure = new_figure(
-        palette, y_title="step time, times full precision", x_title="tokens of context in a step", height=330
+        palette, y_title="step time against full precision, times", x_title="context in a step, tokens", height=330
     )
     low, high, drawn = 0.8, 1.25, False
     for side in found:
@@ -135,7 +135,7 @@ def pools(table: Table, names: Mapping[str, str], block_size: int, palette: Pale
         figure.update_layout(
             {f"yaxis{number}": axis | {"domain": [max(0.0, bottom), top - share * 0.12], "range": [0, size * 1.12]}}
         )
-        figure.update_layout({f"yaxis{number}": {"title": {"text": "tokens"}, "nticks": 4}})
+        figure.update_layout({f"yaxis{number}": {"title": {"text": "in use, tokens"}, "nticks": 4}})
         figure.add_scatter(
             x=t[mine],
             y=used[mine] * block_size,

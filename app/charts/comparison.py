@@ -41,7 +41,7 @@ def variant_style(index: int, palette: Palette) -> tuple[str, str, str]:
 
 def cdf(samples: Mapping[str, np.ndarray], palette: Palette, *, title: str, log: bool = True) -> go.Figure:
     """The share of samples at or below each value, a line per variant. ``samples``: values in ms, NaN left out."""
-    figure = new_figure(palette, y_title="share of samples", x_title=f"{title}, ms")
+    figure = new_figure(palette, y_title="samples, %", x_title=f"{title}, ms")
     figure.update_yaxes(range=[0, 1.02], tickformat=".0%")
     counts = []
     for index, (name, values) in enumerate(samples.items()):
@@ -123,7 +123,7 @@ def timelines(tables: Mapping[str, Table], palette: Palette) -> go.Figure:
                 | {
                     "domain": [top - share * 0.84, top],
                     "range": [0, most * 1.05],
-                    "title": axis["title"] | {"text": "ms"},
+                    "title": axis["title"] | {"text": "duration, ms"},
                 }
             }
         )

@@ -13,7 +13,7 @@ GIB = 2**30
 
 def device_activity(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``t`` (s), ``utilization``, ``cpu_percent``, ``host_cpu_percent`` (percent)."""
-    figure = new_figure(palette, y_title="percent")
+    figure = new_figure(palette, y_title="busy, %")
     drawn = _line(figure, table, "utilization", "device busy", palette.accent, "solid", "%")
     drawn |= _line(figure, table, "cpu_percent", "this process, of one core", palette.draft, "dash", "%")
     drawn |= _line(figure, table, "host_cpu_percent", "whole machine", palette.ghost, "dot", "%")

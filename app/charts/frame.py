@@ -24,6 +24,9 @@ CONFIG = {
 HEIGHT = 270
 FONT = "'Source Sans', 'Source Sans 3', system-ui, sans-serif"
 
+TIME = "time since the start, s"
+"""Title of the axis that charts of one run share."""
+
 Table = Any
 """Anything that gives a column by name: an Arrow table, a data frame, a dictionary of lists."""
 
@@ -45,10 +48,8 @@ def rows(table: Table) -> int:
     return max((len(values) for values in table.values()), default=0)
 
 
-def new_figure(
-    palette: Palette, *, y_title: str, height: int = HEIGHT, x_title: str = "time since the start, s"
-) -> go.Figure:
-    """An empty figure in the lab's dress; ``y_title`` names quantity and unit."""
+def new_figure(palette: Palette, *, y_title: str, height: int = HEIGHT, x_title: str = TIME) -> go.Figure:
+    """An empty figure in the lab's dress; the titles name quantity and unit."""
     axis = {
         "gridcolor": palette.grid,
         "linecolor": palette.grid,
@@ -89,6 +90,17 @@ def new_figure(
     figure.update_xaxes(title_text=x_title)
     figure.update_yaxes(title_text=y_title)
     return figure
+
+
+def on_one_clock(figure: go.Figure, end_s: float) -> go.Figure:
+    """Give a figure over the run's time the range that all of them have, from the start to ``end_s``, and tie its zoom to theirs."""
+    figure.update_xaxes(range=[0, end_s])
+    return figure.update_layout(meta="time")
+
+
+def opens(what: str, run_id: str = "") -> dict[str, str]:
+    """A trace's ``meta``: a click on a mark opens the iteration or request whose number its ``customdata`` begins with."""
+    return {"opens": what, "run": run_id}
 
 
 def say_nothing_here(figure: go.Figure, words: str, palette: Palette) -> go.Figure:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, rows, say_nothing_here
+from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
 from app.theme import Palette
 
 KINDS = {"prefill": "prefill only", "mixed": "mixed", "decode": "decode only", "idle": "neither"}
@@ -49,6 +49,7 @@ def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
             name=name,
             marker={"color": getattr(palette, kind, palette.muted), "line": {"width": 0}},
             customdata=about[mask],
+            meta=opens("iteration"),
             hovertemplate=hover + " forward<extra>" + name + "</extra>",
         )
     for step in CAPS:
@@ -59,6 +60,7 @@ def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
             name=step,
             marker={"color": getattr(palette, step), "line": {"width": 0}},
             customdata=about,
+            meta=opens("iteration"),
             hovertemplate=hover + f" {step}<extra>{step}</extra>",
         )
     return figure
@@ -67,14 +69,15 @@ def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
 def batch_makeup(table: Table, palette: Palette) -> go.Figure:
     """Tokens each iteration computed, decode below, prompt tokens on top, and the token budget.
 
-    ``table``: ``t``, ``duration_ms``, ``prefill_tokens``, ``decode_tokens``, ``token_budget`` (NaN: none).
+    ``table``: ``t``, ``iteration``, ``duration_ms``, ``prefill_tokens``, ``decode_tokens``, ``token_budget`` (NaN: none).
     """
-    figure = new_figure(palette, y_title="tokens in the iteration")
+    figure = new_figure(palette, y_title="in the iteration, tokens")
     figure.update_layout(barmode="stack", bargap=0)
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     shown = tallest(column(table, "prefill_tokens") + column(table, "decode_tokens"), MOST_BARS)
     t, width = column(table, "t")[shown], column(table, "duration_ms")[shown] / 1000
+    number = column(table, "iteration")[shown]
     for kind, name in (("decode", "decode tokens"), ("prefill", "prompt tokens")):
         figure.add_bar(
             x=t - width / 2,
@@ -82,7 +85,9 @@ def batch_makeup(table: Table, palette: Palette) -> go.Figure:
             width=width * 0.92,
             name=name,
             marker={"color": getattr(palette, kind), "line": {"width": 0}},
-            hovertemplate="%{y:d} " + name + "<extra></extra>",
+            customdata=number,
+            meta=opens("iteration"),
+            hovertemplate="iteration %{customdata:d}: %{y:d} " + name + "<extra></extra>",
         )
     budget = column(table, "token_budget")
     if np.isfinite(budget).any():

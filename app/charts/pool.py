@@ -13,7 +13,7 @@ SMALL_SHARE = 0.3  # of the pool; below it the pool's own line would leave the u
 
 def running_and_waiting(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``t`` (s), ``running``, ``waiting`` (requests)."""
-    figure = new_figure(palette, y_title="requests")
+    figure = new_figure(palette, y_title="in the engine, requests")
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     t = column(table, "t")
@@ -59,7 +59,7 @@ def kv_pool(table: Table, palette: Palette, preemptions: Table | None = None) ->
 
     ``preemptions``: ``t`` (s), ``blocks_used``, ``preempted`` (requests) of the iterations that preempted somebody.
     """
-    figure = new_figure(palette, y_title="blocks")
+    figure = new_figure(palette, y_title="KV pool, blocks")
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     t, used, cached = column(table, "t"), column(table, "blocks_used"), column(table, "blocks_cached")

@@ -11,7 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here, step_line
-from app.theme import Palette
+from app.theme import Palette, ink_on
 
 EFFECTS = {
     "prefill_share": "prefill not done again",
@@ -24,7 +24,7 @@ TEXT_SHOWN, TEXT_WIDTH = 240, 60  # characters of a span's text in its hover; pe
 
 def prefix_tokens(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``t`` (s), ``found_tokens``, ``computed_tokens`` so far."""
-    figure = new_figure(palette, y_title="prompt tokens so far")
+    figure = new_figure(palette, y_title="prompt so far, tokens")
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     t = column(table, "t")
@@ -39,7 +39,7 @@ def prefix_tokens(table: Table, palette: Palette) -> go.Figure:
 
 def prefix_memory(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``t`` (s), ``blocks_spared``."""
-    figure = new_figure(palette, y_title="blocks not held twice")
+    figure = new_figure(palette, y_title="not held twice, blocks")
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     spared = column(table, "blocks_spared")
@@ -151,6 +151,7 @@ def prefix_tree(
 
     colours: Mapping[str, str] = {"in use": palette.kv_used, "cached": palette.kv_cached, "evicted": palette.ghost}
     roots = sum(s.requests for s in shown if s.parent is None)
+    fields = [palette.surface, *(colours[s.state] for s in shown)]
     figure.add_trace(
         go.Icicle(
             ids=["root", *(str(s.name) for s in shown)],
@@ -158,10 +159,8 @@ def prefix_tree(
             labels=["all prompts", *(f"{s.blocks * block_size:,} tokens" for s in shown)],
             values=[roots, *(s.requests for s in shown)],
             branchvalues="total",
-            marker={
-                "colors": [palette.surface, *(colours[s.state] for s in shown)],
-                "line": {"color": palette.background, "width": 1},
-            },
+            marker={"colors": fields, "line": {"color": palette.background, "width": 1}},
+            textfont={"color": [ink_on(field) for field in fields]},
             customdata=[
                 [0, 0, "", 0, ""],
                 *([*ends(s), s.state, s.holders, in_hover(text(s.request, *ends(s)))] for s in shown),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, rows, say_nothing_here
+from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
 from app.charts.iterations import KINDS, kind_of
 from app.theme import Palette
 
@@ -20,7 +20,7 @@ def roofline(table: Table, peaks: Mapping[str, float] | None, palette: Palette) 
         peaks: the device's measured ``flops_per_s`` and ``bytes_per_s``; None draws no roof.
         palette: colours.
     """
-    figure = new_figure(palette, y_title="TFLOP/s", x_title="arithmetic per byte moved, FLOP/byte", height=340)
+    figure = new_figure(palette, y_title="rate, TFLOP/s", x_title="arithmetic per byte moved, FLOP/byte", height=340)
     figure.update_xaxes(type="log", rangemode="normal")
     figure.update_yaxes(type="log", rangemode="normal")
     flops, moved, forward_ms = (column(table, name) for name in ("flops", "bytes", "forward_ms"))
@@ -53,6 +53,7 @@ def roofline(table: Table, peaks: Mapping[str, float] | None, palette: Palette) 
                 mode="markers",
                 marker={"color": getattr(palette, kind, palette.muted), "size": 6, "opacity": 0.7},
                 customdata=about[mask],
+                meta=opens("iteration"),
                 hovertemplate="iteration %{customdata[0]:d}: %{y:,.4~g} TFLOP/s at %{x:,.3~g} FLOP/byte<br>"
                 "%{customdata[1]:.0f} % of the limit<extra>" + name + "</extra>",
             )

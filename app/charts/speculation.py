@@ -13,7 +13,7 @@ NOTHING = "Nothing was verified."
 
 def acceptance_by_position(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``place``, ``acceptance``, ``tested``."""
-    figure = new_figure(palette, y_title="share accepted", x_title="place of the guess")
+    figure = new_figure(palette, y_title="guesses accepted, %", x_title="place of the guess")
     if not rows(table):
         return say_nothing_here(figure, NOTHING, palette)
     figure.add_bar(
@@ -52,7 +52,7 @@ def accepted_lengths(table: Table, palette: Palette) -> go.Figure:
 
 def acceptance_over_time(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``t`` (s), ``acceptance``, ``tokens_per_pass``, ``guesses``."""
-    figure = new_figure(palette, y_title="per request and pass")
+    figure = new_figure(palette, y_title="per request and pass, tokens or share")
     if not rows(table):
         return say_nothing_here(figure, NOTHING, palette)
     t = column(table, "t")
@@ -119,7 +119,7 @@ def predicted_times(table: Table, palette: Palette) -> go.Figure:
 
 def speed_by_batch(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``batch``, ``verifies``, ``tokens_per_s``, ``step_ms``, ``tokens_per_pass``, ``steps``."""
-    figure = new_figure(palette, y_title="tokens/s", x_title="requests in the step")
+    figure = new_figure(palette, y_title="output, tokens/s", x_title="requests in the step")
     if not rows(table):
         return say_nothing_here(figure, "No step without prompt work was recorded.", palette)
     verifies = column(table, "verifies") > 0

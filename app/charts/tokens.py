@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, rows, say_nothing_here
+from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
 from app.theme import Palette
 from store.metrics import STALL_MS
 
@@ -44,6 +44,7 @@ def token_gaps(
             stall_ms,
             palette.ghost,
             palette,
+            ghost.run_id,
         )
     if not rows(table):
         return say_nothing_here(figure, "No gap between tokens was recorded.", palette)
@@ -75,7 +76,14 @@ def thinned(values: np.ndarray, stall_ms: float, most: int = MOST_DOTS) -> np.nd
 
 
 def _dots(
-    figure: go.Figure, table: Table, name: str, colour: str, stall_ms: float, stall_colour: str, palette: Palette
+    figure: go.Figure,
+    table: Table,
+    name: str,
+    colour: str,
+    stall_ms: float,
+    stall_colour: str,
+    palette: Palette,
+    run_id: str = "",
 ) -> None:
     gaps = column(table, "itl_ms")
     shown = thinned(gaps, stall_ms)
@@ -99,6 +107,7 @@ def _dots(
                 "line": {"width": 0},
             },
             customdata=request[mask],
+            meta=opens("request", run_id),
             hovertemplate="%{y:,.1f} ms, request %{customdata:d}<br>at %{x:,.2f} s<extra>"
             + ("stall" if stalled else "")
             + "</extra>",

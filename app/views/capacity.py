@@ -11,8 +11,10 @@ import streamlit as st
 from app.capacity import capacity_result
 from app.charts.objectives import attainment_by_rate
 from app.experiment import Experiment
+from app.missingruns import missing_runs
 from app.services import Lab
 from app.views.chartcard import chart_card, page_palette
+from app.views.missing import say_missing
 from app.views.plain import plain
 from app.words import LABELS, ChartWords
 from store.samples import request_figures_query
@@ -28,6 +30,7 @@ RATES = ChartWords(
 
 def capacity_view(lab: Lab, experiment: Experiment) -> None:
     """Draw the search as far as it is."""
+    say_missing(lab, experiment, missing_runs(lab.home, experiment))
     result = capacity_result(lab.home, experiment)
     with st.container(horizontal=True):
         for label in result["labels"]:

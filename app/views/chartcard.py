@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 import streamlit as st
 
-from app.charts import CONFIG
+from app.charts import CONFIG, on_one_clock
 from app.components.figure_files import figure_files
 from app.theme import Palette, palette
 from app.views.plain import plain
@@ -34,14 +34,17 @@ def chart_card(
     summary: str,
     remark: str = "",
     control: Callable[[], Any] | None = None,
+    until: float | None = None,
     opens: Callable[[Mapping[str, Any]], dict[str, str] | None] | None = None,
 ) -> None:
     """Draw a card.
 
     ``name`` is the widget key and the file name, ``summary`` the chart in words for screen readers, ``remark`` a line above it, ``control``
-    draws what belongs to the chart beside its title, ``opens`` says what of a run a clicked point stands for (``run`` and perhaps ``request``
+    draws what belongs to the chart beside its title, ``until`` (s) is the end of the time axis that the charts of a run share, ``opens`` says what of a run a clicked point stands for (``run`` and perhaps ``request``
     or ``iteration``): the page turns there.
     """
+    if until is not None:
+        on_one_clock(figure, until)
     with st.container(border=True, key=f"card-{name}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{words.title}**", help=words.explained, width="stretch")

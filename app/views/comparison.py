@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,9 +18,11 @@ from app.comparison import goodput_in_words, judge
 from app.errors import LabError
 from app.experiment import Experiment
 from app.experimentfile import read_experiment
+from app.missingruns import as_it_is, missing_runs, without
 from app.report import DISTRIBUTIONS, distribution, plane, rates, with_interval
 from app.services import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette
+from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.plain import plain
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words import LABELS, ChartWords, number
@@ -72,19 +75,20 @@ class Judged:
 
 def comparison(lab: Lab, experiment: Experiment) -> str:
     """Draw the result of what is finished; returns the objective that the reader set."""
+    missing = missing_runs(lab.home, experiment)
+    say_missing(lab, experiment, missing)
+    experiment = without(experiment, missing)
+    if not experiment.complete_repeats():
+        return experiment.slo
+    runs = [run for variant in experiment.variants for run in experiment.runs_of(variant.name)]
     with lab.database.read() as con:
-        waiting = [
-            run
-            for v in experiment.variants
-            for run in experiment.runs_of(v.name)
-            if (queries.run(con, run) or {}).get("figures") is None
-        ]
+        waiting = rows_to_come(con, runs)
     if waiting:
-        st.fragment(_until_read, run_every=0.5)(lab, waiting)
+        st.fragment(_until_read, run_every=0.5)(lab, waiting, time.monotonic())
         return experiment.slo
     slo = objective(experiment)
     try:
-        judged = _judged(experiment.experiment_id, experiment.complete_repeats(), slo)
+        judged = _judged(experiment.experiment_id, tuple(runs), slo)
     except (LabError, StoreError) as error:
         st.error(plain(f"{error.message} {error.mend}"), icon=":material/block:")
         return slo
@@ -124,10 +128,11 @@ def objective(experiment: Experiment) -> str:
 
 
 @lru_cache(maxsize=8)
-def _judged(experiment_id: str, repeats: int, slo: str) -> Judged:
-    """Kept by how many repeats it rests on: the runs of a repeat never change."""
-    experiment = read_experiment(get_lab().home, experiment_id)
-    with get_lab().database.read() as con:
+def _judged(experiment_id: str, runs: tuple[str, ...], slo: str) -> Judged:
+    """Kept by the runs it rests on: they never change."""
+    lab = get_lab()
+    experiment = as_it_is(lab.home, read_experiment(lab.home, experiment_id))
+    with lab.database.read() as con:
         result = judge(con, experiment, slo)
         samples = {n: [read_samples(con, run) for run in about["runs"]] for n, about in result["variants"].items()}
         steps = {
@@ -136,11 +141,12 @@ def _judged(experiment_id: str, repeats: int, slo: str) -> Judged:
     return Judged(result, samples, {name: distribution(samples, name) for name in DISTRIBUTIONS}, steps)
 
 
-def _until_read(lab: Lab, waiting: list[str]) -> None:
+def _until_read(lab: Lab, waiting: list[str], since: float) -> None:
     with lab.database.read() as con:
-        if all((queries.run(con, run) or {}).get("figures") is not None for run in waiting):
-            st.rerun()
-    st.caption("Reading the runs' last rows")
+        left = rows_to_come(con, waiting)
+    if not left or not all(lab.home.run_dir(run_id).is_dir() for run_id in left):
+        st.rerun()
+    say_waiting(lab, left, since)
     st.skeleton(height=160)
 
 

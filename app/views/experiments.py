@@ -120,6 +120,8 @@ def _maker(lab: Lab, experiment_id: str, suffix: str, slo: str | None) -> Callab
 
 
 def _while_it_lasts(lab: Lab, experiment_id: str, seen: int) -> None:
+    if experiment_id not in lab.home.experiment_ids():
+        st.rerun()  # it was deleted meanwhile; the page says so
     experiment = read_experiment(lab.home, experiment_id)
     if experiment.state != "running" or _milestone(experiment) != seen:
         st.rerun()

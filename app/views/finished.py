@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -9,10 +11,12 @@ import numpy as np
 import streamlit as st
 
 from app import charts
+from app.components.chart_links import OPENS, chart_links
 from app.services import Lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.facts import RunFacts, comparable_runs, differences
 from app.views.inspector import iteration_inspector
+from app.views.missing import say_waiting
 from app.views.plain import counted, milliseconds, plain
 from app.views.prefix import prefix_section
 from app.views.quality import capacity_figures, quality_section
@@ -39,7 +43,7 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
     with lab.database.read() as con:
         row = queries.run(con, facts.run_id)
         if row is None or row["state"] != facts.state:
-            st.fragment(_wait_for_rows, run_every=INGEST_CHECK_S)(lab, facts)
+            st.fragment(_wait_for_rows, run_every=INGEST_CHECK_S)(lab, facts, time.monotonic())
             return
         if row.get("problem"):
             st.warning(plain(row["problem"]), icon=":material/warning:")
@@ -80,12 +84,12 @@ def ghost_of(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> chart
     return charts.Ghost(name, queries.token_latencies(con, other.run_id, GHOST_GAPS), other.run_id)
 
 
-def _wait_for_rows(lab: Lab, facts: RunFacts) -> None:
+def _wait_for_rows(lab: Lab, facts: RunFacts, since: float) -> None:
     with lab.database.read() as con:
         row = queries.run(con, facts.run_id)
-    if row is not None and row["state"] == facts.state:
+    if (row is not None and row["state"] == facts.state) or not lab.home.run_dir(facts.run_id).is_dir():
         st.rerun()
-    st.caption("Reading the run's last rows")
+    say_waiting(lab, [facts.run_id], since)
     st.skeleton(height=120)
     st.skeleton(height=320)
 
@@ -102,9 +106,11 @@ def _key_figures(figures: dict[str, Any], held: Capacity | None, asked: int) -> 
     ]
     with st.container(horizontal=True, key="figures"):
         for label, value, metric in shown:
-            st.metric(label, value, help=metric_help(metric), border=True, width=150)
+            st.metric(label, value, help=metric_help(metric), border=True, width="content")
         done = f"{requests.get('finished', 0)} of {requests.get('total') or asked}"
-        st.metric("Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width=150)
+        st.metric(
+            "Requests done", done, help=f"Finished of asked. {PROVENANCE['measured']}", border=True, width="content"
+        )
         if held is not None:
             for label, value, words in capacity_figures(held):
                 st.metric(label, value, help=words, border=True, width="content")
@@ -142,19 +148,21 @@ def _charts(
     longest = _largest(steps, "duration_ms")
     timeline = charts.iteration_timeline(steps, colours)
     words = f"{counted(steps.num_rows, 'iteration')} shown, the longest {milliseconds(longest)}."
-    chart_card(CHARTS["timeline"], timeline, steps, steps_query, name="iterations", summary=words)
+    end = _last_moment(steps, gaps, devices, *([ghost.table] if ghost else []))
+    over_time = partial(chart_card, until=end)
+    over_time(CHARTS["timeline"], timeline, steps, steps_query, name="iterations", summary=words)
     log = st.session_state.get("gap-scale", "log") == "log"
     dots = charts.token_gaps(gaps, colours, ghost=ghost, log=log)
     told = stalls_in_words(figures)
     before = ""
     if ghost is not None:
         before = f" Before ({ghost.name}): {stalls_in_words(queries.summary(con, ghost.run_id) or {})}"
-    chart_card(
+    over_time(
         CHARTS["itl"], dots, gaps, gaps_query, name="token-gaps", summary=told, remark=told + before, control=_gap_scale
     )
     makeup = charts.batch_makeup(steps, colours)
     words = f"At most {_largest(steps, 'prefill_tokens'):.0f} prompt tokens in an iteration."
-    chart_card(CHARTS["makeup"], makeup, steps, steps_query, name="batch-makeup", summary=words)
+    over_time(CHARTS["makeup"], makeup, steps, steps_query, name="batch-makeup", summary=words)
     roof_query = queries.roofline_query(run_id)
     recent = roof_query.table(con)
     roof = charts.roofline(recent, peaks, colours)
@@ -164,22 +172,36 @@ def _charts(
     with left:
         queue = charts.running_and_waiting(steps, colours)
         words = f"At most {_largest(steps, 'waiting'):.0f} waiting."
-        chart_card(CHARTS["queue"], queue, steps, steps_query, name="queue", summary=words)
+        over_time(CHARTS["queue"], queue, steps, steps_query, name="queue", summary=words)
         activity = charts.device_activity(devices, colours)
         words = f"{counted(devices.num_rows, 'sample')}."
-        chart_card(CHARTS["device"], activity, devices, devices_query, name="device", summary=words)
+        over_time(CHARTS["device"], activity, devices, devices_query, name="device", summary=words)
     with right:
         thrown = queries.preemptions_query(run_id).table(con)
         pool = charts.kv_pool(steps, colours, thrown)
         words = f"At most {_largest(steps, 'blocks_used'):.0f} of {_largest(steps, 'blocks_total'):.0f} blocks used."
         if thrown.num_rows:
             words += f" {counted(int(np.nansum(charts.column(thrown, 'preempted'))), 'preemption')}."
-        chart_card(CHARTS["kv"], pool, steps, steps_query, name="kv-pool", summary=words)
+        over_time(CHARTS["kv"], pool, steps, steps_query, name="kv-pool", summary=words)
         memory = charts.memory_and_power(devices, colours)
         words = f"{counted(devices.num_rows, 'sample')}."
-        chart_card(CHARTS["memory"], memory, devices, devices_query, name="memory", summary=words)
-    prefix_section(con, facts, vocab)
-    speculation_section(con, facts)
+        over_time(CHARTS["memory"], memory, devices, devices_query, name="memory", summary=words)
+    prefix_section(con, facts, vocab, end)
+    speculation_section(con, facts, end)
+    chart_links(_open)
+
+
+def _last_moment(*tables: Any) -> float:
+    """The end of the time axis, in s: a little after the last thing that any of the charts draws."""
+    ends = [charts.column(table, "t") for table in tables]
+    return 1.02 * max((float(np.nanmax(t)) for t in ends if np.isfinite(t).any()), default=1.0)
+
+
+def _open(target: dict[str, str]) -> None:
+    """Turn the page to the iteration or request that was clicked."""
+    for name in OPENS:
+        st.query_params.pop(name, None)
+    st.query_params.update(target)
 
 
 def _gap_scale() -> None:

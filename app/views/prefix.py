@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import duckdb
 import numpy as np
@@ -23,8 +23,8 @@ from engine.config import RunSpec
 from store import prefix, queries
 
 
-def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int = 0) -> None:
-    """Draw the section, or nothing where prefix sharing was off."""
+def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int, end_s: float) -> None:
+    """Draw the section, or nothing where prefix sharing was off. ``end_s``: where the charts' common time axis ends."""
     if facts.spec.engine.prefix_sharing is None:
         return
     colours, run_id = page_palette(), facts.run_id
@@ -38,19 +38,20 @@ def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int =
     savings_query = prefix.savings_query(run_id)
     savings = savings_query.table(con)
     left, right = st.columns(2)
+    over_time = partial(chart_card, until=end_s)
     with left:
         words = f"{float(np.nan_to_num(column(savings, 'hit_rate')[-1])) * 100:.1f} % of the prompt tokens were found."
         again = float(np.nan_to_num(column(effects, "tokens_found_again")[0]))
         words += f" Preempted requests found {counted(int(again), 'token')} again." if again else ""
         figure = prefix_tokens(savings, colours)
-        chart_card(
+        over_time(
             CHARTS["prefix-tokens"], figure, savings, savings_query, name="prefix-tokens", summary=words, remark=words
         )
     with right:
         most = float(np.nanmax(column(savings, "blocks_spared"), initial=0))
         words = f"At most {most:,.0f} blocks spared."
         figure = prefix_memory(savings, colours)
-        chart_card(
+        over_time(
             CHARTS["prefix-memory"], figure, savings, savings_query, name="prefix-memory", summary=words, remark=words
         )
     _tree(con, facts, int(np.nanmax(column(savings, "iteration"))), vocab)

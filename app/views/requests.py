@@ -40,11 +40,12 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
     if not table.num_rows:
         st.info("No request ended in this run.")
         return
+    asked = st.query_params.get("request", "")  # of the address: a point that was clicked
     st.caption("Choose a row to read what was asked and what was answered.")
     chosen = st.dataframe(
         _shown(table),
         hide_index=True,
-        key="requests",
+        key=f"requests-{facts.run_id}-{asked}",  # a new address is not behind a row chosen before it
         height=320,
         on_select="rerun",
         selection_mode="single-row",
@@ -53,7 +54,6 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
     )
     data_row(table, query, name="requests")
     rows = chosen["selection"]["rows"]
-    asked = st.query_params.get("request", "")  # of the address: a point of a comparison that was clicked
     numbers = table["request"].to_pylist()
     if not rows and asked.isdigit() and int(asked) in numbers:
         st.markdown(f"**Request {asked}**")

@@ -8,10 +8,13 @@ import streamlit as st
 
 from app.errors import LabError, on_page
 from app.listing import list_runs
+from app.missingruns import what_rests_on
 from app.notes import write_notes
 from app.services import Lab
 from app.views.facts import load_run
+from app.views.missing import deleted_run
 from app.views.plain import clock, counted, plain
+from app.views.trash import attempt, trash_list, undo_line
 from app.words import STATES
 
 NEWEST = 200
@@ -19,11 +22,16 @@ NEWEST = 200
 
 def run_list(lab: Lab) -> None:
     """Draw the list, newest first; a chosen row shows what can be done with it."""
-    _undo_line(lab)
+    undo_line(lab)
     runs = list_runs(lab.home)
-    if not runs:
+    if runs:
+        _table(lab, runs)
+    else:
         st.info("There is no run yet. Start one on the Live page.")
-        return
+    trash_list(lab)
+
+
+def _table(lab: Lab, runs: list[dict[str, Any]]) -> None:
     wanted = st.text_input("Search", key="run-search", placeholder="name, scenario, label, model or id", live=True)
     found = [run for run in runs if (wanted or "").lower() in _haystack(run)]
     st.caption(f"{counted(len(found), 'run')}. Choose a row to open, rename or delete it.")
@@ -31,7 +39,8 @@ def run_list(lab: Lab) -> None:
     chosen = st.dataframe(
         [_row(lab, run) for run in shown],
         hide_index=True,
-        key="run-table",
+        # A selection is kept by place: with other runs in the list it would stand on another run, so it begins anew.
+        key=f"run-table-{hash(tuple(run['run_id'] for run in shown))}",
         on_select="rerun",
         selection_mode="single-row",
         column_config={
@@ -66,8 +75,20 @@ def _actions(lab: Lab, run: dict[str, Any]) -> None:
                 name = st.text_input("Name", value=run["name"], max_chars=120)
                 if st.form_submit_button("Save"):
                     _do(lambda: write_notes(lab.home, run_id, name=name))
-            if st.button("Delete", icon=":material/delete:", key=f"delete-{run_id}", help="Can be undone."):
-                _do(lambda: _delete(lab, run_id, _title(run)))
+            _delete_button(lab, run)
+
+
+def _delete_button(lab: Lab, run: dict[str, Any]) -> None:
+    """Deletes at once what nothing rests on; says first what does."""
+    run_id = run["run_id"]
+    delete: dict[str, Any] = {"key": f"delete-{run_id}", "on_click": attempt, "args": (lab.delete, run_id)}
+    cost = what_rests_on(lab.home, run_id, run["experiment_id"])
+    if cost is None:
+        st.button("Delete", icon=":material/delete:", help="Can be undone.", **delete)
+        return
+    with st.popover("Delete", icon=":material/delete:"):
+        st.markdown(plain(cost))
+        st.button("Delete it all the same", help="Can be undone.", **delete)
 
 
 def _do(act: Any) -> None:
@@ -86,6 +107,8 @@ def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
     """In place of a run's page: what is wrong with its files, and a button that deletes it."""
     st.error(plain(on_page(error)), icon=":material/search_off:")
     st.page_link("pages/runs.py", label="All runs", icon=":material/list:")
+    if error.kind == "deleted-run":
+        deleted_run(lab, run_id)
     if error.kind == "bad-spec" and st.button("Delete this run", icon=":material/delete:", help="Can be undone."):
         try:
             lab.delete(run_id)
@@ -94,23 +117,6 @@ def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
             return
         st.query_params.clear()
         st.rerun()
-
-
-def _delete(lab: Lab, run_id: str, title: str) -> None:
-    lab.delete(run_id)
-    st.session_state["deleted"] = (run_id, title)
-
-
-def _undo_line(lab: Lab) -> None:
-    deleted = st.session_state.get("deleted")
-    if deleted is None:
-        return
-    run_id, title = deleted
-    with st.container(border=True, horizontal=True, vertical_alignment="center"):
-        st.markdown(f"Deleted: {plain(title)}", width="stretch")
-        if st.button("Undo", icon=":material/undo:", key="undo-delete"):
-            st.session_state["deleted"] = None
-            _do(lambda: lab.restore(run_id))
 
 
 def _row(lab: Lab, run: dict[str, Any]) -> dict[str, Any]:

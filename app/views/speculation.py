@@ -21,8 +21,8 @@ ENOUGH_STEPS = 5  # of each kind, before steps are compared
 LOSES, WINS = 0.97, 1.03
 
 
-def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
-    """Draw the section, or nothing where speculation was off."""
+def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, end_s: float) -> None:
+    """Draw the section, or nothing where speculation was off. ``end_s``: where the charts' common time axis ends."""
     asked = facts.spec.engine.speculation
     if asked is None:
         return
@@ -60,6 +60,7 @@ def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None
             query,
             name="spec-time",
             summary=words,
+            until=end_s,
         )
     with right:
         query = speculation.lengths_query(run_id)

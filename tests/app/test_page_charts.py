@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -10,6 +14,7 @@ from app import charts
 from app.charts.iterations import kind_of, tallest
 from app.charts.roofline import balance, roof
 from app.charts.tokens import thinned
+from app.components.chart_links import clicked
 from app.theme import DARK, LIGHT
 
 
@@ -114,7 +119,7 @@ def test_every_axis_names_quantity_and_unit() -> None:
         "tokens": [charts.batch_makeup(steps(), LIGHT)],
         "requests": [charts.running_and_waiting(steps(), LIGHT)],
         "blocks": [charts.kv_pool(steps(), LIGHT)],
-        "percent": [charts.device_activity(device, LIGHT)],
+        "%": [charts.device_activity(device, LIGHT)],
         "GiB": [charts.memory_and_power(device, LIGHT)],
     }
     for unit, figures in made.items():
@@ -122,6 +127,63 @@ def test_every_axis_names_quantity_and_unit() -> None:
             assert unit in figure.layout.yaxis.title.text
             assert figure.layout.xaxis.title.text.endswith(", s")
     assert made["GiB"][0].layout.yaxis2.title.text == "power, W"
+
+
+UNITS = r"(s|ms|%|tokens|blocks|requests|GiB|W|times|TFLOP/s|FLOP/byte|tokens/s|requests/s|tokens or share)$"
+COUNTED = {
+    "verifications",
+    "guesses accepted",
+    "guesses per request",
+    "place of the guess",
+    "requests in the step",
+    "layer",
+    "KV head",
+}
+
+
+def test_no_chart_names_an_axis_without_its_unit() -> None:
+    titles = set()
+    for path in sorted((Path(charts.__file__).parent).glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call):
+                given = {word.arg: word.value for word in call.keywords if word.arg in ("x_title", "y_title")}
+                titles |= {value.value for value in given.values() if isinstance(value, ast.Constant)}
+    titles -= {""}  # categories, or strips that are titled one by one
+    assert len(titles) > 20
+    assert [title for title in sorted(titles - COUNTED) if not re.search(rf", {UNITS}", title)] == []
+
+
+def test_charts_over_time_can_be_put_on_one_clock() -> None:
+    shown = [
+        charts.on_one_clock(figure, 12.5)
+        for figure in (charts.kv_pool(steps(), LIGHT), charts.batch_makeup(steps(), LIGHT))
+    ]
+    assert {tuple(figure.layout.xaxis.range) for figure in shown} == {(0, 12.5)}
+    assert {figure.layout.meta for figure in shown} == {"time"}
+
+
+def test_marks_carry_the_number_of_what_they_open() -> None:
+    ghost = charts.Ghost("off", gaps([10, 900]), "before")
+    for figure in (charts.iteration_timeline(steps(), LIGHT), charts.roofline(work(), PEAKS, LIGHT)):
+        marks = [trace for trace in figure.data if trace.meta]
+        assert {trace.meta["opens"] for trace in marks} == {"iteration"}
+        assert all(float(trace.customdata[0][0]).is_integer() for trace in marks)
+    dots = charts.token_gaps(gaps([10, 12, 300]), LIGHT, 60.0, ghost=ghost)
+    assert [(trace.meta["run"] == "before") for trace in dots.data] == [
+        trace.marker.color == LIGHT.ghost for trace in dots.data
+    ]
+
+
+@pytest.mark.parametrize(
+    "found", [None, 3, {}, {"opens": "page", "number": 1}, {"opens": "request", "number": "1; DROP"}]
+)
+def test_a_click_that_names_nothing_known_opens_nothing(found: object) -> None:
+    assert clicked(found) == {}
+
+
+def test_a_click_is_told_as_a_part_of_an_address() -> None:
+    assert clicked({"opens": "iteration", "number": 7, "run": ""}) == {"iteration": "7"}
+    assert clicked({"opens": "request", "number": 0, "run": "before"}) == {"request": "0", "run": "before"}
 
 
 @pytest.mark.parametrize("palette", [LIGHT, DARK])

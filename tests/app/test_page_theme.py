@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from app.theme import DARK, LIGHT, Palette, palettes, streamlit_theme
+from app.theme import DARK, LIGHT, Palette, ink_on, page_styles, palettes, streamlit_theme
 
 # Colour vision deficiencies as linear maps of linear RGB (Machado, Oliveira and Fernandes, 2009; full severity).
 VISION = {
@@ -60,6 +61,23 @@ def test_text_and_marks_have_contrast(theme: str) -> None:
         assert contrast(colours.muted, paper) > 4.5
     for mark in ("prefill", "mixed", "decode", "stall", "kv_used", "running", "waiting", "accent", "draft"):
         assert contrast(getattr(colours, mark), colours.background) > 3, mark
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_text_on_a_coloured_field_can_be_read(theme: str) -> None:
+    colours = THEMES[theme]
+    assert contrast(colours.on_accent, colours.accent) > 4.5
+    for field in palettes()[theme].values():
+        assert contrast(ink_on(field), field) > 4.5, field
+
+
+def test_the_style_sheet_names_no_colour_that_the_palette_lacks() -> None:
+    for theme, colours in THEMES.items():
+        head, _, sheet = page_styles(colours).partition("}")
+        assert f"--lab-on-accent: {colours.on_accent};" in head, theme
+        used = set(re.findall(r"var\((--lab-[a-z-]+)\)", sheet))
+        assert used <= set(re.findall(r"--lab-[a-z-]+", head)), theme
+        assert not re.search(r"#[0-9a-fA-F]{3,6}\b", sheet)
 
 
 def test_canvases_and_streamlit_get_the_same_colours() -> None:

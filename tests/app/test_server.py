@@ -21,7 +21,8 @@ from app.errors import LabError
 from app.home import Home
 from app.lablock import LabAddress, LabLock
 from app.live_socket import MOST_SILENT
-from app.server import bind, configure_streamlit, streamlit_options
+from app.routes import PAGES
+from app.server import PAGE, bind, configure_streamlit, streamlit_options
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, free_port, http, lab_on
 from tests.app.lab_routes import ROUTES
@@ -46,6 +47,21 @@ def test_the_list_of_routes_is_whole() -> None:
     for known in [("WEBSOCKET", "/live"), ("GET", "/metrics"), ("GET", "/healthz"), ("POST", "/api/sql")]:
         assert known in ROUTES
     assert ("WEBSOCKET", "/_stcore/stream") in ROUTES
+
+
+def test_every_page_and_what_streamlit_asks_below_it_is_answered(lab: LabProcess) -> None:
+    pages = sorted(path.stem for path in (PAGE.parent / "pages").glob("*.py") if path.stem != "live")
+    assert pages == sorted(PAGES)
+    key = {"Authorization": f"Bearer {lab.address.token}"}
+    for name in ("", *pages):
+        status, text = http(lab.address, f"/{name}", headers=key)
+        assert status == 200
+        assert text.index("BACKEND_BASE_URL") < text.index('<script type="module"'), name
+    for name in pages:
+        for below in ("_stcore/health", "_stcore/host-config"):
+            answer = http(lab.address, f"/{name}/{below}", headers=key)
+            assert answer == http(lab.address, f"/{below}", headers=key)
+            assert answer[0] == 200
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)

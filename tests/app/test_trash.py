@@ -45,6 +45,23 @@ def test_emptying_by_age_keeps_what_is_young(home: Home) -> None:
         trash.restore_run(home, "one")
 
 
+def test_one_deletion_is_made_for_good_and_the_others_stay(home: Home) -> None:
+    trash.delete_run(home, "two")
+    trash.delete_run(home, "one")
+    assert trash.trashed(home) == ["one", "two"], "the last deleted first"
+    trash.delete_for_good(home, "one")
+    assert trash.trashed(home) == ["two"]
+    with pytest.raises(LabError, match="no run 'one' in the trash"):
+        trash.delete_for_good(home, "one")
+
+
+def test_whoever_asks_for_a_deleted_run_is_told_where_it_is(home: Home) -> None:
+    trash.delete_run(home, "one")
+    with pytest.raises(LabError, match="servescope restore one") as refused:
+        home.existing_run_dir("one")
+    assert refused.value.kind == "deleted-run"
+
+
 def test_a_run_that_is_being_served_is_not_deleted(home: Home) -> None:
     write_status(home.run_dir("one"), state="running", **identity_of(os.getpid()))
     with pytest.raises(LabError, match="still being served"):

@@ -24,11 +24,8 @@ from tests.browser.chromium import open_browser
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_MS = 120_000
 expect.set_options(timeout=PATIENCE_MS)
-HARMLESS = (
-    "ResizeObserver loop",
-    "/runs/_stcore/",
-    "/compare/_stcore/",
-)  # Streamlit looks for its server below the page's path first
+HARMLESS = ("ResizeObserver loop",)
+AUDIT = (Path(__file__).parent / "audit.js").read_text(encoding="utf-8")
 
 
 @dataclass
@@ -91,6 +88,13 @@ def finished_run(open_lab: OpenLab) -> str:
     open_lab.submit(spec)
     wait_for_state(open_lab.home, spec.run_id, "finished")
     return spec.run_id
+
+
+def stumbling_blocks(page: Page) -> list[str]:
+    """What a reader with weak sight, a keyboard or a screen reader would stumble over, once the page stands still."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    page.wait_for_timeout(500)  # what is faded in is there
+    return list(page.evaluate(AUDIT))
 
 
 def said(message: ConsoleMessage) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from playwright.sync_api import Page, expect
 
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 from tests.browser.conftest import OpenLab
+from tests.browser.test_compare_page import PLACE
 from tests.browser.test_live_page import no_sideways_scroll
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -78,6 +80,69 @@ def test_data_and_question_behind_a_chart_are_one_click_away(
     expect(page.get_by_text("FROM iterations WHERE run_id", exact=False).first).to_be_visible()
 
 
+TIMES = ("iterations", "token-gaps", "batch-makeup", "queue", "kv-pool", "device", "memory")
+RANGES = """() => Object.fromEntries([...document.querySelectorAll(".js-plotly-plot")].filter((p) => p._fullLayout.meta === "time")
+  .map((p) => [/st-key-chart-([a-z-]+)/.exec(p.closest("[class*=st-key-chart-]").className)[1], p._fullLayout.xaxis.range]))"""
+
+
+def ranges(page: Page) -> dict[str, list[float]]:
+    """The stretch of time that each chart over time shows, in s."""
+    return dict(page.evaluate(RANGES))
+
+
+def test_charts_over_time_show_one_stretch_and_zoom_as_one(
+    open_lab: OpenLab, finished_run: str, open_page: OpenPage
+) -> None:
+    page = open_page(open_lab.url(finished_run), height=3000)
+    wait_for(lambda: set(ranges(page)) == set(TIMES))
+    whole = ranges(page)["iterations"]
+    assert all(shown == whole for shown in ranges(page).values())
+    plot = page.locator(".st-key-chart-batch-makeup .nsewdrag").first
+    plot.scroll_into_view_if_needed()
+    box = plot.bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 62, steps=5)
+    page.mouse.up()
+    wait_for(lambda: ranges(page)["memory"] != whole)
+    near = ranges(page)["batch-makeup"]
+    assert near == pytest.approx([whole[1] * 0.25, whole[1] * 0.5], rel=0.1)
+    wait_for(lambda: all(shown == pytest.approx(near) for shown in ranges(page).values()))
+    plot.dblclick()
+    wait_for(lambda: all(shown == pytest.approx(whole) for shown in ranges(page).values()))
+
+
+@pytest.mark.parametrize(
+    ("chart", "part", "told"),
+    [
+        ("iterations", "iteration", "held a place and"),
+        ("batch-makeup", "iteration", "held a place and"),
+        ("roofline", "iteration", "held a place and"),
+        ("token-gaps", "request", "Asked"),
+    ],
+)
+def test_a_click_on_a_mark_opens_what_its_hover_names(
+    open_lab: OpenLab, finished_run: str, open_page: OpenPage, chart: str, part: str, told: str
+) -> None:
+    page = open_page(open_lab.url(finished_run), height=3000)
+    wait_for(lambda: set(ranges(page)) == set(TIMES))
+    page.wait_for_timeout(1000)
+    opens = f"""(name) => document.querySelector(`.st-key-chart-${{name}} .js-plotly-plot`)._fullData.findIndex((t) => t.meta?.opens === "{part}")"""
+    x, y = page.evaluate(PLACE, [chart, page.evaluate(opens, chart)])
+    page.mouse.move(x, y + 2)
+    page.wait_for_timeout(300)
+    hover = page.locator(f".st-key-chart-{chart} .hoverlayer")
+    expect(hover).to_contain_text(f"{part} ")
+    named = re.search(rf"{part} (\d+)", hover.text_content() or "")
+    assert named is not None
+    page.mouse.click(x, y + 2)
+    page.wait_for_url(re.compile(rf"run={finished_run}&{part}={named[1]}$"))
+    expect(page.get_by_text(told, exact=False).filter(visible=True).first).to_be_visible()
+    tab = "Iterations" if part == "iteration" else "Requests"
+    expect(page.get_by_role("tab", name=tab)).to_have_attribute("aria-selected", "true")
+
+
 def test_an_iteration_is_taken_apart(open_lab: OpenLab, finished_run: str, open_page: OpenPage) -> None:
     page = open_page(open_lab.url(finished_run))
     page.get_by_role("tab", name="Iterations").click()
@@ -103,9 +168,30 @@ def test_the_list_opens_and_deletes_and_takes_it_back(open_lab: OpenLab, open_pa
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_text("Deleted: A small run")).to_be_visible()
     wait_for(lambda: not open_lab.home.run_dir("to-delete").exists())
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_role("button", name="Delete")).to_have_count(0)  # no other run is under the pointer now
+    page.reload()
+    expect(page.get_by_text("Deleted: A small run")).to_be_visible()
+    expect(page.get_by_text("Trash: 1 deletion")).to_be_visible()
     page.get_by_role("button", name="Undo").click()
     wait_for(open_lab.home.run_dir("to-delete").exists)
-    expect(page.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
+    expect(page.get_by_text("Trash:", exact=False)).to_have_count(0)
+
+
+def test_a_row_that_was_chosen_is_not_chosen_again_in_another_list(
+    open_lab: OpenLab, finished_run: str, open_page: OpenPage
+) -> None:
+    page = open_page(open_lab.url(path="/runs"))
+    expect(page.get_by_text("Choose a row", exact=False)).to_be_visible()
+    box = page.locator("[data-testid='stDataFrame']").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 18, box["y"] + 52)
+    expect(page.get_by_role("button", name="Delete")).to_be_visible()
+    open_lab.submit(small_spec("came-later", requests=1, tokens=2))
+    page.get_by_placeholder("name, scenario, label, model or id").fill("small")
+    expect(page.get_by_text("came-later", exact=False).first).to_be_attached()
+    expect(page.get_by_role("button", name="Delete")).to_have_count(0)
+    wait_for_state(open_lab.home, "came-later", "finished")
 
 
 def test_a_phone_shows_a_finished_run_without_scrolling_sideways(

@@ -107,7 +107,7 @@ class ChartCard {
         { ...axis, size: 30, space: 70, values: (u, marks) => marks.map(axisLabel((mark) => number(mark) + " s")) },
         {
           ...axis,
-          size: 64,
+          size: 76,
           space: 34,
           values: (u, marks) => marks.map(axisLabel(spec.unit)),
           ...(spec.log && spec.log() ? { splits: (u, index, min, max) => logMarks(min, max), filter: (u, marks) => marks } : {}),

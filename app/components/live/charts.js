@@ -82,7 +82,7 @@ function makeupSpec(board) {
     rows: () => board.tables.iteration.rows,
     wide: true,
     low: true,
-    unit: (value) => number(value),
+    unit: (value) => number(value) + " tok",
     legend: [
       { name: "prompt tokens", colour: (c) => c.prefill },
       { name: "decode tokens", colour: (c) => c.decode },
@@ -111,7 +111,7 @@ function queueSpec(board) {
   return {
     id: "queue",
     rows: () => board.tables.iteration.rows,
-    unit: (value) => (Number.isInteger(value) ? number(value) : ""),
+    unit: (value) => (Number.isInteger(value) ? number(value) + " req" : ""),
     legend: [
       { name: "running", colour: (c) => c.running },
       { name: "waiting", colour: (c) => c.waiting, mark: "line" },
@@ -144,7 +144,7 @@ function kvSpec(board) {
   return {
     id: "kv",
     rows: () => board.tables.iteration.rows,
-    unit: number,
+    unit: (value) => number(value) + " blocks",
     legend: [
       { name: "used", colour: (c) => c.kv_used },
       { name: "cached", colour: (c) => c.kv_cached },

@@ -1,0 +1,38 @@
+"""Charts of a page tied together: one time axis for all that share the run's clock, and marks that open what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import streamlit as st
+
+KEY = "chart-links"
+OPENS = ("iteration", "request")
+
+
+@cache
+def _component() -> Callable[..., Any]:
+    script = (files(__package__) / "chart_links" / "links.js").read_text(encoding="utf-8")
+    return st.components.v2.component("servescope_chart_links", js=script)
+
+
+def chart_links(on_open: Callable[[dict[str, str]], None]) -> None:
+    """Tie the charts of the page. ``on_open`` is told what was clicked: an ``iteration`` or a ``request``, and its ``run`` if another's."""
+
+    def opened() -> None:
+        target = clicked(st.session_state[KEY].get("opened"))
+        if target:
+            on_open(target)
+
+    _component()(key=KEY, on_opened_change=opened, height="content")
+
+
+def clicked(found: Any) -> dict[str, str]:
+    """A click as parts of an address; empty for anything that is none."""
+    if not isinstance(found, Mapping) or found.get("opens") not in OPENS or type(found.get("number")) is not int:
+        return {}
+    target = {str(found["opens"]): str(found["number"])}
+    return target | ({"run": str(found["run"])} if found.get("run") else {})

@@ -1,0 +1,66 @@
+// Ties the charts of a page together: those over the run's time zoom as one, and a click on a mark opens what its hover names.
+// Figures say which they are in layout.meta ("time"), traces what a mark stands for in meta ({opens, run}); its number comes first in
+// customdata.
+
+function linked(plot) {
+  return plot._fullLayout?.meta === "time" && plot._fullLayout.xaxis;
+}
+
+function same(one, other) {
+  return Math.abs(one[0] - other[0]) + Math.abs(one[1] - other[1]) < 1e-9;
+}
+
+/** Bring a chart to a stretch of time. Plotly is out of reach here, so its "Reset axes" button is pressed, told what to reset to. */
+function turnTo(plot, range) {
+  const axis = plot._fullLayout.xaxis;
+  const button = plot.querySelector(".modebar-btn[data-attr='zoom'][data-val='reset']");
+  if (!button || same(axis.range, range)) return;
+  const { _rangeInitial0: first, _rangeInitial1: last } = axis;
+  [axis._rangeInitial0, axis._rangeInitial1] = range;
+  try {
+    button.click(); // the toolbar reads the range at once
+  } finally {
+    const now = plot._fullLayout.xaxis;
+    [now._rangeInitial0, now._rangeInitial1] = [first, last];
+  }
+}
+
+function tie(plot, open) {
+  plot.on("plotly_relayout", () => {
+    if (!linked(plot)) return;
+    const range = plot._fullLayout.xaxis.range.slice();
+    for (const other of document.querySelectorAll(".js-plotly-plot")) if (other !== plot && linked(other)) turnTo(other, range);
+  });
+  plot.on("plotly_click", ({ points }) => {
+    const point = points.find((candidate) => candidate.data.meta?.opens);
+    if (!point) return;
+    const custom = point.customdata;
+    const number = Number(typeof custom === "object" ? custom[0] : custom);
+    if (Number.isInteger(number)) open({ ...point.data.meta, number });
+  });
+}
+
+export default function mount({ parentElement, setTriggerValue }) {
+  const known = (parentElement.known ??= new WeakSet());
+  const open = (what) => {
+    setTriggerValue("opened", what);
+    document.querySelector("[data-testid=stTabs]")?.scrollIntoView({ block: "start" });
+  };
+  let waits = false;
+  const look = () => {
+    waits = false;
+    for (const plot of document.querySelectorAll(".js-plotly-plot"))
+      if (typeof plot.on === "function" && !known.has(plot)) {
+        known.add(plot);
+        tie(plot, open);
+      }
+  };
+  const watcher = new MutationObserver(() => {
+    if (waits) return;
+    waits = true;
+    requestAnimationFrame(look);
+  });
+  watcher.observe(document.querySelector("[data-testid=stMain]") ?? document.body, { childList: true, subtree: true });
+  look();
+  return () => watcher.disconnect();
+}

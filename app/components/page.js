@@ -1,0 +1,10 @@
+// Runs before Streamlit on every page.
+
+// Where the server is. Left to itself Streamlit looks below the page's own path first (/runs/_stcore/health), and each such look is an
+// error on the console.
+window.__streamlit = { BACKEND_BASE_URL: window.location.origin + "/" };
+
+// A table that scrolls is a stop of the Tab key, in every browser: Streamlit's scrolls in a box that no key reaches.
+new MutationObserver(() => {
+  for (const box of document.querySelectorAll(".dvn-scroller:not([tabindex])")) box.tabIndex = 0;
+}).observe(document, { childList: true, subtree: true });
