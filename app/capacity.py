@@ -36,6 +36,7 @@ def plan_capacity(
     scenario: str,
     variants: Sequence[Variant],
     *,
+    repeats: int = 1,
     low: float | None = None,
     high: float | None = None,
     tolerance: float = 0.05,
@@ -44,14 +45,14 @@ def plan_capacity(
     common: Mapping[str, str] | None = None,
     measure: Measure | None = None,
 ) -> tuple[Experiment, dict[str, RunSpec]]:
-    """A new search for each variant's capacity, and each variant's spec. Rates in requests/s.
+    """A new search for each variant's capacity, and each variant's spec. Rates in requests/s, each served ``repeats`` times.
 
     Raises:
         LabError: the scenario has no rate, or the range is none; else as ``app.experiment.plan``.
     """
     from dataclasses import replace
 
-    experiment, specs = plan(scenario, variants, 1, common=common, slo=slo, fewest=1, measure=measure)
+    experiment, specs = plan(scenario, variants, repeats, common=common, slo=slo, fewest=1, measure=measure)
     own = natural_rate(specs[experiment.baseline])
     if own is None:
         raise LabError(
@@ -77,14 +78,32 @@ def bisection(search: Search) -> Bisection:
 
 
 def next_turn(experiment: Experiment) -> Turn | None:
-    """The rate to try next, the variants in turns; None when every search is over."""
+    """The rate to try next or again, the variants in turns; None when every search is over."""
     assert experiment.search is not None
     search, tried = bisection(experiment.search), {v.name: probes(experiment, v.name) for v in experiment.variants}
     for name in sorted(tried, key=lambda name: len(tried[name])):
-        rate = search.next_rate({turn.rate: turn.held for turn in tried[name] if turn.rate is not None})  # type: ignore[misc]
+        known = verdicts(experiment, name)
+        rate = next((rate for rate, held in known.items() if held is None), None) or search.next_rate(decided(known))
         if rate is not None:
             return Turn(name, len(tried[name]), rate=rate)
     return None
+
+
+def verdicts(experiment: Experiment, name: str) -> dict[float, bool | None]:
+    """Of each rate that a variant was served at, whether it holds: with most of its repeats; None while they may still say either."""
+    enough = experiment.repeats // 2 + 1
+    found: dict[float, list[bool]] = {}
+    for turn in probes(experiment, name):
+        if turn.rate is not None:
+            found.setdefault(turn.rate, []).append(bool(turn.held))
+    return {
+        rate: True if sum(held) >= enough else False if held.count(False) > experiment.repeats - enough else None
+        for rate, held in found.items()
+    }
+
+
+def decided(known: Mapping[float, bool | None]) -> dict[float, bool]:
+    return {rate: held for rate, held in known.items() if held is not None}
 
 
 def probes(experiment: Experiment, name: str) -> list[Turn]:
@@ -95,7 +114,7 @@ def probes(experiment: Experiment, name: str) -> list[Turn]:
 def most_runs(experiment: Experiment) -> int:
     """How many runs the search takes at most."""
     assert experiment.search is not None
-    return 1 + len(experiment.variants) * bisection(experiment.search).most_probes()
+    return 1 + len(experiment.variants) * bisection(experiment.search).most_probes() * experiment.repeats
 
 
 def measure(home: Home, experiment: Experiment, turn: Turn) -> tuple[bool, dict[str, float | None]]:
@@ -116,6 +135,7 @@ def measure(home: Home, experiment: Experiment, turn: Turn) -> tuple[bool, dict[
         "scheduling_delay_ms": percentile(run.requests["scheduling_delay_ms"], 0.5),
         "itl_ms_p99": run.totals["itl_ms_p99"],
         "output_tokens_per_s": run.totals["output_tokens_per_s"],
+        "disturbances": len(run.machine.get("disturbances") or ()),
     }
     known = {name: None if value is None or value != value else float(value) for name, value in figures.items()}
     bound = experiment.search.tbt_ms
@@ -132,11 +152,12 @@ def capacity_result(home: Home, experiment: Experiment) -> dict[str, Any]:
     variants: dict[str, Any] = {}
     for variant in experiment.variants:
         tried = probes(experiment, variant.name)
-        held, failed = search.bracket({t.rate: bool(t.held) for t in tried if t.rate is not None})
+        held, failed = search.bracket(decided(verdicts(experiment, variant.name)))
         variants[variant.name] = {
             "settings": variant.settings,
             "capacity": held,
             "bracket": [held, failed],
+            "disturbed": [t.run_id for t in tried if t.figures.get("disturbances")],
             "probes": [
                 {"requests_per_s": t.rate, "held": t.held, **t.figures, "run_id": t.run_id}
                 for t in sorted(tried, key=lambda t: t.rate or 0.0)
@@ -154,6 +175,7 @@ def capacity_result(home: Home, experiment: Experiment) -> dict[str, Any]:
         "baseline": experiment.baseline,
         "labels": sorted(labels),
         "criterion": criterion_in_words(experiment),
+        "repeats": experiment.repeats,
         "low": search.low,
         "high": search.high,
         "tolerance": search.tolerance,
@@ -172,6 +194,13 @@ def criterion_in_words(experiment: Experiment) -> str:
         return f"median scheduling delay within {MOST_DELAY_MS / 1e3:g} s, p99 of the inter-token latency within {bound:g} ms"
     slo = parse_slo(experiment.slo)
     return f"{GOODPUT_ATTAINMENT:.0%} of the requests in time ({slo.name}: {slo.words})"
+
+
+def repeats_in_words(repeats: int) -> str:
+    """How often each rate was served, and what that means for the verdict."""
+    if repeats == 1:
+        return "Each rate was served once."
+    return f"Each rate was served up to {repeats} times, and holds where most of these do."
 
 
 def in_words(name: str, about: Mapping[str, Any], base: Mapping[str, Any], experiment: Experiment) -> str:

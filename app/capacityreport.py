@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from app import report
-from app.capacity import capacity_result
+from app.capacity import capacity_result, repeats_in_words
 from app.charts.objectives import attainment_by_rate
 from app.experiment import Experiment
 from app.home import Home
 from app.theme import LIGHT
-from app.words import number
+from app.words import DISTURBED_RATES, number
 from store.slo import GOODPUT_ATTAINMENT
 
-PROBE = ("requests_per_s", "attainment", "itl_ms_p99", "scheduling_delay_ms", "output_tokens_per_s", "held", "run_id")
-HEAD = ("requests/s", "in time", "ITL p99, ms", "delay p50, ms", "output tokens/s", "holds", "run")
+PROBE = (
+    "requests_per_s", "attainment", "itl_ms_p99", "scheduling_delay_ms", "output_tokens_per_s", "held", "disturbances", "run_id",
+)  # fmt: skip
+HEAD = ("requests/s", "in time", "ITL p99, ms", "delay p50, ms", "output tokens/s", "holds", "disturbances", "run")
 
 
 def capacity_report(home: Home, experiment: Experiment) -> str:
@@ -29,7 +31,7 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
     ]
     figure = attainment_by_rate(groups, LIGHT, goal=GOODPUT_ATTAINMENT)
     rows = [
-        (name, *(number(probe[key]) if key not in ("held", "run_id") else probe[key] for key in PROBE))
+        (name, *(probe.get(key) if key in ("held", "run_id") else number(probe.get(key)) for key in PROBE))
         for name, about in result["variants"].items()
         for probe in about["probes"]
     ]
@@ -38,11 +40,17 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
         for name, about in result["variants"].items()
     ]
     parts = [
-        report.story(experiment.title, experiment.question, result["labels"], result["summary"]),
+        report.story(
+            experiment.title,
+            experiment.question,
+            result["labels"],
+            result["summary"],
+            report.disturbance_warning(result, DISTURBED_RATES),
+        ),
         report.section(
             "Rates tried",
             report.table_of(("variant", *HEAD), rows),
-            f"A rate holds with {result['criterion']}. Each rate was served once.",
+            f"A rate holds with {result['criterion']}. {repeats_in_words(result['repeats'])}",
         ),
         report.chart_section([("Requests in time, by rate", figure)], thinned=False),
         report.section("Variants", report.table_of(("variant", "settings"), settings)),
@@ -61,7 +69,7 @@ def write_capacity_csv(home: Home, experiment: Experiment, path: Path) -> None:
         writer.writerow(["variant", *PROBE])
         for name, about in capacity_result(home, experiment)["variants"].items():
             for probe in about["probes"]:
-                writer.writerow([safe_cell(name), *(probe[key] for key in PROBE)])
+                writer.writerow([safe_cell(name), *(probe.get(key) for key in PROBE)])
 
 
 def _command(experiment: Experiment, result: Mapping[str, Any]) -> str:
@@ -69,4 +77,5 @@ def _command(experiment: Experiment, result: Mapping[str, Any]) -> str:
     bound = experiment.search.tbt_ms
     by = f"--tbt {bound:g}" if bound is not None else f"--slo {experiment.slo}"
     limits = f"--low {result['low']:g} --high {result['high']:g} --tolerance {result['tolerance']:g}"
-    return f"servescope capacity {experiment.scenario} {report.variant_options(experiment)} {limits} {by}"
+    again = f"--repeats {experiment.repeats} {limits} {by}"
+    return f"servescope capacity {experiment.scenario} {report.variant_options(experiment)} {again}"

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import numpy as np
 
+from app import controls as book
 from app.capacity import capacity_result
 from app.errors import LabError
-from app.experiment import Experiment, is_synthetic
+from app.experiment import WORKLOAD, Experiment, is_synthetic
 from app.experimentfile import read_experiment
 from app.home import Home
 from app.missingruns import as_it_is
+from engine.config import EngineConfig
+from engine.earlier import spec_of_today
 from store import queries
 from store.database import Database
 from store.ingest import Collector
@@ -98,6 +102,7 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
             }
             for v in experiment.variants
         },
+        "differs": what_differs(experiment, {name: rows[ids[0]] or {} for name, ids in runs.items()}),
         "metrics": {
             name: {variant: effect.as_dict() for variant, effect in by_variant.items()}
             for name, by_variant in effects.items()
@@ -110,6 +115,35 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
             if (base := baseline_of(experiment, v.name)) != v.name
         ],
     }
+
+
+def what_differs(experiment: Experiment, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Setting -> variant -> value, of the settings that differ in what was served. ``rows``: variant -> a run's row.
+
+    Parts of a technique that is off on a side have no say there, and say so.
+    """
+    engines = {
+        name: EngineConfig.model_validate(spec_of_today(row.get("spec") or {}).get("engine") or {})
+        for name, row in rows.items()
+    }
+    found: dict[str, dict[str, str]] = {}
+    for control in book.controls():
+        technique = control.path.rpartition(".")[0]
+        told = {
+            name: book.as_text(control, book.value_of(engine, control.path))
+            for name, engine in engines.items()
+            if not technique or getattr(engine, technique) is not None
+        }
+        if len(set(told.values())) > 1:
+            found[control.path] = {name: told.get(name, "no say") for name in engines}
+    asked = dict.fromkeys(
+        key for variant in experiment.variants for key in variant.settings if key.startswith(WORKLOAD)
+    )
+    for key in asked:
+        told = {variant.name: variant.settings.get(key, "as the scenario has it") for variant in experiment.variants}
+        if len(set(told.values())) > 1:
+            found[key] = told
+    return found
 
 
 def baseline_of(experiment: Experiment, name: str) -> str:
@@ -156,7 +190,7 @@ def goodputs(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> li
     rate_keys = [key for key in experiment.over if is_rate(key)]
     groups: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
     for variant in experiment.variants if rate_keys else ():
-        others = tuple((key, value) for key, value in variant.settings.items() if key not in rate_keys)
+        others = tuple((key, variant.settings[key]) for key in experiment.over if key not in rate_keys)
         runs = samples[variant.name]
         offered = float(np.mean([run.totals.get("offered_per_s", np.nan) for run in runs]))
         reached = float(np.mean([run.totals["slo_attainment"] for run in runs]))

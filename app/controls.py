@@ -6,6 +6,7 @@ A control knows its dotted name (as the command line writes it), its words, what
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 from engine.config import ConfigError, EngineConfig, apply_overrides, worth_saying
+from engine.overrides import ON
 
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 
@@ -34,6 +36,7 @@ class Control:
     advanced: bool
     optional: bool  # may be left empty, which means "automatic" or "none"
     choices: tuple[Any, ...]
+    aliases: tuple[tuple[str, str], ...]  # of choices: the choice, and a short name that is read as it
     bounds: str  # what it accepts, in words; "" where everything is
 
     @property
@@ -97,6 +100,36 @@ def as_text(control: Control, value: Any) -> str:
     return str(value).strip()
 
 
+def from_text(control: Control, text: str) -> Any:
+    """The value of ``as_text``; a number that cannot be read stays text. Raises ``ValueError`` for a choice there is not."""
+    if control.kind in ("switch", "technique"):
+        return text in ON
+    if control.kind == "list":
+        found = json.loads(text)
+        if not isinstance(found, list):
+            raise ValueError(f"{text!r} is no list")
+        return [str(value) for value in found]
+    if control.optional and text == "none":
+        return None
+    if control.kind == "choice":
+        return {str(choice): choice for choice in control.choices}[text]
+    if control.kind == "number":
+        with contextlib.suppress(ValueError):
+            return float(text)
+    return text
+
+
+def settings_of(base: EngineConfig, engine: EngineConfig) -> dict[str, str]:
+    """How ``engine`` differs from ``base``, as ``overrides`` has it."""
+    return overrides(base, {control.path: value_of(engine, control.path) for control in controls()})
+
+
+def edits(base: EngineConfig, start: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """What was changed between two sets of overrides of ``base``; what was set back has the value of ``base``."""
+    back = {path: as_text(_by_path()[path], value_of(base, path)) for path in start if path not in now}
+    return back | {path: text for path, text in now.items() if start.get(path) != text}
+
+
 def overrides(base: EngineConfig, values: Mapping[str, Any]) -> dict[str, str]:
     """What differs from ``base``, as text by dotted name; parts of a technique that is off are left out."""
     changed: dict[str, str] = {}
@@ -137,7 +170,7 @@ def in_words(error: Any) -> str:
 def at_the_control(error: Any) -> str:
     """The same where the control itself is in sight: its name is not repeated, and ``none`` is an empty field."""
     shown = "Empty" if error.value in (None, "", "none") else error.value
-    return f"{shown}: {error.message} {error.mend}".strip().replace(", or none.", ", or leave it empty.")
+    return f"{shown}: {error.message} {error.mend}".strip().replace(", or none.", ", or empty.")
 
 
 @cache
@@ -173,7 +206,6 @@ def _walk(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str
 
 
 def _control(path: str, kind: Kind, field: Mapping[str, Any], optional: bool) -> Control:
-    choices = tuple(field.get("enum", ()))
     return Control(
         path=path,
         kind=kind,
@@ -184,7 +216,8 @@ def _control(path: str, kind: Kind, field: Mapping[str, Any], optional: bool) ->
         paper=str(field.get("paper", "")),
         advanced=bool(field.get("advanced", False)),
         optional=optional,
-        choices=choices,
+        choices=tuple(field.get("enum", ())),
+        aliases=tuple(field.get("aliases", {}).items()),
         bounds=_bounds(field, kind),
     )
 

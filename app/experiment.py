@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import LabError
 from engine.config import RunSpec, apply_overrides
+from engine.overrides import switches_off
 from store.plan import MOST_REPEATS, MOST_VARIANTS, Experiment, Turn, Variant
 from store.slo import DEFAULT_SLO, parse_slo
 
@@ -46,8 +47,8 @@ def plan(
 ) -> tuple[Experiment, dict[str, RunSpec]]:
     """A new experiment, and each variant's spec (without a run id of its own).
 
-    ``common``: settings all variants share. ``kind``: in a sweep the workload may differ between variants. ``fewest``: variants it takes.
-    ``measure``: as ``scenarios.build`` takes it; a workload is sized once, for all its variants.
+    ``common``: settings all variants share; each variant's own are applied on top of them. ``kind``: in a sweep the workload may
+    differ between variants. ``fewest``: variants it takes. ``measure``: as ``scenarios.build`` takes it; a workload is sized once, for all its variants.
 
     Raises:
         LabError: too few or too many variants, a name given twice, or sides that cannot be compared, with the reason.
@@ -61,16 +62,15 @@ def plan(
     if not 1 <= repeats <= MOST_REPEATS:
         said = f"Repeats are a number from 1 to {MOST_REPEATS}."
         raise LabError("bad-experiment", field="repeats", value=repeats, message=said)
+    variants = [_with_common(common or {}, variant) for variant in variants]
     drawn: dict[str, RunSpec] = {}
     specs: dict[str, RunSpec] = {}
     for variant in variants:
-        given = dict(common or {}) | variant.settings
-        workload = {k: v for k, v in given.items() if k.startswith(WORKLOAD)}
-        engine = {k: v for k, v in given.items() if not k.startswith(WORKLOAD)}
+        workload = {k: v for k, v in variant.settings.items() if k.startswith(WORKLOAD)}
+        engine = {k: v for k, v in variant.settings.items() if not k.startswith(WORKLOAD)}
         key = repr(sorted(workload.items()))
         if key not in drawn:
-            shared = {k: v for k, v in (common or {}).items() if not k.startswith(WORKLOAD)}
-            drawn[key] = _absolute(scenarios.build(scenario, workload | shared, measure=measure))
+            drawn[key] = _absolute(scenarios.build(scenario, dict(common or {}) | workload, measure=measure))
         spec = drawn[key]
         specs[variant.name] = _absolute(spec.model_copy(update={"engine": apply_overrides(spec.engine, engine)}))
     base = specs[variants[0].name]
@@ -154,6 +154,8 @@ def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: in
         title = f"{turn.variant}, warm-up"
     elif turn.rate is not None:
         title = f"{turn.variant}, {turn.rate:.3g} requests/s"
+        before = [t for t in experiment.turns[:index] if (t.variant, t.rate) == (turn.variant, turn.rate)]
+        title += f", repeat {len(before) + 1}" if experiment.repeats > 1 else ""
         spec = at_rate(spec, turn.rate)
     else:
         title = f"{turn.variant}, repeat {turn.repeat + 1}"
@@ -212,6 +214,12 @@ def check_names(variants: Sequence[Variant], fewest: int = 2) -> None:
             message=f"{said[0].upper()}{said[1:]}.",
             mend="For example: --variant off:chunked_prefill=off --variant on:chunked_prefill=on",
         )
+
+
+def _with_common(common: Mapping[str, str], variant: Variant) -> Variant:
+    """The variant with what all share, except the parts of a technique that it switches off."""
+    off = tuple(f"{name}." for name, value in variant.settings.items() if switches_off(value))
+    return Variant(variant.name, {n: v for n, v in common.items() if not n.startswith(off)} | variant.settings)
 
 
 def _absolute(spec: RunSpec) -> RunSpec:

@@ -14,30 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import numpy as np
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from pydantic import ValidationError
 
 from app import charts
 from app import controls as book
-from app.charts.comparison import TIMELINE_POINTS, Point, cdf, throughput_latency, timelines
-from app.charts.objectives import attainment_by_rate, attainment_by_scale
+from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
+from app.charts.objectives import attainment_by_scale
 from app.codecs import Sides, of_runs
 from app.comparison import goodput_in_words, judge
+from app.comparisonfigures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
 from app.errors import LabError
 from app.experiment import Experiment
 from app.theme import LIGHT
 from app.views.setup import flat
-from app.words import number
+from app.words import DISTURBED, number
 from engine.config import EngineConfig
 from engine.earlier import spec_of_today
 from scenarios import ScenarioError, load
 from store import queries
 from store.metrics import METRICS
 from store.quality import quality
-from store.samples import RunSamples, read_samples
-from store.slo import GOODPUT_ATTAINMENT
+from store.samples import read_samples
 from store.statistics import STATISTICS
 from store.statistics import small_samples as small_effects
 from store.summary import LATENCIES, LATENCY_FIGURES, small_samples
@@ -45,7 +44,6 @@ from store.summary import LATENCIES, LATENCY_FIGURES, small_samples
 MOST_GAPS = 4000
 OPEN = 1000.0  # an interval whose ends lie such a factor apart says nothing
 CHART_POINTS = 1500
-DISTRIBUTIONS = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'none'"
 )
@@ -73,12 +71,21 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
     )
     if result["goodput"]:
         figures.append(("Requests in time, by rate", rates(result)))
+    if len(experiment.over) in (1, 2):
+        figures += [
+            (
+                f"{STATISTICS[metric].title} over {' and '.join(experiment.over)}",
+                sweep_figure(result, experiment, metric),
+            )
+            for metric in SWEPT
+            if metric in result["metrics"]
+        ]
     rows = {run: queries.run(con, run) or {} for run in first.values()}
     thinned = any(((row.get("figures") or {}).get("iterations") or 0) > TIMELINE_POINTS for row in rows.values())
     base = rows[first[experiment.baseline]]
     told = [*result["summary"], *map(goodput_in_words, result["goodput"])]
     parts = [
-        story(experiment.title, experiment.question, result["labels"], told),
+        story(experiment.title, experiment.question, result["labels"], told, disturbance_warning(result)),
         section(
             "Figures",
             metrics_table(result),
@@ -224,44 +231,6 @@ def _share(value: float | None) -> str:
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 
-def distribution(samples: Mapping[str, Sequence[RunSamples]], metric: str) -> dict[str, np.ndarray]:
-    """A metric's samples of every variant, its repeats together; of gaps the middles of their bins, as often as counted."""
-    if metric != "itl_ms":
-        return {name: np.concatenate([run.requests[metric] for run in runs]) for name, runs in samples.items()}
-    found = {}
-    for name, runs in samples.items():
-        pooled = []
-        for run in runs:
-            counts = run.gaps.sum(axis=0)
-            middles = np.fmin(
-                np.sqrt(run.gap_edges_ms[:-1] * run.gap_edges_ms[1:]), run.totals.get("itl_ms_max", np.nan)
-            )
-            thin = max(1.0, float(counts.sum()) / 20_000)
-            pooled.append(np.repeat(middles, np.ceil(counts / thin).astype(int)))
-        found[name] = np.concatenate(pooled) if pooled else np.array([])
-    return found
-
-
-def plane(result: Mapping[str, Any], latency: str = "itl_ms_p99", palette: Any = LIGHT) -> go.Figure:
-    """Throughput against a latency, from a comparison's result."""
-    speed, slow = result["metrics"].get("output_tokens_per_s", {}), result["metrics"].get(latency, {})
-    points = [
-        Point(name, speed[name]["value"], slow[name]["value"], speed[name]["interval"], slow[name]["interval"])
-        for name in result["variants"]
-        if name in speed and name in slow
-    ]
-    return throughput_latency(points, palette, x_title="output, tokens/s", y_title=f"{STATISTICS[latency].title}, ms")
-
-
-def rates(result: Mapping[str, Any], palette: Any = LIGHT) -> go.Figure:
-    """Attainment at each rate of a sweep over rates."""
-    groups = [
-        {"name": ", ".join(f"{k}={v}" for k, v in found["settings"].items()) or "all", "measured": found["measured"]}
-        for found in result["goodput"]
-    ]
-    return attainment_by_rate(groups, palette, goal=GOODPUT_ATTAINMENT)
-
-
 def metrics_table(result: Mapping[str, Any]) -> str:
     """Every figure of every variant, with its interval and what it says against the baseline."""
     rows = []
@@ -282,11 +251,7 @@ def metrics_table(result: Mapping[str, Any]) -> str:
 
 
 def _settings_table(result: Mapping[str, Any]) -> str:
-    keys = sorted({key for about in result["variants"].values() for key in about["settings"]})
-    rows = [
-        (key, *(about["settings"].get(key, "as the scenario has it") for about in result["variants"].values()))
-        for key in keys
-    ]
+    rows = [(key, *by_variant.values()) for key, by_variant in result["differs"].items()]
     return table_of(("setting", *result["variants"]), rows)
 
 
@@ -300,11 +265,19 @@ def _machine_table(result: Mapping[str, Any]) -> str:
     return table_of(("variant", "run", "clock, MHz", "temperature, °C", "machine's CPU, %", "disturbed by"), rows)
 
 
-def story(title: str, question: str, labels: Iterable[str], sentences: Iterable[str]) -> str:
+def story(
+    title: str, question: str, labels: Iterable[str], sentences: Iterable[str], warnings: Iterable[str] = ()
+) -> str:
     badges = "".join(f"<span class='label'>{_text(label)}</span>" for label in labels)
     asked = f"<p class='question'>{_text(question)}</p>" if question else ""
     told = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences)
-    return f"<h1>{_text(title)}</h1><p>{badges}</p>{asked}<div class='verdict'>{told}</div>"
+    warned = "".join(f"<p class='warning'>{_text(sentence)}</p>" for sentence in warnings)
+    return f"<h1>{_text(title)}</h1><p>{badges}</p>{asked}<div class='verdict'>{told}</div>{warned}"
+
+
+def disturbance_warning(result: Mapping[str, Any], words: str = DISTURBED) -> list[str]:
+    """``words``, if the machine was disturbed while any run of the result was served."""
+    return [words] if any(about["disturbed"] for about in result["variants"].values()) else []
 
 
 def chart_section(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> str:
@@ -338,14 +311,16 @@ def run_command(scenario: str, engine: Mapping[str, Any]) -> str:
         base, served = load(scenario).engine, EngineConfig.model_validate(engine)
     except (ScenarioError, ValidationError):
         return f"servescope run {scenario}"
-    changed = book.overrides(base, {control.path: book.value_of(served, control.path) for control in book.controls()})
+    changed = book.settings_of(base, served)
     return " ".join(["servescope run", scenario, *(f"--set {shlex.quote(f'{k}={v}')}" for k, v in changed.items())])
 
 
 def _compare_command(experiment: Experiment) -> str:
     if experiment.kind == "sweep":
         over = " ".join(f"--over {key}={','.join(values)}" for key, values in experiment.over.items())
-        return f"servescope sweep {experiment.scenario} {over} --repeats {experiment.repeats}"
+        shared = {k: v for k, v in experiment.variants[0].settings.items() if k not in experiment.over}
+        common = "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in shared.items())
+        return f"servescope sweep {experiment.scenario} {over}{common} --repeats {experiment.repeats}"
     return f"servescope compare {experiment.scenario} {variant_options(experiment)} --repeats {experiment.repeats}"
 
 

@@ -6,7 +6,9 @@ leaving the page. A value the engine refuses stays where it was typed, with the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +22,12 @@ from engine.config import EMBEDDED_MODEL, RANDOM_SHAPES, EngineConfig
 
 AUTOMATIC = "automatic"
 LARGEST_EXACT = 2**53  # beyond it a browser's numbers lose digits
+WHOLE = re.compile(r"[+-]?\d{1,30}")
+SUGGESTIONS: dict[str, Callable[[], list[str]]] = {
+    "model": lambda: [EMBEDDED_MODEL, *(f"random:{shape}" for shape in RANDOM_SHAPES)],
+    "device": lambda: ["auto", "cpu", *(f"cuda:{index}" for index in range(gpu_count()))],
+}
+"""Settings that take any text, with what most people want."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +70,22 @@ def settings_form(base: EngineConfig, scenario: str) -> Chosen:
     return form.chosen()
 
 
-def set_value(scenario: str, path: str, value: Any) -> None:
-    """Set a control from elsewhere on the page; for callbacks, which run before the controls are drawn."""
-    st.session_state[_key(scenario, path)] = value
+def take_settings(scenario: str, engine: EngineConfig) -> None:
+    """Set every control as a run was served, before they are drawn; parts of techniques that were off stay as they are."""
+    for control in book.controls():
+        technique = control.path.rpartition(".")[0]
+        if not technique or getattr(engine, technique) is not None:
+            st.session_state[_key(scenario, control.path)] = book.value_of(engine, control.path)
+
+
+def restore(scenario: str, settings: Sequence[str]) -> None:
+    """Set controls as an address has them (``key=value``), before they are drawn; what cannot be is left as it is."""
+    known = {control.path: control for control in book.controls()}
+    for setting in settings:
+        path, _, text = setting.partition("=")
+        if path in known:
+            with contextlib.suppress(ValueError, KeyError):
+                st.session_state[_key(scenario, path)] = book.from_text(known[path], text)
 
 
 def changes_of(base: EngineConfig, scenario: str) -> dict[str, str]:
@@ -127,7 +148,11 @@ class _Form:
                 "pages/compare.py",
                 label="Compare with and without",
                 icon=":material/balance:",
-                query_params={"scenario": self.scenario, "technique": technique.path},
+                query_params={
+                    "scenario": self.scenario,
+                    "technique": technique.path,
+                    "set": [f"{path}={text}" for path, text in self.before.items() if path != technique.path],
+                },
             )
             if not on:
                 return
@@ -143,37 +168,27 @@ class _Form:
     def control(self, control: Control) -> None:
         """One control, with what is wrong with its value or how it differs from the scenario below it."""
         key = self._prepare(control)
+        held = st.session_state[key]
         common: dict[str, Any] = {"key": key, "help": control.explanation, "persist_state": "session"}
+        empty = AUTOMATIC if control.optional else None
         if control.kind == "switch":
             st.toggle(control.label, **common)
         elif control.kind == "choice":
             options = ([None] if control.optional else []) + list(control.choices)
-            st.selectbox(control.label, options, format_func=lambda value: value or AUTOMATIC, **common)
-        elif control.path == "model":
-            models = [EMBEDDED_MODEL, *(f"random:{shape}" for shape in RANDOM_SHAPES)]
-            st.selectbox(control.label, _with(models, st.session_state[key]), accept_new_options=True, **common)
-        elif control.path == "device":
-            devices = ["auto", "cpu", *(f"cuda:{index}" for index in range(gpu_count()))]
-            st.selectbox(control.label, _with(devices, st.session_state[key]), accept_new_options=True, **common)
+            st.selectbox(control.label, options, format_func=lambda value: _option(control, value), **common)
+        elif control.path in SUGGESTIONS:
+            options = _with(SUGGESTIONS[control.path](), held)
+            st.selectbox(control.label, options, accept_new_options=True, **common)
         elif control.kind == "list":
-            st.multiselect(
-                control.label,
-                _with([], *(st.session_state[key] or [])),
-                accept_new_options=True,
-                placeholder="type one and press Enter",
-                **common,
-            )
-        elif control.kind in ("whole", "number") and not _is_huge(st.session_state[key]):
-            step = 1 if control.kind == "whole" else 0.05
-            st.number_input(
-                control.label,
-                step=step,
-                format="%d" if control.kind == "whole" else "%g",
-                placeholder=AUTOMATIC if control.optional else None,
-                **common,
-            )
+            options = _with([], *(held or []))
+            placeholder = "type one and press Enter"
+            st.multiselect(control.label, options, accept_new_options=True, placeholder=placeholder, **common)
+        elif control.kind == "whole" and not isinstance(held, str):
+            st.number_input(control.label, value=None, step=1, format="%d", placeholder=empty, **common)
+        elif control.kind == "number" and not isinstance(held, str):
+            st.number_input(control.label, value=None, step=0.05, format="%g", placeholder=empty, **common)
         else:
-            st.text_input(control.label, placeholder=AUTOMATIC if control.optional else None, **common)
+            st.text_input(control.label, placeholder=empty, **common)
         self._mark(control)
 
     def _prepare(self, control: Control) -> str:
@@ -181,6 +196,9 @@ class _Form:
         key = _key(self.scenario, control.path)
         if key not in st.session_state:
             st.session_state[key] = book.value_of(self.base, control.path)
+        fitting = _as_held(control, st.session_state[key])
+        if fitting is not st.session_state[key]:
+            st.session_state[key] = fitting
         return key
 
     def _mark(self, control: Control) -> None:
@@ -210,5 +228,18 @@ def _with(options: list[str], *values: str | None) -> list[str]:
     return options + [value for value in dict.fromkeys(values) if value is not None and value not in options]
 
 
-def _is_huge(value: Any) -> bool:
-    return isinstance(value, int) and abs(value) >= LARGEST_EXACT
+def _option(control: Control, value: Any) -> str:
+    """A choice as the list shows it (which takes text only), with its short name, so that typing that finds it."""
+    if value is None:
+        return AUTOMATIC
+    short = dict(control.aliases).get(value)
+    return f"{value} ({short})" if short else str(value)
+
+
+def _as_held(control: Control, value: Any) -> Any:
+    """A value in the type its widget holds: numbers as they are, those that a browser would round as text."""
+    if control.kind == "whole":
+        if isinstance(value, str) and WHOLE.fullmatch(value.strip()):
+            value = int(value)
+        return str(value) if isinstance(value, int) and abs(value) >= LARGEST_EXACT else value
+    return float(value) if control.kind == "number" and isinstance(value, int) else value

@@ -32,6 +32,16 @@ def in_sentence(title: str) -> str:
     return " ".join(word if word.isupper() else word.lower() for word in title.split(" "))
 
 
+DISTURBED = "The machine was disturbed while some runs were served; see Served below."
+DISTURBED_RATES = (
+    "The machine was disturbed while some rates were served; the table says which, their runs say by what."
+)
+"""What a comparison and a search for capacity warn of."""
+
+PARTS = ("Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup")
+"""The tabs of a finished run."""
+
+
 @dataclass(frozen=True)
 class ChartWords:
     """Title and explanation of one chart, and the telemetry columns it is drawn from."""

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -19,7 +19,7 @@ from engine.earlier import SPEC_VERSION, spec_of_today
 from engine.overrides import ConfigError, apply_overrides, check_settings
 from engine.rates import Sizing
 from engine.schema import suggest
-from engine.settings import LARGEST_COUNT, LATEST_NS, Settings, setting, worth_saying
+from engine.settings import LARGEST_COUNT, LATEST_NS, SHORT_FORMATS, Accepts, Settings, setting, worth_saying
 from engine.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
 from telemetry.limits import MOST_PROMPT_CHARACTERS, MOST_PROMPT_TOKENS, MOST_REQUESTS
 
@@ -131,14 +131,14 @@ class EngineConfig(Settings):
         "shape (speed only).",
         group="Model",
     )
-    device: str = setting(
+    device: Annotated[str, Accepts("auto, cpu, cuda, or one GPU as cuda:0")] = setting(
         "auto",
         "Device",
         "auto takes the first GPU if there is one, else the CPU; cuda:1 picks one.",
         group="Model",
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
     )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SHORT_FORMATS] = setting(
         "auto",
         "Number format",
         "auto: bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.",

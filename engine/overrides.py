@@ -18,6 +18,13 @@ S = TypeVar("S", bound=BaseModel)
 
 ON = ("on", "true", "yes")
 OFF = ("off", "none", "false", "no")
+REFUSED = "It cannot be that."
+REFUSALS = {
+    "literal_error": "There is no such choice.",
+    **dict.fromkeys(("greater_than", "greater_than_equal"), "It is too small."),
+    **dict.fromkeys(("less_than", "less_than_equal"), "It is too large."),
+}
+"""What is wrong, by pydantic's type of the complaint."""
 
 
 class ConfigError(EngineError, ValueError):
@@ -28,20 +35,40 @@ class ConfigError(EngineError, ValueError):
 
 
 def apply_overrides(config: S, overrides: Mapping[str, str], prefix: str = "") -> S:
-    """A copy of ``config`` with the settings named in ``overrides`` changed; later ones win.
+    """A copy of ``config`` with the settings named in ``overrides`` changed, whatever their order.
 
     ``a.b.c`` walks nested settings. A technique takes ``on`` (its settings as they are, else the defaults) and ``off``;
     setting one of its parts switches it on. ``none`` empties an optional setting, lists take commas. ``prefix`` goes
     before the names in errors.
 
     Raises:
-        ConfigError: unknown name (with the nearest ones), or a value of the wrong type or out of range.
+        ConfigError: unknown name (with the nearest ones), a value of the wrong type or out of range, or settings that
+            contradict each other.
     """
+    refuse_contradictions(overrides, prefix)
     data = config.model_dump()
     kinds_first = sorted(overrides.items(), key=lambda item: not item[0].endswith(".kind"))
     for name, value in kinds_first:
         _assign(type(config), data, name, str(value).strip(), prefix)
     return check_settings(type(config), data, prefix=prefix)
+
+
+def refuse_contradictions(overrides: Mapping[str, str], prefix: str = "") -> None:
+    """Raises ``ConfigError`` where one setting is switched off and a part of it is set beside that."""
+    for name, value in overrides.items():
+        part = next((other for other in overrides if other.startswith(f"{name}.")), None)
+        if part is not None and switches_off(value):
+            raise ConfigError(
+                f"{prefix}{part}",
+                overrides[part],
+                f"It contradicts {prefix}{name}={value}, which is given too.",
+                f"Leave one of them out: a part alone switches {prefix}{name} on.",
+            )
+
+
+def switches_off(value: str) -> bool:
+    """Whether a technique's value means off."""
+    return str(value).strip().lower() in OFF
 
 
 def check_settings(model: type[S], data: Any, *, strict: bool = False, prefix: str = "") -> S:
@@ -65,7 +92,7 @@ def explain(model: type[BaseModel], error: ValidationError, prefix: str = "") ->
     if kind == "extra_forbidden":
         return _unknown(field, value, names[-1], {name: name for name in siblings})
     if kind == "missing":
-        return ConfigError(field, None, "It is missing.", f"Give {describe(where)}." if where else "Add it.")
+        return ConfigError(field, None, "It is missing.", f"It must be {describe(where)}." if where else "Add it.")
     if kind in ("value_error", "assertion_error"):
         message = _sentence(str(first["ctx"]["error"]))
         return ConfigError(field or prefix.rstrip("."), _short(value), message, "Change one of them.")
@@ -74,9 +101,9 @@ def explain(model: type[BaseModel], error: ValidationError, prefix: str = "") ->
     if kind in ("union_tag_invalid", "union_tag_not_found") and where.tag is not None and isinstance(value, Mapping):
         given = value.get(where.tag)
         kinds = [str(v) for m in where.models for v in tag_values(m, where.tag)]
-        mend = f"Give one of {', '.join(kinds)}." if given is None else suggest(str(given), kinds)
+        mend = f"It must be one of {', '.join(kinds)}." if given is None else suggest(str(given), kinds)
         return ConfigError(f"{field}.{where.tag}", given, f"There is no such {where.tag}.", mend)
-    return ConfigError(field, _short(value), "It does not fit.", f"Give {describe(where)}.")
+    return ConfigError(field, _short(value), REFUSALS.get(kind, REFUSED), f"It must be {describe(where)}.")
 
 
 def _assign(model: type[BaseModel], data: dict[str, Any], name: str, text: str, prefix: str) -> None:
@@ -136,11 +163,13 @@ def _value(here: Place, current: Any, text: str, name: str) -> Any:
         part = f"{name}.{next(iter(here.models[0].model_fields))}"
         if not here.optional:
             raise ConfigError(name, text, "It has parts of its own.", f"Set one of them, such as {part}.")
-        if text.lower() in OFF:
+        if switches_off(text):
             return None
         if text.lower() in ON:
             return current if isinstance(current, dict) else {}
-        raise ConfigError(name, text, "It is switched on or off.", f"Give on, off, or set a part such as {part}.")
+        raise ConfigError(
+            name, text, "It is switched on or off.", f"It must be on or off; or set a part, such as {part}."
+        )
     if here.optional and text.lower() in ("none", "null", ""):
         return None
     if text.startswith(("[", "{")) and (here.is_list or here.models):

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from engine.settings import worth_saying
+from engine.settings import Accepts, Aliases, worth_saying
 
 SCALAR_WORDS = {int: "a whole number", float: "a number", bool: "on or off", str: "text", dict: "a map"}
 
@@ -110,8 +110,12 @@ def describe(where: Place) -> str:
     """What a place accepts, as the end of a sentence: ``a whole number at least 1, or none``."""
     words = " or ".join(dict.fromkeys(_describe_option(o, where) for o in where.options))
     pattern = next((b.pattern for b in where.bounds if getattr(b, "pattern", None)), None)
-    if pattern:
+    said = next((b.words for b in where.bounds if isinstance(b, Accepts)), None)
+    if said:
+        words = said
+    elif pattern:
         words += f" that matches {pattern}"
+    words += "".join(f" ({', '.join(b.of)} for short)" for b in where.bounds if isinstance(b, Aliases))
     words += _describe_bounds(where.bounds)
     return words + (", or none" if where.optional else "")
 

@@ -6,15 +6,45 @@ Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``un
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 LARGEST_COUNT = 2**31 - 1
 """The largest number of tokens, blocks or requests, and the largest priority: what a column of the rows holds."""
 
 LATEST_NS = 2**62
 """The latest moment of a run, 146 years after its start: what is added to it still fits into 64 bits."""
+
+
+@dataclass(frozen=True)
+class Aliases:
+    """Metadata of a field that is a list of words: other spellings that are read as one of them, in any case."""
+
+    of: Mapping[str, str]  # spelling -> word
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._word, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(schema) | {"aliases": {word: spelling for spelling, word in self.of.items()}}
+
+    def _word(self, value: Any) -> Any:
+        return self.of.get(value.lower(), value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True)
+class Accepts:
+    """Metadata of a field whose pattern is no way to say what it accepts: the words that are."""
+
+    words: str
+
+
+SHORT_FORMATS = Aliases({"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"})
+"""Short names of number formats."""
 
 
 def worth_saying(bound: float) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from engine.settings import LARGEST_COUNT, Settings, setting
+from engine.settings import LARGEST_COUNT, SHORT_FORMATS, Settings, setting
 
 
 class ChunkedPrefill(Settings):
@@ -304,7 +304,7 @@ class KVQuantization(Settings):
         le=1024,
         advanced=True,
     )
-    metadata: Literal["float16", "bfloat16", "float32"] = setting(
+    metadata: Annotated[Literal["float16", "bfloat16", "float32"], SHORT_FORMATS] = setting(
         "float16",
         "Format of steps",
         "Number format of each group's step and minimum.",

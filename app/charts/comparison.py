@@ -18,6 +18,7 @@ CDF_POINTS = 200
 MOST_NAMES, NAME_HEIGHT = 12, 20
 TIMELINE_POINTS = 800
 WIDEST = 10.0  # an interval of more than such a factor would squeeze everything else: it is in the table, not drawn
+LOG_FROM = 4.0  # numbers that span such a factor stand on a logarithmic axis
 INVISIBLE = "rgba(0,0,0,0)"
 
 
@@ -200,6 +201,52 @@ def heat_map(
     figure.update_xaxes(type="category")
     figure.update_yaxes(type="category")
     return figure
+
+
+def curve(
+    values: Sequence[str], points: Sequence[Point], palette: Palette, *, x_title: str, y_title: str, unit: str
+) -> go.Figure:
+    """A sweep over one setting. ``points``: one per value, in its order, ``x`` not read; numbers stand where they are, words in a row."""
+    figure = new_figure(palette, y_title=f"{y_title}, {unit}" if unit else y_title, x_title=x_title, height=320)
+    known = [(value, point) for value, point in zip(values, points, strict=True) if np.isfinite(point.y)]
+    if not known:
+        return say_nothing_here(figure, "No value has this figure.", palette)
+    numbers = _numbers(values)
+    if numbers is not None:
+        known.sort(key=lambda pair: float(pair[0]))
+    bars = [_bars(point.y, point.y_interval) for _, point in known]
+    figure.add_scatter(
+        x=[float(value) if numbers is not None else value for value, _ in known],
+        y=[point.y for _, point in known],
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": [bar["array"][0] if bar else 0.0 for bar in bars],
+            "arrayminus": [bar["arrayminus"][0] if bar else 0.0 for bar in bars],
+            "thickness": 1,
+        },
+        mode="lines+markers",
+        line={"color": palette.accent, "width": 2},
+        marker={"size": 10},
+        customdata=[point.name for _, point in known],
+        hovertemplate=f"{x_title} %{{x}}: %{{y:,.4~g}} {unit}<extra></extra>",
+    )
+    if numbers is None:
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(values))
+    elif min(numbers) > 0 and max(numbers) >= LOG_FROM * min(numbers):
+        figure.update_xaxes(
+            type="log", rangemode="normal", tickvals=sorted(numbers), ticktext=[f"{n:g}" for n in sorted(numbers)]
+        )
+    return figure
+
+
+def _numbers(values: Sequence[str]) -> list[float] | None:
+    """The values as numbers, if all of them are."""
+    try:
+        found = [float(value) for value in values]
+    except ValueError:
+        return None
+    return found if all(np.isfinite(found)) else None
 
 
 def _clickable(colour: str) -> dict[str, Any]:

@@ -148,6 +148,9 @@ def capacity(
         list[str] | None,
         typer.Option("--variant", metavar="NAME:KEY=VALUE,...", help="A way to serve it. Without any: as it is."),
     ] = None,
+    repeats: Annotated[
+        int, typer.Option("--repeats", min=1, help="How often each rate is served; it holds where most of them do.")
+    ] = 1,
     low: Annotated[float | None, typer.Option(help="Lowest rate, requests/s. Default: a quarter of its own.")] = None,
     high: Annotated[float | None, typer.Option(help="Highest rate, requests/s. Default: eight times its own.")] = None,
     tolerance: Annotated[float, typer.Option(min=0.005, max=1.0, help="How closely, as a share of the rate.")] = 0.05,
@@ -177,6 +180,7 @@ def capacity(
     experiment, specs = plan_capacity(
         scenario,
         variants,
+        repeats=repeats,
         low=low,
         high=high,
         tolerance=tolerance,
@@ -309,6 +313,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
 
 def print_capacity(result: dict[str, Any]) -> None:
     """A search's result as a table and sentences."""
+    from app.capacity import repeats_in_words
     from app.words import number
 
     rows = []
@@ -320,8 +325,12 @@ def print_capacity(result: dict[str, Any]) -> None:
     columns = ("variant", "requests/s", "in time", "ITL p99, ms", "delay p50, ms", "holds")
     title = ", ".join([result["experiment_id"], *result["labels"]])
     stdout().print(table(columns, rows, title=title, right=columns[1:5]))
-    for sentence in (f"A rate holds with {result['criterion']}; each was served once.", *result["summary"]):
+    served = repeats_in_words(result["repeats"])
+    for sentence in (f"A rate holds with {result['criterion']}. {served}", *result["summary"]):
         say(sentence)
+    for name, about in result["variants"].items():
+        if about["disturbed"]:
+            say(f"{name}: disturbed while served: {', '.join(about['disturbed'])}.")
 
 
 def print_comparison(result: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from app.capacity import capacity_result
+from app.capacity import capacity_result, repeats_in_words
 from app.charts.objectives import attainment_by_rate
 from app.experiment import Experiment
 from app.missingruns import missing_runs
@@ -16,7 +16,7 @@ from app.services import Lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.missing import say_missing
 from app.views.plain import plain
-from app.words import LABELS, ChartWords
+from app.words import DISTURBED_RATES, LABELS, ChartWords
 from store.samples import request_figures_query
 from store.slo import GOODPUT_ATTAINMENT
 
@@ -39,7 +39,9 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
             )
     for sentence in result["summary"]:
         st.markdown(f"- {plain(sentence)}")
-    st.caption(plain(f"A rate holds with {result['criterion']}. Each rate was served once."))
+    if any(about["disturbed"] for about in result["variants"].values()):
+        st.warning(DISTURBED_RATES, icon=":material/warning:")
+    st.caption(plain(f"A rate holds with {result['criterion']}. {repeats_in_words(result['repeats'])}"))
     rows = [
         {
             "variant": name,
@@ -49,6 +51,7 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
             "delay p50, ms": probe["scheduling_delay_ms"],
             "output tokens/s": probe["output_tokens_per_s"],
             "holds": "yes" if probe["held"] else "no",
+            "disturbances": probe.get("disturbances"),
             "run": probe["run_id"],
         }
         for name, about in result["variants"].items()

@@ -263,8 +263,7 @@ def _run_with(lab: Lab, facts: RunFacts, name: str) -> None:
     except (LabError, ValueError) as error:
         st.session_state["codec-error"] = f"{error.message} {error.mend}" if isinstance(error, LabError) else str(error)
         return
-    st.query_params.clear()
-    st.query_params["run"] = changed.run_id
+    st.query_params.from_dict({"run": changed.run_id})
 
 
 def _pools(con: duckdb.DuckDBPyConnection, sides: Sides) -> None:

@@ -12,20 +12,21 @@ import numpy as np
 import pyarrow as pa
 import streamlit as st
 
-from app.charts.comparison import TIMELINE_POINTS, cdf, heat_map, timelines
+from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
 from app.comparison import goodput_in_words, judge
+from app.comparisonfigures import DISTRIBUTIONS, distribution, plane, rates, sweep_figure
 from app.errors import LabError
 from app.experiment import Experiment
 from app.experimentfile import read_experiment
 from app.missingruns import as_it_is, missing_runs, without
-from app.report import DISTRIBUTIONS, distribution, plane, rates, with_interval
+from app.report import with_interval
 from app.services import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.plain import plain
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
-from app.words import LABELS, ChartWords, number
+from app.words import DISTURBED, LABELS, ChartWords, number
 from store import queries
 from store.errors import StoreError
 from store.metrics import METRICS
@@ -60,6 +61,12 @@ RATES = ChartWords(
     ("arrival_ns", "first_token_ns", "end_ns"),
 )
 OWN = "my own"
+CURVE = ChartWords(
+    "Sweep",
+    "The figure at every value of the setting, with its interval. A click opens the first run.",
+    "slice",
+    ("itl_ns",),
+)
 GRID = ChartWords("Grid", "The figure at every combination of the two settings.", "slice", ("itl_ns",))
 
 
@@ -97,9 +104,7 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
     for sentence in [*result["summary"], *map(goodput_in_words, result["goodput"])]:
         st.markdown(f"- {plain(sentence)}")
     if any(about["disturbed"] for about in result["variants"].values()):
-        st.warning(
-            "The machine was disturbed while some runs were served; see Served below.", icon=":material/warning:"
-        )
+        st.warning(DISTURBED, icon=":material/warning:")
     _figures(result)
     with lab.database.read() as con:
         _charts(con, judged, experiment)
@@ -237,35 +242,31 @@ def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experime
         )
         told_rates = " ".join(map(goodput_in_words, result["goodput"]))
         chart_card(RATES, rates(result, colours), table, request_figures_query(base), name="rates", summary=told_rates)
-    if len(experiment.over) == 2:
-        _grid(result, experiment, colours, figures_of_all)
+    if len(experiment.over) in (1, 2):
+        _swept(result, experiment, colours, figures_of_all)
 
 
-def _grid(result: dict[str, Any], experiment: Experiment, colours: Any, table: pa.Table) -> None:
-    (x_name, x), (y_name, y) = experiment.over.items()
+def _swept(result: dict[str, Any], experiment: Experiment, colours: Any, table: pa.Table) -> None:
+    """A figure over the setting, or the two settings, that were swept."""
     metric = st.selectbox(
-        "Figure of the grid", list(result["metrics"]), format_func=lambda m: STATISTICS[m].title, key="grid-figure"
+        "Figure of the sweep", list(result["metrics"]), format_func=lambda m: STATISTICS[m].title, key="swept-figure"
     )
-    values = np.full((len(y), len(x)), np.nan)
-    for variant in experiment.variants:
-        effect = result["metrics"][metric].get(variant.name)
-        if effect is not None:
-            values[y.index(variant.settings[y_name]), x.index(variant.settings[x_name])] = effect["value"]
-    figure = heat_map(x, y, values, colours, x_title=x_name, y_title=y_name, unit=STATISTICS[metric].unit)
+    figure = sweep_figure(result, experiment, metric, colours)
     query = queries.run_query(result["variants"][experiment.baseline]["runs"][0])
-    opens = cell_of(experiment, {name: about["runs"][0] for name, about in result["variants"].items()})
-    chart_card(GRID, figure, table, query, name="grid", summary=STATISTICS[metric].title, opens=opens)
+    first = {name: about["runs"][0] for name, about in result["variants"].items()}
+    one = len(experiment.over) == 1
+    opens = run_of(first) if one else cell_of(experiment, first)
+    told = f"{STATISTICS[metric].title} over {' and '.join(experiment.over)}"
+    chart_card(CURVE if one else GRID, figure, table, query, name="swept", summary=told, opens=opens)
 
 
 def _differences(result: dict[str, Any]) -> None:
     st.markdown("**What differs in the settings**")
-    keys = sorted({key for about in result["variants"].values() for key in about["settings"]})
-    rows = [
-        {"setting": key}
-        | {name: about["settings"].get(key, "as the scenario has it") for name, about in result["variants"].items()}
-        for key in keys
-    ]
-    st.dataframe(rows, hide_index=True, alt="Settings that differ between the variants")
+    rows = [{"setting": key} | by_variant for key, by_variant in result["differs"].items()]
+    if rows:
+        st.dataframe(rows, hide_index=True, alt="Settings that differ between the variants")
+    else:
+        st.caption("Nothing: every variant was served with the same settings.")
 
 
 def _served(result: dict[str, Any]) -> None:

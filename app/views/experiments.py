@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import streamlit as st
 
@@ -38,8 +38,7 @@ FILES = {
 def experiment_picker(lab: Lab) -> str | None:
     """The experiment of the address, else the newest; a list to change it, and a place to drop a snapshot."""
     known = sorted(lab.home.experiment_ids(), reverse=True)
-    with lab.database.read() as con:
-        titles = {row["experiment_id"]: _title(row) for row in experiments(con)}
+    titles = _titles(lab, known)
     named = st.query_params.get("experiment")
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = named
@@ -179,11 +178,25 @@ def _import(lab: Lab) -> None:
     st.rerun()
 
 
-def _title(row: Mapping[str, Any]) -> str:
-    if not row["variants"]:
-        return f"{row['experiment_id']} (damaged)"
-    names = " / ".join(row["variants"][:4])
-    return f"{row['title']}: {names} ({row['experiment_id']})"
+def _titles(lab: Lab, known: list[str]) -> dict[str, str]:
+    """What each experiment is called; of those that the database does not know yet, from their files."""
+    with lab.database.read() as con:
+        titles = {
+            row["experiment_id"]: _title(row["title"], row["variants"], row["experiment_id"])
+            for row in experiments(con)
+        }
+    for experiment_id in known:
+        if experiment_id not in titles:
+            with contextlib.suppress(LabError):
+                fresh = read_experiment(lab.home, experiment_id)
+                titles[experiment_id] = _title(fresh.title, [v.name for v in fresh.variants], experiment_id)
+    return titles
+
+
+def _title(title: str, variants: Sequence[str], experiment_id: str) -> str:
+    if not variants:
+        return f"{experiment_id} (damaged)"
+    return f"{title}: {' / '.join(variants[:4])} ({experiment_id})"
 
 
 def _duration(seconds: float) -> str:

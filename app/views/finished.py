@@ -11,6 +11,7 @@ import numpy as np
 import streamlit as st
 
 from app import charts
+from app.components.address import first_tab
 from app.components.chart_links import OPENS, chart_links
 from app.services import Lab
 from app.views.chartcard import chart_card, page_palette
@@ -23,7 +24,7 @@ from app.views.quality import capacity_figures, quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.views.speculation import speculation_section
-from app.words import CHARTS, PROVENANCE
+from app.words import CHARTS, PARTS, PROVENANCE
 from store import queries
 from store.capacity import Capacity, capacity
 from store.metrics import METRICS
@@ -49,13 +50,10 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
             st.warning(plain(row["problem"]), icon=":material/warning:")
         figures = queries.summary(con, facts.run_id) or {}
         _key_figures(figures, capacity(con, facts.run_id), facts.spec.requests)
-        first = "Latency" if below_board else "Charts"
-        if st.query_params.get("iteration"):
-            first = "Iterations"
-        elif st.query_params.get("request"):
-            first = "Requests"
+        points = {"iteration": "Iterations", "request": "Requests"}
+        first = first_tab(PARTS, "Latency" if below_board else "Charts", points)
         tabs = st.tabs(
-            ["Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"],
+            PARTS,
             default=first,
             key=f"part-{below_board}-{first}",
         )

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
 from app import controls as book
 from app.capacity import plan_capacity
 from app.commands.run import parse_settings
+from app.components.address import first_tab, keep_in_address
 from app.errors import LabError
-from app.experiment import Experiment, Variant, grid, plan
+from app.experiment import WORKLOAD, Experiment, Variant, grid, plan
 from app.experimentfile import create_experiment
 from app.services import Lab
 from app.sizing import measure_for
+from app.views.facts import differences
 from app.views.plain import plain
-from engine.config import ConfigError, RunSpec
+from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
+from engine.overrides import refuse_contradictions
 from scenarios import ScenarioError, available, load
 from store.errors import StoreError
 from store.slo import DEFAULT_SLO, PRESETS
 
+KINDS = ("Variants", "Sweep", "Capacity")
 MOST_SIDES = 6
+MOST_NAME = 80
 LETTERS = "ABCDEF"
 
 
@@ -32,7 +38,7 @@ def _scenarios() -> dict[str, str]:
 def new_comparison(lab: Lab) -> None:
     """Draw the form; a pressed button plans the experiment and turns the page to it."""
     titles = _scenarios()
-    asked = st.query_params.get("scenario")
+    asked, technique, settings = _asked()
     scenario = st.selectbox(
         "Scenario",
         list(titles),
@@ -50,15 +56,35 @@ def new_comparison(lab: Lab) -> None:
         help=f"ttft=250,tpot=100 (ms), 5x (times what a request alone would see), or one of {', '.join(PRESETS)}.",
     )
     measure = measure_for(lab.home)
-    sides, sweep, capacity = st.tabs(["Variants", "Sweep", "Capacity"], key="compare-kind")
+    shared = _shared(scenario, settings if scenario == asked else [])
+    first = first_tab(KINDS, KINDS[0])
+    sides, sweep, capacity = st.tabs(KINDS, default=first, key="compare-kind")
+    keep_in_address({}, tabs=KINDS)
     with sides:
-        variants = _variants(scenario)
+        variants = _variants(scenario, technique, shared)
         if st.button("Compare", type="primary", width="stretch", icon=":material/balance:", key="compare-start"):
-            _start(lab, lambda: plan(scenario, _named(variants), repeats, slo=slo, measure=measure))
+            _start(
+                lab,
+                lambda: plan(
+                    scenario, _sound(variants), repeats, common=parse_settings(shared), slo=slo, measure=measure
+                ),
+            )
     with sweep:
         over = _over()
         if st.button("Sweep", type="primary", width="stretch", icon=":material/grid_on:", key="sweep-start"):
-            _start(lab, lambda: plan(scenario, grid(over), repeats, kind="sweep", over=over, slo=slo, measure=measure))
+            _start(
+                lab,
+                lambda: plan(
+                    scenario,
+                    grid(over),
+                    repeats,
+                    common=parse_settings(shared),
+                    kind="sweep",
+                    over=over,
+                    slo=slo,
+                    measure=measure,
+                ),
+            )
     with capacity:
         st.caption(
             "The highest rate of arrivals that each variant of the first tab still serves in time, by bisection."
@@ -68,38 +94,108 @@ def new_comparison(lab: Lab) -> None:
         )
         high = st.number_input("Highest rate", 0.0, value=None, key="rate-high", placeholder="eight times its own")
         if st.button("Search", type="primary", width="stretch", icon=":material/speed:", key="capacity-start"):
-            _start(lab, lambda: plan_capacity(scenario, _named(variants), low=low, high=high, slo=slo, measure=measure))
+            _start(
+                lab,
+                lambda: plan_capacity(
+                    scenario,
+                    _sound(variants),
+                    repeats=repeats,
+                    low=low,
+                    high=high,
+                    common=parse_settings(shared),
+                    slo=slo,
+                    measure=measure,
+                ),
+            )
 
 
-def _variants(scenario: str) -> list[tuple[str, list[str]]]:
-    """Name and settings (``key=value``) of each side."""
+def _asked() -> tuple[str | None, str | None, list[str]]:
+    """Scenario, technique and settings of the address that the reader came with, also once an experiment stands there."""
+    if "scenario" in st.query_params:
+        named = (st.query_params["scenario"], st.query_params.get("technique"), st.query_params.get_all("set"))
+        st.session_state["compare-asked"] = named
+    return st.session_state.get("compare-asked", (None, None, []))
+
+
+def _shared(scenario: str, asked: list[str]) -> list[str]:
+    """Settings of all variants, one ``key=value`` each: those the reader came with, to be changed here."""
+    text = st.text_area(
+        "Settings of all variants, one per line",
+        "\n".join(asked),
+        key=f"shared-{scenario}-{' '.join(asked)}",
+        placeholder="max_num_seqs=8\nsampling.temperature=0.7",
+        height=68,
+    )
+    return _lines(text)
+
+
+def _variants(scenario: str, asked: str | None, common: list[str]) -> list[Variant | LabError | ConfigError]:
+    """Each side, or what is wrong with it; one without a name of its own is called by what differs."""
     count = int(st.number_input("How many", 2, MOST_SIDES, 2, key="compare-count"))
     engine = load(scenario).engine
+    with contextlib.suppress(LabError, ConfigError):
+        shared = {k: v for k, v in parse_settings(common).items() if not k.startswith(WORKLOAD)}
+        engine = apply_overrides(engine, shared)
     known = [control.path for control in book.techniques()]
-    asked = st.query_params.get("technique") or load(scenario).technique
-    technique = asked if asked in known else known[0]
-    found = []
+    technique = next(path for path in (asked, load(scenario).technique, known[0]) if path in known)
+    places, sides = [], []
     for n in range(count):
         with st.container(border=True, gap="small"):
-            settings = []
-            name = st.text_input("Name", value=LETTERS[n], key=f"side-{n}", max_chars=60)
+            places.append(st.container())
+            toggles = {}
             for control in book.techniques():
                 before = book.value_of(engine, control.path)
                 value = (n == 0) if control.path == technique else before
-                on = st.toggle(
-                    control.title, value=value, key=f"side-{n}-{control.path}-{scenario}-{technique}", help=control.help
-                )
-                if on != before:
-                    settings.append(f"{control.path}={'on' if on else 'off'}")
+                key = f"side-{n}-{control.path}-{scenario}-{technique}-{before}"
+                toggles[control.path] = st.toggle(control.title, value=value, key=key, help=control.help)
             more = st.text_area(
-                "More settings, one per line",
-                key=f"side-{n}-more",
-                placeholder="policy=orca\nkv_blocks=64",
-                height=68,
+                "More settings, one per line", key=f"side-{n}-more", placeholder="policy=orca\nkv_blocks=64", height=68
             )
-            settings += [line.strip() for line in (more or "").splitlines() if line.strip()]
-            found.append((name.strip() or LETTERS[n], settings))
+            sides.append(_side(engine, toggles, _lines(more)))
+    usual = names_by_difference(engine, [side if isinstance(side, dict) else {} for side in sides])
+    found: list[Variant | LabError | ConfigError] = []
+    for n, (place, side) in enumerate(zip(places, sides, strict=True)):
+        name = place.text_input("Name", key=f"side-{n}", max_chars=60, placeholder=usual[n])
+        found.append(Variant((name or "").strip() or usual[n], side) if isinstance(side, dict) else side)
     return found
+
+
+def _lines(text: str | None) -> list[str]:
+    return [line.strip() for line in (text or "").splitlines() if line.strip()]
+
+
+def _side(
+    engine: EngineConfig, toggles: Mapping[str, bool], lines: list[str]
+) -> dict[str, str] | LabError | ConfigError:
+    """A side's settings from its switches and its text; an error where these contradict each other."""
+    switches = {path: "on" if on else "off" for path, on in toggles.items()}
+    try:
+        written = parse_settings(lines)
+        for path in switches.keys() & written.keys():
+            said = f"It is written here, and the switch above says {switches[path]}."
+            return ConfigError(path, written[path], said, "Use the switch.")
+        refuse_contradictions(switches | written)
+    except (LabError, ConfigError) as error:
+        return error
+    changed = {path: switches[path] for path, on in toggles.items() if on != book.value_of(engine, path)}
+    return changed | written
+
+
+def names_by_difference(engine: EngineConfig, sides: Sequence[Mapping[str, str]]) -> list[str]:
+    """What tells each side from the others, in a few words; letters where nothing does, or where it cannot be said yet.
+
+    ``engine``: what the sides' settings are applied to.
+    """
+    try:
+        served = [apply_overrides(engine, {k: v for k, v in s.items() if not k.startswith(WORKLOAD)}) for s in sides]
+    except ConfigError:
+        return list(LETTERS[: len(sides)])
+    names = []
+    for n, one in enumerate(served):
+        words = [word for other in served for word in differences(one, other)]
+        words += [f"{key}={value}" for key, value in sides[n].items() if key.startswith(WORKLOAD)]
+        names.append(", ".join(dict.fromkeys(words))[:MOST_NAME] or LETTERS[n])
+    return [f"{LETTERS[n]}: {name}" if names.count(name) > 1 else name for n, name in enumerate(names)]
 
 
 def _over() -> dict[str, list[str]]:
@@ -114,8 +210,12 @@ def _over() -> dict[str, list[str]]:
     return over
 
 
-def _named(variants: list[tuple[str, list[str]]]) -> list[Variant]:
-    return [Variant(name, parse_settings(settings)) for name, settings in variants]
+def _sound(variants: list[Variant | LabError | ConfigError]) -> list[Variant]:
+    """The variants. Raises the first error among them."""
+    for variant in variants:
+        if not isinstance(variant, Variant):
+            raise variant
+    return [variant for variant in variants if isinstance(variant, Variant)]
 
 
 def _start(lab: Lab, planned: Callable[[], tuple[Experiment, dict[str, RunSpec]]]) -> None:
@@ -129,6 +229,5 @@ def _start(lab: Lab, planned: Callable[[], tuple[Experiment, dict[str, RunSpec]]
     except (LabError, StoreError) as error:
         st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
     else:
-        st.query_params.clear()
-        st.query_params["experiment"] = experiment.experiment_id
+        st.query_params.from_dict({"experiment": experiment.experiment_id})
         st.rerun()

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import streamlit as st
 
 from app import controls as book
+from app.components.address import keep_in_address
 from app.errors import LabError
 from app.rundir import read_spec
 from app.services import Lab
-from app.settings_form import changes_of, set_value, settings_form
+from app.settings_form import changes_of, restore, settings_form, take_settings
 from app.sizing import measure_for
 from app.views.facts import RunFacts, flipped, load_run
 from app.views.plain import counted, plain
-from app.words import in_sentence
+from app.words import PARTS, in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec
 from scenarios import ScenarioError, ScenarioInfo, available, build, load, new_run_id
 
@@ -32,7 +34,7 @@ def _scenario_settings(name: str) -> EngineConfig:
 
 
 def start_panel(lab: Lab, run_id: str | None = None) -> None:
-    """Draw the panel; a pressed Start queues the run and shows it. ``run_id``: the run beside it, whose scenario it turns to."""
+    """Draw the panel; a pressed Start queues the run and shows it. ``run_id``: the run beside it, whose settings it takes."""
     scenarios = {info.name: info for info in _scenarios()}
     _follow(lab, run_id, list(scenarios))
     name = st.selectbox(
@@ -54,19 +56,38 @@ def start_panel(lab: Lab, run_id: str | None = None) -> None:
     if wrong:
         st.error(f"{counted(len(wrong), 'setting')} to mend before the start; marked below.", icon=":material/error:")
     settings_form(base, name)
+    _keep(base, name, changed)
 
 
 def _follow(lab: Lab, run_id: str | None, known: list[str]) -> None:
-    """Turn the panel to a run's scenario when the run is first shown; what was set for any scenario stays as it was."""
-    if run_id is None or st.session_state.get("followed") == run_id:
+    """Turn the panel to a run's scenario and settings when the run is first shown; what was set for other scenarios stays."""
+    if st.session_state.get("followed") == (run_id or ""):
         return
-    st.session_state["followed"] = run_id
-    try:
-        scenario = load_run(lab.home, run_id).spec.scenario
-    except LabError:
-        return
-    if scenario in known:
-        st.session_state["scenario"] = scenario
+    st.session_state["followed"] = run_id or ""
+    st.session_state["followed-settings"] = ("", {})
+    with contextlib.suppress(LabError):
+        spec = load_run(lab.home, run_id).spec if run_id else None
+        if spec is not None and spec.scenario in known:
+            st.session_state["scenario"] = spec.scenario
+            take_settings(spec.scenario, spec.engine)
+            settings = book.settings_of(_scenario_settings(spec.scenario), spec.engine)
+            st.session_state["followed-settings"] = (spec.scenario, settings)
+    if (asked := st.query_params.get("scenario")) in known:
+        st.session_state["scenario"] = asked
+    restore(st.session_state.get("scenario", known[0]), st.query_params.get_all("set"))
+
+
+def _keep(base: EngineConfig, scenario: str, changed: dict[str, str]) -> None:
+    """Have the address say how the panel differs from the shown run, for a reload."""
+    followed, settings = st.session_state.get("followed-settings", ("", {}))
+    edited = book.edits(base, settings if scenario == followed else {}, changed)
+    keep_in_address(
+        {
+            "scenario": [scenario] if scenario != followed else [],
+            "set": [f"{path}={text}" for path, text in edited.items()],
+        },
+        tabs=PARTS,
+    )
 
 
 def nothing_yet(lab: Lab) -> None:
@@ -103,8 +124,7 @@ def _start(lab: Lab, scenario: str, changed: dict[str, str]) -> None:
 def show_started(lab: Lab, spec: RunSpec) -> None:
     """Queue a run and turn the page to it. Raises ``LabError`` when the lab will not take it."""
     run_id = lab.submit(spec)
-    st.query_params.clear()
-    st.query_params["run"] = run_id
+    st.query_params.from_dict({"run": run_id})  # in one step: each change of the address is a place that Back goes to
     st.rerun()
 
 
@@ -144,7 +164,4 @@ def _flip(lab: Lab, facts: RunFacts, technique: str) -> None:
     except LabError as error:
         st.session_state["flip-error"] = f"{error.message} {error.mend}"
         return
-    set_value(turned.scenario, technique, getattr(turned.engine, technique) is not None)
-    st.session_state["scenario"] = turned.scenario
-    st.query_params.clear()
-    st.query_params["run"] = turned.run_id
+    st.query_params.from_dict({"run": turned.run_id})

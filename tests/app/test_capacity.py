@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.capacity import capacity_result, criterion_in_words, most_runs, next_turn, plan_capacity
+from app.capacity import capacity_result, criterion_in_words, most_runs, next_turn, plan_capacity, repeats_in_words
+from app.capacityreport import capacity_report
 from app.comparison import result_of_experiment
 from app.errors import LabError
 from app.experiment import Experiment, Turn, Variant, at_rate, natural_rate, spec_of_turn
@@ -17,6 +18,7 @@ from app.experimentfile import create_experiment, read_experiment, write_experim
 from app.experimenting import drive_here, runs_planned, seconds_left
 from app.exports import export
 from app.home import Home
+from app.words import DISTURBED_RATES
 from store.errors import StoreError
 from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import wait_for
@@ -66,6 +68,50 @@ def test_every_variant_gets_its_own_bracket_and_they_take_turns(timed: str, home
     assert "x2.5" in result["summary"][1]
     served = spec_of_turn(specs, found, 3)
     assert natural_rate(served) == pytest.approx(found.turns[3].rate)
+
+
+def flickering(experiment: Experiment, says: dict[float, list[bool]]) -> Experiment:
+    """Play a search whose rates say something else from time to time."""
+    experiment = replace(experiment, turns=(replace(experiment.turns[0], done=True),))
+    while (turn := next_turn(experiment)) is not None:
+        assert turn.rate is not None
+        held = says[turn.rate].pop(0)
+        figures = {"attainment": 1.0, "disturbances": 0.0 if held else 1.0}
+        done = replace(turn, done=True, held=held, figures=figures, run_id=f"r{len(experiment.turns)}")
+        experiment = replace(experiment, turns=(*experiment.turns, done))
+    return experiment
+
+
+def test_a_rate_is_served_until_most_of_its_repeats_agree(timed: str, home: Home) -> None:
+    planned, specs = plan_capacity(timed, [Variant("a")], low=20, high=40, tolerance=1.0, repeats=3)
+    assert planned.repeats == 3
+    says = {20.0: [True, False, True], 40.0: [False, False, True]}
+    found = flickering(planned, says)
+    assert [turn.rate for turn in found.turns[1:]] == [20, 20, 20, 40, 40]
+    assert says == {20.0: [], 40.0: [True]}, "the third run at 40 could not change the answer"
+    assert len(found.turns) <= most_runs(found) == 1 + 3 * most_runs(replace(found, repeats=1)) - 3
+    result = capacity_result(home, found)
+    assert result["variants"]["a"]["bracket"] == [20, 40]
+    assert repeats_in_words(3) == "Each rate was served up to 3 times, and holds where most of these do."
+    assert spec_of_turn(specs, found, 3).title.endswith("20 requests/s, repeat 3")
+
+
+def test_of_two_repeats_both_must_hold(timed: str) -> None:
+    planned, _ = plan_capacity(timed, [Variant("a")], low=20, high=40, tolerance=1.0, repeats=2)
+    found = flickering(planned, {20.0: [True, False], 40.0: []})
+    assert [turn.held for turn in found.turns[1:]] == [True, False]
+
+
+def test_a_disturbed_search_says_so_in_its_result_and_in_its_file(timed: str, home: Home) -> None:
+    planned, _ = plan_capacity(timed, [Variant("a")], low=20, high=40, tolerance=1.0)
+    quiet, disturbed = (
+        flickering(planned, {20.0: [True], 40.0: [True]}),
+        flickering(planned, {20.0: [True], 40.0: [False]}),
+    )
+    assert capacity_result(home, quiet)["variants"]["a"]["disturbed"] == []
+    assert capacity_result(home, disturbed)["variants"]["a"]["disturbed"] == ["r2"]
+    assert DISTURBED_RATES in capacity_report(home, disturbed)
+    assert DISTURBED_RATES not in capacity_report(home, quiet)
 
 
 def test_a_range_that_says_nothing_is_said(timed: str, home: Home) -> None:

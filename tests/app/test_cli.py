@@ -122,6 +122,10 @@ def test_a_corrupt_or_missing_database_is_rebuilt_from_the_runs(
         (["run", "starter", "--set", "chunked_prefill.token_budget=0"], ["chunked_prefill.token_budget", "0"]),
         (["run", "starter", "--set", "nonsense"], ["--set", "KEY=VALUE"]),
         (["run", "starter", "--set", "policy=fastest"], ["policy", "fastest", "stall-free"]),
+        (
+            ["run", "starter", "--set", "chunked_prefill=off", "--set", "chunked_prefill.token_budget=32"],
+            ["chunked_prefill.token_budget", "32", "contradicts chunked_prefill=off"],
+        ),
         (["run", "starter", "--set", "kv_quantization=maybe"], ["kv_quantization", "switched on or off"]),
         (
             ["run", "starter", "--set", "kv_quantization.codec=kivi", "--set", "kv_quantization.group=32"],

@@ -22,7 +22,7 @@ from app.experimentfile import create_experiment, read_experiment, read_specs, w
 from app.experimenting import drive_here, resume, seconds_left
 from app.home import Home
 from app.workers import worker_environment
-from engine.config import RunSpec
+from engine.config import ChunkedPrefill, ConfigError, RunSpec
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
 from tests.app.small_runs import experiment_here, wait_for
@@ -78,6 +78,31 @@ def test_every_variant_is_served_in_every_repeat_and_the_order_turns(count: int,
 def test_what_cannot_be_compared_is_refused_with_the_reason(small: str, settings: dict[str, str], reason: str) -> None:
     with pytest.raises(LabError, match=reason):
         plan(small, (Variant("a"), Variant("b", settings)), 2)
+
+
+def test_a_variant_that_contradicts_itself_or_what_all_share_is_refused_by_name(small: str) -> None:
+    part = {"chunked_prefill.token_budget": "32"}
+    with pytest.raises(ConfigError, match="contradicts chunked_prefill=off"):
+        plan(small, (Variant("a"), Variant("b", {"chunked_prefill": "off"} | part)), 2)
+    with pytest.raises(ConfigError, match="contradicts chunked_prefill=off"):
+        plan(small, (Variant("a"), Variant("b", part)), 2, common={"chunked_prefill": "off"})
+    with pytest.raises(ConfigError, match="contradicts chunked_prefill=off"):
+        plan(
+            small,
+            grid({"chunked_prefill": ["off", "on"]} | {key: [value] for key, value in part.items()}),
+            1,
+            kind="sweep",
+        )
+    with pytest.raises(LabError, match="given twice, as on and as off"):
+        parse_variant("b:chunked_prefill=on,chunked_prefill=off")
+
+
+def test_what_all_share_is_changed_by_a_variants_own_settings(small: str) -> None:
+    common = {"chunked_prefill.token_budget": "32", "seed": "7"}
+    _, specs = plan(small, (Variant("with"), Variant("without", {"chunked_prefill": "off"})), 2, common=common)
+    assert specs["with"].engine.chunked_prefill == ChunkedPrefill(token_budget=32)
+    assert specs["without"].engine.chunked_prefill is None
+    assert {spec.engine.seed for spec in specs.values()} == {7}
 
 
 @pytest.mark.parametrize("variants", [(), (Variant("a"),), (Variant("a"), Variant("a")), (Variant("a"), Variant(""))])

@@ -61,6 +61,29 @@ def test_every_default_written_as_text_is_read_back_as_itself() -> None:
     assert apply_overrides(base, changed) == base
 
 
+def test_every_value_written_as_text_is_read_back_by_its_control() -> None:
+    base = EngineConfig(prefix_sharing=PrefixSharing(), speculation=Speculation(), kv_quantization=KVQuantization())
+    for c in book.controls():
+        for value in [
+            *c.choices,
+            book.value_of(base, c.path),
+            *([None] if c.optional and c.kind != "technique" else []),
+        ]:
+            read = book.from_text(c, book.as_text(c, value))
+            assert read == value or (c.kind == "whole" and int(read) == value), c.path
+    with pytest.raises((ValueError, KeyError)):
+        book.from_text(control("policy"), "fastest")
+
+
+def test_edits_lead_from_one_set_of_changes_to_another() -> None:
+    base = EngineConfig()
+    start, now = {"seed": "7", "chunked_prefill": "off"}, {"seed": "8", "kv_blocks": "64"}
+    assert book.edits(base, start, now) == {"chunked_prefill": "on", "seed": "8", "kv_blocks": "64"}
+    assert book.edits(base, now, now) == {}
+    served = apply_overrides(base, {"seed": "7", "chunked_prefill": "off"})
+    assert book.settings_of(base, served) == {"chunked_prefill": "off", "seed": "7"}
+
+
 def test_only_what_differs_from_the_scenario_is_an_override() -> None:
     base = EngineConfig(max_num_seqs=4)
     assert book.overrides(base, {"max_num_seqs": 4, "seed": 0}) == {}
@@ -106,7 +129,7 @@ def test_beside_its_control_a_wrong_value_is_said_without_the_settings_name() ->
     (error,) = book.complaints(base, changed).values()
     words = book.at_the_control(error)
     assert words.startswith("0: ")
-    assert words.endswith("at least 1, or leave it empty.")
+    assert words.endswith("at least 1, or empty.")
     assert "token_budget" not in words
 
 

@@ -23,6 +23,7 @@ from engine.config import (
     apply_overrides,
     check_settings,
 )
+from engine.schema import field_place
 from telemetry.buffers import ObjectBuffer
 from telemetry.rows import RequestRow, columns
 
@@ -68,11 +69,51 @@ def test_on_keeps_the_settings_a_technique_already_has():
     assert apply_overrides(tuned, {"chunked_prefill": "on"}) == tuned
 
 
-def test_the_later_override_wins():
-    assert changed(chunked_prefill="off", chunked_prefill__chunk_size="8").chunked_prefill == ChunkedPrefill(
-        chunk_size=8
-    )
-    assert changed(chunked_prefill__chunk_size="8", chunked_prefill="off").chunked_prefill is None
+@pytest.mark.parametrize("off", ["off", "none", "False", " no "])
+@pytest.mark.parametrize("technique", ["chunked_prefill", "prefix_sharing", "speculation", "kv_quantization"])
+def test_a_technique_switched_off_with_a_part_of_it_set_is_refused_by_name_in_either_order(technique: str, off: str):
+    part = next(iter(choices_of(technique)))
+    both = {technique: off, f"{technique}.{part}": "1"}
+    for asked in (both, dict(reversed(both.items()))):
+        with pytest.raises(ConfigError, match=f"contradicts {technique}={off}") as caught:
+            apply_overrides(EngineConfig(), asked)
+        assert (caught.value.field, caught.value.value) == (f"{technique}.{part}", "1")
+        assert "Leave one of them out" in caught.value.mend
+
+
+def choices_of(technique: str) -> list[str]:
+    """The names of a technique's own settings."""
+    (settings,) = field_place(EngineConfig, technique).models
+    return list(settings.model_fields)
+
+
+@pytest.mark.parametrize("short", ["fp32", "bf16", "fp16", "BF16"])
+def test_number_formats_have_short_names_wherever_one_is_asked(short: str):
+    names = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+    word = names[short.lower()]
+    assert changed(dtype=short).dtype == word
+    assert EngineConfig(dtype=short).dtype == word
+    assert check_settings(EngineConfig, {"dtype": short}, strict=True).dtype == word
+    assert changed(kv_quantization__metadata=short).kv_quantization == KVQuantization(metadata=word)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("dtype", "fp33", "no such choice. It must be one of auto, float32, bfloat16, float16 (fp32, bf16, fp16 for short)."),
+        ("policy", "fifo", "It must be one of stall-free, prefill-first, orca, chunk-only, splitfuse, static, or none."),
+        ("kv_quantization.key_bits", "3", "It must be one of 2, 4, 8."),
+        ("max_num_seqs", "0", "too small. It must be a whole number, at least 1, at most 4096."),
+        ("sampling.top_p", "2", "too large. It must be a number, above 0, at most 1."),
+        ("seed", "many", "It must be a whole number, at least 0"),
+        ("device", "toaster", "It must be auto, cpu, cuda, or one GPU as cuda:0."),
+        ("speculation", "maybe", "It must be on or off"),
+    ],
+)  # fmt: skip
+def test_a_refusal_says_what_a_setting_must_be(name: str, value: str, words: str):
+    error = refusal(EngineConfig(), **{name.replace(".", "__"): value})
+    assert words in f"{error.message} {error.mend}"
+    assert (error.field, error.value) == (name, value)
 
 
 @pytest.mark.parametrize(

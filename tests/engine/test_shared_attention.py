@@ -201,7 +201,7 @@ def test_the_engine_gives_the_same_tokens_with_it(mode: str, tiny, tmp_path: Pat
         ({"prefix_sharing.attention": "tree", "prefix_sharing.min_prefix_tokens": "8"}, "block_size", "less than one block"),
         ({"prefix_sharing.attention": "tree", "prefix_sharing.share_memory": "off"}, "prefix_sharing", "needs share_memory"),
         ({"prefix_sharing.attention": "tree", "attention_backend": "reference"}, "prefix_sharing", "gathered or triton, not reference"),
-        ({"prefix_sharing.min_group": "1"}, "prefix_sharing.min_group", "does not fit"),
+        ({"prefix_sharing.min_group": "1"}, "prefix_sharing.min_group", "too small"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_work_are_refused(changes: dict[str, str], field: str, words: str):

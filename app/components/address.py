@@ -1,0 +1,50 @@
+"""The page's address as the place where a reader's settings and the open tab survive a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import streamlit as st
+
+FOLDER = files(__package__) / "address"
+
+
+@cache
+def _component() -> Callable[..., Any]:
+    return st.components.v2.component(
+        "servescope_address", js=(FOLDER / "address.js").read_text(encoding="utf-8"), isolate_styles=False
+    )
+
+
+def keep_in_address(parameters: Mapping[str, Sequence[str]], *, tabs: Sequence[str] = ()) -> None:
+    """Make the address name ``parameters`` (each as often as it has values), and the open one of ``tabs`` as ``tab``.
+
+    The address changes in place. ``st.query_params`` would make a step of the browser's history of every change.
+    """
+    _component()(
+        key="address",
+        data={
+            "owned": list(parameters),
+            "pairs": [[name, value] for name, values in parameters.items() for value in values],
+            "tabs": list(tabs),
+            "at": st.query_params.to_dict(),  # written again when the address has changed
+        },
+        width="content",
+        height="content",
+    )
+
+
+def first_tab(tabs: Sequence[str], usual: str, points: Mapping[str, str] | None = None) -> str:
+    """The tab to open: the one the address named when the reader came, else the usual one.
+
+    ``points``: parameters that point at something within a tab; one that has come since decides.
+    """
+    asked = {name: st.query_params.get(name) for name in points or {}}
+    named, then = st.session_state.setdefault("tab-of-address", (st.query_params.get("tab"), asked))
+    if named in tabs and asked == then:
+        return str(named)
+    pointed = next((tab for name, tab in (points or {}).items() if asked[name]), None)
+    return pointed or (str(named) if named in tabs else usual)

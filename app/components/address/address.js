@@ -1,0 +1,26 @@
+// Keeps what the reader set in the page's address, in place: a reload finds it there, and Back goes to the page before, not to the setting
+// before. Which of the known tabs is open is kept the same way.
+
+function rewrite(change) {
+  const url = new URL(window.location.href);
+  change(url.searchParams);
+  if (url.href !== window.location.href) window.history.replaceState(window.history.state, "", url);
+}
+
+export default function mount({ data }) {
+  const { owned, pairs, tabs } = data;
+  rewrite((parameters) => {
+    for (const name of owned) parameters.delete(name);
+    for (const [name, value] of pairs) parameters.append(name, value);
+  });
+  const chosen = ({ target }) => {
+    const name = target instanceof Element ? target.closest("[role=tab]")?.textContent.trim() : undefined;
+    if (tabs.includes(name)) rewrite((parameters) => parameters.set("tab", name));
+  };
+  document.addEventListener("click", chosen);
+  document.addEventListener("keyup", chosen);
+  return () => {
+    document.removeEventListener("click", chosen);
+    document.removeEventListener("keyup", chosen);
+  };
+}

@@ -1,0 +1,101 @@
+"""The start panel in a real browser: what is switched on there is what is served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from app import controls as book
+from app.rundir import read_spec
+from app.words import in_sentence
+from scenarios import build, load
+from tests.app.small_runs import wait_for, wait_for_state
+from tests.browser.conftest import OpenLab
+from tests.browser.test_live_page import choose
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+OpenPage = Callable[..., Page]
+SCENARIO = "copy-heavy"  # all its requests come at once
+TECHNIQUES = {technique.path: technique.title for technique in book.techniques()}
+
+
+def settle(page: Page) -> None:
+    """Wait until the page is drawn."""
+    page.wait_for_timeout(300)  # until what was done is on its way to the server
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def switch(page: Page, title: str, on: bool) -> None:
+    toggle = page.get_by_test_id("stSidebar").get_by_test_id("stCheckbox").filter(has_text=title)
+    if toggle.locator("input").is_checked() != on:
+        toggle.get_by_text(title, exact=True).click()
+        settle(page)
+    assert toggle.locator("input").is_checked() == on
+
+
+def test_a_run_is_started_with_each_technique_and_ends_well(open_lab: OpenLab, open_page: OpenPage) -> None:
+    page = open_page(open_lab.url())
+    choose(page, "Scenario", load(SCENARIO).title)
+    choose(page, "Model", "random:tiny")
+    for technique, title in TECHNIQUES.items():
+        for path, other in TECHNIQUES.items():
+            switch(page, other, path == technique)
+        before = set(open_lab.home.run_ids())
+        page.get_by_role("button", name="Start", exact=True).click()
+        wait_for(lambda before=before: set(open_lab.home.run_ids()) - before)
+        (run_id,) = set(open_lab.home.run_ids()) - before
+        engine = read_spec(open_lab.home.run_dir(run_id)).engine
+        assert [path for path in TECHNIQUES if getattr(engine, path) is not None] == [technique]
+        wait_for_state(open_lab.home, run_id, "finished")
+        expect(page.get_by_text(f"with {in_sentence(title)}, random:tiny, run {run_id}")).to_be_visible()
+        expect(page.get_by_test_id("stMetric").filter(has_text="Requests done")).to_contain_text("12 of 12")
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+@pytest.fixture(scope="module")
+def quick_run(open_lab: OpenLab) -> str:
+    """A finished run of a built-in scenario, small."""
+    asked = {"model": "random:tiny", "workload.requests": "2", "seed": "5"}
+    run_id = open_lab.submit(build(SCENARIO, asked, run_id="quick-run"))
+    wait_for_state(open_lab.home, run_id, "finished")
+    return run_id
+
+
+def test_back_after_run_again_shows_the_run_before(open_lab: OpenLab, open_page: OpenPage, quick_run: str) -> None:
+    page = open_page(open_lab.url(quick_run))
+    before = set(open_lab.home.run_ids())
+    page.get_by_role("button", name="Run again with").click()
+    wait_for(lambda: set(open_lab.home.run_ids()) - before)
+    (again,) = set(open_lab.home.run_ids()) - before
+    expect(page.get_by_text(f"run {again}", exact=False)).to_be_visible()
+    page.go_back()
+    page.wait_for_url(re.compile(f"run={quick_run}"))
+    expect(page.get_by_text(f"run {quick_run}", exact=False)).to_be_visible()
+    wait_for_state(open_lab.home, again, "finished")
+
+
+def test_a_reload_keeps_what_was_changed_and_the_open_tab(
+    open_lab: OpenLab, open_page: OpenPage, quick_run: str
+) -> None:
+    page = open_page(open_lab.url(quick_run))
+    seed = page.get_by_test_id("stSidebar").get_by_label("Seed", exact=True)
+    expect(seed).to_have_value("5")
+    seed.fill("7")
+    seed.press("Tab")
+    settle(page)
+    page.wait_for_url(re.compile("set=seed%3D7"))
+    page.get_by_role("tab", name="Requests").click()
+    page.wait_for_url(re.compile("tab=Requests"))
+    settle(page)
+    page.reload()
+    expect(seed).to_have_value("7")
+    expect(page.get_by_role("tab", name="Requests")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_text(f"run {quick_run}", exact=False)).to_be_visible()
+    page.get_by_role("button", name="Reset:").click()
+    settle(page)
+    expect(seed).to_have_value("0")
+    page.reload()
+    expect(seed).to_have_value("0")
