@@ -145,6 +145,27 @@ def test_the_metrics_page_counts_the_same(lab: Lab, answer: dict[str, Any], run:
         assert mean_ms == pytest.approx(answer[key]["mean"], rel=1e-6)
 
 
+def test_the_metrics_page_has_what_a_rate_needs(lab: Lab, run: str, answer: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setattr("app.openmetrics._newest", lambda lab: run)
+    lines = re.findall(r"^vllm:([\w]+?)_total\{[^}]*\} (\S+)$", metrics_page(lab), re.M)
+    found = {name: [float(value) for key, value in lines if key == name] for name, _ in lines}
+    with lab.cursor() as con:
+        asked = con.execute(
+            "SELECT sum(prompt_tokens) FILTER (first_token_ns IS NOT NULL), sum(prompt_tokens) FILTER (first_scheduled_ns IS NOT NULL) "
+            "FROM requests WHERE run_id = ?",
+            [run],
+        ).fetchall()[0]
+        drafts = con.execute("SELECT count(*) FROM slices WHERE run_id = ? AND drafted > 0", [run]).fetchall()[0][0]
+    assert found["prompt_tokens"] == [asked[0]], "cached tokens are prompt tokens too"
+    assert found["prefix_cache_queries"] == [asked[1] if run == "shared" else 0]
+    assert found["prefix_cache_hits"][0] < max(1, found["prefix_cache_queries"][0])
+    assert found["spec_decode_num_drafts"] == [drafts]
+    accepted = found.get("spec_decode_num_accepted_tokens_per_pos", [])
+    assert sum(accepted) == answer["accepted_tokens"]
+    assert accepted == sorted(accepted, reverse=True), "a guess is accepted only after those before it"
+    assert bool(accepted) == bool(drafts) == (run == "shared")
+
+
 def test_lists_reports_and_comparisons_say_it_too(lab: Lab, run: str, answer: dict[str, Any]) -> None:
     assert entry(lab.home, run)["requests_done"] == answer["requests_done"] == answer["requests"]["finished"]
     with lab.cursor() as con:

@@ -240,6 +240,11 @@ def test_metrics_are_open_metrics_and_agree_with_the_database(lab: LabProcess, f
     assert any(line.startswith("vllm:generation_tokens_total") and line.endswith(f" {tokens}") for line in samples)
 
 
+def test_clients_that_ask_for_health_as_they_ask_vllm_are_answered(lab: LabProcess) -> None:
+    assert http(lab.address, "/health") == (200, "")
+    assert http(lab.address, "/healthz")[0] == 200
+
+
 def test_sql_answers_one_select_and_nothing_else(lab: LabProcess, finished: str) -> None:
     assert lab.sql("SELECT 1 + 1") == [[2]]
     before = lab.sql("SELECT count(*) FROM runs")
