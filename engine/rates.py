@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from engine.settings import Settings
+from engine.settings import LARGEST_COUNT, Settings
 
 DISTURBED = 0.2  # share of the machine
 BATCH = 8  # sequences of the second decode step that is timed
@@ -20,7 +20,9 @@ class MachineRates(Settings):
     step_ms: float = Field(gt=0, allow_inf_nan=False, description="A decode step of one sequence.")
     batch_step_ms: float = Field(gt=0, allow_inf_nan=False, description=f"A decode step of {BATCH} sequences.")
     tokens_per_word: float = Field(1.35, gt=0, le=100, description="Of English prose, with the model's tokenizer.")
-    longest: int = Field(8192, ge=2, description="Tokens of prompt and answer together that the model takes.")
+    longest: int = Field(
+        8192, ge=2, le=LARGEST_COUNT, description="Tokens of prompt and answer together that the model takes."
+    )
     others_share: float = Field(0.0, ge=0, le=1, description="Of the machine, taken by other processes meanwhile.")
 
     def step_s(self, sequences: float) -> float:
@@ -50,10 +52,14 @@ class MachineRates(Settings):
 class SizedGroup(Settings):
     """What sizing made of one group of requests."""
 
-    stretch: float = Field(gt=0, description="Its times are so many times as long as written.")
-    load: float | None = Field(None, description="The share of the machine's capacity it asks for.")
-    requests_per_s: float | None = Field(None, description="How fast its requests come on average.")
-    words: int | None = Field(None, description="Of each prompt, where its length was sized.")
+    stretch: float = Field(gt=0, allow_inf_nan=False, description="Its times are so many times as long as written.")
+    load: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="The share of the machine's capacity it asks for."
+    )
+    requests_per_s: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="How fast its requests come on average."
+    )
+    words: int | None = Field(None, ge=1, le=LARGEST_COUNT, description="Of each prompt, where its length was sized.")
 
 
 class Sizing(Settings):

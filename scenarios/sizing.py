@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from engine.config import ConfigError, EngineConfig
+from engine.config import LARGEST_COUNT, ConfigError, EngineConfig
 from engine.rates import BATCH, MachineRates, SizedGroup
 from scenarios.part import Part
 
@@ -43,7 +43,7 @@ class FromGiven(Part):
     step_ms: float = Field(gt=0, description="A decode step of one request.")
     batch_step_ms: float = Field(gt=0, description=f"A decode step of {BATCH} requests.")
     tokens_per_word: float = Field(1.35, gt=0, le=100)
-    longest: int = Field(8192, ge=2, description="Tokens of the longest sequence the model takes.")
+    longest: int = Field(8192, ge=2, le=LARGEST_COUNT, description="Tokens of the longest sequence the model takes.")
 
     @property
     def rates(self) -> MachineRates:

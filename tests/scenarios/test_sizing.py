@@ -138,7 +138,7 @@ def test_times_set_by_hand_are_taken_as_given():
         ({"workload.sized_by.step_ms": "20"}, "either load or step_ms"),
         ({"workload.sizing": "fixd"}, "no such kind"),
         ({"workload.sizing.kind": "given"}, "missing"),
-        ({"workload.sized_by.load": "0"}, "fit"),
+        ({"workload.sized_by.load": "0"}, "too small"),
         ({"workload.sized_by.prefill_steps": "9"}, "documents"),
     ],
 )
