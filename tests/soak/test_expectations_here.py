@@ -1,6 +1,7 @@
 """The expectations of the five scenarios on the real engine: as this machine is, with one core, and at half the speed.
 
-``tests/scenarios/test_expectations.py`` holds the same claims to a modelled machine; here that model is held to the truth.
+``tests/scenarios/test_expectations.py`` holds the same claims to a modelled machine; here that model is held to the truth. Part of
+``make soak`` only: each of the runs takes minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from tests.scenarios.modelled import Machine, Served, serve_here
 
 SLOWDOWN = {"as it is": 1.0, "one core": 1.0, "half the speed": 2.0}
 SAME_TOKENS = {"dtype": "float32", "device": "cpu", "threads": "1"}
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("SERVESCOPE_SOAK_ROUNDS" not in os.environ, reason="minutes for each claim: make soak runs it"),
+]
 
 
 @pytest.fixture(params=SLOWDOWN)
