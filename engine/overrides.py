@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from engine.errors import EngineError
 from engine.schema import Place, choices, describe, field_place, place, suggest, tag_values
+from engine.settings import worth_saying
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -103,7 +104,9 @@ def explain(model: type[BaseModel], error: ValidationError, prefix: str = "") ->
         kinds = [str(v) for m in where.models for v in tag_values(m, where.tag)]
         mend = f"It must be one of {', '.join(kinds)}." if given is None else suggest(str(given), kinds)
         return ConfigError(f"{field}.{where.tag}", given, f"There is no such {where.tag}.", mend)
-    return ConfigError(field, _short(value), REFUSALS.get(kind, REFUSED), f"It must be {describe(where)}.")
+    most = first.get("ctx", {}).get("le", 0)
+    largest = "" if worth_saying(most) else f", {most} at most"  # a bound that only counts for who has gone beyond it
+    return ConfigError(field, _short(value), REFUSALS.get(kind, REFUSED), f"It must be {describe(where)}{largest}.")
 
 
 def _assign(model: type[BaseModel], data: dict[str, Any], name: str, text: str, prefix: str) -> None:

@@ -105,6 +105,7 @@ def test_number_formats_have_short_names_wherever_one_is_asked(short: str):
         ("kv_quantization.key_bits", "3", "It must be one of 2, 4, 8."),
         ("max_num_seqs", "0", "too small. It must be a whole number, at least 1, at most 4096."),
         ("sampling.top_p", "2", "too large. It must be a number, above 0, at most 1."),
+        ("kv_blocks", "9999999999", "too large. It must be a whole number, at least 1, or none, 2147483647 at most."),
         ("seed", "many", "It must be a whole number, at least 0"),
         ("device", "toaster", "It must be auto, cpu, cuda, or one GPU as cuda:0."),
         ("speculation", "maybe", "It must be on or off"),
