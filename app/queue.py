@@ -23,12 +23,12 @@ from filelock import FileLock, Timeout
 from app.errors import LabError
 from app.home import Home
 from app.rundir import create_run, device_of
-from app.verdict import is_unwanted, settle, wish_for_its_end
+from app.verdict import settle
 from app.workers import EngineProcess, sweep_logs
 from engine.config import RunSpec
 from telemetry.folder import is_run
 from telemetry.process import is_alive, own_identity
-from telemetry.status import is_final, read_status, state, write_status
+from telemetry.status import ask_for_end, is_final, is_unwanted, read_status, state, write_status
 
 GRACE_S = 15.0
 TICK_S = 0.05
@@ -140,7 +140,7 @@ class RunQueue:
             status = read_status(run_dir)
             if is_final(status):
                 return False
-            wish_for_its_end(run_dir)
+            ask_for_end(run_dir)
             for running in self._running.values():
                 if running.run_id == run_id:
                     self._ask_to_end(running)

@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from pathlib import Path
 
 from app.home import Home
 from app.workers import LOG, log_tail
 from telemetry.process import is_alive
-from telemetry.status import ACTIVE_STATES, Status, is_final, read_status, state, write_status
-
-WISH = "cancel-asked"
-
-
-def wish_for_its_end(run_dir: Path) -> None:
-    """Note in the run's folder that it is to be cancelled: whoever looks after it sees that, and calls its end what it was."""
-    with contextlib.suppress(OSError):  # the run is ended all the same; only whoever serves it may call that a crash
-        (run_dir / WISH).touch(mode=0o600)
-
-
-def is_unwanted(run_dir: Path) -> bool:
-    """Whether somebody asked for the run to be cancelled."""
-    return (run_dir / WISH).exists()
+from telemetry.status import ACTIVE_STATES, Status, ask_for_end, end_for, is_final, read_status, state
 
 
 def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
@@ -31,13 +17,9 @@ def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
     status = read_status(run_dir)
     if is_final(status):
         return status
-    ended = time.time_ns()
-    if cancelled or is_unwanted(run_dir):
-        return write_status(run_dir, state="cancelled", ended_unix_ns=ended)
-    labels = list(status.get("labels") or [])
-    if "unfinished" not in labels:
-        labels.append("unfinished")
-    return write_status(run_dir, state="crashed", ended_unix_ns=ended, labels=labels, error=_error(run_dir, exit_code))
+    if cancelled:
+        ask_for_end(run_dir)
+    return end_for(run_dir, _error(run_dir, exit_code))
 
 
 def settle_orphans(home: Home) -> None:

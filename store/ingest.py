@@ -25,7 +25,7 @@ from store.schema import TABLES
 from store.tail import OnBatch, RunTail
 from store.transaction import transaction
 from telemetry.folder import RUN_ID, is_run
-from telemetry.status import ACTIVE_STATES, mark_crashed
+from telemetry.status import ACTIVE_STATES, end_orphan
 
 log = logging.getLogger(__name__)
 
@@ -143,9 +143,9 @@ class Collector:
         with self._lock, self._database.read() as con:
             self._index_experiments(con)
 
-    def mark_crashed_runs(self) -> list[str]:
-        """Mark runs whose status says they are under way while their process is gone; returns them."""
-        return [run_dir.name for run_dir in self.run_dirs() if mark_crashed(run_dir)]
+    def end_orphans(self) -> list[str]:
+        """Write the end of runs that say they are under way while their process is gone; returns them."""
+        return [run_dir.name for run_dir in self.run_dirs() if end_orphan(run_dir)]
 
     # ------------------------------------------------------------------ the thread
 
@@ -217,7 +217,7 @@ class Collector:
                     self._tails[run_id] = tail
             if self._mark_crashes and tail is not None and tail.status.get("state") in ACTIVE_STATES:
                 with contextlib.suppress(OSError):  # a disk that refuses: the next look tries again
-                    mark_crashed(run_dir)
+                    end_orphan(run_dir)
 
     def _index_experiments(self, con: duckdb.DuckDBPyConnection) -> None:
         self._experiments.sync(con)

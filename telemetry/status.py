@@ -25,6 +25,7 @@ from telemetry.process import is_alive, own_identity
 ACTIVE_STATES = frozenset({"starting", "loading", "running"})
 FINAL_STATES = frozenset({"finished", "failed", "cancelled", "crashed"})
 PASSING = frozenset({"progress", "in_flight"})  # soon replaced: need not reach the disk
+CANCEL_ASKED = "cancel-asked"  # a file beside the status
 LABEL_UNREADABLE = "status unreadable"
 LABEL_DAMAGED = "telemetry damaged"
 LABEL_INCOMPLETE = "telemetry incomplete"
@@ -184,19 +185,37 @@ def replace_status(run_dir: Path, status: Status, *, durable: bool = True) -> St
     return checked
 
 
-def mark_crashed(run_dir: Path) -> bool:
-    """Write the state ``crashed`` if the run says it is under way and its process is gone; whether it did.
+def end_for(run_dir: Path, error: Status) -> Status:
+    """Write the end of a run whose process left none: ``cancelled`` where somebody asked for that, else ``crashed`` with ``error``."""
+    status, ended = read_status(run_dir), time.time_ns()
+    if is_unwanted(run_dir):
+        return write_status(run_dir, state="cancelled", ended_unix_ns=ended)
+    labels = list(dict.fromkeys([*status.get("labels", []), LABEL_UNFINISHED]))
+    return write_status(run_dir, state="crashed", error=error, ended_unix_ns=ended, labels=labels)
+
+
+def end_orphan(run_dir: Path) -> bool:
+    """Write the end of a run that says it is under way while its process is gone; whether it did.
 
     A run whose status names no process is left to whoever is starting it.
     """
     if not _is_orphan(read_status(run_dir)):
         return False
-    status = read_status(run_dir)  # the process may have written its end and left between the two looks
-    if not _is_orphan(status):
+    if not _is_orphan(read_status(run_dir)):  # the process may have written its end and left between the two looks
         return False
-    labels = list(dict.fromkeys([*status.get("labels", []), LABEL_UNFINISHED]))
-    write_status(run_dir, state="crashed", error=CRASHED, ended_unix_ns=time.time_ns(), labels=labels)
+    end_for(run_dir, CRASHED)
     return True
+
+
+def ask_for_end(run_dir: Path) -> None:
+    """Note in the run's folder that it is to be cancelled, so that whoever finds it ended calls that by its name."""
+    with contextlib.suppress(OSError):  # the run is ended all the same; only whoever serves it may call that a crash
+        (run_dir / CANCEL_ASKED).touch(mode=0o600)
+
+
+def is_unwanted(run_dir: Path) -> bool:
+    """Whether somebody asked for the run to be cancelled."""
+    return (run_dir / CANCEL_ASKED).exists()
 
 
 CRASHED = {

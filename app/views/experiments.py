@@ -17,6 +17,7 @@ from app.experimenting import current_turn, pause, resume, runs_planned, seconds
 from app.exports import export, import_file, imported_in_words
 from app.services import Lab
 from app.views.plain import counted, plain
+from app.views.trash import attempt, complaint
 from app.views.uploads import forget
 from store.errors import StoreError
 from store.experiments import experiments
@@ -63,14 +64,16 @@ def experiment_picker(lab: Lab) -> str | None:
 def damaged_experiment(lab: Lab, experiment_id: str, error: LabError) -> None:
     """In place of an experiment: what is wrong with its files, and a button that deletes it."""
     st.error(plain(on_page(error)), icon=":material/search_off:")
-    if error.kind == "bad-experiment" and st.button("Delete this experiment", icon=":material/delete:"):
-        try:
-            lab.delete_experiment(experiment_id)
-        except LabError as refusal:
-            st.error(plain(on_page(refusal)))
-            return
-        st.query_params.clear()
-        st.rerun()
+    complaint()
+    if error.kind == "bad-experiment":
+        st.button(
+            "Delete this experiment",
+            icon=":material/delete:",
+            help="Can be undone on the Runs page.",
+            on_click=attempt,
+            args=(lab.delete_experiment, experiment_id),
+            kwargs={"then": st.query_params.clear},
+        )
 
 
 def experiment_progress(lab: Lab, experiment: Experiment) -> None:

@@ -14,7 +14,7 @@ from app.services import Lab
 from app.views.facts import load_run
 from app.views.missing import deleted_run
 from app.views.plain import clock, counted, plain
-from app.views.trash import attempt, trash_list, undo_line
+from app.views.trash import attempt, complaint, trash_list, undo_line
 from app.words import STATES
 
 NEWEST = 200
@@ -74,7 +74,8 @@ def _actions(lab: Lab, run: dict[str, Any]) -> None:
             with st.popover("Rename", icon=":material/edit:"), st.form(f"rename-{run_id}", border=False):
                 name = st.text_input("Name", value=run["name"], max_chars=120)
                 if st.form_submit_button("Save"):
-                    _do(lambda: write_notes(lab.home, run_id, name=name))
+                    attempt(write_notes, lab.home, run_id, name=name)
+                    st.rerun()
             _delete_button(lab, run)
 
 
@@ -91,32 +92,22 @@ def _delete_button(lab: Lab, run: dict[str, Any]) -> None:
         st.button("Delete it all the same", help="Can be undone.", **delete)
 
 
-def _do(act: Any) -> None:
-    try:
-        act()
-    except LabError as error:
-        st.error(plain(f"{error.message} {error.mend}"))
-        return
-    except OSError as error:  # a full disk, say
-        st.error(plain(f"The disk refuses: {error.strerror or error}. Free some space; deleting runs needs none."))
-        return
-    st.rerun()
-
-
 def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
     """In place of a run's page: what is wrong with its files, and a button that deletes it."""
     st.error(plain(on_page(error)), icon=":material/search_off:")
     st.page_link("pages/runs.py", label="All runs", icon=":material/list:")
     if error.kind == "deleted-run":
         deleted_run(lab, run_id)
-    if error.kind == "bad-spec" and st.button("Delete this run", icon=":material/delete:", help="Can be undone."):
-        try:
-            lab.delete(run_id)
-        except LabError as refusal:
-            st.error(plain(on_page(refusal)))
-            return
-        st.query_params.clear()
-        st.rerun()
+    if error.kind == "bad-spec":
+        complaint()
+        st.button(
+            "Delete this run",
+            icon=":material/delete:",
+            help="Can be undone on the Runs page.",
+            on_click=attempt,
+            args=(lab.delete, run_id),
+            kwargs={"then": st.query_params.clear},
+        )
 
 
 def _row(lab: Lab, run: dict[str, Any]) -> dict[str, Any]:

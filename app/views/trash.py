@@ -65,14 +65,19 @@ def trash_list(lab: Lab) -> None:
                 )
 
 
-def attempt(act: Callable[..., Any], *what: Any) -> None:
-    """Do what a button was pressed for; a refusal is shown by the next ``complaint``."""
+def attempt(act: Callable[..., Any], *what: Any, then: Callable[[], None] | None = None, **how: Any) -> None:
+    """Do what a button was pressed for, and ``then``; a refusal is shown by the next ``complaint``."""
     try:
-        act(*what)
+        act(*what, **how)
     except LabError as error:
         st.session_state["refused"] = on_page(error)
-    except OSError as error:
-        st.session_state["refused"] = f"The disk refuses: {error.strerror or error}."
+    except OSError as error:  # a full disk, say
+        st.session_state["refused"] = (
+            f"The disk refuses: {error.strerror or error}. Free some space; deleting runs needs none."
+        )
+    else:
+        if then is not None:
+            then()
 
 
 def complaint() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 
@@ -67,11 +66,6 @@ def test_a_run_is_started_with_each_technique_and_ends_well(open_lab: OpenLab, o
         expect(page.get_by_test_id("stException")).to_have_count(0)
 
 
-UNSEEN = pytest.mark.skipif(
-    "SERVESCOPE_UNSEEN" not in os.environ, reason="not seen to pass yet; SERVESCOPE_UNSEEN=1 runs it"
-)
-
-
 @pytest.fixture(scope="module")
 def quick_run(open_lab: OpenLab) -> str:
     """A finished run of a built-in scenario, small."""
@@ -81,7 +75,6 @@ def quick_run(open_lab: OpenLab) -> str:
     return run_id
 
 
-@UNSEEN
 def test_back_after_run_again_shows_the_run_before(open_lab: OpenLab, open_page: OpenPage, quick_run: str) -> None:
     page = open_page(open_lab.url(quick_run))
     before = set(open_lab.home.run_ids())
@@ -94,7 +87,6 @@ def test_back_after_run_again_shows_the_run_before(open_lab: OpenLab, open_page:
     wait_for_state(open_lab.home, again, "finished")
 
 
-@UNSEEN
 def test_a_reload_keeps_what_was_changed_and_the_open_tab(
     open_lab: OpenLab, open_page: OpenPage, quick_run: str
 ) -> None:

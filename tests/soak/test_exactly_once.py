@@ -73,7 +73,7 @@ def assert_database_is_the_spool(processes: Processes, state: str) -> None:
     """Ingest what is left as the next start would, then compare every row of every type, in order."""
     with Database(processes.database) as database, database.read() as con:
         collector = Collector(processes.runs, database)
-        collector.mark_crashed_runs()
+        collector.end_orphans()
         collector.ingest_once(RUN)
         assert collector.problems == {}
         assert collector.ingest_once(RUN) == 0

@@ -27,7 +27,7 @@ from store.schema import TABLES
 from telemetry.process import is_alive
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolWriter, spool_path
-from telemetry.status import mark_crashed, read_status
+from telemetry.status import ask_for_end, end_orphan, read_status
 
 
 @pytest.fixture
@@ -270,28 +270,36 @@ def test_reindex_leaves_a_database_in_use_alone(runs: Path, database: Database) 
 
 def test_a_run_whose_process_is_gone_is_crashed(runs: Path, database: Database) -> None:
     run_dir = make_run(runs, "r1", "running", pid=2**22 + 1, labels=["random weights"])
-    assert mark_crashed(run_dir)
+    assert end_orphan(run_dir)
     status = read_status(run_dir)
     assert status["state"] == "crashed"
     assert status["error"]["kind"] == "crashed"
     assert status["labels"] == ["random weights", "unfinished"]
-    assert not mark_crashed(run_dir), "once is enough"
+    assert not end_orphan(run_dir), "once is enough"
+
+
+def test_a_run_whose_end_was_asked_for_is_cancelled_when_its_process_is_gone(runs: Path) -> None:
+    run_dir = make_run(runs, "r1", "running", pid=2**22 + 1)
+    ask_for_end(run_dir)
+    assert end_orphan(run_dir)
+    status = read_status(run_dir)
+    assert (status["state"], status.get("error")) == ("cancelled", None)
 
 
 def test_a_reused_pid_does_not_keep_a_dead_run_alive(runs: Path) -> None:
     run_dir = make_run(runs, "r1", "running", process_start_ticks=1)  # this process's pid, another start
     assert not is_alive(read_status(run_dir))
-    assert mark_crashed(run_dir)
+    assert end_orphan(run_dir)
 
 
 @pytest.mark.parametrize("state", ["queued", "finished", "failed", "cancelled"])
 def test_runs_that_are_not_under_way_do_not_crash(runs: Path, state: str) -> None:
-    assert not mark_crashed(make_run(runs, "r1", state, pid=2**22 + 1))
+    assert not end_orphan(make_run(runs, "r1", state, pid=2**22 + 1))
 
 
 def test_a_run_that_is_alive_does_not_crash(runs: Path, database: Database) -> None:
     make_run(runs, "r1", "running")
-    assert Collector(runs, database).mark_crashed_runs() == []
+    assert Collector(runs, database).end_orphans() == []
 
 
 def test_the_collector_marks_a_crash_by_itself(runs: Path, database: Database) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from telemetry.jsonfile import Unreadable, json_bytes, read_bounded, write_json
-from telemetry.status import LABEL_UNREADABLE, StatusFile, is_final, mark_crashed, read_status, write_status
+from telemetry.status import LABEL_UNREADABLE, StatusFile, end_orphan, is_final, read_status, write_status
 
 HOSTILE = {
     "empty": "",
@@ -81,7 +81,7 @@ def test_what_was_written_is_read_and_merged(tmp_path: Path) -> None:
     assert found["summary"] == {"requests": {"total": 3}, "iterations": 4}
     assert found["spool"] == {"slice": 10}
     assert write_status(tmp_path, labels=["x"])["summary"]["iterations"] == 4
-    assert not mark_crashed(tmp_path), "it is over"
+    assert not end_orphan(tmp_path), "it is over"
 
 
 def test_what_no_status_may_hold_is_not_written(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ export default function mount({ data }) {
     const name = target instanceof Element ? target.closest("[role=tab]")?.textContent.trim() : undefined;
     if (tabs.includes(name)) rewrite((parameters) => parameters.set("tab", name));
   };
-  document.addEventListener("click", chosen);
-  document.addEventListener("keyup", chosen);
+  document.addEventListener("click", chosen, true); // on the way down: tabs stop events that they have taken
+  document.addEventListener("keyup", chosen, true);
   return () => {
-    document.removeEventListener("click", chosen);
-    document.removeEventListener("keyup", chosen);
+    document.removeEventListener("click", chosen, true);
+    document.removeEventListener("keyup", chosen, true);
   };
 }
