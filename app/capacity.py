@@ -19,7 +19,7 @@ from app.home import Home
 from engine.config import RunSpec
 from store.database import Database
 from store.ingest import Collector
-from store.metrics import percentile
+from store.metrics import METRICS, percentile, too_few_in_words
 from store.plan import Experiment, Search, Turn, Variant
 from store.samples import alone, read_samples, with_slo
 from store.slo import DEFAULT_SLO, GOODPUT_ATTAINMENT, Bisection, parse_slo
@@ -134,6 +134,7 @@ def measure(home: Home, experiment: Experiment, turn: Turn) -> tuple[bool, dict[
         "attainment": run.totals["slo_attainment"],
         "scheduling_delay_ms": percentile(run.requests["scheduling_delay_ms"], 0.5),
         "itl_ms_p99": run.totals["itl_ms_p99"],
+        "itl_samples": run.samples_of("itl_ms"),
         "output_tokens_per_s": run.totals["output_tokens_per_s"],
         "disturbances": len(run.machine.get("disturbances") or ()),
     }
@@ -180,10 +181,21 @@ def capacity_result(home: Home, experiment: Experiment) -> dict[str, Any]:
         "high": search.high,
         "tolerance": search.tolerance,
         "variants": variants,
+        "notes": _small_samples(variants),
         "summary": [
             in_words(name, about, variants[experiment.baseline], experiment) for name, about in variants.items()
         ],
     }
+
+
+def _small_samples(variants: Mapping[str, Any]) -> list[str]:
+    """What to say beside the rates' p99 where a run has too few samples for it."""
+    probes = [probe for about in variants.values() for probe in about["probes"]]
+    fewest = min((int(probe["itl_samples"]) for probe in probes if probe.get("itl_samples")), default=None)
+    if fewest is None:
+        return []
+    words = too_few_in_words(METRICS["itl_ms"].title, fewest, (0.99,))
+    return [f"The rate with the fewest samples: {words}"] if words else []
 
 
 def criterion_in_words(experiment: Experiment) -> str:

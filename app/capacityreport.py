@@ -17,9 +17,19 @@ from app.words import DISTURBED_RATES, number
 from store.slo import GOODPUT_ATTAINMENT
 
 PROBE = (
-    "requests_per_s", "attainment", "itl_ms_p99", "scheduling_delay_ms", "output_tokens_per_s", "held", "disturbances", "run_id",
+    "requests_per_s", "attainment", "itl_ms_p99", "itl_samples", "scheduling_delay_ms", "output_tokens_per_s", "held", "disturbances", "run_id",
 )  # fmt: skip
-HEAD = ("requests/s", "in time", "ITL p99, ms", "delay p50, ms", "output tokens/s", "holds", "disturbances", "run")
+HEAD = (
+    "requests/s",
+    "in time",
+    "ITL p99, ms",
+    "ITL samples",
+    "delay p50, ms",
+    "output tokens/s",
+    "holds",
+    "disturbances",
+    "run",
+)
 
 
 def capacity_report(home: Home, experiment: Experiment) -> str:
@@ -50,7 +60,9 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
         report.section(
             "Rates tried",
             report.table_of(("variant", *HEAD), rows),
-            f"A rate holds with {result['criterion']}. {repeats_in_words(result['repeats'])}",
+            " ".join(
+                [f"A rate holds with {result['criterion']}.", repeats_in_words(result["repeats"]), *result["notes"]]
+            ),
         ),
         report.chart_section([("Requests in time, by rate", figure)], thinned=False),
         report.section("Variants", report.table_of(("variant", "settings"), settings)),

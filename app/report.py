@@ -174,6 +174,7 @@ def quality_sections(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         "same next token",
         "same greedy text",
         "facts found",
+        "logits, cut otherwise",
     )
     table = table_of(
         head,
@@ -188,6 +189,7 @@ def quality_sections(rows: Sequence[Mapping[str, Any]]) -> list[str]:
                 _share(row["agreement"]),
                 _share(row["greedy_agreement"]),
                 f"{row['needles_found']} of {row['needles']}" if row["needles"] else "–",
+                number(row["chunking_logits"]),
             )
             for row in rows
         ],

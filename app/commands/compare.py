@@ -326,7 +326,7 @@ def print_capacity(result: dict[str, Any]) -> None:
     title = ", ".join([result["experiment_id"], *result["labels"]])
     stdout().print(table(columns, rows, title=title, right=columns[1:5]))
     served = repeats_in_words(result["repeats"])
-    for sentence in (f"A rate holds with {result['criterion']}. {served}", *result["summary"]):
+    for sentence in (f"A rate holds with {result['criterion']}. {served}", *result["notes"], *result["summary"]):
         say(sentence)
     for name, about in result["variants"].items():
         if about["disturbed"]:

@@ -140,21 +140,25 @@ def delete(
     Of an experiment the plan; its runs stay. servescope restore brings either back.
     """
     from app import trash
+    from app.brief import brief_of
     from app.home import Home
     from app.listing import find_run
+    from app.missingruns import what_rests_on
 
     home = Home.from_environment().reach()
     if run is None and not empty_trash:
         raise LabError("nothing-named", field="run", message="Name a run, or give --empty-trash.")
-    moved = None
+    moved, cost = None, None
     if run is not None and run in home.experiment_ids():
         moved = run
         trash.delete_experiment(home, moved)
     elif run is not None:
         moved = find_run(home, run)
+        cost = what_rests_on(home, moved, brief_of(home.run_dir(moved)).experiment_id)
         trash.delete_run(home, moved)
     removed = trash.empty_trash(home) if empty_trash else []
     words = [f"{moved} is in the trash; servescope restore {moved} brings it back."] if moved else []
+    words += [cost] if cost else []
     words += [f"Removed for good: {', '.join(removed) or 'nothing'}."] if empty_trash else []
     _done({"deleted": moved, "removed": removed}, " ".join(words), json)
 

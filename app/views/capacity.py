@@ -48,6 +48,7 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
             "requests/s": probe["requests_per_s"],
             "in time": probe["attainment"],
             "ITL p99, ms": probe["itl_ms_p99"],
+            "ITL samples": probe.get("itl_samples"),
             "delay p50, ms": probe["scheduling_delay_ms"],
             "output tokens/s": probe["output_tokens_per_s"],
             "holds": "yes" if probe["held"] else "no",
@@ -79,8 +80,11 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
             "run": st.column_config.LinkColumn("run", display_text=r"run=(.*)"),
             "in time": st.column_config.NumberColumn(format="percent"),
             "requests/s": st.column_config.NumberColumn(format="%.3f"),
+            "ITL samples": st.column_config.NumberColumn(format="localized"),
         },
     )
+    for words in result["notes"]:
+        st.caption(plain(words))
 
 
 def _run_of(point: Mapping[str, Any]) -> dict[str, str] | None:

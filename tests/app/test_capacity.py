@@ -160,6 +160,10 @@ def test_a_search_is_served_and_goes_on_where_its_driver_was_lost(home: Home, ti
     export(home, experiment.experiment_id, figures)
     assert "a: at least 40 requests/s" in page.read_text()
     assert "--low 20 --high 40" in page.read_text()
+    (note,) = result["notes"]
+    fewest = min(probe["itl_samples"] for probe in result["variants"]["a"]["probes"])
+    assert f"too few of {fewest:.0f} samples" in note
+    assert note in page.read_text()
     rows = list(csv.DictReader(figures.open()))
     assert [(row["variant"], float(row["requests_per_s"]), row["held"]) for row in rows] == [
         ("a", 20, "True"),

@@ -23,7 +23,7 @@ from app.views import missing as views
 from store import queries
 from telemetry.jsonfile import write_json
 from telemetry.status import write_status
-from tests.app.lab_process import scenario_file
+from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import wait_for
 from tests.app.test_page_live import LAB, texts
 
@@ -156,7 +156,7 @@ def planned(home: Home, tmp_path: Path) -> Experiment:
         turns.append(replace(turn, run_id=f"{experiment.experiment_id}-{index:03d}", done=True, attempts=1))
         folder = home.run_dir(turns[-1].run_id)
         folder.mkdir()
-        write_json(folder / "spec.json", {"title": f"run {index}"})
+        write_json(folder / "spec.json", {"title": f"run {index}", "experiment_id": experiment.experiment_id})
         write_status(folder, state="finished")
     experiment = replace(experiment, turns=tuple(turns), state="finished")
     create_experiment(home, experiment, specs)
@@ -190,7 +190,8 @@ def test_what_rests_on_a_run_is_said_before_it_is_deleted(home: Home, planned: E
     assert said is not None
     assert said.startswith("This is repeat 1 of off in")
     assert said.endswith("Without it the comparison rests on 2 of 3 repeats.")
-    trash.delete_run(home, first)
+    told = servescope(home, "delete", first)
+    assert "Without it the comparison rests on 2 of 3 repeats." in told.stdout + told.stderr
     assert "rests on 1 of 3 repeats" in str(what_rests_on(home, second, planned.experiment_id))
     assert what_rests_on(home, "some-run", None) is None
     assert what_rests_on(home, "some-run", "x-gone") is None
