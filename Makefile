@@ -14,7 +14,7 @@ help:
 	@echo "make lab    install what is missing and open the lab (ARGS='--port 9000' passes options on)"
 	@echo "make test   install what the tests need and run them (ARGS='-k guard' passes options on)"
 	@echo "make lint   ruff, mypy and the import rules"
-	@echo "make soak   the kill tests, 20 rounds each, and a lab that lives through 200 runs"
+	@echo "make soak   what make test leaves out as slow: kills in 20 rounds, a lab through 200 runs, all kernels for all devices"
 	@echo "make clean  remove the virtual environment and caches (your runs stay where they are)"
 
 lab: setup
@@ -70,7 +70,7 @@ $(VENV)/.setup-test-done: $(VENV)/.setup-done
 	  if [ -n "$$problems" ]; then echo "$$problems" >&2; exit 1; fi
 
 test: setup-test browser
-	@$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
 
 # Only a convenience: without a browser the browser tests fail and say how to get one.
 browser: setup-test
@@ -88,7 +88,7 @@ lint: setup-test
 	@$(VENV)/bin/lint-imports
 
 soak: setup-test
-	@SERVESCOPE_SOAK_ROUNDS=20 $(PY) -m pytest tests/soak --timeout 3600 $(ARGS)
+	@SERVESCOPE_SOAK_ROUNDS=20 $(PY) -m pytest tests -m "soak or rare" --timeout 3600 $(ARGS)
 
 clean:
 	@$(ALONE) rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

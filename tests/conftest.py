@@ -21,3 +21,14 @@ def embedded_model_dir() -> Path:
     from engine.model.load import model_directory, resolve
 
     return model_directory(resolve(EMBEDDED_MODEL))
+
+
+SOAKING = "SERVESCOPE_SOAK_ROUNDS" in os.environ
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "soak" in item.path.parts:
+            item.add_marker(pytest.mark.soak)
+        if not SOAKING and item.get_closest_marker("rare"):
+            item.add_marker(pytest.mark.skip(reason="slow and rarely tells: make soak runs it"))

@@ -68,6 +68,7 @@ def damaged_experiment(lab: Lab, experiment_id: str, error: LabError) -> None:
     if error.kind == "bad-experiment":
         st.button(
             "Delete this experiment",
+            key="delete-damaged",
             icon=":material/delete:",
             help="Can be undone on the Runs page.",
             on_click=attempt,

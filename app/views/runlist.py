@@ -102,6 +102,7 @@ def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
         complaint()
         st.button(
             "Delete this run",
+            key="delete-damaged",
             icon=":material/delete:",
             help="Can be undone on the Runs page.",
             on_click=attempt,

@@ -221,6 +221,7 @@ def test_a_lab_serves_what_the_command_line_began(home: Home, small: str) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_an_experiment_goes_on_after_the_lab_was_killed(home: Home, small: str) -> None:
     experiment, specs = planned(small, repeats=2)
     create_experiment(home, experiment, specs)

@@ -9,7 +9,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import controls as book
-from app.home import Home
+from app.home import EXPERIMENT_FILE, Home
 from app.lablock import LabAddress
 from app.rundir import create_run, read_spec
 from app.services import Lab, set_lab
@@ -289,3 +289,30 @@ def test_the_panel_turns_to_the_scenario_of_the_run_that_is_opened_and_leaves_th
     assert page.selectbox(key="scenario").value == "chat"
     page.selectbox(key="scenario").set_value("burst").run()
     assert page.selectbox(key="scenario").value == "burst"
+
+
+def test_a_run_whose_spec_is_damaged_is_deleted_on_its_page_and_can_be_brought_back(lab: Lab, done: str) -> None:
+    folder = lab.home.run_dir("damaged-run")
+    folder.mkdir()
+    (folder / "spec.json").write_text("{")
+    write_status(folder, state="finished")
+    page = opened("damaged-run")
+    page.button("delete-damaged").click().run()
+    assert not page.exception
+    assert page.query_params.get("run") != ["damaged-run"], "the page goes on to another run"
+    assert not folder.exists()
+    assert "damaged-run" in lab.home.trashed_ids()
+
+
+def test_an_experiment_whose_plan_is_damaged_is_deleted_on_its_page(lab: Lab, done: str) -> None:
+    folder = lab.home.experiments / "x-damaged"
+    folder.mkdir(parents=True)
+    (folder / EXPERIMENT_FILE).write_text("{")
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.switch_page("pages/compare.py")
+    page.query_params["experiment"] = "x-damaged"
+    page.run()
+    page.button("delete-damaged").click().run()
+    assert not page.exception
+    assert not folder.exists()
+    assert "x-damaged" in lab.home.trashed_ids()

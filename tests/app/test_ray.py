@@ -73,6 +73,7 @@ def test_a_comparison_on_two_workers_gives_the_tokens_of_this_machine(home: Home
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_sweep_is_stopped_and_gone_on_with(home: Home, cluster: str, tmp_path: Path) -> None:
     over = {"max_num_seqs": ["1", "2", "4"]}
     experiment, specs = plan(str(scenario_file(tmp_path)), grid(over), 1, kind="sweep", over=over)

@@ -99,6 +99,7 @@ def test_make_lab_installs_then_opens_and_the_second_time_only_opens(project: Pa
     assert (code, output.strip()) == (0, "the lab is open")
 
 
+@pytest.mark.rare
 def test_an_install_that_was_killed_is_repaired_by_running_it_again(project: Path) -> None:
     process = start(project, "lab")
     deadline = time.monotonic() + PATIENCE_S
@@ -129,6 +130,7 @@ def test_two_makes_at_once_install_once_and_the_second_says_for_whom_it_waits(pr
         assert words not in outputs[1]
 
 
+@pytest.mark.rare
 def test_a_make_that_was_killed_holds_nobody_up(project: Path) -> None:
     (project / "backend" / "backend.py").write_text(BACKEND + SLOWLY)
     first = start(project, "lab")

@@ -15,7 +15,7 @@ from app.experiment import Variant, plan
 from app.experimentfile import create_experiment, read_experiment
 from tests.app.lab_process import scenario_file
 from tests.app.small_runs import wait_for
-from tests.browser.conftest import OpenLab
+from tests.browser.conftest import OpenLab, stumbling_blocks
 from tests.browser.test_live_page import no_sideways_scroll
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -77,9 +77,9 @@ def test_a_chart_is_saved_as_a_picture_as_it_is_drawn(
     ("chart", "trace", "lands"),
     [
         ("cdf-ttft_ms", 0, r"run=.+&request=\d"),
-        ("cdf-itl_ms", 0, r"run=.+&iteration=\d"),
+        pytest.param("cdf-itl_ms", 0, r"run=.+&iteration=\d", marks=pytest.mark.rare),
         ("timelines", 1, r"run=.+&iteration=\d"),
-        ("plane", 1, r"run=.+"),
+        pytest.param("plane", 1, r"run=.+", marks=pytest.mark.rare),
     ],
 )
 def test_a_click_on_a_point_opens_what_it_stands_for(
@@ -108,6 +108,11 @@ def test_a_search_for_capacity_is_followed_to_its_end(open_lab: OpenLab, open_pa
     expect(page.get_by_text("a: at least 40 requests/s")).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(1)
     assert page.locator("#planted").count() == 0
+    wait_for(lambda: read_experiment(open_lab.home, experiment.experiment_id).state == "finished")
+    for width in (1440, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert stumbling_blocks(page) == []
+        assert no_sideways_scroll(page)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -116,6 +121,7 @@ def test_it_fits_a_narrow_screen(open_lab: OpenLab, experiment_id: str, open_pag
     page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), width=390, scheme=scheme)
     expect(page.locator(".js-plotly-plot")).to_have_count(7)
     assert no_sideways_scroll(page)
+    assert stumbling_blocks(page) == []
 
 
 def test_the_form_starts_an_experiment_that_can_be_stopped(open_lab: OpenLab, open_page: OpenPage) -> None:

@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 from telemetry.spool import SpoolReader, spool_path
 from telemetry.status import read_status, state
 from tests.app.small_runs import endless_spec, wait_for, wait_for_state
-from tests.browser.conftest import OpenLab
+from tests.browser.conftest import OpenLab, stumbling_blocks
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 OpenPage = Callable[..., Page]
@@ -147,6 +147,9 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     pairs = len(tiles) // 2 * 2
     assert [sum(1 for other in tiles if abs(other["y"] - box["y"]) < 2) for box in tiles] == [2] * pairs + [1]
     assert tiles[-1]["width"] > 1.8 * tiles[0]["width"]
+    assert stumbling_blocks(page) == []
+    page.set_viewport_size({"width": 1440, "height": 900})
+    assert stumbling_blocks(page) == []
 
 
 def test_a_run_shows_what_its_pool_holds_in_tokens_in_requests_and_in_bits(

@@ -55,6 +55,7 @@ def test_a_gpu_is_named_by_its_uuid_and_a_cpu_is_not(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.rare
 def test_a_run_launches_no_kernel_that_the_warm_up_has_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Chunks of several lengths, few and many decodes, some behind one prefix: every form of the attention was there before, and the draw."""
     forms: set[object] = set()

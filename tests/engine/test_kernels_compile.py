@@ -18,8 +18,11 @@ import pytest
 from benchmarks.compiling.resources import DEVICES, Device, Resources
 
 ROOT = Path(__file__).resolve().parents[2]
-#: compute capability -> every so many-th shape of the sample is compiled for it
-CAPABILITIES = {90: 3, 80: 14, 100: 14, 120: 14}
+#: (compute capability, every so many-th shape of the sample is compiled for it)
+CAPABILITIES = [
+    (90, 14),
+    *(pytest.param(thorough, marks=pytest.mark.rare) for thorough in ((90, 3), (80, 14), (100, 14), (120, 14))),
+]
 HOT = ("paged_attention", "shared_prefixes")
 #: Bytes a thread of an attention kernel keeps in local memory for want of registers, at most, on Hopper: with keys and values of 16 bits
 #: as they are, with packed ones, in float32. The tiles were chosen for Hopper; elsewhere sums take more registers.
@@ -46,14 +49,14 @@ def launched_kernels() -> set[str]:
     return found
 
 
-@pytest.fixture(scope="module", params=CAPABILITIES, ids=lambda capability: f"{capability / 10}")
+@pytest.fixture(scope="module", params=CAPABILITIES, ids=lambda asked: f"{asked[0] / 10} every {asked[1]}")
 def compiled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Device, list[Any]]:
     """The device, and every kernel that the sample of shapes launches."""
-    capability, folder = request.param, tmp_path_factory.mktemp("compiled")
+    (capability, every), folder = request.param, tmp_path_factory.mktemp("compiled")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "benchmarks.compile_kernels", "--capability", str(capability)),
-            *("--set", "sample", "--every", str(CAPABILITIES[capability]), "--json", str(folder / "kernels.json")),
+            *("--set", "sample", "--every", str(every), "--json", str(folder / "kernels.json")),
         ],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"},

@@ -11,6 +11,7 @@ import torch
 from engine.config import EngineConfig, KVQuantization
 from engine.errors import EngineError
 from engine.quality import QualityMeter, QualitySpec
+from tests.conftest import SOAKING
 
 pytestmark = pytest.mark.slow
 KIVI = {"codec": "kivi", "residual": 32}
@@ -23,6 +24,8 @@ CODECS = {
     "2 bits": KVQuantization(**KIVI),
     "2 bits, keys per token": KVQuantization(**KIVI, key_axis="token"),
 }
+if not SOAKING:  # each costs a quarter of a minute
+    CODECS = {name: CODECS[name] for name in ("int8", "int4", "2 bits", "2 bits, keys per token")}
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,7 @@ def test_int4_costs_three_percent_of_perplexity_at_most(measured) -> None:
     assert abs(of(measured, "int4")["perplexity_change"]) < 0.03
 
 
+@pytest.mark.rare
 def test_int4_costs_no_more_than_that_on_longer_text_far_from_its_start() -> None:
     torch.set_num_threads(2)
     engine = EngineConfig(device="cpu", dtype="float32")
@@ -67,11 +71,13 @@ def test_per_channel_keys_beat_per_token_keys_at_two_bits(measured) -> None:
     assert right["kl"] < wrong["kl"]
 
 
+@pytest.mark.rare
 def test_centring_and_rotating_keys_is_worth_it(measured) -> None:
     assert flat(of(measured, "int4")["key_error"]) < flat(of(measured, "int4 plain")["key_error"])
     assert of(measured, "int4")["kl"] < of(measured, "int4 plain")["kl"]
 
 
+@pytest.mark.rare
 def test_a_fifth_bit_halves_the_error_of_keys_and_leaves_values_alone(measured) -> None:
     wide, narrow = of(measured, "int4"), of(measured, "int4, 4 bits a key")
     assert flat(wide["key_error"]) == pytest.approx(flat(narrow["key_error"]) * 15 / 31, rel=0.05)
@@ -80,6 +86,7 @@ def test_a_fifth_bit_halves_the_error_of_keys_and_leaves_values_alone(measured) 
     assert wide["bits"] - narrow["bits"] == 0.5
 
 
+@pytest.mark.rare
 def test_smoothing_lowers_the_error_of_keys(measured) -> None:
     assert flat(of(measured, "int4 smooth")["key_error"]) < flat(of(measured, "int4 plain")["key_error"])
 

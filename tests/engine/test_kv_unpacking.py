@@ -83,6 +83,7 @@ def test_a_run_keeps_what_was_measured_and_does_without_where_it_cannot_be(
     assert "kv_attention_s" not in model_of("without")
 
 
+@pytest.mark.rare
 def test_the_custom_kernels_are_timed_where_they_are_not_interpreted() -> None:
     kernels = prepared(KVQuantization(codec="int4"), attention_backend="triton", cuda_graphs=False, overlap="off")
     assert kernels.backend == "triton"

@@ -128,7 +128,14 @@ def p_value(counts: np.ndarray) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["prompt-lookup", "layer-skip", "draft-model", "trained-head"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prompt-lookup",
+        "trained-head",
+        *(pytest.param(name, marks=pytest.mark.rare) for name in ("layer-skip", "draft-model")),
+    ],
+)
 def test_sampled_tokens_have_the_target_distribution(name: str):
     counts, accepted = transitions(proposer(name), DRAWS)
     assert DRAWS / 10 < accepted < DRAWS

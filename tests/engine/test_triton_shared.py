@@ -314,6 +314,7 @@ def test_no_token_changes_and_rows_say_what_graph_ran_and_what_was_spared(
         assert [r["bytes"] + r["kv_bytes_spared"] for r in rows] == [r["bytes"] for r in plain_rows]
 
 
+@pytest.mark.rare
 def test_prefixes_a_graph_has_no_room_for_run_without_one(ordinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(PrefixPasses, "most", lambda passes, rows: Extent(1, 1, 1))
     recorded = []
@@ -326,6 +327,7 @@ def test_prefixes_a_graph_has_no_room_for_run_without_one(ordinary, tmp_path: Pa
     assert len(recorded) == sum(row["graph_size"] is not None for row in rows)
 
 
+@pytest.mark.rare
 def test_the_warm_up_compiles_every_tile_of_a_shared_prefix(monkeypatch: pytest.MonkeyPatch):
     tiles = set()
     passes_of = TritonAttention._prefixes

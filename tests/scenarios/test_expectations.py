@@ -163,6 +163,7 @@ def test_a_machine_at_half_the_speed_sees_the_same_in_twice_the_time(name: str):
     assert slow.totals.iterations == fast.totals.iterations
 
 
+@pytest.mark.rare
 def test_the_first_lesson_holds_on_the_real_engine_of_this_machine():
     """Served in turns, on and off and off and on, so that what else the machine does falls on both sides."""
     spec = scenarios.resolve(quick_starter(), "starter", measure=TWO_CORES.rates)

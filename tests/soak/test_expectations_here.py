@@ -23,7 +23,7 @@ SLOWDOWN = {"as it is": 1.0, "one core": 1.0, "half the speed": 2.0}
 SAME_TOKENS = {"dtype": "float32", "device": "cpu", "threads": "1"}
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif("SERVESCOPE_SOAK_ROUNDS" not in os.environ, reason="minutes for each claim: make soak runs it"),
+    pytest.mark.rare,
 ]
 
 

@@ -27,7 +27,7 @@ from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, end, own_children_of
 from tests.app.small_runs import endless_spec, small_spec, wait_for, wait_for_state
 
-ROUNDS = int(os.environ.get("SERVESCOPE_SOAK_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("SERVESCOPE_SOAK_ROUNDS", "1"))
 RUN, NEXT = "killed", "next"
 pytestmark = [pytest.mark.slow, pytest.mark.parametrize("seed", range(ROUNDS))]
 

@@ -26,7 +26,7 @@ MIB = 2**20
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(7200),
-    pytest.mark.skipif("SERVESCOPE_SOAK_ROUNDS" not in os.environ, reason="a quarter of an hour: make soak runs it"),
+    pytest.mark.rare,
 ]
 
 
