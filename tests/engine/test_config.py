@@ -328,3 +328,19 @@ def test_the_largest_priority_has_a_row_and_a_larger_one_is_refused():
     assert buffer.batch(buffer.drain()[0]).column("priority").to_pylist() == [LARGEST_COUNT]
     with pytest.raises(ValidationError, match="priority"):
         RequestSpec(request_id="a", prompt="b", priority=2**31)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([{"prompt": "a"}] * 20_001, "20000 items"),
+        ([{"prompt": "a", "prompt_tokens": 2_000_001}] * 10, "20,000,010 tokens together; a run takes 20,000,000"),
+        ([{"prompt": "a" * 1_000_000, "chat": True, "system": "b"}] * 100, "100,000,100 characters together"),
+    ],
+    ids=["requests", "prompt tokens", "characters"],
+)
+def test_a_run_takes_only_so_much(asked: list[dict[str, object]], said: str) -> None:
+    requests = [{"request_id": str(index), **request} for index, request in enumerate(asked)]
+    with pytest.raises(ValidationError, match=said):
+        RunSpec.model_validate({"run_id": "r", "scenario": "s", "requests": requests})
+    assert RunSpec.model_validate({"run_id": "r", "scenario": "s", "requests": requests[:9]})
