@@ -20,9 +20,12 @@ from app.errors import LabError
 from app.experiment import Experiment, Variant, grid, plan, spec_of_turn, turns, with_turn
 from app.experimentfile import create_experiment, read_experiment, read_specs, write_experiment
 from app.experimenting import drive_here, resume, seconds_left
+from app.exports import export
 from app.home import Home
+from app.words import DISTURBED
 from app.workers import worker_environment
 from engine.config import ChunkedPrefill, ConfigError, RunSpec
+from store.metrics import METRICS
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
 from tests.app.small_runs import experiment_here, wait_for
@@ -190,7 +193,9 @@ def test_runs_that_were_asked_something_else_are_not_compared(home: Home, small:
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_promised_object_and_nothing_else(home: Home, small: str) -> None:
+def test_the_command_prints_the_promised_object_and_nothing_else(
+    home: Home, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = servescope(home, "compare", small, *ARGUMENTS, "--repeats", "1", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -198,7 +203,17 @@ def test_the_command_prints_the_promised_object_and_nothing_else(home: Home, sma
     assert set(result["variants"]) == {"on", "off"}
     swept = servescope(home, "sweep", small, "--over", "max_num_seqs=1,4", "--repeats", "1", "--json")
     assert swept.returncode == 0, swept.stderr
-    assert set(json.loads(swept.stdout)["variants"]) == {"max_num_seqs=1", "max_num_seqs=4"}
+    swept_result = json.loads(swept.stdout)
+    assert set(swept_result["variants"]) == {"max_num_seqs=1", "max_num_seqs=4"}
+    pages = {}
+    for most in (-1.0, 1000.0):  # percent of the machine that others may use
+        monkeypatch.setattr("store.samples.OTHERS_CPU", most)
+        path = tmp_path / f"{most}.html"
+        export(home, swept_result["experiment_id"], path)
+        pages[most] = path.read_text()
+    assert f"{METRICS['itl_ms'].title}, p99 over max_num_seqs" in pages[1000.0], "the sweep's curve"
+    assert DISTURBED in pages[-1.0]
+    assert DISTURBED not in pages[1000.0]
 
 
 @pytest.mark.slow
