@@ -1,0 +1,44 @@
+"""The papers' cards: one YAML file each, beside this file, named as the card."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from engine.config import ConfigError, check_settings, suggest
+from scenarios.papers.card import Card
+from scenarios.yamlfile import ScenarioError, read_yaml
+
+
+def folder() -> Path:
+    """The folder of the cards."""
+    return Path(str(resources.files("scenarios"))) / "papers"
+
+
+def names() -> list[str]:
+    """The names of all cards."""
+    return sorted(path.stem for path in folder().glob("*.yaml"))
+
+
+@cache
+def card(name: str) -> Card:
+    """Read and check one card.
+
+    Raises:
+        ScenarioError: there is none of this name, or something in its file is wrong (file, key, value, mend).
+    """
+    if name not in names():
+        raise ScenarioError("paper", name, "There is no card of this name.", suggest(name, names()))
+    return read_card(folder() / f"{name}.yaml")
+
+
+def read_card(path: Path) -> Card:
+    """Read and check a card's file. Raises ``ScenarioError``."""
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise ScenarioError(f"{path.name}:", data, "The file is not a map of keys.", "Begin it with system and title.")
+    try:
+        return check_settings(Card, data, strict=True)
+    except ConfigError as error:
+        raise ScenarioError(f"{path.name}: {error.field}", error.value, error.message, error.mend) from None
