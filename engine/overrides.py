@@ -225,8 +225,9 @@ def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], Pl
         inside = here.member(tag_value) if here is not None else None
         names.append(str(part))
         if inside is not None:
-            siblings = list(inside.model_fields)
-            here = field_place(inside, part) if part in inside.model_fields else None
+            written = {field.alias or name: name for name, field in inside.model_fields.items()}
+            siblings = list(written)
+            here = field_place(inside, written[part]) if part in written else None
         else:
             here = place(here.item) if here is not None and here.item is not None else None
         tag_value = None

@@ -33,6 +33,11 @@ def card(name: str) -> Card:
     return read_card(folder() / f"{name}.yaml")
 
 
+def cards() -> dict[str, Card]:
+    """Every card by its name. Raises ``ScenarioError``."""
+    return {name: card(name) for name in names()}
+
+
 def read_card(path: Path) -> Card:
     """Read and check a card's file. Raises ``ScenarioError``."""
     data = read_yaml(path)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
+from engine.config import Accepts
 from scenarios.part import Part
 
 DIAGRAM_WIDTH = 76  # columns
@@ -14,6 +16,7 @@ DIAGRAM_HEIGHT = 24  # lines
 Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=400)]
 Passage = Annotated[str, StringConstraints(strip_whitespace=True, min_length=40, max_length=1600)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
+Picture = Annotated[str, Accepts(f"printable characters, at most {DIAGRAM_WIDTH} wide and {DIAGRAM_HEIGHT} high")]
 
 PaperClass = Literal[
     "scheduling",
@@ -58,7 +61,7 @@ class Card(Part):
     techniques: tuple[str, ...] = Field((), description="The lab's switches it belongs to.")
     problem: Passage = Field(description="The problem in two sentences.")
     mechanism: Passage = Field(description="How it works.")
-    diagram: str = Field(min_length=20, description="A picture in characters, at most 76 wide and 24 high.")
+    diagram: Picture = Field(min_length=20, description="A picture in characters, at most 76 wide and 24 high.")
     claims: tuple[Claimed, ...] = Field(min_length=1)
     knobs: tuple[Knob, ...] = Field(min_length=1)
     watch: tuple[Line, ...] = Field(min_length=1, description="What to look at on the pages.")
@@ -68,14 +71,22 @@ class Card(Part):
         description="The least that shows the effect: random weights, a small trained model, or a large model."
     )
     status: Literal["runs", "explained"]
-    reason: Line | None = Field(None, description="Of a card that is explained only: why it does not run here.")
+    reason: Line | None = Field(
+        None, validate_default=True, description="Of a card that is explained only: why it does not run here."
+    )
     related: tuple[Name, ...] = Field((), description="Other cards, by their file's name.")
 
-    @model_validator(mode="after")
-    def _is_drawn_within_bounds(self) -> Card:
-        lines = self.diagram.splitlines()
-        if len(lines) > DIAGRAM_HEIGHT or max(map(len, lines)) > DIAGRAM_WIDTH:
-            raise ValueError(f"diagram is at most {DIAGRAM_WIDTH} columns wide and {DIAGRAM_HEIGHT} lines high")
-        if (self.status == "explained") != (self.reason is not None):
-            raise ValueError("a reason is given exactly where status is explained")
-        return self
+    @field_validator("diagram")
+    @classmethod
+    def _is_drawn_within_bounds(cls, diagram: str) -> str:
+        lines = diagram.splitlines()
+        if len(lines) > DIAGRAM_HEIGHT or max(map(len, lines)) > DIAGRAM_WIDTH or not all(map(str.isprintable, lines)):
+            raise PydanticCustomError("diagram", "the diagram does not fit")
+        return diagram
+
+    @field_validator("reason")
+    @classmethod
+    def _is_given_where_it_belongs(cls, reason: str | None, info: ValidationInfo) -> str | None:
+        if "status" in info.data and (info.data["status"] == "explained") != (reason is not None):
+            raise ValueError("reason is given exactly where status is explained")
+        return reason
