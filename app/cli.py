@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands import compare, doctor, exchange, lab, quality, run, runs, sql
+from app.commands import compare, doctor, exchange, lab, papers, quality, run, runs, sql
 from app.commands.printable import guard_terminal
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def _main(
     pass
 
 
-for module in (lab, run, compare, quality, exchange, runs, doctor, sql):
+for module in (lab, run, compare, quality, exchange, runs, papers, doctor, sql):
     module.register(app)
 
 

@@ -1,0 +1,101 @@
+"""Which of the papers' cards a reader asks for, and the words around them: the same on the page and on the command line."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from app import controls as book
+from app.errors import LabError
+from engine.config import suggest
+from scenarios import papers
+from scenarios.papers.card import Card, PaperClass
+
+CLASSES: tuple[str, ...] = typing.get_args(PaperClass)
+STATUSES = {"runs": "runs here", "explained": "explained"}
+STATUS_HELP = {
+    "runs": "Its mechanism is a switch of this lab, and its claim can be tried.",
+    "explained": "Its card explains it; the card says why its claim is not tried here.",
+}
+WEIGHTS = {
+    "random": "random weights show the effect",
+    "trained": "a small trained model shows the effect",
+    "large": "only a large model shows the effect",
+}
+UNCHECKED = "background, not re-checked"
+NOT_OURS = "The figures are the paper's own, from the setups beside them. None was measured here."
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a reader asks for; what is empty asks for nothing."""
+
+    words: str = ""
+    classes: tuple[str, ...] = ()
+    techniques: tuple[str, ...] = ()
+    years: tuple[int, int] | None = None
+    status: str | None = None
+
+    def takes(self, name: str, card: Card) -> bool:
+        """Whether a card is among what is asked for."""
+        text = _text(name, card)
+        return (
+            all(word in text for word in self.words.casefold().split())
+            and (not self.classes or card.paper_class in self.classes)
+            and (not self.techniques or bool(set(self.techniques) & set(card.techniques)))
+            and (self.years is None or self.years[0] <= card.year <= self.years[1])
+            and self.status in (None, card.status)
+        )
+
+
+def find(wanted: Wanted) -> dict[str, Card]:
+    """The cards that are asked for: first those that run here, then by name. Raises ``ScenarioError``."""
+    found = [(name, card) for name, card in papers.cards().items() if wanted.takes(name, card)]
+    return dict(sorted(found, key=lambda pair: (pair[1].status != "runs", pair[1].system.casefold())))
+
+
+def years() -> tuple[int, int]:
+    """The first and the last year of a card."""
+    known = [card.year for card in papers.cards().values()]
+    return min(known), max(known)
+
+
+def titles() -> dict[str, str]:
+    """The titles of the lab's settings, techniques among them, by dotted name."""
+    return {control.path: control.title for control in book.controls()}
+
+
+def techniques() -> dict[str, str]:
+    """The titles of the lab's techniques."""
+    return {control.path: control.title for control in book.techniques()}
+
+
+def address(card: Card) -> str | None:
+    """Where the paper is."""
+    return f"https://arxiv.org/abs/{card.arxiv}" if card.arxiv else None
+
+
+def in_a_line(card: Card) -> str:
+    """The problem's first sentence."""
+    return card.problem.partition(". ")[0].rstrip(".") + "."
+
+
+def one_of(field: str, value: str | None, known: Iterable[str]) -> tuple[str, ...]:
+    """The known word that was meant, whatever its case; none for None. Raises ``LabError`` with what is like it."""
+    if value is None:
+        return ()
+    words = {word.casefold(): word for word in known}
+    if value.casefold() not in words:
+        mend = suggest(value, list(words.values()))
+        message = f"There is no {field.lstrip('-')} of this name."
+        raise LabError("unknown-name", field=field, value=value, message=message, mend=mend)
+    return (words[value.casefold()],)
+
+
+def _text(name: str, card: Card) -> str:
+    """What a search looks through."""
+    known = techniques()
+    parts = [name, card.system, card.title, str(card.year), card.arxiv or "", card.paper_class, card.problem]
+    parts += [card.mechanism, *(known.get(path, path) for path in card.techniques), *card.techniques]
+    return " ".join([*parts, *(knob.paper for knob in card.knobs)]).casefold()
