@@ -50,6 +50,7 @@ def cluster() -> Iterator[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_comparison_on_two_workers_gives_the_tokens_of_this_machine(home: Home, cluster: str, tmp_path: Path) -> None:
     experiment, specs = plan(str(scenario_file(tmp_path)), SIDES, 2)
     create_experiment(home, experiment, specs)
@@ -91,6 +92,7 @@ def test_a_sweep_is_stopped_and_gone_on_with(home: Home, cluster: str, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.rare
 def test_a_run_that_fails_on_its_node_ends_the_experiment_with_its_reason(
     home: Home, cluster: str, tmp_path: Path
 ) -> None:

@@ -145,6 +145,7 @@ def test_a_make_that_was_killed_holds_nobody_up(project: Path) -> None:
     assert "the lab is open" in output
 
 
+@pytest.mark.rare
 def test_clean_waits_for_an_install_in_progress(project: Path) -> None:
     (project / "backend" / "backend.py").write_text(BACKEND + SLOWLY)
     first = start(project, "setup")
@@ -179,6 +180,7 @@ def wait_until_it_installs(project: Path, process: subprocess.Popen[str]) -> Non
         time.sleep(0.005)
 
 
+@pytest.mark.rare
 def test_an_environment_that_was_cut_off_while_it_was_made_is_repaired(project: Path) -> None:
     (project / ".venv" / "bin").mkdir(parents=True)
     (project / ".venv" / "bin" / "python").symlink_to("/nowhere/python3")
@@ -187,6 +189,7 @@ def test_an_environment_that_was_cut_off_while_it_was_made_is_repaired(project: 
     assert "the lab is open" in output
 
 
+@pytest.mark.rare
 def test_a_changed_constraint_is_installed(project: Path) -> None:
     make(project, "setup")
     (project / "constraints.txt").write_text("# changed\n")

@@ -136,7 +136,9 @@ def test_sixteen_bit_numbers_differ_by_their_rounding(name: str):
     assert packed_distance(name, (6, 2, 64), MIXED, torch.bfloat16) < 1.5e-2
 
 
-@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.rare) if name == "fp8" else name for name in USUAL]
+)
 @pytest.mark.parametrize("batch", [[(1, 700)], [(90, 0)], [(21, 100)], [(5, 40), (5, 0), (3, 17)]], ids=str)
 def test_every_make_of_a_batch_reads_what_the_reference_reads(name: str, batch):
     torch.manual_seed(4)

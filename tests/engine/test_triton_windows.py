@@ -313,6 +313,7 @@ def settings(asked: dict, backend: str, **changes) -> EngineConfig:
     return EngineConfig(**values | changes)
 
 
+@pytest.mark.rare
 def test_graphs_overlap_and_preemption_change_no_token_over_windows(telling, unsplit, tmp_path: Path):
     plain = serve(GROWING, settings(KIVI, "gathered"), tmp_path / "plain", 12)
     changes = {"cuda_graphs": True, "overlap": "on"}
