@@ -32,8 +32,8 @@ class Wanted:
     """What a reader asks for; what is empty asks for nothing."""
 
     words: str = ""
-    classes: tuple[str, ...] = ()
-    techniques: tuple[str, ...] = ()
+    paper_class: str | None = None
+    technique: str | None = None
     years: tuple[int, int] | None = None
     status: str | None = None
 
@@ -42,8 +42,8 @@ class Wanted:
         text = _text(name, card)
         return (
             all(word in text for word in self.words.casefold().split())
-            and (not self.classes or card.paper_class in self.classes)
-            and (not self.techniques or bool(set(self.techniques) & set(card.techniques)))
+            and self.paper_class in (None, card.paper_class)
+            and self.technique in (None, *card.techniques)
             and (self.years is None or self.years[0] <= card.year <= self.years[1])
             and self.status in (None, card.status)
         )
@@ -81,16 +81,16 @@ def in_a_line(card: Card) -> str:
     return card.problem.partition(". ")[0].rstrip(".") + "."
 
 
-def one_of(field: str, value: str | None, known: Iterable[str]) -> tuple[str, ...]:
-    """The known word that was meant, whatever its case; none for None. Raises ``LabError`` with what is like it."""
+def one_of(field: str, value: str | None, known: Iterable[str]) -> str | None:
+    """The known word that was meant, whatever its case; None for None. Raises ``LabError`` with what is like it."""
     if value is None:
-        return ()
+        return None
     words = {word.casefold(): word for word in known}
     if value.casefold() not in words:
         mend = suggest(value, list(words.values()))
         message = f"There is no {field.lstrip('-')} of this name."
         raise LabError("unknown-name", field=field, value=value, message=message, mend=mend)
-    return (words[value.casefold()],)
+    return words[value.casefold()]
 
 
 def _text(name: str, card: Card) -> str:

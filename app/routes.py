@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from app.services import Lab
 
 LIVE_PATH = "/live"
-PAGES = ("compare", "runs")
+PAGES = ("compare", "papers", "runs")
 """Paths of the pages beside the one at ``/``; ``tests/app/test_server.py`` holds them to the files in ``app/pages``."""
 PROBES = ("_stcore/health", "_stcore/host-config")
 SCRIPT = Path(__file__).parent / "components" / "page.js"

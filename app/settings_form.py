@@ -154,6 +154,13 @@ class _Form:
                     "set": [f"{path}={text}" for path, text in self.before.items() if path != technique.path],
                 },
             )
+            st.page_link(
+                "pages/papers.py",
+                label="Papers",
+                icon=":material/library_books:",
+                query_params={"technique": technique.path},
+                help="The papers that this technique belongs to.",
+            )
             if not on:
                 return
             for part in book.parts_of(technique):

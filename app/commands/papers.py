@@ -47,8 +47,8 @@ def list_papers(
     from scenarios.papers import names
 
     asked = Wanted(
-        classes=one_of("--class", paper_class, CLASSES),
-        techniques=one_of("--technique", technique, techniques()),
+        paper_class=one_of("--class", paper_class, CLASSES),
+        technique=one_of("--technique", technique, techniques()),
         status=status,
     )
     found = find(asked)

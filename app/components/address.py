@@ -19,8 +19,10 @@ def _component() -> Callable[..., Any]:
     )
 
 
-def keep_in_address(parameters: Mapping[str, Sequence[str]], *, tabs: Sequence[str] = ()) -> None:
+def keep_in_address(parameters: Mapping[str, Sequence[str]], *, tabs: Sequence[str] = (), view: str = "") -> None:
     """Make the address name ``parameters`` (each as often as it has values), and the open one of ``tabs`` as ``tab``.
+
+    ``view``: which of several things the page shows; another one is shown from its top.
 
     The address changes in place. ``st.query_params`` would make a step of the browser's history of every change.
     """
@@ -30,6 +32,7 @@ def keep_in_address(parameters: Mapping[str, Sequence[str]], *, tabs: Sequence[s
             "owned": list(parameters),
             "pairs": [[name, value] for name, values in parameters.items() for value in values],
             "tabs": list(tabs),
+            "view": view,
             "at": st.query_params.to_dict(),  # written again when the address has changed
         },
         width="content",

@@ -4,7 +4,7 @@
 // error on the console.
 window.__streamlit = { BACKEND_BASE_URL: window.location.origin + "/" };
 
-// A table that scrolls is a stop of the Tab key, in every browser: Streamlit's scrolls in a box that no key reaches.
+// A table or a code block that scrolls is a stop of the Tab key, in every browser: Streamlit's scroll in boxes that no key reaches.
 new MutationObserver(() => {
-  for (const box of document.querySelectorAll(".dvn-scroller:not([tabindex])")) box.tabIndex = 0;
+  for (const box of document.querySelectorAll(":is(.dvn-scroller, .stCode pre):not([tabindex])")) box.tabIndex = 0;
 }).observe(document, { childList: true, subtree: true });

@@ -37,6 +37,7 @@ def start_panel(lab: Lab, run_id: str | None = None) -> None:
     """Draw the panel; a pressed Start queues the run and shows it. ``run_id``: the run beside it, whose settings it takes."""
     scenarios = {info.name: info for info in _scenarios()}
     _follow(lab, run_id, list(scenarios))
+    _switch_on(next(iter(scenarios)))
     name = st.selectbox(
         "Scenario",
         list(scenarios),
@@ -77,6 +78,14 @@ def _follow(lab: Lab, run_id: str | None, known: list[str]) -> None:
     restore(st.session_state.get("scenario", known[0]), st.query_params.get_all("set"))
 
 
+def _switch_on(usual: str) -> None:
+    """Switch on the techniques that the address asks for, once for each time the reader comes with them."""
+    asked = st.query_params.get_all("technique")
+    if asked != st.session_state.get("techniques-asked", []):
+        st.session_state["techniques-asked"] = asked
+        restore(st.session_state.get("scenario", usual), [f"{c.path}=on" for c in book.techniques() if c.path in asked])
+
+
 def _keep(base: EngineConfig, scenario: str, changed: dict[str, str]) -> None:
     """Have the address say how the panel differs from the shown run, for a reload."""
     followed, settings = st.session_state.get("followed-settings", ("", {}))
@@ -85,6 +94,7 @@ def _keep(base: EngineConfig, scenario: str, changed: dict[str, str]) -> None:
         {
             "scenario": [scenario] if scenario != followed else [],
             "set": [f"{path}={text}" for path, text in edited.items()],
+            "technique": [],  # done
         },
         tabs=PARTS,
     )

@@ -1,5 +1,5 @@
 // Keeps what the reader set in the page's address, in place: a reload finds it there, and Back goes to the page before, not to the setting
-// before. Which of the known tabs is open is kept the same way.
+// before. Which of the known tabs is open is kept the same way. Streamlit scrolls to the top of another page, not of another view of this one.
 
 function rewrite(change) {
   const url = new URL(window.location.href);
@@ -7,8 +7,15 @@ function rewrite(change) {
   if (url.href !== window.location.href) window.history.replaceState(window.history.state, "", url);
 }
 
+function begin(view) {
+  const shown = document.documentElement.dataset;
+  if (shown.view !== undefined && shown.view !== view) document.querySelector(".stMain")?.scrollTo(0, 0);
+  shown.view = view;
+}
+
 export default function mount({ data }) {
-  const { owned, pairs, tabs } = data;
+  const { owned, pairs, tabs, view } = data;
+  begin(view);
   rewrite((parameters) => {
     for (const name of owned) parameters.delete(name);
     for (const [name, value] of pairs) parameters.append(name, value);
