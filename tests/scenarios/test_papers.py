@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from engine.config import EngineConfig
 from engine.schema import field_place
 from scenarios import ScenarioError, papers
-from scenarios.papers.card import DIAGRAM_HEIGHT, DIAGRAM_WIDTH
+from scenarios.papers.card import DIAGRAM_HEIGHT, DIAGRAM_WIDTH, Card, Claimed, Knob
 from scenarios.papers.schema import SCHEMA, schema_text
 
 CARDS = papers.cards()
@@ -74,6 +74,13 @@ def test_no_two_cards_are_of_one_paper():
 
 def test_the_published_schema_is_the_cards_own():
     assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "python -m scenarios.papers.schema writes it anew"
+
+
+@pytest.mark.parametrize("model", [Card, Claimed, Knob], ids=lambda model: model.__name__)
+def test_every_key_is_documented(model: type[BaseModel]):
+    document = (Path(__file__).parents[2] / "docs" / "papers.md").read_text(encoding="utf-8")
+    words = set(re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", document, flags=re.DOTALL)))
+    assert {field.alias or name for name, field in model.model_fields.items()} <= words
 
 
 WIDE, HIGH = "x" * (DIAGRAM_WIDTH + 1), "x\\n" * (DIAGRAM_HEIGHT + 1)
