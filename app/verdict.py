@@ -9,7 +9,7 @@ from pathlib import Path
 from app.home import Home
 from app.workers import LOG, log_tail
 from telemetry.process import is_alive
-from telemetry.status import ACTIVE_STATES, Status, ask_for_end, end_for, is_final, read_status, state
+from telemetry.status import ACTIVE_STATES, Status, end_for, is_final, read_status, state
 
 
 def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
@@ -17,9 +17,7 @@ def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
     status = read_status(run_dir)
     if is_final(status):
         return status
-    if cancelled:
-        ask_for_end(run_dir)
-    return end_for(run_dir, _error(run_dir, exit_code))
+    return end_for(run_dir, _error(run_dir, exit_code), cancelled=cancelled)
 
 
 def settle_orphans(home: Home) -> None:

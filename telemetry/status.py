@@ -185,10 +185,13 @@ def replace_status(run_dir: Path, status: Status, *, durable: bool = True) -> St
     return checked
 
 
-def end_for(run_dir: Path, error: Status) -> Status:
-    """Write the end of a run whose process left none: ``cancelled`` where somebody asked for that, else ``crashed`` with ``error``."""
+def end_for(run_dir: Path, error: Status, *, cancelled: bool = False) -> Status:
+    """Write the end of a run whose process left none: ``cancelled`` where somebody asked for that, else ``crashed`` with ``error``.
+
+    ``cancelled``: whoever writes it knows that it was asked for, also where a full disk would not take the note.
+    """
     status, ended = read_status(run_dir), time.time_ns()
-    if is_unwanted(run_dir):
+    if cancelled or is_unwanted(run_dir):
         return write_status(run_dir, state="cancelled", ended_unix_ns=ended)
     labels = list(dict.fromkeys([*status.get("labels", []), LABEL_UNFINISHED]))
     return write_status(run_dir, state="crashed", error=error, ended_unix_ns=ended, labels=labels)

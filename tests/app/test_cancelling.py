@@ -18,7 +18,7 @@ from app.rundir import create_run
 from app.verdict import settle, settle_orphans
 from app.workers import worker_environment
 from telemetry.process import identity_of, is_alive
-from telemetry.status import read_status, state, write_status
+from telemetry.status import CANCEL_ASKED, read_status, state, write_status
 from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 
@@ -72,6 +72,14 @@ def test_the_command_line_that_serves_it_calls_the_end_a_cancellation_too(
     run_dir = served_by(home, deaf_worker[0])
     RunQueue(home, only="none").cancel("theirs")
     assert settle(run_dir, exit_code=-signal.SIGKILL, cancelled=False)["state"] == "cancelled"
+
+
+def test_a_cancellation_is_called_one_where_the_disk_takes_no_note_of_it(
+    home: Home, deaf_worker: tuple[subprocess.Popen[str], int]
+) -> None:
+    run_dir = served_by(home, deaf_worker[0])
+    assert settle(run_dir, exit_code=-signal.SIGKILL, cancelled=True)["state"] == "cancelled"
+    assert not (run_dir / CANCEL_ASKED).exists(), "nothing rests on the note"
 
 
 def test_a_canceller_that_dies_leaves_its_wish_to_whoever_looks_next(home: Home) -> None:
