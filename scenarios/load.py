@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from engine.config import ConfigError, check_settings, suggest
+from engine.config import suggest
 from scenarios.schema import Scenario
-from scenarios.yamlfile import ScenarioError, read_yaml
+from scenarios.yamlfile import ScenarioError, read_as
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -63,16 +63,4 @@ def load(name_or_path: str | Path) -> Scenario:
     Raises:
         ScenarioError: no such scenario, not YAML, or something in it is wrong (file, key, value, what would be right).
     """
-    path = find(name_or_path)
-    data = read_yaml(path)
-    if not isinstance(data, dict):
-        raise ScenarioError(
-            f"{path.name}:",
-            data,
-            "The file is not a map of keys.",
-            "Begin it with title, summary, question and workload.",
-        )
-    try:
-        return check_settings(Scenario, data, strict=True)
-    except ConfigError as error:
-        raise ScenarioError(f"{path.name}: {error.field}", error.value, error.message, error.mend) from None
+    return read_as(Scenario, find(name_or_path), "title, summary, question and workload")

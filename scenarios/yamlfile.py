@@ -6,11 +6,14 @@ import math
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel
 
-from engine.config import ConfigError
+from engine.config import ConfigError, check_settings
+
+M = TypeVar("M", bound=BaseModel)
 
 LARGEST_FILE = 4_000_000  # bytes
 DEEPEST = 40  # levels of maps and lists
@@ -114,3 +117,18 @@ def read_yaml(path: Path) -> Any:
         ) from None
     except yaml.YAMLError as error:
         raise ScenarioError(path.name, None, f"The YAML cannot be read: {error}.", "Mend the file.") from None
+
+
+def read_as(model: type[M], path: Path, begin: str) -> M:
+    """A file's map as ``model``. ``begin``: the keys that a file begins with, for one that is no map.
+
+    Raises:
+        ScenarioError: not YAML, or something in it is wrong (file, key, value, what would be right).
+    """
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise ScenarioError(f"{path.name}:", data, "The file is not a map of keys.", f"Begin it with {begin}.")
+    try:
+        return check_settings(model, data, strict=True)
+    except ConfigError as error:
+        raise ScenarioError(f"{path.name}: {error.field}", error.value, error.message, error.mend) from None

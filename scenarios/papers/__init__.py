@@ -6,9 +6,9 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-from engine.config import ConfigError, check_settings, suggest
+from engine.config import suggest
 from scenarios.papers.card import Card
-from scenarios.yamlfile import ScenarioError, read_yaml
+from scenarios.yamlfile import ScenarioError, read_as
 
 
 def folder() -> Path:
@@ -40,10 +40,4 @@ def cards() -> dict[str, Card]:
 
 def read_card(path: Path) -> Card:
     """Read and check a card's file. Raises ``ScenarioError``."""
-    data = read_yaml(path)
-    if not isinstance(data, dict):
-        raise ScenarioError(f"{path.name}:", data, "The file is not a map of keys.", "Begin it with system and title.")
-    try:
-        return check_settings(Card, data, strict=True)
-    except ConfigError as error:
-        raise ScenarioError(f"{path.name}: {error.field}", error.value, error.message, error.mend) from None
+    return read_as(Card, path, "system and title")
