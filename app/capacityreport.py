@@ -16,20 +16,18 @@ from app.theme import LIGHT
 from app.words import DISTURBED_RATES, number
 from store.slo import GOODPUT_ATTAINMENT
 
-PROBE = (
-    "requests_per_s", "attainment", "itl_ms_p99", "itl_samples", "scheduling_delay_ms", "output_tokens_per_s", "held", "disturbances", "run_id",
-)  # fmt: skip
-HEAD = (
-    "requests/s",
-    "in time",
-    "ITL p99, ms",
-    "ITL samples",
-    "delay p50, ms",
-    "output tokens/s",
-    "holds",
-    "disturbances",
-    "run",
-)
+PROBE = {
+    "requests_per_s": "requests/s",
+    "attainment": "in time",
+    "itl_ms_p99": "ITL p99, ms",
+    "itl_samples": "ITL samples",
+    "scheduling_delay_ms": "delay p50, ms",
+    "output_tokens_per_s": "output tokens/s",
+    "held": "holds",
+    "disturbances": "disturbances",
+    "run_id": "run",
+}
+"""What is told of a rate that was tried, and how a table heads it."""
 
 
 def capacity_report(home: Home, experiment: Experiment) -> str:
@@ -59,7 +57,7 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
         ),
         report.section(
             "Rates tried",
-            report.table_of(("variant", *HEAD), rows),
+            report.table_of(("variant", *PROBE.values()), rows),
             " ".join(
                 [f"A rate holds with {result['criterion']}.", repeats_in_words(result["repeats"]), *result["notes"]]
             ),

@@ -39,14 +39,16 @@ class Wanted:
 
     def takes(self, name: str, card: Card) -> bool:
         """Whether a card is among what is asked for."""
-        text = _text(name, card)
         return (
-            all(word in text for word in self.words.casefold().split())
-            and self.paper_class in (None, card.paper_class)
+            self.paper_class in (None, card.paper_class)
             and self.technique in (None, *card.techniques)
             and (self.years is None or self.years[0] <= card.year <= self.years[1])
             and self.status in (None, card.status)
+            and (not self.words or self._finds(_text(name, card)))
         )
+
+    def _finds(self, text: str) -> bool:
+        return all(word in text for word in self.words.casefold().split())
 
 
 def find(wanted: Wanted) -> dict[str, Card]:

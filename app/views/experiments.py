@@ -17,7 +17,7 @@ from app.experimenting import current_turn, pause, resume, runs_planned, seconds
 from app.exports import export, import_file, imported_in_words
 from app.services import Lab
 from app.views.plain import counted, plain
-from app.views.trash import attempt, complaint
+from app.views.trash import delete_damaged
 from app.views.uploads import forget
 from store.errors import StoreError
 from store.experiments import experiments
@@ -64,17 +64,8 @@ def experiment_picker(lab: Lab) -> str | None:
 def damaged_experiment(lab: Lab, experiment_id: str, error: LabError) -> None:
     """In place of an experiment: what is wrong with its files, and a button that deletes it."""
     st.error(plain(on_page(error)), icon=":material/search_off:")
-    complaint()
     if error.kind == "bad-experiment":
-        st.button(
-            "Delete this experiment",
-            key="delete-damaged",
-            icon=":material/delete:",
-            help="Can be undone on the Runs page.",
-            on_click=attempt,
-            args=(lab.delete_experiment, experiment_id),
-            kwargs={"then": st.query_params.clear},
-        )
+        delete_damaged("Delete this experiment", lab.delete_experiment, experiment_id)
 
 
 def experiment_progress(lab: Lab, experiment: Experiment) -> None:

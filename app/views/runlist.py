@@ -14,7 +14,7 @@ from app.services import Lab
 from app.views.facts import load_run
 from app.views.missing import deleted_run
 from app.views.plain import clock, counted, plain
-from app.views.trash import attempt, complaint, trash_list, undo_line
+from app.views.trash import attempt, delete_damaged, trash_list, undo_line
 from app.words import STATES
 
 NEWEST = 200
@@ -99,16 +99,7 @@ def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
     if error.kind == "deleted-run":
         deleted_run(lab, run_id)
     if error.kind == "bad-spec":
-        complaint()
-        st.button(
-            "Delete this run",
-            key="delete-damaged",
-            icon=":material/delete:",
-            help="Can be undone on the Runs page.",
-            on_click=attempt,
-            args=(lab.delete, run_id),
-            kwargs={"then": st.query_params.clear},
-        )
+        delete_damaged("Delete this run", lab.delete, run_id)
 
 
 def _row(lab: Lab, run: dict[str, Any]) -> dict[str, Any]:

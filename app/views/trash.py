@@ -80,6 +80,20 @@ def attempt(act: Callable[..., Any], *what: Any, then: Callable[[], None] | None
             then()
 
 
+def delete_damaged(words: str, delete: Callable[[str], Any], what: str) -> None:
+    """A button that deletes what the page cannot show, and leaves for another."""
+    complaint()
+    st.button(
+        words,
+        key="delete-damaged",
+        icon=":material/delete:",
+        help="Can be undone on the Runs page.",
+        on_click=attempt,
+        args=(delete, what),
+        kwargs={"then": st.query_params.clear},
+    )
+
+
 def complaint() -> None:
     """Why the last button's work was refused, if it was."""
     if "refused" in st.session_state:
