@@ -18,6 +18,7 @@ from app.client import call
 from app.home import Home
 from app.lablock import LabAddress, running_lab
 from app.rundir import create_run
+from app.services import Lab, set_lab
 from app.workers import worker_environment
 from engine.config import RunSpec
 from tests.app.small_runs import wait_for, wait_for_state
@@ -177,3 +178,18 @@ def end(*pids: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def lab_here(folder: Path, *, serves_experiments: bool = True) -> Iterator[Lab]:
+    """A lab within this process, as the pages find theirs, with its home in a folder; stopped at the end of the block."""
+    opened = Lab(Home(folder).prepare(), LabAddress.fresh("127.0.0.1", 0))
+    set_lab(opened)
+    opened.start()
+    if not serves_experiments:
+        opened.experimenter.stop()
+    try:
+        yield opened
+    finally:
+        opened.stop()
+        set_lab(None)

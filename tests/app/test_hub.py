@@ -10,12 +10,11 @@ import huggingface_hub
 import pytest
 
 from app.errors import LabError
-from app.home import Home
 from app.hub import require_models_here
-from app.lablock import LabAddress
-from app.services import Lab, set_lab
+from app.services import Lab
 from app.views.start import flipped
 from engine.config import EngineConfig, Speculation
+from tests.app.lab_process import lab_here
 from tests.app.small_runs import small_spec
 
 STRANGER = "nobody-at-all/no-such-model"
@@ -35,12 +34,8 @@ def no_fetch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    opened = Lab(Home(tmp_path / "home").prepare(), LabAddress.fresh("127.0.0.1", 0))
-    set_lab(opened)
-    opened.start()
-    yield opened
-    opened.stop()
-    set_lab(None)
+    with lab_here(tmp_path / "home") as opened:
+        yield opened
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,13 @@ from app.experiment import Experiment, Variant, plan
 from app.experimentfile import create_experiment, read_experiment, write_experiment
 from app.exports import find_subject
 from app.home import Home
-from app.lablock import LabAddress
 from app.missingruns import missing_runs, serve_again, what_rests_on, without
-from app.services import Lab, set_lab
+from app.services import Lab
 from app.views import missing as views
 from store import queries
 from telemetry.jsonfile import write_json
 from telemetry.status import write_status
-from tests.app.lab_process import scenario_file, servescope
+from tests.app.lab_process import lab_here, scenario_file, servescope
 from tests.app.small_runs import wait_for
 from tests.app.test_page_live import LAB, texts
 
@@ -32,12 +31,8 @@ SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    opened = Lab(Home(tmp_path_factory.mktemp("pages")).prepare(), LabAddress.fresh("127.0.0.1", 0))
-    set_lab(opened)
-    opened.start()
-    yield opened
-    opened.stop()
-    set_lab(None)
+    with lab_here(tmp_path_factory.mktemp("pages")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

@@ -10,20 +10,19 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.home import Home
-from app.lablock import LabAddress
 from app.listing import entry
 from app.live_socket import Wish, _View
 from app.openmetrics import metrics_page
 from app.report import run_report
 from app.results import result_of
-from app.services import Lab, set_lab
+from app.services import Lab
 from app.views.plain import milliseconds
 from app.words import number
 from store import queries
 from store.samples import read_samples
 from store.summary import LATENCIES
 from telemetry.status import read_status
+from tests.app.lab_process import lab_here
 from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state
 
 LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
@@ -33,22 +32,18 @@ RUNS = ("shared", "cut-short")
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with a finished run and a cancelled one."""
-    opened = Lab(Home(tmp_path_factory.mktemp("answers")).prepare(), LabAddress.fresh("127.0.0.1", 0))
-    set_lab(opened)
-    opened.start()
-    opened.submit(
-        small_spec("shared", requests=12, tokens=30, prefix_sharing={}, speculation={"proposer": "prompt-lookup"})
-    )
-    wait_for_state(opened.home, "shared", "finished")
-    opened.submit(endless_spec("cut-short"))
-    wait_for_state(opened.home, "cut-short", "running")
-    wait_for(lambda: spooled(opened.home.run_dir("cut-short")) > 0)
-    opened.queue.cancel("cut-short")
-    wait_for_state(opened.home, "cut-short", "cancelled")
-    wait_for(lambda: all(opened.figures(run, read_status(opened.home.run_dir(run)))["final"] for run in RUNS))
-    yield opened
-    opened.stop()
-    set_lab(None)
+    with lab_here(tmp_path_factory.mktemp("answers")) as opened:
+        opened.submit(
+            small_spec("shared", requests=12, tokens=30, prefix_sharing={}, speculation={"proposer": "prompt-lookup"})
+        )
+        wait_for_state(opened.home, "shared", "finished")
+        opened.submit(endless_spec("cut-short"))
+        wait_for_state(opened.home, "cut-short", "running")
+        wait_for(lambda: spooled(opened.home.run_dir("cut-short")) > 0)
+        opened.queue.cancel("cut-short")
+        wait_for_state(opened.home, "cut-short", "cancelled")
+        wait_for(lambda: all(opened.figures(run, read_status(opened.home.run_dir(run)))["final"] for run in RUNS))
+        yield opened
 
 
 @pytest.fixture(scope="module", params=RUNS)

@@ -13,13 +13,12 @@ from streamlit.testing.v1 import AppTest
 from app import controls as book
 from app.controls import Control
 from app.experimentfile import read_experiment, read_specs
-from app.home import Home
-from app.lablock import LabAddress
 from app.rundir import create_run
-from app.services import Lab, set_lab
+from app.services import Lab
 from app.settings_form import LARGEST_EXACT, SUGGESTIONS
 from engine.config import KVQuantization
 from scenarios import build
+from tests.app.lab_process import lab_here
 
 LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
 TECHNIQUES = [technique.path for technique in book.techniques()]
@@ -32,13 +31,8 @@ PRESSES = {"switch": "toggle", "choice": "selectbox", "whole": "number_input", "
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with an empty store that serves nothing."""
-    opened = Lab(Home(tmp_path_factory.mktemp("form")).prepare(), LabAddress.fresh("127.0.0.1", 0))
-    set_lab(opened)
-    opened.start()
-    opened.experimenter.stop()
-    yield opened
-    opened.stop()
-    set_lab(None)
+    with lab_here(tmp_path_factory.mktemp("form"), serves_experiments=False) as opened:
+        yield opened
 
 
 def key(control: Control) -> str:

@@ -17,6 +17,7 @@ from engine.config import EngineConfig
 from scenarios import build
 from store import queries
 from telemetry.status import read_status, state, write_status
+from tests.app.lab_process import lab_here
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 
 LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
@@ -25,12 +26,8 @@ PLANTED = "<script id='planted'>alert(1)</script>"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    opened = Lab(Home(tmp_path_factory.mktemp("pages")).prepare(), LabAddress.fresh("127.0.0.1", 0))
-    set_lab(opened)
-    opened.start()
-    yield opened
-    opened.stop()
-    set_lab(None)
+    with lab_here(tmp_path_factory.mktemp("pages")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

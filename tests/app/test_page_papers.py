@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.home import Home
-from app.lablock import LabAddress
 from app.papers import CLASSES, NOT_OURS, UNCHECKED, techniques, titles, years
-from app.services import Lab, set_lab
+from app.services import Lab
 from scenarios import papers
 from scenarios.papers.card import Card
+from tests.app.lab_process import lab_here
 
 LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
 CARDS = papers.cards()
@@ -23,13 +22,8 @@ CARDS = papers.cards()
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with an empty store that serves nothing."""
-    opened = Lab(Home(tmp_path_factory.mktemp("papers")).prepare(), LabAddress.fresh("127.0.0.1", 0))
-    set_lab(opened)
-    opened.start()
-    opened.experimenter.stop()
-    yield opened
-    opened.stop()
-    set_lab(None)
+    with lab_here(tmp_path_factory.mktemp("papers"), serves_experiments=False) as opened:
+        yield opened
 
 
 def page_at(path: str = "papers", **parameters: str | list[str]) -> AppTest:
