@@ -14,7 +14,7 @@ from app.entrance import has_bearer
 from app.errors import LabError
 from app.incoming import json_object
 from app.indexing import select_from
-from app.listing import entry, list_runs
+from app.runs.listing import entry, list_runs
 from store.errors import StoreError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from app.errors import LabError
 from app.home import ENV, LEAST_FREE_BYTES, Home
 from app.lablock import database_lock, running_lab
-from app.workers import SOURCE_ROOT, worker_environment
+from app.runs.process import SOURCE_ROOT, worker_environment
 
 State = Literal["ok", "note", "broken"]
 GIB = 2**30
@@ -195,7 +195,7 @@ def _folder(home: Home) -> Iterator[Check]:
 
 def _speed() -> Iterator[Check]:
     """What scenarios are sized by here, as far as it has been measured."""
-    from app.sizing import kept_rates
+    from app.runs.machine_rates import kept_rates
     from engine.rates import MachineRates
 
     kept = kept_rates()

@@ -20,7 +20,7 @@ from app.errors import LabError
 from app.experiment import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
 from app.experimentfile import experiment_dir, read_experiment, read_specs, write_experiment
 from app.home import Home
-from app.queue import RunQueue
+from app.runs.queue import RunQueue
 from engine.config import RunSpec
 from telemetry.folder import is_run
 from telemetry.status import is_final, read_status, state

@@ -16,8 +16,8 @@ from app.errors import LabError
 from app.experiment import Experiment
 from app.experimentfile import experiment_dir, read_experiment
 from app.home import EXPERIMENT_FILE, Home
-from app.listing import find_run
 from app.missingruns import as_it_is, missing_runs
+from app.runs.listing import find_run
 from app.views.plain import counted
 from engine.config import RunSpec
 from store import queries

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.listing import entry
+from app.runs.listing import entry
 from store.metrics import METRICS
 from store.speculation import LONGEST
 from telemetry.status import ACTIVE_STATES, read_status

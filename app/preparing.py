@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from app.errors import LabError
-from app.workers import SOURCE_ROOT, worker_environment
+from app.runs.process import SOURCE_ROOT, worker_environment
 
 
 def model_is_ready() -> bool:

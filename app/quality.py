@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.errors import LabError
-from app.workers import SOURCE_ROOT, worker_environment
+from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig, KVQuantization
 from store.qualityfile import MOST_BYTES, Quality
 from telemetry.jsonfile import Unreadable, parse_as, plain, read_as, read_bounded

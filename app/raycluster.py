@@ -30,9 +30,9 @@ from app.experiment import MOST_ATTEMPTS, Experiment, spec_of_turn, with_turn
 from app.experimentfile import read_experiment, read_specs, write_experiment
 from app.experimenting import Driver, pause, resume
 from app.home import Home
-from app.rundir import SPEC
-from app.verdict import settle
-from app.workers import LOG, SOURCE_ROOT, worker_environment
+from app.runs.folder import SPEC
+from app.runs.process import LOG, SOURCE_ROOT, worker_environment
+from app.runs.settle import settle
 from engine.config import RunSpec
 from telemetry.jsonfile import write_json
 from telemetry.process import IDENTITY_KEYS

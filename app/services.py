@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
-from app import trash
 from app.entrance import Entrance
 from app.errors import LabError
 from app.experimenting import Experimenter
 from app.home import Home
-from app.hub import require_models_here
 from app.lablock import LabAddress, database_lock
-from app.queue import RunQueue
-from app.sizing import measure_for
+from app.runs import trash
+from app.runs.hub import require_models_here
+from app.runs.machine_rates import measure_for
+from app.runs.queue import RunQueue
 from store.database import Database
 from store.feed import LiveRuns
 from store.figures import final_figures

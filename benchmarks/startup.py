@@ -29,7 +29,7 @@ import scenarios
 from app.client import call
 from app.home import Home
 from app.lablock import LabAddress, running_lab
-from app.rundir import create_run
+from app.runs.folder import create_run
 from benchmarks.harness import ROOT, Report, arguments, summarise
 from engine.config import EMBEDDED_MODEL
 from engine.model.load import model_directory, resolve

@@ -80,7 +80,7 @@ def compare(
     """
     from app.experiment import Variant, plan
     from app.home import Home
-    from app.sizing import measure_for
+    from app.runs.machine_rates import measure_for
     from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
@@ -123,7 +123,7 @@ def sweep(
     """
     from app.experiment import grid, plan
     from app.home import Home
-    from app.sizing import measure_for
+    from app.runs.machine_rates import measure_for
     from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
@@ -172,7 +172,7 @@ def capacity(
     from app.capacity import plan_capacity
     from app.experiment import Variant
     from app.home import Home
-    from app.sizing import measure_for
+    from app.runs.machine_rates import measure_for
     from store.slo import DEFAULT_SLO
 
     home = Home.from_environment().prepare()
@@ -271,7 +271,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
     from app.commands.progress import ExperimentProgress
     from app.experimentfile import read_experiment
     from app.experimenting import Driver, drive_here, pause
-    from app.queue import RunQueue
+    from app.runs.queue import RunQueue
 
     driver: Driver | None = None
     queue: RunQueue | None = None

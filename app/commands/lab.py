@@ -35,8 +35,8 @@ def lab(
     """
     from app.home import Home
     from app.preparing import prepare_embedded_model
+    from app.runs.machine_rates import size_starter
     from app.server import serve
-    from app.sizing import size_starter
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it are the same clean way
     try:

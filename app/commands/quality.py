@@ -56,8 +56,8 @@ def quality(
     from app import quality as measuring
     from app.commands.run import parse_settings
     from app.home import Home
-    from app.listing import find_run
-    from app.rundir import read_spec
+    from app.runs.folder import read_spec
+    from app.runs.listing import find_run
     from engine.config import EngineConfig, apply_overrides
 
     home = Home.from_environment().prepare()

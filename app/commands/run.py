@@ -39,7 +39,7 @@ def run(
 ) -> None:
     """Serve a scenario, watch it, and print what came out."""
     from app.home import Home
-    from app.results import result_of
+    from app.runs.result import result_of
 
     home = Home.from_environment().prepare()
     spec = build_spec(scenario, set or [], home)
@@ -65,7 +65,7 @@ def run(
 def build_spec(scenario: str, settings: list[str], home: Home) -> RunSpec:
     """The scenario with ``KEY=VALUE`` settings applied, sized to this machine. A model given as a relative path is made absolute."""
     import scenarios
-    from app.sizing import measure_for
+    from app.runs.machine_rates import measure_for
 
     spec = scenarios.build(scenario, parse_settings(settings), measure=measure_for(home, say))
     model = Path(spec.engine.model).expanduser()
@@ -105,8 +105,8 @@ def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]
 
 def _serve_here(home: Home, spec: RunSpec) -> bool:
     """Supervise the run in this process. Returns whether it was interrupted."""
-    from app.queue import RunQueue
-    from app.rundir import create_run
+    from app.runs.folder import create_run
+    from app.runs.queue import RunQueue
 
     create_run(home, spec, supervisor=own_identity())
     queue = RunQueue(home, only=spec.run_id)
@@ -125,8 +125,8 @@ def _serve_here(home: Home, spec: RunSpec) -> bool:
 def _serve_through(lab: LabAddress, home: Home, spec: RunSpec) -> bool:
     """Hand the run to the lab's queue. Returns whether it was interrupted."""
     from app.client import call
-    from app.queue import RunQueue
-    from app.rundir import create_run
+    from app.runs.folder import create_run
+    from app.runs.queue import RunQueue
 
     create_run(home, spec)
     call(lab, "POST", "/runs", {"run_id": spec.run_id})

@@ -25,8 +25,8 @@ def register(app: typer.Typer) -> None:
 def runs(json: Json = False) -> None:
     """List the runs of this store, newest first."""
     from app.home import Home
-    from app.listing import list_runs
-    from app.verdict import settle_orphans
+    from app.runs.listing import list_runs
+    from app.runs.settle import settle_orphans
 
     home = Home.from_environment()
     settle_orphans(home)
@@ -60,9 +60,9 @@ def show(run: RunId, json: Json = False) -> None:
     """Everything that is known about one run."""
     from app.commands.run import print_result
     from app.home import Home
-    from app.listing import find_run
-    from app.results import result_of
-    from app.verdict import settle_orphans
+    from app.runs.listing import find_run
+    from app.runs.result import result_of
+    from app.runs.settle import settle_orphans
 
     home = Home.from_environment()
     settle_orphans(home)
@@ -98,8 +98,8 @@ def cancel(run: RunId, json: Json = False) -> None:
     from app.client import call
     from app.home import Home
     from app.lablock import running_lab
-    from app.listing import find_run
-    from app.queue import RunQueue
+    from app.runs.listing import find_run
+    from app.runs.queue import RunQueue
     from telemetry.folder import is_run
     from telemetry.status import is_final, read_status, state
 
@@ -139,11 +139,11 @@ def delete(
 
     Of an experiment the plan; its runs stay. servescope restore brings either back.
     """
-    from app import trash
-    from app.brief import brief_of
     from app.home import Home
-    from app.listing import find_run
     from app.missingruns import what_rests_on
+    from app.runs import trash
+    from app.runs.brief import brief_of
+    from app.runs.listing import find_run
 
     home = Home.from_environment().reach()
     if run is None and not empty_trash:
@@ -166,8 +166,8 @@ def delete(
 @command
 def restore(run: Annotated[str, typer.Argument(metavar="RUN", help="A run in the trash.")], json: Json = False) -> None:
     """Bring a deleted run back."""
-    from app import trash
     from app.home import Home
+    from app.runs import trash
 
     trash.restore_run(Home.from_environment().reach(), run)
     _done({"run_id": run, "restored": True}, f"{run} is back.", json)

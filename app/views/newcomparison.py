@@ -14,9 +14,9 @@ from app.components.address import first_tab, keep_in_address
 from app.errors import LabError
 from app.experiment import WORKLOAD, Experiment, Variant, grid, plan
 from app.experimentfile import create_experiment
+from app.runs.facts import differences
+from app.runs.machine_rates import measure_for
 from app.services import Lab
-from app.sizing import measure_for
-from app.views.facts import differences
 from app.views.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
 from engine.overrides import refuse_contradictions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.views.facts import RunFacts
+from app.runs.facts import RunFacts
 from app.views.plain import plain
 from scenarios import Scenario, ScenarioError, load
 

@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import streamlit as st
 
 from app.errors import LabError
+from app.runs.facts import RunFacts, prompts_of
 from app.services import Lab
 from app.tokencolours import ORIGINS, coloured, token_origins, token_texts
 from app.views.chartcard import data_row, page_palette
-from app.views.facts import RunFacts, prompts_of
 from app.views.plain import counted, plain
 from app.words import PROVENANCE
 from store import queries, speculation

@@ -8,9 +8,9 @@ import streamlit as st
 
 from app import charts
 from app.components.live_board import live_board
+from app.runs.facts import RunFacts
 from app.services import Lab
 from app.theme import palettes
-from app.views.facts import RunFacts
 from app.views.finished import ghost_of
 from app.words import board_words
 from store.metrics import STALL_MS

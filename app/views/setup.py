@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app import controls as book
-from app.views.facts import RunFacts
+from app.runs.facts import RunFacts
 from engine.config import EngineConfig
 
 

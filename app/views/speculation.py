@@ -11,8 +11,8 @@ import streamlit as st
 
 from app.charts import speculation as charts
 from app.charts.frame import column
+from app.runs.facts import RunFacts
 from app.views.chartcard import chart_card, page_palette
-from app.views.facts import RunFacts
 from app.views.plain import counted, milliseconds
 from app.words import CHARTS
 from store import speculation

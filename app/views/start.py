@@ -10,11 +10,11 @@ import streamlit as st
 from app import controls as book
 from app.components.address import keep_in_address
 from app.errors import LabError
-from app.rundir import read_spec
+from app.runs.facts import RunFacts, flipped, load_run
+from app.runs.folder import read_spec
+from app.runs.machine_rates import measure_for
 from app.services import Lab
 from app.settings_form import changes_of, restore, settings_form, take_settings
-from app.sizing import measure_for
-from app.views.facts import RunFacts, flipped, load_run
 from app.views.plain import counted, plain
 from app.words import PARTS, in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec

@@ -8,10 +8,10 @@ from typing import Any
 
 import streamlit as st
 
-from app import trash
-from app.brief import brief_of
 from app.errors import LabError, on_page
 from app.home import EXPERIMENT_FILE, Home
+from app.runs import trash
+from app.runs.brief import brief_of
 from app.services import Lab
 from app.views.plain import clock, counted, plain
 from store.notes import Notes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.listing import list_runs
+from app.runs.listing import list_runs
 from app.services import Lab
 
 

@@ -17,9 +17,9 @@ from typing import Any
 from app.client import call
 from app.home import Home
 from app.lablock import LabAddress, running_lab
-from app.rundir import create_run
+from app.runs.folder import create_run
+from app.runs.process import worker_environment
 from app.services import Lab, set_lab
-from app.workers import worker_environment
 from engine.config import RunSpec
 from tests.app.small_runs import wait_for, wait_for_state
 

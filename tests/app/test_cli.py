@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from app.home import Home
-from app.rundir import create_run
-from app.workers import worker_environment
+from app.runs.folder import create_run
+from app.runs.process import worker_environment
 from telemetry.status import read_status, state, write_status
 from tests.app.lab_process import lab_on, scenario_file, servescope
 from tests.app.small_runs import small_spec, spooled, wait_for, wait_for_state

@@ -22,8 +22,8 @@ from app.experimentfile import create_experiment, read_experiment, read_specs, w
 from app.experimenting import drive_here, resume, seconds_left
 from app.exports import export
 from app.home import Home
+from app.runs.process import worker_environment
 from app.words import DISTURBED
-from app.workers import worker_environment
 from engine.config import ChunkedPrefill, ConfigError, RunSpec
 from store.metrics import METRICS
 from telemetry.status import read_status

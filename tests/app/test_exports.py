@@ -17,9 +17,9 @@ from app.experimentfile import read_experiment, write_experiment
 from app.exports import export, import_file, imported_in_words, safe_cell
 from app.home import Home
 from app.indexing import select
-from app.notes import write_notes
 from app.report import experiment_report, run_command
-from app.results import result_of
+from app.runs.notes import write_notes
+from app.runs.result import result_of
 from benchmarks.querying import REQUESTS_AT_ONCE, make_rows
 from scenarios import build
 from store.database import Database

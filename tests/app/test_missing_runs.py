@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import trash
 from app.comparison import result_of_experiment
 from app.errors import LabError
 from app.experiment import Experiment, Variant, plan
@@ -17,6 +16,7 @@ from app.experimentfile import create_experiment, read_experiment, write_experim
 from app.exports import find_subject
 from app.home import Home
 from app.missingruns import missing_runs, serve_again, what_rests_on, without
+from app.runs import trash
 from app.services import Lab
 from app.views import missing as views
 from store import queries

@@ -9,7 +9,7 @@ import pytest
 from app.home import Home
 from app.lablock import LabAddress
 from app.quality import is_measuring
-from app.rundir import read_spec
+from app.runs.folder import read_spec
 from app.services import Lab, set_lab
 from engine.config import KVQuantization
 from store.quality import quality

@@ -6,7 +6,7 @@ import pytest
 
 from app import controls as book
 from app.errors import LabError, on_page
-from app.views.facts import differences
+from app.runs.facts import differences
 from app.views.setup import settings_rows
 from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, PrefixSharing, Speculation, apply_overrides
 

@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 from app import controls as book
 from app.home import EXPERIMENT_FILE, Home
 from app.lablock import LabAddress
-from app.rundir import create_run, read_spec
+from app.runs.folder import create_run, read_spec
 from app.services import Lab, set_lab
 from engine.config import EngineConfig
 from scenarios import build
@@ -169,7 +169,7 @@ def test_a_run_with_prefix_sharing_shows_what_it_gave(lab: Lab, done: str) -> No
 
 
 def test_the_flip_runs_the_same_requests_with_one_switch_turned(lab: Lab, done: str) -> None:
-    from app.views.facts import comparable_runs, differences, load_run
+    from app.runs.facts import comparable_runs, differences, load_run
 
     page = opened(done)
     before = set(lab.home.run_ids())

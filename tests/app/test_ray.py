@@ -17,8 +17,8 @@ from app.experiment import Variant, grid, plan
 from app.experimentfile import create_experiment, read_experiment
 from app.home import Home
 from app.raycluster import packed, put_in_place, serve_on_ray
-from app.rundir import read_spec
-from app.workers import SOURCE_ROOT
+from app.runs.folder import read_spec
+from app.runs.process import SOURCE_ROOT
 from telemetry.status import read_status
 from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import experiment_here, small_spec

@@ -23,9 +23,9 @@ from app.commands.printable import PrintableStream, guard_terminal, printable, p
 from app.commands.richconsole import TerminalConsole
 from app.errors import LabError
 from app.home import Home
-from app.notes import write_notes
-from app.rundir import create_run
-from app.workers import worker_environment
+from app.runs.folder import create_run
+from app.runs.notes import write_notes
+from app.runs.process import worker_environment
 from telemetry.status import write_status
 from tests.app.lab_process import lab_on
 from tests.app.small_runs import small_spec, wait_for

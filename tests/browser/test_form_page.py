@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app import controls as book
-from app.rundir import read_spec
+from app.runs.folder import read_spec
 from app.words import in_sentence
 from scenarios import build, load
 from telemetry.folder import is_run

@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from app.workers import worker_environment
+from app.runs.process import worker_environment
 from engine import allocator
 from engine.model.device import usual_threads
 

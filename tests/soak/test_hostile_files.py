@@ -19,10 +19,10 @@ from app.experimentfile import create_experiment, read_experiment
 from app.exports import export, import_file
 from app.home import Home
 from app.lablock import running_lab
-from app.listing import entry, list_runs
-from app.notes import write_notes
-from app.results import result_of
-from app.trash import delete_experiment, delete_run, empty_trash, restore_run
+from app.runs.listing import entry, list_runs
+from app.runs.notes import write_notes
+from app.runs.result import result_of
+from app.runs.trash import delete_experiment, delete_run, empty_trash, restore_run
 from store.database import Database
 from store.errors import StoreError
 from store.experiments import experiments

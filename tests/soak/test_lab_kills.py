@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 
 from app.home import Home
-from app.rundir import create_run
+from app.runs.folder import create_run
 from store.database import Database
 from store.schema import TABLES, quoted
 from telemetry.process import identity_in, identity_of, is_alive

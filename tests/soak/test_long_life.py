@@ -15,7 +15,7 @@ import pytest
 
 from app.exports import export, import_file
 from app.home import Home
-from app.trash import empty_trash
+from app.runs.trash import empty_trash
 from tests.app.lab_process import LabProcess, http, lab_on
 from tests.app.small_runs import small_spec, wait_for
 

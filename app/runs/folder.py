@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from app.brief import keep_brief
 from app.devices import device_key
 from app.errors import LabError
 from app.home import Home
+from app.runs.brief import keep_brief
 from engine.config import RunSpec
 from telemetry.folder import SPEC
 from telemetry.jsonfile import Unreadable, read_as, write_json

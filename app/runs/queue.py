@@ -22,9 +22,9 @@ from filelock import FileLock, Timeout
 
 from app.errors import LabError
 from app.home import Home
-from app.rundir import create_run, device_of
-from app.verdict import settle
-from app.workers import EngineProcess, sweep_logs
+from app.runs.folder import create_run, device_of
+from app.runs.process import EngineProcess, sweep_logs
+from app.runs.settle import settle
 from engine.config import RunSpec
 from telemetry.folder import is_run
 from telemetry.process import is_alive, own_identity

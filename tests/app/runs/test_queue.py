@@ -12,10 +12,10 @@ import pytest
 
 from app.errors import LabError
 from app.home import Home
-from app.queue import RunQueue
-from app.rundir import create_run
-from app.trash import delete_run
-from app.verdict import settle_orphans
+from app.runs.folder import create_run
+from app.runs.queue import RunQueue
+from app.runs.settle import settle_orphans
+from app.runs.trash import delete_run
 from telemetry.process import identity_of, is_alive
 from telemetry.status import read_status, state, write_status
 from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state

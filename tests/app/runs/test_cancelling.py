@@ -13,10 +13,10 @@ import pytest
 from filelock import FileLock
 
 from app.home import Home
-from app.queue import RunQueue
-from app.rundir import create_run
-from app.verdict import settle, settle_orphans
-from app.workers import worker_environment
+from app.runs.folder import create_run
+from app.runs.process import worker_environment
+from app.runs.queue import RunQueue
+from app.runs.settle import settle, settle_orphans
 from telemetry.process import identity_of, is_alive
 from telemetry.status import CANCEL_ASKED, read_status, state, write_status
 from tests.app.lab_process import scenario_file, servescope

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from app import trash
 from app.errors import LabError
 from app.home import Home
-from app.notes import Notes, read_notes, write_notes
+from app.runs import trash
+from app.runs.notes import Notes, read_notes, write_notes
 from telemetry.jsonfile import write_json
 from telemetry.process import identity_of
 from telemetry.status import write_status

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.home import Home
-from app.listing import entry
+from app.runs.listing import entry
 from store.database import Database
 from store.ingest import Collector
 from store.summary import summary

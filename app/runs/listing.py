@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from app.brief import brief_of
 from app.errors import LabError
 from app.home import Home, checked_run_id, deleted_run, unknown_run
-from app.notes import notes_or_none
+from app.runs.brief import brief_of
+from app.runs.notes import notes_or_none
 from telemetry.damage import damage_of
 from telemetry.folder import is_run
 from telemetry.status import LABEL_DAMAGED, Status, read_status, state

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 
 from app.errors import LabError
-from app.hub import require_models_here
+from app.runs.hub import require_models_here
 from app.services import Lab
 from app.views.start import flipped
 from engine.config import EngineConfig, Speculation

@@ -10,14 +10,14 @@ import pytest
 from filelock import FileLock
 from streamlit.testing.v1 import AppTest
 
-import app.sizing
+import app.runs.machine_rates
 from app.experiment import Variant, plan
 from app.experimentfile import create_experiment, read_experiment
 from app.home import Home
 from app.lablock import LabAddress
-from app.rundir import create_run, read_spec
+from app.runs.folder import create_run, read_spec
+from app.runs.machine_rates import DISTURBED_KEEP_S, kept_rates, machine_rates, rates_dir
 from app.services import Lab, set_lab
-from app.sizing import DISTURBED_KEEP_S, kept_rates, machine_rates, rates_dir
 from app.views.plain import plain
 from engine.config import EngineConfig
 from engine.rates import MachineRates
@@ -40,7 +40,7 @@ workload:
       output_tokens: 4
       sized_by: {load: 0.5}
 """
-LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
+LAB = str(Path(__file__).resolve().parents[3] / "app" / "lab.py")
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def measurements(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
         done.append(config)
         return RATES
 
-    monkeypatch.setattr(app.sizing, "_measure", measure)
+    monkeypatch.setattr(app.runs.machine_rates, "_measure", measure)
     return done
 
 
@@ -69,7 +69,7 @@ def test_rates_are_measured_for_real_and_then_kept(home: Home, monkeypatch: pyte
     assert found.batch_step_ms > 0
     assert found.tokens_per_word > 2  # bytes, with a random model
     assert told == ["Measuring how fast this machine serves random:tiny, once."]
-    monkeypatch.setattr(app.sizing, "_measure", lambda config: pytest.fail("measured again"))
+    monkeypatch.setattr(app.runs.machine_rates, "_measure", lambda config: pytest.fail("measured again"))
     assert machine_rates(home, TINY, told.append) == found
     assert [about["rates"] for about in kept_rates()] == [found.model_dump()]
 
@@ -82,14 +82,14 @@ def test_each_number_format_and_number_of_threads_has_its_own_rates(home: Home, 
 
 def test_rates_of_a_busy_machine_are_measured_again_after_a_while(home: Home, monkeypatch: pytest.MonkeyPatch):
     busy = RATES.model_copy(update={"others_share": 0.7})
-    monkeypatch.setattr(app.sizing, "_measure", lambda config: busy)
+    monkeypatch.setattr(app.runs.machine_rates, "_measure", lambda config: busy)
     assert machine_rates(home, TINY) == busy
     assert "other processes took 70%" in busy.in_words
     (place,) = rates_dir().glob("*.json")
     about = json.loads(place.read_text())
     about["measured_unix_ns"] = time.time_ns() - round((DISTURBED_KEEP_S + 1) * 1e9)
     place.write_text(json.dumps(about))
-    monkeypatch.setattr(app.sizing, "_measure", lambda config: RATES)
+    monkeypatch.setattr(app.runs.machine_rates, "_measure", lambda config: RATES)
     assert machine_rates(home, TINY) == RATES
 
 
@@ -139,7 +139,7 @@ def test_the_doctor_says_how_fast_each_model_is_served_here(home: Home, measurem
 
 def test_a_comparison_is_sized_once_for_all_its_variants(home: Home, tmp_path: Path, measurements: list[EngineConfig]):
     variants = [Variant("on"), Variant("off", {"chunked_prefill": "off", "dtype": "float32"})]
-    experiment, specs = plan("starter", variants, 1, measure=app.sizing.measure_for(home))
+    experiment, specs = plan("starter", variants, 1, measure=app.runs.machine_rates.measure_for(home))
     assert len(measurements) == 1
     assert specs["on"].requests == specs["off"].requests
     assert specs["on"].sizing == specs["off"].sizing

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 from app.home import Home
-from app.workers import LOG, log_tail
+from app.runs.process import LOG, log_tail
 from telemetry.process import is_alive
 from telemetry.status import ACTIVE_STATES, Status, end_for, is_final, read_status, state
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, JsonValue
 
 from app.devices import device_key
 from app.home import Home
-from app.workers import SOURCE_ROOT, worker_environment
+from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig
 from engine.rates import MachineRates
 from telemetry.jsonfile import Nanoseconds, Unreadable, read_as, write_json

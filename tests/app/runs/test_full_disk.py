@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from app.cli import app
 from app.home import Home
-from app.rundir import create_run
+from app.runs.folder import create_run
 from telemetry.status import read_status
 from tests.app.small_runs import small_spec
 
