@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from app import report
-from app.capacity import capacity_result, repeats_in_words
 from app.charts.objectives import attainment_by_rate
-from app.experiment import Experiment
+from app.experiments.plan import Experiment
+from app.experiments.rate_search import capacity_result, repeats_in_words
 from app.home import Home
 from app.theme import LIGHT
 from app.words import DISTURBED_RATES, number

@@ -11,12 +11,12 @@ from typing import Any
 import duckdb
 from pydantic import ValidationError
 
-from app.comparison import judge
 from app.errors import LabError
-from app.experiment import Experiment
-from app.experimentfile import experiment_dir, read_experiment
+from app.experiments.file import experiment_dir, read_experiment
+from app.experiments.judge import judge
+from app.experiments.missing_runs import as_it_is, missing_runs
+from app.experiments.plan import Experiment
 from app.home import EXPERIMENT_FILE, Home
-from app.missingruns import as_it_is, missing_runs
 from app.runs.listing import find_run
 from app.views.plain import counted
 from engine.config import RunSpec

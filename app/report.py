@@ -23,10 +23,10 @@ from app import controls as book
 from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
 from app.codecs import Sides, of_runs
-from app.comparison import goodput_in_words, judge
-from app.comparisonfigures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
 from app.errors import LabError
-from app.experiment import Experiment
+from app.experiments.figures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
+from app.experiments.judge import goodput_in_words, judge
+from app.experiments.plan import Experiment
 from app.theme import LIGHT
 from app.views.setup import flat
 from app.words import DISTURBED, number

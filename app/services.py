@@ -12,7 +12,7 @@ from filelock import FileLock
 
 from app.entrance import Entrance
 from app.errors import LabError
-from app.experimenting import Experimenter
+from app.experiments.drive import Experimenter
 from app.home import Home
 from app.lablock import LabAddress, database_lock
 from app.runs import trash

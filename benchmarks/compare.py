@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from app.charts.comparison import TIMELINE_POINTS
-from app.comparison import result_of_experiment
-from app.experiment import Variant, plan
-from app.experimentfile import create_experiment
-from app.experimenting import drive_here
+from app.experiments.drive import drive_here
+from app.experiments.file import create_experiment
+from app.experiments.judge import result_of_experiment
+from app.experiments.plan import Variant, plan
 from app.home import Home
 from benchmarks.harness import Report, arguments
 from benchmarks.querying import make_rows

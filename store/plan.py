@@ -1,6 +1,6 @@
 """``experiment.json``: an experiment's plan and how far it has come. The model of the file.
 
-What a plan means and how one is drawn up stands in ``app.experiment``.
+What a plan means and how one is drawn up stands in ``app.experiments.plan``.
 """
 
 from __future__ import annotations

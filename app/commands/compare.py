@@ -16,7 +16,7 @@ from app.errors import LabError
 from app.lablock import running_lab
 
 if TYPE_CHECKING:
-    from app.experiment import Experiment, Variant
+    from app.experiments.plan import Experiment, Variant
     from app.home import Home
 
 LOOK_S = 0.2
@@ -78,7 +78,7 @@ def compare(
     Says what differs and how surely. For example: servescope compare starter --variant on: --variant
     off:chunked_prefill=off
     """
-    from app.experiment import Variant, plan
+    from app.experiments.plan import Variant, plan
     from app.home import Home
     from app.runs.machine_rates import measure_for
     from store.slo import DEFAULT_SLO
@@ -121,7 +121,7 @@ def sweep(
     Of two settings: for every combination. For example: servescope sweep starter --over
     chunked_prefill.token_budget=32,64,128
     """
-    from app.experiment import grid, plan
+    from app.experiments.plan import grid, plan
     from app.home import Home
     from app.runs.machine_rates import measure_for
     from store.slo import DEFAULT_SLO
@@ -169,8 +169,8 @@ def capacity(
 
     Rates of arrivals are tried by bisection. For example: servescope capacity chat --slo ttft=500,tpot=100
     """
-    from app.capacity import plan_capacity
-    from app.experiment import Variant
+    from app.experiments.plan import Variant
+    from app.experiments.rate_search import plan_capacity
     from app.home import Home
     from app.runs.machine_rates import measure_for
     from store.slo import DEFAULT_SLO
@@ -194,7 +194,7 @@ def capacity(
 
 def parse_variant(text: str) -> Variant:
     """``NAME:key=value,key=value`` as a variant; a value may hold commas where no KEY= follows them."""
-    from app.experiment import Variant
+    from app.experiments.plan import Variant
 
     name, _, settings = text.partition(":")
     parts = [part for part in re.split(r",(?=\s*[A-Za-z_][\w.\-]*=)", settings) if part.strip()]
@@ -202,9 +202,9 @@ def parse_variant(text: str) -> Variant:
 
 
 def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool, ray: str | None) -> None:
-    from app.capacity import criterion_in_words
-    from app.experimentfile import create_experiment
-    from app.experimenting import runs_planned
+    from app.experiments.drive import runs_planned
+    from app.experiments.file import create_experiment
+    from app.experiments.rate_search import criterion_in_words
 
     home.require_space()
     if experiment.sizing:
@@ -223,8 +223,8 @@ def _see_through(
     home: Home, experiment_id: str, json: bool, *, again: bool = False, slo: str | None = None, ray: str | None = None
 ) -> None:
     """Follow an experiment to its end, driving it where no lab does, and print the result."""
-    from app.comparison import result_of_experiment
-    from app.experimenting import resume
+    from app.experiments.drive import resume
+    from app.experiments.judge import result_of_experiment
 
     if again:
         resume(home, experiment_id)
@@ -248,7 +248,7 @@ def _follow_on_ray(home: Home, experiment_id: str, address: str) -> bool:
     from filelock import Timeout
 
     from app.commands.progress import ExperimentProgress
-    from app.raycluster import serve_on_ray
+    from app.experiments.cluster import serve_on_ray
 
     try:
         with interruptible() as asked, ExperimentProgress(home) as display:
@@ -269,8 +269,8 @@ def _follow(home: Home, experiment_id: str) -> bool:
 
     from app.client import call
     from app.commands.progress import ExperimentProgress
-    from app.experimentfile import read_experiment
-    from app.experimenting import Driver, drive_here, pause
+    from app.experiments.drive import Driver, drive_here, pause
+    from app.experiments.file import read_experiment
     from app.runs.queue import RunQueue
 
     driver: Driver | None = None
@@ -313,7 +313,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
 
 def print_capacity(result: dict[str, Any]) -> None:
     """A search's result as a table and sentences."""
-    from app.capacity import repeats_in_words
+    from app.experiments.rate_search import repeats_in_words
     from app.words import number
 
     rows = []
@@ -335,7 +335,7 @@ def print_capacity(result: dict[str, Any]) -> None:
 
 def print_comparison(result: dict[str, Any]) -> None:
     """The result as a table and sentences."""
-    from app.comparison import goodput_in_words
+    from app.experiments.judge import goodput_in_words
     from app.words import number
     from store.statistics import STATISTICS, small_samples
 

@@ -11,7 +11,7 @@ from app.commands.console import say, stderr
 from telemetry.status import Status, read_status, state
 
 if TYPE_CHECKING:
-    from app.experiment import Experiment, Turn
+    from app.experiments.plan import Experiment, Turn
     from app.home import Home
 
 RATE_WINDOW_S = 3.0
@@ -121,7 +121,7 @@ class ExperimentProgress:
 
     def show(self, experiment: Experiment) -> None:
         """Draw the experiment as it is."""
-        from app.experimenting import current_turn, runs_planned, seconds_left
+        from app.experiments.drive import current_turn, runs_planned, seconds_left
 
         planned, done = runs_planned(experiment), sum(turn.done for turn in experiment.turns)
         turn, left = current_turn(experiment), seconds_left(self._home, experiment)

@@ -139,8 +139,8 @@ def delete(
 
     Of an experiment the plan; its runs stay. servescope restore brings either back.
     """
+    from app.experiments.missing_runs import what_rests_on
     from app.home import Home
-    from app.missingruns import what_rests_on
     from app.runs import trash
     from app.runs.brief import brief_of
     from app.runs.listing import find_run

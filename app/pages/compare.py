@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.errors import LabError
-from app.experimentfile import read_experiment
+from app.experiments.file import read_experiment
 from app.services import get_lab
 from app.views.capacity import capacity_view
 from app.views.comparison import comparison

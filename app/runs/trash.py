@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from app.errors import LabError
-from app.experimentfile import experiment_dir, read_experiment
+from app.experiments.file import experiment_dir, read_experiment
 from app.home import EXPERIMENT_FILE, Home
 from telemetry.process import is_alive
 from telemetry.status import is_final, read_status

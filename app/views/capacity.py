@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from app.capacity import capacity_result, repeats_in_words
 from app.charts.objectives import attainment_by_rate
-from app.experiment import Experiment
-from app.missingruns import missing_runs
+from app.experiments.missing_runs import missing_runs
+from app.experiments.plan import Experiment
+from app.experiments.rate_search import capacity_result, repeats_in_words
 from app.services import Lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.missing import say_missing

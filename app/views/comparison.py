@@ -14,12 +14,12 @@ import streamlit as st
 
 from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
-from app.comparison import goodput_in_words, judge
-from app.comparisonfigures import DISTRIBUTIONS, distribution, plane, rates, sweep_figure
 from app.errors import LabError
-from app.experiment import Experiment
-from app.experimentfile import read_experiment
-from app.missingruns import as_it_is, missing_runs, without
+from app.experiments.figures import DISTRIBUTIONS, distribution, plane, rates, sweep_figure
+from app.experiments.file import read_experiment
+from app.experiments.judge import goodput_in_words, judge
+from app.experiments.missing_runs import as_it_is, missing_runs, without
+from app.experiments.plan import Experiment
 from app.report import with_interval
 from app.services import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette

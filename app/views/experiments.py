@@ -11,9 +11,9 @@ import streamlit as st
 
 from app.commands.progress import turn_in_words
 from app.errors import LabError, on_page
-from app.experiment import Experiment
-from app.experimentfile import read_experiment
-from app.experimenting import current_turn, pause, resume, runs_planned, seconds_left
+from app.experiments.drive import current_turn, pause, resume, runs_planned, seconds_left
+from app.experiments.file import read_experiment
+from app.experiments.plan import Experiment
 from app.exports import export, import_file, imported_in_words
 from app.services import Lab
 from app.views.plain import counted, plain

@@ -7,8 +7,8 @@ import time
 import duckdb
 import streamlit as st
 
-from app.experiment import Experiment
-from app.missingruns import Missing, serve_again, without
+from app.experiments.missing_runs import Missing, serve_again, without
+from app.experiments.plan import Experiment
 from app.services import Lab
 from app.views.plain import counted, plain
 from app.views.trash import attempt, complaint

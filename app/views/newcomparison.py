@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 import streamlit as st
 
 from app import controls as book
-from app.capacity import plan_capacity
 from app.commands.run import parse_settings
 from app.components.address import first_tab, keep_in_address
 from app.errors import LabError
-from app.experiment import WORKLOAD, Experiment, Variant, grid, plan
-from app.experimentfile import create_experiment
+from app.experiments.file import create_experiment
+from app.experiments.plan import WORKLOAD, Experiment, Variant, grid, plan
+from app.experiments.rate_search import plan_capacity
 from app.runs.facts import differences
 from app.runs.machine_rates import measure_for
 from app.services import Lab

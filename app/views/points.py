@@ -7,7 +7,7 @@ from typing import Any
 
 import duckdb
 
-from app.experiment import Experiment
+from app.experiments.plan import Experiment
 from store.samples import RunSamples, emission_near
 
 Point = Mapping[str, Any]

@@ -7,7 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app.errors import LabError, on_page
-from app.missingruns import what_rests_on
+from app.experiments.missing_runs import what_rests_on
 from app.runs.facts import load_run
 from app.runs.listing import list_runs
 from app.runs.notes import write_notes

@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.experiment import Experiment
-from app.experimentfile import create_experiment
-from app.experimenting import drive_here
+from app.experiments.drive import drive_here
+from app.experiments.file import create_experiment
+from app.experiments.plan import Experiment
 from app.home import Home
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from telemetry.status import Status, is_final, read_status, state

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from app.commands.run import parse_settings
-from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import Experiment, Turn, Variant, plan
-from app.experimentfile import read_experiment, write_experiment
+from app.experiments.file import read_experiment, write_experiment
+from app.experiments.judge import result_of_experiment
+from app.experiments.plan import Experiment, Turn, Variant, plan
 from app.exports import export, import_file, imported_in_words, safe_cell
 from app.home import Home
 from app.indexing import select

@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from app import controls as book
 from app.controls import Control
-from app.experimentfile import read_experiment, read_specs
+from app.experiments.file import read_experiment, read_specs
 from app.runs.folder import create_run
 from app.services import Lab
 from app.settings_form import LARGEST_EXACT, SUGGESTIONS

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.capacity import plan_capacity
-from app.experiment import Variant, plan
-from app.experimentfile import create_experiment, read_experiment
+from app.experiments.file import create_experiment, read_experiment
+from app.experiments.plan import Variant, plan
+from app.experiments.rate_search import plan_capacity
 from tests.app.lab_process import scenario_file
 from tests.app.small_runs import wait_for
 from tests.browser.conftest import OpenLab, stumbling_blocks

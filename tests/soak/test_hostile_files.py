@@ -15,7 +15,7 @@ import pytest
 from rowmaker import record_run, set_status, spooled, stored
 
 from app.errors import LabError
-from app.experimentfile import create_experiment, read_experiment
+from app.experiments.file import create_experiment, read_experiment
 from app.exports import export, import_file
 from app.home import Home
 from app.lablock import running_lab

@@ -11,8 +11,8 @@ from filelock import FileLock
 from streamlit.testing.v1 import AppTest
 
 import app.runs.machine_rates
-from app.experiment import Variant, plan
-from app.experimentfile import create_experiment, read_experiment
+from app.experiments.file import create_experiment, read_experiment
+from app.experiments.plan import Variant, plan
 from app.home import Home
 from app.lablock import LabAddress
 from app.runs.folder import create_run, read_spec

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 from filelock import FileLock, Timeout
 
-from app import capacity
 from app.errors import LabError
-from app.experiment import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
-from app.experimentfile import experiment_dir, read_experiment, read_specs, write_experiment
+from app.experiments import rate_search as capacity
+from app.experiments.file import experiment_dir, read_experiment, read_specs, write_experiment
+from app.experiments.plan import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
 from app.home import Home
 from app.runs.queue import RunQueue
 from engine.config import RunSpec

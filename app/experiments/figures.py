@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from app.charts.comparison import Point, curve, heat_map, throughput_latency
 from app.charts.objectives import attainment_by_rate
-from app.experiment import Experiment
+from app.experiments.plan import Experiment
 from app.theme import LIGHT
 from store.samples import RunSamples
 from store.slo import GOODPUT_ATTAINMENT

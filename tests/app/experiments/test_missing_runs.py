@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import Experiment, Variant, plan
-from app.experimentfile import create_experiment, read_experiment, write_experiment
+from app.experiments.file import create_experiment, read_experiment, write_experiment
+from app.experiments.judge import result_of_experiment
+from app.experiments.missing_runs import missing_runs, serve_again, what_rests_on, without
+from app.experiments.plan import Experiment, Variant, plan
 from app.exports import find_subject
 from app.home import Home
-from app.missingruns import missing_runs, serve_again, what_rests_on, without
 from app.runs import trash
 from app.services import Lab
 from app.views import missing as views

@@ -15,11 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.commands.compare import parse_variant
-from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import Experiment, Variant, grid, plan, spec_of_turn, turns, with_turn
-from app.experimentfile import create_experiment, read_experiment, read_specs, write_experiment
-from app.experimenting import drive_here, resume, seconds_left
+from app.experiments.drive import drive_here, resume, seconds_left
+from app.experiments.file import create_experiment, read_experiment, read_specs, write_experiment
+from app.experiments.judge import result_of_experiment
+from app.experiments.plan import Experiment, Variant, grid, plan, spec_of_turn, turns, with_turn
 from app.exports import export
 from app.home import Home
 from app.runs.process import worker_environment

@@ -24,11 +24,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from app.capacity import measure, next_turn
 from app.errors import LabError
-from app.experiment import MOST_ATTEMPTS, Experiment, spec_of_turn, with_turn
-from app.experimentfile import read_experiment, read_specs, write_experiment
-from app.experimenting import Driver, pause, resume
+from app.experiments.drive import Driver, pause, resume
+from app.experiments.file import read_experiment, read_specs, write_experiment
+from app.experiments.plan import MOST_ATTEMPTS, Experiment, spec_of_turn, with_turn
+from app.experiments.rate_search import measure, next_turn
 from app.home import Home
 from app.runs.folder import SPEC
 from app.runs.process import LOG, SOURCE_ROOT, worker_environment

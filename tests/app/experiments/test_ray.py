@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import Variant, grid, plan
-from app.experimentfile import create_experiment, read_experiment
+from app.experiments.cluster import packed, put_in_place, serve_on_ray
+from app.experiments.file import create_experiment, read_experiment
+from app.experiments.judge import result_of_experiment
+from app.experiments.plan import Variant, grid, plan
 from app.home import Home
-from app.raycluster import packed, put_in_place, serve_on_ray
 from app.runs.folder import read_spec
 from app.runs.process import SOURCE_ROOT
 from telemetry.status import read_status

@@ -9,13 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from app.capacity import capacity_result, criterion_in_words, most_runs, next_turn, plan_capacity, repeats_in_words
 from app.capacityreport import capacity_report
-from app.comparison import result_of_experiment
 from app.errors import LabError
-from app.experiment import Experiment, Turn, Variant, at_rate, natural_rate, spec_of_turn
-from app.experimentfile import create_experiment, read_experiment, write_experiment
-from app.experimenting import drive_here, runs_planned, seconds_left
+from app.experiments.drive import drive_here, runs_planned, seconds_left
+from app.experiments.file import create_experiment, read_experiment, write_experiment
+from app.experiments.judge import result_of_experiment
+from app.experiments.plan import Experiment, Turn, Variant, at_rate, natural_rate, spec_of_turn
+from app.experiments.rate_search import (
+    capacity_result,
+    criterion_in_words,
+    most_runs,
+    next_turn,
+    plan_capacity,
+    repeats_in_words,
+)
 from app.exports import export
 from app.home import Home
 from app.words import DISTURBED_RATES

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import LabError
-from app.experiment import natural_rate, plan
+from app.experiments.plan import natural_rate, plan
 from app.home import Home
 from engine.config import RunSpec
 from store.database import Database
@@ -48,7 +48,7 @@ def plan_capacity(
     """A new search for each variant's capacity, and each variant's spec. Rates in requests/s, each served ``repeats`` times.
 
     Raises:
-        LabError: the scenario has no rate, or the range is none; else as ``app.experiment.plan``.
+        LabError: the scenario has no rate, or the range is none; else as ``app.experiments.plan.plan``.
     """
     from dataclasses import replace
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from app.errors import LabError
-from app.experiment import Experiment, Turn
-from app.experimentfile import read_experiment, write_experiment
+from app.experiments.file import read_experiment, write_experiment
+from app.experiments.plan import Experiment, Turn
 from app.home import Home
 from telemetry.folder import is_run
 
