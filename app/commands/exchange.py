@@ -28,7 +28,7 @@ def export_(
 
     The file's ending names the format: .html opens anywhere, offline; .servescope another lab can import.
     """
-    from app.exports import export
+    from app.exports.export import export
     from app.home import Home
 
     size = export(Home.from_environment().reach(), id, output)
@@ -47,7 +47,7 @@ def import_(
 
     A run that is here already gets what it lacks (measured quality, name and notes); nothing that is here is replaced.
     """
-    from app.exports import import_file, imported_in_words
+    from app.exports.export import import_file, imported_in_words
     from app.home import Home
 
     imported = import_file(Home.from_environment().prepare(), file)

@@ -14,7 +14,7 @@ from app.errors import LabError, on_page
 from app.experiments.drive import current_turn, pause, resume, runs_planned, seconds_left
 from app.experiments.file import read_experiment
 from app.experiments.plan import Experiment
-from app.exports import export, import_file, imported_in_words
+from app.exports.export import export, import_file, imported_in_words
 from app.services import Lab
 from app.views.plain import counted, plain
 from app.views.trash import delete_damaged

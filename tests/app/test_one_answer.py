@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.exports.report import run_report
 from app.live_socket import Wish, _View
 from app.openmetrics import metrics_page
-from app.report import run_report
 from app.runs.listing import entry
 from app.runs.result import result_of
 from app.services import Lab

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from app.exports import export
+from app.exports.export import export
 from app.home import Home
-from tests.app.test_exports import served
+from tests.app.exports.test_exports import served
 
 __all__ = ["served"]
 pytestmark = [pytest.mark.browser, pytest.mark.slow]

@@ -16,7 +16,7 @@ from rowmaker import record_run, set_status, spooled, stored
 
 from app.errors import LabError
 from app.experiments.file import create_experiment, read_experiment
-from app.exports import export, import_file
+from app.exports.export import export, import_file
 from app.home import Home
 from app.lablock import running_lab
 from app.runs.listing import entry, list_runs

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from app.capacityreport import capacity_report
 from app.errors import LabError
 from app.experiments.drive import drive_here, runs_planned, seconds_left
 from app.experiments.file import create_experiment, read_experiment, write_experiment
@@ -23,7 +22,8 @@ from app.experiments.rate_search import (
     plan_capacity,
     repeats_in_words,
 )
-from app.exports import export
+from app.exports.export import export
+from app.exports.rate_search_report import capacity_report
 from app.home import Home
 from app.words import DISTURBED_RATES
 from store.errors import StoreError

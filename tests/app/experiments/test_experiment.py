@@ -20,7 +20,7 @@ from app.experiments.drive import drive_here, resume, seconds_left
 from app.experiments.file import create_experiment, read_experiment, read_specs, write_experiment
 from app.experiments.judge import result_of_experiment
 from app.experiments.plan import Experiment, Variant, grid, plan, spec_of_turn, turns, with_turn
-from app.exports import export
+from app.exports.export import export
 from app.home import Home
 from app.runs.process import worker_environment
 from app.words import DISTURBED

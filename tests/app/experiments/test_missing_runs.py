@@ -14,7 +14,7 @@ from app.experiments.file import create_experiment, read_experiment, write_exper
 from app.experiments.judge import result_of_experiment
 from app.experiments.missing_runs import missing_runs, serve_again, what_rests_on, without
 from app.experiments.plan import Experiment, Variant, plan
-from app.exports import find_subject
+from app.exports.export import find_subject
 from app.home import Home
 from app.runs import trash
 from app.services import Lab

@@ -92,7 +92,7 @@ def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
                 )
         return export_snapshot(path, [home.run_dir(run_id) for run_id in subject.runs], plan)
     if subject.experiment is not None and subject.experiment.kind == "capacity" and path.suffix in (".html", ".csv"):
-        from app.capacityreport import capacity_report, write_capacity_csv
+        from app.exports.rate_search_report import capacity_report, write_capacity_csv
 
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             whole = Path(folder) / "export"
@@ -115,7 +115,7 @@ def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
 
 def _write(con: duckdb.DuckDBPyConnection, subject: Subject, path: Path, suffix: str, slo: str | None) -> None:
     if suffix == ".html":
-        from app.report import experiment_report, run_report
+        from app.exports.report import experiment_report, run_report
 
         text = (
             experiment_report(con, subject.experiment, slo)
@@ -124,7 +124,7 @@ def _write(con: duckdb.DuckDBPyConnection, subject: Subject, path: Path, suffix:
         )
         path.write_text(text, encoding="utf-8")
     elif suffix == ".json":
-        from app.trace import write_trace
+        from app.exports.trace import write_trace
 
         write_trace(con, subject.runs, path)
     elif subject.experiment is not None:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from app import report
 from app.charts.objectives import attainment_by_rate
 from app.experiments.plan import Experiment
 from app.experiments.rate_search import capacity_result, repeats_in_words
+from app.exports import report
 from app.home import Home
 from app.theme import LIGHT
 from app.words import DISTURBED_RATES, number
@@ -72,7 +72,7 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
 
 def write_capacity_csv(home: Home, experiment: Experiment, path: Path) -> None:
     """A row per rate tried."""
-    from app.exports import safe_cell
+    from app.exports.export import safe_cell
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)

@@ -14,10 +14,10 @@ from app.errors import LabError
 from app.experiments.file import read_experiment, write_experiment
 from app.experiments.judge import result_of_experiment
 from app.experiments.plan import Experiment, Turn, Variant, plan
-from app.exports import export, import_file, imported_in_words, safe_cell
+from app.exports.export import export, import_file, imported_in_words, safe_cell
+from app.exports.report import experiment_report, run_command
 from app.home import Home
 from app.indexing import select
-from app.report import experiment_report, run_command
 from app.runs.notes import write_notes
 from app.runs.result import result_of
 from benchmarks.querying import REQUESTS_AT_ONCE, make_rows
