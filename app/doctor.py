@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from app.errors import LabError
 from app.home import ENV, LEAST_FREE_BYTES, Home
-from app.lablock import database_lock, running_lab
+from app.locks import database_lock, running_lab
 from app.runs.process import SOURCE_ROOT, worker_environment
 
 State = Literal["ok", "note", "broken"]
@@ -240,7 +240,7 @@ def _browser() -> Iterator[Check]:
 
 
 def _lab(home: Home) -> Iterator[Check]:
-    from app.server import HOST, PORT
+    from app.server.serve import HOST, PORT
 
     lab = running_lab(home)
     if lab is not None:

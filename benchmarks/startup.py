@@ -26,10 +26,10 @@ from websockets import Origin
 from websockets.sync.client import connect
 
 import scenarios
-from app.client import call
 from app.home import Home
-from app.lablock import LabAddress, running_lab
+from app.locks import LabAddress, running_lab
 from app.runs.folder import create_run
+from app.server.client import call
 from benchmarks.harness import ROOT, Report, arguments, summarise
 from engine.config import EMBEDDED_MODEL
 from engine.model.load import model_directory, resolve

@@ -13,7 +13,7 @@ import typer
 from app.commands.console import Json, command, emit, say, stdout, table
 from app.commands.run import interruptible, parse_settings
 from app.errors import LabError
-from app.lablock import running_lab
+from app.locks import running_lab
 
 if TYPE_CHECKING:
     from app.experiments.plan import Experiment, Variant
@@ -267,11 +267,11 @@ def _follow(home: Home, experiment_id: str) -> bool:
     """Watch, and drive where nobody else does, until it is over. Returns whether it was interrupted."""
     from filelock import Timeout
 
-    from app.client import call
     from app.commands.progress import ExperimentProgress
     from app.experiments.drive import Driver, drive_here, pause
     from app.experiments.file import read_experiment
     from app.runs.queue import RunQueue
+    from app.server.client import call
 
     driver: Driver | None = None
     queue: RunQueue | None = None

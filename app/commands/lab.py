@@ -33,10 +33,10 @@ def lab(
     The page, the run queue and the database, on this machine only. Run again while a lab is up, it prints a fresh address of
     that lab.
     """
+    from app.embedded_model import prepare_embedded_model
     from app.home import Home
-    from app.preparing import prepare_embedded_model
     from app.runs.machine_rates import size_starter
-    from app.server import serve
+    from app.server.serve import serve
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it are the same clean way
     try:

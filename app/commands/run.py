@@ -13,7 +13,7 @@ import typer
 
 from app.commands.console import Json, command, emit, say, show_error, stdout, table
 from app.errors import LabError
-from app.lablock import LabAddress, running_lab
+from app.locks import LabAddress, running_lab
 from telemetry.process import own_identity
 from telemetry.status import Status, is_final, read_status, state
 
@@ -124,9 +124,9 @@ def _serve_here(home: Home, spec: RunSpec) -> bool:
 
 def _serve_through(lab: LabAddress, home: Home, spec: RunSpec) -> bool:
     """Hand the run to the lab's queue. Returns whether it was interrupted."""
-    from app.client import call
     from app.runs.folder import create_run
     from app.runs.queue import RunQueue
+    from app.server.client import call
 
     create_run(home, spec)
     call(lab, "POST", "/runs", {"run_id": spec.run_id})
@@ -201,7 +201,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
 
 def _index(home: Home) -> None:
     """Take the run into the database now if nobody has it open; otherwise its owner, or the next one, will."""
-    from app.indexing import ingest_all
+    from app.server.indexing import ingest_all
 
     try:
         ingest_all(home, wait_s=0.0)

@@ -95,11 +95,11 @@ def cancel(run: RunId, json: Json = False) -> None:
 
     A run that does not end when it is asked to is killed after 15 seconds, whoever serves it.
     """
-    from app.client import call
     from app.home import Home
-    from app.lablock import running_lab
+    from app.locks import running_lab
     from app.runs.listing import find_run
     from app.runs.queue import RunQueue
+    from app.server.client import call
     from telemetry.folder import is_run
     from telemetry.status import is_final, read_status, state
 

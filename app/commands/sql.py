@@ -24,7 +24,7 @@ def sql(
 ) -> None:
     """Ask the database (read-only)."""
     from app.home import Home
-    from app.indexing import select
+    from app.server.indexing import select
 
     columns, rows = select(Home.from_environment().prepare(), query, limit)
     if json:
@@ -37,7 +37,7 @@ def sql(
 def reindex(json: Json = False) -> None:
     """Rebuild the database from the runs on disk. Nothing is lost: the runs are the truth, the database their index."""
     from app.home import Home
-    from app.indexing import rebuild
+    from app.server.indexing import rebuild
 
     home = Home.from_environment().prepare()
     problems = rebuild(home)

@@ -6,7 +6,7 @@ import streamlit as st
 
 from app.errors import LabError
 from app.experiments.file import read_experiment
-from app.services import get_lab
+from app.lab import get_lab
 from app.views.capacity import capacity_view
 from app.views.comparison import comparison
 from app.views.experiments import damaged_experiment, exchange_row, experiment_picker, experiment_progress

@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app.errors import LabError
+from app.lab import get_lab
 from app.runs.facts import load_run
-from app.services import get_lab
 from app.views.finished import finished_run
 from app.views.header import run_header, why_it_ended
 from app.views.question import scenario_question

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app.services import get_lab
+from app.lab import get_lab
 from app.views.runlist import run_list
 
 st.title("Runs", anchor=False)

@@ -12,7 +12,7 @@ from app.charts.objectives import attainment_by_rate
 from app.experiments.missing_runs import missing_runs
 from app.experiments.plan import Experiment
 from app.experiments.rate_search import capacity_result, repeats_in_words
-from app.services import Lab
+from app.lab import Lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.missing import say_missing
 from app.views.plain import plain

@@ -12,10 +12,10 @@ import streamlit as st
 from app.charts import codecs as charts
 from app.codecs import Side, Sides, crossovers, side_by_side
 from app.errors import LabError
+from app.lab import Lab
 from app.quality import STANDARD
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
-from app.services import Lab
 from app.views.chartcard import chart_card, data_row, page_palette
 from app.views.plain import counted, plain
 from app.words import PROVENANCE, ChartWords

@@ -21,7 +21,7 @@ from app.experiments.judge import goodput_in_words, judge
 from app.experiments.missing_runs import as_it_is, missing_runs, without
 from app.experiments.plan import Experiment
 from app.exports.report import with_interval
-from app.services import Lab, get_lab
+from app.lab import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.plain import plain

@@ -15,7 +15,7 @@ from app.experiments.drive import current_turn, pause, resume, runs_planned, sec
 from app.experiments.file import read_experiment
 from app.experiments.plan import Experiment
 from app.exports.export import export, import_file, imported_in_words
-from app.services import Lab
+from app.lab import Lab
 from app.views.plain import counted, plain
 from app.views.trash import delete_damaged
 from app.views.uploads import forget

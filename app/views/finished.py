@@ -13,8 +13,8 @@ import streamlit as st
 from app import charts
 from app.components.address import first_tab
 from app.components.chart_links import OPENS, chart_links
+from app.lab import Lab
 from app.runs.facts import RunFacts, comparable_runs, differences
-from app.services import Lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.inspector import iteration_inspector
 from app.views.missing import say_waiting

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.experiments.missing_runs import Missing, serve_again, without
 from app.experiments.plan import Experiment
-from app.services import Lab
+from app.lab import Lab
 from app.views.plain import counted, plain
 from app.views.trash import attempt, complaint
 from store import queries

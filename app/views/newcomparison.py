@@ -14,9 +14,9 @@ from app.errors import LabError
 from app.experiments.file import create_experiment
 from app.experiments.plan import WORKLOAD, Experiment, Variant, grid, plan
 from app.experiments.rate_search import plan_capacity
+from app.lab import Lab
 from app.runs.facts import differences
 from app.runs.machine_rates import measure_for
-from app.services import Lab
 from app.views.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
 from engine.overrides import refuse_contradictions

@@ -12,10 +12,10 @@ from app.charts.frame import column
 from app.charts.prefix import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree
 from app.errors import LabError
 from app.home import Home
+from app.lab import get_lab
 from app.prompttext import TextOf, texts_of
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
-from app.services import get_lab
 from app.views.chartcard import chart_card, data_row, page_palette
 from app.views.plain import counted
 from app.words import CHARTS

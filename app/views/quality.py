@@ -12,9 +12,9 @@ from app import quality as measuring
 from app.charts import CONFIG
 from app.charts.quality import error_map, room_and_loss
 from app.errors import LabError
+from app.lab import Lab
 from app.runs.facts import RunFacts
 from app.runs.hub import require_models_here
-from app.services import Lab
 from app.views.chartcard import data_row, page_palette
 from app.views.codecs import codecs_section, signed
 from app.views.plain import plain

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 import streamlit as st
 
 from app.errors import LabError
+from app.lab import Lab
 from app.runs.facts import RunFacts, prompts_of
-from app.services import Lab
 from app.tokencolours import ORIGINS, coloured, token_origins, token_texts
 from app.views.chartcard import data_row, page_palette
 from app.views.plain import counted, plain

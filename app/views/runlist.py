@@ -8,10 +8,10 @@ import streamlit as st
 
 from app.errors import LabError, on_page
 from app.experiments.missing_runs import what_rests_on
+from app.lab import Lab
 from app.runs.facts import load_run
 from app.runs.listing import list_runs
 from app.runs.notes import write_notes
-from app.services import Lab
 from app.views.missing import deleted_run
 from app.views.plain import clock, counted, plain
 from app.views.trash import attempt, delete_damaged, trash_list, undo_line

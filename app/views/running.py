@@ -8,8 +8,8 @@ import streamlit as st
 
 from app import charts
 from app.components.live_board import live_board
+from app.lab import Lab
 from app.runs.facts import RunFacts
-from app.services import Lab
 from app.theme import palettes
 from app.views.finished import ghost_of
 from app.words import board_words

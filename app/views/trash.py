@@ -10,9 +10,9 @@ import streamlit as st
 
 from app.errors import LabError, on_page
 from app.home import EXPERIMENT_FILE, Home
+from app.lab import Lab
 from app.runs import trash
 from app.runs.brief import brief_of
-from app.services import Lab
 from app.views.plain import clock, counted, plain
 from store.notes import Notes
 from store.plan import read_plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.lab import Lab
 from app.runs.listing import list_runs
-from app.services import Lab
 
 
 def run_to_show(lab: Lab) -> str | None:

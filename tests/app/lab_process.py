@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.client import call
 from app.home import Home
-from app.lablock import LabAddress, running_lab
+from app.lab import Lab, set_lab
+from app.locks import LabAddress, running_lab
 from app.runs.folder import create_run
 from app.runs.process import worker_environment
-from app.services import Lab, set_lab
+from app.server.client import call
 from engine.config import RunSpec
 from tests.app.small_runs import wait_for, wait_for_state
 

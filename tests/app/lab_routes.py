@@ -8,9 +8,9 @@ from pathlib import Path
 from starlette.routing import Mount, Route, WebSocketRoute
 
 from app.home import Home
-from app.lablock import LabAddress
-from app.server import build_app
-from app.services import Lab
+from app.lab import Lab
+from app.locks import LabAddress
+from app.server.serve import build_app
 
 
 def every_route() -> list[tuple[str, str]]:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.exports.report import run_report
-from app.live_socket import Wish, _View
-from app.openmetrics import metrics_page
+from app.lab import Lab
 from app.runs.listing import entry
 from app.runs.result import result_of
-from app.services import Lab
+from app.server.live_socket import Wish, _View
+from app.server.openmetrics import metrics_page
+from app.server.serve import PAGE
 from app.views.plain import milliseconds
 from app.words import number
 from store import queries
@@ -25,7 +25,7 @@ from telemetry.status import read_status
 from tests.app.lab_process import lab_here
 from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state
 
-LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
+LAB = str(PAGE)
 RUNS = ("shared", "cut-short")
 
 
@@ -121,7 +121,7 @@ def test_a_board_that_followed_to_the_end_had_the_same_run_before_it(
 
 
 def test_the_metrics_page_counts_the_same(lab: Lab, answer: dict[str, Any], run: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("app.openmetrics._newest", lambda lab: run)
+    monkeypatch.setattr("app.server.openmetrics._newest", lambda lab: run)
     found = {name: float(value) for name, value in re.findall(r"^([\w:]+)\{[^}]*\} (\S+)$", metrics_page(lab), re.M)}
     for name, value in (
         ("servescope_iterations_total", answer["iterations"]),
@@ -141,7 +141,7 @@ def test_the_metrics_page_counts_the_same(lab: Lab, answer: dict[str, Any], run:
 
 
 def test_the_metrics_page_has_what_a_rate_needs(lab: Lab, run: str, answer: dict[str, Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr("app.openmetrics._newest", lambda lab: run)
+    monkeypatch.setattr("app.server.openmetrics._newest", lambda lab: run)
     lines = re.findall(r"^vllm:([\w]+?)_total\{[^}]*\} (\S+)$", metrics_page(lab), re.M)
     found = {name: [float(value) for key, value in lines if key == name] for name, _ in lines}
     with lab.cursor() as con:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from app.home import Home
-from app.lablock import LabAddress
+from app.lab import Lab, set_lab
+from app.locks import LabAddress
 from app.quality import is_measuring
 from app.runs.folder import read_spec
-from app.services import Lab, set_lab
 from engine.config import KVQuantization
 from store.quality import quality
 from tests.app.small_runs import small_spec, wait_for, wait_for_state

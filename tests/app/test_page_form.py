@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +12,15 @@ from streamlit.testing.v1 import AppTest
 from app import controls as book
 from app.controls import Control
 from app.experiments.file import read_experiment, read_specs
+from app.lab import Lab
 from app.runs.folder import create_run
-from app.services import Lab
+from app.server.serve import PAGE
 from app.settings_form import LARGEST_EXACT, SUGGESTIONS
 from engine.config import KVQuantization
 from scenarios import build
 from tests.app.lab_process import lab_here
 
-LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
+LAB = str(PAGE)
 TECHNIQUES = [technique.path for technique in book.techniques()]
 PRESSES = {"switch": "toggle", "choice": "selectbox", "whole": "number_input", "number": "number_input"} | {
     "list": "multiselect",

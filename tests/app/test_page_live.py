@@ -10,9 +10,10 @@ from streamlit.testing.v1 import AppTest
 
 from app import controls as book
 from app.home import EXPERIMENT_FILE, Home
-from app.lablock import LabAddress
+from app.lab import Lab, set_lab
+from app.locks import LabAddress
 from app.runs.folder import create_run, read_spec
-from app.services import Lab, set_lab
+from app.server.serve import PAGE
 from engine.config import EngineConfig
 from scenarios import build
 from store import queries
@@ -20,7 +21,7 @@ from telemetry.status import read_status, state, write_status
 from tests.app.lab_process import lab_here
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 
-LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
+LAB = str(PAGE)
 PLANTED = "<script id='planted'>alert(1)</script>"
 
 

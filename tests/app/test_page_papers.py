@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.lab import Lab
 from app.papers import CLASSES, NOT_OURS, UNCHECKED, techniques, titles, years
-from app.services import Lab
+from app.server.serve import PAGE
 from scenarios import papers
 from scenarios.papers.card import Card
 from tests.app.lab_process import lab_here
 
-LAB = str(Path(__file__).resolve().parents[2] / "app" / "lab.py")
+LAB = str(PAGE)
 CARDS = papers.cards()
 
 

@@ -10,11 +10,11 @@ from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileMan
 from streamlit.testing.v1 import AppTest
 
 from app.home import Home
-from app.services import set_lab
+from app.lab import set_lab
 
 
 def page() -> None:
-    from app.services import get_lab
+    from app.lab import get_lab
     from app.views.experiments import _import
 
     _import(get_lab())

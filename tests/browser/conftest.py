@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
-from app.client import call, page_address
 from app.home import Home
-from app.lablock import LabAddress, running_lab
+from app.locks import LabAddress, running_lab
 from app.runs.folder import create_run
+from app.server.client import call, page_address
 from engine.config import RunSpec
 from telemetry.status import is_final
 from tests.app.small_runs import read_status, small_spec, wait_for, wait_for_state

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.client import call
+from app.server.client import call
 from tests.app.small_runs import small_spec, wait_for_state
 from tests.browser.conftest import OpenLab
 from tests.browser.test_live_page import no_sideways_scroll

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from app.client import page_address
 from app.home import Home
+from app.server.client import page_address
 from tests.app.lab_process import LabProcess, free_port
 from tests.app.small_runs import small_spec
 from tests.browser.conftest import PATIENCE_MS

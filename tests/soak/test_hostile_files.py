@@ -18,7 +18,7 @@ from app.errors import LabError
 from app.experiments.file import create_experiment, read_experiment
 from app.exports.export import export, import_file
 from app.home import Home
-from app.lablock import running_lab
+from app.locks import running_lab
 from app.runs.listing import entry, list_runs
 from app.runs.notes import write_notes
 from app.runs.result import result_of

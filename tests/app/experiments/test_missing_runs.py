@@ -16,8 +16,8 @@ from app.experiments.missing_runs import missing_runs, serve_again, what_rests_o
 from app.experiments.plan import Experiment, Variant, plan
 from app.exports.export import find_subject
 from app.home import Home
+from app.lab import Lab
 from app.runs import trash
-from app.services import Lab
 from app.views import missing as views
 from store import queries
 from telemetry.jsonfile import write_json

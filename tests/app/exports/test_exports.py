@@ -17,9 +17,9 @@ from app.experiments.plan import Experiment, Turn, Variant, plan
 from app.exports.export import export, import_file, imported_in_words, safe_cell
 from app.exports.report import experiment_report, run_command
 from app.home import Home
-from app.indexing import select
 from app.runs.notes import write_notes
 from app.runs.result import result_of
+from app.server.indexing import select
 from benchmarks.querying import REQUESTS_AT_ONCE, make_rows
 from scenarios import build
 from store.database import Database

@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 
 from app.errors import LabError
+from app.lab import Lab
 from app.runs.hub import require_models_here
-from app.services import Lab
 from app.views.start import flipped
 from engine.config import EngineConfig, Speculation
 from tests.app.lab_process import lab_here

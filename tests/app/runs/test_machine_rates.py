@@ -14,10 +14,11 @@ import app.runs.machine_rates
 from app.experiments.file import create_experiment, read_experiment
 from app.experiments.plan import Variant, plan
 from app.home import Home
-from app.lablock import LabAddress
+from app.lab import Lab, set_lab
+from app.locks import LabAddress
 from app.runs.folder import create_run, read_spec
 from app.runs.machine_rates import DISTURBED_KEEP_S, kept_rates, machine_rates, rates_dir
-from app.services import Lab, set_lab
+from app.server.serve import PAGE
 from app.views.plain import plain
 from engine.config import EngineConfig
 from engine.rates import MachineRates
@@ -40,7 +41,7 @@ workload:
       output_tokens: 4
       sized_by: {load: 0.5}
 """
-LAB = str(Path(__file__).resolve().parents[3] / "app" / "lab.py")
+LAB = str(PAGE)
 
 
 @pytest.fixture

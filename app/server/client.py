@@ -8,7 +8,7 @@ import urllib.request
 from typing import Any
 
 from app.errors import LabError
-from app.lablock import LabAddress
+from app.locks import LabAddress
 
 TIMEOUT_S = 60.0
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the lab is on this machine: no proxy

@@ -19,7 +19,7 @@ from telemetry.status import ACTIVE_STATES, read_status
 if TYPE_CHECKING:
     import duckdb
 
-    from app.services import Lab
+    from app.lab import Lab
 
 CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 TTFT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0)

@@ -19,10 +19,10 @@ from websockets.sync.client import ClientConnection, connect
 
 from app.errors import LabError
 from app.home import Home
-from app.lablock import LabAddress, LabLock
-from app.live_socket import MOST_SILENT
-from app.routes import PAGES
-from app.server import PAGE, bind, configure_streamlit, streamlit_options
+from app.locks import LabAddress, LabLock
+from app.server.live_socket import MOST_SILENT
+from app.server.routes import PAGES
+from app.server.serve import PAGE, bind, configure_streamlit, streamlit_options
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, free_port, http, lab_on
 from tests.app.lab_routes import ROUTES

@@ -10,15 +10,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app.entrance import has_bearer
 from app.errors import LabError
-from app.incoming import json_object
-from app.indexing import select_from
 from app.runs.listing import entry, list_runs
+from app.server.entrance import has_bearer
+from app.server.incoming import json_object
+from app.server.indexing import select_from
 from store.errors import StoreError
 
 if TYPE_CHECKING:
-    from app.services import Lab
+    from app.lab import Lab
 
 Handler = Callable[["Lab", dict[str, str], dict[str, Any]], Any]
 LARGEST_BODY = 1_000_000

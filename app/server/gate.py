@@ -12,8 +12,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, parse_qsl, urlencode
 
-from app.entrance import TICKET, Entrance, ticket_in
-from app.guard import header_values
+from app.server.entrance import TICKET, Entrance, ticket_in
+from app.server.guard import header_values
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from app.client import page_address
 from app.home import Home
+from app.server.client import page_address
 from tests.app.lab_process import LabProcess, lab_on, servescope
 from tests.app.lab_process import http as fetch
 from tests.app.lab_routes import ROUTES

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import app
-from app.entrance import entrance_of
 from app.errors import LabError
-from app.gate import Gate
-from app.guard import LOOPBACK_HOSTS, Guard
 from app.home import Home
-from app.lablock import LabAddress, LabLock
-from app.preload import preload
-from app.services import Lab, set_lab
+from app.lab import Lab, set_lab
+from app.locks import LabAddress, LabLock
+from app.server.entrance import entrance_of
+from app.server.gate import Gate
+from app.server.guard import LOOPBACK_HOSTS, Guard
+from app.server.preload import preload
 
 if TYPE_CHECKING:
     from streamlit.web.server.starlette import App
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 8642
 PORTS_TRIED = 50
-PAGE = Path(app.__file__).resolve().parent / "lab.py"
+PAGE = Path(app.__file__).resolve().parent / "shell.py"
 ONE_BROWSER = "The address lets one browser in, once; servescope lab, run again, prints a fresh one."
 NO_TOKEN = "No token is asked for (--no-token): everybody with an account on this machine can use this lab, delete its runs included."
 CLOSE_S = 2  # how long open sockets may take at shutdown
@@ -67,7 +67,7 @@ def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
     options = streamlit_options(allowed_hosts) | streamlit_theme()
     config.get_config_options(force_reparse=True, options_from_flags=options)
     # Pages are named by st.navigation. Until it has run once, Streamlit would take an address such as /compare for a script of its
-    # own in pages/ and leave out everything lab.py does.
+    # own in pages/ and leave out everything shell.py does.
     PagesManager.uses_pages_directory = False
 
 
@@ -81,7 +81,7 @@ def build_app(
     import streamlit as st
     from starlette.middleware import Middleware
 
-    from app.routes import routes
+    from app.server.routes import routes
 
     configure_streamlit(allowed_hosts)
 
@@ -181,7 +181,7 @@ def serve(
 def _serve(lab: Lab, listener: socket.socket, hosts: tuple[str, ...], on_ready: Callable[[], None]) -> None:
     import uvicorn
 
-    from app.connections import BoundedHttp, more_descriptors
+    from app.server.connections import BoundedHttp, more_descriptors
     from store.select import stop_selects
 
     class Server(uvicorn.Server):

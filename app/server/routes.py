@@ -13,18 +13,19 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from app.api import api_routes
-from app.live_socket import LiveSocket
-from app.openmetrics import CONTENT_TYPE, metrics_page
+import app
+from app.server.api import api_routes
+from app.server.live_socket import LiveSocket
+from app.server.openmetrics import CONTENT_TYPE, metrics_page
 
 if TYPE_CHECKING:
-    from app.services import Lab
+    from app.lab import Lab
 
 LIVE_PATH = "/live"
 PAGES = ("compare", "papers", "runs")
-"""Paths of the pages beside the one at ``/``; ``tests/app/test_server.py`` holds them to the files in ``app/pages``."""
+"""Paths of the pages beside the one at ``/``; ``tests/app/server/test_server.py`` holds them to the files in ``app/pages``."""
 PROBES = ("_stcore/health", "_stcore/host-config")
-SCRIPT = Path(__file__).parent / "components" / "page.js"
+SCRIPT = Path(app.__file__).parent / "components" / "page.js"
 
 
 def routes(lab: Lab) -> list[BaseRoute]:

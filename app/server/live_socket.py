@@ -18,11 +18,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from app.errors import LabError
-from app.incoming import json_object
+from app.server.incoming import json_object
 from telemetry.status import Status, is_final, read_status
 
 if TYPE_CHECKING:
-    from app.services import Lab
+    from app.lab import Lab
 
 FRAME_S = 0.1
 FIGURES_S = 0.5

@@ -1,6 +1,6 @@
 """The embedded model, converted once into the user's cache directory, with a progress bar.
 
-The work happens in a process of its own (``python -m app.preparing``), so the lab never imports torch. That process
+The work happens in a process of its own (``python -m app.embedded_model``), so the lab never imports torch. That process
 prints one JSON object per line: ``{"phase": ..., "share": ...}`` while it works, ``{"error": {...}}`` if it fails.
 """
 
@@ -41,7 +41,7 @@ def prepare_embedded_model() -> None:
     with Progress(*columns, console=stderr()) as progress:
         task = progress.add_task("Preparing the embedded model, once", total=1.0)
         with subprocess.Popen(
-            [sys.executable, "-m", "app.preparing"],
+            [sys.executable, "-m", "app.embedded_model"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,10 +10,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 
-from app.entrance import MOST_TICKETS, Entrance, entrance_of, ticket_in
-from app.gate import SIGNED_OUT, Gate
 from app.home import Home
-from app.lablock import LabAddress
+from app.locks import LabAddress
+from app.server.entrance import MOST_TICKETS, Entrance, entrance_of, ticket_in
+from app.server.gate import SIGNED_OUT, Gate
 
 ADDRESS = LabAddress("127.0.0.1", 8642, "the-token")
 HTML = {"accept": "text/html,*/*;q=0.8"}

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from app.client import call
 from app.errors import LabError
 from app.home import Home
-from app.lablock import database_lock, running_lab
+from app.locks import database_lock, running_lab
+from app.server.client import call
 from store.database import Database
 from store.ingest import Collector
 from store.reindex import Progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.guard import Guard, host_name, same_origin
+from app.server.guard import Guard, host_name, same_origin
 
 HERE = "127.0.0.1:8642"
 

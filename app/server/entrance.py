@@ -19,9 +19,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from pydantic import BaseModel
 
-from app.guard import header_values
 from app.home import Home
-from app.lablock import LabAddress
+from app.locks import LabAddress
+from app.server.guard import header_values
 from telemetry.jsonfile import read_as, write_json
 
 COOKIE_S = 30 * 86_400

@@ -88,7 +88,7 @@ class LabLock:
 
 
 def _how_to_open(lab: LabAddress | None) -> str:
-    from app.client import page_address
+    from app.server.client import page_address
 
     try:
         return f"Open {page_address(lab)} (works once)" if lab else "Open its address"

@@ -1,0 +1,1 @@
+"""What exists only while the lab is up: the server, its routes, who may talk to it."""

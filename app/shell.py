@@ -1,0 +1,37 @@
+"""The lab's pages: what Streamlit runs for every visit. Only dresses the page and hands over to the page that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import streamlit as st
+
+from app.theme import page_styles
+from app.views.chartcard import page_palette
+from app.words import GLOSSARY
+
+SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+st.set_page_config(
+    page_title="ServeScope",
+    page_icon=str(ASSETS / "icon.svg"),
+    layout="wide",
+    initial_sidebar_state=SIDEBAR_WIDTH,
+    menu_items={"Get help": None, "Report a bug": None, "About": "ServeScope, a lab for LLM serving."},
+)
+st.logo(str(ASSETS / "logo.svg"), icon_image=str(ASSETS / "icon.svg"), size="large")
+page = st.navigation(
+    [
+        st.Page("pages/live.py", title="Live", icon=":material/monitoring:", default=True),
+        st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
+        st.Page("pages/runs.py", title="Runs", icon=":material/list:"),
+        st.Page("pages/papers.py", title="Papers", icon=":material/library_books:"),
+    ],
+    position="top",
+)
+st.html(f"<style>{page_styles(page_palette())}</style>")
+page.run()
+with st.sidebar, st.expander("Words of the field", icon=":material/dictionary:"):
+    for word, meaning in GLOSSARY.items():
+        st.markdown(f"**{word}**: {meaning}")
