@@ -6,8 +6,8 @@ import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app import controls as book
 from app.errors import LabError
+from app.settings import controls as book
 from engine.config import suggest
 from scenarios import papers
 from scenarios.papers.card import Card, PaperClass

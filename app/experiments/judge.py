@@ -9,13 +9,13 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from app import controls as book
 from app.errors import LabError
 from app.experiments.file import read_experiment
 from app.experiments.missing_runs import as_it_is
 from app.experiments.plan import WORKLOAD, Experiment, is_synthetic
 from app.experiments.rate_search import capacity_result
 from app.home import Home
+from app.settings import controls as book
 from engine.config import EngineConfig
 from engine.earlier import spec_of_today
 from store import queries

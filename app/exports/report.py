@@ -19,7 +19,6 @@ from plotly.offline import get_plotlyjs
 from pydantic import ValidationError
 
 from app import charts
-from app import controls as book
 from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
 from app.codecs import Sides, of_runs
@@ -27,6 +26,7 @@ from app.errors import LabError
 from app.experiments.figures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
 from app.experiments.judge import goodput_in_words, judge
 from app.experiments.plan import Experiment
+from app.settings import controls as book
 from app.theme import LIGHT
 from app.views.setup import flat
 from app.words import DISTURBED, number

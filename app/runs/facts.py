@@ -8,13 +8,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app import controls as book
 from app.errors import LabError
 from app.home import Home
 from app.runs.brief import brief_of
 from app.runs.folder import read_spec
 from app.runs.listing import labels_of
 from app.runs.notes import notes_or_none
+from app.settings import controls as book
 from app.words import in_sentence
 from engine.config import EngineConfig, RunSpec
 from telemetry.jsonfile import first_fault

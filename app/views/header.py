@@ -6,10 +6,10 @@ from typing import Literal
 
 import streamlit as st
 
-from app import controls as book
 from app.errors import LabError
 from app.lab import Lab
 from app.runs.facts import RunFacts, load_run
+from app.settings import controls as book
 from app.views.plain import plain
 from app.views.start import flip_button
 from app.words import LABELS, STATES

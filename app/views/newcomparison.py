@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from app import controls as book
 from app.commands.run import parse_settings
 from app.components.address import first_tab, keep_in_address
 from app.errors import LabError
@@ -17,6 +16,7 @@ from app.experiments.rate_search import plan_capacity
 from app.lab import Lab
 from app.runs.facts import differences
 from app.runs.machine_rates import measure_for
+from app.settings import controls as book
 from app.views.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
 from engine.overrides import refuse_contradictions

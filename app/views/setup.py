@@ -6,8 +6,8 @@ from typing import Any
 
 import streamlit as st
 
-from app import controls as book
 from app.runs.facts import RunFacts
+from app.settings import controls as book
 from engine.config import EngineConfig
 
 

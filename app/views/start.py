@@ -7,14 +7,14 @@ import time
 
 import streamlit as st
 
-from app import controls as book
 from app.components.address import keep_in_address
 from app.errors import LabError
 from app.lab import Lab
 from app.runs.facts import RunFacts, flipped, load_run
 from app.runs.folder import read_spec
 from app.runs.machine_rates import measure_for
-from app.settings_form import changes_of, restore, settings_form, take_settings
+from app.settings import controls as book
+from app.settings.form import changes_of, restore, settings_form, take_settings
 from app.views.plain import counted, plain
 from app.words import PARTS, in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import controls as book
 from app.home import EXPERIMENT_FILE, Home
 from app.lab import Lab, set_lab
 from app.locks import LabAddress
 from app.runs.folder import create_run, read_spec
 from app.server.serve import PAGE
+from app.settings import controls as book
 from engine.config import EngineConfig
 from scenarios import build
 from store import queries

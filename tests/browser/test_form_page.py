@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from app import controls as book
 from app.runs.folder import read_spec
+from app.settings import controls as book
 from app.words import in_sentence
 from scenarios import build, load
 from telemetry.folder import is_run

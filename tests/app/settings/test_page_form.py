@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app import controls as book
-from app.controls import Control
 from app.experiments.file import read_experiment, read_specs
 from app.lab import Lab
 from app.runs.folder import create_run
 from app.server.serve import PAGE
-from app.settings_form import LARGEST_EXACT, SUGGESTIONS
+from app.settings import controls as book
+from app.settings.controls import Control
+from app.settings.form import LARGEST_EXACT, SUGGESTIONS
 from engine.config import KVQuantization
 from scenarios import build
 from tests.app.lab_process import lab_here

@@ -1,4 +1,4 @@
-"""Draws the controls of ``app.controls`` and gives back what the reader changed.
+"""Draws the controls of ``app.settings.controls`` and gives back what the reader changed.
 
 Values live in the session, apart for each scenario, so nothing typed is lost by switching a technique off, choosing another scenario or
 leaving the page. A value the engine refuses stays where it was typed, with the reason beside it.
@@ -14,9 +14,9 @@ from typing import Any
 
 import streamlit as st
 
-from app import controls as book
-from app.controls import Control
 from app.devices import gpu_count
+from app.settings import controls as book
+from app.settings.controls import Control
 from app.views.plain import plain
 from engine.config import EMBEDDED_MODEL, RANDOM_SHAPES, EngineConfig
 
