@@ -18,7 +18,7 @@ from app.experiments.missing_runs import as_it_is, missing_runs
 from app.experiments.plan import Experiment
 from app.home import EXPERIMENT_FILE, Home
 from app.runs.listing import find_run
-from app.views.plain import counted
+from app.words.plain import counted
 from engine.config import RunSpec
 from store import queries
 from store.database import Database

@@ -13,7 +13,7 @@ from app.experiments.rate_search import capacity_result, repeats_in_words
 from app.exports import report
 from app.home import Home
 from app.theme import LIGHT
-from app.words import DISTURBED_RATES, number
+from app.words.charts import DISTURBED_RATES, number
 from store.slo import GOODPUT_ATTAINMENT
 
 PROBE = {

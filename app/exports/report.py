@@ -29,7 +29,7 @@ from app.experiments.plan import Experiment
 from app.settings import controls as book
 from app.theme import LIGHT
 from app.views.setup import flat
-from app.words import DISTURBED, number
+from app.words.charts import DISTURBED, number
 from engine.config import EngineConfig
 from engine.earlier import spec_of_today
 from scenarios import ScenarioError, load

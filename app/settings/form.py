@@ -17,7 +17,7 @@ import streamlit as st
 from app.devices import gpu_count
 from app.settings import controls as book
 from app.settings.controls import Control
-from app.views.plain import plain
+from app.words.plain import plain
 from engine.config import EMBEDDED_MODEL, RANDOM_SHAPES, EngineConfig
 
 AUTOMATIC = "automatic"

@@ -14,8 +14,8 @@ import streamlit as st
 from app.charts import CONFIG, on_one_clock
 from app.components.figure_files import figure_files
 from app.theme import Palette, palette
-from app.views.plain import plain
-from app.words import ChartWords
+from app.words.charts import ChartWords
+from app.words.plain import plain
 from store.query import Query
 
 

@@ -16,9 +16,9 @@ from app.experiments.file import read_experiment
 from app.experiments.plan import Experiment
 from app.exports.export import export, import_file, imported_in_words
 from app.lab import Lab
-from app.views.plain import counted, plain
 from app.views.trash import delete_damaged
 from app.views.uploads import forget
+from app.words.plain import counted, plain
 from store.errors import StoreError
 from store.experiments import experiments
 

@@ -18,13 +18,13 @@ from app.runs.facts import RunFacts, comparable_runs, differences
 from app.views.chartcard import chart_card, page_palette
 from app.views.inspector import iteration_inspector
 from app.views.missing import say_waiting
-from app.views.plain import counted, milliseconds, plain
 from app.views.prefix import prefix_section
 from app.views.quality import capacity_figures, quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.views.speculation import speculation_section
-from app.words import CHARTS, PARTS, PROVENANCE
+from app.words.charts import CHARTS, PARTS, PROVENANCE
+from app.words.plain import counted, milliseconds, plain
 from store import queries
 from store.capacity import Capacity, capacity
 from store.metrics import METRICS

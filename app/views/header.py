@@ -10,9 +10,9 @@ from app.errors import LabError
 from app.lab import Lab
 from app.runs.facts import RunFacts, load_run
 from app.settings import controls as book
-from app.views.plain import plain
 from app.views.start import flip_button
-from app.words import LABELS, STATES
+from app.words.charts import LABELS, STATES
+from app.words.plain import plain
 
 CHECK_EVERY_S = 1.0
 

@@ -10,8 +10,8 @@ import streamlit as st
 from app.experiments.missing_runs import Missing, serve_again, without
 from app.experiments.plan import Experiment
 from app.lab import Lab
-from app.views.plain import counted, plain
 from app.views.trash import attempt, complaint
+from app.words.plain import counted, plain
 from store import queries
 
 PATIENCE_S = 20.0  # for rows that are on their way: they take less than one on a machine that is not swamped

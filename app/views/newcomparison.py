@@ -17,7 +17,7 @@ from app.lab import Lab
 from app.runs.facts import differences
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
-from app.views.plain import plain
+from app.words.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
 from engine.overrides import refuse_contradictions
 from scenarios import ScenarioError, available, load

@@ -10,7 +10,7 @@ from app.components.address import keep_in_address
 from app.errors import nearest
 from app.papers import NOT_OURS, UNCHECKED, WEIGHTS, address, techniques, titles
 from app.views.papers import all_papers_button, badges, open_button
-from app.views.plain import counted, plain
+from app.words.plain import counted, plain
 from scenarios import ScenarioError, papers
 from scenarios.papers.card import Card, Knob
 

@@ -10,7 +10,7 @@ import streamlit as st
 
 from app.components.address import keep_in_address
 from app.papers import CLASSES, STATUS_HELP, STATUSES, Wanted, find, in_a_line, techniques, years
-from app.views.plain import plain
+from app.words.plain import plain
 from scenarios import papers
 from scenarios.papers.card import Card
 

@@ -17,8 +17,8 @@ from app.prompttext import TextOf, texts_of
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
 from app.views.chartcard import chart_card, data_row, page_palette
-from app.views.plain import counted
-from app.words import CHARTS
+from app.words.charts import CHARTS
+from app.words.plain import counted
 from engine.config import RunSpec
 from store import prefix, queries
 

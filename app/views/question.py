@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.runs.facts import RunFacts
-from app.views.plain import plain
+from app.words.plain import plain
 from scenarios import Scenario, ScenarioError, load
 
 

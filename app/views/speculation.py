@@ -13,8 +13,8 @@ from app.charts import speculation as charts
 from app.charts.frame import column
 from app.runs.facts import RunFacts
 from app.views.chartcard import chart_card, page_palette
-from app.views.plain import counted, milliseconds
-from app.words import CHARTS
+from app.words.charts import CHARTS
+from app.words.plain import counted, milliseconds
 from store import speculation
 
 ENOUGH_STEPS = 5  # of each kind, before steps are compared

@@ -13,7 +13,7 @@ from app.home import EXPERIMENT_FILE, Home
 from app.lab import Lab
 from app.runs import trash
 from app.runs.brief import brief_of
-from app.views.plain import clock, counted, plain
+from app.words.plain import clock, counted, plain
 from store.notes import Notes
 from store.plan import read_plan
 from telemetry.folder import NOTES

@@ -1,4 +1,4 @@
-// What each chart of the board shows, as specifications for ChartCard. Titles and help come with the data (app/words.py).
+// What each chart of the board shows, as specifications for ChartCard. Titles and help come with the data (app/words/charts.py).
 
 function iterationAt(board, time) {
   const rows = board.tables.iteration;

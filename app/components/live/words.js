@@ -37,7 +37,7 @@ function bits(value) {
   return value.toLocaleString("en-US", { maximumFractionDigits: 2 }) + " bits";
 }
 
-/** A duration given in ms, as app/views/plain.py writes it: three digits and a fitting unit. */
+/** A duration given in ms, as app/words/plain.py writes it: three digits and a fitting unit. */
 function milliseconds(value) {
   if (!known(value)) return DASH;
   const three = (figure) => String(Number(figure.toPrecision(3)));

@@ -19,7 +19,7 @@ from app.locks import LabAddress
 from app.runs.folder import create_run, read_spec
 from app.runs.machine_rates import DISTURBED_KEEP_S, kept_rates, machine_rates, rates_dir
 from app.server.serve import PAGE
-from app.views.plain import plain
+from app.words.plain import plain
 from engine.config import EngineConfig
 from engine.rates import MachineRates
 from scenarios import build

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.views.plain import clock, counted, milliseconds, plain
 from app.views.setup import flat
-from app.words import (
+from app.words.charts import (
     CHARTS,
     GLOSSARY,
     REASONS,
@@ -17,6 +16,7 @@ from app.words import (
     iteration_in_words,
     number,
 )
+from app.words.plain import clock, counted, milliseconds, plain
 from telemetry.rows import DECISION_REASONS, DECISIONS, ROW_TYPES, columns
 from telemetry.status import ACTIVE_STATES, FINAL_STATES
 
