@@ -14,7 +14,7 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from app.quality import STANDARD
-from app.words.charts import in_sentence
+from app.words.text import in_sentence
 from engine.config import EngineConfig, KVQuantization
 from engine.earlier import codec_of_today, spec_of_today
 from store import codecs as queries

@@ -8,7 +8,7 @@ import streamlit as st
 
 from app.theme import page_styles
 from app.views.chartcard import page_palette
-from app.words.charts import GLOSSARY
+from app.words.text import GLOSSARY
 
 SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
 ASSETS = Path(__file__).resolve().parent.parent / "assets"

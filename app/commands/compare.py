@@ -314,7 +314,7 @@ def _follow(home: Home, experiment_id: str) -> bool:
 def print_capacity(result: dict[str, Any]) -> None:
     """A search's result as a table and sentences."""
     from app.experiments.rate_search import repeats_in_words
-    from app.words.charts import number
+    from app.words.text import number
 
     rows = []
     for name, about in result["variants"].items():
@@ -336,7 +336,7 @@ def print_capacity(result: dict[str, Any]) -> None:
 def print_comparison(result: dict[str, Any]) -> None:
     """The result as a table and sentences."""
     from app.experiments.judge import goodput_in_words
-    from app.words.charts import number
+    from app.words.text import number
     from store.statistics import STATISTICS, small_samples
 
     rows = []

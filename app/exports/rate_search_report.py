@@ -13,7 +13,8 @@ from app.experiments.rate_search import capacity_result, repeats_in_words
 from app.exports import report
 from app.home import Home
 from app.theme import LIGHT
-from app.words.charts import DISTURBED_RATES, number
+from app.words.states import DISTURBED_RATES
+from app.words.text import number
 from store.slo import GOODPUT_ATTAINMENT
 
 PROBE = {

@@ -29,7 +29,8 @@ from app.experiments.plan import Experiment
 from app.settings import controls as book
 from app.theme import LIGHT
 from app.views.setup import flat
-from app.words.charts import DISTURBED, number
+from app.words.states import DISTURBED
+from app.words.text import number
 from engine.config import EngineConfig
 from engine.earlier import spec_of_today
 from scenarios import ScenarioError, load

@@ -15,7 +15,7 @@ from app.runs.folder import read_spec
 from app.runs.listing import labels_of
 from app.runs.notes import notes_or_none
 from app.settings import controls as book
-from app.words.charts import in_sentence
+from app.words.text import in_sentence
 from engine.config import EngineConfig, RunSpec
 from telemetry.jsonfile import first_fault
 from telemetry.status import FINAL_STATES, Status, read_status, state

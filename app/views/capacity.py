@@ -15,8 +15,9 @@ from app.experiments.rate_search import capacity_result, repeats_in_words
 from app.lab import Lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.missing import say_missing
-from app.words.charts import DISTURBED_RATES, LABELS, ChartWords
+from app.words.charts import ChartWords
 from app.words.plain import plain
+from app.words.states import DISTURBED_RATES, LABELS
 from store.samples import request_figures_query
 from store.slo import GOODPUT_ATTAINMENT
 

@@ -17,8 +17,9 @@ from app.quality import STANDARD
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
 from app.views.chartcard import chart_card, data_row, page_palette
-from app.words.charts import PROVENANCE, ChartWords
+from app.words.charts import ChartWords
 from app.words.plain import counted, plain
+from app.words.text import PROVENANCE
 from engine.config import RunSpec
 from scenarios import new_run_id
 from store import codecs as queries

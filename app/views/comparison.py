@@ -25,8 +25,10 @@ from app.lab import Lab, get_lab
 from app.views.chartcard import chart_card, page_palette
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
-from app.words.charts import DISTURBED, LABELS, ChartWords, number
+from app.words.charts import ChartWords
 from app.words.plain import plain
+from app.words.states import DISTURBED, LABELS
+from app.words.text import number
 from store import queries
 from store.errors import StoreError
 from store.metrics import METRICS

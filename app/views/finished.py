@@ -23,8 +23,9 @@ from app.views.quality import capacity_figures, quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.views.speculation import speculation_section
-from app.words.charts import CHARTS, PARTS, PROVENANCE
+from app.words.charts import CHARTS
 from app.words.plain import counted, milliseconds, plain
+from app.words.text import PARTS, PROVENANCE
 from store import queries
 from store.capacity import Capacity, capacity
 from store.metrics import METRICS

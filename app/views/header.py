@@ -11,8 +11,8 @@ from app.lab import Lab
 from app.runs.facts import RunFacts, load_run
 from app.settings import controls as book
 from app.views.start import flip_button
-from app.words.charts import LABELS, STATES
 from app.words.plain import plain
+from app.words.states import LABELS, STATES
 
 CHECK_EVERY_S = 1.0
 

@@ -17,8 +17,9 @@ from app.runs.facts import RunFacts
 from app.runs.hub import require_models_here
 from app.views.chartcard import data_row, page_palette
 from app.views.codecs import codecs_section, signed
-from app.words.charts import PROVENANCE, QUALITY
 from app.words.plain import plain
+from app.words.quality import QUALITY
+from app.words.text import PROVENANCE
 from store.capacity import Capacity, capacity
 from store.quality import digest_of, quality, quality_query
 

@@ -14,8 +14,8 @@ from app.lab import Lab
 from app.runs.facts import RunFacts, prompts_of
 from app.tokencolours import ORIGINS, coloured, token_origins, token_texts
 from app.views.chartcard import data_row, page_palette
-from app.words.charts import PROVENANCE
 from app.words.plain import counted, plain
+from app.words.text import PROVENANCE
 from store import queries, speculation
 from telemetry.rows import RequestRow, columns
 

@@ -14,8 +14,8 @@ from app.runs.listing import list_runs
 from app.runs.notes import write_notes
 from app.views.missing import deleted_run
 from app.views.trash import attempt, delete_damaged, trash_list, undo_line
-from app.words.charts import STATES
 from app.words.plain import clock, counted, plain
+from app.words.states import STATES
 
 NEWEST = 200
 

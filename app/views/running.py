@@ -12,7 +12,7 @@ from app.lab import Lab
 from app.runs.facts import RunFacts
 from app.theme import palettes
 from app.views.finished import ghost_of
-from app.words.charts import board_words
+from app.words.board import board_words
 from store.metrics import STALL_MS
 from store.summary import summary
 

@@ -15,8 +15,8 @@ from app.runs.folder import read_spec
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
 from app.settings.form import changes_of, restore, settings_form, take_settings
-from app.words.charts import PARTS, in_sentence
 from app.words.plain import counted, plain
+from app.words.text import PARTS, in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec
 from scenarios import ScenarioError, ScenarioInfo, available, build, load, new_run_id
 

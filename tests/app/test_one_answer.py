@@ -16,8 +16,8 @@ from app.runs.result import result_of
 from app.server.live_socket import Wish, _View
 from app.server.openmetrics import metrics_page
 from app.server.serve import PAGE
-from app.words.charts import number
 from app.words.plain import milliseconds
+from app.words.text import number
 from store import queries
 from store.samples import read_samples
 from store.summary import LATENCIES

@@ -13,7 +13,7 @@ from app.charts import speculation as charts
 from app.theme import DARK, LIGHT
 from app.tokencolours import coloured, token_origins, token_texts
 from app.views.speculation import prediction_in_words, totals_in_words, verdict_in_words
-from app.words.charts import decision_in_words
+from app.words.decisions import decision_in_words
 
 
 def batch(size: int, verifies: bool, tokens_per_s: float, step_ms: float, per_pass: float, steps: int = 20) -> dict:

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from app.runs.folder import read_spec
 from app.settings import controls as book
-from app.words.charts import in_sentence
+from app.words.text import in_sentence
 from scenarios import build, load
 from telemetry.folder import is_run
 from tests.app.small_runs import wait_for, wait_for_state

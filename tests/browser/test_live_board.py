@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Locator, Page, WebSocketRoute, expect
 
 from app.components.live_board import script, styles
 from app.theme import palettes
-from app.words.charts import board_words
+from app.words.board import board_words
 from app.words.plain import milliseconds
 from store.live import TOKEN_COLUMNS, encode_frame
 from store.metrics import STALL_MS

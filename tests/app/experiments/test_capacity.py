@@ -25,7 +25,7 @@ from app.experiments.rate_search import (
 from app.exports.export import export
 from app.exports.rate_search_report import capacity_report
 from app.home import Home
-from app.words.charts import DISTURBED_RATES
+from app.words.states import DISTURBED_RATES
 from store.errors import StoreError
 from tests.app.lab_process import scenario_file, servescope
 from tests.app.small_runs import wait_for

@@ -23,7 +23,7 @@ from app.experiments.plan import Experiment, Variant, grid, plan, spec_of_turn, 
 from app.exports.export import export
 from app.home import Home
 from app.runs.process import worker_environment
-from app.words.charts import DISTURBED
+from app.words.states import DISTURBED
 from engine.config import ChunkedPrefill, ConfigError, RunSpec
 from store.metrics import METRICS
 from telemetry.status import read_status

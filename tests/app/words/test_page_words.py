@@ -5,18 +5,12 @@ from __future__ import annotations
 import pytest
 
 from app.views.setup import flat
-from app.words.charts import (
-    CHARTS,
-    GLOSSARY,
-    REASONS,
-    STATES,
-    board_words,
-    decision_in_words,
-    in_sentence,
-    iteration_in_words,
-    number,
-)
+from app.words.board import board_words
+from app.words.charts import CHARTS
+from app.words.decisions import REASONS, decision_in_words, iteration_in_words
 from app.words.plain import clock, counted, milliseconds, plain
+from app.words.states import STATES
+from app.words.text import GLOSSARY, in_sentence, number
 from telemetry.rows import DECISION_REASONS, DECISIONS, ROW_TYPES, columns
 from telemetry.status import ACTIVE_STATES, FINAL_STATES
 

@@ -1,0 +1,37 @@
+"""Words of a run's states and labels."""
+
+from __future__ import annotations
+
+DISTURBED = "The machine was disturbed while some runs were served; see Served below."
+
+
+DISTURBED_RATES = (
+    "The machine was disturbed while some rates were served; the table says which, their runs say by what."
+)
+"""What a comparison and a search for capacity warn of."""
+
+
+STATES = {
+    "queued": ("Waiting", "The device is busy with another run; this one starts by itself."),
+    "starting": ("Starting", "The engine process is starting."),
+    "loading": ("Loading", "The engine is loading the model."),
+    "running": ("Running", "The engine is serving the requests."),
+    "finished": ("Finished", "Every request was served."),
+    "failed": ("Failed", "The engine ended the run because of an error."),
+    "cancelled": ("Cancelled", "The run was cancelled; what it had done is kept."),
+    "crashed": ("Crashed", "The engine process ended before the run was done; what it had written is kept."),
+}
+"""Title and one sentence for each state a run can be in."""
+
+
+LABELS = {
+    "random weights": "The model's weights are random: the speed is real, the text is noise.",
+    "synthetic acceptance": "Drafts were accepted by a random draw, not by the model.",
+    "simulated": "Times come from a model of the machine, not from this machine.",
+    "fp8 emulated": "This device has no 8-bit floating point: the text is what it would be, the speed is not.",
+    "unfinished": "The run ended before every request was served.",
+    "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",
+    "telemetry damaged": "Rows that were recorded are missing or changed on disk; figures drawn from them are incomplete.",
+    "status unreadable": "The file that says how the run went cannot be read; what it recorded is kept.",
+}
+"""What the labels that never leave a run mean."""
