@@ -6,8 +6,8 @@ from pathlib import Path
 
 import streamlit as st
 
+from app.components.chart_card import page_palette
 from app.theme import page_styles
-from app.views.chartcard import page_palette
 from app.words.text import GLOSSARY
 
 SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole

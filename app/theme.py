@@ -1,7 +1,7 @@
 """The lab's look: one palette with fixed meanings, for canvases, Plotly figures and Streamlit alike.
 
 A colour means the same thing on every page: amber is prompt work, blue is token generation, magenta is both in one iteration, teal
-is memory, red is a stall. ``tests/app/test_page_theme.py`` holds the palette to distances that survive the three common kinds of
+is memory, red is a stall. ``tests/app/charts/test_page_theme.py`` holds the palette to distances that survive the three common kinds of
 colour blindness, and to contrast with both backgrounds.
 """
 

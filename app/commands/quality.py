@@ -14,7 +14,7 @@ from app.commands.printable import printable, unguarded
 from app.errors import LabError
 
 if TYPE_CHECKING:
-    from app.quality import Progress
+    from app.panels.kv_quantization.measure import Progress
 
 LOOK_S = 0.2
 BAR = 30
@@ -53,9 +53,9 @@ def quality(
 
     Perplexity, agreement, divergence and error against full precision, on this model's weights.
     """
-    from app import quality as measuring
     from app.commands.run import parse_settings
     from app.home import Home
+    from app.panels.kv_quantization import measure as measuring
     from app.runs.folder import read_spec
     from app.runs.listing import find_run
     from engine.config import EngineConfig, apply_overrides
@@ -81,7 +81,7 @@ def quality(
 
 def _measure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     """Measure in the folder, with a bar for people; the result."""
-    from app import quality as measuring
+    from app.panels.kv_quantization import measure as measuring
 
     process = measuring.start(folder, spec)
     try:

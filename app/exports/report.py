@@ -21,11 +21,11 @@ from pydantic import ValidationError
 from app import charts
 from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
-from app.codecs import Sides, of_runs
 from app.errors import LabError
 from app.experiments.figures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
 from app.experiments.judge import goodput_in_words, judge
 from app.experiments.plan import Experiment
+from app.panels.kv_quantization.codec_runs import Sides, of_runs
 from app.settings import controls as book
 from app.theme import LIGHT
 from app.views.setup import flat

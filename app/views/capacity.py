@@ -9,11 +9,11 @@ import pyarrow as pa
 import streamlit as st
 
 from app.charts.objectives import attainment_by_rate
+from app.components.chart_card import chart_card, page_palette
 from app.experiments.missing_runs import missing_runs
 from app.experiments.plan import Experiment
 from app.experiments.rate_search import capacity_result, repeats_in_words
 from app.lab import Lab
-from app.views.chartcard import chart_card, page_palette
 from app.views.missing import say_missing
 from app.words.charts import ChartWords
 from app.words.plain import plain

@@ -14,6 +14,7 @@ import streamlit as st
 
 from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
+from app.components.chart_card import chart_card, page_palette
 from app.errors import LabError
 from app.experiments.figures import DISTRIBUTIONS, distribution, plane, rates, sweep_figure
 from app.experiments.file import read_experiment
@@ -22,7 +23,6 @@ from app.experiments.missing_runs import as_it_is, missing_runs, without
 from app.experiments.plan import Experiment
 from app.exports.report import with_interval
 from app.lab import Lab, get_lab
-from app.views.chartcard import chart_card, page_palette
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words.charts import ChartWords

@@ -12,17 +12,17 @@ import streamlit as st
 
 from app import charts
 from app.components.address import first_tab
+from app.components.chart_card import chart_card, page_palette
 from app.components.chart_links import OPENS, chart_links
 from app.lab import Lab
+from app.panels.kv_quantization.quality_page import capacity_figures, quality_section
+from app.panels.prefix_sharing.page import prefix_section
+from app.panels.speculation.page import speculation_section
 from app.runs.facts import RunFacts, comparable_runs, differences
-from app.views.chartcard import chart_card, page_palette
 from app.views.inspector import iteration_inspector
 from app.views.missing import say_waiting
-from app.views.prefix import prefix_section
-from app.views.quality import capacity_figures, quality_section
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
-from app.views.speculation import speculation_section
 from app.words.charts import CHARTS
 from app.words.plain import counted, milliseconds, plain
 from app.words.text import PARTS, PROVENANCE

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
+from app.components.chart_card import data_row, page_palette
 from app.errors import LabError
 from app.lab import Lab
+from app.panels.speculation.token_colours import ORIGINS, coloured, token_origins, token_texts
 from app.runs.facts import RunFacts, prompts_of
-from app.tokencolours import ORIGINS, coloured, token_origins, token_texts
-from app.views.chartcard import data_row, page_palette
 from app.words.plain import counted, plain
 from app.words.text import PROVENANCE
 from store import queries, speculation

@@ -23,8 +23,8 @@ from store import queries
 from telemetry.jsonfile import write_json
 from telemetry.status import write_status
 from tests.app.lab_process import lab_here, scenario_file, servescope
+from tests.app.pages.test_page_live import LAB, texts
 from tests.app.small_runs import wait_for
-from tests.app.test_page_live import LAB, texts
 
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
 

@@ -24,7 +24,7 @@ from engine.config import EngineConfig
 from engine.rates import MachineRates
 from scenarios import build
 from telemetry.status import write_status
-from tests.app.test_cli import servescope
+from tests.app.commands.test_cli import servescope
 
 TINY = EngineConfig(model="random:tiny", device="cpu", threads=1)
 RATES = MachineRates(prefill_tokens_per_s=900, step_ms=25, batch_step_ms=42)

@@ -8,17 +8,17 @@ from typing import Any
 import duckdb
 import streamlit as st
 
-from app import quality as measuring
 from app.charts import CONFIG
-from app.charts.quality import error_map, room_and_loss
+from app.components.chart_card import data_row, page_palette
 from app.errors import LabError
 from app.lab import Lab
+from app.panels.kv_quantization import measure as measuring
+from app.panels.kv_quantization.codec_page import codecs_section, signed
+from app.panels.kv_quantization.quality_charts import error_map, room_and_loss
+from app.panels.kv_quantization.words import QUALITY
 from app.runs.facts import RunFacts
 from app.runs.hub import require_models_here
-from app.views.chartcard import data_row, page_palette
-from app.views.codecs import codecs_section, signed
 from app.words.plain import plain
-from app.words.quality import QUALITY
 from app.words.text import PROVENANCE
 from store.capacity import Capacity, capacity
 from store.quality import digest_of, quality, quality_query

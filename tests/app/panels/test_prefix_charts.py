@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from app.charts.prefix import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree, spans
+from app.panels.prefix_sharing.charts import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree, spans
 from app.theme import DARK, LIGHT
 
 COLUMNS = ("hash", "parent", "position", "requests", "holders", "state")

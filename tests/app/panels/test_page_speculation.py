@@ -9,10 +9,10 @@ import pyarrow as pa
 import tokenizers
 from tokenizers import decoders, models
 
-from app.charts import speculation as charts
+from app.panels.speculation import charts
+from app.panels.speculation.page import prediction_in_words, totals_in_words, verdict_in_words
+from app.panels.speculation.token_colours import coloured, token_origins, token_texts
 from app.theme import DARK, LIGHT
-from app.tokencolours import coloured, token_origins, token_texts
-from app.views.speculation import prediction_in_words, totals_in_words, verdict_in_words
 from app.words.decisions import decision_in_words
 
 

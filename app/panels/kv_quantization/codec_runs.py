@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
-from app.quality import STANDARD
+from app.panels.kv_quantization.measure import STANDARD
 from app.words.text import in_sentence
 from engine.config import EngineConfig, KVQuantization
 from engine.earlier import codec_of_today, spec_of_today

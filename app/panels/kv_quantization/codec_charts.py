@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from app.charts.comparison import room_for_names, variant_style
 from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
 from app.charts.pool import preemption_marks
-from app.codecs import Crossover
+from app.panels.kv_quantization.codec_runs import Crossover
 from app.theme import Palette
 
 FIGURES = {
@@ -26,7 +26,7 @@ TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], palette: Palette) -> go.Figure:
-    """Each codec's figures (rows as ``app.codecs.Side.row`` gives them) as multiples of full precision's, on a log scale."""
+    """Each codec's figures (rows as ``app.panels.kv_quantization.codec_runs.Side.row`` gives them) as multiples of full precision's, on a log scale."""
     figure = new_figure(palette, y_title="", x_title="against full precision, times", height=310)
     low, high = 0.8, 1.25
     for index, side in enumerate(sides):

@@ -9,14 +9,14 @@ import duckdb
 import pyarrow as pa
 import streamlit as st
 
-from app.charts import codecs as charts
-from app.codecs import Side, Sides, crossovers, side_by_side
+from app.components.chart_card import chart_card, data_row, page_palette
 from app.errors import LabError
 from app.lab import Lab
-from app.quality import STANDARD
+from app.panels.kv_quantization import codec_charts as charts
+from app.panels.kv_quantization.codec_runs import Side, Sides, crossovers, side_by_side
+from app.panels.kv_quantization.measure import STANDARD
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
-from app.views.chartcard import chart_card, data_row, page_palette
 from app.words.charts import ChartWords
 from app.words.plain import counted, plain
 from app.words.text import PROVENANCE

@@ -30,7 +30,7 @@ from telemetry.status import write_status
 from tests.app.lab_process import lab_on
 from tests.app.small_runs import small_spec, wait_for
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
 PLANTED = f"a {CLIPBOARD}\x1b[2J\x9b2Jb\r\x08\x7f\u202ec"
 OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

@@ -9,10 +9,10 @@ import duckdb
 import numpy as np
 import streamlit as st
 
-from app.charts import speculation as charts
 from app.charts.frame import column
+from app.components.chart_card import chart_card, page_palette
+from app.panels.speculation import charts
 from app.runs.facts import RunFacts
-from app.views.chartcard import chart_card, page_palette
 from app.words.charts import CHARTS
 from app.words.plain import counted, milliseconds
 from store import speculation

@@ -9,14 +9,14 @@ import numpy as np
 import streamlit as st
 
 from app.charts.frame import column
-from app.charts.prefix import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree
+from app.components.chart_card import chart_card, data_row, page_palette
 from app.errors import LabError
 from app.home import Home
 from app.lab import get_lab
-from app.prompttext import TextOf, texts_of
+from app.panels.prefix_sharing.charts import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree
+from app.panels.prefix_sharing.prompt_text import TextOf, texts_of
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
-from app.views.chartcard import chart_card, data_row, page_palette
 from app.words.charts import CHARTS
 from app.words.plain import counted
 from engine.config import RunSpec

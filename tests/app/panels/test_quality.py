@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app import quality as measuring
-from app.charts.quality import beside_each_other, error_map, room_and_loss
 from app.errors import LabError
+from app.panels.kv_quantization import measure as measuring
+from app.panels.kv_quantization.quality_charts import beside_each_other, error_map, room_and_loss
 from app.theme import LIGHT
 from engine.config import EngineConfig, KVQuantization
 

@@ -10,11 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from app import codecs
-from app.charts import codecs as charts
-from app.codecs import Crossover, ReadingModel, StepRatios, codec_name
+from app.panels.kv_quantization import codec_charts as charts
+from app.panels.kv_quantization import codec_runs as codecs
+from app.panels.kv_quantization.codec_page import (
+    against_in_words,
+    compare_command,
+    pool_in_words,
+    preempted_rows,
+    recoded,
+)
+from app.panels.kv_quantization.codec_runs import Crossover, ReadingModel, StepRatios, codec_name
 from app.theme import DARK, LIGHT
-from app.views.codecs import against_in_words, compare_command, pool_in_words, preempted_rows, recoded
 from engine.config import EngineConfig, KVQuantization
 from store import codecs as queries
 from store.database import Database

@@ -9,12 +9,12 @@ import pytest
 from app.home import Home
 from app.lab import Lab, set_lab
 from app.locks import LabAddress
-from app.quality import is_measuring
+from app.panels.kv_quantization.measure import is_measuring
 from app.runs.folder import read_spec
 from engine.config import KVQuantization
 from store.quality import quality
+from tests.app.pages.test_page_live import opened, stored_state, texts
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
-from tests.app.test_page_live import opened, stored_state, texts
 from tests.store.test_quality_rows import codec as measured
 from tests.store.test_quality_rows import write
 

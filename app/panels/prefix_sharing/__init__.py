@@ -1,0 +1,1 @@
+"""Prefix sharing: what was spared, and the tree of prefixes."""

@@ -1,0 +1,1 @@
+"""Speculation: what guessing did, and where each token of an answer came from."""
