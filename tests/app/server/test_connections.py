@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import uvicorn
 
+from app.server import connections
 from app.server.connections import BoundedHttp
-from app.server.serve import connections
 from tests.app.small_runs import wait_for
 
 
