@@ -196,7 +196,7 @@ def _folder(home: Home) -> Iterator[Check]:
 def _speed() -> Iterator[Check]:
     """What scenarios are sized by here, as far as it has been measured."""
     from app.runs.machine_rates import kept_rates
-    from engine.rates import MachineRates
+    from engine.config.rates import MachineRates
 
     kept = kept_rates()
     if not kept:
@@ -211,7 +211,7 @@ def _speed() -> Iterator[Check]:
 
 def _model() -> Iterator[Check]:
     from engine.config import EMBEDDED_MODEL
-    from engine.errors import EngineError
+    from engine.config.errors import EngineError
     from engine.model import cache
     from engine.model.source import EMBEDDED_SHA256, embedded_gguf
 

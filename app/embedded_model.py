@@ -82,7 +82,7 @@ def _report(phase: str, share: float) -> None:
 def main() -> int:
     """Convert in this process, reporting on standard output."""
     from engine.config import EMBEDDED_MODEL
-    from engine.errors import EngineError
+    from engine.config.errors import EngineError
     from engine.model.load import model_directory, resolve
 
     try:

@@ -23,7 +23,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from engine import allocator
+from engine.config import allocator
 from telemetry.machine import environment
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Iterable
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.request import Request
 
 

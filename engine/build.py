@@ -14,8 +14,8 @@ from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.attention.rectangle import RectangleAttention
 from engine.config import ChunkedPrefill, EngineConfig, RunSpec
+from engine.config.errors import EngineError
 from engine.cost import CostModel
-from engine.errors import EngineError
 from engine.executor import Executor
 from engine.intake import check_any, make_requests, unfit
 from engine.kv.cache import KVCache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 
 BROKEN = -1  # in place of a token
 KIND = "not-finite"  # of the error

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from engine.config import RequestSpec, RunSpec
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.load import LoadedModel
+from engine.model.tokenizer import StreamDecoder
 from engine.request import Request
 from engine.sampling import SamplingState
-from engine.tokenizer import StreamDecoder
 
 
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.config import RequestSpec, Sampling
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 
 if TYPE_CHECKING:
     import torch
 
+    from engine.model.tokenizer import StreamDecoder
     from engine.sampling import SamplingState
-    from engine.tokenizer import StreamDecoder
 
 
 @dataclass(frozen=True, slots=True)

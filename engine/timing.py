@@ -18,10 +18,10 @@ from typing import Any
 
 from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
+from engine.config.rates import BATCH, MachineRates
 from engine.executor import Executor
 from engine.intake import make_requests
 from engine.model.device import resolve_device
-from engine.rates import BATCH, MachineRates
 from engine.texts import prose
 from engine.warmup import warm_up
 from engine.worker import describe

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from engine import finite
 from engine.build import Prepared, prepare
 from engine.config import RunSpec
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.kv.quantized import tail_tokens
 from engine.kv.sizing import spare_tokens
 from engine.kv.unpacking import measure_attention

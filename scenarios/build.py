@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides, suggest
-from engine.rates import MachineRates, Sizing
+from engine.config.rates import MachineRates, Sizing
 from scenarios.arrivals import PACES, TIMES
 from scenarios.drawing import draw, licences, mean_request
 from scenarios.load import find, load

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import LATEST_NS, ConfigError, EngineConfig, RequestSpec, Sampling
-from engine.rates import MachineRates
+from engine.config.rates import MachineRates
 from scenarios import traces
 from scenarios.arrivals import Arrival, Replay
 from scenarios.load import ScenarioError

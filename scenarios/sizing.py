@@ -1,7 +1,7 @@
 """Sizing: a workload's times, and where it asks for that its prompts, made to fit the machine that will serve it.
 
 A scenario shows something at a certain load, and machines differ by a factor of a hundred. So a group may say what its times stand for
-(``sized_by``), and they are stretched or pressed, all alike, by the rates this machine was measured at (``engine.rates``):
+(``sized_by``), and they are stretched or pressed, all alike, by the rates this machine was measured at (``engine.config.rates``):
 
     load            the share of the machine's capacity that its requests ask for:
                     mean time between two = seconds of work of the mean request / load
@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from engine.config import LARGEST_COUNT, ConfigError, EngineConfig
-from engine.rates import BATCH, MachineRates, SizedGroup
+from engine.config.rates import BATCH, MachineRates, SizedGroup
 from scenarios.part import Part
 
 SAMPLE = 16  # requests that the mean request is taken from

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import LabError
 from engine.config import RunSpec, apply_overrides
-from engine.overrides import switches_off
+from engine.config.overrides import switches_off
 from store.plan import MOST_REPEATS, MOST_VARIANTS, Experiment, Turn, Variant
 from store.slo import DEFAULT_SLO, parse_slo
 

@@ -23,7 +23,7 @@ from app.devices import device_key
 from app.home import Home
 from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig
-from engine.rates import MachineRates
+from engine.config.rates import MachineRates
 from telemetry.jsonfile import Nanoseconds, Unreadable, read_as, write_json
 
 LAYOUT = 1  # raised when what is measured changes

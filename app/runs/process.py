@@ -20,7 +20,7 @@ from typing import IO
 
 import app
 from app.home import Home
-from engine.allocator import with_tunables
+from engine.config.allocator import with_tunables
 from telemetry.process import Identity, identity_in, identity_of, is_alive, own_identity, start_ticks
 from telemetry.status import read_status, write_status
 

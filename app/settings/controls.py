@@ -1,7 +1,7 @@
 """The page's controls, read from the engine settings' JSON schema: a technique added tomorrow has its controls tomorrow.
 
 A control knows its dotted name (as the command line writes it), its words, what it accepts, and how a value is written as text for
-``engine.overrides``. Nothing here draws anything.
+``engine.config.overrides``. Nothing here draws anything.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, Literal
 
 from engine.config import ConfigError, EngineConfig, apply_overrides, worth_saying
-from engine.overrides import ON
+from engine.config.overrides import ON
 
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 
@@ -90,7 +90,7 @@ def value_of(config: EngineConfig, path: str) -> Any:
 
 
 def as_text(control: Control, value: Any) -> str:
-    """A control's value the way ``engine.overrides`` reads it."""
+    """A control's value the way ``engine.config.overrides`` reads it."""
     if control.kind in ("switch", "technique"):
         return "on" if value else "off"
     if control.kind == "list":

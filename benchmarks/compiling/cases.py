@@ -13,7 +13,8 @@ from benchmarks.gpu_parts.bench import decode_plan
 from benchmarks.gpu_parts.shared import decode_plan as shared_plan
 from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention, obstacle
-from engine.errors import EngineError
+from engine.config.errors import EngineError
+from engine.config.techniques import KVQuantization
 from engine.executor import Executor
 from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec, make_codec
@@ -22,7 +23,6 @@ from engine.model.decoder import Decoder, Layer
 from engine.model.norm import RMSNorm
 from engine.model.shape import RANDOM, ModelShape
 from engine.scheduler import Plan, Slice
-from engine.techniques import KVQuantization
 
 CPU = torch.device("cpu")
 BLOCKS = 2  # of a pool that nothing is read from

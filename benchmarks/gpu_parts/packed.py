@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
 from engine.attention.triton import TritonAttention
+from engine.config.techniques import KVQuantization
 from engine.executor import Executor
 from engine.graphs import Graphs
 from engine.kernels.forms import KernelForm, Side
@@ -28,7 +29,6 @@ from engine.model.load import load, resolve
 from engine.model.rope import Rope
 from engine.model.shape import RANDOM, ModelShape
 from engine.ragged import RaggedBuilder
-from engine.techniques import KVQuantization
 
 CODECS = ("none", "int8", "fp8", "int4", "kivi")
 SHAPE = "llama-3.1-8b"

@@ -7,7 +7,7 @@ import os
 
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 
 LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units and asynchronous copies
 

@@ -11,7 +11,7 @@ from engine.attention.groups import GroupRule
 from engine.attention.shared import SharedPrefixAttention
 from engine.attention.windowed import WindowedAttention
 from engine.batch import AttentionBatch
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.kv.cache import KVCache, Rows
 from engine.kv.codecs import Codec
 from engine.kv.codecs.rotation import hadamard

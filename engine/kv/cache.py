@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 
 if TYPE_CHECKING:
     from engine.kv.codecs import Codec

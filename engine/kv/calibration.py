@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.kv.codecs.forms import E4M3_MAX
 from engine.model.assemble import GetTensor
 from engine.model.decoder import Decoder

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from engine.config import EngineConfig
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.kv.cache import bytes_per_block
 from engine.kv.codecs import Codec
 from engine.kv.quantized import tail_bytes

@@ -19,7 +19,7 @@ from typing import Any
 import platformdirs
 from filelock import FileLock
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 
 LAYOUT = 2  # raised when the files of a converted model change, or what a conversion makes of a source
 MANIFEST = "manifest.json"

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model import configfile
 from engine.model.shape import EMBEDDING, HEAD, ModelShape
 from engine.model.source import refuse_pickle

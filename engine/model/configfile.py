@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.reading import Context, Factor, Keys, Layers, One, Positive, Size, TokenId, read_keys, shortened
 
 FILE = "config.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from telemetry.machine import usable_cores
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model import cache
 from engine.model.configfile import FILE as CONFIG
 from engine.model.configfile import KIND as BAD_CONFIG

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 
 KIND = "bad-gguf"
 _MAGIC = 0x46554747  # "GGUF", little endian

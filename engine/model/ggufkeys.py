@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.ggufheader import KIND, Header
 from engine.model.reading import Context, Keys, Layers, One, Positive, Size, TokenId, read_keys, shortened
 

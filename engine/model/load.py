@@ -17,7 +17,7 @@ from engine.model.decoder import Decoder
 from engine.model.memory import check_weights_fit
 from engine.model.shape import RANDOM, ModelShape
 from engine.model.source import ModelSource, resolve
-from engine.tokenizer import ByteTokenizer, Tokenizer
+from engine.model.tokenizer import ByteTokenizer, Tokenizer
 
 __all__ = ["LoadedModel", "checkpoint", "load", "model_directory", "resolve"]
 

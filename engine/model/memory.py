@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.shape import RANDOM, ModelShape
 
 RESERVE_BYTES = 512 << 20  # activations, kernels and libraries

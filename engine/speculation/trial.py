@@ -14,7 +14,7 @@ from pathlib import Path
 
 from engine.build import Prepared
 from engine.config import RequestSpec
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.executor import Executor
 from engine.finite import KIND, not_finite
 from engine.intake import make_requests

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from app.runs.process import worker_environment
-from engine import allocator
+from engine.config import allocator
 from engine.model.device import usual_threads
 
 FAULTS = """

@@ -6,7 +6,7 @@ import pytest
 
 from engine.arrivals import Arrivals
 from engine.config import RequestSpec, Sampling
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.request import Request
 
 

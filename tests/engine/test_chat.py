@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import tokenizers
 
-from engine.chat import ChatTemplate, special_tokens
 from engine.config import RequestSpec, RunSpec
-from engine.tokenizer import Tokenizer
+from engine.model.chat import ChatTemplate, special_tokens
+from engine.model.tokenizer import Tokenizer
 
 NOON = datetime(2024, 3, 5, 12, 30)
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>", "image_token": "<img>"}
@@ -220,6 +220,6 @@ def test_the_engine_needs_no_transformers_to_render() -> None:
     import subprocess
     import sys
 
-    code = "import sys, datetime, engine.chat as c; c.ChatTemplate('{{ 1 }}', {}).render([], datetime.datetime.now()); print('transformers' in sys.modules)"
+    code = "import sys, datetime, engine.model.chat as c; c.ChatTemplate('{{ 1 }}', {}).render([], datetime.datetime.now()); print('transformers' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"

@@ -23,7 +23,7 @@ from engine.config import (
     apply_overrides,
     check_settings,
 )
-from engine.schema import field_place
+from engine.config.schema import field_place
 from telemetry.buffers import ObjectBuffer
 from telemetry.rows import RequestRow, columns
 

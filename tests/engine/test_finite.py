@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.build import prepare
 from engine.config import EngineConfig, KVQuantization, RequestSpec, Sampling, Speculation
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.finite import BROKEN, broken_rows
 from engine.model.decoder import Decoder
 from engine.quality import QualityMeter, QualitySpec

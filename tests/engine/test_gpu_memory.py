@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.memory import RESERVE_BYTES, check_pool_fits, check_weights_fit, used_by_others
 from engine.model.shape import RANDOM
 from engine.worker import describe

@@ -9,7 +9,7 @@ import torch
 
 from engine.attention.choose import choose_backend, fitting_head
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.graphs import padded_sizes
 from engine.ragged import BlockTables, Layout
 from engine.request import Request

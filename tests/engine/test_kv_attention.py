@@ -9,13 +9,13 @@ from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
-from engine.errors import EngineError
+from engine.config.errors import EngineError
+from engine.config.techniques import KVQuantization
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.quantized import QuantizedCache
 from engine.request import Request
 from engine.scheduler import Plan, Slice
-from engine.techniques import KVQuantization
 
 SIZE = 8
 CODECS = {

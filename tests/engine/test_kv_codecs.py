@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
+from engine.config.techniques import KVQuantization
 from engine.kv.cache import MANY_TOKENS, copy_tokens
 from engine.kv.codecs import make_codec
 from engine.kv.codecs.forms import Float8, PerChannel, PerToken, Symmetric8
 from engine.kv.codecs.packing import BITS, pack, packed_width, unpack
 from engine.kv.codecs.rotation import hadamard
-from engine.techniques import KVQuantization
 
 FULL = torch.float32  # metadata that is not rounded, so that half a step is the whole error
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from engine.config import EngineConfig, KVQuantization
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.quality import QualityMeter, QualitySpec
 from tests.conftest import SOAKING
 

@@ -27,7 +27,7 @@ from engine.config import (
     Sampling,
     Speculation,
 )
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.executor import Executor
 from engine.kv.setup import exact_prefill
 from engine.kv.sizing import Room

@@ -15,6 +15,7 @@ import torch
 from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.config import RequestSpec, Sampling
+from engine.config.techniques import KVQuantization
 from engine.kernels.forms import KernelForm
 from engine.kernels.rope_pack import rope_pack
 from engine.kernels.rope_store import rope_store
@@ -26,7 +27,6 @@ from engine.model.shape import RANDOM
 from engine.ragged import RaggedBuilder
 from engine.request import Request
 from engine.scheduler import Plan, Slice
-from engine.techniques import KVQuantization
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEADS, KV_HEADS, WIDTH, SIZE = 4, 2, 64, 16

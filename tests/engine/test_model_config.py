@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.assemble import build
 from engine.model.configfile import ConfigKeys, RopeKeys
 from engine.model.load import load, resolve

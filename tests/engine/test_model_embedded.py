@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from engine.config import EMBEDDED_MODEL
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model import cache, source
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model import cache, gguf
 from engine.model.load import load, model_directory, resolve
 from engine.model.shape import RANDOM, ModelShape, RopeScaling
@@ -194,7 +194,7 @@ def test_another_architecture_is_refused_by_name(tmp_path: Path):
 
 FULL_DISK = """
 import json, pathlib, subprocess, sys
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.load import model_directory, resolve
 cache = pathlib.Path(sys.argv[2])
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=" + sys.argv[3], "tmpfs", str(cache)], check=True)

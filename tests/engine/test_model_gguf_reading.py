@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.gguf import _dequantised, read_model
 from engine.model.ggufheader import Stored
 from engine.model.load import load, model_directory, resolve

@@ -18,11 +18,11 @@ import torch
 from tokenizers import Regex, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.gguf import read_model
 from engine.model.gguf_tokenizer import merges_by_score
 from engine.model.load import load, resolve
-from engine.tokenizer import Tokenizer
+from engine.model.tokenizer import Tokenizer
 from tests.engine.gguf_files import MERGES, TOKENS, byte_tokens, write_gguf
 from tests.engine.test_tokenizer import TEXTS
 

@@ -14,12 +14,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from engine.config import RANDOM_SHAPES
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model import device as devices
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM, ModelShape
-from engine.tokenizer import ByteTokenizer
+from engine.model.tokenizer import ByteTokenizer
 from tests.engine.full_attention import FullAttention
 
 CPU = torch.device("cpu")
@@ -112,7 +112,7 @@ def test_a_misspelt_random_shape_is_told_the_ones_there_are():
 
 def test_a_hub_name_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     program = (
-        "from engine.model.load import resolve\nfrom engine.errors import EngineError\n"
+        "from engine.model.load import resolve\nfrom engine.config.errors import EngineError\n"
         "try: resolve('nobody-at-all/no-such-model')\nexcept EngineError as e: print(e.kind, e)"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.config import EngineConfig, PrefixSharing, RequestSpec, Sampling
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from tests.engine.serving import make_spec, serve
 
 

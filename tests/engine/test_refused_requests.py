@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from engine.build import prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling, Speculation
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.loop import Engine
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder

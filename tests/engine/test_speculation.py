@@ -29,7 +29,7 @@ from engine.config import (
     Speculation,
     apply_overrides,
 )
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.kv import cache
 from engine.kv.pool import IntegrityError
 from engine.loop import Engine

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.build import prepare
 from engine.config import EMBEDDED_MODEL, EngineConfig, RequestSpec, Sampling, Speculation
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.cache import sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve

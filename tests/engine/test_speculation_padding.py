@@ -17,7 +17,7 @@ from engine.config import (
     Speculation,
     apply_overrides,
 )
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.kv.pool import IntegrityError
 from engine.request import Draft, Request
 from engine.speculation.bugs import BUGS

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models
 
 from engine.config import RequestSpec, Sampling
+from engine.model.tokenizer import StreamDecoder, Tokenizer
 from engine.outputs import Outputs
 from engine.request import Request
 from engine.sampling import SamplingState
-from engine.tokenizer import StreamDecoder, Tokenizer
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 WORDS = ["▁", "▁a", "a", "b", "▁▁", ".", "é", "\ufffd", "▁<0x41", "x\ufffdy"]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.source import embedded_gguf
-from engine.tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
+from engine.model.tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
 
 TEXTS = [
     "The capital of France is Paris.",

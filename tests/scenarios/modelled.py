@@ -23,9 +23,9 @@ import torch
 from engine.batch import Batch, build_batch
 from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RunSpec
+from engine.config.rates import BATCH, MachineRates
 from engine.loop import Engine, Totals
 from engine.model.load import LoadedModel, load
-from engine.rates import BATCH, MachineRates
 from engine.request import Request
 from engine.scheduler import Plan
 from engine.speculation.make import make_speculator

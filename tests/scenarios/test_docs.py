@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import scenarios
-from engine.schema import field_place, tag_values
+from engine.config.schema import field_place, tag_values
 from scenarios.part import Part
 from scenarios.recipes import RECIPES
 from scenarios.schema import Group, Scenario, Workload

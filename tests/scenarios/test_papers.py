@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from engine.config import EngineConfig
-from engine.schema import field_place
+from engine.config.schema import field_place
 from scenarios import ScenarioError, papers
 from scenarios.papers.card import DIAGRAM_HEIGHT, DIAGRAM_WIDTH, Card, Claimed, Knob
 from scenarios.papers.schema import SCHEMA, schema_text

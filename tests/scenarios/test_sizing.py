@@ -9,7 +9,7 @@ import pytest
 
 import scenarios
 from engine.config import EngineConfig, RunSpec
-from engine.rates import MachineRates
+from engine.config.rates import MachineRates
 from scenarios.build import NOT_SIZED
 from tests.scenarios.modelled import MACHINES, TWO_CORES
 

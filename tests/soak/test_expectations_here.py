@@ -14,7 +14,7 @@ import pytest
 
 import scenarios
 from engine.config import EngineConfig, apply_overrides
-from engine.rates import MachineRates
+from engine.config.rates import MachineRates
 from engine.timing import measure_rates
 from tests.scenarios import test_expectations as expectations
 from tests.scenarios.modelled import Machine, Served, serve_here

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import EMBEDDED_MODEL, RunSpec
-from engine.errors import EngineError
-from engine.tokenizer import ByteTokenizer, TextTokens, Tokenizer
+from engine.config.errors import EngineError
+from engine.model.tokenizer import ByteTokenizer, TextTokens, Tokenizer
 
 TextOf = Callable[[int, int, int], str]
 """``(request, first, last)``: the text of a request's tokens from ``first`` up to, not with, ``last``; "" where it is not known."""

@@ -12,7 +12,7 @@ from app.charts.frame import faded
 from app.theme import Palette
 from engine.config import EMBEDDED_MODEL
 from engine.model.cache import models_dir
-from engine.tokenizer import StreamDecoder, byte_tokens
+from engine.model.tokenizer import StreamDecoder, byte_tokens
 
 ORIGINS = {
     "target": "chosen by the model in an ordinary pass, or after a whole accepted draft",

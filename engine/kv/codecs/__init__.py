@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
+from engine.config.techniques import KVQuantization
 from engine.kv.codecs.base import Codec
 from engine.kv.codecs.forms import Float8, Form, PerChannel, PerToken, Symmetric8
-from engine.techniques import KVQuantization
 
 __all__ = ["CODECS", "Codec", "Fp8", "Int4", "Int8", "Kivi", "make_codec"]
 

@@ -21,7 +21,7 @@ from app.runs.machine_rates import DISTURBED_KEEP_S, kept_rates, machine_rates, 
 from app.server.serve import PAGE
 from app.words.plain import plain
 from engine.config import EngineConfig
-from engine.rates import MachineRates
+from engine.config.rates import MachineRates
 from scenarios import build
 from telemetry.status import write_status
 from tests.app.commands.test_cli import servescope

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from engine.errors import EngineError
-from engine.schema import Place, choices, describe, field_place, place, suggest, tag_values
-from engine.settings import worth_saying
+from engine.config.errors import EngineError
+from engine.config.schema import Place, choices, describe, field_place, place, suggest, tag_values
+from engine.config.settings import worth_saying
 
 S = TypeVar("S", bound=BaseModel)
 

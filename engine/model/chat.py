@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.errors import EngineError
+from engine.config.errors import EngineError
 from engine.model.checkpoint import read_json
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from engine.settings import Accepts, Aliases, worth_saying
+from engine.config.settings import Accepts, Aliases, worth_saying
 
 SCALAR_WORDS = {int: "a whole number", float: "a number", bool: "on or off", str: "text", dict: "a map"}
 

@@ -10,8 +10,8 @@ from typing import NoReturn, Protocol
 
 import tokenizers
 
-from engine.chat import ChatTemplate, bad_template, chat_template
-from engine.errors import EngineError
+from engine.config.errors import EngineError
+from engine.model.chat import ChatTemplate, bad_template, chat_template
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _CUT_MARGIN = 32  # tokens beyond the cut, so that where the text is cut cannot change the tokens before it

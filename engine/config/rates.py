@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from engine.settings import LARGEST_COUNT, Settings
+from engine.config.settings import LARGEST_COUNT, Settings
 
 DISTURBED = 0.2  # share of the machine
 BATCH = 8  # sequences of the second decode step that is timed

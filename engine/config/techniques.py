@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from engine.settings import LARGEST_COUNT, SHORT_FORMATS, Settings, setting
+from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Settings, setting
 
 
 class ChunkedPrefill(Settings):

@@ -1,7 +1,7 @@
 """Everything one run is told: the engine's settings and the requests it will serve.
 
 ``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own settings
-(``engine.techniques``); the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses them. Importing this
+(``engine.config.techniques``); the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses them. Importing this
 module must stay cheap: no torch, no numpy.
 """
 
@@ -15,12 +15,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from engine.earlier import SPEC_VERSION, spec_of_today
-from engine.overrides import ConfigError, apply_overrides, check_settings
-from engine.rates import Sizing
-from engine.schema import suggest
-from engine.settings import LARGEST_COUNT, LATEST_NS, SHORT_FORMATS, Accepts, Settings, setting, worth_saying
-from engine.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
+from engine.config.earlier import SPEC_VERSION, spec_of_today
+from engine.config.overrides import ConfigError, apply_overrides, check_settings
+from engine.config.rates import Sizing
+from engine.config.schema import suggest
+from engine.config.settings import LARGEST_COUNT, LATEST_NS, SHORT_FORMATS, Accepts, Settings, setting, worth_saying
+from engine.config.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
 from telemetry.limits import MOST_PROMPT_CHARACTERS, MOST_PROMPT_TOKENS, MOST_REQUESTS
 
 __all__ = [
