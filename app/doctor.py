@@ -31,7 +31,7 @@ devices = [
     {"name": p.name, "memory_bytes": p.total_memory, "capability": f"{p.major}.{p.minor}"}
     for p in map(torch.cuda.get_device_properties, range(torch.cuda.device_count() if torch.cuda.is_available() else 0))
 ]
-from engine.model.device import cpu_multiplies_bfloat16
+from telemetry.machine import cpu_multiplies_bfloat16
 print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "devices": devices,
                   "threads": torch.get_num_threads(), "cpu_bf16": cpu_multiplies_bfloat16()}))
 """
@@ -196,7 +196,7 @@ def _folder(home: Home) -> Iterator[Check]:
 def _speed() -> Iterator[Check]:
     """What scenarios are sized by here, as far as it has been measured."""
     from app.runs.machine_rates import kept_rates
-    from engine.config.rates import MachineRates
+    from engine.config import MachineRates
 
     kept = kept_rates()
     if not kept:
@@ -210,20 +210,18 @@ def _speed() -> Iterator[Check]:
 
 
 def _model() -> Iterator[Check]:
-    from engine.config import EMBEDDED_MODEL
-    from engine.config.errors import EngineError
-    from engine.model import cache
-    from engine.model.source import EMBEDDED_SHA256, embedded_gguf
+    from engine.config import EngineError
+    from engine.config.models import EMBEDDED_MODEL, embedded_dir, embedded_gguf, is_converted
 
     try:
         embedded_gguf()
     except EngineError as error:
         yield Check("model", "broken", error.message, "make setup")
         return
-    directory = cache.models_dir() / f"{EMBEDDED_MODEL}-{EMBEDDED_SHA256[:8]}"
+    directory = embedded_dir()
     if not directory.is_dir():
         yield Check("model", "note", f"{EMBEDDED_MODEL} is converted at the first start", "servescope lab")
-    elif cache.verify(directory, full=True):
+    elif is_converted(directory, full=True):
         yield Check("model", "ok", f"{EMBEDDED_MODEL}, every hash right, in {directory}")
     else:
         yield Check("model", "note", f"the converted files in {directory} are damaged; the next start makes them anew")

@@ -1,7 +1,6 @@
 """The embedded model, converted once into the user's cache directory, with a progress bar.
 
-The work happens in a process of its own (``python -m app.embedded_model``), so the lab never imports torch. That process
-prints one JSON object per line: ``{"phase": ..., "share": ...}`` while it works, ``{"error": {...}}`` if it fails.
+The work happens in a process of its own (``engine.model.embedded``), so the lab never imports torch.
 """
 
 from __future__ import annotations
@@ -9,19 +8,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 from app.errors import LabError
 from app.runs.process import SOURCE_ROOT, worker_environment
+from engine.config.models import embedded_dir, is_converted
 
 
 def model_is_ready() -> bool:
     """Whether the embedded model's converted files are there and complete (sizes, not hashes)."""
-    from engine.config import EMBEDDED_MODEL
-    from engine.model import cache
-    from engine.model.source import EMBEDDED_SHA256
-
-    return cache.verify(cache.models_dir() / f"{EMBEDDED_MODEL}-{EMBEDDED_SHA256[:8]}")
+    return is_converted(embedded_dir())
 
 
 def prepare_embedded_model() -> None:
@@ -41,7 +36,7 @@ def prepare_embedded_model() -> None:
     with Progress(*columns, console=stderr()) as progress:
         task = progress.add_task("Preparing the embedded model, once", total=1.0)
         with subprocess.Popen(
-            [sys.executable, "-m", "app.embedded_model"],
+            [sys.executable, "-m", "engine.model.embedded"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -73,26 +68,3 @@ def _failure(error: dict[str, str] | None, last_words: list[str]) -> LabError:
         message=f"The embedded model could not be converted: {' '.join(last_words) or 'the process was ended'}.",
         mend="Free memory or disk space and try again; servescope doctor looks at both.",
     )
-
-
-def _report(phase: str, share: float) -> None:
-    print(json.dumps({"phase": phase, "share": share}), flush=True)
-
-
-def main() -> int:
-    """Convert in this process, reporting on standard output."""
-    from engine.config import EMBEDDED_MODEL
-    from engine.config.errors import EngineError
-    from engine.model.load import model_directory, resolve
-
-    try:
-        directory: Path = model_directory(resolve(EMBEDDED_MODEL), _report)
-    except EngineError as error:
-        print(json.dumps({"error": error.as_dict()}), flush=True)
-        return 1
-    print(json.dumps({"phase": "done", "share": 1.0, "directory": str(directory)}), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

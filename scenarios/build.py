@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides, suggest
-from engine.config.rates import MachineRates, Sizing
+from engine.config import ConfigError, EngineConfig, MachineRates, RunSpec, Sizing, apply_overrides, suggest
 from scenarios.arrivals import PACES, TIMES
 from scenarios.drawing import draw, licences, mean_request
 from scenarios.load import find, load

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.config import LATEST_NS, ConfigError, EngineConfig, RequestSpec, Sampling
-from engine.config.rates import MachineRates
+from engine.config import LATEST_NS, ConfigError, EngineConfig, MachineRates, RequestSpec, Sampling
 from scenarios import traces
 from scenarios.arrivals import Arrival, Replay
 from scenarios.load import ScenarioError

@@ -108,7 +108,7 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 def describe(error: Exception) -> dict[str, Any] | None:
     """The error object of an error that is meant for people; None for anything else (a bug, shown in full)."""
-    from engine.config.errors import EngineError
+    from engine.config import EngineError
 
     if isinstance(error, LabError | EngineError):
         return error.as_dict()

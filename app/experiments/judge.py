@@ -16,8 +16,7 @@ from app.experiments.plan import WORKLOAD, Experiment, is_synthetic
 from app.experiments.rate_search import capacity_result
 from app.home import Home
 from app.settings import controls as book
-from engine.config import EngineConfig
-from engine.config.earlier import spec_of_today
+from engine.config import EngineConfig, spec_of_today
 from store import queries
 from store.database import Database
 from store.ingest import Collector

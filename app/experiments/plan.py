@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.errors import LabError
-from engine.config import RunSpec, apply_overrides
-from engine.config.overrides import switches_off
+from engine.config import RunSpec, apply_overrides, switches_off
 from store.plan import MOST_REPEATS, MOST_VARIANTS, Experiment, Turn, Variant
 from store.slo import DEFAULT_SLO, parse_slo
 

@@ -31,8 +31,7 @@ from app.theme import LIGHT
 from app.views.setup import flat
 from app.words.states import DISTURBED
 from app.words.text import number
-from engine.config import EngineConfig
-from engine.config.earlier import spec_of_today
+from engine.config import EngineConfig, spec_of_today
 from scenarios import ScenarioError, load
 from store import queries
 from store.metrics import METRICS

@@ -12,7 +12,7 @@ from engine.config import EngineConfig
 
 def require_models_here(engine: EngineConfig) -> None:
     """Raises ``LabError`` when a model of these settings would have to be fetched."""
-    from engine.model.source import is_hub_name, on_this_machine
+    from engine.config.models import is_hub_name, on_this_machine
 
     named = {"model": engine.model}
     if engine.speculation is not None and engine.speculation.draft_model is not None:

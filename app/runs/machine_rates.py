@@ -22,8 +22,8 @@ from pydantic import BaseModel, JsonValue
 from app.devices import device_key
 from app.home import Home
 from app.runs.process import SOURCE_ROOT, worker_environment
-from engine.config import EngineConfig
-from engine.config.rates import MachineRates
+from engine.config import EngineConfig, MachineRates
+from engine.config.models import models_dir
 from telemetry.jsonfile import Nanoseconds, Unreadable, read_as, write_json
 
 LAYOUT = 1  # raised when what is measured changes
@@ -75,9 +75,7 @@ def machine_rates(
 
 def rates_dir() -> Path:
     """Where measured rates are kept; removing a file has it measured again."""
-    from engine.model import cache
-
-    return cache.models_dir().parent / "rates"
+    return models_dir().parent / "rates"
 
 
 class KeptRates(BaseModel):

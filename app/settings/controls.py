@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from engine.config import ConfigError, EngineConfig, apply_overrides, worth_saying
-from engine.config.overrides import ON
+from engine.config import ON, ConfigError, EngineConfig, apply_overrides, worth_saying
 
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 

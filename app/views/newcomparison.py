@@ -18,8 +18,7 @@ from app.runs.facts import differences
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
 from app.words.plain import plain
-from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
-from engine.config.overrides import refuse_contradictions
+from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides, refuse_contradictions
 from scenarios import ScenarioError, available, load
 from store.errors import StoreError
 from store.slo import DEFAULT_SLO, PRESETS

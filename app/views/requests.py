@@ -12,10 +12,11 @@ import streamlit as st
 from app.components.chart_card import data_row, page_palette
 from app.errors import LabError
 from app.lab import Lab
-from app.panels.speculation.token_colours import ORIGINS, coloured, token_origins, token_texts
+from app.panels.speculation.token_colours import ORIGINS, coloured, token_origins
 from app.runs.facts import RunFacts, prompts_of
 from app.words.plain import counted, plain
 from app.words.text import PROVENANCE
+from engine.config.text import token_texts
 from store import queries, speculation
 from telemetry.rows import RequestRow, columns
 

@@ -11,6 +11,7 @@ from engine.attention.groups import GroupRule
 from engine.attention.shared import SharedPrefixAttention
 from engine.attention.windowed import WindowedAttention
 from engine.batch import AttentionBatch
+from engine.config.combinations import unread_codec
 from engine.config.errors import EngineError
 from engine.kv.cache import KVCache, Rows
 from engine.kv.codecs import Codec
@@ -67,11 +68,7 @@ class Conditioned(AttentionBackend):
 
 def obstacle(backend: str, codec: Codec, *, exact_prefill: bool) -> str | None:
     """Why this backend cannot read the codec; None where it can."""
-    if backend == "reference" and codec.window:
-        return f"the reference does not read the exact window of codec {codec.name}"
-    if backend == "reference" and exact_prefill:
-        return "the reference reads what is stored, not an exact prefill"
-    return None
+    return unread_codec(backend, codec.name, window=codec.window, exact_prefill=exact_prefill)
 
 
 def check_reads(backend: str, codec: Codec, *, exact_prefill: bool) -> None:

@@ -34,3 +34,10 @@ class EngineError(Exception):
         if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
             value = str(value)
         return {"kind": self.kind, "field": self.field, "value": value, "message": self.message, "mend": self.mend}
+
+
+class ConfigError(EngineError, ValueError):
+    """A setting that cannot be: which one, what was given, what is wrong with it, and what would be right."""
+
+    def __init__(self, field: str, value: Any, message: str, mend: str) -> None:
+        EngineError.__init__(self, "config", field, value, message, mend)

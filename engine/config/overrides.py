@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from engine.config.errors import EngineError
+from engine.config.errors import ConfigError
 from engine.config.schema import Place, choices, describe, field_place, place, suggest, tag_values
 from engine.config.settings import worth_saying
 
@@ -26,13 +26,6 @@ REFUSALS = {
     **dict.fromkeys(("less_than", "less_than_equal"), "It is too large."),
 }
 """What is wrong, by pydantic's type of the complaint."""
-
-
-class ConfigError(EngineError, ValueError):
-    """A setting that cannot be: which one, what was given, what is wrong with it, and what would be right."""
-
-    def __init__(self, field: str, value: Any, message: str, mend: str) -> None:
-        EngineError.__init__(self, "config", field, value, message, mend)
 
 
 def apply_overrides(config: S, overrides: Mapping[str, str], prefix: str = "") -> S:

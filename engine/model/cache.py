@@ -8,53 +8,16 @@ at every start, hashes when asked for.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from filelock import FileLock
 
 from engine.config.errors import EngineError
-
-LAYOUT = 2  # raised when the files of a converted model change, or what a conversion makes of a source
-MANIFEST = "manifest.json"
-
-
-def models_dir() -> Path:
-    """``SERVESCOPE_CACHE``/models, or the same in the platform's user cache directory."""
-    root = os.environ.get("SERVESCOPE_CACHE") or platformdirs.user_cache_dir("servescope", appauthor=False)
-    return Path(root) / "models"
-
-
-def sha256(path: Path, progress: Callable[[float], None] = lambda share: None) -> str:
-    """SHA-256 of a file as hexadecimal digits."""
-    digest, total, done = hashlib.sha256(), max(path.stat().st_size, 1), 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-            done += len(chunk)
-            progress(done / total)
-    return digest.hexdigest()
-
-
-def verify(directory: Path, *, full: bool = False) -> bool:
-    """Whether a converted model is complete: every file of the manifest has its size and, with ``full``, its hash."""
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        if manifest["layout"] != LAYOUT:
-            return False
-        for name, entry in manifest["files"].items():
-            path = directory / name
-            if path.stat().st_size != entry["bytes"] or (full and sha256(path) != entry["sha256"]):
-                return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-    return True
+from engine.config.models import LAYOUT, MANIFEST, is_converted, models_dir, sha256
 
 
 def ensure(name: str, fill: Callable[[Path], dict[str, Any]]) -> Path:
@@ -68,13 +31,13 @@ def ensure(name: str, fill: Callable[[Path], dict[str, Any]]) -> Path:
         EngineError: no room on the disk, or the folder cannot be written. Nothing half-written stays.
     """
     place = models_dir() / name
-    if verify(place):
+    if is_converted(place):
         return place
     partial = place.with_name(f".{name}.partial")
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_name(f".{name}.lock")):
-            if verify(place):  # another process has just made it
+            if is_converted(place):  # another process has just made it
                 return place
             for leftover in (partial, place):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.config.errors import EngineError
-from engine.model.checkpoint import read_json
+from engine.model.reading import read_json
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from engine.config.errors import EngineError
 from engine.model import configfile
+from engine.model.reading import read_json
 from engine.model.shape import EMBEDDING, HEAD, ModelShape
 from engine.model.source import refuse_pickle
 
@@ -20,29 +20,6 @@ _ONE_FILE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _ADAPTER = "adapter_config.json"
 _HARMLESS = (".rotary_emb.inv_freq",)  # ends of names; old checkpoints store what follows from config.json
-
-
-def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
-    """A JSON object from a model's directory; an empty one where an optional file is missing."""
-    if not path.is_file():
-        if not required:
-            return {}
-        raise EngineError(
-            "missing-file",
-            "model",
-            str(path.parent),
-            f"There is no {path.name} in this directory.",
-            "Give the directory that save_pretrained or the hub made, with config.json and *.safetensors in it.",
-        )
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (ValueError, OSError, RecursionError) as error:
-        raise EngineError(
-            "bad-file", "model", str(path), f"This is not valid JSON: {error}.", "Download it again."
-        ) from error
-    if not isinstance(content, dict):
-        raise EngineError("bad-file", "model", str(path), "A JSON object is needed here.", "Download it again.")
-    return content
 
 
 class Checkpoint:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-import platform
-from pathlib import Path
-
 import psutil
 import torch
 
 from engine.config.errors import EngineError
-from telemetry.machine import usable_cores
+from telemetry.machine import cpu_multiplies_bfloat16, usable_cores
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -72,16 +68,3 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     return torch.bfloat16 if cpu_multiplies_bfloat16() else torch.float32
-
-
-@functools.cache
-def cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 products in hardware (AVX512-BF16 or AMX)."""
-    if platform.system() != "Linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return False
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return False
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return "avx512_bf16" in flags or "amx_bf16" in flags

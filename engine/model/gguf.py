@@ -20,6 +20,8 @@ import numpy as np
 import torch
 
 from engine.config.errors import EngineError
+from engine.config.models import converted_dir, is_converted
+from engine.config.models import sha256 as file_sha256
 from engine.model import cache
 from engine.model.configfile import FILE as CONFIG
 from engine.model.configfile import KIND as BAD_CONFIG
@@ -91,12 +93,12 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
     """
     stat = path.stat()
     identity = sha256 or hashlib.sha256(f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode()).hexdigest()
-    place = f"{name}-{identity[:8]}"
-    ready = sha256 is not None or cache.verify(cache.models_dir() / place)
+    place = converted_dir(name, identity)
+    ready = sha256 is not None or is_converted(place)
     model = None if ready else read_model(path)  # what cannot be used is said before anything is touched
 
     def fill(directory: Path) -> dict[str, Any]:
-        found = cache.sha256(path, lambda share: progress("checking the file", share))
+        found = file_sha256(path, lambda share: progress("checking the file", share))
         if sha256 not in (None, found):
             raise EngineError(
                 "bad-hash",
@@ -108,7 +110,7 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
         _convert(model or read_model(path), directory, progress)
         return {"file": path.name, "sha256": found}
 
-    return cache.ensure(place, fill)
+    return cache.ensure(place.name, fill)
 
 
 def read_model(path: Path) -> GgufModel:

@@ -12,9 +12,10 @@ import torch
 
 from engine.model import gguf
 from engine.model.assemble import GetTensor, build
-from engine.model.checkpoint import Checkpoint, read_json
+from engine.model.checkpoint import Checkpoint
 from engine.model.decoder import Decoder
 from engine.model.memory import check_weights_fit
+from engine.model.reading import read_json
 from engine.model.shape import RANDOM, ModelShape
 from engine.model.source import ModelSource, resolve
 from engine.model.tokenizer import ByteTokenizer, Tokenizer

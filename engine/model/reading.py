@@ -6,7 +6,9 @@ file and the key, what it held, and what would be right, which is the field's de
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -91,3 +93,26 @@ def _place(model: type[BaseModel], loc: tuple[int | str, ...]) -> tuple[list[str
         inside = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, Keys)]
         here = inside[0] if inside else Keys
     return [str(part) for part in loc], description
+
+
+def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
+    """A JSON object from a model's directory; an empty one where an optional file is missing."""
+    if not path.is_file():
+        if not required:
+            return {}
+        raise EngineError(
+            "missing-file",
+            "model",
+            str(path.parent),
+            f"There is no {path.name} in this directory.",
+            "Give the directory that save_pretrained or the hub made, with config.json and *.safetensors in it.",
+        )
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, OSError, RecursionError) as error:
+        raise EngineError(
+            "bad-file", "model", str(path), f"This is not valid JSON: {error}.", "Download it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise EngineError("bad-file", "model", str(path), "A JSON object is needed here.", "Download it again.")
+    return content

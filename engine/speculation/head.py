@@ -29,8 +29,8 @@ from safetensors import SafetensorError, safe_open
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch
 from engine.config.errors import EngineError
+from engine.config.models import sha256
 from engine.model.assemble import build
-from engine.model.cache import sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.linear import Linear
 from engine.model.load import LoadedModel, model_directory

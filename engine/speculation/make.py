@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from engine.attention import AttentionBackend
 from engine.attention.packed import make_attention
 from engine.config import EngineConfig, Speculation
+from engine.config.combinations import refuse_at_start
 from engine.config.errors import EngineError
 from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel, Progress, load, resolve
@@ -142,30 +143,7 @@ def check_speculation(prepared: Prepared) -> None:
     asked = config.speculation
     if asked is None:
         return
-    if config.pads and config.kv_quantization is not None:
-        raise EngineError(
-            "unread-codec",
-            "speculation.verification",
-            asked.verification,
-            "padded verification reads a full-precision cache only.",
-            "Set speculation.verification to ragged or switch KV quantization off.",
-        )
-    if config.pads and config.shares_attention:
-        raise EngineError(
-            "contradiction",
-            "speculation.verification",
-            asked.verification,
-            "padded verification reads every row for itself, shared-prefix attention does not.",
-            "Set speculation.verification to ragged or prefix_sharing.attention to off.",
-        )
-    if config.resolved_policy in BUDGETED and asked.k + 1 > budget:
-        raise EngineError(
-            "beyond-budget",
-            "speculation.k",
-            asked.k,
-            f"verifying takes {asked.k + 1} tokens of one request, the token budget is {budget}.",
-            f"Set speculation.k to {max(1, budget - 1)} or less, or chunked_prefill.token_budget to {asked.k + 1} or more.",
-        )
+    refuse_at_start(config, budget if config.resolved_policy in BUDGETED else None)
     longest = max(request.num_prompt_tokens for request in prepared.servable)
     if asked.proposer == "prompt-lookup" and asked.ngram_min > longest:
         raise EngineError(

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.config import EMBEDDED_MODEL
 from engine.config.errors import EngineError
-from engine.model.cache import sha256
+from engine.config.models import sha256
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import checkpoint, load, model_directory, resolve
 from engine.model.shape import ModelShape

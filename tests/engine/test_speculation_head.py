@@ -17,10 +17,9 @@ from safetensors.torch import load_file, save_file
 from engine.build import prepare
 from engine.config import EMBEDDED_MODEL, EngineConfig, RequestSpec, Sampling, Speculation
 from engine.config.errors import EngineError
-from engine.model.cache import sha256
+from engine.config.models import EMBEDDED_SHA256, sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
-from engine.model.source import EMBEDDED_SHA256
 from engine.speculation.corpus import Writer, shard_path
 from engine.speculation.head import DEFAULT_HEAD, POINTER, Head, TrainedHead, check_head
 from engine.speculation.headtraining import LONGEST_MATCH, HeadTraining, Texts

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config.errors import EngineError
-from engine.model.source import embedded_gguf
+from engine.config.models import embedded_gguf
 from engine.model.tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
 
 TEXTS = [

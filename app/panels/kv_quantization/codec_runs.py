@@ -15,8 +15,7 @@ from pydantic import ValidationError
 
 from app.panels.kv_quantization.measure import STANDARD
 from app.words.text import in_sentence
-from engine.config import EngineConfig, KVQuantization
-from engine.config.earlier import codec_of_today, spec_of_today
+from engine.config import EngineConfig, KVQuantization, codec_of_today, spec_of_today
 from store import codecs as queries
 from store.capacity import Capacity, capacity
 from store.quality import FULL_PRECISION, quality_of_model_query

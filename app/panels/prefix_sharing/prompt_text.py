@@ -5,33 +5,14 @@ Only a model's tokenizer is read, never its weights, and nothing is fetched: for
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from engine.config import EMBEDDED_MODEL, RunSpec
-from engine.config.errors import EngineError
-from engine.model.tokenizer import ByteTokenizer, TextTokens, Tokenizer
+from engine.config import EngineError, RunSpec
+from engine.config.text import tokenizer_of
 
 TextOf = Callable[[int, int, int], str]
 """``(request, first, last)``: the text of a request's tokens from ``first`` up to, not with, ``last``; "" where it is not known."""
-
-
-@cache
-def tokenizer_of(model: str, vocab: int) -> TextTokens | None:
-    """The tokenizer a run's model had; None where it is not on this machine. ``vocab``: of a model of random weights."""
-    from engine.model.cache import models_dir
-    from engine.model.source import EMBEDDED_SHA256
-
-    if model.startswith("random:"):
-        return ByteTokenizer(vocab) if vocab else None
-    folder = models_dir() / f"{EMBEDDED_MODEL}-{EMBEDDED_SHA256[:8]}" if model == EMBEDDED_MODEL else Path(model)
-    try:
-        return Tokenizer.from_directory(folder) if (folder / "tokenizer.json").is_file() else None
-    except (EngineError, OSError, json.JSONDecodeError):
-        return None
 
 
 def texts_of(spec: RunSpec, vocab: int, outputs: Mapping[int, Sequence[int]]) -> TextOf:

@@ -1,0 +1,115 @@
+"""Which techniques cannot be combined, and the reason a person is shown.
+
+What the settings alone tell is refused as they are written (``refusal``, with a reason for each rule). What depends on the token budget
+or on the attention backend of the device is refused before the run starts (``refuse_at_start``, ``unread_codec``). What one technique's
+own settings rule out among themselves is said in its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from engine.config.errors import EngineError
+from engine.config.techniques import KVQuantization, PrefixSharing, Speculation
+
+if TYPE_CHECKING:
+    from engine.config.engine import EngineConfig
+
+Rule = Callable[[Any, Mapping[str, Any]], str | None]
+"""A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where they can."""
+
+
+def refusal(field: str, value: Any, others: Mapping[str, Any]) -> str | None:
+    """Why ``value`` of ``field`` cannot stand beside ``others``: the first rule that is broken; None where all hold."""
+    return next((reason for rule in RULES[field] if (reason := rule(value, others)) is not None), None)
+
+
+def _shared_attention_backend(sharing: PrefixSharing | None, others: Mapping[str, Any]) -> str | None:
+    backend = others.get("attention_backend")
+    if sharing is None or sharing.attention == "off" or backend in (None, "auto", "gathered", "triton"):
+        return None
+    return f"shared-prefix attention needs attention_backend gathered or triton, not {backend}"
+
+
+def _padded_verification_of_packed(asked: KVQuantization | None, others: Mapping[str, Any]) -> str | None:
+    speculation: Speculation | None = others.get("speculation")
+    if asked is None or speculation is None or speculation.verification == "ragged":
+        return None
+    return f"speculation.verification {speculation.verification} does not read a packed cache: set it to ragged"
+
+
+def _shared_blocks(size: int, others: Mapping[str, Any]) -> str | None:
+    sharing: PrefixSharing | None = others.get("prefix_sharing")
+    if sharing is None:
+        return None
+    if size & (size - 1):
+        return f"prefix_sharing needs a block_size that is a power of two, not {size}"
+    if sharing.attention != "off" and sharing.min_prefix_tokens < size:
+        return (
+            f"prefix_sharing.min_prefix_tokens ({sharing.min_prefix_tokens}) is less than one block of {size} tokens: only whole "
+            "blocks are shared"
+        )
+    return None
+
+
+def _packed_blocks(size: int, others: Mapping[str, Any]) -> str | None:
+    asked: KVQuantization | None = others.get("kv_quantization")
+    if asked is None or asked.codec != "kivi":
+        return None
+    per_channel = "channel" in (asked.key_axis, asked.value_axis)
+    if per_channel and asked.group is not None and size % asked.group:
+        return f"the group of {asked.group} tokens (kv_quantization.group) does not divide block_size ({size})"
+    if asked.residual % size:
+        return (
+            f"the exact window of {asked.residual} tokens (kv_quantization.residual) is not a multiple of block_size ({size}): "
+            "whole blocks are packed"
+        )
+    sharing: PrefixSharing | None = others.get("prefix_sharing")
+    if sharing is not None and sharing.attention != "off":
+        return "prefix_sharing.attention does not read an exact window: set it to off, or choose another codec"
+    return None
+
+
+RULES: Mapping[str, tuple[Rule, ...]] = {
+    "prefix_sharing": (_shared_attention_backend,),
+    "kv_quantization": (_padded_verification_of_packed,),
+    "block_size": (_shared_blocks, _packed_blocks),
+}
+"""By the setting that is blamed. A rule sees only settings that ``EngineConfig`` declares before it."""
+
+
+def refuse_at_start(config: EngineConfig, token_budget: int | None) -> None:
+    """Refuse what shows once the device is known. ``token_budget``: of an iteration; None: the policy has none.
+
+    Raises:
+        EngineError: naming the setting.
+    """
+    asked = config.speculation
+    if asked is None:
+        return
+    if config.pads and config.shares_attention:
+        raise EngineError(
+            "contradiction",
+            "speculation.verification",
+            asked.verification,
+            "padded verification reads every row for itself, shared-prefix attention does not.",
+            "Set speculation.verification to ragged or prefix_sharing.attention to off.",
+        )
+    if token_budget is not None and asked.k + 1 > token_budget:
+        raise EngineError(
+            "beyond-budget",
+            "speculation.k",
+            asked.k,
+            f"verifying takes {asked.k + 1} tokens of one request, the token budget is {token_budget}.",
+            f"Set speculation.k to {max(1, token_budget - 1)} or less, or chunked_prefill.token_budget to {asked.k + 1} or more.",
+        )
+
+
+def unread_codec(backend: str, codec: str, *, window: int, exact_prefill: bool) -> str | None:
+    """Why an attention backend cannot read a codec of the KV cache; None where it can. ``window``: tokens the codec packs together."""
+    if backend == "reference" and window:
+        return f"the reference does not read the exact window of codec {codec}"
+    if backend == "reference" and exact_prefill:
+        return "the reference reads what is stored, not an exact prefill"
+    return None

@@ -1,0 +1,228 @@
+"""Every setting of the engine. A technique is one field that holds ``None`` (off) or the technique's own settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationInfo, field_validator
+
+from engine.config import combinations
+from engine.config.models import EMBEDDED_MODEL
+from engine.config.sampling import Sampling
+from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, Settings, setting
+from engine.config.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
+
+PolicyName = Literal["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static"]
+Recording = Literal["full", "iterations", "off"]
+
+
+class EngineConfig(Settings):
+    """Every setting of the engine. See ``docs/architecture.md`` for how a new technique is added."""
+
+    model: str = setting(
+        EMBEDDED_MODEL,
+        "Model",
+        "The embedded SmolLM2-135M-Instruct, a local directory, a hub name, a .gguf file, or random:SHAPE for random weights of a known "
+        "shape (speed only).",
+        group="Model",
+    )
+    device: Annotated[str, Accepts("auto, cpu, cuda, or one GPU as cuda:0")] = setting(
+        "auto",
+        "Device",
+        "auto takes the first GPU if there is one, else the CPU; cuda:1 picks one.",
+        group="Model",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+    )
+    dtype: Annotated[Literal["auto", "float32", "bfloat16", "float16"], SHORT_FORMATS] = setting(
+        "auto",
+        "Number format",
+        "auto: bfloat16 on GPUs and on CPUs that multiply it in hardware, else float32.",
+        group="Model",
+    )
+    threads: int | None = setting(
+        None,
+        "CPU threads",
+        "Threads for CPU arithmetic. Empty: all cores but one, which is left for the page and the recording.",
+        group="Model",
+        ge=1,
+        le=1024,
+        advanced=True,
+    )
+    attention_backend: Literal["auto", "reference", "gathered", "triton"] = setting(
+        "auto",
+        "Attention backend",
+        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. triton: custom kernels that read the "
+        "cache where it lies, for GPUs. auto: triton on a GPU that can run it, else gathered.",
+        group="Model",
+        advanced=True,
+    )
+    cuda_graphs: bool = setting(
+        True,
+        "CUDA graphs",
+        "Decode steps are recorded once per batch size and replayed without Python in between. On a GPU with the custom kernels; no "
+        "effect elsewhere.",
+        group="Model",
+        advanced=True,
+    )
+    overlap: Literal["auto", "on", "off"] = setting(
+        "auto",
+        "Overlapped loop",
+        "on: the next step is planned and prepared while the device runs the last one, whose tokens are read a step late; the tokens "
+        "are the same. auto: on a GPU. Speculation needs each step's tokens before the next and runs without.",
+        group="Model",
+        advanced=True,
+    )
+
+    chunked_prefill: ChunkedPrefill | None = setting(
+        ChunkedPrefill(),
+        "Chunked prefill",
+        "On: long prompts are cut into chunks that share iterations with decodes, so nobody's next token waits for a whole prompt "
+        "(policy stall-free). Off: new prompts run first and whole, decodes wait (policy prefill-first).",
+        group="Techniques",
+        paper="Sarathi-Serve (2024), SARATHI (2023)",
+        technique=True,
+    )
+    prefix_sharing: PrefixSharing | None = setting(
+        None,
+        "Prefix sharing",
+        "On: requests that begin alike (one system message, one document, an earlier turn) compute and hold their common beginning "
+        "once. Off: everybody computes and holds everything.",
+        group="Techniques",
+        paper="Hydragen (2024), BatchLLM (2024)",
+        technique=True,
+    )
+    speculation: Speculation | None = setting(
+        None,
+        "Speculative decoding",
+        "On: several tokens are guessed for each request and verified in one pass of the model; right guesses come for the price of "
+        "one token, wrong ones are discarded. The output stays what it would have been.",
+        group="Techniques",
+        paper="SmartSpec (2024), EqSpec and ExSpec (2025)",
+        technique=True,
+    )
+    kv_quantization: KVQuantization | None = setting(
+        None,
+        "KV quantization",
+        "On: keys and values are stored in fewer bits, so the same memory holds more requests and attention reads fewer bytes. The text "
+        "may change; how much is measured. Off: full precision.",
+        group="Techniques",
+        paper="KIVI (2024), QServe (2024)",
+        technique=True,
+    )
+    policy: PolicyName | None = setting(
+        None,
+        "Policy",
+        "The scheduling rule. Empty: stall-free with chunked prefill, prefill-first without. Others: orca (whole prompts join the "
+        "decodes), chunk-only (chunks and decodes take turns), splitfuse (every pass filled to the budget), static (finish a "
+        "batch before the next).",
+        group="Scheduling",
+        paper="Orca (2022), Sarathi-Serve (2024), DeepSpeed-FastGen (2024)",
+        advanced=True,
+    )
+    max_num_seqs: int = setting(
+        16,
+        "Requests at once",
+        "Most requests that may hold a place in the engine.",
+        group="Scheduling",
+        unit="requests",
+        ge=1,
+        le=4096,
+    )
+    max_num_batched_tokens: int = setting(
+        2048,
+        "Prefill batch limit",
+        "Policies that run whole prompts start no further prompt in an iteration once this many tokens are in it.",
+        group="Scheduling",
+        unit="tokens",
+        ge=1,
+        le=LARGEST_COUNT,
+        advanced=True,
+    )
+    max_model_len: int | None = setting(
+        None,
+        "Longest sequence",
+        "Most tokens of prompt and output together. Empty: the model's own limit.",
+        group="Memory",
+        unit="tokens",
+        ge=2,
+        le=LARGEST_COUNT,
+        advanced=True,
+    )
+    block_size: int = setting(
+        16, "Block size", "Tokens per KV block.", group="Memory", unit="tokens", ge=1, le=1024, advanced=True
+    )
+    kv_blocks: int | None = setting(
+        None,
+        "KV blocks",
+        "Size of the KV pool, in blocks at full precision; with KV quantization as many blocks as fit into the same bytes. Empty: by "
+        "the memory share below.",
+        group="Memory",
+        unit="blocks",
+        ge=1,
+        le=LARGEST_COUNT,
+    )
+    kv_memory_fraction: float = setting(
+        0.1,
+        "KV memory share",
+        "Share of the device's free memory the KV pool takes when no number of blocks is given.",
+        group="Memory",
+        gt=0,
+        le=0.95,
+        advanced=True,
+    )
+    sampling: Sampling = setting(
+        Sampling(), "Sampling", "Defaults for requests that bring no settings of their own.", group="Sampling"
+    )
+    seed: int = setting(0, "Seed", "Start of every random stream of the run.", group="Sampling", ge=0, le=2**63 - 1)
+    recording: Recording = setting(
+        "full",
+        "Recording",
+        "full: every row. iterations: no slice, block and decision rows. off: requests and the run only.",
+        group="Recording",
+        advanced=True,
+    )
+    keep_text: bool = setting(
+        True, "Keep the text", "Store each request's output with the run.", group="Recording", advanced=True
+    )
+    device_sample_ms: int = setting(
+        100,
+        "Device sampling",
+        "How often the device's counters are read.",
+        group="Recording",
+        unit="ms",
+        ge=10,
+        le=60_000,
+        advanced=True,
+    )
+    check_integrity: bool = setting(
+        False,
+        "Check the books",
+        "Verify the KV pool's accounts after every step (slow; for tests).",
+        group="Recording",
+        advanced=True,
+    )
+
+    @field_validator(*combinations.RULES)
+    @classmethod
+    def _can_be_combined(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        reason = combinations.refusal(info.field_name, value, info.data)
+        if reason is not None:
+            raise ValueError(reason)
+        return value
+
+    @property
+    def shares_attention(self) -> bool:
+        """Whether requests that share a prefix attend to it together."""
+        return self.prefix_sharing is not None and self.prefix_sharing.attention != "off"
+
+    @property
+    def pads(self) -> bool:
+        """Whether verification is one of the padded teaching variants."""
+        return self.speculation is not None and self.speculation.verification != "ragged"
+
+    @property
+    def resolved_policy(self) -> str:
+        if self.policy is not None:
+            return self.policy
+        return "stall-free" if self.chunked_prefill is not None else "prefill-first"

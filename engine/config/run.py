@@ -1,0 +1,73 @@
+"""Everything one run is told: the engine's settings and the requests it will serve."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from engine.config.earlier import SPEC_VERSION, spec_of_today
+from engine.config.engine import EngineConfig
+from engine.config.rates import Sizing
+from engine.config.requests import RequestSpec
+from engine.config.settings import LATEST_NS, Settings
+from telemetry.limits import MOST_PROMPT_CHARACTERS, MOST_PROMPT_TOKENS, MOST_REQUESTS
+
+
+class RunSpec(Settings):
+    """A run with nothing left to choose: written to ``RUN_DIR/spec.json`` and read by ``engine.worker``."""
+
+    spec_version: Literal[2] = SPEC_VERSION
+    run_id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")
+    scenario: str = Field(max_length=4096)
+    title: str = Field("", max_length=4096)
+    engine: EngineConfig = EngineConfig()
+    requests: tuple[RequestSpec, ...] = Field(min_length=1, max_length=MOST_REQUESTS)
+    labels: tuple[str, ...] = Field((), max_length=100)
+    licences: dict[str, str] = Field(default_factory=dict, description="Of recorded traces the requests come from.")
+    time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)
+    sizing: Sizing | None = Field(None, description="How the requests were made to fit the machine. None: not at all.")
+    experiment_id: str | None = None
+    created_unix_ns: int = Field(0, ge=0, le=2**63 - 1)
+    asked_unix_ns: int = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="When the requests were made, the same in every run of them: the date for chat templates that ask. 0: as created.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_stored(cls, data: Any) -> Any:
+        return spec_of_today(data) if isinstance(data, Mapping) else data
+
+    @field_validator("requests")
+    @classmethod
+    def _bounded(cls, requests: tuple[RequestSpec, ...]) -> tuple[RequestSpec, ...]:
+        tokens = sum(len(r.prompt_token_ids or ()) or r.prompt_tokens or 1 for r in requests)
+        characters = sum(len(r.prompt or "") + len(r.system or "") for r in requests)
+        if tokens > MOST_PROMPT_TOKENS:
+            raise ValueError(f"the prompts have {tokens:,} tokens together; a run takes {MOST_PROMPT_TOKENS:,} at most")
+        if characters > MOST_PROMPT_CHARACTERS:
+            raise ValueError(
+                f"the prompts have {characters:,} characters together; a run takes {MOST_PROMPT_CHARACTERS:,} at most"
+            )
+        return requests
+
+    @property
+    def asked_at(self) -> datetime:
+        """The moment that chat templates take for now."""
+        known = self.asked_unix_ns or self.created_unix_ns
+        return datetime.fromtimestamp(known / 1e9) if known else datetime.now()
+
+    @property
+    def workload_hash(self) -> str:
+        """SHA-256 over everything that is asked of the engine, and nothing of how it is served."""
+        payload = [r.model_dump(mode="json") for r in self.requests]
+        default = self.engine.sampling.model_dump(mode="json")
+        text = json.dumps([default, self.engine.seed, payload], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

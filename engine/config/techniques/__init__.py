@@ -1,0 +1,10 @@
+"""The settings of the techniques, a file each. A technique is added as a file here and a field of ``EngineConfig``."""
+
+from __future__ import annotations
+
+from engine.config.techniques.chunked_prefill import ChunkedPrefill
+from engine.config.techniques.kv_quantization import KVQuantization
+from engine.config.techniques.prefix_sharing import PrefixSharing
+from engine.config.techniques.speculation import Speculation
+
+__all__ = ["ChunkedPrefill", "KVQuantization", "PrefixSharing", "Speculation"]

@@ -1,0 +1,53 @@
+"""Tokens as text, for who looks at a run: a tokenizer is read when it is asked for, never a model's weights, and nothing is fetched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from engine.config.errors import EngineError
+from engine.config.models import EMBEDDED_MODEL, embedded_dir
+
+if TYPE_CHECKING:
+    from engine.model.tokenizer import TextTokens
+    from engine.model.tokentext import EveryToken
+
+
+@lru_cache(maxsize=16)
+def tokenizer_of(model: str, vocab: int) -> TextTokens | None:
+    """The tokenizer a run's model had; None where it is not on this machine. ``vocab``: of a model of random weights."""
+    from engine.model.tokenizer import ByteTokenizer, Tokenizer
+
+    if model.startswith("random:"):
+        return ByteTokenizer(vocab) if vocab else None
+    folder = _folder(model)
+    try:
+        return Tokenizer.from_directory(folder) if folder is not None else None
+    except (EngineError, OSError, json.JSONDecodeError):
+        return None
+
+
+def token_texts(model: str, ids: Sequence[int]) -> list[str]:
+    """A piece of text per token, special tokens included; token numbers where the model's tokenizer is not on this machine.
+
+    Pieces that only make a character together stand with the last of them.
+    """
+    tokens = _every_token(model)
+    return [f"{token} " for token in ids] if tokens is None else tokens.pieces(ids)
+
+
+@lru_cache(maxsize=4)
+def _every_token(model: str) -> EveryToken | None:
+    from engine.model.tokentext import EveryToken
+
+    folder = _folder(model)
+    return None if folder is None else EveryToken.from_directory(folder)
+
+
+def _folder(model: str) -> Path | None:
+    """Where the model's tokenizer.json lies."""
+    folder = embedded_dir() if model == EMBEDDED_MODEL else Path(model).expanduser()
+    return folder if (folder / "tokenizer.json").is_file() else None
