@@ -34,7 +34,7 @@ from engine.kv.cache import KVCache
 from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

@@ -35,10 +35,10 @@ from engine.intake import make_requests
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
-from engine.policies import POLICIES
-from engine.policies.base import Limits
 from engine.request import Request
-from engine.scheduler import Scheduler
+from engine.scheduling.policies import POLICIES
+from engine.scheduling.policies.base import Limits
+from engine.scheduling.scheduler import Scheduler
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

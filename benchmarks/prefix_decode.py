@@ -13,7 +13,7 @@ from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 BLOCK = 16
 HEADS = (9, 3, 64)  # query heads, KV heads, head size of SmolLM2-135M

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ from engine.model.device import resolve_device, resolve_dtype, usual_threads
 from engine.model.load import LoadedModel, load, resolve
 from engine.outputs import Outputs
 from engine.overlap import OverlappedEngine
-from engine.policies import POLICIES
-from engine.policies.base import Limits
 from engine.request import Request
-from engine.scheduler import Scheduler
+from engine.scheduling.policies import POLICIES
+from engine.scheduling.policies.base import Limits
+from engine.scheduling.scheduler import Scheduler
 from engine.speculation.bugs import inject
 from engine.speculation.head import Head
 from engine.speculation.make import check_speculation, load_draft, load_head, make_speculator

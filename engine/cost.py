@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.scheduler import Plan
+from engine.scheduling.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
 from engine.model.decoder import Decoder
 from engine.sampling import sample
-from engine.scheduler import Plan
+from engine.scheduling.plan import Plan
 from engine.speculation.verify import verify
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from engine.finite import BROKEN, not_finite
 from engine.outputs import Outputs
 from engine.recording import StepRecorder, StepTimes, record_request
 from engine.request import NO_DRAFT, Request
-from engine.scheduler import Plan, Scheduler, Slice
+from engine.scheduling.plan import Plan, Slice
+from engine.scheduling.scheduler import Scheduler
 from engine.speculation.invariants import check_step
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder

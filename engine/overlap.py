@@ -19,7 +19,7 @@ from engine.batch import Batch
 from engine.loop import DeviceMarks, Engine, StepInFlight
 from engine.recording import StepTimes
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.invariants import check_positions, check_running
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.build import Prepared
 from engine.loop import Engine
-from engine.scheduler import Plan
+from engine.scheduling.plan import Plan
 
 MOST_LISTED = 512  # requests in flight that are listed one by one, those that have a place first
 

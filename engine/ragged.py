@@ -17,7 +17,7 @@ import torch
 
 from engine.batch import AttentionBatch, Batch, Draws, Ragged, SharedRows
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 if TYPE_CHECKING:
     from engine.attention.triton.prefixes import PrefixGroups, PrefixPasses

@@ -9,7 +9,8 @@ import numpy as np
 from engine.batch import Batch
 from engine.cost import CostModel
 from engine.request import Request
-from engine.scheduler import Plan, Scheduler, Slice
+from engine.scheduling.plan import Plan, Slice
+from engine.scheduling.scheduler import Scheduler
 from telemetry.recorder import Recorder
 from telemetry.rows import BLOCK_EVENTS, NULL_INT
 

@@ -18,7 +18,7 @@ from engine.kv.setup import exact_prefill
 from engine.model.device import resolve_device, resolve_dtype
 from engine.peaks import measure_peaks
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from telemetry.recorder import Recorder
 
 MOST_ROWS = 32  # more rows cost more to try than it saves

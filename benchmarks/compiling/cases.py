@@ -22,7 +22,7 @@ from engine.kv.quantized import QuantizedCache
 from engine.model.decoder import Decoder, Layer
 from engine.model.norm import RMSNorm
 from engine.model.shape import RANDOM, ModelShape
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 CPU = torch.device("cpu")
 BLOCKS = 2  # of a pool that nothing is read from

@@ -24,7 +24,7 @@ from engine.model import load
 from engine.model.shape import RANDOM
 from engine.peaks import measure_peaks
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

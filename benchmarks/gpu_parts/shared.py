@@ -13,7 +13,7 @@ from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.model.shape import RANDOM
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 SHAPE = "llama-3.1-8b"
 PREFIXES = (256, 1024, 4096, 16_384)

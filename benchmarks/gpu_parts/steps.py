@@ -14,7 +14,7 @@ from engine.model.device import resolve_dtype
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM
 from engine.ragged import RaggedBuilder
-from engine.scheduler import Plan
+from engine.scheduling.plan import Plan
 
 SHAPES = ("smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
 BATCHES = (1, 16, 64, 256)

@@ -21,7 +21,7 @@ from engine.kv.cache import KVCache
 from engine.kv.quantized import Fixed, QuantizedCache
 from engine.peaks import shortest
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 
 @dataclass(frozen=True)

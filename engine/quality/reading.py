@@ -18,7 +18,7 @@ from engine.kv.codecs import Codec
 from engine.kv.quantized import Fixed, QuantizedCache
 from engine.model.load import LoadedModel
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 CHUNK = 256  # tokens read at once; ``engine.quality.chunking`` says how much depends on it
 ROWS = 128  # rows whose logits are held at once

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.request import Draft, Request
-from engine.scheduler import Slice
+from engine.scheduling.plan import Slice
 
 
 class Proposer(ABC):

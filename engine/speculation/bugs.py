@@ -13,7 +13,7 @@ from typing import Any
 from engine.attention.rectangle import RectangleAttention
 from engine.batch import Batch
 from engine.loop import Engine
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 
 def inject(name: str, engine: Engine) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
-from engine.scheduler import Plan, PlanBuilder, Slice
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.steptime import Measured
 
 

@@ -25,7 +25,7 @@ from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.sampling import SamplingState, sample
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.topics import FORMS, SUBJECTS, WISHES
 
 SEQUENCES = 48  # of a shard

@@ -37,7 +37,7 @@ from engine.model.load import LoadedModel, model_directory
 from engine.model.norm import RMSNorm
 from engine.model.source import ModelSource
 from engine.request import Draft, Request
-from engine.scheduler import Slice
+from engine.scheduling.plan import Slice
 from engine.speculation.lookup import Indexes
 from engine.speculation.models import ModelProposer, check_guesses, choose
 

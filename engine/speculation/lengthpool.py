@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 
-from engine.scheduler import PlanBuilder, Slice
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.plan import Slice
 
 PATIENCE = 8  # steps that somebody may be passed over in a row
 

@@ -12,6 +12,7 @@ from engine.config.combinations import refuse_at_start
 from engine.config.errors import EngineError
 from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel, Progress, load, resolve
+from engine.scheduling.policies import POLICIES
 from engine.speculation.base import Proposer
 from engine.speculation.control import FixedLength
 from engine.speculation.head import DEFAULT_HEAD, Head, TrainedHead, check_head
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from engine.build import Prepared
 
 CONTROLS: dict[str, type[FixedLength] | type[SmartLength]] = {"fixed": FixedLength, "smart": SmartLength}
-BUDGETED = ("stall-free", "splitfuse", "chunk-only")  # policies that hand out tokens under a budget
 _PROBE = "The quick brown fox, 2 + 2 = 4: naïve façade\n"  # models of one vocabulary cut this text the same way
 
 
@@ -143,7 +143,7 @@ def check_speculation(prepared: Prepared) -> None:
     asked = config.speculation
     if asked is None:
         return
-    refuse_at_start(config, budget if config.resolved_policy in BUDGETED else None)
+    refuse_at_start(config, budget if POLICIES[config.resolved_policy].budgeted else None)
     longest = max(request.num_prompt_tokens for request in prepared.servable)
     if asked.proposer == "prompt-lookup" and asked.ngram_min > longest:
         raise EngineError(

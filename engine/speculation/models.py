@@ -23,7 +23,7 @@ from engine.finite import not_finite
 from engine.model.decoder import Decoder
 from engine.request import NO_DRAFT, Draft, Request
 from engine.sampling import distribution, draw
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Proposer
 
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.scheduler import Decision, Plan, PlanBuilder, Slice
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.plan import Decision, Plan, Slice
 from engine.speculation.control import LengthControl
 from engine.speculation.steptime import Load, Measured, StepTime
 

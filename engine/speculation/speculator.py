@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from engine.request import Request
-from engine.scheduler import Plan, PlanBuilder, Slice
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Proposer
 from engine.speculation.control import LengthControl
 from engine.speculation.lengthpool import SameLengthPool
@@ -71,7 +72,7 @@ class Speculator:
         for part, draft in zip(parts, self.proposer.propose([part.request for part in parts], lengths), strict=True):
             if draft.tokens:
                 builder.grant_draft(part, draft)
-            builder.scheduler.give_back(part.request, builder.pool.blocks_for(part.context_len + part.tokens))
+            builder.books.give_back(part.request, builder.pool.blocks_for(part.context_len + part.tokens))
 
     def _useful(self, request: Request) -> int:
         """Guesses that can still become output: the target adds one token of its own."""

@@ -19,7 +19,8 @@ from engine.executor import Executor
 from engine.finite import KIND, not_finite
 from engine.intake import make_requests
 from engine.request import Draft, Request
-from engine.scheduler import Plan, PlanBuilder, Slice
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Proposer
 from engine.speculation.control import LengthControl
 from engine.speculation.smart import measured

@@ -24,7 +24,7 @@ from engine.config import Sampling
 from engine.finite import BROKEN, broken_rows
 from engine.request import Draft
 from engine.sampling import SampledRow, SamplingState, distribution, draw, sample
-from engine.scheduler import Slice
+from engine.scheduling.plan import Slice
 
 
 class RowAhead:

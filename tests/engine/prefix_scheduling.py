@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from engine.config import PrefixSharing, RequestSpec, Sampling
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache, hash_block
-from engine.policies import POLICIES
-from engine.policies.base import Limits
 from engine.request import Request
-from engine.scheduler import Plan, Scheduler
+from engine.scheduling.plan import Plan
+from engine.scheduling.policies import POLICIES
+from engine.scheduling.policies.base import Limits
+from engine.scheduling.scheduler import Scheduler
 
 ANSWER = 10**6  # the token every sample draws
 

@@ -15,7 +15,7 @@ from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache
 from engine.kv.pool import BlockPool
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 # (tokens computed now, tokens already in the pool) per sequence
 BATCHES = {

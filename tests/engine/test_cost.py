@@ -8,7 +8,7 @@ from engine.config import RequestSpec, Sampling
 from engine.cost import CostModel
 from engine.peaks import measure_peaks
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 
 def make_slice(tokens: int, context: int) -> Slice:

@@ -17,7 +17,7 @@ from engine.model.decoder import Decoder
 from engine.quality import QualityMeter, QualitySpec
 from engine.request import Draft, Request
 from engine.sampling import SamplingState, distribution, sample
-from engine.scheduler import Slice
+from engine.scheduling.plan import Slice
 from engine.speculation.models import choose
 from engine.speculation.verify import verify
 from engine.worker import run as run_worker

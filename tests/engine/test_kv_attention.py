@@ -15,7 +15,7 @@ from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.quantized import QuantizedCache
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 SIZE = 8
 CODECS = {

@@ -31,9 +31,9 @@ from engine.config.errors import EngineError
 from engine.executor import Executor
 from engine.kv.setup import exact_prefill
 from engine.kv.sizing import Room
-from engine.policies import POLICIES
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
+from engine.scheduling.policies import POLICIES
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.serving import Verdict, make_spec

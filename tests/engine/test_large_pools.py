@@ -26,7 +26,7 @@ from engine.model.rope import Rope
 from engine.model.shape import RANDOM
 from engine.ragged import RaggedBuilder
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 HEADS, KV_HEADS, WIDTH, SIZE = 4, 2, 64, 16

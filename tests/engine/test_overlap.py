@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
 from engine.executor import Executor
 from engine.overlap import Flight
-from engine.policies import POLICIES
 from engine.request import Request
+from engine.scheduling.policies import POLICIES
 from tests.engine.serving import make_spec, serve
 from tests.engine.test_speculation import rows
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.config import ConfigError, EngineConfig, PrefixSharing, apply_overrides
 from engine.kv.pool import BlockPool, IntegrityError
-from engine.policies import POLICIES
+from engine.scheduling.policies import POLICIES
 from tests.engine.prefix_scheduling import (
     block_tree_optimum,
     execute,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine.build import prepare
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
-from engine.policies import POLICIES
+from engine.scheduling.policies import POLICIES
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path

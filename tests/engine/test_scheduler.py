@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from engine.config import RequestSpec, Sampling
 from engine.kv.pool import BlockPool
-from engine.policies import POLICIES
-from engine.policies.base import Limits
 from engine.request import Request
-from engine.scheduler import Plan, Scheduler
+from engine.scheduling.plan import Plan
+from engine.scheduling.policies import POLICIES
+from engine.scheduling.policies.base import Limits
+from engine.scheduling.scheduler import Scheduler
 
 BLOCK = 4
 

@@ -18,7 +18,7 @@ from engine.batch import build_batch
 from engine.config import ConfigError, EngineConfig, PrefixSharing, RequestSpec, Sampling, apply_overrides
 from engine.kv.cache import KVCache
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 from tests.engine.test_prefix_tokens import tiny  # noqa: F401
 

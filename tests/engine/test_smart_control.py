@@ -16,7 +16,7 @@ import pytest
 
 from engine.config import RequestSpec, Sampling
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.control import FixedLength, LengthControl
 from engine.speculation.smart import PROBE_SHARE, SmartLength, measured
 from engine.speculation.steptime import Measured

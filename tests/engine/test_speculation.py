@@ -35,7 +35,8 @@ from engine.kv.pool import IntegrityError
 from engine.loop import Engine
 from engine.outputs import Outputs
 from engine.request import Draft
-from engine.scheduler import Plan, Scheduler, Slice
+from engine.scheduling.plan import Plan, Slice
+from engine.scheduling.scheduler import Scheduler
 from engine.speculation.lookup import NGramIndex, PromptLookup, followed
 from engine.speculation.make import make_speculator
 from engine.speculation.models import ModelProposer, kept_layers

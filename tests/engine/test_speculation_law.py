@@ -13,7 +13,7 @@ from scipy.stats import chi2
 from engine.config import RequestSpec, Sampling
 from engine.request import NO_DRAFT, Draft, Request
 from engine.sampling import SamplingState, distribution, draw
-from engine.scheduler import Slice
+from engine.scheduling.plan import Slice
 from engine.speculation import verify as verification
 from engine.speculation.base import Proposer
 from engine.speculation.head import Head, TrainedHead

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling, Speculation
-from engine.policies import POLICIES
+from engine.scheduling.policies import POLICIES
 from tests.engine.draft_models import EOS, periodic, small_models, trained_head
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 

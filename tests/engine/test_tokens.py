@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
-from engine.policies import POLICIES
+from engine.scheduling.policies import POLICIES
 from tests.conftest import SOAKING
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 

@@ -15,7 +15,7 @@ from engine.attention.triton.configs import segments_for, tile_for
 from engine.batch import build_batch
 from engine.kv.cache import KVCache
 from engine.ragged import RaggedBuilder
-from engine.scheduler import Plan
+from engine.scheduling.plan import Plan
 from tests.engine.test_attention import make_sequences
 
 CPU = torch.device("cpu")

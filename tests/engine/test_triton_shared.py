@@ -22,7 +22,7 @@ from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSp
 from engine.graphs import Graphs
 from engine.kv.cache import KVCache
 from engine.ragged import BlockTables, RaggedBuilder
-from engine.scheduler import Plan
+from engine.scheduling.plan import Plan
 from engine.warmup import warm_up
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve

@@ -32,7 +32,7 @@ from engine.kv.sizing import Room
 from engine.loop import Engine
 from engine.ragged import RaggedBuilder
 from engine.request import Request
-from engine.scheduler import Plan, Slice
+from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Draft
 from engine.speculation.lookup import PromptLookup
 from telemetry.clock import RunClock

@@ -27,7 +27,7 @@ from engine.config.rates import BATCH, MachineRates
 from engine.loop import Engine, Totals
 from engine.model.load import LoadedModel, load
 from engine.request import Request
-from engine.scheduler import Plan
+from engine.scheduling.plan import Plan
 from engine.speculation.make import make_speculator
 from engine.warmup import warm_up
 from telemetry.clock import RunClock

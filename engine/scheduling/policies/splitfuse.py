@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from engine.policies.base import Policy
-from engine.scheduler import PlanBuilder
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.policies.base import Policy
 
 
 class SplitFuse(Policy):
@@ -10,7 +10,9 @@ class SplitFuse(Policy):
     The budget is a target chosen for throughput: prompts are composed and cut to reach it exactly, so there is no chunk size.
     """
 
+    name = "splitfuse"
+    budgeted = True
+
     def plan(self, builder: PlanBuilder) -> None:
-        builder.set_budget(self.limits.token_budget)
         self.decode_all(builder)
         self.fill_with_chunks(builder, None)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from engine.policies.base import Policy
-from engine.scheduler import PlanBuilder
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.policies.base import Policy
 
 
 class StallFree(Policy):
@@ -11,7 +11,9 @@ class StallFree(Policy):
     decode is never skipped.
     """
 
+    name = "stall-free"
+    budgeted = True
+
     def plan(self, builder: PlanBuilder) -> None:
-        builder.set_budget(self.limits.token_budget)
         self.decode_all(builder)
         self.fill_with_chunks(builder, self.limits.chunk_size)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
-from engine.scheduler import PlanBuilder
+from engine.scheduling.builder import PlanBuilder
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,14 @@ class Limits:
 
 
 class Policy(ABC):
-    """Decides who computes how many tokens in the next iteration."""
+    """Decides who computes how many tokens in the next iteration.
+
+    ``name``: what ``EngineConfig.policy`` calls it. ``budgeted``: an iteration computes at most ``limits.token_budget`` tokens; the
+    builder has that budget when ``plan`` is called.
+    """
+
+    name: ClassVar[str]
+    budgeted: ClassVar[bool] = False
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -59,7 +67,7 @@ class Policy(ABC):
             if request.block_table and builder.left > 0:
                 builder.compute(request, self._chunk(request.remaining, builder.left, chunk_size))
         for request in builder.waiting():
-            if builder.left <= 0 or len(builder.scheduler.running) >= self.limits.token_budget:
+            if builder.left <= 0 or len(builder.books.running) >= self.limits.token_budget:
                 builder.refuse(request, "budget", request.remaining)
                 return
             if not builder.admit(request, self._chunk(builder.remaining(request), builder.left, chunk_size)):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-from engine.policies.base import Policy
-from engine.scheduler import PlanBuilder
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.policies.base import Policy
 
 
 class PrefillFirst(Policy):
     """vLLM before chunked prefill: new prompts run whole and alone, everybody's next token waits meanwhile."""
+
+    name = "prefill-first"
 
     def plan(self, builder: PlanBuilder) -> None:
         self.admit_whole(builder)

@@ -1,0 +1,231 @@
+"""A plan in the making: what a policy may look at and do, and who guesses meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from engine.kv.prefixes import Match
+from engine.request import Draft, Request
+from engine.scheduling.books import Books
+from engine.scheduling.plan import Decision, Plan, Slice
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Drafter(Protocol):
+    """Who guesses continuations while an iteration is planned (``engine.speculation``)."""
+
+    def extend(self, builder: PlanBuilder) -> None:
+        """Give decodes that are in the plan drafts to verify, by ``builder.grant_draft``."""
+        ...
+
+    def observe(self, parts: list[Slice], hidden: torch.Tensor) -> None:
+        """Take in what the pass left behind [rows, hidden], 1 + drafted rows for each of the parts that sampled."""
+        ...
+
+    def learn(self, plan: Plan, duration_ns: int) -> None:
+        """Take in how an iteration went: what was accepted, and how long the whole step took, drafting included."""
+        ...
+
+    def describe(self) -> dict[str, float]:
+        """What was learnt over the run, for its summary."""
+        ...
+
+    def forget(self, request: Request) -> None:
+        """A request ended or lost its blocks: drop what is kept for it."""
+        ...
+
+
+class PlanBuilder:
+    """A plan being made: what a policy may look at and do."""
+
+    def __init__(self, books: Books, drafter: Drafter | None = None) -> None:
+        self.plan = Plan()
+        self.books = books
+        self.pool = books.pool
+        self.prefixes = books.prefixes
+        self.tokens = 0  # granted so far
+        self._drafter = drafter
+        self._found: tuple[Request | None, Match] = (
+            None,
+            Match(),
+        )  # what was last looked up; nothing was allocated since
+        self._in_flight: set[int] = set()  # hashes of blocks that this iteration computes
+
+    def decodes(self) -> list[Request]:
+        """Running requests whose prompt is computed, the most important and oldest first."""
+        going_on = (r for r in self.books.running if not r.is_prefilling and r.remaining)
+        return sorted(going_on, key=lambda r: r.order)
+
+    def prefills(self) -> list[Request]:
+        """Running requests whose prompt is partly computed, the most important and oldest first."""
+        return sorted((r for r in self.books.running if r.is_prefilling), key=lambda r: r.order)
+
+    def waiting(self) -> Iterator[Request]:
+        """Requests without a place, in order; safe while they are admitted."""
+        yield from [r for r in self.books.waiting if r.remaining]
+
+    def remaining(self, request: Request) -> int:
+        """Tokens a waiting request will have to compute: what the prefix cache does not hold."""
+        match = self._match(request)
+        return request.remaining - len(match.path) * self.pool.block_size - match.partial_tokens
+
+    def set_budget(self, tokens: int) -> None:
+        self.plan.token_budget = tokens
+
+    def compute(self, request: Request, tokens: int) -> bool:
+        """Give ``tokens`` to a running request; preempt the least important one when the pool is full.
+
+        Returns False when the request itself had to go.
+        """
+        needed = self.pool.blocks_for(request.num_computed_tokens + tokens) - len(request.block_table)
+        while needed > self.pool.num_free:
+            victim = max(self.books.running, key=lambda r: r.order)
+            self._preempt(victim, needed)
+            if victim is request:
+                return False
+        if needed > 0:
+            request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
+            self._note_evictions(request, needed)
+        self._grant(request, tokens)
+        return True
+
+    def add_drafts(self) -> None:
+        """Let decodes verify guesses with what the budget leaves; called once all decodes have their token."""
+        if self._drafter is not None:
+            self._drafter.extend(self)
+
+    @property
+    def room_for_drafts(self) -> int | None:
+        """Tokens that guesses may take, None for no bound: at most half of what is left while prompts want it too."""
+        if self.plan.token_budget < 0:
+            return None
+        prompts_wait = bool(self.books.waiting) or any(r.is_prefilling for r in self.books.running)
+        return max(0, self.left) // (2 if prompts_wait else 1)
+
+    def reserve(self, request: Request, tokens: int) -> None:
+        """Give a request blocks for ``tokens`` tokens in all. Never preempts: the blocks must be free.
+
+        Raises:
+            PoolExhausted: they are not.
+        """
+        needed = self.pool.blocks_for(tokens) - len(request.block_table)
+        if needed > 0:
+            request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
+
+    def withdraw(self, part: Slice) -> None:
+        """Take a planned decode out again; it keeps its place and gives back the block its token would have begun."""
+        self.plan.slices.remove(part)
+        self.tokens -= part.tokens
+        self.books.give_back(part.request, self.pool.blocks_for(part.context_len))
+
+    def grant_draft(self, part: Slice, draft: Draft) -> None:
+        """Let a planned decode verify ``draft`` too. Its blocks must be free or reserved."""
+        drafted = len(draft.tokens)
+        self.reserve(part.request, part.context_len + 1 + drafted)
+        part.request.draft = draft
+        part.drafted = drafted
+        part.tokens += drafted
+        self.tokens += drafted
+
+    def admit(self, request: Request, tokens: int) -> bool:
+        """Give a waiting request a place, blocks for everything known of it, and up to ``tokens`` of this iteration.
+
+        What the prefix cache holds of it is taken over. Returns False, and notes why, when it has to wait: policies then stop
+        admitting, so nobody overtakes.
+        """
+        books = self.books
+        if len(books.running) >= books.max_num_seqs and not self.prefixes.reserves:
+            return self.refuse(request, "max_requests", tokens)
+        if books.free_tails == []:
+            return self.refuse(request, "tails", tokens)
+        match = self._match(request)
+        if match.next_hash in self._in_flight:
+            return self.refuse(request, "prefix", tokens)
+        needed = self.prefixes.blocks_needed(request, match)
+        if needed > self._room(request):
+            return self.refuse(request, "blocks", tokens, needed)
+        books.waiting.remove(request)
+        books.running.append(request)
+        if books.free_tails is not None:
+            request.tail = books.free_tails.pop()
+        self.plan.admitted.append(request)
+        self.prefixes.attach(request, match)
+        self._note_hit(request, match)
+        self._note_evictions(request, needed)
+        tokens = min(tokens, request.remaining)
+        action = "chunked" if tokens < request.remaining else "admitted"
+        self._decide(request, action, "budget" if action == "chunked" else "scheduled", tokens, needed)
+        self._grant(request, tokens)
+        return True
+
+    def refuse(self, request: Request, reason: str, tokens: int, blocks_needed: int = -1) -> bool:
+        """Note why admission stops here; always False."""
+        self.plan.admission_stop = reason
+        if self.books.is_news(request, reason):
+            self._decide(request, "refused", reason, tokens, blocks_needed)
+        return False
+
+    @property
+    def left(self) -> int:
+        """Tokens left of the budget."""
+        return self.plan.token_budget - self.tokens
+
+    def _grant(self, request: Request, tokens: int) -> None:
+        first = request.num_computed_tokens
+        self.plan.slices.append(Slice(request, tokens, first, request.is_prefilling))
+        self.tokens += tokens
+        self._found = (None, Match())
+        if self.prefixes.waits:
+            self._in_flight.update(self.prefixes.pending(request, first, first + tokens))
+
+    def _room(self, request: Request) -> int:
+        """Free blocks that admission may use for what is known of a request: others keep what they need to grow into."""
+        running, pool = self.books.running, self.pool
+        if self.prefixes.reserves:
+            ahead = sum(pool.blocks_for(r.most_computed_tokens) - len(r.block_table) for r in running)
+            own = pool.blocks_for(request.most_computed_tokens) - pool.blocks_for(request.num_known_tokens)
+            return pool.num_free - ahead - own
+        return pool.num_free - (max(1, pool.num_blocks // 100) if running else 0)
+
+    def _match(self, request: Request) -> Match:
+        if self._found[0] is not request:
+            self._found = (request, self.prefixes.match(request, self._room(request)))
+        return self._found[1]
+
+    def _note_hit(self, request: Request, match: Match) -> None:
+        if request.preemptions:
+            self.plan.preempted_hit_tokens += request.num_computed_tokens
+        else:
+            self.plan.prefix_hit_tokens += request.num_computed_tokens
+            request.cached_tokens = request.num_computed_tokens
+        if match.lost_tokens:
+            self._decide(request, "evicted", "recomputed", match.lost_tokens)
+
+    def _note_evictions(self, request: Request, blocks_needed: int) -> None:
+        evicted = self.prefixes.take_evicted()
+        if evicted:
+            self._decide(request, "evicted", "blocks", evicted * self.pool.block_size, blocks_needed)
+
+    def _preempt(self, victim: Request, blocks_needed: int) -> None:
+        books, plan = self.books, self.plan
+        for part in plan.slices:
+            if part.request is victim:
+                plan.slices.remove(part)
+                self.tokens -= part.tokens
+                break
+        self._decide(victim, "preempted", "pool_full", victim.num_computed_tokens, blocks_needed)
+        books.running.remove(victim)
+        books.release(victim)
+        self._found = (None, Match())
+        victim.reset_for_recompute()
+        books.add(victim)
+        plan.preempted.append(victim)
+
+    def _decide(self, request: Request, action: str, reason: str, tokens: int, blocks_needed: int = -1) -> None:
+        left = self.left if self.plan.token_budget >= 0 else -1
+        self.plan.decisions.append(
+            Decision(request.index, action, reason, tokens, left, blocks_needed, self.pool.num_free)
+        )

@@ -1,0 +1,18 @@
+"""Scheduling policies, one small class each: same inputs, same ``Plan`` out. To add one: its file, and its class in ``POLICIES``."""
+
+from __future__ import annotations
+
+from engine.scheduling.policies.base import Policy
+from engine.scheduling.policies.chunk_only import ChunkOnly
+from engine.scheduling.policies.orca import Orca
+from engine.scheduling.policies.prefill_first import PrefillFirst
+from engine.scheduling.policies.splitfuse import SplitFuse
+from engine.scheduling.policies.stall_free import StallFree
+from engine.scheduling.policies.static import Static
+
+POLICIES: dict[str, type[Policy]] = {
+    policy.name: policy for policy in (StallFree, PrefillFirst, Orca, ChunkOnly, SplitFuse, Static)
+}
+"""The registry, in the order the settings list them."""
+
+__all__ = ["POLICIES", "Policy"]
