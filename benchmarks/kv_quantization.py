@@ -27,14 +27,14 @@ import torch
 from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
-from engine.build import Prepared, prepare
 from engine.config import EngineConfig, KVQuantization, RequestSpec, RunSpec, Sampling
-from engine.intake import make_requests
 from engine.kv.cache import KVCache
 from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
+from engine.start.build import Prepared, prepare
+from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

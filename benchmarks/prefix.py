@@ -29,9 +29,7 @@ from typing import Any
 
 from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
 from benchmarks.prefix_decode import decode
-from engine.build import Prepared, prepare
 from engine.config import EngineConfig, PrefixSharing, RequestSpec, RunSpec, Sampling
-from engine.intake import make_requests
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
@@ -39,6 +37,8 @@ from engine.request import Request
 from engine.scheduling.policies import POLICIES
 from engine.scheduling.policies.base import Limits
 from engine.scheduling.scheduler import Scheduler
+from engine.start.build import Prepared, prepare
+from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

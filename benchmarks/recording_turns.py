@@ -19,10 +19,10 @@ import torch
 
 from benchmarks.harness import hand_back
 from engine.arrivals import Arrivals
-from engine.build import prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
-from engine.intake import make_requests
-from engine.warmup import warm_up
+from engine.start.build import prepare
+from engine.start.requests import make_requests
+from engine.start.warmup import warm_up
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

@@ -36,13 +36,13 @@ import psutil
 
 from benchmarks.harness import Report, as_a_worker, interleave, paired_ratio, summarise
 from benchmarks.merging import arguments, earlier_results, finish, save
-from engine.build import Prepared, prepare
 from engine.config import EMBEDDED_MODEL, ChunkedPrefill, EngineConfig, RequestSpec, RunSpec, Speculation
-from engine.intake import make_requests
 from engine.speculation.head import DEFAULT_HEAD
-from engine.speculation.make import load_head, make_speculator
-from engine.speculation.trial import try_out
-from engine.warmup import warm_up
+from engine.start.build import Prepared, prepare
+from engine.start.requests import make_requests
+from engine.start.speculation import load_head, make_speculator
+from engine.start.trial import try_out
+from engine.start.warmup import warm_up
 from scenarios import texts
 from scenarios.questions import ABOUT_A_TEXT, QUESTIONS
 from telemetry.clock import RunClock

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from engine.build import Prepared
 from engine.loop import Engine
 from engine.scheduling.plan import Plan
+from engine.start.build import Prepared
 
 MOST_LISTED = 512  # requests in flight that are listed one by one, those that have a place first
 

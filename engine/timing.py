@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.config.rates import BATCH, MachineRates
 from engine.executor import Executor
-from engine.intake import make_requests
 from engine.model.device import resolve_device
+from engine.start.build import Prepared, prepare
+from engine.start.requests import make_requests
+from engine.start.warmup import warm_up
 from engine.texts import prose
-from engine.warmup import warm_up
 from engine.worker import describe
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder

@@ -20,20 +20,20 @@ import torch
 from pydantic import ValidationError
 
 from engine import finite
-from engine.build import Prepared, prepare
 from engine.config import RunSpec
 from engine.config.errors import EngineError
 from engine.kv.quantized import tail_tokens
-from engine.kv.sizing import spare_tokens
-from engine.kv.unpacking import measure_attention
 from engine.loop import Engine
 from engine.model.device import device_uuid
 from engine.outputs import output_digest
-from engine.peaks import measure_peaks
 from engine.progress import in_flight, progress
-from engine.speculation.make import make_speculator
-from engine.speculation.trial import try_out
-from engine.warmup import rehearse, warm_up
+from engine.start.build import Prepared, prepare
+from engine.start.peaks import measure_peaks
+from engine.start.reading_cost import measure_attention
+from engine.start.sizing import spare_tokens
+from engine.start.speculation import make_speculator
+from engine.start.trial import try_out
+from engine.start.warmup import rehearse, warm_up
 from telemetry.clock import RunClock
 from telemetry.damage import spool_sizes
 from telemetry.folder import SPEC

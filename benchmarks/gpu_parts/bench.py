@@ -16,15 +16,15 @@ from typing import Any
 import torch
 
 from benchmarks.harness import Report
-from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.executor import Executor
-from engine.intake import make_requests
 from engine.model import load
 from engine.model.shape import RANDOM
-from engine.peaks import measure_peaks
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
+from engine.start.build import Prepared, prepare
+from engine.start.peaks import measure_peaks
+from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

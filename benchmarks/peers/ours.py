@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.peers.work import WARM_TOKENS, digest, ragged_spec
-from engine.build import Prepared, prepare
-from engine.intake import make_requests
-from engine.warmup import warm_up
+from engine.start.build import Prepared, prepare
+from engine.start.requests import make_requests
+from engine.start.warmup import warm_up
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

@@ -8,10 +8,10 @@ import torch
 
 from engine.attention.packed import check_reads, obstacle
 from engine.config import EngineConfig, KVQuantization
-from engine.kv.calibration import check_length, measure, smooth_norms, smoothed
 from engine.kv.codecs import Codec
 from engine.kv.quantized import Fixed
 from engine.model.load import LoadedModel, Progress, load, resolve
+from engine.start.calibrate import check_length, measure, smooth_norms, smoothed
 from engine.texts import prose
 
 

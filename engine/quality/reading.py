@@ -13,12 +13,12 @@ from engine.attention.packed import make_attention
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache
-from engine.kv.calibration import Probe
 from engine.kv.codecs import Codec
 from engine.kv.quantized import Fixed, QuantizedCache
 from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
+from engine.start.calibrate import Probe
 
 CHUNK = 256  # tokens read at once; ``engine.quality.chunking`` says how much depends on it
 ROWS = 128  # rows whose logits are held at once

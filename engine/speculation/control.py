@@ -14,7 +14,7 @@ class LengthControl(ABC):
     """Chooses how many tokens are guessed for each decode of an iteration, and learns from how it went."""
 
     most: int  # never more than this
-    # lengths to be tried, one an iteration, before the run (``engine.speculation.trial``)
+    # lengths to be tried, one an iteration, before the run (``engine.start.trial``)
     rehearses: tuple[int, ...] = ()
 
     @abstractmethod

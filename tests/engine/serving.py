@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from engine.build import prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.request import Request
-from engine.speculation.make import make_speculator
-from engine.speculation.trial import try_out
+from engine.start.build import prepare
+from engine.start.speculation import make_speculator
+from engine.start.trial import try_out
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

@@ -6,9 +6,9 @@ import torch
 
 from engine.config import RequestSpec, Sampling
 from engine.cost import CostModel
-from engine.peaks import measure_peaks
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
+from engine.start.peaks import measure_peaks
 
 
 def make_slice(tokens: int, context: int) -> Slice:

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from engine.attention.triton import TritonAttention
-from engine.build import prepare
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
 from engine.kernels import sample
 from engine.loop import DeviceMarks
 from engine.model.device import device_uuid
-from engine.warmup import warm_up
+from engine.start.build import prepare
+from engine.start.warmup import warm_up
 from tests.engine.serving import make_spec, serve
 
 GPU = torch.device("cuda:0")

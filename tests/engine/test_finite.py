@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from engine.build import prepare
 from engine.config import EngineConfig, KVQuantization, RequestSpec, Sampling, Speculation
 from engine.config.errors import EngineError
 from engine.finite import BROKEN, broken_rows
@@ -20,6 +19,7 @@ from engine.sampling import SamplingState, distribution, sample
 from engine.scheduling.plan import Slice
 from engine.speculation.models import choose
 from engine.speculation.verify import verify
+from engine.start.build import prepare
 from engine.worker import run as run_worker
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder

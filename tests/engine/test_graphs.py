@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.attention.choose import choose_backend, fitting_head
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
 from engine.config.errors import EngineError
 from engine.graphs import padded_sizes
 from engine.ragged import BlockTables, Layout
 from engine.request import Request
+from engine.start.attention import choose_backend, fitting_head
 from tests.engine.serving import make_spec, serve
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

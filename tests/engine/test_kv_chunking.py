@@ -11,10 +11,10 @@ from engine.config import EMBEDDED_MODEL, ChunkedPrefill, KVQuantization, Prefix
 from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
 from engine.kv.setup import calibrate
-from engine.kv.sizing import Room
 from engine.model.load import LoadedModel, load, resolve
 from engine.quality.chunking import codes_changed, sensitivity
 from engine.quality.reading import Reader
+from engine.start.sizing import Room
 from engine.texts import prose
 from tests.engine.serving import Verdict
 from tests.engine.test_kv_tokens import check_alone, engine_config, serve

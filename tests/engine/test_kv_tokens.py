@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
-from engine.build import prepare
 from engine.config import (
     ChunkedPrefill,
     EngineConfig,
@@ -30,10 +29,11 @@ from engine.config import (
 from engine.config.errors import EngineError
 from engine.executor import Executor
 from engine.kv.setup import exact_prefill
-from engine.kv.sizing import Room
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.scheduling.policies import POLICIES
+from engine.start.build import prepare
+from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.serving import Verdict, make_spec
@@ -212,7 +212,7 @@ def test_no_combination_changes_a_token_at_one_codec(data: st.DataObject, tiny: 
 @pytest.mark.parametrize("alpha", [0.5, 1.0])
 def test_smoothing_changes_no_score_before_packing(alpha: float, tiny: Path) -> None:
     """Folded into the weights it is exact: without packing, the logits stay what they were."""
-    from engine.kv.calibration import Probe, measure
+    from engine.start.calibrate import Probe, measure
 
     asked = [RequestSpec(request_id="0", prompt_token_ids=tuple(range(8, 60)), max_tokens=1)]
     keys, logits = [], []
@@ -230,7 +230,7 @@ def test_smoothing_changes_no_score_before_packing(alpha: float, tiny: Path) -> 
 @torch.inference_mode()
 def test_the_mean_key_is_that_of_keys_at_every_place_they_may_have(tiny: Path) -> None:
     """The mean over the text itself, were it read again at every place: rotations by position add up."""
-    from engine.kv.calibration import Probe, measure
+    from engine.start.calibrate import Probe, measure
 
     asked = [RequestSpec(request_id="0", prompt_token_ids=(9, 9), max_tokens=1)]
     decoder = prepare(make_spec(engine_config(tiny, None), asked)).model.decoder

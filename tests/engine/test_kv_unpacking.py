@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.build import Prepared, prepare
 from engine.config import EngineConfig, KVQuantization, RequestSpec, RunSpec
-from engine.kv.unpacking import Extent, measure_attention
+from engine.start.build import Prepared, prepare
+from engine.start.reading_cost import Extent, measure_attention
 from engine.worker import run
 from telemetry.spool import SpoolReader, spool_path
 

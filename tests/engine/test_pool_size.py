@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RequestSpec
+from engine.start.build import Prepared, prepare
 from tests.engine.serving import make_spec
 
 
 def prepared(requests: int, monkeypatch: pytest.MonkeyPatch, free: int = 64 << 20, **settings: Any) -> Prepared:
     """A workload of requests that hold 24 tokens each, on a machine with so many bytes free."""
-    monkeypatch.setattr("engine.kv.sizing.free_bytes", lambda device: free)
+    monkeypatch.setattr("engine.start.sizing.free_bytes", lambda device: free)
     common = {"model": "random:tiny", "device": "cpu", "threads": 1, "block_size": 8, "kv_memory_fraction": 0.5}
     config = EngineConfig.model_validate(common | settings)
     asked = [

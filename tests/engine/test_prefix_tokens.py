@@ -12,9 +12,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.build import prepare
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
 from engine.scheduling.policies import POLICIES
+from engine.start.build import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path

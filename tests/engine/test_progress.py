@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from engine.build import prepare
 from engine.config import EngineConfig, RequestSpec, Sampling
 from engine.progress import MOST_LISTED, in_flight, progress
+from engine.start.build import prepare
 from store.inflight import InFlight, in_flight_of
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder

@@ -10,10 +10,10 @@ import tokenizers
 import torch
 from pydantic import ValidationError
 
-from engine.build import prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling, Speculation
 from engine.config.errors import EngineError
 from engine.loop import Engine
+from engine.start.build import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.serving import make_spec

@@ -75,7 +75,7 @@ class Machine:
         return sum(self.lengths) / took * 1e9
 
     def tried_out(self, lengths: Sequence[int]) -> list[Measured]:
-        """What ``engine.speculation.trial`` would have measured here."""
+        """What ``engine.start.trial`` would have measured here."""
         found = []
         for length in lengths:
             plan = self.plan()

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from engine import executor
 from engine.batch import build_batch
-from engine.build import Prepared, prepare
 from engine.config import (
     ChunkedPrefill,
     ConfigError,
@@ -38,7 +37,6 @@ from engine.request import Draft
 from engine.scheduling.plan import Plan, Slice
 from engine.scheduling.scheduler import Scheduler
 from engine.speculation.lookup import NGramIndex, PromptLookup, followed
-from engine.speculation.make import make_speculator
 from engine.speculation.models import ModelProposer, kept_layers
 from engine.speculation.smart import (
     PROBE_REQUESTS,
@@ -49,7 +47,9 @@ from engine.speculation.smart import (
     best_lengths,
 )
 from engine.speculation.steptime import Load, StepTime
-from engine.speculation.trial import try_out
+from engine.start.build import Prepared, prepare
+from engine.start.speculation import make_speculator
+from engine.start.trial import try_out
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve
 

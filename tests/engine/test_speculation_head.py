@@ -14,7 +14,6 @@ from rich.progress import Progress
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from engine.build import prepare
 from engine.config import EMBEDDED_MODEL, EngineConfig, RequestSpec, Sampling, Speculation
 from engine.config.errors import EngineError
 from engine.config.models import EMBEDDED_SHA256, sha256
@@ -24,6 +23,7 @@ from engine.speculation.corpus import Writer, shard_path
 from engine.speculation.head import DEFAULT_HEAD, POINTER, Head, TrainedHead, check_head
 from engine.speculation.headtraining import LONGEST_MATCH, HeadTraining, Texts
 from engine.speculation.train import Teaching, main, packed, vocabulary, walked
+from engine.start.build import prepare
 from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts
 from tests.engine.serving import make_spec, serve
 

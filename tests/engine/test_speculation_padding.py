@@ -7,7 +7,6 @@ from typing import get_args
 
 import pytest
 
-from engine.build import prepare
 from engine.config import (
     ConfigError,
     EngineConfig,
@@ -22,6 +21,7 @@ from engine.kv.pool import IntegrityError
 from engine.request import Draft, Request
 from engine.speculation.bugs import BUGS
 from engine.speculation.lookup import PromptLookup
+from engine.start.build import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.draft_models import periodic

@@ -60,8 +60,8 @@ def embedded(embedded_model_dir: Path):
 @pytest.fixture(scope="session")
 def generated(embedded) -> list[tuple[list[int], list[int], list[torch.Tensor]]]:
     """Prompt ids, tokens and logits of ``transformers.generate``, each prompt alone."""
-    from engine.intake import make_requests
     from engine.model.load import load, resolve
+    from engine.start.requests import make_requests
 
     loaded = load(resolve(EngineConfig().model), torch.device("cpu"), torch.float32)
     spec = make_spec(EngineConfig(), [RequestSpec(request_id=str(i), prompt=p) for i, p in enumerate(PROMPTS)])

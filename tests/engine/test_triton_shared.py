@@ -17,13 +17,13 @@ from engine.attention.triton import TritonAttention
 from engine.attention.triton.configs import Tile, stretch_for
 from engine.attention.triton.prefixes import Extent, PrefixGroups, PrefixPasses
 from engine.batch import SharedRows, build_batch
-from engine.build import prepare
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
 from engine.graphs import Graphs
 from engine.kv.cache import KVCache
 from engine.ragged import BlockTables, RaggedBuilder
 from engine.scheduling.plan import Plan
-from engine.warmup import warm_up
+from engine.start.build import prepare
+from engine.start.warmup import warm_up
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve
 from tests.engine.test_graphs import make_request

@@ -12,7 +12,6 @@ import torch
 from engine.attention.packed import check_reads, make_attention
 from engine.attention.triton import TritonAttention
 from engine.batch import build_batch
-from engine.build import prepare
 from engine.config import (
     ChunkedPrefill,
     EngineConfig,
@@ -28,13 +27,14 @@ from engine.kernels.rope_store import rope_store
 from engine.kv.codecs import make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.quantized import QuantizedCache
-from engine.kv.sizing import Room
 from engine.loop import Engine
 from engine.ragged import RaggedBuilder
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Draft
 from engine.speculation.lookup import PromptLookup
+from engine.start.build import prepare
+from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.serving import make_spec

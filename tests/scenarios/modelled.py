@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 from engine.batch import Batch, build_batch
-from engine.build import Prepared, prepare
 from engine.config import EngineConfig, RunSpec
 from engine.config.rates import BATCH, MachineRates
 from engine.loop import Engine, Totals
 from engine.model.load import LoadedModel, load
 from engine.request import Request
 from engine.scheduling.plan import Plan
-from engine.speculation.make import make_speculator
-from engine.warmup import warm_up
+from engine.start.build import Prepared, prepare
+from engine.start.speculation import make_speculator
+from engine.start.warmup import warm_up
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -127,7 +127,7 @@ class ModelledClock(RunClock):
 def serve_modelled(spec: RunSpec, machine: Machine, script: Script = lambda request, place: ANY_TOKEN) -> Served:
     """Serve a spec on the modelled machine. ``script``: a request's output token at a place."""
     quiet = spec.model_copy(update={"engine": spec.engine.model_copy(update={"keep_text": False, "overlap": "off"})})
-    with patch("engine.build.load", _loaded):
+    with patch("engine.start.build.load", _loaded):
         prepared = prepare(quiet)
     clock = ModelledClock()
     folder = tempfile.TemporaryDirectory()

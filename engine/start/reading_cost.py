@@ -14,14 +14,14 @@ import torch
 
 from engine.attention import backend_class
 from engine.attention.packed import make_attention
-from engine.build import Prepared
 from engine.config import RequestSpec
 from engine.executor import Executor
 from engine.kv.cache import KVCache
 from engine.kv.quantized import Fixed, QuantizedCache
-from engine.peaks import shortest
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
+from engine.start.build import Prepared
+from engine.start.peaks import shortest
 
 
 @dataclass(frozen=True)

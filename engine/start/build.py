@@ -9,7 +9,6 @@ import torch
 
 from engine.arrivals import Arrivals
 from engine.attention import AttentionBackend
-from engine.attention.choose import choose_backend, fitting_head
 from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.attention.rectangle import RectangleAttention
@@ -17,7 +16,6 @@ from engine.config import ChunkedPrefill, EngineConfig, RunSpec
 from engine.config.errors import EngineError
 from engine.cost import CostModel
 from engine.executor import Executor
-from engine.intake import check_any, make_requests, unfit
 from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.pool import BlockPool
@@ -25,7 +23,6 @@ from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import Fixed, QuantizedCache
 from engine.kv.setup import calibrate, choose_reader, exact_prefill, has_fp8
-from engine.kv.sizing import PoolSize, block_bytes, pool_size, spare_tokens
 from engine.loop import Engine
 from engine.model.device import resolve_device, resolve_dtype, usual_threads
 from engine.model.load import LoadedModel, load, resolve
@@ -37,8 +34,11 @@ from engine.scheduling.policies.base import Limits
 from engine.scheduling.scheduler import Scheduler
 from engine.speculation.bugs import inject
 from engine.speculation.head import Head
-from engine.speculation.make import check_speculation, load_draft, load_head, make_speculator
 from engine.speculation.speculator import Speculator
+from engine.start.attention import choose_backend, fitting_head
+from engine.start.requests import check_any, make_requests, unfit
+from engine.start.sizing import PoolSize, block_bytes, pool_size, spare_tokens
+from engine.start.speculation import check_speculation, load_draft, load_head, make_speculator
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.build import Prepared
 from engine.config import RequestSpec
 from engine.config.errors import EngineError
 from engine.executor import Executor
 from engine.finite import KIND, not_finite
-from engine.intake import make_requests
 from engine.request import Draft, Request
 from engine.scheduling.builder import PlanBuilder
 from engine.scheduling.plan import Plan, Slice
@@ -26,6 +24,8 @@ from engine.speculation.control import LengthControl
 from engine.speculation.smart import measured
 from engine.speculation.speculator import Speculator
 from engine.speculation.steptime import Measured
+from engine.start.build import Prepared
+from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

@@ -11,14 +11,14 @@ import torch
 
 from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
-from engine.build import Prepared, group_rule, prepare
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.executor import Executor
 from engine.kv.setup import exact_prefill
 from engine.model.device import resolve_device, resolve_dtype
-from engine.peaks import measure_peaks
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
+from engine.start.build import Prepared, group_rule, prepare
+from engine.start.peaks import measure_peaks
 from telemetry.recorder import Recorder
 
 MOST_ROWS = 32  # more rows cost more to try than it saves
