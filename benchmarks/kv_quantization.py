@@ -33,7 +33,9 @@ from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
-from engine.start.build import Prepared, prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -136,7 +138,7 @@ def serve(prepared: Prepared) -> dict[str, float]:
     requests = make_requests(prepared.spec, prepared.model, prepared.device, prepared.max_model_len)
     folder = tempfile.TemporaryDirectory(prefix="servescope-bench-")
     with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
-        engine = replace(prepared, requests=requests).start(recorder, clock)
+        engine = build_engine(replace(prepared, requests=requests), recorder, clock)
         most, commit = 0, engine.scheduler.commit
 
         def counted(plan: Plan) -> None:

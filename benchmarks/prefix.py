@@ -37,7 +37,9 @@ from engine.request import Request
 from engine.scheduling.policies import POLICIES
 from engine.scheduling.policies.base import Limits
 from engine.scheduling.scheduler import Scheduler
-from engine.start.build import Prepared, prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -111,7 +113,7 @@ def serve(prepared: Prepared, spec: RunSpec, sharing: PrefixSharing | None) -> d
     requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
     folder = tempfile.TemporaryDirectory(prefix="servescope-bench-")
     with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
-        engine = replace(prepared, spec=spec, requests=requests).start(recorder, clock)
+        engine = build_engine(replace(prepared, spec=spec, requests=requests), recorder, clock)
         host = Stopwatch()
         for name in ("plan", "commit", "remove"):
             setattr(engine.scheduler, name, host.around(getattr(engine.scheduler, name)))

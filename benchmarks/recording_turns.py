@@ -20,7 +20,8 @@ import torch
 from benchmarks.harness import hand_back
 from engine.arrivals import Arrivals
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
-from engine.start.build import prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
 from engine.start.requests import make_requests
 from engine.start.warmup import warm_up
 from telemetry.clock import RunClock
@@ -55,7 +56,7 @@ def time_ratios(turns: int, steps: int) -> list[float]:
     clock = RunClock()
     with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
         recorders = {level: Recorder(Path(folder) / level, level, clock) for level in ("full", "off")}
-        engine = prepared.start(recorders["full"], clock)
+        engine = build_engine(prepared, recorders["full"], clock)
         engine.arrivals = Arrivals(requests)
         engine.admit_arrivals()
 

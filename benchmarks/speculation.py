@@ -38,7 +38,9 @@ from benchmarks.harness import Report, as_a_worker, interleave, paired_ratio, su
 from benchmarks.merging import arguments, earlier_results, finish, save
 from engine.config import EMBEDDED_MODEL, ChunkedPrefill, EngineConfig, RequestSpec, RunSpec, Speculation
 from engine.speculation.head import DEFAULT_HEAD
-from engine.start.build import Prepared, prepare
+from engine.start.build import allocate, build_engine
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from engine.start.speculation import load_head, make_speculator
 from engine.start.trial import try_out
@@ -227,7 +229,7 @@ def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
     head = load_head(spec.engine, prepared.model)
     prepared = replace(prepared, spec=spec, requests=requests, head=head)
     warm_up(prepared)
-    executor = prepared.allocate()
+    executor = allocate(prepared)
     drafter = make_speculator(prepared, executor.cache)
     if drafter is not None:
         try_out(prepared, executor, drafter)
@@ -237,7 +239,7 @@ def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
     full = [0, 0]  # tokens and ns on the run's clock, as long as all places were taken
     folder = tempfile.TemporaryDirectory(prefix="servescope-bench-")
     with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock, executor, drafter)
+        engine = build_engine(prepared, recorder, clock, executor, drafter)
         finish = engine.finish
 
         def noted(plan: Any, batch: Any, tokens: Any, times: Any) -> None:

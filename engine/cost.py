@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from engine.model.load import LoadedModel
 from engine.scheduling.plan import Plan
 
 
@@ -41,3 +42,18 @@ class CostModel:
         )
         moved = self.weight_bytes + self.kv_bytes_per_token * (read + tokens)
         return flops, moved
+
+
+def cost_model(model: LoadedModel, kv_bytes_per_token: float | None = None) -> CostModel:
+    """``kv_bytes_per_token``: as the cache stores them; None: at full precision."""
+    shape = model.shape
+    head = shape.vocab * shape.hidden
+    return CostModel(
+        body_parameters=shape.matmul_parameters - head,
+        head_parameters=head,
+        weight_bytes=shape.matmul_parameters * model.dtype.itemsize,
+        kv_bytes_per_token=shape.kv_bytes_per_token(model.dtype.itemsize)
+        if kv_bytes_per_token is None
+        else kv_bytes_per_token,
+        pair_flops=4 * shape.layers * shape.heads * shape.head_dim,
+    )

@@ -6,7 +6,7 @@ from typing import Any
 
 from engine.loop import Engine
 from engine.scheduling.plan import Plan
-from engine.start.build import Prepared
+from engine.start.prepared import Prepared
 
 MOST_LISTED = 512  # requests in flight that are listed one by one, those that have a place first
 

@@ -20,7 +20,9 @@ from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.config.rates import BATCH, MachineRates
 from engine.executor import Executor
 from engine.model.device import resolve_device
-from engine.start.build import Prepared, prepare
+from engine.start.build import allocate, build_engine
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from engine.start.warmup import warm_up
 from engine.texts import prose
@@ -68,7 +70,7 @@ def measure_rates(config: EngineConfig, progress: Progress = lambda phase, share
     length = min(prompt, prepared.max_model_len // 2)
     progress("timing", 0.0)
     warm_up(prepared)
-    executor = prepared.allocate()
+    executor = allocate(prepared)
     prompt_s = _shortest(prepared, executor, 1, length, 1)
     progress("timing", 0.4)
     steps_s = {}
@@ -105,7 +107,7 @@ def _seconds(prepared: Prepared, executor: Executor, spec: RunSpec) -> float:
     trial = replace(prepared, spec=spec, requests=requests)
     folder = tempfile.TemporaryDirectory(prefix="servescope-")
     with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
-        engine = trial.start(recorder, clock, executor)
+        engine = build_engine(trial, recorder, clock, executor)
         began = time.perf_counter()
         engine.run(requests)
         return time.perf_counter() - began

@@ -27,8 +27,10 @@ from engine.loop import Engine
 from engine.model.device import device_uuid
 from engine.outputs import output_digest
 from engine.progress import in_flight, progress
-from engine.start.build import Prepared, prepare
+from engine.start.build import allocate, build_engine
 from engine.start.peaks import measure_peaks
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.reading_cost import measure_attention
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator
@@ -96,7 +98,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     peaks = measure_peaks(device, prepared.model.dtype)
     warm_up(prepared)
     reading = _measure_reading(prepared)
-    executor = prepared.allocate(lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
+    executor = allocate(prepared, lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
     drafter = make_speculator(prepared, executor.cache)
     if drafter is not None:
         status.update(progress={"phase": "timing guesses", "phase_share": 0.0})
@@ -108,7 +110,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     state, error = "failed", None
     engine: Engine | None = None
     try:
-        engine = prepared.start(recorder, clock, executor, drafter)
+        engine = build_engine(prepared, recorder, clock, executor, drafter)
         recorder.run(
             "start",
             "running",

@@ -22,8 +22,10 @@ from engine.model import load
 from engine.model.shape import RANDOM
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
-from engine.start.build import Prepared, prepare
+from engine.start.build import allocate, build_engine
 from engine.start.peaks import measure_peaks
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -153,7 +155,7 @@ class Server:
 
     def __init__(self, config: EngineConfig, requests: Sequence[RequestSpec]) -> None:
         self.prepared = prepare(make_spec(config, requests))
-        self.executor = self.prepared.allocate()
+        self.executor = allocate(self.prepared)
 
     def serve(self, requests: Sequence[RequestSpec], **settings: Any) -> Served:
         """Serve a workload once; ``settings`` replace some of the engine's that the device side does not depend on."""
@@ -161,7 +163,7 @@ class Server:
         with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
             clock = RunClock()
             with Recorder(Path(folder), prepared.spec.engine.recording, clock) as recorder:
-                engine = prepared.start(recorder, clock, self.executor)
+                engine = build_engine(prepared, recorder, clock, self.executor)
                 start = time.perf_counter()
                 engine.run(prepared.requests)
                 seconds = time.perf_counter() - start

@@ -6,6 +6,7 @@ import torch
 
 from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
 from engine.attention.triton import TritonAttention
+from engine.cost import cost_model
 from engine.executor import Executor
 from engine.graphs import Graphs
 from engine.kv.cache import KVCache, bytes_per_block
@@ -14,7 +15,6 @@ from engine.model.load import load, resolve
 from engine.model.shape import RANDOM
 from engine.ragged import RaggedBuilder
 from engine.scheduling.plan import Plan
-from engine.start.build import cost_model
 
 SHAPES = ("smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
 BATCHES = (1, 16, 64, 256)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from benchmarks.peers.work import WARM_TOKENS, digest, ragged_spec
-from engine.start.build import Prepared, prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from engine.start.warmup import warm_up
 from telemetry.clock import RunClock
@@ -56,7 +58,7 @@ def _serve(prepared: Prepared) -> float:
     with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
         clock = RunClock()
         recorder = Recorder(Path(folder), prepared.spec.engine.recording, clock)
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         start = time.perf_counter()
         engine.run(prepared.requests)
         duration = time.perf_counter() - start

@@ -27,12 +27,12 @@ from engine.finite import not_finite
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import Fixed
-from engine.kv.setup import calibrate, has_fp8
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
 from engine.quality.chunking import sensitivity
 from engine.quality.needles import DEPTHS, find, hide
 from engine.quality.reading import ROWS, Reader
+from engine.start.calibrate import calibrate, has_fp8
 from engine.texts import prose
 
 Progress = Callable[[str, float], None]

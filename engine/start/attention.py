@@ -7,7 +7,15 @@ import os
 
 import torch
 
+from engine.attention import AttentionBackend
+from engine.attention.groups import GroupRule
+from engine.attention.packed import check_reads, make_attention, obstacle
+from engine.attention.rectangle import RectangleAttention
+from engine.config import EngineConfig
 from engine.config.errors import EngineError
+from engine.kv.cache import KVCache
+from engine.kv.codecs import Codec
+from engine.model.load import LoadedModel
 
 LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units and asynchronous copies
 
@@ -41,6 +49,42 @@ def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | No
     if head_dim <= largest_head_dim():
         return backend, None
     return _without_kernels(asked, f"heads of {head_dim} channels are larger than {largest_head_dim()}")
+
+
+def choose_reader(backend: str, asked: str, codec: Codec, config: EngineConfig, notices: list[str]) -> str:
+    """A backend that reads the codec: the one chosen, or the plain path where the choice was left open."""
+    exact = exact_prefill(config)
+    if asked != "auto":
+        check_reads(backend, codec, exact_prefill=exact)
+        return backend
+    problem = obstacle(backend, codec, exact_prefill=exact)
+    if problem:
+        notices.append(f"no custom kernels: {problem}")
+        return "gathered"
+    return backend
+
+
+def make_run_attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
+    """The run's attention over its cache."""
+    heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
+    speculation = config.speculation
+    if speculation is not None and config.pads:
+        return RectangleAttention(cache, *heads, same_length=speculation.verification == "same-length")
+    return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config), rule=group_rule(config))
+
+
+def group_rule(config: EngineConfig) -> GroupRule | None:
+    """When requests that share a prefix attend to it together; None: never."""
+    sharing = config.prefix_sharing
+    if sharing is None or not config.shares_attention:
+        return None
+    blocks = -(-sharing.min_prefix_tokens // config.block_size)
+    return GroupRule(sharing.attention == "tree", sharing.min_group, blocks)
+
+
+def exact_prefill(config: EngineConfig) -> bool:
+    """Whether a prompt's chunk attends to its own keys and values as they were before packing."""
+    return config.kv_quantization is not None and config.kv_quantization.prefill == "exact"
 
 
 def _without_kernels(asked: str, obstacle: str) -> tuple[str, str]:

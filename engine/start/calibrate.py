@@ -14,15 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 
+from engine.config import EngineConfig, KVQuantization
 from engine.config.errors import EngineError
+from engine.kv.codecs import Codec
 from engine.kv.codecs.forms import E4M3_MAX
+from engine.kv.quantized import Fixed
 from engine.model.assemble import GetTensor
 from engine.model.decoder import Decoder
+from engine.model.load import LoadedModel, Progress, load, resolve
 from engine.model.shape import ModelShape
+from engine.texts import prose
 
 HEADROOM = 2.0  # what later text may be larger by; floating point loses nothing to it
 PLACES = 4096  # of a sequence, that a mean key stands for
@@ -84,6 +90,37 @@ def measure(decoder: Decoder, token_ids: list[int]) -> Extent:
     decoder.forward(ids, places, Probe(shape, look))
     everywhere = rope.table[:PLACES].float().mean(0).cpu()  # [2, 1, head_dim]
     return Extent(largest[0], largest[1], rope.rotate(mean, (everywhere[0], everywhere[1])))
+
+
+def calibrate(
+    model: LoadedModel, asked: KVQuantization, codec: Codec, config: EngineConfig, progress: Progress
+) -> tuple[LoadedModel, Fixed]:
+    """The model with smoothing folded in, and a codec's scales and means, found on text; the model as it is where none is asked for.
+
+    Raises:
+        EngineError: the text is shorter than a block.
+    """
+    if not asked.calibrates:
+        return model, Fixed()
+    progress("calibrating", 0.0)
+    most = min(asked.calibration_tokens, model.shape.max_position)
+    ids = model.tokenizer.encode(prose("calibration")[: 8 * most + 256])[:most]
+    check_length(len(ids), config.block_size, asked.calibration_tokens)
+    extent = measure(model.decoder, ids)
+    if asked.smooth:
+        divisors = extent.divisors(asked.smooth)
+        source = resolve(config.model)
+        fold = partial(smoothed, divisors=divisors)
+        model = load(source, model.device, model.dtype, seed=config.seed, progress=progress, fold=fold)
+        smooth_norms(model.decoder, divisors)
+        extent = extent.smoothed(divisors)
+    scales = extent.fp8_scales() if codec.fixed_scales else None
+    return model, Fixed(scales, extent.mean_keys if asked.centres else None)
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Whether the device computes with 8-bit floating point."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def check_length(tokens: int, block_size: int, asked: int) -> None:

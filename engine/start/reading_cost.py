@@ -20,8 +20,8 @@ from engine.kv.cache import KVCache
 from engine.kv.quantized import Fixed, QuantizedCache
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
-from engine.start.build import Prepared
 from engine.start.peaks import shortest
+from engine.start.prepared import Prepared
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from engine.speculation.smart import SmartLength
 from engine.speculation.speculator import Speculator
 
 if TYPE_CHECKING:
-    from engine.start.build import Prepared
+    from engine.start.prepared import Prepared
 
 CONTROLS: dict[str, type[FixedLength] | type[SmartLength]] = {"fixed": FixedLength, "smart": SmartLength}
 _PROBE = "The quick brown fox, 2 + 2 = 4: naïve façade\n"  # models of one vocabulary cut this text the same way

@@ -24,7 +24,8 @@ from engine.speculation.control import LengthControl
 from engine.speculation.smart import measured
 from engine.speculation.speculator import Speculator
 from engine.speculation.steptime import Measured
-from engine.start.build import Prepared
+from engine.start.build import build_engine
+from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -100,7 +101,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
         folder = tempfile.TemporaryDirectory(prefix="servescope-")
         with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
             scripted = Speculator(proposer, control, prepared.max_model_len)
-            engine = trial.start(recorder, clock, executor, scripted)
+            engine = build_engine(trial, recorder, clock, executor, scripted)
             try:
                 engine.run(requests, control.done)
             except EngineError as error:

@@ -13,12 +13,14 @@ from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.executor import Executor
-from engine.kv.setup import exact_prefill
 from engine.model.device import resolve_device, resolve_dtype
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
-from engine.start.build import Prepared, group_rule, prepare
+from engine.start.attention import exact_prefill, group_rule
+from engine.start.build import make_cache
 from engine.start.peaks import measure_peaks
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from telemetry.recorder import Recorder
 
 MOST_ROWS = 32  # more rows cost more to try than it saves
@@ -53,7 +55,7 @@ def warm_up(prepared: Prepared) -> None:
         request.block_table = list(range(index * blocks, (index + 1) * blocks))
         request.tail = index
         requests.append(request)
-    cache = prepared.make_cache(len(requests) * -(-length // size), len(requests))
+    cache = make_cache(prepared, len(requests) * -(-length // size), len(requests))
     rule = None if group_rule(config) is None else GroupRule()  # two rows with a block in common are enough here
     attention = make_attention(
         prepared.backend,

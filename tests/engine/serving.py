@@ -10,7 +10,8 @@ import torch
 
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.request import Request
-from engine.start.build import prepare
+from engine.start.build import allocate, build_engine
+from engine.start.prepare import prepare
 from engine.start.speculation import make_speculator
 from engine.start.trial import try_out
 from telemetry.clock import RunClock
@@ -28,13 +29,13 @@ def serve(
 ) -> list[Request]:
     """Serve a spec in this process, after guesses were tried out or not; returns its requests, all ended."""
     prepared = prepare(spec)
-    executor = prepared.allocate()
+    executor = allocate(prepared)
     drafter = make_speculator(prepared, executor.cache)
     if tried_out:
         assert drafter is not None
         try_out(prepared, executor, drafter)
     with Recorder(run_dir, spec.engine.recording, clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock, executor, drafter)
+        engine = build_engine(prepared, recorder, clock, executor, drafter)
         engine.run(prepared.requests, stop)
     engine.scheduler.check_integrity()
     assert engine.scheduler.pool.num_used == 0, "blocks left behind"

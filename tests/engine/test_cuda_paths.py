@@ -13,7 +13,7 @@ from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSp
 from engine.kernels import sample
 from engine.loop import DeviceMarks
 from engine.model.device import device_uuid
-from engine.start.build import prepare
+from engine.start.prepare import prepare
 from engine.start.warmup import warm_up
 from tests.engine.serving import make_spec, serve
 

@@ -19,7 +19,8 @@ from engine.sampling import SamplingState, distribution, sample
 from engine.scheduling.plan import Slice
 from engine.speculation.models import choose
 from engine.speculation.verify import verify
-from engine.start.build import prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
 from engine.worker import run as run_worker
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -285,7 +286,7 @@ def test_the_flag_is_read_where_the_tokens_are(sound: Path, tmp_path: Path, monk
         monkeypatch.setattr(torch.Tensor, name, watched)
     prepared = prepare(make_spec(config_of(sound, overlap="on"), asked()[:1]))
     with Recorder(tmp_path, "off", clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         asked_of.clear()
         engine.run(prepared.requests)
     assert isinstance(prepared.model.decoder, Decoder)

@@ -10,10 +10,10 @@ import torch
 from engine.config import EMBEDDED_MODEL, ChunkedPrefill, KVQuantization, PrefixSharing, RequestSpec
 from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
-from engine.kv.setup import calibrate
 from engine.model.load import LoadedModel, load, resolve
 from engine.quality.chunking import codes_changed, sensitivity
 from engine.quality.reading import Reader
+from engine.start.calibrate import calibrate
 from engine.start.sizing import Room
 from engine.texts import prose
 from tests.engine.serving import Verdict

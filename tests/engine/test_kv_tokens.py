@@ -28,11 +28,12 @@ from engine.config import (
 )
 from engine.config.errors import EngineError
 from engine.executor import Executor
-from engine.kv.setup import exact_prefill
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.scheduling.policies import POLICIES
-from engine.start.build import prepare
+from engine.start.attention import exact_prefill
+from engine.start.build import build_engine, make_cache
+from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -110,7 +111,7 @@ def check_alone(prepared, request: Request, tie: float = TIE) -> Verdict:
     ids = request.token_ids[:-1]
     alone = Request(0, RequestSpec(request_id="alone", prompt="-"), ids, Sampling(), 1)
     alone.block_table, alone.tail = list(range(-(-len(ids) // size))), 0
-    cache = prepared.make_cache(len(alone.block_table), 1)
+    cache = make_cache(prepared, len(alone.block_table), 1)
     exact = exact_prefill(prepared.spec.engine)
     attention = make_attention("gathered", cache, shape.heads, shape.kv_heads, shape.head_dim, exact_prefill=exact)
     executor = Executor(prepared.model.decoder, attention)
@@ -136,7 +137,7 @@ def serve(config: EngineConfig, asked: list[RequestSpec], run_dir: Path, room: R
     if room is not None:
         prepared = replace(prepared, pool=replace(prepared.pool, taken=room))
     with Recorder(run_dir, config.recording, clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         engine.run(prepared.requests)
     engine.scheduler.check_integrity()
     assert engine.scheduler.pool.num_used == 0, "blocks left behind"
@@ -335,8 +336,8 @@ def test_a_smaller_codec_gives_more_blocks_of_the_same_bytes(name: str, tiny: Pa
     asked = [RequestSpec(request_id=str(i), prompt_token_ids=(9,) * 30, max_tokens=50) for i in range(4)]
     full = prepare(make_spec(engine_config(tiny, None, kv_blocks=200), asked))
     packed = prepare(make_spec(engine_config(tiny, CODECS[name], kv_blocks=200), asked))
-    room = full.make_cache(full.num_blocks, None).nbytes
-    cache = packed.make_cache(packed.num_blocks, packed.tails)
+    room = make_cache(full, full.num_blocks, None).nbytes
+    cache = make_cache(packed, packed.num_blocks, packed.tails)
     assert cache.nbytes <= room
     assert cache.nbytes > room - cache.nbytes / packed.num_blocks - 1
     assert packed.kv_capacity_tokens > 1.5 * full.kv_capacity_tokens
@@ -351,7 +352,7 @@ def test_every_packed_block_says_so_once(tiny: Path, tmp_path: Path) -> None:
         config = engine_config(tiny, CODECS[name], recording="full")
         prepared = prepare(make_spec(config, asked))
         with Recorder(tmp_path / name, "full", clock := RunClock()) as recorder:
-            engine = prepared.start(recorder, clock)
+            engine = build_engine(prepared, recorder, clock)
             seen: list = []
             note = engine.scheduler.pool.quantised
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from engine.config import EngineConfig, KVQuantization, RequestSpec, RunSpec
-from engine.start.build import Prepared, prepare
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.reading_cost import Extent, measure_attention
 from engine.worker import run
 from telemetry.spool import SpoolReader, spool_path

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from engine.config import EngineConfig, RequestSpec
-from engine.start.build import Prepared, prepare
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from tests.engine.serving import make_spec
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
 from engine.scheduling.policies import POLICIES
-from engine.start.build import prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path
@@ -160,7 +161,7 @@ def test_what_a_preempted_request_finds_again_is_no_prefix_hit(shared: int, tiny
     )  # fmt: skip
     prepared = prepare(make_spec(config, asked))
     with Recorder(tmp_path, "iterations", clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         engine.run(prepared.requests)
     totals = engine.totals
     assert totals.preemptions > 0
@@ -197,7 +198,7 @@ def test_an_evicted_block_is_never_read(backend: str, poison: float, tiny, tmp_p
     spec = make_spec(config, asked)
     prepared = prepare(spec)
     with Recorder(tmp_path, "off", clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         pool, data = engine.scheduler.pool, engine.executor.cache.data
         forget, evicted = pool.evicted, []
 

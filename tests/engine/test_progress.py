@@ -9,7 +9,8 @@ import pytest
 
 from engine.config import EngineConfig, RequestSpec, Sampling
 from engine.progress import MOST_LISTED, in_flight, progress
-from engine.start.build import prepare
+from engine.start.build import allocate, build_engine
+from engine.start.prepare import prepare
 from store.inflight import InFlight, in_flight_of
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -24,10 +25,10 @@ def watched(tmp_path: Path, requests: list[RequestSpec], **settings: Any) -> tup
     """Serve requests, and ask in the middle of every forward pass what is in flight."""
     config = EngineConfig(model="random:tiny", device="cpu", threads=1, kv_blocks=200, **settings)
     prepared = prepare(make_spec(config, requests))
-    executor = prepared.allocate()
+    executor = allocate(prepared)
     seen: list[InFlight] = []
     with Recorder(tmp_path, "full", clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock, executor)
+        engine = build_engine(prepared, recorder, clock, executor)
         forward = executor.forward
 
         def and_look(batch: Any) -> Any:

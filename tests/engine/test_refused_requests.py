@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling, Speculation
 from engine.config.errors import EngineError
 from engine.loop import Engine
-from engine.start.build import prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.serving import make_spec
@@ -84,7 +85,7 @@ def serve(spec: RunSpec, run_dir: Path) -> tuple[dict, Engine]:
     """Requests by name, and the engine that served them."""
     prepared = prepare(spec)
     with Recorder(run_dir, spec.engine.recording, clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         engine.run(prepared.requests)
     engine.scheduler.check_integrity()
     assert engine.scheduler.pool.num_used == 0

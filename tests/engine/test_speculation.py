@@ -47,7 +47,9 @@ from engine.speculation.smart import (
     best_lengths,
 )
 from engine.speculation.steptime import Load, StepTime
-from engine.start.build import Prepared, prepare
+from engine.start.build import allocate
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.speculation import make_speculator
 from engine.start.trial import try_out
 from telemetry.spool import SpoolReader, spool_path
@@ -209,7 +211,7 @@ def test_a_trial_leaves_nothing_behind(changes: dict[str, Any], tmp_path: Path):
 
 
 def tried_out(prepared: Prepared) -> SmartLength:
-    executor = prepared.allocate()
+    executor = allocate(prepared)
     drafter = make_speculator(prepared, executor.cache)
     assert drafter is not None
     try_out(prepared, executor, drafter)
@@ -522,7 +524,7 @@ def test_a_draft_without_room_in_the_pool_is_refused(monkeypatch: pytest.MonkeyP
     """The model's part of the pool still fits; the draft model's does not."""
     config = speculating(proposer="draft-model", draft_model="random:tiny")
     prepared = prepare(make_spec(config, asked(1)))
-    executor = prepared.allocate()
+    executor = allocate(prepared)
 
     def full(*shape: Any, **settings: Any) -> torch.Tensor:
         raise RuntimeError("out of memory")

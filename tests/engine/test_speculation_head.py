@@ -23,7 +23,7 @@ from engine.speculation.corpus import Writer, shard_path
 from engine.speculation.head import DEFAULT_HEAD, POINTER, Head, TrainedHead, check_head
 from engine.speculation.headtraining import LONGEST_MATCH, HeadTraining, Texts
 from engine.speculation.train import Teaching, main, packed, vocabulary, walked
-from engine.start.build import prepare
+from engine.start.prepare import prepare
 from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts
 from tests.engine.serving import make_spec, serve
 

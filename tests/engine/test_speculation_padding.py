@@ -21,7 +21,8 @@ from engine.kv.pool import IntegrityError
 from engine.request import Draft, Request
 from engine.speculation.bugs import BUGS
 from engine.speculation.lookup import PromptLookup
-from engine.start.build import prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.draft_models import periodic
@@ -84,7 +85,7 @@ def run(settings: EngineConfig, folder: Path, steps: int = 400):
     """Serve with this engine at hand; gives up after some steps: a bug may keep requests from ending."""
     prepared = prepare(make_spec(settings, asked()))
     with Recorder(folder, "off", clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         engine.run(prepared.requests, lambda: engine.totals.iterations >= steps)
     return engine, prepared
 
@@ -114,7 +115,7 @@ def test_without_the_checks_output_breaks(bug: str, half_right: None, tmp_path: 
     assert f"known bug: {bug}" in prepared.notices
     try:
         with Recorder(tmp_path / "wrong", "off", clock := RunClock()) as recorder:
-            prepared.start(recorder, clock).run(prepared.requests)
+            build_engine(prepared, recorder, clock).run(prepared.requests)
     except IndexError:
         assert bug in ("no-rollback", "padding-in-text")
         return

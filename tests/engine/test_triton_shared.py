@@ -22,7 +22,8 @@ from engine.graphs import Graphs
 from engine.kv.cache import KVCache
 from engine.ragged import BlockTables, RaggedBuilder
 from engine.scheduling.plan import Plan
-from engine.start.build import prepare
+from engine.start.build import make_cache
+from engine.start.prepare import prepare
 from engine.start.warmup import warm_up
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve
@@ -344,6 +345,6 @@ def test_the_warm_up_compiles_every_tile_of_a_shared_prefix(monkeypatch: pytest.
     )  # fmt: skip
     prepared = prepare(make_spec(config, [RequestSpec(request_id="0", prompt_token_ids=(1, 2), max_tokens=2)]))
     warm_up(prepared)
-    passes = TritonAttention(prepared.make_cache(1, None), 4, 2, 16, GroupRule()).passes
+    passes = TritonAttention(make_cache(prepared, 1, None), 4, 2, 16, GroupRule()).passes
     assert tiles == {passes.tile(rows) for rows in range(2, 11)}
     assert len(tiles) == 2

@@ -33,7 +33,8 @@ from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Draft
 from engine.speculation.lookup import PromptLookup
-from engine.start.build import prepare
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -286,7 +287,7 @@ def serve(prompts: list[tuple[int, ...]], config: EngineConfig, run_dir: Path, b
     prepared = prepare(make_spec(config, asked))
     prepared = replace(prepared, pool=replace(prepared.pool, taken=Room(blocks, 3)))
     with Recorder(run_dir, config.recording, clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock)
+        engine = build_engine(prepared, recorder, clock)
         engine.run(prepared.requests)
     engine.served = [r.token_ids for r in prepared.requests]
     return engine

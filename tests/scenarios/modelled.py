@@ -27,7 +27,9 @@ from engine.loop import Engine, Totals
 from engine.model.load import LoadedModel, load
 from engine.request import Request
 from engine.scheduling.plan import Plan
-from engine.start.build import Prepared, prepare
+from engine.start.build import allocate, build_engine
+from engine.start.prepare import prepare
+from engine.start.prepared import Prepared
 from engine.start.speculation import make_speculator
 from engine.start.warmup import warm_up
 from telemetry.clock import RunClock
@@ -127,7 +129,7 @@ class ModelledClock(RunClock):
 def serve_modelled(spec: RunSpec, machine: Machine, script: Script = lambda request, place: ANY_TOKEN) -> Served:
     """Serve a spec on the modelled machine. ``script``: a request's output token at a place."""
     quiet = spec.model_copy(update={"engine": spec.engine.model_copy(update={"keep_text": False, "overlap": "off"})})
-    with patch("engine.start.build.load", _loaded):
+    with patch("engine.start.prepare.load", _loaded):
         prepared = prepare(quiet)
     clock = ModelledClock()
     folder = tempfile.TemporaryDirectory()
@@ -142,10 +144,10 @@ def serve_here(spec: RunSpec, slowdown: float = 1.0) -> Served:
     """Serve a spec on the real engine and this machine's clock. ``slowdown``: each forward pass takes so many times as long."""
     prepared = prepare(spec)
     warm_up(prepared)
-    executor = prepared.allocate()
+    executor = allocate(prepared)
     folder = tempfile.TemporaryDirectory()
     with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
-        engine = prepared.start(recorder, clock, executor, make_speculator(prepared, executor.cache))
+        engine = build_engine(prepared, recorder, clock, executor, make_speculator(prepared, executor.cache))
         served = Served(prepared.requests, engine.totals, capacity_tokens=prepared.kv_capacity_tokens)
         build, forward, tokens = executor.build, executor.forward, executor.tokens
 
@@ -196,7 +198,7 @@ def _engine(
         left=torch.empty(0),
         graphs=None,
     )
-    engine = prepared.start(recorder, clock, executor, make_speculator(prepared, executor.cache))
+    engine = build_engine(prepared, recorder, clock, executor, make_speculator(prepared, executor.cache))
     served = Served(prepared.requests, engine.totals, capacity_tokens=prepared.kv_capacity_tokens)
 
     def timed(plan: Plan) -> Batch:

@@ -1,0 +1,92 @@
+"""From a spec to a loaded model and a checked workload."""
+
+from __future__ import annotations
+
+import torch
+
+from engine.arrivals import Arrivals
+from engine.config import EngineConfig, RunSpec
+from engine.config.errors import EngineError
+from engine.kv.codecs import make_codec
+from engine.kv.quantized import Fixed
+from engine.model.device import resolve_device, resolve_dtype, usual_threads
+from engine.model.load import LoadedModel, load, resolve
+from engine.start.attention import choose_backend, choose_reader, fitting_head
+from engine.start.calibrate import calibrate, has_fp8
+from engine.start.prepared import Prepared, Progress
+from engine.start.requests import check_any, make_requests, unfit
+from engine.start.sizing import pool_size
+from engine.start.speculation import check_speculation, load_draft, load_head
+
+
+def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Prepared:
+    """Load the model and check which requests can be served; those that cannot know why (``Request.refusal``).
+
+    Raises:
+        EngineError: naming the setting that cannot be served and what would be right, or the request where none can be.
+    """
+    config = spec.engine
+    device = resolve_device(config.device)
+    dtype = resolve_dtype(config.dtype, device)
+    # padded verification is a form of gathered attention
+    asked = "gathered" if config.pads else config.attention_backend
+    backend, notice = choose_backend(asked, device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or usual_threads())
+    model = load(resolve(config.model), device, dtype, seed=config.seed, progress=progress)
+    backend, larger = fitting_head(backend, asked, model.shape.head_dim)
+    notices = [told for told in (notice, larger) if told]
+    codec, fixed = None, Fixed()
+    if config.kv_quantization is not None:
+        codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
+        backend = choose_reader(backend, asked, codec, config, notices)
+        if codec.name == "fp8" and not has_fp8(device):
+            notices.append("fp8 emulated")
+        model, fixed = calibrate(model, config.kv_quantization, codec, config, progress)
+    max_model_len = _max_model_len(config, model)
+    progress("reading prompts", 0.0)
+    requests = make_requests(spec, model, device, max_model_len)
+    Arrivals(requests)  # raises where one waits for another in vain
+    check_any(requests)
+    draft = load_draft(config, model, progress)
+    head = load_head(config, model, progress)
+    models = [model, draft] if draft is not None else [model]
+    servable = [r for r in requests if r.refusal is None]
+    size = pool_size(config, models, codec, device, servable, max_model_len)
+    for request in servable:
+        request.refusal = unfit(request, size.taken.blocks, config.block_size)
+    check_any(requests)
+    refused = sum(r.refusal is not None for r in requests)
+    if refused:
+        notices.append(f"{refused} of {len(requests)} requests refused")
+    if config.speculation is not None and config.speculation.inject_bug != "none":
+        notices.append(f"known bug: {config.speculation.inject_bug}")
+    prepared = Prepared(
+        spec,
+        model,
+        device,
+        size,
+        max_model_len,
+        requests,
+        backend,
+        tuple(notices),
+        draft,
+        head,
+        codec,
+        fixed,
+    )
+    check_speculation(prepared)
+    return prepared
+
+
+def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
+    own = model.shape.max_position
+    if config.max_model_len is not None and config.max_model_len > own:
+        raise EngineError(
+            "too-long",
+            "max_model_len",
+            config.max_model_len,
+            f"the model was made for at most {own:,} tokens.",
+            f"Set max_model_len to {own} or less.",
+        )
+    return config.max_model_len or own

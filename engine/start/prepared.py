@@ -1,0 +1,87 @@
+"""What is known of a run once its model is loaded and its workload checked, before anything is allocated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.config import ChunkedPrefill, RunSpec
+from engine.kv.codecs import Codec
+from engine.kv.quantized import Fixed
+from engine.model.load import LoadedModel
+from engine.request import Request
+from engine.scheduling.policies.base import Limits
+from engine.speculation.head import Head
+from engine.start.sizing import PoolSize, block_bytes
+
+DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
+
+Progress = Callable[[str, float], None]
+"""Told the phase and the share of it that is done."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model loaded and a workload checked against it; ``engine.start.build`` makes an engine of it."""
+
+    spec: RunSpec
+    model: LoadedModel
+    device: torch.device
+    pool: PoolSize
+    max_model_len: int
+    requests: list[Request]  # those that were refused included
+    backend: str  # of attention
+    notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
+    draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
+    head: Head | None = None  # the same, where it asks for a trained head
+    codec: Codec | None = None  # of the KV cache; None: full precision
+    fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
+
+    @property
+    def num_blocks(self) -> int:
+        return self.pool.taken.blocks
+
+    @property
+    def tails(self) -> int | None:
+        """Sequences that may keep an exact window at once; None: the codec has none."""
+        return self.pool.taken.tails
+
+    @property
+    def servable(self) -> list[Request]:
+        """Requests that were not refused."""
+        return [r for r in self.requests if r.refusal is None]
+
+    @property
+    def kv_capacity_tokens(self) -> int:
+        return self.num_blocks * self.spec.engine.block_size
+
+    @property
+    def kv_could_hold_tokens(self) -> int:
+        """Of the pool's share of the memory, whatever the workload."""
+        return self.pool.most.blocks * self.spec.engine.block_size
+
+    @property
+    def uses_graphs(self) -> bool:
+        return self.spec.engine.cuda_graphs and self.backend == "triton"
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether the next step is prepared while the device runs the last one."""
+        config = self.spec.engine
+        wanted = self.device.type == "cuda" if config.overlap == "auto" else config.overlap == "on"
+        return wanted and config.speculation is None
+
+    @property
+    def kv_bytes_per_token(self) -> float:
+        """Of a packed token, all layers."""
+        size = self.spec.engine.block_size
+        return block_bytes(self.model, size, self.codec) / size
+
+    @property
+    def limits(self) -> Limits:
+        config = self.spec.engine
+        chunked = config.chunked_prefill or ChunkedPrefill()
+        budget = chunked.token_budget or DEFAULT_TOKEN_BUDGET[self.device.type]
+        return Limits(budget, chunked.chunk_size, config.max_num_batched_tokens)
