@@ -24,7 +24,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Prefixes that single tokens of a batch share, for the same kernels (``engine.attention.triton.prefixes`` plans them).
+    """Prefixes that single tokens of a batch share, for the same kernels (``engine.gpu.attention.prefixes`` plans them).
 
     A row's results lie together, those of the prefixes before those of its own keys, and are merged by their log-sum-exps.
     """
@@ -55,7 +55,7 @@ class SharedRows:
 
 @dataclass(frozen=True)
 class Ragged:
-    """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.ragged`` builds it).
+    """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.gpu.ragged`` builds it).
 
     Sequence ``s`` owns the rows ``[query_starts[s], query_starts[s + 1])``; its block table is ``blocks[block_starts[s]:]``.
     """

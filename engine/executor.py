@@ -16,7 +16,7 @@ from engine.scheduling.plan import Plan
 from engine.speculation.verify import verify
 
 if TYPE_CHECKING:
-    from engine.graphs import Graphs
+    from engine.gpu.graphs import Graphs
 
 Progress = Callable[[str, float], None]
 
@@ -25,7 +25,7 @@ class Executor:
     """Decoder, attention and cache that belong together, and the form of batch they read.
 
     With the custom kernels (backend ``triton``) the decoder is the fused one and tokens are drawn on the device where the requests'
-    settings allow; ``graphs`` (``engine.graphs``) then replays whole decode steps.
+    settings allow; ``graphs`` (``engine.gpu.graphs``) then replays whole decode steps.
     """
 
     def __init__(self, decoder: Decoder, attention: AttentionBackend) -> None:
@@ -40,8 +40,8 @@ class Executor:
         )  # [sampled rows, hidden] of the last batch, after the last layer; valid until the next one
         self.build: Callable[[Plan], Batch] = partial(build_batch, block_size=self.cache.block_size, device=self.device)
         if self.attention.ragged:
-            from engine.model.fused import FusedDecoder
-            from engine.ragged import RaggedBuilder
+            from engine.gpu.fused import FusedDecoder
+            from engine.gpu.ragged import RaggedBuilder
 
             self.decoder = FusedDecoder(decoder)  # type: ignore[assignment]  # the same calls
             self.builder = RaggedBuilder(
@@ -65,7 +65,7 @@ class Executor:
 
     def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = lambda *_: None) -> None:
         """Record decode steps of padded sizes; ``build`` pads to them from now on."""
-        from engine.graphs import Graphs
+        from engine.gpu.graphs import Graphs
 
         assert self.attention.ragged, "graphs need the custom kernels"
         self.graphs = Graphs(self, max_num_seqs, max_model_len)
@@ -105,7 +105,7 @@ class Executor:
         draws = batch.draws
         if draws is None:
             return sample(logits.float(), [part.request.sampling_state for part in batch.sampled])
-        from engine.kernels.sample import sample_tokens
+        from engine.gpu.kernels.sample import sample_tokens
 
         tokens = sample_tokens(logits, draws.temperatures, draws.seeds, draws.counters)
         if draws.others:

@@ -17,7 +17,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from engine.attention.triton import backend
+from engine.gpu.attention import backend
 
 WARP = 32
 

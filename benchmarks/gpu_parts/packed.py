@@ -12,14 +12,15 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
-from engine.attention.triton import TritonAttention
 from engine.config.techniques import KVQuantization
 from engine.executor import Executor
-from engine.graphs import Graphs
-from engine.kernels.forms import KernelForm, Side
-from engine.kernels.pack import keep
-from engine.kernels.rope_pack import rope_pack
-from engine.kernels.rope_store import rope_store
+from engine.gpu.attention import TritonAttention
+from engine.gpu.graphs import Graphs
+from engine.gpu.kernels.forms import KernelForm, Side
+from engine.gpu.kernels.pack import keep
+from engine.gpu.kernels.rope_pack import rope_pack
+from engine.gpu.kernels.rope_store import rope_store
+from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache
 from engine.kv.codecs import make_codec
 from engine.kv.codecs.rotation import hadamard
@@ -28,7 +29,6 @@ from engine.model.device import resolve_dtype
 from engine.model.load import load, resolve
 from engine.model.rope import Rope
 from engine.model.shape import RANDOM, ModelShape
-from engine.ragged import RaggedBuilder
 
 CODECS = ("none", "int8", "fp8", "int4", "kivi")
 SHAPE = "llama-3.1-8b"

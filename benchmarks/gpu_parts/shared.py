@@ -8,8 +8,8 @@ import torch
 from benchmarks.gpu_parts.bench import Bench
 from benchmarks.gpu_parts.steps import BLOCK_SIZE, layer_seconds
 from engine.attention.groups import GroupRule
-from engine.attention.triton import TritonAttention
 from engine.config import RequestSpec, Sampling
+from engine.gpu.attention import TritonAttention
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.model.shape import RANDOM
 from engine.request import Request

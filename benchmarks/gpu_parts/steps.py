@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 
 from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
-from engine.attention.triton import TritonAttention
 from engine.cost import cost_model
 from engine.executor import Executor
-from engine.graphs import Graphs
+from engine.gpu.attention import TritonAttention
+from engine.gpu.graphs import Graphs
+from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.model.device import resolve_dtype
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM
-from engine.ragged import RaggedBuilder
 from engine.scheduling.plan import Plan
 
 SHAPES = ("smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")

@@ -19,7 +19,7 @@ def backend_class(name: str) -> type[AttentionBackend]:
         ImportError: ``triton`` is asked for and not installed.
     """
     if name == "triton":
-        from engine.attention.triton import TritonAttention
+        from engine.gpu.attention import TritonAttention
 
         return TritonAttention
     return BACKENDS[name]

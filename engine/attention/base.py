@@ -11,7 +11,7 @@ from engine.batch import AttentionBatch
 from engine.kv.cache import KVCache
 
 if TYPE_CHECKING:
-    from engine.attention.triton.prefixes import PrefixPasses
+    from engine.gpu.attention.prefixes import PrefixPasses
 
 
 class AttentionBackend(ABC):

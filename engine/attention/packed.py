@@ -91,7 +91,7 @@ def make_attention(
     """The backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it together."""
     codec = cache.codec
     if backend == "triton":
-        from engine.attention.triton import TritonAttention
+        from engine.gpu.attention import TritonAttention
 
         # It centres and mixes on its own; at full precision there is nothing that prefills could read otherwise.
         exact = exact_prefill and codec is not None

@@ -44,7 +44,7 @@ def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | No
     """
     if backend != "triton":
         return backend, None
-    from engine.attention.triton.configs import largest_head_dim  # Triton may not be installed
+    from engine.gpu.attention.configs import largest_head_dim  # Triton may not be installed
 
     if head_dim <= largest_head_dim():
         return backend, None

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.attention.triton import TritonAttention
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
-from engine.kernels import sample
+from engine.gpu.attention import TritonAttention
+from engine.gpu.kernels import sample
 from engine.loop import DeviceMarks
 from engine.model.device import device_uuid
 from engine.start.prepare import prepare

@@ -77,7 +77,7 @@ def test_a_small_temperature_that_is_drawn_at_still_finds_the_most_likely_token(
 
 @pytest.mark.parametrize(("vocab", "temperature"), [(300, 0.0), (300, 1.0), (300, 1e-8), (9000, 1.0)])
 def test_the_sampling_kernel_gives_no_token_for_such_a_row(vocab: int, temperature: float) -> None:
-    from engine.kernels.sample import sample_tokens
+    from engine.gpu.kernels.sample import sample_tokens
 
     torch.manual_seed(0)
     logits = torch.randn(5, vocab, device=DEVICE) * 10

@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from engine.kernels.activation import silu_mul
-from engine.kernels.norm import add_norm
-from engine.kernels.rope_store import rope_store
-from engine.kernels.sample import sample_tokens
+from engine.gpu.kernels.activation import silu_mul
+from engine.gpu.kernels.norm import add_norm
+from engine.gpu.kernels.rope_store import rope_store
+from engine.gpu.kernels.sample import sample_tokens
 from engine.kv.cache import KVCache
 from engine.model.norm import RMSNorm
 from engine.model.rope import Rope

@@ -16,15 +16,15 @@ from engine.attention.groups import GroupRule
 from engine.attention.packed import make_attention
 from engine.config import RequestSpec, Sampling
 from engine.config.techniques import KVQuantization
-from engine.kernels.forms import KernelForm
-from engine.kernels.rope_pack import rope_pack
-from engine.kernels.rope_store import rope_store
+from engine.gpu.kernels.forms import KernelForm
+from engine.gpu.kernels.rope_pack import rope_pack
+from engine.gpu.kernels.rope_store import rope_store
+from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache
 from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
 from engine.model.rope import Rope
 from engine.model.shape import RANDOM
-from engine.ragged import RaggedBuilder
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.attention.reference import ReferenceAttention
-from engine.attention.triton import TritonAttention
-from engine.attention.triton.configs import segments_for, tile_for
 from engine.batch import build_batch
+from engine.gpu.attention import TritonAttention
+from engine.gpu.attention.configs import segments_for, tile_for
+from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache
-from engine.ragged import RaggedBuilder
 from engine.scheduling.plan import Plan
 from tests.engine.test_attention import make_sequences
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from engine.attention.reference import ReferenceAttention
-from engine.attention.triton import TritonAttention
 from engine.batch import build_batch
 from engine.config import EngineConfig, Sampling
 from engine.config.techniques import KVQuantization
-from engine.kernels.forms import KernelForm, Side
-from engine.kernels.rope_pack import rope_pack
-from engine.kernels.rope_store import rope_store
+from engine.gpu.attention import TritonAttention
+from engine.gpu.kernels.forms import KernelForm, Side
+from engine.gpu.kernels.rope_pack import rope_pack
+from engine.gpu.kernels.rope_store import rope_store
+from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache
 from engine.kv.codecs import make_codec
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import QuantizedCache
 from engine.model.rope import Rope
 from engine.model.shape import RANDOM
-from engine.ragged import RaggedBuilder
 from tests.engine.test_attention import make_sequences
 from tests.engine.test_graphs import tokens_of
 from tests.engine.test_triton_attention import MIXED, distance

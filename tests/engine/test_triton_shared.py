@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from engine.attention.groups import GroupRule
 from engine.attention.reference import ReferenceAttention
-from engine.attention.triton import TritonAttention
-from engine.attention.triton.configs import Tile, stretch_for
-from engine.attention.triton.prefixes import Extent, PrefixGroups, PrefixPasses
 from engine.batch import SharedRows, build_batch
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
-from engine.graphs import Graphs
+from engine.gpu.attention import TritonAttention
+from engine.gpu.attention.configs import Tile, stretch_for
+from engine.gpu.attention.prefixes import Extent, PrefixGroups, PrefixPasses
+from engine.gpu.graphs import Graphs
+from engine.gpu.ragged import BlockTables, RaggedBuilder
 from engine.kv.cache import KVCache
-from engine.ragged import BlockTables, RaggedBuilder
 from engine.scheduling.plan import Plan
 from engine.start.build import make_cache
 from engine.start.prepare import prepare

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from engine.attention.packed import check_reads, make_attention
-from engine.attention.triton import TritonAttention
 from engine.batch import build_batch
 from engine.config import (
     ChunkedPrefill,
@@ -21,14 +20,15 @@ from engine.config import (
     Sampling,
     Speculation,
 )
-from engine.kernels.forms import KernelForm
-from engine.kernels.rope_pack import rope_pack
-from engine.kernels.rope_store import rope_store
+from engine.gpu.attention import TritonAttention
+from engine.gpu.kernels.forms import KernelForm
+from engine.gpu.kernels.rope_pack import rope_pack
+from engine.gpu.kernels.rope_store import rope_store
+from engine.gpu.ragged import RaggedBuilder
 from engine.kv.codecs import make_codec
 from engine.kv.pool import BlockPool
 from engine.kv.quantized import QuantizedCache
 from engine.loop import Engine
-from engine.ragged import RaggedBuilder
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Draft
@@ -279,7 +279,7 @@ ALIKE = [IDS[:16], IDS[:19], IDS[20:34]]  # two begin with the same window
 @pytest.fixture
 def unsplit(monkeypatch: pytest.MonkeyPatch) -> None:
     """One multiprocessor has enough to do: contexts are not cut, and less is interpreted."""
-    monkeypatch.setattr("engine.attention.triton.backend.INTERPRETED_PROCESSORS", 1)
+    monkeypatch.setattr("engine.gpu.attention.backend.INTERPRETED_PROCESSORS", 1)
 
 
 def serve(prompts: list[tuple[int, ...]], config: EngineConfig, run_dir: Path, blocks: int) -> Engine:

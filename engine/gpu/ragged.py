@@ -20,8 +20,8 @@ from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 
 if TYPE_CHECKING:
-    from engine.attention.triton.prefixes import PrefixGroups, PrefixPasses
-    from engine.graphs import Graphs
+    from engine.gpu.attention.prefixes import PrefixGroups, PrefixPasses
+    from engine.gpu.graphs import Graphs
 
 _BORDER = 4  # words; kernels may read 16 bytes at once
 _PER_ROW = (
@@ -130,7 +130,7 @@ class RaggedBuilder:
     ) -> None:
         self.graphs: Graphs | None = None
         self._passes = passes
-        self.draws = True  # on the device, by ``engine.kernels.sample``
+        self.draws = True  # on the device, by ``engine.gpu.kernels.sample``
         self._block_size = block_size
         self._tail_tokens = tail_tokens
         self._tells_prefills = tells_prefills

@@ -1,5 +1,5 @@
 """Between projection and attention for a packed cache: norm per head, rotation, centring, mixing of channels, quantisation and store, in
-one pass. Beside ``engine.kernels.rope_store``, which stores keys and values as they are.
+one pass. Beside ``engine.gpu.kernels.rope_store``, which stores keys and values as they are.
 
 One program takes one token and some of its heads, as two halves, because rotation pairs channel c with c + half, and 4-bit codes of the
 same two share a byte::
@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.kernels.forms import FLOAT8, SYMMETRIC, KernelForm, Side, as_stored, nearest, to_e4m3
+from engine.gpu.kernels.forms import FLOAT8, SYMMETRIC, KernelForm, Side, as_stored, nearest, to_e4m3
 
 _HEADS_AT_ONCE = 16  # rows of a matrix product
 
@@ -234,7 +234,7 @@ def rope_pack(
     head_dim = qkv.shape[1] // total
     q = torch.empty((tokens, heads, head_dim), dtype=qkv.dtype, device=qkv.device)
     own_keys, own_values = own or (None, None)
-    assert form.at_once, "packed by engine.kernels.pack"
+    assert form.at_once, "packed by engine.gpu.kernels.pack"
     _rope_pack[(tokens, triton.cdiv(total, _HEADS_AT_ONCE))](
         qkv, q, own_keys, own_values, keys.codes, values.codes, keys.meta, values.meta, keys.scale, values.scale, centre, matrix,
         slots, positions, table, norm_weight, eps, num_blocks * block_size,

@@ -1,4 +1,4 @@
-"""Packing in a pass of its own, for codecs whose steps belong to several tokens or whose bits ``engine.kernels.rope_pack`` does not lay.
+"""Packing in a pass of its own, for codecs whose steps belong to several tokens or whose bits ``engine.gpu.kernels.rope_pack`` does not lay.
 
 Rotated keys and values lie exact in their sequence's tail, or among the batch's own. What is complete is packed from there before attention
 reads it; what the tail has to keep of a long chunk is copied into it afterwards, for it may need the places of what is still read::
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from engine.batch import Ragged
-from engine.kernels.forms import ASYMMETRIC, PER_CHANNEL, KernelForm, Side, as_stored, nearest
+from engine.gpu.kernels.forms import ASYMMETRIC, PER_CHANNEL, KernelForm, Side, as_stored, nearest
 
 ROWS: tl.constexpr = tl.constexpr(16)  # tokens packed at once where each has its own steps
 MOST_AT_ONCE: tl.constexpr = tl.constexpr(4096)  # numbers

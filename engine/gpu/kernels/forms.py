@@ -19,7 +19,7 @@ ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step 
 FLOAT8: tl.constexpr = tl.constexpr(3)  # e4m3 bytes, a scale per head
 PER_CHANNEL: tl.constexpr = tl.constexpr(4)  # as ASYMMETRIC, but step and minimum per channel and group of tokens
 ROUNDER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to even
-FEWEST_BITS_AT_ONCE = 4  # that ``engine.kernels.rope_pack`` lays side by side
+FEWEST_BITS_AT_ONCE = 4  # that ``engine.gpu.kernels.rope_pack`` lays side by side
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class SideForm:
 class KernelForm:
     """What the kernels are compiled for.
 
-    ``at_once``: keys and values are packed one token at a time and alike, in the pass that rotates them (``engine.kernels.rope_pack``);
-    else by a kernel of their own (``engine.kernels.pack``). ``window``: tokens that are packed together, 0 for none.
+    ``at_once``: keys and values are packed one token at a time and alike, in the pass that rotates them (``engine.gpu.kernels.rope_pack``);
+    else by a kernel of their own (``engine.gpu.kernels.pack``). ``window``: tokens that are packed together, 0 for none.
     """
 
     keys: SideForm

@@ -1,5 +1,5 @@
 """Attention by custom kernels: prefill chunks, decodes and draft verification in one family, straight from the paged cache."""
 
-from engine.attention.triton.backend import TritonAttention
+from engine.gpu.attention.backend import TritonAttention
 
 __all__ = ["TritonAttention"]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.attention.groups import GroupRule, Piece
-from engine.attention.triton.configs import Tile, fewest_of_each, items_for, segments_for, stretch_for, tile_for
+from engine.gpu.attention.configs import Tile, fewest_of_each, items_for, segments_for, stretch_for, tile_for
 
 GRAPH_LEVELS = 4  # of a tree of prefixes that a recorded graph has room for, were every row below that many
 ITEM_WORDS = 5

@@ -11,12 +11,12 @@ import triton
 
 from engine.attention.base import AttentionBackend
 from engine.attention.groups import GroupRule
-from engine.attention.triton.configs import Tile, fewest_of_each, segments_for, tile_for
-from engine.attention.triton.kernels import merge_segments, paged_attention, shared_prefixes
-from engine.attention.triton.prefixes import PrefixPasses
 from engine.batch import AttentionBatch, Ragged, SharedRows
-from engine.kernels.forms import KernelForm, Side
-from engine.kernels.pack import Pair, keep, pack
+from engine.gpu.attention.configs import Tile, fewest_of_each, segments_for, tile_for
+from engine.gpu.attention.kernels import merge_segments, paged_attention, shared_prefixes
+from engine.gpu.attention.prefixes import PrefixPasses
+from engine.gpu.kernels.forms import KernelForm, Side
+from engine.gpu.kernels.pack import Pair, keep, pack
 from engine.kv.cache import KVCache
 from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import QuantizedCache

@@ -32,7 +32,7 @@ Integers that change from batch to batch are not specialised on, so that no batc
 import triton
 import triton.language as tl
 
-from engine.kernels.forms import PLAIN, unpack
+from engine.gpu.kernels.forms import PLAIN, unpack
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 CHANGING = ["first_sequence", "first_token", "num_sequences", "segments"]

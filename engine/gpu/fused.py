@@ -4,7 +4,7 @@ One layer is four matrix products (torch) and these kernels between them::
 
     add_norm -> [qkv] -> rope_store -> attention -> [output] -> add_norm -> [gate, up] -> silu_mul -> [down]
 
-With a packed cache ``rope_pack`` takes the place of ``rope_store``, or ``pack`` comes behind it (``engine.kernels.pack``).
+With a packed cache ``rope_pack`` takes the place of ``rope_store``, or ``pack`` comes behind it (``engine.gpu.kernels.pack``).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from engine.attention.triton import TritonAttention
-from engine.kernels.activation import silu_mul
-from engine.kernels.norm import add_norm
-from engine.kernels.rope_pack import rope_pack
-from engine.kernels.rope_store import rope_store
+from engine.gpu.attention import TritonAttention
+from engine.gpu.kernels.activation import silu_mul
+from engine.gpu.kernels.norm import add_norm
+from engine.gpu.kernels.rope_pack import rope_pack
+from engine.gpu.kernels.rope_store import rope_store
 from engine.kv.quantized import QuantizedCache
 from engine.model.decoder import Decoder
 

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from engine.batch import AttentionBatch, Batch, Ragged, SharedRows
-from engine.ragged import Layout
+from engine.gpu.ragged import Layout
 
 if TYPE_CHECKING:
-    from engine.attention.triton.prefixes import PrefixGroups
     from engine.executor import Executor, Progress
+    from engine.gpu.attention.prefixes import PrefixGroups
 
 Outputs = tuple[torch.Tensor, torch.Tensor]  # [rows, hidden] after the last layer, [rows, vocab]
 
