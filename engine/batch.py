@@ -1,8 +1,8 @@
-"""From a plan to tensors: the flat, ragged batch one forward pass computes."""
+"""From a plan to tensors: the flat batch one forward pass computes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,92 +23,36 @@ class Chunk:
 
 
 @dataclass(frozen=True)
-class SharedRows:
-    """Prefixes that single tokens of a batch share, for the same kernels (``engine.gpu.attention.prefixes`` plans them).
+class BatchRows:
+    """What attention has to know of a batch, whatever form it reads. Rows of single tokens come first, then the chunks."""
 
-    A row's results lie together, those of the prefixes before those of its own keys, and are merged by their log-sum-exps.
-    """
+    slots: torch.Tensor  # [tokens], where each token's key and value go
+    num_singles: int
 
-    covered: torch.Tensor  # [rows] int32, places of each row that prefixes cover: its own keys begin there
-    part_starts: torch.Tensor  # [rows] int32, where each row's results begin
-    shared_parts: torch.Tensor  # [rows] int32, how many of them are prefixes'
-    members: torch.Tensor  # int32, rows: those that share a prefix lie together
-    items: torch.Tensor  # [items * 5] int32, as ``shared_prefixes`` reads them
-    num_items: int
-    num_parts: int
-    spared_tokens: int = 0  # keys per layer that are not read a second time
-
-    @classmethod
-    def of(cls, part: Mapping[str, torch.Tensor], num_items: int, num_parts: int, spared_tokens: int = 0) -> SharedRows:
-        """From a batch's sections by name."""
-        return cls(
-            part["covered"],
-            part["part_starts"],
-            part["shared_parts"],
-            part["members"],
-            part["items"],
-            num_items,
-            num_parts,
-            spared_tokens,
-        )
+    def places(self) -> list[int]:
+        """Each row's place in its sequence, worked out from what attention is told (for checks)."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Ragged:
-    """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.gpu.ragged`` builds it).
-
-    Sequence ``s`` owns the rows ``[query_starts[s], query_starts[s + 1])``; its block table is ``blocks[block_starts[s]:]``.
-    """
-
-    query_starts: torch.Tensor  # [num_sequences + 1] int32
-    kv_lens: torch.Tensor  # [num_sequences] int32, keys visible to the last row
-    block_starts: torch.Tensor  # [num_sequences] int32
-    blocks: torch.Tensor  # [all tables] int32
-    num_sequences: int
-    num_tokens: int
-    max_query_len: int
-    shared: SharedRows | None = None  # of the single tokens, which come first
-    tails: torch.Tensor | None = None  # [num_sequences] int32, each one's exact tail, with a codec that has a window
-    prefills: torch.Tensor | None = None  # [num_sequences] int32, 1: part of a prompt; where the backend reads it
-
-    @property
-    def spared_tokens(self) -> int:
-        return 0 if self.shared is None else self.shared.spared_tokens
-
-    def positions(self) -> list[int]:
-        """Each row's place in its sequence, worked out from the starts and lengths (for checks: it waits for the device)."""
-        starts, kv_lens = self.query_starts.tolist(), self.kv_lens.tolist()
-        lengths = [starts[s + 1] - starts[s] for s in range(self.num_sequences)]
-        return [place for n, kv_len in zip(lengths, kv_lens, strict=False) for place in range(kv_len - n, kv_len)]
-
-
-@dataclass(frozen=True)
-class AttentionBatch:
-    """What attention has to know of a batch. Rows of single tokens come first, shortest context first, then the chunks.
+class AttentionBatch(BatchRows):
+    """The form that PyTorch's own operations need: single tokens by their block tables, shortest context first, chunks one by one.
 
     flat batch   | d0 d1 d2 | chunk a ......... | chunk b .... |
                   ^ num_singles rows              rows by Chunk
+
+    ``slots`` are int64.
     """
 
-    # [tokens] int64: where each token's key and value go. Ragged: int32, of a codec with a window places in the tails; negative: nowhere
-    slots: torch.Tensor
-    num_singles: int
     single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
     single_kv_lens: list[int]  # keys each single token sees, rising
     single_tables: list[list[int]]  # the same block tables, each as long as it is
     chunks: tuple[Chunk, ...]
     single_tails: Sequence[int] = ()  # as Chunk.tail
-    ragged: Ragged | None = None  # where the backend asks for this form, the three above are empty
 
-
-@dataclass(frozen=True)
-class Draws:
-    """What drawing on the device needs, one entry per sampled part."""
-
-    temperatures: torch.Tensor  # float32
-    seeds: torch.Tensor  # int32
-    counters: torch.Tensor  # int32, position in the request's output
-    others: list[int]  # places of requests that ask for more than a temperature
+    def places(self) -> list[int]:
+        chunks = [place for chunk in self.chunks for place in range(chunk.kv_len - chunk.length, chunk.kv_len)]
+        return [kv_len - 1 for kv_len in self.single_kv_lens] + chunks
 
 
 @dataclass(frozen=True)
@@ -119,15 +63,11 @@ class Batch:
     positions: torch.Tensor  # [tokens] int64
     sample_rows: torch.Tensor  # rows whose logits are wanted
     sampled: list[Slice]  # whose rows they are: 1 + drafted rows each, in this order
-    attention: AttentionBatch
+    attention: BatchRows
     context_tokens: int  # keys read in one layer
-    graph_size: int | None = None  # rows of the CUDA graph that this batch is padded to
-    draws: Draws | None = None  # where tokens can be drawn on the device
-
-    @property
-    def shares_prefixes(self) -> bool:
-        """Whether rows read prefixes together, in the form for custom kernels."""
-        return self.attention.ragged is not None and self.attention.ragged.shared is not None
+    graph_size: int | None = (
+        None  # rows of the recorded step that this batch is padded to; None: it is computed as it is
+    )
 
 
 def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,71 +13,34 @@ from engine.sampling import sample
 from engine.scheduling.plan import Plan
 from engine.speculation.verify import verify
 
-if TYPE_CHECKING:
-    from engine.gpu.graphs import Graphs
-
 Progress = Callable[[str, float], None]
 
 
 class Executor:
     """Decoder, attention and cache that belong together, and the form of batch they read.
 
-    With the custom kernels (backend ``triton``) the decoder is the fused one and tokens are drawn on the device where the requests'
-    settings allow; ``graphs`` (``engine.gpu.graphs``) then replays whole decode steps.
+    This one computes with PyTorch's own operations on any device. ``engine.gpu.executor`` is the one with custom kernels;
+    ``engine.backends`` says which attention backend comes with which.
     """
 
-    def __init__(self, decoder: Decoder, attention: AttentionBackend) -> None:
+    kernels = False  # custom ones, which are compiled for the forms of a batch
+
+    def __init__(self, decoder: Decoder, attention: AttentionBackend, *, draws_on_device: bool = True) -> None:
+        """``draws_on_device``: tokens may be drawn by a kernel; speculation draws from the host's streams throughout."""
         self.cache = attention.cache
         self.device = decoder.device
         self.dtype = decoder.dtype
         self.attention = attention
         self.decoder = decoder
-        self.graphs: Graphs | None = None
-        self.left = torch.empty(
-            0
-        )  # [sampled rows, hidden] of the last batch, after the last layer; valid until the next one
-        self.build: Callable[[Plan], Batch] = partial(build_batch, block_size=self.cache.block_size, device=self.device)
-        if self.attention.ragged:
-            from engine.gpu.fused import FusedDecoder
-            from engine.gpu.ragged import RaggedBuilder
+        # [sampled rows, hidden] of the last batch, after the last layer; valid until the next one
+        self.left = torch.empty(0)
 
-            self.decoder = FusedDecoder(decoder)  # type: ignore[assignment]  # the same calls
-            self.builder = RaggedBuilder(
-                self.cache.block_size,
-                self.device,
-                attention.passes,
-                tail_tokens=attention.tail_tokens,
-                tells_prefills=attention.exact_prefill,
-            )
-            self.build = self.builder.build
-
-    @property
-    def draws_on_device(self) -> bool:
-        """Whether tokens are drawn by the sampling kernel; speculation draws from the host's streams throughout."""
-        return self.attention.ragged and self.builder.draws
-
-    @draws_on_device.setter
-    def draws_on_device(self, wanted: bool) -> None:
-        if self.attention.ragged:
-            self.builder.draws = wanted
-
-    def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = lambda *_: None) -> None:
-        """Record decode steps of padded sizes; ``build`` pads to them from now on."""
-        from engine.gpu.graphs import Graphs
-
-        assert self.attention.ragged, "graphs need the custom kernels"
-        self.graphs = Graphs(self, max_num_seqs, max_model_len)
-        self.graphs.capture(progress)
-        self.builder.graphs = self.graphs
+    def build(self, plan: Plan) -> Batch:
+        """Lay the plan out for the device; its blocks are allocated."""
+        return build_batch(plan, self.cache.block_size, self.device)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
-        if batch.graph_size is not None:
-            assert self.graphs is not None
-            assert batch.attention.ragged is not None
-            self.left, logits = self.graphs.replay(batch)
-            self.attention.spared_tokens = batch.attention.ragged.spared_tokens
-            return logits
         self.attention.begin(batch.attention)
         hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
         self.left = hidden.index_select(0, batch.sample_rows)
@@ -87,9 +48,11 @@ class Executor:
 
     def tokens(self, batch: Batch, logits: torch.Tensor) -> list[list[int]]:
         """What each sampled part receives: one token, or with guesses what ``verify`` makes of them. ``BROKEN`` ends what has no numbers."""
-        if batch.draws is None:
-            return verify(logits.float(), batch.sampled)
-        return [[token] for token in self.sample(batch, logits).tolist()]
+        return verify(logits.float(), batch.sampled)
+
+    def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """One token per part [parts] int64, still on the device, ``BROKEN`` where there are no numbers; only for batches without guesses."""
+        return sample(logits.float(), [part.request.sampling_state for part in batch.sampled])
 
     def fill_in(self, batch: Batch, previous: torch.Tensor) -> None:
         """Put tokens that were still on their way into a batch: id ``-1 - row`` is row ``row`` of ``previous`` [rows] int64."""
@@ -97,19 +60,26 @@ class Executor:
         found = previous.index_select(0, (-1 - ids).clamp_(0, len(previous) - 1)).clamp_(min=0)  # one may be BROKEN
         ids.copy_(torch.where(ids < 0, found.to(ids.dtype), ids))
 
-    def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """One token per part [parts] int64, still on the device, ``BROKEN`` where there are no numbers; only for batches without guesses.
+    def spared_tokens(self, batch: Batch) -> int:
+        """Keys per layer that the batch's forward pass did not read again, because rows that share them read them once."""
+        return self.attention.spared_tokens
 
-        By the sampling kernel where the batch brings what it needs; requests that ask for more than a temperature by ``sample``.
-        """
-        draws = batch.draws
-        if draws is None:
-            return sample(logits.float(), [part.request.sampling_state for part in batch.sampled])
-        from engine.gpu.kernels.sample import sample_tokens
+    def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = lambda *_: None) -> None:
+        """Record decode steps of padded sizes, where steps can be recorded; ``build`` pads to them from now on."""
 
-        tokens = sample_tokens(logits, draws.temperatures, draws.seeds, draws.counters)
-        if draws.others:
-            rows = torch.tensor(draws.others, device=logits.device)
-            states = [batch.sampled[row].request.sampling_state for row in draws.others]
-            tokens[rows] = sample(logits[rows].float(), states)
-        return tokens
+    @property
+    def graph_bytes(self) -> int:
+        """Memory that recorded steps hold."""
+        return 0
+
+    def rehearse(self, batch: Batch) -> None:
+        """Compute a made-up batch for nothing, so that no later one pays for what is done once."""
+        self.forward(batch)
+
+    def chunk_lengths(self, most: int) -> Sequence[int]:
+        """The fewest new tokens of a sequence, of 2 to ``most``, for which kernels are compiled anew."""
+        return ()
+
+    def prefix_rows(self, most: int) -> Sequence[int]:
+        """The fewest rows that share a prefix, of up to ``most``, for which kernels are compiled anew."""
+        return ()

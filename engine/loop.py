@@ -117,7 +117,7 @@ class Engine:
         marks = DeviceMarks(self.device)
         logits = self.executor.forward(batch)
         marks.end()
-        plan.spared_tokens = self.executor.attention.spared_tokens
+        plan.spared_tokens = self.executor.spared_tokens(batch)
         times.computed = self.clock.now_ns()
 
         tokens = self.executor.tokens(batch, logits)

@@ -89,7 +89,7 @@ class OverlappedEngine(Engine):
             self.executor.fill_in(batch, self._flight.tokens)
         tokens = self.executor.sample(batch, self.executor.forward(batch))
         marks.end()
-        plan.spared_tokens = self.executor.attention.spared_tokens
+        plan.spared_tokens = self.executor.spared_tokens(batch)
         times.computed = self.clock.now_ns()
 
         previous, self._flight = self._flight, self._depart(Flight(plan, batch, times, marks, tokens))

@@ -119,7 +119,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             environment=environment(torch_version=torch.__version__, device=str(device), uuid=uuid)
             | {"threads": torch.get_num_threads()},
             peaks=peaks,
-            model=_describe_model(prepared, executor.graphs.nbytes if executor.graphs else 0) | reading,
+            model=_describe_model(prepared, executor.graph_bytes) | reading,
         )
         sampler.start()
         status.update(state="running")

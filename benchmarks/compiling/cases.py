@@ -12,10 +12,11 @@ import torch
 from benchmarks.gpu_parts.bench import decode_plan
 from benchmarks.gpu_parts.shared import decode_plan as shared_plan
 from engine.attention.groups import GroupRule
-from engine.attention.packed import make_attention, obstacle
+from engine.attention.packed import obstacle
+from engine.backends import make_attention
 from engine.config.errors import EngineError
 from engine.config.techniques import KVQuantization
-from engine.executor import Executor
+from engine.gpu.executor import GpuExecutor
 from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec, make_codec
 from engine.kv.quantized import QuantizedCache
@@ -102,7 +103,7 @@ class Case:
 
     def launch(self) -> None:
         """Everything a model of this shape launches, from the batch to its tokens, without graphs and as graphs record it."""
-        executor = Executor(self.decoder(), self.attention())
+        executor = GpuExecutor(self.decoder(), self.attention())
         plans = list(self.plans())
         for plan in [plans[number % len(plans)] for number in self.ways] or plans:
             for number, part in enumerate(plan.slices):

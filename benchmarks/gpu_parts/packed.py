@@ -15,7 +15,7 @@ from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
 from engine.config.techniques import KVQuantization
 from engine.executor import Executor
 from engine.gpu.attention import TritonAttention
-from engine.gpu.graphs import Graphs
+from engine.gpu.executor import GpuExecutor
 from engine.gpu.kernels.forms import KernelForm, Side
 from engine.gpu.kernels.pack import keep
 from engine.gpu.kernels.rope_pack import rope_pack
@@ -58,11 +58,8 @@ def decode_steps(bench: Bench) -> None:
         blocks = batch * ((contexts[-1] + window) // BLOCK_SIZE + 1)
         cache = filled_cache(bench, name, model.shape, model.shape.layers, blocks, dtype, tails=batch)
         attention = TritonAttention(cache, model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
-        executor = Executor(model.decoder, attention)
-        executor.graphs = executor.builder.graphs = Graphs(
-            executor, batch, contexts[-1] + window + BLOCK_SIZE, sizes=(batch,)
-        )  # fmt: skip
-        executor.graphs.capture()
+        executor = GpuExecutor(model.decoder, attention)
+        executor.capture_graphs(batch, contexts[-1] + window + BLOCK_SIZE, sizes=(batch,))
 
         def step(context: int, executor: Executor = executor) -> float:
             return step_seconds(bench, executor, decode_plan(batch, context - 1, BLOCK_SIZE), repeats=10)

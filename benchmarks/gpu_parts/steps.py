@@ -6,9 +6,8 @@ import torch
 
 from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
 from engine.cost import cost_model
-from engine.executor import Executor
 from engine.gpu.attention import TritonAttention
-from engine.gpu.graphs import Graphs
+from engine.gpu.executor import GpuExecutor
 from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.model.device import resolve_dtype
@@ -38,9 +37,8 @@ def forward_passes(bench: Bench) -> None:
         blocks = max(batches[-1] * (context // BLOCK_SIZE + 1), prompts[-1] // BLOCK_SIZE + 1)
         cache = KVCache(shape.layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, bench.device)
         cache.data.normal_()
-        executor = Executor(model.decoder, TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim))
-        executor.graphs = executor.builder.graphs = Graphs(executor, batches[-1], context + BLOCK_SIZE, sizes=batches)
-        executor.graphs.capture()
+        executor = GpuExecutor(model.decoder, TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim))
+        executor.capture_graphs(batches[-1], context + BLOCK_SIZE, sizes=batches)
         for batch in batches:
             plan = decode_plan(batch, context, BLOCK_SIZE)
             seconds = step_seconds(bench, executor, plan)

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
-from engine.batch import AttentionBatch
 from engine.kv.cache import KVCache
-
-if TYPE_CHECKING:
-    from engine.gpu.attention.prefixes import PrefixPasses
 
 
 class AttentionBackend(ABC):
-    """Stores a batch's keys and values in the cache and attends to everything each token may see.
+    """Stores a batch's keys and values in the cache and attends to everything each token may see."""
 
-    ``ragged``: the backend reads ``AttentionBatch.ragged`` and not its lists of singles and chunks.
-    """
-
-    ragged = False
-    # over shared prefixes, planned with the batch; for a backend that reads its ragged form
-    passes: PrefixPasses | None = None
     exact_prefill = False  # a prompt's chunk attends to its own keys and values as they were before packing
-    tail_tokens = 0  # of each sequence's exact tail, where the cache has one and the backend reads the ragged form
 
     def __init__(self, cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> None:
         self.cache = cache
@@ -34,12 +23,12 @@ class AttentionBackend(ABC):
         self.head_dim = head_dim
         self.scale = head_dim**-0.5
         self.spared_tokens = (
-            0  # keys per layer that this batch does not read again, because requests that share them read them once
+            0  # keys per layer that this batch does not read again: rows that share them read them once
         )
 
     @abstractmethod
-    def begin(self, batch: AttentionBatch) -> None:
-        """Take in the next batch; called once before its first layer."""
+    def begin(self, batch: Any) -> None:
+        """Take in the next batch, in the form that its executor lays out; called once before its first layer."""
 
     @abstractmethod
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -54,3 +43,7 @@ class AttentionBackend(ABC):
             ``[tokens, num_heads * head_dim]`` in q's dtype. Sums and softmax are computed in fp32; a backend may round scores
             and weights to q's dtype once, as ordinary half-precision attention does.
         """
+
+    def read(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """What ``engine.start.reading_cost`` times as reading the cache: all of ``forward``, where storing is no step of its own."""
+        return self.forward(layer, q, k, v)

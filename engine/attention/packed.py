@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from engine.attention import backend_class
+from engine.attention import PLAIN
 from engine.attention.base import AttentionBackend
 from engine.attention.gathered import ChunkRows, GatheredAttention
 from engine.attention.groups import GroupRule
@@ -88,18 +88,12 @@ def make_attention(
     exact_prefill: bool = False,
     rule: GroupRule | None = None,
 ) -> AttentionBackend:
-    """The backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it together."""
+    """The plain backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it together."""
     codec = cache.codec
-    if backend == "triton":
-        from engine.gpu.attention import TritonAttention
-
-        # It centres and mixes on its own; at full precision there is nothing that prefills could read otherwise.
-        exact = exact_prefill and codec is not None
-        return TritonAttention(cache, num_heads, kv_heads, head_dim, rule, exact_prefill=exact)
     if rule is not None:
         shared = ExactSharedPrefill if exact_prefill else SharedPrefixAttention
         return conditioned(shared(cache, num_heads, kv_heads, head_dim, rule))
-    kind = backend_class(backend)
+    kind = PLAIN[backend]
     if codec is None:
         return kind(cache, num_heads, kv_heads, head_dim)
     if codec.window:

@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from engine.batch import AttentionBatch, Batch, Ragged, SharedRows
-from engine.gpu.ragged import Layout
+from engine.gpu.attention import TritonAttention
+from engine.gpu.batch import GpuBatch, Ragged, SharedRows
+from engine.gpu.fused import FusedDecoder
+from engine.gpu.layout import Layout
 
 if TYPE_CHECKING:
-    from engine.executor import Executor, Progress
     from engine.gpu.attention.prefixes import PrefixGroups
 
+Progress = Callable[[str, float], None]
 Outputs = tuple[torch.Tensor, torch.Tensor]  # [rows, hidden] after the last layer, [rows, vocab]
 
 
@@ -34,16 +36,22 @@ def padded_sizes(most: int) -> list[int]:
 
 
 class Graphs:
-    """Recorded decode steps of one executor."""
+    """Recorded decode steps of one decoder over one attention backend's cache."""
 
     def __init__(
-        self, executor: Executor, max_num_seqs: int, max_model_len: int, sizes: Sequence[int] | None = None
+        self,
+        decoder: FusedDecoder,
+        attention: TritonAttention,
+        max_num_seqs: int,
+        max_model_len: int,
+        sizes: Sequence[int] | None = None,
     ) -> None:
-        self._executor = executor
-        self._device = executor.device
+        self._decoder = decoder
+        self._attention = attention
+        self._device = attention.cache.device
         self._sizes = sorted(sizes or padded_sizes(max_num_seqs))
-        self._blocks_per_sequence = -(-max_model_len // executor.cache.block_size)
-        self._passes = executor.attention.passes
+        self._blocks_per_sequence = -(-max_model_len // attention.cache.block_size)
+        self._passes = attention.passes
         self._kinds = [(size, False) for size in self._sizes]  # size, whether rows share prefixes
         if self._passes is not None:
             self._kinds += [(size, True) for size in self._sizes if size >= self._passes.rule.min_rows]
@@ -72,10 +80,10 @@ class Graphs:
         prefixes = self._passes.words(size) if shares and self._passes is not None else None
         return Layout.padded(size, size * self._blocks_per_sequence, memory, prefixes)
 
-    def replay(self, batch: Batch) -> Outputs:
+    def replay(self, batch: GpuBatch) -> Outputs:
         """The residual stream after the last layer and the logits of the batch's rows; valid until the next replay."""
         assert batch.graph_size is not None
-        hidden, logits = self._replays[batch.graph_size, batch.shares_prefixes]()
+        hidden, logits = self._replays[batch.graph_size, batch.attention.shared is not None]()
         return hidden[: len(batch.sampled)], logits[: len(batch.sampled)]
 
     @torch.inference_mode()
@@ -93,32 +101,27 @@ class Graphs:
 
     def _step(self, size: int, shares: bool) -> Callable[[], Outputs]:
         """The work of one decode step on the fixed memory."""
-        executor, part = self._executor, dict(self.layout(size, shares=shares).tensors)
+        decoder, backend = self._decoder, self._attention
+        part = dict(self.layout(size, shares=shares).tensors)
         part["slots"].fill_(-1)
-        attention = AttentionBatch(
+        attention = Ragged(
             slots=part["slots"],
             num_singles=size,
-            single_blocks=part["blocks"][:0].view(0, 0),
-            single_kv_lens=[],
-            single_tables=[],
-            chunks=(),
-            ragged=Ragged(
-                query_starts=part["query_starts"],
-                kv_lens=part["kv_lens"],
-                block_starts=part["block_starts"],
-                blocks=part["blocks"],
-                num_sequences=size,
-                num_tokens=size,
-                max_query_len=1,
-                shared=self._shared(size, part) if shares else None,
-                tails=part["tails"],
-            ),
+            query_starts=part["query_starts"],
+            kv_lens=part["kv_lens"],
+            block_starts=part["block_starts"],
+            blocks=part["blocks"],
+            num_sequences=size,
+            num_tokens=size,
+            max_query_len=1,
+            shared=self._shared(size, part) if shares else None,
+            tails=part["tails"],
         )
 
         def step() -> Outputs:
-            executor.attention.begin(attention)
-            hidden = executor.decoder.forward(part["token_ids"], part["positions"], executor.attention)
-            return hidden, executor.decoder.logits(hidden)
+            backend.begin(attention)
+            hidden = decoder.forward(part["token_ids"], part["positions"], backend)
+            return hidden, decoder.logits(hidden)
 
         return step
 

@@ -1,114 +1,43 @@
-"""From a plan to the flat form of a batch that custom kernels read: few numpy arrays, one copy to the device.
-
-Everything an iteration needs travels as one array of 4-byte words, each section on a 16-byte border::
-
-    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | tails | draws ... | prefixes ... | blocks ... |
-"""
+"""From a plan to the flat form of a batch that custom kernels read: few numpy arrays, one copy to the device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from engine.batch import AttentionBatch, Batch, Draws, Ragged, SharedRows
+from engine.gpu.batch import Draws, GpuBatch, Ragged, SharedRows
+from engine.gpu.layout import Layout, Staging
+from engine.gpu.tables import BlockTables
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 
 if TYPE_CHECKING:
-    from engine.gpu.attention.prefixes import PrefixGroups, PrefixPasses
+    from engine.gpu.attention.prefixes import PrefixGroups, PrefixPasses, PrefixWork
     from engine.gpu.graphs import Graphs
 
-_BORDER = 4  # words; kernels may read 16 bytes at once
-_PER_ROW = (
-    "token_ids",
-    "positions",
-    "slots",
-    "sample_rows",
-    "query_starts",
-    "kv_lens",
-    "block_starts",
-    "tails",
-    "temperatures",
-    "seeds",
-    "counters",
-)
 
+@dataclass(slots=True)
+class Flat:
+    """A plan's slices side by side: single tokens first, shortest context first, then the rest. Arrays are int32."""
 
-@dataclass(frozen=True)
-class Layout:
-    """Where each section of a batch lies, in words; ``memory`` is the device array, or None for a new one each time."""
+    parts: list[Slice]
+    num_singles: int
+    lengths: np.ndarray  # [parts], new tokens
+    kv_lens: np.ndarray  # [parts], keys visible to the last of them
+    query_starts: np.ndarray  # [parts + 1]
+    tables: list[np.ndarray]  # of each part
+    block_starts: np.ndarray  # [parts], where each table begins in ``blocks``
+    blocks: np.ndarray
+    owner: np.ndarray  # [tokens], the part a row belongs to
+    positions: np.ndarray  # [tokens]
 
-    places: Mapping[str, tuple[int, int]]  # name -> start, length
-    words: int
-    memory: torch.Tensor | None = None
-
-    @classmethod
-    def of(cls, lengths: Mapping[str, int], memory: torch.Tensor | None = None) -> Layout:
-        places, words = {}, 0
-        for name, length in lengths.items():
-            places[name] = (words, length)
-            words += -(-length // _BORDER) * _BORDER
-        return cls(places, words, memory)
-
-    @classmethod
-    def padded(
-        cls, rows: int, blocks: int, memory: torch.Tensor | None = None, prefixes: Mapping[str, int] | None = None
-    ) -> Layout:
-        """A decode batch of up to ``rows`` rows with up to ``blocks`` blocks in all its tables, which come last.
-
-        ``prefixes``: words of what they share, by section.
-        """
-        lengths = {**dict.fromkeys(_PER_ROW, rows), "query_starts": rows + 1, **(prefixes or {}), "blocks": blocks}
-        return cls.of(lengths, memory)
-
-    @cached_property
-    def tensors(self) -> Mapping[str, torch.Tensor]:
-        """Views of the sections in ``memory``: int32, temperatures float32."""
-        assert self.memory is not None
-        views = {name: self.memory[start : start + length] for name, (start, length) in self.places.items()}
-        if "temperatures" in views:
-            views["temperatures"] = views["temperatures"].view(torch.float32)
-        return views
-
-
-class BlockTables:
-    """Block tables as arrays, converted when they are new or changed and only extended when they grew."""
-
-    def __init__(self) -> None:
-        self._known: dict[int, tuple[list[int], np.ndarray, int]] = {}
-        self._versions = 0
-
-    def of(self, request: Request, count: int) -> np.ndarray:
-        """The first ``count`` blocks [count] int32."""
-        table = request.block_table
-        copy, array, version = self._known.get(request.index, ([], _NOTHING, 0))
-        if copy != table:
-            grown = len(copy) < len(table) <= len(array) and table[: len(copy)] == copy
-            if grown:
-                array[len(copy) : len(table)] = table[len(copy) :]
-            else:
-                array = np.empty(2 * max(len(table), 16), np.int32)
-                array[: len(table)] = table
-                self._versions += 1
-                version = self._versions
-            self._known[request.index] = (table.copy(), array, version)
-        return array[:count]
-
-    def version(self, request: Request) -> int:
-        """A number that no other table has; it stays the same while the request's table only grows."""
-        return self._known[request.index][2]
-
-    def forget(self, keep: Sequence[Request]) -> None:
-        """Drop tables that are not these requests', once there are many."""
-        if len(self._known) <= 2 * len(keep) + 64:
-            return
-        indices = {r.index for r in keep}
-        self._known = {index: entry for index, entry in self._known.items() if index in indices}
+    @property
+    def num_tokens(self) -> int:
+        return len(self.positions)
 
 
 class RaggedBuilder:
@@ -116,7 +45,8 @@ class RaggedBuilder:
 
     ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory. ``passes``: what finds
     the prefixes that single tokens read together; None: each reads its own. ``tail_tokens``: of each sequence's exact tail, to which new
-    tokens go; 0: they go to the pool. ``tells_prefills``: the backend reads which sequences compute a part of their prompt.
+    tokens go; 0: they go to the pool. ``tells_prefills``: the backend reads which sequences compute a part of their prompt. ``draws``:
+    tokens are drawn on the device (``engine.gpu.kernels.sample``) where the requests' settings allow.
     """
 
     def __init__(
@@ -127,122 +57,143 @@ class RaggedBuilder:
         *,
         tail_tokens: int = 0,
         tells_prefills: bool = False,
+        draws: bool = True,
     ) -> None:
         self.graphs: Graphs | None = None
         self._passes = passes
-        self.draws = True  # on the device, by ``engine.gpu.kernels.sample``
+        self._draws = draws
         self._block_size = block_size
         self._tail_tokens = tail_tokens
         self._tells_prefills = tells_prefills
         self._tables = BlockTables()
         self._staging = Staging(device)
 
-    def build(self, plan: Plan) -> Batch:
-        """Lay the plan out as ``engine.batch.build_batch`` does: single tokens first, shortest context first, then the rest."""
-        size = self._block_size
-        singles = sorted((s for s in plan.slices if s.tokens == 1), key=lambda s: s.context_len)
-        parts = singles + [s for s in plan.slices if s.tokens > 1]
-        lengths = np.array([s.tokens for s in parts], np.int32)
-        contexts = np.array([s.context_len for s in parts], np.int32)
-        query_starts = np.zeros(len(parts) + 1, np.int32)
-        np.cumsum(lengths, out=query_starts[1:])
-        num_tokens = int(query_starts[-1])
-        kv_lens = contexts + lengths
-        counts = -(-kv_lens // size)
-        block_starts = np.zeros(len(parts), np.int32)
-        np.cumsum(counts[:-1], out=block_starts[1:])
-        self._tables.forget([s.request for s in parts])
-        tables = [self._tables.of(s.request, n) for s, n in zip(parts, counts.tolist(), strict=True)]
-        blocks = np.concatenate(tables) if tables else np.empty(0, np.int32)
-        owner = np.repeat(np.arange(len(parts), dtype=np.int32), lengths)
-        positions = np.arange(num_tokens, dtype=np.int32) + (contexts - query_starts[:-1])[owner]
-        sampled = [s for s in parts if s.samples]
-        sample_rows = [
-            row
-            for end, s in zip(query_starts[1:].tolist(), parts, strict=True)
-            if s.samples
-            for row in range(end - 1 - s.drafted, end)
-        ]
-        draws = self.draws and not any(s.drafted for s in sampled)
-        decode_only = len(singles) == len(parts) == len(sampled)
-        groups = self._shared(singles, tables, kv_lens)
-        graph_size = self.graphs.fit(num_tokens, groups) if self.graphs is not None and decode_only and parts else None
-        tells_prefills = self._tells_prefills and not decode_only
-        work = None if groups is None else groups.work(graph_size or len(singles))
-        tails = np.array([s.request.tail or 0 for s in parts], np.int32) if self._tail_tokens else None
-        arrays = {
-            "token_ids": token_ids(parts),
-            "positions": positions,
-            "slots": blocks[block_starts[owner] + positions // size] * size + positions % size
-            if tails is None
-            else self._tail_slots(tails[owner], positions, kv_lens[owner]),
-            "sample_rows": np.array(sample_rows, np.int32),
-            "query_starts": query_starts,
-            "kv_lens": kv_lens,
-            "block_starts": block_starts,
-            **({} if tails is None else {"tails": tails}),
-            **({"prefills": np.array([s.is_prefill for s in parts], np.int32)} if tells_prefills else {}),
-            **(draw_inputs(sampled) if draws else {}),
-            **({} if work is None else work.arrays),
-            "blocks": blocks,
-        }
+    def build(self, plan: Plan) -> GpuBatch:
+        """Lay the plan out. Raises nothing; the plan's blocks are already allocated."""
+        flat = self._flatten(plan)
+        sampled = [s for s in flat.parts if s.samples]
+        rows = _sample_rows(flat)
+        draws = self._draws and not any(s.drafted for s in sampled)
+        decode_only = flat.num_singles == len(flat.parts) == len(sampled)
+        groups = self._shared(flat)
+        size = None
+        if self.graphs is not None and decode_only and flat.parts:
+            size = self.graphs.fit(flat.num_tokens, groups)
+        work = None if groups is None else groups.work(size or flat.num_singles)
+        arrays = self._arrays(flat, rows, prefills=self._tells_prefills and not decode_only)
+        if draws:
+            arrays |= draw_inputs(sampled)
+        if work is not None:
+            arrays |= work.arrays
+        arrays["blocks"] = flat.blocks  # the last section: it may be as long as it likes
         layout = Layout.of({name: len(array) for name, array in arrays.items()})
-        if graph_size is not None:
+        if size is not None:
             assert self.graphs is not None
-            layout = self.graphs.layout(graph_size, shares=work is not None)
+            layout = self.graphs.layout(size, shares=work is not None)
         part = self._staging.send(arrays, layout)
-        return Batch(
+        count = len(sampled)
+        return GpuBatch(
             token_ids=part["token_ids"],
             positions=part["positions"],
-            sample_rows=part["sample_rows"][: len(sample_rows)],
+            sample_rows=part["sample_rows"][: len(rows)],
             sampled=sampled,
-            attention=AttentionBatch(
-                slots=part["slots"],
-                num_singles=len(singles),
-                single_blocks=part["blocks"][:0].view(0, 0),
-                single_kv_lens=[],
-                single_tables=[],
-                chunks=(),
-                ragged=Ragged(
-                    query_starts=part["query_starts"],
-                    kv_lens=part["kv_lens"],
-                    block_starts=part["block_starts"],
-                    blocks=part["blocks"],
-                    num_sequences=len(parts),
-                    num_tokens=num_tokens,
-                    max_query_len=int(lengths.max(initial=0)),
-                    shared=None
-                    if groups is None or work is None
-                    else SharedRows.of(part, work.extent.items, work.extent.parts, groups.spared_tokens),
-                    tails=None if tails is None else part["tails"],
-                    prefills=part["prefills"] if tells_prefills else None,
-                ),
-            ),
-            context_tokens=int(kv_lens.sum()),
-            graph_size=graph_size,
+            attention=self._ragged(flat, part, groups, work),
+            context_tokens=int(flat.kv_lens.sum()),
+            graph_size=size,
             draws=Draws(
-                part["temperatures"][: len(sampled)],
-                part["seeds"][: len(sampled)],
-                part["counters"][: len(sampled)],
+                part["temperatures"][:count],
+                part["seeds"][:count],
+                part["counters"][:count],
                 [row for row, s in enumerate(sampled) if not _temperature_only(s.request)],
             )
             if draws
             else None,
         )
 
-    def _tail_slots(self, tails: np.ndarray, positions: np.ndarray, kv_lens: np.ndarray) -> np.ndarray:
-        """Each row's place in the tails [tokens] int32; negative where a later row of the same sequence takes it."""
-        places = tails * self._tail_tokens + positions % self._tail_tokens
-        return np.where(positions < kv_lens - self._tail_tokens, np.int32(-1), places)
+    def _flatten(self, plan: Plan) -> Flat:
+        singles = sorted((s for s in plan.slices if s.tokens == 1), key=lambda s: s.context_len)
+        parts = singles + [s for s in plan.slices if s.tokens > 1]
+        lengths = np.array([s.tokens for s in parts], np.int32)
+        contexts = np.array([s.context_len for s in parts], np.int32)
+        query_starts = np.zeros(len(parts) + 1, np.int32)
+        np.cumsum(lengths, out=query_starts[1:])
+        kv_lens = contexts + lengths
+        counts = -(-kv_lens // self._block_size)
+        block_starts = np.zeros(len(parts), np.int32)
+        np.cumsum(counts[:-1], out=block_starts[1:])
+        self._tables.forget([s.request for s in parts])
+        tables = [self._tables.of(s.request, n) for s, n in zip(parts, counts.tolist(), strict=True)]
+        owner = np.repeat(np.arange(len(parts), dtype=np.int32), lengths)
+        positions = np.arange(len(owner), dtype=np.int32) + (contexts - query_starts[:-1])[owner]
+        blocks = np.concatenate(tables) if tables else np.empty(0, np.int32)
+        return Flat(parts, len(singles), lengths, kv_lens, query_starts, tables, block_starts, blocks, owner, positions)
 
-    def _shared(
-        self, singles: Sequence[Slice], tables: Sequence[np.ndarray], kv_lens: np.ndarray
-    ) -> PrefixGroups | None:
+    def _arrays(self, flat: Flat, sample_rows: list[int], *, prefills: bool) -> dict[str, np.ndarray]:
+        """What attention and the decoder read, by section. ``prefills``: tell which sequences compute a part of their prompt."""
+        tails = np.array([s.request.tail or 0 for s in flat.parts], np.int32) if self._tail_tokens else None
+        arrays = {
+            "token_ids": token_ids(flat.parts),
+            "positions": flat.positions,
+            "slots": self._slots(flat) if tails is None else self._tail_slots(flat, tails),
+            "sample_rows": np.array(sample_rows, np.int32),
+            "query_starts": flat.query_starts,
+            "kv_lens": flat.kv_lens,
+            "block_starts": flat.block_starts,
+        }
+        if tails is not None:
+            arrays["tails"] = tails
+        if prefills:
+            arrays["prefills"] = np.array([s.is_prefill for s in flat.parts], np.int32)
+        return arrays
+
+    def _ragged(
+        self, flat: Flat, part: Mapping[str, torch.Tensor], groups: PrefixGroups | None, work: PrefixWork | None
+    ) -> Ragged:
+        shared = None
+        if groups is not None and work is not None:
+            shared = SharedRows.of(part, work.extent.items, work.extent.parts, groups.spared_tokens)
+        return Ragged(
+            slots=part["slots"],
+            num_singles=flat.num_singles,
+            query_starts=part["query_starts"],
+            kv_lens=part["kv_lens"],
+            block_starts=part["block_starts"],
+            blocks=part["blocks"],
+            num_sequences=len(flat.parts),
+            num_tokens=flat.num_tokens,
+            max_query_len=int(flat.lengths.max(initial=0)),
+            shared=shared,
+            tails=part["tails"] if self._tail_tokens else None,
+            prefills=part.get("prefills"),
+        )
+
+    def _slots(self, flat: Flat) -> np.ndarray:
+        """Each row's place in the pool [tokens] int32."""
+        size, positions = self._block_size, flat.positions
+        return flat.blocks[flat.block_starts[flat.owner] + positions // size] * size + positions % size
+
+    def _tail_slots(self, flat: Flat, tails: np.ndarray) -> np.ndarray:
+        """Each row's place in the tails [tokens] int32; negative where a later row of the same sequence takes it."""
+        places = tails[flat.owner] * self._tail_tokens + flat.positions % self._tail_tokens
+        return np.where(flat.positions < flat.kv_lens[flat.owner] - self._tail_tokens, np.int32(-1), places)
+
+    def _shared(self, flat: Flat) -> PrefixGroups | None:
         """What the single tokens, which come first, have in common."""
-        if self._passes is None or not singles:
+        count = flat.num_singles
+        if self._passes is None or not count:
             return None
-        versions = [self._tables.version(s.request) for s in singles]
-        return self._passes.of(versions, tables[: len(singles)], kv_lens[: len(singles)])
+        versions = [self._tables.version(s.request) for s in flat.parts[:count]]
+        return self._passes.of(versions, flat.tables[:count], flat.kv_lens[:count])
+
+
+def _sample_rows(flat: Flat) -> list[int]:
+    """Rows whose logits are wanted: the last one of each part that samples, and its guesses before."""
+    return [
+        row
+        for end, s in zip(flat.query_starts[1:].tolist(), flat.parts, strict=True)
+        if s.samples
+        for row in range(end - 1 - s.drafted, end)
+    ]
 
 
 def token_ids(parts: Sequence[Slice]) -> np.ndarray:
@@ -270,39 +221,3 @@ def draw_inputs(sampled: Sequence[Slice]) -> dict[str, np.ndarray]:
 def _temperature_only(request: Request) -> bool:
     state = request.sampling_state
     return state is None or state.temperature_only  # none: a warm-up, drawn by nobody
-
-
-class Staging:
-    """Page-locked memory, twice, through which the host sends arrays in one copy while the device still reads the last ones."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._buffers = [torch.empty(0, dtype=torch.int32)] * 2
-        self._turn = 0
-
-    def send(self, arrays: Mapping[str, np.ndarray], layout: Layout) -> Mapping[str, torch.Tensor]:
-        """Arrays of 4-byte words -> views on the device. What a padded section has to spare is filled so that it does nothing."""
-        start, _ = layout.places["blocks"]
-        words = start + len(arrays["blocks"])  # the tables come last: what they leave of a padded layout is not sent
-        host = self._host(words)
-        flat = host.numpy()
-        for name, (start, length) in layout.places.items():
-            array = arrays.get(name, _NOTHING)
-            flat[start : start + len(array)] = array
-            if name != "blocks" and len(array) < length:
-                flat[start + len(array) : start + length] = -1 if name == "slots" else 0
-        if layout.memory is None:
-            layout = replace(layout, memory=torch.empty(words, dtype=torch.int32, device=self._device))
-        assert layout.memory is not None
-        layout.memory[:words].copy_(host, non_blocking=True)
-        return layout.tensors
-
-    def _host(self, words: int) -> torch.Tensor:
-        self._turn = 1 - self._turn
-        if len(self._buffers[self._turn]) < words:
-            pinned = self._device.type == "cuda"
-            self._buffers[self._turn] = torch.empty(2 * words, dtype=torch.int32, pin_memory=pinned)
-        return self._buffers[self._turn][:words]
-
-
-_NOTHING = np.empty(0, np.int32)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from engine.attention.rectangle import RectangleAttention
-from engine.batch import Batch
+from engine.batch import AttentionBatch, Batch
 from engine.loop import Engine
 from engine.scheduling.plan import Plan, Slice
 
@@ -27,15 +27,17 @@ def stale_positions(engine: Engine) -> None:
 
     def shifted(plan: Plan) -> Batch:
         batch = build(plan)
+        rows = batch.attention
+        assert isinstance(rows, AttentionBatch)
         positions = batch.positions.clone()
-        longest = max([*batch.attention.single_kv_lens, *(c.kv_len for c in batch.attention.chunks)], default=0)
-        for row, kv_len in enumerate(batch.attention.single_kv_lens):
+        longest = max([*rows.single_kv_lens, *(c.kv_len for c in rows.chunks)], default=0)
+        for row, kv_len in enumerate(rows.single_kv_lens):
             positions[row] += longest - kv_len
-        for chunk in batch.attention.chunks:
+        for chunk in rows.chunks:
             positions[chunk.start : chunk.start + chunk.length] += longest - chunk.kv_len
         return dataclasses.replace(batch, positions=positions)
 
-    engine.executor.build = shifted
+    _put(engine.executor, "build", shifted)
 
 
 def no_rollback(engine: Engine) -> None:

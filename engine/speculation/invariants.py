@@ -70,15 +70,8 @@ def check_request(request: Request, pool: BlockPool) -> None:
 
 def check_positions(batch: Batch) -> None:
     """Positions count from each sequence's own start, and every token's slot is the one of its position."""
-    attention = batch.attention
-    positions = batch.positions.tolist()
-    if attention.ragged is not None:
-        expected = attention.ragged.positions()
-        positions = positions[: len(expected)]  # a batch for a graph is padded
-    else:
-        expected = [kv_len - 1 for kv_len in attention.single_kv_lens]
-    for chunk in attention.chunks:
-        expected += range(chunk.kv_len - chunk.length, chunk.kv_len)
+    expected = batch.attention.places()
+    positions = batch.positions.tolist()[: len(expected)]  # a batch for a graph is padded
     if positions != expected:
         wrong = next(i for i, (a, b) in enumerate(zip(positions, expected, strict=True)) if a != b)
         raise IntegrityError(

@@ -9,8 +9,9 @@ import torch
 
 from engine.attention import AttentionBackend
 from engine.attention.groups import GroupRule
-from engine.attention.packed import check_reads, make_attention, obstacle
+from engine.attention.packed import check_reads, obstacle
 from engine.attention.rectangle import RectangleAttention
+from engine.backends import make_attention
 from engine.config import EngineConfig
 from engine.config.errors import EngineError
 from engine.kv.cache import KVCache
@@ -32,8 +33,8 @@ def choose_backend(asked: str, device: torch.device) -> tuple[str, str | None]:
         return asked, None
     if asked == "auto" and device.type == "cpu":
         return "gathered", None
-    obstacle = _obstacle(device)
-    return _without_kernels(asked, obstacle) if obstacle else ("triton", None)
+    lacking = _obstacle(device)
+    return _without_kernels(asked, lacking) if lacking else ("triton", None)
 
 
 def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | None]:

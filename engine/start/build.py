@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.backends import make_executor
 from engine.cost import cost_model
 from engine.executor import Executor
 from engine.kv.cache import KVCache
@@ -28,9 +29,9 @@ def allocate(prepared: Prepared, progress: Progress = lambda phase, share: None)
     """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
     config, model = prepared.spec.engine, prepared.model
     cache = make_cache(prepared, prepared.num_blocks, prepared.tails)
-    executor = Executor(model.decoder, make_run_attention(prepared.backend, config, cache, model))
-    executor.draws_on_device = config.speculation is None
-    if prepared.uses_graphs:
+    attention = make_run_attention(prepared.backend, config, cache, model)
+    executor = make_executor(prepared.backend, model.decoder, attention, draws_on_device=config.speculation is None)
+    if config.cuda_graphs:
         executor.capture_graphs(config.max_num_seqs, prepared.max_model_len, progress)
     return executor
 

@@ -63,10 +63,6 @@ class Prepared:
         return self.pool.most.blocks * self.spec.engine.block_size
 
     @property
-    def uses_graphs(self) -> bool:
-        return self.spec.engine.cuda_graphs and self.backend == "triton"
-
-    @property
     def overlaps(self) -> bool:
         """Whether the next step is prepared while the device runs the last one."""
         config = self.spec.engine

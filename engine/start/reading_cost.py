@@ -12,10 +12,8 @@ from typing import Any
 
 import torch
 
-from engine.attention import backend_class
-from engine.attention.packed import make_attention
+from engine.backends import BACKENDS, make_attention, make_executor
 from engine.config import RequestSpec
-from engine.executor import Executor
 from engine.kv.cache import KVCache
 from engine.kv.quantized import Fixed, QuantizedCache
 from engine.request import Request
@@ -49,9 +47,8 @@ def measure_attention(prepared: Prepared, extent: Extent | None = None) -> dict[
     codec, device = prepared.codec, prepared.device
     if codec is None:
         return None
-    ragged = backend_class(prepared.backend).ragged
     if extent is None:
-        if ragged and device.type == "cpu":
+        if BACKENDS[prepared.backend]().executor.kernels and device.type == "cpu":
             return None
         extent = GPU if device.type == "cuda" else CPU
     longest = min(extent.contexts[1], prepared.max_model_len)
@@ -86,16 +83,14 @@ def _pass(prepared: Prepared, cache: KVCache, layers: int, count: int, context: 
         request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * context, sampling, 1, tail=index)
         request.block_table = list(range(index * blocks, (index + 1) * blocks))
         slices.append(Slice(request, 1, context - 1, False))
-    batch = Executor(prepared.model.decoder, attention).build(Plan(slices)).attention
+    executor = make_executor(prepared.backend, prepared.model.decoder, attention, draws_on_device=False)
+    batch = executor.build(Plan(slices)).attention
     q = torch.randn(count, shape.heads, shape.head_dim, device=cache.device).to(cache.dtype)
     k, v = torch.randn(2, count, shape.kv_heads, shape.head_dim, device=cache.device).to(cache.dtype)
 
     def work() -> None:
         attention.begin(batch)
         for layer in range(layers):
-            if attention.ragged:  # packing is a kernel of its own there
-                attention.attend(layer, q)  # type: ignore[attr-defined]
-            else:
-                attention.forward(layer, q, k, v)
+            attention.read(layer, q, k, v)
 
     return work

@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from engine.attention.groups import GroupRule
-from engine.attention.packed import make_attention
+from engine.backends import make_attention, make_executor
 from engine.config import EngineConfig, RequestSpec, RunSpec
-from engine.executor import Executor
 from engine.model.device import resolve_device, resolve_dtype
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
@@ -66,8 +65,7 @@ def warm_up(prepared: Prepared) -> None:
         exact_prefill=exact_prefill(config),
         rule=rule,
     )
-    executor = Executor(model.decoder, attention)
-    executor.draws_on_device = config.speculation is None
+    executor = make_executor(prepared.backend, model.decoder, attention, draws_on_device=config.speculation is None)
     decodes = [Slice(r, 1, length - 1, False) for r in requests]
     batches = [
         [Slice(requests[0], length, 0, True)],
@@ -78,19 +76,16 @@ def warm_up(prepared: Prepared) -> None:
         rows = min(config.speculation.k + 1, length)
         verifies = [Slice(r, rows, length - rows, False) for r in requests]
         batches += [verifies[:1], verifies]
-    if attention.passes is not None and length > size:
-        batches += [shared_decodes(requests[0], n, length) for n in attention.passes.tile_changes(config.max_num_seqs)]
-    if attention.ragged:
+    if length > size:
+        batches += [shared_decodes(requests[0], n, length) for n in executor.prefix_rows(config.max_num_seqs)]
+    if executor.kernels:
         limits = prepared.limits
         most = max(limits.token_budget, limits.max_num_batched_tokens if config.chunked_prefill is None else 0)
         most = min(most, sum(r.num_prompt_tokens for r in prepared.servable) + config.max_num_seqs)
-        lengths = attention.tile_lengths(min(most, prepared.max_model_len - 1))  # type: ignore[attr-defined]
+        lengths = executor.chunk_lengths(min(most, prepared.max_model_len - 1))
         batches += forms(lengths, most, config.max_num_seqs, requests[0], size)
     for slices in batches:
-        batch = executor.build(Plan(slices))
-        logits = executor.forward(batch)
-        if batch.draws is not None:
-            executor.tokens(batch, logits)
+        executor.rehearse(executor.build(Plan(slices)))
     if config.speculation is not None and prepared.device.type == "cpu":
         touch_rows(prepared, config.speculation.k)
 

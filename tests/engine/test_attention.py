@@ -8,7 +8,7 @@ import random
 import pytest
 import torch
 
-from engine.attention import BACKENDS, gathered
+from engine.attention import PLAIN, gathered
 from engine.attention.gathered import alike
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
@@ -73,7 +73,7 @@ def expected(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: i
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", PLAIN)
 def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
     num_heads, kv_heads, width = heads
     torch.manual_seed(0)
@@ -92,7 +92,7 @@ def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
     q = torch.randn(sum(s.tokens for s in ordered), num_heads, width).to(dtype)
     k, v = (torch.cat([new[s.request.index][i] for s in ordered]) for i in (0, 1))
 
-    attention = BACKENDS[backend](cache, num_heads, kv_heads, width)
+    attention = PLAIN[backend](cache, num_heads, kv_heads, width)
     attention.begin(inputs.attention)
     out = attention.forward(1, q, k, v)
 

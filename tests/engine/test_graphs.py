@@ -10,7 +10,8 @@ import torch
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
 from engine.config.errors import EngineError
 from engine.gpu.graphs import padded_sizes
-from engine.gpu.ragged import BlockTables, Layout
+from engine.gpu.layout import Layout
+from engine.gpu.tables import BlockTables
 from engine.request import Request
 from engine.start.attention import choose_backend, fitting_head
 from tests.engine.serving import make_spec, serve

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from engine.attention.groups import GroupRule
-from engine.attention.packed import make_attention
+from engine.backends import make_attention
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
 from engine.config.errors import EngineError

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from engine.attention.groups import GroupRule
-from engine.attention.packed import make_attention
+from engine.backends import make_attention
 from engine.config import RequestSpec, Sampling
 from engine.config.techniques import KVQuantization
 from engine.gpu.kernels.forms import KernelForm
@@ -103,7 +103,7 @@ def outputs(cache: KVCache, tables: list[list[int]]) -> torch.Tensor:
     attention = make_attention("triton", cache, HEADS, KV_HEADS, WIDTH, rule=GroupRule())
     plan = plan_of(tables)
     batch = RaggedBuilder(SIZE, DEVICE, attention.passes).build(plan).attention
-    assert batch.ragged.shared is not None
+    assert batch.shared is not None
     attention.begin(batch)
     torch.manual_seed(5)
     return attention.attend(0, torch.randn(plan.num_tokens, HEADS, WIDTH).to(DEVICE, torch.bfloat16))

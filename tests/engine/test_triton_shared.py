@@ -19,7 +19,8 @@ from engine.gpu.attention import TritonAttention
 from engine.gpu.attention.configs import Tile, stretch_for
 from engine.gpu.attention.prefixes import Extent, PrefixGroups, PrefixPasses
 from engine.gpu.graphs import Graphs
-from engine.gpu.ragged import BlockTables, RaggedBuilder
+from engine.gpu.ragged import RaggedBuilder
+from engine.gpu.tables import BlockTables
 from engine.kv.cache import KVCache
 from engine.scheduling.plan import Plan
 from engine.start.build import make_cache

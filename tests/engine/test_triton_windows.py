@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.attention.packed import check_reads, make_attention
+from engine.attention.packed import check_reads
+from engine.backends import make_attention
 from engine.batch import build_batch
 from engine.config import (
     ChunkedPrefill,
@@ -207,7 +208,7 @@ def test_rows_of_a_long_chunk_do_not_take_each_others_places_in_the_tail():
     plan = Plan([Slice(requests[0], 13, 3, True), Slice(requests[1], 1, 21, False)])
     batch = RaggedBuilder(16, DEVICE, tail_tokens=8).build(plan).attention
     assert batch.slots.tolist() == [1 * 8 + 21 % 8, *[-1] * 5, *(2 * 8 + place % 8 for place in range(8, 16))]
-    assert batch.ragged.tails.tolist() == [1, 2]
+    assert batch.tails.tolist() == [1, 2]
 
 
 def test_a_split_context_is_read_whole():

@@ -193,10 +193,9 @@ def _engine(
     build = partial(build_batch, block_size=prepared.spec.engine.block_size, device=prepared.device)
     executor: Any = SimpleNamespace(
         cache=SimpleNamespace(block_size=prepared.spec.engine.block_size, copy_block=lambda *_: None),
-        attention=SimpleNamespace(spared_tokens=0),
+        spared_tokens=lambda batch: 0,
         forward=lambda batch: torch.empty(0),
         left=torch.empty(0),
-        graphs=None,
     )
     engine = build_engine(prepared, recorder, clock, executor, make_speculator(prepared, executor.cache))
     served = Served(prepared.requests, engine.totals, capacity_tokens=prepared.kv_capacity_tokens)

@@ -11,10 +11,10 @@ import triton
 
 from engine.attention.base import AttentionBackend
 from engine.attention.groups import GroupRule
-from engine.batch import AttentionBatch, Ragged, SharedRows
 from engine.gpu.attention.configs import Tile, fewest_of_each, segments_for, tile_for
 from engine.gpu.attention.kernels import merge_segments, paged_attention, shared_prefixes
 from engine.gpu.attention.prefixes import PrefixPasses
+from engine.gpu.batch import Ragged, SharedRows
 from engine.gpu.kernels.forms import KernelForm, Side
 from engine.gpu.kernels.pack import Pair, keep, pack
 from engine.kv.cache import KVCache
@@ -67,7 +67,8 @@ class TritonAttention(AttentionBackend):
     single tokens of a codec with a window in their tails, and ``pack`` to have been called for a codec that is not packed ``at_once``.
     """
 
-    ragged = True
+    passes: PrefixPasses | None = None  # over shared prefixes, planned with the batch
+    tail_tokens = 0  # of each sequence's exact tail, where the cache has one
 
     def __init__(
         self,
@@ -120,17 +121,16 @@ class TritonAttention(AttentionBackend):
             self.tail_tokens = cache.tail_tokens
             self._tail_stride = cache.tail_keys[0].stride(0)
 
-    def begin(self, batch: AttentionBatch) -> None:
-        assert batch.ragged is not None, "this backend reads the ragged form of a batch"
+    def begin(self, batch: Ragged) -> None:
         self.slots = batch.slots  # [tokens]; negative: a row that only fills up the batch
-        self._ragged = batch.ragged
-        self.spared_tokens = batch.ragged.spared_tokens
+        self._ragged = batch
+        self.spared_tokens = batch.spared_tokens
         self.num_singles = batch.num_singles
-        self._launches = self._plan(batch.ragged, batch.num_singles)
-        chunks = batch.ragged.num_sequences > batch.num_singles
+        self._launches = self._plan(batch, batch.num_singles)
+        chunks = batch.num_sequences > batch.num_singles
         self.own = None
         if (chunks and (self.exact_prefill or self.form.window)) or not (self.form.at_once or self.form.window):
-            shape = (batch.ragged.num_tokens, self.kv_heads, self.head_dim)
+            shape = (batch.num_tokens, self.kv_heads, self.head_dim)
             dtype = self.cache.dtype
             self.own = (
                 torch.empty(shape, dtype=dtype, device=batch.slots.device),
@@ -189,6 +189,9 @@ class TritonAttention(AttentionBackend):
         if self.matrix is not None:
             out = (out.unflatten(-1, (-1, self.head_dim)) @ self.matrix).flatten(1)
         return out
+
+    def read(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return self.attend(layer, q)  # packing is a kernel of its own
 
     def tile_lengths(self, most: int) -> list[int]:
         """The fewest new tokens of a sequence that have each tile, of 2 to this many."""

@@ -39,7 +39,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class PrefixWork:
-    """The arrays that the kernels read, named as in ``engine.batch.SharedRows``, and how much there is in them."""
+    """The arrays that the kernels read, named as in ``engine.gpu.batch.SharedRows``, and how much there is in them."""
 
     arrays: dict[str, np.ndarray]  # all int32
     extent: Extent

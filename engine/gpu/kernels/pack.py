@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from engine.batch import Ragged
+from engine.gpu.batch import Ragged
 from engine.gpu.kernels.forms import ASYMMETRIC, PER_CHANNEL, KernelForm, Side, as_stored, nearest
 
 ROWS: tl.constexpr = tl.constexpr(16)  # tokens packed at once where each has its own steps
