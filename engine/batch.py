@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from engine.block_table import blocks_for, table_slots
 from engine.scheduling.plan import Plan, Slice
 
 
@@ -86,15 +87,14 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
         spans.append((part, len(token_ids)))
         token_ids += request.known(first, last)
         positions += range(first, last)
-        table = request.block_table
-        slots += [table[p // block_size] * block_size + p % block_size for p in range(first, last)]
+        slots += table_slots(request.block_table, first, last, block_size)
         context_tokens += last
         if part.samples:
             sample_rows += range(len(token_ids) - 1 - part.drafted, len(token_ids))
             sampled.append(part)
 
     kv_lens = [s.context_len + 1 for s in singles]
-    width = -(-max(kv_lens, default=0) // block_size)
+    width = blocks_for(max(kv_lens, default=0), block_size)
     tables = [s.request.block_table[:width] for s in singles]
     padded = [table + [0] * (width - len(table)) for table in tables]
 
@@ -117,7 +117,7 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
                     start,
                     part.tokens,
                     part.context_len + part.tokens,
-                    tensor(part.request.block_table[: -(-(part.context_len + part.tokens) // block_size)]),
+                    tensor(part.request.block_table[: blocks_for(part.context_len + part.tokens, block_size)]),
                     part.is_prefill,
                     part.request.tail or 0,
                 )

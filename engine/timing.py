@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine.block_table import blocks_for
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.config.rates import BATCH, MachineRates
 from engine.executor import Executor
@@ -46,8 +47,8 @@ def measure_rates(config: EngineConfig, progress: Progress = lambda phase, share
         EngineError: the model cannot be loaded or served here.
     """
     device = resolve_device(config.device)
-    prompt = PROMPT[device.type]
-    blocks = -(-(prompt + 1) // config.block_size) + BATCH * -(-(SHORT_PROMPT + STEPS + 1) // config.block_size)
+    prompt, size = PROMPT[device.type], config.block_size
+    blocks = blocks_for(prompt + 1, size) + BATCH * blocks_for(SHORT_PROMPT + STEPS + 1, size)
     quiet = EngineConfig(
         model=config.model,
         device=config.device,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from engine.attention.base import AttentionBackend
 from engine.batch import AttentionBatch, Chunk
+from engine.block_table import blocks_for
 from engine.kv.cache import Rows
 
 FEW_QUERIES = (
@@ -174,7 +175,7 @@ class GatheredAttention(AttentionBackend):
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:
         size = self.cache.block_size
         kv_lens = batch.single_kv_lens[start:stop]
-        blocks = -(-kv_lens[-1] // size)
+        blocks = blocks_for(kv_lens[-1], size)
         index = (heads + batch.single_blocks[start:stop, :blocks].flatten()).flatten()
         places = torch.arange(blocks * size, device=heads.device)
         visible = places < torch.tensor(kv_lens, device=heads.device)[:, None]

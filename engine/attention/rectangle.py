@@ -19,6 +19,7 @@ import torch
 
 from engine.attention.gathered import GatheredAttention
 from engine.batch import AttentionBatch
+from engine.block_table import slots_at, whole_blocks
 from engine.kv.cache import KVCache
 
 LONGEST_VERIFY = 17  # tokens; a longer chunk is a prompt, which is computed as ever
@@ -116,7 +117,7 @@ class RectangleAttention(GatheredAttention):
             rows[i, queries - length :] = torch.arange(start, start + length, device=device)
             real[i, queries - length :] = True
             places = torch.arange(kv_len, device=device)
-            slots[i, keys - kv_len :] = blocks[places // size] * size + places % size
+            slots[i, keys - kv_len :] = slots_at(blocks[whole_blocks(places, size)], places, size)
             own = torch.ones(length, kv_len, dtype=torch.bool, device=device).tril(kv_len - length)
             visible[i, queries - length :, keys - kv_len :] = own
             if not self.hides_pads:

@@ -6,6 +6,7 @@ import torch
 
 from engine.attention.base import AttentionBackend
 from engine.batch import AttentionBatch, Chunk
+from engine.block_table import blocks_for
 from engine.kv.cache import Rows
 
 
@@ -15,7 +16,7 @@ class ReferenceAttention(AttentionBackend):
     def begin(self, batch: AttentionBatch) -> None:
         size = self.cache.block_size
         singles = [
-            Chunk(row, 1, kv_len, batch.single_blocks[row, : -(-kv_len // size)])
+            Chunk(row, 1, kv_len, batch.single_blocks[row, : blocks_for(kv_len, size)])
             for row, kv_len in enumerate(batch.single_kv_lens)
         ]
         self._slots = batch.slots

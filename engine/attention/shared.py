@@ -16,6 +16,7 @@ import torch
 from engine.attention.gathered import GatheredAttention, additive_mask, alike
 from engine.attention.groups import GroupRule, Piece
 from engine.batch import AttentionBatch
+from engine.block_table import blocks_for, whole_blocks
 from engine.kv.cache import KVCache, Rows
 
 MANY_QUERIES = 16  # from so many on PyTorch's fused kernel for CPUs is faster than two products
@@ -40,7 +41,10 @@ class SharedPrefixAttention(GatheredAttention):
 
     def begin(self, batch: AttentionBatch) -> None:
         size = self.cache.block_size
-        paths = [table[: (n - 1) // size] for table, n in zip(batch.single_tables, batch.single_kv_lens, strict=True)]
+        paths = [
+            table[: whole_blocks(n - 1, size)]
+            for table, n in zip(batch.single_tables, batch.single_kv_lens, strict=True)
+        ]
         if paths != self._paths:  # they change when somebody comes, goes or fills a block
             self._paths, self._pieces = paths, self._rule.find(paths)
         self.spared_tokens = sum(piece.spared_blocks for piece in self._pieces) * size
@@ -109,7 +113,7 @@ class SharedPrefixAttention(GatheredAttention):
         self._suffixes = []
         for start, stop in alike([own[row] for row in order]):
             rows = order[start:stop]
-            width = -(-own[rows[-1]] // size)
+            width = blocks_for(own[rows[-1]], size)
             tables = [batch.single_tables[row][covered[row] : covered[row] + width] for row in rows]
             padded = torch.tensor([t + [0] * (width - len(t)) for t in tables], device=device)
             lengths = torch.tensor([own[row] for row in rows], device=device)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from engine.attention.base import AttentionBackend
 from engine.attention.gathered import additive_mask, alike
 from engine.batch import AttentionBatch, Chunk
+from engine.block_table import block_slots, whole_blocks
 from engine.kv.quantized import QuantizedCache, tail_places
 
 
@@ -144,7 +145,7 @@ class WindowedAttention(AttentionBackend):
             for tail, begin in zip(tails, begins, strict=True)
             for place in tail_places(tail, cache.tail_tokens, range(begin, begin + widest))
         ]
-        blocks = max(begins) // size
+        blocks = whole_blocks(max(begins), size)
         packed = None
         if blocks:
             packed = (self._heads + batch.single_blocks[start:stop, :blocks].flatten()).flatten()
@@ -169,7 +170,7 @@ class WindowedAttention(AttentionBackend):
         start, stop = pieces[0].start, pieces[-1].stop
         first = chunk.kv_len - chunk.length + start - chunk.start  # the first row's place in the sequence
         begin = first // cache.codec.window * cache.codec.window
-        packed = (self._heads + chunk.blocks[: begin // cache.block_size]).flatten() if begin else None
+        packed = (self._heads + chunk.blocks[: whole_blocks(begin, cache.block_size)]).flatten() if begin else None
         exact = tail_places(chunk.tail, cache.tail_tokens, range(begin, first))
         visible = torch.ones(stop - start, first + stop - start, dtype=torch.bool, device=device).tril(first)
         return Cut(
@@ -193,7 +194,9 @@ class WindowedAttention(AttentionBackend):
 
         pack = None
         if last == begin + window:
-            pack = Packing(block_slots(chunk.blocks[begin // size : last // size], size), tail(begin, last))
+            pack = Packing(
+                block_slots(chunk.blocks[whole_blocks(begin, size) : whole_blocks(last, size)], size), tail(begin, last)
+            )
         return Piece(row, row + last - first, tail(first, last), pack)
 
     def _complete(self, batch: AttentionBatch) -> Packing | None:
@@ -203,11 +206,8 @@ class WindowedAttention(AttentionBackend):
         slots, places = [], []
         for row, n in enumerate(batch.single_kv_lens):
             if n % window == 0:
-                slots.append(block_slots(batch.single_blocks[row, (n - window) // size : n // size], size))
+                slots.append(
+                    block_slots(batch.single_blocks[row, whole_blocks(n - window, size) : whole_blocks(n, size)], size)
+                )
                 places += tail_places(batch.single_tails[row], cache.tail_tokens, range(n - window, n))
         return Packing(torch.cat(slots), torch.tensor(places, device=device)) if slots else None
-
-
-def block_slots(blocks: torch.Tensor, size: int) -> torch.Tensor:
-    """Slots of all tokens of these blocks."""
-    return (blocks[:, None] * size + torch.arange(size, device=blocks.device)).flatten()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from engine.block_table import blocks_for
 from engine.gpu.attention import TritonAttention
 from engine.gpu.batch import GpuBatch, Ragged, SharedRows
 from engine.gpu.fused import FusedDecoder
@@ -50,7 +51,7 @@ class Graphs:
         self._attention = attention
         self._device = attention.cache.device
         self._sizes = sorted(sizes or padded_sizes(max_num_seqs))
-        self._blocks_per_sequence = -(-max_model_len // attention.cache.block_size)
+        self._blocks_per_sequence = blocks_for(max_model_len, attention.cache.block_size)
         self._passes = attention.passes
         self._kinds = [(size, False) for size in self._sizes]  # size, whether rows share prefixes
         if self._passes is not None:

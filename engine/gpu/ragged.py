@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from engine.block_table import blocks_for, slots_at, whole_blocks
 from engine.gpu.batch import Draws, GpuBatch, Ragged, SharedRows
 from engine.gpu.layout import Layout, Staging
 from engine.gpu.tables import BlockTables
@@ -118,7 +119,7 @@ class RaggedBuilder:
         query_starts = np.zeros(len(parts) + 1, np.int32)
         np.cumsum(lengths, out=query_starts[1:])
         kv_lens = contexts + lengths
-        counts = -(-kv_lens // self._block_size)
+        counts = blocks_for(kv_lens, self._block_size)
         block_starts = np.zeros(len(parts), np.int32)
         np.cumsum(counts[:-1], out=block_starts[1:])
         self._tables.forget([s.request for s in parts])
@@ -170,7 +171,8 @@ class RaggedBuilder:
     def _slots(self, flat: Flat) -> np.ndarray:
         """Each row's place in the pool [tokens] int32."""
         size, positions = self._block_size, flat.positions
-        return flat.blocks[flat.block_starts[flat.owner] + positions // size] * size + positions % size
+        blocks = flat.blocks[flat.block_starts[flat.owner] + whole_blocks(positions, size)]
+        return slots_at(blocks, positions, size)
 
     def _tail_slots(self, flat: Flat, tails: np.ndarray) -> np.ndarray:
         """Each row's place in the tails [tokens] int32; negative where a later row of the same sequence takes it."""

@@ -20,6 +20,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple
 
+from engine.block_table import blocks_for
+
 
 class PoolExhausted(Exception):
     """Fewer blocks are free than were asked for; nothing was allocated."""
@@ -94,7 +96,7 @@ class BlockPool:
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold this many tokens."""
-        return -(-tokens // self.block_size)
+        return blocks_for(tokens, self.block_size)
 
     def allocate(self, count: int, request: int, position: int) -> list[int]:
         """Take ``count`` free blocks for places ``position``... of a request's block table, cached ones last.

@@ -19,6 +19,7 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
+from engine.block_table import blocks_for, whole_blocks
 from engine.config import PrefixSharing
 from engine.kv.grouping import flatten, running_order
 from engine.kv.pool import BlockPool, IntegrityError
@@ -68,7 +69,7 @@ class PrefixCache(Prefixes):
         if not self.looks_up:
             return NOTHING
         size, limit = self.pool.block_size, request.num_known_tokens - 1
-        most = self._whole(limit // size)
+        most = self._whole(whole_blocks(limit, size))
         path = self._path(request, most)
         del path[self._whole(len(path)) :]
         whole = len(path)
@@ -119,16 +120,16 @@ class PrefixCache(Prefixes):
 
     def pending(self, request: Request, first: int, last: int) -> Sequence[int]:
         size = self.pool.block_size
-        whole = len(request.token_ids) // size
-        begin = self._whole(first // size)  # a window that is not complete cannot be found yet
-        return [self._hash(request, position) for position in range(begin, min(-(-last // size), whole))]
+        whole = whole_blocks(len(request.token_ids), size)
+        begin = self._whole(whole_blocks(first, size))  # a window that is not complete cannot be found yet
+        return [self._hash(request, position) for position in range(begin, min(blocks_for(last, size), whole))]
 
     def computed(self, request: Request, before: int, after: int) -> None:
         pool, size = self.pool, self.pool.block_size
         done, node = self._tips[request.index]
-        until = min(after, len(request.token_ids)) // size
+        until = whole_blocks(min(after, len(request.token_ids)), size)
         if self._window:
-            for position in range(max(done, before // size), until):
+            for position in range(max(done, whole_blocks(before, size)), until):
                 pool.filled(request.block_table[position], request.index, position)
         for position in range(done, self._whole(until)):
             block = request.block_table[position]
@@ -152,7 +153,7 @@ class PrefixCache(Prefixes):
             return
         size = self.pool.block_size
         fresh = [r for r in waiting if not r.preemptions]  # a preempted request keeps its place
-        paths = [[self._hash(r, place) for place in range((r.num_known_tokens - 1) // size)] for r in fresh]
+        paths = [[self._hash(r, place) for place in range(whole_blocks(r.num_known_tokens - 1, size))] for r in fresh]
         lengths = [r.num_prompt_tokens for r in fresh]
         order = running_order(flatten(paths), lengths, [r.max_tokens for r in fresh], size)
         for place, number in enumerate(order):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from engine.block_table import whole_blocks
 from engine.kv.pool import BlockPool
 from engine.request import Request
 
@@ -79,10 +80,11 @@ class Prefixes:
     def computed(self, request: Request, before: int, after: int) -> None:
         """The request's tokens from ``before`` to ``after`` were computed; publish the blocks they filled."""
         size = self.pool.block_size
-        for position in range(before // size, after // size):
+        first, last = whole_blocks(before, size), whole_blocks(after, size)
+        for position in range(first, last):
             self.pool.filled(request.block_table[position], request.index, position)
         if self._window is not None:
-            for position in range(self._whole(before // size), self._whole(after // size)):
+            for position in range(self._whole(first), self._whole(last)):
                 self.pool.quantised(request.block_table[position], request.index, position)
 
     def _whole(self, blocks: int) -> int:

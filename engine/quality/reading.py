@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
+from engine.block_table import blocks_for
 from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec
@@ -119,7 +120,7 @@ class Reader:
         return torch.cat(parts)
 
     def _request(self, number: int, ids: Sequence[int], more: int) -> Request:
-        blocks = -(-(len(ids) + more) // self._block_size)
+        blocks = blocks_for(len(ids) + more, self._block_size)
         request = Request(
             number, RequestSpec(request_id=str(number), prompt="-"), list(ids), Sampling(), max(1, more), tail=number
         )

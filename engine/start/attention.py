@@ -12,6 +12,7 @@ from engine.attention.groups import GroupRule
 from engine.attention.packed import check_reads, obstacle
 from engine.attention.rectangle import RectangleAttention
 from engine.backends import make_attention
+from engine.block_table import blocks_for
 from engine.config import EngineConfig
 from engine.config.errors import EngineError
 from engine.kv.cache import KVCache
@@ -79,7 +80,7 @@ def group_rule(config: EngineConfig) -> GroupRule | None:
     sharing = config.prefix_sharing
     if sharing is None or not config.shares_attention:
         return None
-    blocks = -(-sharing.min_prefix_tokens // config.block_size)
+    blocks = blocks_for(sharing.min_prefix_tokens, config.block_size)
     return GroupRule(sharing.attention == "tree", sharing.min_group, blocks)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from engine.backends import BACKENDS, make_attention, make_executor
+from engine.block_table import blocks_for
 from engine.config import RequestSpec
 from engine.kv.cache import KVCache
 from engine.kv.quantized import Fixed, QuantizedCache
@@ -54,7 +55,7 @@ def measure_attention(prepared: Prepared, extent: Extent | None = None) -> dict[
     longest = min(extent.contexts[1], prepared.max_model_len)
     contexts = (max(1, longest * extent.contexts[0] // extent.contexts[1]), longest)
     size = prepared.spec.engine.block_size
-    blocks = extent.requests * -(-longest // size)
+    blocks = extent.requests * blocks_for(longest, size)
     shape, dtype = prepared.model.shape, prepared.model.dtype
     per_layer = int(shape.kv_bytes_per_token(dtype.itemsize)) // shape.layers * blocks * size
     layers = max(1, min(shape.layers, extent.most_bytes // per_layer))
@@ -76,7 +77,7 @@ def _pass(prepared: Prepared, cache: KVCache, layers: int, count: int, context: 
     """One decode step's attention over every layer of a cache, ready to be timed."""
     shape = prepared.model.shape
     attention = make_attention(prepared.backend, cache, shape.heads, shape.kv_heads, shape.head_dim)
-    blocks = -(-context // cache.block_size)
+    blocks = blocks_for(context, cache.block_size)
     slices = []
     for index in range(count):
         sampling = prepared.spec.engine.sampling

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from engine.block_table import blocks_for
 from engine.config import RequestSpec, RunSpec
 from engine.config.errors import EngineError
 from engine.model.load import LoadedModel
@@ -89,7 +90,7 @@ def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_
 def unfit(request: Request, num_blocks: int, block_size: int) -> EngineError | None:
     """Why a request can never have all its keys and values in the pool; None where it can."""
     tokens = request.most_computed_tokens
-    needed = -(-tokens // block_size)
+    needed = blocks_for(tokens, block_size)
     if needed <= num_blocks:
         return None
     most = num_blocks * block_size - request.num_prompt_tokens + 1

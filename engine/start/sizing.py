@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from engine.block_table import blocks_for
 from engine.config import EngineConfig
 from engine.config.errors import EngineError
 from engine.kv.cache import bytes_per_block
@@ -93,7 +94,7 @@ def pool_size(
         check_pool_fits(config.kv_blocks, full, device)
     share_bytes = int(free * config.kv_memory_fraction)
     pool_bytes = share_bytes if config.kv_blocks is None else config.kv_blocks * full
-    asked = [-(-r.most_computed_tokens // size) for r in requests]
+    asked = [blocks_for(r.most_computed_tokens, size) for r in requests]
     seats = config.max_num_seqs
     divided = divide(pool_bytes, packed, tail, most_tails=min(seats, len(asked)), request_blocks=asked)
     if divided.blocks < 1:
@@ -113,7 +114,7 @@ def pool_size(
     bounds: dict[Taken, int] = {
         "memory": divided.blocks,
         "workload": HEADROOM_BLOCKS + sum(asked),
-        "at_once": seats * -(-max_model_len // size),
+        "at_once": seats * blocks_for(max_model_len, size),
     }
     why = min(bounds, key=lambda name: bounds[name])
     return PoolSize(Room(bounds[why], divided.tails), why, most)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engine.block_table import blocks_for
 from engine.config import RequestSpec
 from engine.config.errors import EngineError
 from engine.executor import Executor
@@ -74,7 +75,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
     if not useful or most_tokens > prepared.max_model_len:
         return
     config = prepared.spec.engine
-    fits = prepared.num_blocks // -(-most_tokens // config.block_size)
+    fits = prepared.num_blocks // blocks_for(most_tokens, config.block_size)
     most = min(fits, config.max_num_seqs, len(prepared.servable), prepared.tails or fits)
     quiet = config.model_copy(
         update={

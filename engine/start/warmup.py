@@ -11,6 +11,7 @@ import torch
 
 from engine.attention.groups import GroupRule
 from engine.backends import make_attention, make_executor
+from engine.block_table import blocks_for
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.model.device import resolve_device, resolve_dtype
 from engine.request import Request
@@ -50,11 +51,11 @@ def warm_up(prepared: Prepared) -> None:
     requests = []
     for index in range(min(config.max_num_seqs, 16)):
         request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * length, config.sampling, 1)
-        blocks = -(-length // size)
+        blocks = blocks_for(length, size)
         request.block_table = list(range(index * blocks, (index + 1) * blocks))
         request.tail = index
         requests.append(request)
-    cache = make_cache(prepared, len(requests) * -(-length // size), len(requests))
+    cache = make_cache(prepared, len(requests) * blocks_for(length, size), len(requests))
     rule = None if group_rule(config) is None else GroupRule()  # two rows with a block in common are enough here
     attention = make_attention(
         prepared.backend,
@@ -114,7 +115,7 @@ def forms(lengths: Sequence[int], most: int, max_num_seqs: int, like: Request, b
             slices = []
             for index in range(count):
                 request = Request(index, like.spec, [0] * tokens, like.sampling, 1)
-                request.block_table = [like.block_table[0]] * -(-tokens // block_size)
+                request.block_table = [like.block_table[0]] * blocks_for(tokens, block_size)
                 slices.append(Slice(request, tokens, 0, tokens > 1))
             batches.append(slices)
     return batches

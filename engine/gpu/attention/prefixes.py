@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from engine.attention.groups import GroupRule, Piece
+from engine.block_table import whole_blocks
 from engine.gpu.attention.configs import Tile, fewest_of_each, items_for, segments_for, stretch_for, tile_for
 
 GRAPH_LEVELS = 4  # of a tree of prefixes that a recorded graph has room for, were every row below that many
@@ -86,7 +87,8 @@ class PrefixPasses:
         if known and (self._found is None or (self._found.covered < kv_lens).all()):
             return self._found
         paths = [
-            table[:whole] for table, whole in zip(tables, ((kv_lens - 1) // self.block_size).tolist(), strict=True)
+            table[:whole]
+            for table, whole in zip(tables, whole_blocks(kv_lens - 1, self.block_size).tolist(), strict=True)
         ]
         pieces = self.rule.find(paths)
         self._versions = versions
