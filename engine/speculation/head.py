@@ -3,7 +3,7 @@
 It guesses from the target's last residual stream and the token chosen there, then from its own. Its layers attend to the keys and values of
 the target's last layers where they lie, in the request's own blocks; for the places it guesses it writes its own there, which verification
 overwrites, as layer skipping does. So it needs no cache and no books of its own. It guesses the tokens of a smaller vocabulary, with those rows
-of the target's output matrix. ``engine.speculation.train`` makes one; it fits the weights it was trained for and no others.
+of the target's output matrix. ``engine.training`` makes one; it fits the weights it was trained for and no others.
 
     target, last step   | ... h_t |  token t+1        keys, values of the layers read: places 0 .. t
     guess 1             h_t + token t+1   -> h'       place t+1 written
@@ -54,7 +54,7 @@ class Head:
     def __init__(self, path: Path, target: LoadedModel, source: ModelSource) -> None:
         """
         Args:
-            path: a file that ``engine.speculation.train`` wrote; ``check_head`` has found it to fit.
+            path: a file that ``engine.training`` wrote; ``check_head`` has found it to fit.
             target: whose embedding and output matrix it shares.
             source: where the target came from.
         """
@@ -220,7 +220,7 @@ def check_head(path: Path, source: ModelSource, model: str) -> dict[str, Any]:
         EngineError: it is missing, not a head, or trained for other weights than those at ``source``.
     """
     mend = (
-        f"Train one: python -m engine.speculation.train --model {model} --out FILE, and set speculation.head to FILE."
+        f"Train one: python -m engine.training --model {model} --out FILE, and set speculation.head to FILE."
     )
     if not path.is_file():
         raise EngineError("missing-file", "speculation.head", str(path), "there is no such file.", mend)

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from engine.config import Sampling
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
-from engine.speculation.corpus import Writer, shard_path
+from engine.training.corpus import Writer, shard_path
 from engine.speculation.head import FORMAT, weights_sha256
-from engine.speculation.headtraining import HeadTraining
-from engine.speculation.train import Recipe, Teaching, vocabulary, write
+from engine.training.headtraining import HeadTraining
+from engine.training.train import Recipe, Teaching, vocabulary, write
 
 EOS = 7
 READS = [2, 3]

@@ -19,10 +19,10 @@ from engine.config.errors import EngineError
 from engine.config.models import EMBEDDED_SHA256, sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
-from engine.speculation.corpus import Writer, shard_path
+from engine.training.corpus import Writer, shard_path
 from engine.speculation.head import DEFAULT_HEAD, POINTER, Head, TrainedHead, check_head
-from engine.speculation.headtraining import LONGEST_MATCH, HeadTraining, Texts
-from engine.speculation.train import Teaching, main, packed, vocabulary, walked
+from engine.training.headtraining import LONGEST_MATCH, HeadTraining, Texts
+from engine.training.train import Teaching, main, packed, vocabulary, walked
 from engine.start.prepare import prepare
 from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts
 from tests.engine.serving import make_spec, serve
@@ -304,7 +304,7 @@ def test_a_head_is_refused_beside_other_weights(trained, tmp_path: Path):
         prepare(asking(other, path))
     assert caught.value.kind == "other-weights"
     assert caught.value.field == "speculation.head"
-    assert "engine.speculation.train" in caught.value.mend
+    assert "python -m engine.training" in caught.value.mend
 
 
 def test_a_head_that_is_none_is_refused(trained, tmp_path: Path):

@@ -77,7 +77,7 @@ class Speculation(Settings):
     head: str | None = setting(
         None,
         "Trained head",
-        "trained-head: the weights file that engine.speculation.train wrote for this model. Empty: the one of the embedded model.",
+        "trained-head: the weights file that python -m engine.training wrote for this model. Empty: the one of the embedded model.",
         group="Speculative decoding",
         advanced=True,
     )

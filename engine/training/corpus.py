@@ -26,7 +26,7 @@ from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.sampling import SamplingState, sample
 from engine.scheduling.plan import Plan, Slice
-from engine.speculation.topics import FORMS, SUBJECTS, WISHES
+from engine.training.topics import FORMS, SUBJECTS, WISHES
 
 SEQUENCES = 48  # of a shard
 LONGEST = 224  # tokens of a sequence

@@ -1,0 +1,1 @@
+"""Training draft heads: what no served run imports. ``python -m engine.training``."""
