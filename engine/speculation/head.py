@@ -219,9 +219,7 @@ def check_head(path: Path, source: ModelSource, model: str) -> dict[str, Any]:
     Raises:
         EngineError: it is missing, not a head, or trained for other weights than those at ``source``.
     """
-    mend = (
-        f"Train one: python -m engine.training --model {model} --out FILE, and set speculation.head to FILE."
-    )
+    mend = f"Train one: python -m engine.training --model {model} --out FILE, and set speculation.head to FILE."
     if not path.is_file():
         raise EngineError("missing-file", "speculation.head", str(path), "there is no such file.", mend)
     try:

@@ -13,10 +13,12 @@ from safetensors.torch import save_file
 from engine.config import Sampling
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
-from engine.training.corpus import Writer, shard_path
 from engine.speculation.head import FORMAT, weights_sha256
+from engine.training.corpus import Writer, shard_path
 from engine.training.headtraining import HeadTraining
-from engine.training.train import Recipe, Teaching, vocabulary, write
+from engine.training.recipe import Recipe
+from engine.training.teaching import Teaching
+from engine.training.train import vocabulary, write
 
 EOS = 7
 READS = [2, 3]

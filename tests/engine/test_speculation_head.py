@@ -19,11 +19,12 @@ from engine.config.errors import EngineError
 from engine.config.models import EMBEDDED_SHA256, sha256
 from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
-from engine.training.corpus import Writer, shard_path
 from engine.speculation.head import DEFAULT_HEAD, POINTER, Head, TrainedHead, check_head
-from engine.training.headtraining import LONGEST_MATCH, HeadTraining, Texts
-from engine.training.train import Teaching, main, packed, vocabulary, walked
 from engine.start.prepare import prepare
+from engine.training.corpus import Writer, shard_path
+from engine.training.headtraining import LONGEST_MATCH, HeadTraining, Texts
+from engine.training.teaching import Teaching, packed, walked
+from engine.training.train import main, vocabulary
 from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts
 from tests.engine.serving import make_spec, serve
 
