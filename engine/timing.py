@@ -20,6 +20,7 @@ from engine.block_table import blocks_for
 from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
 from engine.config.rates import BATCH, MachineRates
 from engine.executor import Executor
+from engine.failures import describe
 from engine.model.device import resolve_device
 from engine.start.build import allocate, build_engine
 from engine.start.prepare import prepare
@@ -27,7 +28,6 @@ from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
 from engine.start.warmup import warm_up
 from engine.texts import prose
-from engine.worker import describe
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

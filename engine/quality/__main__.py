@@ -8,8 +8,8 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from engine.failures import describe
 from engine.quality.meter import QualityMeter, QualitySpec
-from engine.worker import describe
 
 
 def main(arguments: list[str]) -> int:

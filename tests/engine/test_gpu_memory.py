@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from engine.config.errors import EngineError
+from engine.failures import describe
 from engine.model.memory import RESERVE_BYTES, check_pool_fits, check_weights_fit, used_by_others
 from engine.model.shape import RANDOM
-from engine.worker import describe
 
 GPU = torch.device("cuda:0")
 GIB = 2**30
