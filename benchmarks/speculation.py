@@ -42,7 +42,7 @@ from engine.start.build import allocate, build_engine
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
 from engine.start.requests import make_requests
-from engine.start.speculation import load_head, make_speculator
+from engine.start.speculation import load_guesser, make_speculator
 from engine.start.trial import try_out
 from engine.start.warmup import warm_up
 from scenarios import texts
@@ -226,8 +226,8 @@ def serve(prepared: Prepared, speculation: Speculation | None) -> Served:
         update={"engine": prepared.spec.engine.model_copy(update={"speculation": speculation})}
     )
     requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
-    head = load_head(spec.engine, prepared.model)
-    prepared = replace(prepared, spec=spec, requests=requests, head=head)
+    guesser = load_guesser(spec.engine, prepared.model)
+    prepared = replace(prepared, spec=spec, requests=requests, guesser=guesser)
     warm_up(prepared)
     executor = allocate(prepared)
     drafter = make_speculator(prepared, executor.cache)

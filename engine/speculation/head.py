@@ -20,7 +20,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +28,18 @@ from safetensors import SafetensorError, safe_open
 
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch
+from engine.config import EngineConfig, Speculation
 from engine.config.errors import EngineError
 from engine.config.models import sha256
 from engine.model.assemble import build
 from engine.model.checkpoint import Checkpoint
 from engine.model.linear import Linear
-from engine.model.load import LoadedModel, model_directory
+from engine.model.load import LoadedModel, model_directory, resolve
 from engine.model.norm import RMSNorm
 from engine.model.source import ModelSource
 from engine.request import Draft, Request
 from engine.scheduling.plan import Slice
+from engine.speculation.base import Means, Progress
 from engine.speculation.lookup import Indexes
 from engine.speculation.models import ModelProposer, check_guesses, choose
 
@@ -141,6 +143,7 @@ class LayersRead:
 class TrainedHead(ModelProposer):
     """Guesses with a ``Head``, from the residual stream that the target's last pass left for each request."""
 
+    name = "trained-head"
     observes = True
 
     def __init__(self, head: Head, target: LoadedModel, attention: AttentionBackend) -> None:
@@ -150,6 +153,18 @@ class TrainedHead(ModelProposer):
         self._left: dict[int, torch.Tensor] = {}  # request -> [hidden], the target's stream at its last computed token
         self._ahead: dict[int, torch.Tensor] = {}  # the same where the head itself went on, within one iteration
         self._indexes = Indexes(1, head.longest_match)
+
+    @classmethod
+    def load(cls, config: EngineConfig, target: LoadedModel, progress: Progress) -> Head:
+        assert config.speculation is not None
+        progress("loading the draft head", 0.0)
+        path, source = head_path(config.speculation), resolve(config.model)
+        check_head(path, source, config.model)
+        return Head(path, target, source)
+
+    @classmethod
+    def of(cls, means: Means) -> Self:
+        return cls(means.weights, means.target, means.attention(means.target, means.cache))
 
     def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:
         """Keep the stream at each request's last token that counts: the row that chose its newest token."""
@@ -198,6 +213,10 @@ class TrainedHead(ModelProposer):
         tokens, ahead = request.token_ids, request.draft.tokens
         place, matched = self._indexes.of(request).find(tokens, ahead)
         return tokens[place] if place < len(tokens) else ahead[place - len(tokens)], matched
+
+
+def head_path(asked: Speculation) -> Path:
+    return Path(asked.head).expanduser() if asked.head else DEFAULT_HEAD
 
 
 def weights_sha256(source: ModelSource) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
+from engine.config import Speculation
+from engine.config.errors import EngineError
 from engine.request import NO_DRAFT, Draft, Request
-from engine.speculation.base import Proposer
+from engine.speculation.base import Means, Proposer
 
 
 class NGramIndex:
@@ -93,9 +96,26 @@ class Indexes:
 class PromptLookup(Proposer):
     """Looks the end of each request up in its own prompt and output, longest match first; needs no second model."""
 
+    name = "prompt-lookup"
+
     def __init__(self, shortest: int, longest: int) -> None:
         """n-grams of ``shortest`` to ``longest`` tokens are looked up."""
         self._indexes = Indexes(shortest, longest)
+
+    @classmethod
+    def of(cls, means: Means) -> Self:
+        return cls(means.asked.ngram_min, means.asked.ngram_max)
+
+    @classmethod
+    def check(cls, asked: Speculation, longest_prompt: int) -> None:
+        if asked.ngram_min > longest_prompt:
+            raise EngineError(
+                "ngram-too-long",
+                "speculation.ngram_min",
+                asked.ngram_min,
+                f"the longest prompt has {longest_prompt} tokens, so no match of that length can be found in one.",
+                f"Set speculation.ngram_min to {longest_prompt} or less.",
+            )
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
         drafts = []

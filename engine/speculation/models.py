@@ -13,18 +13,24 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
-from engine.config import Sampling
+from engine.config import EngineConfig, Sampling
+from engine.config.errors import EngineError
 from engine.finite import not_finite
+from engine.kv.cache import KVCache
 from engine.model.decoder import Decoder
+from engine.model.load import LoadedModel, load, resolve
 from engine.request import NO_DRAFT, Draft, Request
 from engine.sampling import distribution, draw
 from engine.scheduling.plan import Plan, Slice
-from engine.speculation.base import Proposer
+from engine.speculation.base import Means, Progress, Proposer
+
+_PROBE = "The quick brown fox, 2 + 2 = 4: naïve façade\n"  # models of one vocabulary cut this text the same way
 
 
 class ModelProposer(Proposer):
@@ -93,19 +99,55 @@ class ModelProposer(Proposer):
 class LayerSkip(ModelProposer):
     """The target with evenly spaced middle layers skipped (Unified Layer Skipping, 2024): no weights and no cache of its own."""
 
+    name = "layer-skip"
+
     def __init__(self, decoder: Decoder, attention: AttentionBackend, target_speedup: float) -> None:
         """``target_speedup``: layers of the model / layers that guess."""
         super().__init__(decoder, attention, kept_layers(len(decoder.layers), target_speedup))
 
+    @classmethod
+    def of(cls, means: Means) -> Self:
+        target = means.target
+        return cls(target.decoder, means.attention(target, means.cache), means.asked.target_speedup)
+
 
 class DraftModel(ModelProposer):
     """A smaller model of the same vocabulary. What it has not seen of a request it computes first, some per iteration."""
+
+    name = "draft-model"
 
     def __init__(self, decoder: Decoder, attention: AttentionBackend, catch_up: int) -> None:
         """``catch_up``: most tokens of one request it computes in one iteration before it can guess."""
         super().__init__(decoder, attention)
         self._catch_up = catch_up
         self._seen: dict[int, int] = {}  # request -> tokens in its cache, guesses included
+
+    @classmethod
+    def load(cls, config: EngineConfig, target: LoadedModel, progress: Progress) -> LoadedModel:
+        """The model that guesses; refused where its vocabulary is not the target's."""
+        assert config.speculation is not None
+        name = config.speculation.draft_model
+        assert name is not None
+        try:
+            draft = load(resolve(name), target.device, target.dtype, seed=config.seed, progress=progress)
+        except EngineError as error:
+            field = error.field.replace("model", "speculation.draft_model", 1)
+            raise EngineError(error.kind, field, error.value, error.message, error.mend) from error
+        if draft.shape.vocab != target.shape.vocab or draft.tokenizer.encode(_PROBE) != target.tokenizer.encode(_PROBE):
+            raise EngineError(
+                "other-vocabulary",
+                "speculation.draft_model",
+                name,
+                f"its vocabulary ({draft.shape.vocab:,} tokens) is not that of {config.model} ({target.shape.vocab:,}), so its "
+                "guesses would mean other tokens.",
+                "Choose a model of the same family, or another proposer.",
+            )
+        return draft
+
+    @classmethod
+    def of(cls, means: Means) -> Self:
+        draft: LoadedModel = means.weights
+        return cls(draft.decoder, means.attention(draft, draft_cache(draft, means.cache)), means.token_budget)
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
         longest = self.decoder.shape.max_position
@@ -123,6 +165,23 @@ class DraftModel(ModelProposer):
 
     def _computed(self, request: Request, tokens: int) -> None:
         self._seen[request.index] = tokens
+
+
+def draft_cache(draft: LoadedModel, cache: KVCache) -> KVCache:
+    """A draft model's keys and values in blocks of the same numbers as ``cache``'s."""
+    shape = draft.shape
+    try:
+        return KVCache(
+            shape.layers, shape.kv_heads, shape.head_dim, cache.num_blocks, cache.block_size, draft.dtype, draft.device
+        )
+    except EngineError as error:
+        raise EngineError(
+            "out-of-memory",
+            "speculation.draft_model",
+            draft.name,
+            f"no room for the draft model's part of the KV pool: {error.message}",
+            "Set kv_blocks or kv_memory_fraction lower, or choose a smaller draft model.",
+        ) from error
 
 
 def check_guesses(largest: Sequence[float], dtype: torch.dtype) -> None:

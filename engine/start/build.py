@@ -15,9 +15,9 @@ from engine.outputs import Outputs
 from engine.overlap import OverlappedEngine
 from engine.scheduling.policies import POLICIES
 from engine.scheduling.scheduler import Scheduler
-from engine.speculation.bugs import inject
 from engine.speculation.speculator import Speculator
 from engine.start.attention import make_run_attention
+from engine.start.bugs import inject
 from engine.start.prepared import Prepared, Progress
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator

@@ -16,7 +16,7 @@ from engine.start.calibrate import calibrate, has_fp8
 from engine.start.prepared import Prepared, Progress
 from engine.start.requests import check_any, make_requests, unfit
 from engine.start.sizing import pool_size
-from engine.start.speculation import check_speculation, load_draft, load_head
+from engine.start.speculation import check_speculation, load_guesser
 
 
 def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Prepared:
@@ -48,9 +48,8 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
     requests = make_requests(spec, model, device, max_model_len)
     Arrivals(requests)  # raises where one waits for another in vain
     check_any(requests)
-    draft = load_draft(config, model, progress)
-    head = load_head(config, model, progress)
-    models = [model, draft] if draft is not None else [model]
+    guesser = load_guesser(config, model, progress)
+    models = [model, guesser] if isinstance(guesser, LoadedModel) else [model]
     servable = [r for r in requests if r.refusal is None]
     size = pool_size(config, models, codec, device, servable, max_model_len)
     for request in servable:
@@ -70,8 +69,7 @@ def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Pr
         requests,
         backend,
         tuple(notices),
-        draft,
-        head,
+        guesser,
         codec,
         fixed,
     )

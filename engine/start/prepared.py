@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -13,7 +14,6 @@ from engine.kv.quantized import Fixed
 from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.scheduling.policies.base import Limits
-from engine.speculation.head import Head
 from engine.start.sizing import PoolSize, block_bytes
 
 DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
@@ -34,8 +34,7 @@ class Prepared:
     requests: list[Request]  # those that were refused included
     backend: str  # of attention
     notices: tuple[str, ...] = ()  # labels: what this device could not do as asked
-    draft: LoadedModel | None = None  # guesses for the model, where speculation asks for one
-    head: Head | None = None  # the same, where it asks for a trained head
+    guesser: Any = None  # weights that guess for the model, where speculation needs some (``Proposer.load``)
     codec: Codec | None = None  # of the KV cache; None: full precision
     fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
 

@@ -14,6 +14,7 @@ from engine.backends import make_attention, make_executor
 from engine.block_table import blocks_for
 from engine.config import EngineConfig, RequestSpec, RunSpec
 from engine.model.device import resolve_device, resolve_dtype
+from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.start.attention import exact_prefill, group_rule
@@ -100,7 +101,7 @@ def touch_rows(prepared: Prepared, k: int) -> None:
     places = prepared.spec.engine.max_num_seqs
     for rows in range(1, min(MOST_ROWS, places * (k + 1)) + 1):
         prepared.model.decoder.touch(rows)
-    guessing = prepared.head or (prepared.draft.decoder if prepared.draft else None)
+    guessing = prepared.guesser.decoder if isinstance(prepared.guesser, LoadedModel) else prepared.guesser
     if guessing is not None:
         for rows in range(1, min(MOST_ROWS, places) + 1):
             guessing.touch(rows)

@@ -19,8 +19,8 @@ from engine.config import (
 from engine.config.errors import EngineError
 from engine.kv.pool import IntegrityError
 from engine.request import Draft, Request
-from engine.speculation.bugs import BUGS
 from engine.speculation.lookup import PromptLookup
+from engine.start.bugs import BUGS
 from engine.start.build import build_engine
 from engine.start.prepare import prepare
 from telemetry.clock import RunClock
