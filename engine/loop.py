@@ -14,12 +14,12 @@ from engine.batch import Batch
 from engine.cost import CostModel
 from engine.executor import Executor
 from engine.finite import BROKEN, not_finite
-from engine.outputs import Outputs
-from engine.recording import StepRecorder, StepTimes, record_request
 from engine.request import NO_DRAFT, Request
 from engine.scheduling.plan import Plan, Slice
 from engine.scheduling.scheduler import Scheduler
 from engine.speculation.invariants import check_step
+from engine.step_rows import StepRecorder, StepTimes, record_request
+from engine.stopping import Outputs
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from telemetry.rows import COMPLETED

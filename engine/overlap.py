@@ -17,10 +17,10 @@ import torch
 
 from engine.batch import Batch
 from engine.loop import DeviceMarks, Engine, StepInFlight
-from engine.recording import StepTimes
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.speculation.invariants import check_positions, check_running
+from engine.step_rows import StepTimes
 
 
 @dataclass

@@ -6,9 +6,9 @@ from typing import Any
 
 from engine.kv.quantized import tail_tokens
 from engine.loop import Engine
-from engine.outputs import output_digest
 from engine.start.prepared import Prepared
 from engine.start.sizing import spare_tokens
+from engine.stopping import output_digest
 from telemetry.clock import RunClock
 
 SHOWN_REFUSALS = 10  # in a run's summary

@@ -8,13 +8,10 @@ own settings rule out among themselves is said in its class.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from engine.config.errors import EngineError
 from engine.config.techniques import KVQuantization, PrefixSharing, Speculation
-
-if TYPE_CHECKING:
-    from engine.config.engine import EngineConfig
 
 Rule = Callable[[Any, Mapping[str, Any]], str | None]
 """A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where they can."""
@@ -79,16 +76,17 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
 """By the setting that is blamed. A rule sees only settings that ``EngineConfig`` declares before it."""
 
 
-def refuse_at_start(config: EngineConfig, token_budget: int | None) -> None:
-    """Refuse what shows once the device is known. ``token_budget``: of an iteration; None: the policy has none.
+def refuse_at_start(asked: Speculation, *, shares_attention: bool, token_budget: int | None) -> None:
+    """Refuse guesses beside what they cannot be verified with.
+
+    Args:
+        shares_attention: requests that share a prefix attend to it together.
+        token_budget: of an iteration, as it is on this device; None: the policy has none.
 
     Raises:
         EngineError: naming the setting.
     """
-    asked = config.speculation
-    if asked is None:
-        return
-    if config.pads and config.shares_attention:
+    if asked.verification != "ragged" and shares_attention:
         raise EngineError(
             "contradiction",
             "speculation.verification",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from engine.scheduling.plan import Plan, Slice
 
 if TYPE_CHECKING:
     from engine.gpu.attention.prefixes import PrefixGroups, PrefixPasses, PrefixWork
-    from engine.gpu.graphs import Graphs
 
 
 @dataclass(slots=True)
@@ -41,6 +40,18 @@ class Flat:
         return len(self.positions)
 
 
+class Recorded(Protocol):
+    """Decode steps that were recorded for some numbers of rows (``engine.gpu.graphs``)."""
+
+    def fit(self, rows: int, groups: PrefixGroups | None = None) -> int | None:
+        """The smallest recorded size for this many rows that share ``groups``; None where there is none."""
+        ...
+
+    def layout(self, size: int, *, shares: bool = False) -> Layout:
+        """Where a batch of this size lies in the recording's memory."""
+        ...
+
+
 class RaggedBuilder:
     """Builds batches for one engine; keeps the host's side of the block tables and the staging memory.
 
@@ -60,7 +71,7 @@ class RaggedBuilder:
         tells_prefills: bool = False,
         draws: bool = True,
     ) -> None:
-        self.graphs: Graphs | None = None
+        self.graphs: Recorded | None = None
         self._passes = passes
         self._draws = draws
         self._block_size = block_size

@@ -11,7 +11,6 @@ from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import QuantizedCache
 from engine.loop import Engine
-from engine.outputs import Outputs
 from engine.overlap import OverlappedEngine
 from engine.scheduling.policies import POLICIES
 from engine.scheduling.scheduler import Scheduler
@@ -21,6 +20,7 @@ from engine.start.bugs import inject
 from engine.start.prepared import Prepared, Progress
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator
+from engine.stopping import Outputs
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 

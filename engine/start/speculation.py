@@ -52,5 +52,6 @@ def check_speculation(prepared: Prepared) -> None:
     asked = config.speculation
     if asked is None:
         return
-    refuse_at_start(config, budget if POLICIES[config.resolved_policy].budgeted else None)
+    budgeted = POLICIES[config.resolved_policy].budgeted
+    refuse_at_start(asked, shares_attention=config.shares_attention, token_budget=budget if budgeted else None)
     PROPOSERS[asked.proposer].check(asked, max(request.num_prompt_tokens for request in prepared.servable))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from engine.config import EngineConfig, RequestSpec, Sampling
-from engine.outputs import output_digest
 from engine.request import Request
+from engine.stopping import output_digest
 from tests.engine.serving import make_spec, serve
 
 TINY = EngineConfig(model="random:tiny", device="cpu", dtype="float32", threads=1, kv_blocks=128)

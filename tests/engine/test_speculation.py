@@ -32,7 +32,6 @@ from engine.config.errors import EngineError
 from engine.kv import cache
 from engine.kv.pool import IntegrityError
 from engine.loop import Engine
-from engine.outputs import Outputs
 from engine.request import Draft
 from engine.scheduling.plan import Plan, Slice
 from engine.scheduling.scheduler import Scheduler
@@ -52,6 +51,7 @@ from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
 from engine.start.speculation import make_speculator
 from engine.start.trial import try_out
+from engine.stopping import Outputs
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.serving import make_spec, serve
 

@@ -13,9 +13,9 @@ from tokenizers import decoders, models
 
 from engine.config import RequestSpec, Sampling
 from engine.model.tokenizer import StreamDecoder, Tokenizer
-from engine.outputs import Outputs
 from engine.request import Request
 from engine.sampling import SamplingState
+from engine.stopping import Outputs
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 WORDS = ["▁", "▁a", "a", "b", "▁▁", ".", "é", "\ufffd", "▁<0x41", "x\ufffdy"]
