@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,31 @@ TOOLS = {
 def test_house_rule(claim: str) -> None:
     done = subprocess.run(TOOLS[claim], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, f"{claim}: {done.stdout[-4000:]}{done.stderr[-2000:]}"
+
+
+LONGEST_FILE = 350  # lines
+LONGEST_FUNCTION = 60
+FITTING_ROOMS = ("engine",)
+KERNELS = ("engine/gpu/kernels", "engine/gpu/attention/kernels.py")  # a kernel is one function, and reads in one piece
+
+
+@pytest.mark.parametrize("room", FITTING_ROOMS)
+def test_every_file_and_function_fits_into_a_head(room: str) -> None:
+    """A file is one subject, a function fits on a screen."""
+    too_long = []
+    for path in sorted((ROOT / room).rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        if name.startswith(KERNELS):
+            continue
+        text = path.read_text()
+        if (lines := text.count("\n")) > LONGEST_FILE:
+            too_long.append(f"{name}: {lines} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                if (lines := node.end_lineno - node.lineno + 1) > LONGEST_FUNCTION:
+                    too_long.append(f"{name}: {node.name} has {lines} lines")
+    assert not too_long, "\n".join(too_long)
 
 
 def test_no_unpickling_and_no_remote_code_anywhere() -> None:
