@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
 from engine.model.decoder import Decoder
+from engine.phases import Progress, silent
 from engine.sampling import sample
 from engine.scheduling.plan import Plan
 from engine.speculation.verify import verify
-
-Progress = Callable[[str, float], None]
 
 
 class Executor:
@@ -64,7 +63,7 @@ class Executor:
         """Keys per layer that the batch's forward pass did not read again, because rows that share them read them once."""
         return self.attention.spared_tokens
 
-    def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = lambda *_: None) -> None:
+    def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = silent) -> None:
         """Record decode steps of padded sizes, where steps can be recorded; ``build`` pads to them from now on."""
 
     @property

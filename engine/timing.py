@@ -11,7 +11,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from engine.config.rates import BATCH, MachineRates
 from engine.executor import Executor
 from engine.failures import describe
 from engine.model.device import resolve_device
+from engine.phases import Progress, silent
 from engine.start.build import allocate, build_engine
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
@@ -37,10 +37,8 @@ STEPS = 8  # decode steps timed at once
 TRIES = 3  # the shortest counts: other work on the machine only ever adds
 WORDS = 400
 
-Progress = Callable[[str, float], None]
 
-
-def measure_rates(config: EngineConfig, progress: Progress = lambda phase, share: None) -> MachineRates:
+def measure_rates(config: EngineConfig, progress: Progress = silent) -> MachineRates:
     """Serve made-up requests with the model, device, number format and threads of ``config``, every technique off.
 
     Raises:

@@ -23,13 +23,14 @@ from engine.executor import Executor
 from engine.failures import describe, labels_of, stopped, unrecorded
 from engine.loop import Engine
 from engine.model.device import device_uuid
+from engine.phases import Progress
 from engine.progress import in_flight, progress
 from engine.run_facts import describe_model, summarise
 from engine.speculation.speculator import Speculator
 from engine.start.build import allocate, build_engine
 from engine.start.peaks import measure_peaks
 from engine.start.prepare import prepare
-from engine.start.prepared import Prepared, Progress
+from engine.start.prepared import Prepared
 from engine.start.reading_cost import measure_attention
 from engine.start.speculation import make_speculator
 from engine.start.trial import try_out

@@ -32,7 +32,7 @@ class Packing:
 
 
 @dataclass(frozen=True, slots=True)
-class SingleRows:
+class WindowedSingles:
     """Single-token rows ``[start, stop)`` that share a pass."""
 
     start: int
@@ -43,7 +43,7 @@ class SingleRows:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class WindowPart:
     """Rows ``[start, stop)`` of one sequence that lie in one window."""
 
     start: int
@@ -61,7 +61,7 @@ class Cut:
     packed: torch.Tensor | None  # rows of the packed cache that hold the windows before the first row's
     exact: torch.Tensor  # places in the tails of the tokens of that window before the first row
     mask: torch.Tensor  # additive, [rows, keys]
-    pieces: tuple[Piece, ...]
+    pieces: tuple[WindowPart, ...]
 
 
 class WindowedAttention(AttentionBackend):
@@ -95,7 +95,7 @@ class WindowedAttention(AttentionBackend):
             self._attend_cut(layer, cut, q, k, v, out)
         return out.flatten(1)
 
-    def _attend_singles(self, layer: int, part: SingleRows, q: torch.Tensor, out: torch.Tensor) -> None:
+    def _attend_singles(self, layer: int, part: WindowedSingles, q: torch.Tensor, out: torch.Tensor) -> None:
         rows = part.stop - part.start
         heads = (rows, self.kv_heads, self.group, self.head_dim)
         dense = (self.kv_heads * rows, -1, self.head_dim)
@@ -134,7 +134,7 @@ class WindowedAttention(AttentionBackend):
             if piece.pack is not None:
                 self.cache.pack(layer, piece.pack.slots, piece.pack.tail_slots)
 
-    def _plan_singles(self, batch: AttentionBatch, start: int, stop: int) -> SingleRows:
+    def _plan_singles(self, batch: AttentionBatch, start: int, stop: int) -> WindowedSingles:
         cache, device = self.cache, batch.slots.device
         window, size = cache.codec.window, cache.block_size
         kv_lens, tails = batch.single_kv_lens[start:stop], batch.single_tails[start:stop]
@@ -153,7 +153,7 @@ class WindowedAttention(AttentionBackend):
         own = torch.tensor([n - begin for n, begin in zip(kv_lens, begins, strict=True)], device=device)
         visible = torch.cat((before, torch.arange(widest, device=device) < own[:, None]), 1)
         mask = additive_mask(visible, cache.dtype).repeat(self.kv_heads, 1)[:, None]
-        return SingleRows(start, stop, packed, torch.tensor(exact, device=device), mask)
+        return WindowedSingles(start, stop, packed, torch.tensor(exact, device=device), mask)
 
     def _plan_chunk(self, batch: AttentionBatch, chunk: Chunk) -> list[Cut]:
         """Cut where windows end; a prefill that reads itself exactly is attended to in one piece."""
@@ -165,7 +165,7 @@ class WindowedAttention(AttentionBackend):
             return [self._plan_cut(batch, chunk, tuple(pieces))]
         return [self._plan_cut(batch, chunk, (piece,)) for piece in pieces]
 
-    def _plan_cut(self, batch: AttentionBatch, chunk: Chunk, pieces: tuple[Piece, ...]) -> Cut:
+    def _plan_cut(self, batch: AttentionBatch, chunk: Chunk, pieces: tuple[WindowPart, ...]) -> Cut:
         cache, device = self.cache, batch.slots.device
         start, stop = pieces[0].start, pieces[-1].stop
         first = chunk.kv_len - chunk.length + start - chunk.start  # the first row's place in the sequence
@@ -182,7 +182,7 @@ class WindowedAttention(AttentionBackend):
             pieces,
         )
 
-    def _plan_piece(self, chunk: Chunk, first: int, last: int) -> Piece:
+    def _plan_piece(self, chunk: Chunk, first: int, last: int) -> WindowPart:
         """The chunk's tokens at places ``[first, last)`` of the sequence, within one window."""
         cache, device = self.cache, chunk.blocks.device
         window, size = cache.codec.window, cache.block_size
@@ -197,7 +197,7 @@ class WindowedAttention(AttentionBackend):
             pack = Packing(
                 block_slots(chunk.blocks[whole_blocks(begin, size) : whole_blocks(last, size)], size), tail(begin, last)
             )
-        return Piece(row, row + last - first, tail(first, last), pack)
+        return WindowPart(row, row + last - first, tail(first, last), pack)
 
     def _complete(self, batch: AttentionBatch) -> Packing | None:
         """The windows that single tokens complete."""

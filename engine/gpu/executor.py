@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.batch import Batch
-from engine.executor import Executor, Progress
+from engine.executor import Executor
 from engine.gpu.attention import TritonAttention
 from engine.gpu.batch import GpuBatch
 from engine.gpu.fused import FusedDecoder
@@ -15,6 +15,7 @@ from engine.gpu.graphs import Graphs
 from engine.gpu.kernels.sample import sample_tokens
 from engine.gpu.ragged import RaggedBuilder
 from engine.model.decoder import Decoder
+from engine.phases import Progress, silent
 from engine.sampling import sample
 from engine.scheduling.plan import Plan
 
@@ -82,7 +83,7 @@ class GpuExecutor(Executor):
         self,
         max_num_seqs: int,
         max_model_len: int,
-        progress: Progress = lambda *_: None,
+        progress: Progress = silent,
         sizes: Sequence[int] | None = None,
     ) -> None:
         """``sizes``: numbers of rows to record; None: those that ``padded_sizes`` names."""

@@ -22,11 +22,11 @@ from engine.gpu.attention import TritonAttention
 from engine.gpu.batch import GpuBatch, Ragged, SharedRows
 from engine.gpu.fused import FusedDecoder
 from engine.gpu.layout import Layout
+from engine.phases import Progress, silent
 
 if TYPE_CHECKING:
     from engine.gpu.attention.prefixes import PrefixGroups
 
-Progress = Callable[[str, float], None]
 Outputs = tuple[torch.Tensor, torch.Tensor]  # [rows, hidden] after the last layer, [rows, vocab]
 
 
@@ -88,7 +88,7 @@ class Graphs:
         return hidden[: len(batch.sampled)], logits[: len(batch.sampled)]
 
     @torch.inference_mode()
-    def capture(self, progress: Progress = lambda phase, share: None) -> None:
+    def capture(self, progress: Progress = silent) -> None:
         """Record every size, the largest first: the smaller ones then find their memory in the same pool."""
         gpu = self._device.type == "cuda"
         before = torch.cuda.mem_get_info(self._device)[0] if gpu else 0

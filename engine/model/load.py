@@ -19,10 +19,10 @@ from engine.model.reading import read_json
 from engine.model.shape import RANDOM, ModelShape
 from engine.model.source import ModelSource, resolve
 from engine.model.tokenizer import ByteTokenizer, Tokenizer
+from engine.phases import Progress, silent
 
 __all__ = ["LoadedModel", "checkpoint", "load", "model_directory", "resolve"]
 
-Progress = Callable[[str, float], None]
 Fold = Callable[[GetTensor, ModelShape], GetTensor]
 _INITIAL_SCALE = 0.02  # standard deviation of random weights, as models of these families are initialised
 
@@ -54,7 +54,7 @@ def load(
     device: torch.device,
     dtype: torch.dtype,
     seed: int = 0,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
     fold: Fold = lambda get, shape: get,
 ) -> LoadedModel:
     """Load a model that ``resolve`` found.
@@ -104,7 +104,7 @@ def checkpoint(directory: Path, dtype: torch.dtype = torch.float32) -> tuple[Mod
     return weights.agree(shape), weights
 
 
-def model_directory(source: ModelSource, progress: Progress = lambda *_: None) -> Path:
+def model_directory(source: ModelSource, progress: Progress = silent) -> Path:
     """The Hugging Face style directory of a source; a GGUF file is converted first where that has not been done."""
     assert source.path is not None
     if source.kind != "gguf":

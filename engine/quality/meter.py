@@ -29,13 +29,13 @@ from engine.kv.codecs.rotation import hadamard
 from engine.kv.quantized import Fixed
 from engine.model.device import resolve_device, resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
+from engine.phases import Progress, silent
 from engine.quality.chunking import sensitivity
 from engine.quality.needles import DEPTHS, find, hide
 from engine.quality.reading import ROWS, Reader
 from engine.start.calibrate import calibrate, has_fp8
 from engine.texts import prose
 
-Progress = Callable[[str, float], None]
 PROMPT = 48  # tokens of text that each greedy continuation starts from
 
 
@@ -64,7 +64,7 @@ class Reference:
 class QualityMeter:
     """Measures the codecs of a spec one after the other."""
 
-    def __init__(self, spec: QualitySpec, progress: Progress = lambda phase, share: None) -> None:
+    def __init__(self, spec: QualitySpec, progress: Progress = silent) -> None:
         self.spec = spec
         self._progress = progress
         config = spec.engine

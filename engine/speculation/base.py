@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -14,10 +14,9 @@ from engine.attention.packed import make_attention
 from engine.config import EngineConfig, Speculation
 from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel
+from engine.phases import Progress
 from engine.request import Draft, Request
 from engine.scheduling.plan import Slice
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

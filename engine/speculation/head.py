@@ -37,9 +37,10 @@ from engine.model.linear import Linear
 from engine.model.load import LoadedModel, model_directory, resolve
 from engine.model.norm import RMSNorm
 from engine.model.source import ModelSource
+from engine.phases import Progress
 from engine.request import Draft, Request
 from engine.scheduling.plan import Slice
-from engine.speculation.base import Means, Progress
+from engine.speculation.base import Means
 from engine.speculation.lookup import Indexes
 from engine.speculation.models import ModelProposer, check_guesses, choose
 

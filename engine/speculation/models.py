@@ -25,10 +25,11 @@ from engine.finite import not_finite
 from engine.kv.cache import KVCache
 from engine.model.decoder import Decoder
 from engine.model.load import LoadedModel, load, resolve
+from engine.phases import Progress
 from engine.request import NO_DRAFT, Draft, Request
 from engine.sampling import distribution, draw
 from engine.scheduling.plan import Plan, Slice
-from engine.speculation.base import Means, Progress, Proposer
+from engine.speculation.base import Means, Proposer
 
 _PROBE = "The quick brown fox, 2 + 2 = 4: naïve façade\n"  # models of one vocabulary cut this text the same way
 

@@ -12,12 +12,13 @@ from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import QuantizedCache
 from engine.loop import Engine
 from engine.overlap import OverlappedEngine
+from engine.phases import Progress, silent
 from engine.scheduling.policies import POLICIES
 from engine.scheduling.scheduler import Scheduler
 from engine.speculation.speculator import Speculator
 from engine.start.attention import make_run_attention
 from engine.start.bugs import inject
-from engine.start.prepared import Prepared, Progress
+from engine.start.prepared import Prepared
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator
 from engine.stopping import Outputs
@@ -25,7 +26,7 @@ from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
 
-def allocate(prepared: Prepared, progress: Progress = lambda phase, share: None) -> Executor:
+def allocate(prepared: Prepared, progress: Progress = silent) -> Executor:
     """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
     config, model = prepared.spec.engine, prepared.model
     cache = make_cache(prepared, prepared.num_blocks, prepared.tails)

@@ -26,8 +26,9 @@ from engine.kv.codecs.forms import E4M3_MAX
 from engine.kv.quantized import Fixed
 from engine.model.assemble import GetTensor
 from engine.model.decoder import Decoder
-from engine.model.load import LoadedModel, Progress, load, resolve
+from engine.model.load import LoadedModel, load, resolve
 from engine.model.shape import ModelShape
+from engine.phases import Progress
 from engine.texts import prose
 
 HEADROOM = 2.0  # what later text may be larger by; floating point loses nothing to it
@@ -35,16 +36,16 @@ PLACES = 4096  # of a sequence, that a mean key stands for
 
 
 @dataclass(frozen=True)
-class Extent:
+class Magnitudes:
     """The largest keys (after the rotation) and values of some text, and the mean keys, [layers, kv_heads, head_dim] float32 each."""
 
     keys: torch.Tensor
     values: torch.Tensor
     mean_keys: torch.Tensor
 
-    def smoothed(self, divisors: torch.Tensor) -> Extent:
+    def smoothed(self, divisors: torch.Tensor) -> Magnitudes:
         """Of the same text with the divisors folded into the weights."""
-        return Extent(self.keys / divisors, self.values, self.mean_keys / divisors)
+        return Magnitudes(self.keys / divisors, self.values, self.mean_keys / divisors)
 
     def fp8_scales(self) -> torch.Tensor:
         """[layers, 2, kv_heads]: numbers divided by them use the format's range, with some headroom."""
@@ -73,7 +74,7 @@ class Probe:
 
 
 @torch.inference_mode()
-def measure(decoder: Decoder, token_ids: list[int]) -> Extent:
+def measure(decoder: Decoder, token_ids: list[int]) -> Magnitudes:
     """Read the text and note the largest number of each channel, and the mean key before the rotation, for the mean over places."""
     shape, rope = decoder.shape, decoder.rope
     ids = torch.tensor(token_ids, device=decoder.device)
@@ -89,7 +90,7 @@ def measure(decoder: Decoder, token_ids: list[int]) -> Extent:
 
     decoder.forward(ids, places, Probe(shape, look))
     everywhere = rope.table[:PLACES].float().mean(0).cpu()  # [2, 1, head_dim]
-    return Extent(largest[0], largest[1], rope.rotate(mean, (everywhere[0], everywhere[1])))
+    return Magnitudes(largest[0], largest[1], rope.rotate(mean, (everywhere[0], everywhere[1])))
 
 
 def calibrate(

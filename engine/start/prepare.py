@@ -11,15 +11,16 @@ from engine.kv.codecs import make_codec
 from engine.kv.quantized import Fixed
 from engine.model.device import resolve_device, resolve_dtype, usual_threads
 from engine.model.load import LoadedModel, load, resolve
+from engine.phases import Progress, silent
 from engine.start.attention import choose_backend, choose_reader, fitting_head
 from engine.start.calibrate import calibrate, has_fp8
-from engine.start.prepared import Prepared, Progress
+from engine.start.prepared import Prepared
 from engine.start.requests import check_any, make_requests, unfit
 from engine.start.sizing import pool_size
 from engine.start.speculation import check_speculation, load_guesser
 
 
-def prepare(spec: RunSpec, progress: Progress = lambda phase, share: None) -> Prepared:
+def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     """Load the model and check which requests can be served; those that cannot know why (``Request.refusal``).
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +16,6 @@ from engine.scheduling.policies.base import Limits
 from engine.start.sizing import PoolSize, block_bytes
 
 DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
-
-Progress = Callable[[str, float], None]
-"""Told the phase and the share of it that is done."""
 
 
 @dataclass(frozen=True)

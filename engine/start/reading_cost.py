@@ -24,7 +24,7 @@ from engine.start.prepared import Prepared
 
 
 @dataclass(frozen=True)
-class Extent:
+class ReadingSize:
     """How much is read."""
 
     requests: int  # that decode together
@@ -34,12 +34,12 @@ class Extent:
 
 
 FEWEST_TRIES = 3  # one may have been interrupted
-CPU = Extent(2, (128, 512), 128 << 20, 0.04)
-GPU = Extent(4, (4096, 16_384), 1 << 30, 0.02)
+CPU = ReadingSize(2, (128, 512), 128 << 20, 0.04)
+GPU = ReadingSize(4, (4096, 16_384), 1 << 30, 0.02)
 
 
 @torch.inference_mode()
-def measure_attention(prepared: Prepared, extent: Extent | None = None) -> dict[str, Any] | None:
+def measure_attention(prepared: Prepared, extent: ReadingSize | None = None) -> dict[str, Any] | None:
     """Seconds that attention over all layers takes in a decode step of ``requests`` requests, the best of a few tries.
 
     Returns ``context_tokens`` (of all requests together) and for each the seconds ``packed`` and ``plain``; None at full precision, and

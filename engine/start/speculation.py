@@ -7,7 +7,8 @@ from typing import Any
 from engine.config import EngineConfig
 from engine.config.combinations import refuse_at_start
 from engine.kv.cache import KVCache
-from engine.model.load import LoadedModel, Progress
+from engine.model.load import LoadedModel
+from engine.phases import Progress, silent
 from engine.scheduling.policies import POLICIES
 from engine.speculation import CONTROLS, PROPOSERS
 from engine.speculation.base import Means
@@ -32,7 +33,7 @@ def make_speculator(prepared: Prepared, cache: KVCache) -> Speculator | None:
     return Speculator(proposer, CONTROLS[asked.control](asked.k), prepared.max_model_len, pool)
 
 
-def load_guesser(config: EngineConfig, model: LoadedModel, progress: Progress = lambda phase, share: None) -> Any:
+def load_guesser(config: EngineConfig, model: LoadedModel, progress: Progress = silent) -> Any:
     """The weights that the proposer needs beside the model's; None where it needs none.
 
     Raises:

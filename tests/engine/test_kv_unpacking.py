@@ -11,11 +11,11 @@ import torch
 from engine.config import EngineConfig, KVQuantization, RequestSpec, RunSpec
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
-from engine.start.reading_cost import Extent, measure_attention
+from engine.start.reading_cost import ReadingSize, measure_attention
 from engine.worker import run
 from telemetry.spool import SpoolReader, spool_path
 
-SMALL = Extent(2, (16, 32), 1 << 20, 0.0)
+SMALL = ReadingSize(2, (16, 32), 1 << 20, 0.0)
 
 
 def prepared(codec: KVQuantization | None, **engine: object) -> Prepared:
@@ -50,7 +50,7 @@ def test_both_forms_are_timed_at_two_contexts(asked: KVQuantization) -> None:
 
 
 def test_the_contexts_stay_within_what_the_model_reads() -> None:
-    found = measure_attention(prepared(KVQuantization(), max_model_len=30), Extent(3, (16, 64), 1 << 20, 0.0))
+    found = measure_attention(prepared(KVQuantization(), max_model_len=30), ReadingSize(3, (16, 64), 1 << 20, 0.0))
     assert found is not None
     assert found["context_tokens"] == [3 * 7, 3 * 30]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from engine.attention.base import AttentionBackend
 from engine.attention.groups import GroupRule
 from engine.gpu.attention.configs import Tile, fewest_of_each, segments_for, tile_for
 from engine.gpu.attention.kernels import merge_segments, paged_attention, shared_prefixes
+from engine.gpu.attention.launch import Launch
 from engine.gpu.attention.prefixes import PrefixPasses
 from engine.gpu.batch import Ragged, SharedRows
 from engine.gpu.kernels.forms import KernelForm, Side
@@ -28,33 +29,6 @@ INTERPRETED_PROCESSORS = 4  # stands for the device's multiprocessors where the 
 def interpreted() -> bool:
     """Whether Triton interprets kernels on the CPU (``TRITON_INTERPRET=1`` when it was first imported)."""
     return not isinstance(paged_attention, triton.runtime.JITFunction)
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """Sequences ``[first, first + sequences)`` of the batch, which own the rows from ``first_token``; prefixes some of them share."""
-
-    first: int
-    sequences: int
-    first_token: int
-    tokens: int
-    singles: bool
-    tile: Tile
-    tiles: int
-    segments: int
-    shared: SharedRows | None = None
-
-    @property
-    def split(self) -> bool:
-        """Whether there is something to merge."""
-        return self.segments > 1 or self.shared is not None
-
-    @property
-    def parts(self) -> int:
-        """Places that its results take before they are merged."""
-        if self.shared is not None:
-            return self.shared.num_parts
-        return self.segments * (self.first_token + self.tokens) if self.split else 0
 
 
 class TritonAttention(AttentionBackend):
@@ -271,30 +245,35 @@ class TritonAttention(AttentionBackend):
             **self._constants(tile),
         )
         if launch.split:
-            merge_segments[(launch.tokens, self.num_heads)](
-                out,
-                self._partial_out,
-                self._partial_lse,
-                ragged.query_starts,
-                ragged.kv_lens,
-                prefills,
-                covered,
-                part_starts,
-                shared_parts,
-                launch.first,
-                launch.first_token,
-                launch.sequences,
-                segments,
-                HEADS=self.num_heads,
-                HEAD_DIM=self.head_dim,
-                HEAD_P=self._padded_dim,
-                BLOCK_Q=tile.block_m // self.group,
-                BLOCK_N=tile.block_n,
-                SINGLES=launch.singles,
-                WINDOW=self.form.window,
-                AT_ONCE=MERGED_AT_ONCE,
-                num_warps=2,
-            )
+            self._merge(launch, out, prefills)
+
+    def _merge(self, launch: Launch, out: torch.Tensor, prefills: torch.Tensor | None) -> None:
+        """The results of segments and of shared prefixes become one."""
+        ragged, tile, shared = self._ragged, launch.tile, launch.shared
+        merge_segments[(launch.tokens, self.num_heads)](
+            out,
+            self._partial_out,
+            self._partial_lse,
+            ragged.query_starts,
+            ragged.kv_lens,
+            prefills,
+            None if shared is None else shared.covered,
+            None if shared is None else shared.part_starts,
+            None if shared is None else shared.shared_parts,
+            launch.first,
+            launch.first_token,
+            launch.sequences,
+            launch.segments,
+            HEADS=self.num_heads,
+            HEAD_DIM=self.head_dim,
+            HEAD_P=self._padded_dim,
+            BLOCK_Q=tile.block_m // self.group,
+            BLOCK_N=tile.block_n,
+            SINGLES=launch.singles,
+            WINDOW=self.form.window,
+            AT_ONCE=MERGED_AT_ONCE,
+            num_warps=2,
+        )
 
     def _prefixes(self, shared: SharedRows, rows: int, keys: Side, values: Side, q: torch.Tensor) -> None:
         """What the rows have in common; before their own keys, as it is more work."""

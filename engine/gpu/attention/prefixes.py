@@ -27,14 +27,14 @@ _PER_ROW = ("covered", "part_starts", "shared_parts")
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
+class WorkSize:
     """How much there is, or may be, of each."""
 
     items: int
     members: int
     parts: int
 
-    def holds(self, other: Extent) -> bool:
+    def holds(self, other: WorkSize) -> bool:
         return self.items >= other.items and self.members >= other.members and self.parts >= other.parts
 
 
@@ -43,7 +43,7 @@ class PrefixWork:
     """The arrays that the kernels read, named as in ``engine.gpu.batch.SharedRows``, and how much there is in them."""
 
     arrays: dict[str, np.ndarray]  # all int32
-    extent: Extent
+    extent: WorkSize
 
 
 class PrefixPasses:
@@ -107,14 +107,14 @@ class PrefixPasses:
         """Into how many segments each row's own keys are cut."""
         return segments_for(rows * self._kv_heads, self._processors)
 
-    def most(self, rows: int) -> Extent:
+    def most(self, rows: int) -> WorkSize:
         """What a graph for this many rows has room for.
 
         Pieces of one level have different rows, ``min_rows`` each at least, so a level has at most rows / tile + rows / min_rows tiles.
         """
         tokens = self.tile(rows).block_m // self.group
         levels = GRAPH_LEVELS if self.rule.tree else 1
-        return Extent(
+        return WorkSize(
             items=self._items + levels * (rows // tokens + rows // self.rule.min_rows),
             members=levels * rows,
             parts=levels * rows + tokens * self._items + rows * self.segments(rows),
@@ -199,4 +199,4 @@ class PrefixGroups:
             "members": np.array(members, np.int32),
             "items": np.array(items, np.int32).flatten(),
         }
-        return PrefixWork(arrays, Extent(len(items), len(members), int(parts.sum())))
+        return PrefixWork(arrays, WorkSize(len(items), len(members), int(parts.sum())))
