@@ -13,7 +13,7 @@ cheap: no torch, no numpy, no tokenizers.
 from __future__ import annotations
 
 from engine.config.earlier import SPEC_VERSION, codec_of_today, spec_of_today
-from engine.config.engine import EngineConfig, PolicyName, Recording
+from engine.config.engine import POLICY_NAMES, EngineConfig, Recording
 from engine.config.errors import ConfigError, EngineError
 from engine.config.models import EMBEDDED_MODEL, RANDOM_SHAPES
 from engine.config.overrides import ON, apply_overrides, check_settings, refuse_contradictions, switches_off
@@ -30,6 +30,7 @@ __all__ = [
     "LARGEST_COUNT",
     "LATEST_NS",
     "ON",
+    "POLICY_NAMES",
     "RANDOM_SHAPES",
     "SPEC_VERSION",
     "Accepts",
@@ -39,7 +40,6 @@ __all__ = [
     "EngineError",
     "KVQuantization",
     "MachineRates",
-    "PolicyName",
     "PrefixSharing",
     "Recording",
     "RequestSpec",

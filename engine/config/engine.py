@@ -9,10 +9,12 @@ from pydantic import ValidationInfo, field_validator
 from engine.config import combinations
 from engine.config.models import EMBEDDED_MODEL
 from engine.config.sampling import Sampling
-from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, Settings, setting
+from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, OneOf, Settings, setting
 from engine.config.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
 
-PolicyName = Literal["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static"]
+POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static"]
+"""Of ``engine.scheduling.policies.POLICIES``, which adds to them what is registered later. Kept here too, for the classes are not imported
+to read a setting."""
 Recording = Literal["full", "iterations", "off"]
 
 
@@ -109,7 +111,7 @@ class EngineConfig(Settings):
         paper="KIVI (2024), QServe (2024)",
         technique=True,
     )
-    policy: PolicyName | None = setting(
+    policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(
         None,
         "Policy",
         "The scheduling rule. Empty: stall-free with chunked prefill, prefill-first without. Others: orca (whole prompts join the "

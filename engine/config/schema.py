@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, Union
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from engine.config.settings import Accepts, Aliases, worth_saying
+from engine.config.settings import Accepts, Aliases, OneOf, worth_saying
 
 SCALAR_WORDS = {int: "a whole number", float: "a number", bool: "on or off", str: "text", dict: "a map"}
 
@@ -103,7 +103,8 @@ def tag_values(model: type[BaseModel], tag: str) -> tuple[Any, ...]:
 
 def choices(where: Place) -> tuple[Any, ...]:
     """The values of a place that is a list of words; empty for anything else."""
-    return tuple(v for option in where.options if typing.get_origin(option) is Literal for v in typing.get_args(option))
+    words = [v for option in where.options if typing.get_origin(option) is Literal for v in typing.get_args(option)]
+    return (*words, *(name for bound in where.bounds if isinstance(bound, OneOf) for name in bound.names))
 
 
 def describe(where: Place) -> str:
@@ -111,7 +112,10 @@ def describe(where: Place) -> str:
     words = " or ".join(dict.fromkeys(_describe_option(o, where) for o in where.options))
     pattern = next((b.pattern for b in where.bounds if getattr(b, "pattern", None)), None)
     said = next((b.words for b in where.bounds if isinstance(b, Accepts)), None)
-    if said:
+    names = next((b.names for b in where.bounds if isinstance(b, OneOf)), None)
+    if names is not None:
+        words = "one of " + ", ".join(names)
+    elif said:
         words = said
     elif pattern:
         words += f" that matches {pattern}"

@@ -6,12 +6,12 @@ Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``un
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 LARGEST_COUNT = 2**31 - 1
 """The largest number of tokens, blocks or requests, and the largest priority: what a column of the rows holds."""
@@ -34,6 +34,25 @@ class Aliases:
 
     def _word(self, value: Any) -> Any:
         return self.of.get(value.lower(), value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, eq=False)  # told apart by identity: what it names may grow
+class OneOf:
+    """Metadata of a text that names a member of a registry. What is registered later can be chosen from then on."""
+
+    names: Collection[str]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(schema) | {"enum": list(self.names)}
+
+    def _known(self, value: str) -> str:
+        if value not in self.names:
+            words = " or ".join(repr(name) for name in self.names)
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": words})
+        return value
 
 
 @dataclass(frozen=True)

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from engine.backends import BACKENDS
-from engine.config import EngineConfig, KVQuantization, Settings, Speculation
+from engine.config import (
+    POLICY_NAMES,
+    ConfigError,
+    EngineConfig,
+    KVQuantization,
+    RequestSpec,
+    Settings,
+    Speculation,
+    apply_overrides,
+)
 from engine.config.schema import choices, field_place
 from engine.kv.codecs import CODECS, Codec, make_codec
-from engine.scheduling.policies import POLICIES, Policy
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.policies import POLICIES, Policy, register
 from engine.speculation import CONTROLS, PROPOSERS, Proposer
 from engine.start.bugs import BUGS
+from tests.engine.serving import make_spec, serve
 
 ARCHITECTURE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
 
@@ -94,3 +105,50 @@ def test_a_plain_backend_reads_what_its_executor_lays_out(name: str) -> None:
     backend = BACKENDS[name]()
     assert not backend.executor.kernels
     assert not inspect.isabstract(backend.attend)
+
+
+class Backwards(Policy):
+    """The latest arrival first, whole; for this test."""
+
+    name = "backwards"
+
+    def plan(self, builder: PlanBuilder) -> None:
+        for request in reversed(list(builder.waiting())):
+            if not builder.admit(request, builder.remaining(request)):
+                break
+        if not builder.plan.slices:
+            self.decode_all(builder)
+
+
+@pytest.fixture
+def backwards() -> Iterator[None]:
+    """A policy from elsewhere, registered for one test."""
+    register(Backwards)
+    yield
+    del POLICIES[Backwards.name]
+    POLICY_NAMES.remove(Backwards.name)
+
+
+@pytest.mark.usefixtures("backwards")
+def test_a_policy_from_elsewhere_can_be_chosen_and_serves(tmp_path: Path) -> None:
+    """Registered and nothing else: it is parsed, offered in the settings' schema, and schedules a run."""
+    changes = {"policy": "backwards", "model": "random:tiny", "device": "cpu", "kv_blocks": "64"}
+    config = apply_overrides(EngineConfig(), changes)
+    assert config.resolved_policy == "backwards"
+    offered = EngineConfig.model_json_schema()["properties"]["policy"]["anyOf"][0]["enum"]
+    assert offered == [*POLICIES]
+    asked = [RequestSpec(request_id=str(n), prompt_token_ids=(n + 1, 2, 3), max_tokens=3) for n in range(3)]
+    served = serve(make_spec(config, asked), tmp_path)
+    assert [r.num_output_tokens for r in served] == [3, 3, 3]
+
+
+def test_a_policy_that_was_not_registered_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError) as caught:
+        apply_overrides(EngineConfig(), {"policy": "backwards"})
+    assert caught.value.field == "policy"
+    assert "It must be one of stall-free, prefill-first" in caught.value.mend
+
+
+def test_a_name_is_given_once() -> None:
+    with pytest.raises(ValueError, match="StallFree"):
+        register(type("Other", (Backwards,), {"name": "stall-free"}))

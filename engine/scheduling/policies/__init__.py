@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from engine.config import POLICY_NAMES
 from engine.scheduling.policies.base import Policy
 from engine.scheduling.policies.chunk_only import ChunkOnly
 from engine.scheduling.policies.orca import Orca
@@ -15,4 +16,16 @@ POLICIES: dict[str, type[Policy]] = {
 }
 """The registry, in the order the settings list them."""
 
-__all__ = ["POLICIES", "Policy"]
+__all__ = ["POLICIES", "Policy", "register"]
+
+
+def register(policy: type[Policy]) -> None:
+    """Add a policy from elsewhere; it can be chosen by its name from then on, in this process.
+
+    Raises:
+        ValueError: its name is taken.
+    """
+    if policy.name in POLICIES:
+        raise ValueError(f"there is a policy {policy.name!r} already: {POLICIES[policy.name].__name__}")
+    POLICIES[policy.name] = policy
+    POLICY_NAMES.append(policy.name)
