@@ -54,10 +54,17 @@ def _triton() -> Backend:
     from engine.gpu.executor import GpuExecutor
 
     def attention(
-        cache: KVCache, *heads: int, exact_prefill: bool = False, rule: GroupRule | None = None
+        cache: KVCache,
+        num_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        exact_prefill: bool = False,
+        rule: GroupRule | None = None,
     ) -> AttentionBackend:
         # It centres and mixes on its own; at full precision there is nothing that prefills could read otherwise.
-        return TritonAttention(cache, *heads, rule, exact_prefill=exact_prefill and cache.codec is not None)
+        exact = exact_prefill and cache.codec is not None
+        return TritonAttention(cache, num_heads, kv_heads, head_dim, rule, exact_prefill=exact)
 
     return Backend(TritonAttention, attention, GpuExecutor)
 

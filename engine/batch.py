@@ -71,7 +71,14 @@ class Batch:
     )
 
 
-def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
+@dataclass(frozen=True)
+class PlainBatch(Batch):
+    """Inputs of one forward pass by PyTorch's own operations."""
+
+    attention: AttentionBatch
+
+
+def build_batch(plan: Plan, block_size: int, device: torch.device) -> PlainBatch:
     """Lay the plan's slices out as one flat batch. Raises nothing; the plan's blocks are already allocated."""
     singles = sorted((s for s in plan.slices if s.tokens == 1), key=lambda s: s.context_len)
     chunks = [s for s in plan.slices if s.tokens > 1]
@@ -101,7 +108,7 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> Batch:
     def tensor(values: list) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)
 
-    return Batch(
+    return PlainBatch(
         token_ids=tensor(token_ids),
         positions=tensor(positions),
         sample_rows=tensor(sample_rows),

@@ -36,7 +36,7 @@ class Executor:
 
     def build(self, plan: Plan) -> Batch:
         """Lay the plan out for the device; its blocks are allocated."""
-        return build_batch(plan, self.cache.block_size, self.device)
+        return build_batch(plan, block_size=self.cache.block_size, device=self.device)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""

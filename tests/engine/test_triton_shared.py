@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from engine.attention.groups import GroupRule
 from engine.attention.reference import ReferenceAttention
-from engine.batch import SharedRows, build_batch
+from engine.batch import build_batch
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
 from engine.gpu.attention import TritonAttention
 from engine.gpu.attention.configs import Tile, stretch_for
-from engine.gpu.attention.prefixes import Extent, PrefixGroups, PrefixPasses
+from engine.gpu.attention.prefixes import WorkSize, PrefixGroups, PrefixPasses
+from engine.gpu.batch import SharedRows
 from engine.gpu.graphs import Graphs
 from engine.gpu.ragged import RaggedBuilder
 from engine.gpu.tables import BlockTables
@@ -139,7 +140,7 @@ def test_what_is_spared_is_what_the_plain_path_spares(name: str, tree: bool):
     batch = RaggedBuilder(4, DEVICE, kernels.passes).build(decode_plan(BATCHES[name], False))
     kernels.begin(batch.attention)
     assert kernels.spared_tokens == 4 * spared
-    assert batch.shares_prefixes == (spared > 0)
+    assert (batch.attention.shared is not None) == (spared > 0)
 
 
 # ---------------------------------------------------------------------- the host's plan
@@ -318,7 +319,7 @@ def test_no_token_changes_and_rows_say_what_graph_ran_and_what_was_spared(
 
 @pytest.mark.rare
 def test_prefixes_a_graph_has_no_room_for_run_without_one(ordinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(PrefixPasses, "most", lambda passes, rows: Extent(1, 1, 1))
+    monkeypatch.setattr(PrefixPasses, "most", lambda passes, rows: WorkSize(1, 1, 1))
     recorded = []
     replay = Graphs.replay
     monkeypatch.setattr(Graphs, "replay", lambda graphs, batch: recorded.append(batch) or replay(graphs, batch))
