@@ -17,7 +17,7 @@ from engine.batch import build_batch
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
 from engine.gpu.attention import TritonAttention
 from engine.gpu.attention.configs import Tile, stretch_for
-from engine.gpu.attention.prefixes import WorkSize, PrefixGroups, PrefixPasses
+from engine.gpu.attention.prefixes import PrefixGroups, PrefixPasses, WorkSize
 from engine.gpu.batch import SharedRows
 from engine.gpu.graphs import Graphs
 from engine.gpu.ragged import RaggedBuilder
