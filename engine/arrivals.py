@@ -14,7 +14,8 @@ class Arrivals:
     """Requests in order of arrival; those that come ``after`` another one are released by that one's end.
 
     Raises:
-        EngineError: two requests share a name, or one waits for a request that does not exist or (through others) for itself.
+        EngineError: two requests share a name, or one waits for a request that does not exist or (through others) for
+            itself.
     """
 
     def __init__(self, requests: Iterable[Request]) -> None:
@@ -96,9 +97,12 @@ class Arrivals:
         for name, followers in self._after.items():
             if name not in known:
                 raise EngineError(
-                    "bad-workload", "after", name, f"{followers[0].request_id!r} waits for a request that does not exist.",
+                    "bad-workload",
+                    "after",
+                    name,
+                    f"{followers[0].request_id!r} waits for a request that does not exist.",
                     "Name a request of this workload.",
-                )  # fmt: skip
+                )
         if len(reached) != len(known):
             name = sorted(known - reached)[0]
             raise EngineError(

@@ -29,8 +29,8 @@ class MakesAttention(Protocol):
         exact_prefill: bool = False,
         rule: GroupRule | None = None,
     ) -> AttentionBackend:
-        """``exact_prefill``: a prompt's chunk reads its own keys and values as they were before packing. ``rule``: when rows that share
-        a prefix read it together."""
+        """``exact_prefill``: a prompt's chunk reads its own keys and values as they were before packing. ``rule``: when
+        rows that share a prefix read it together."""
         ...
 
 

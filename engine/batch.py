@@ -25,7 +25,8 @@ class Chunk:
 
 @dataclass(frozen=True)
 class BatchRows:
-    """What attention has to know of a batch, whatever form it reads. Rows of single tokens come first, then the chunks."""
+    """What attention has to know of a batch, whatever form it reads. Rows of single tokens come first, then the
+    chunks."""
 
     slots: torch.Tensor  # [tokens], where each token's key and value go
     num_singles: int
@@ -37,7 +38,8 @@ class BatchRows:
 
 @dataclass(frozen=True)
 class AttentionBatch(BatchRows):
-    """The form that PyTorch's own operations need: single tokens by their block tables, shortest context first, chunks one by one.
+    """The form that PyTorch's own operations need: single tokens by their block tables, shortest context first, chunks
+    one by one.
 
     flat batch   | d0 d1 d2 | chunk a ......... | chunk b .... |
                   ^ num_singles rows              rows by Chunk

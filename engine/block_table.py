@@ -4,8 +4,8 @@
     token p                       in block ``table[p // 16]``, at place ``p % 16`` of it
     its slot in the pool          ``block * 16 + p % 16``
 
-``blocks_for``, ``whole_blocks`` and ``slots_at`` take whole numbers, arrays and tensors alike. Kernels (``engine.gpu``) do the same sums
-on the device.
+``blocks_for``, ``whole_blocks`` and ``slots_at`` take whole numbers, arrays and tensors alike. Kernels (``engine.gpu``)
+do the same sums on the device.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ class CostModel:
         FLOPs = 2 * N * tokens + 4 * layers * heads * head_dim * (query, key) pairs
         bytes = weights + kv_bytes_per_token * (keys read + tokens written)
 
-    N counts the parameters a token is multiplied with; the output head only for rows that sample. Weights are read once per
-    iteration, each sequence's keys and values once.
+    N counts the parameters a token is multiplied with; the output head only for rows that sample. Weights are read once
+    per iteration, each sequence's keys and values once.
     """
 
     body_parameters: int  # multiplied per computed token

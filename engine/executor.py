@@ -18,14 +18,15 @@ from engine.speculation.verify import verify
 class Executor:
     """Decoder, attention and cache that belong together, and the form of batch they read.
 
-    This one computes with PyTorch's own operations on any device. ``engine.gpu.executor`` is the one with custom kernels;
-    ``engine.backends`` says which attention backend comes with which.
+    This one computes with PyTorch's own operations on any device. ``engine.gpu.executor`` is the one with custom
+    kernels; ``engine.backends`` says which attention backend comes with which.
     """
 
     kernels = False  # custom ones, which are compiled for the forms of a batch
 
     def __init__(self, decoder: Decoder, attention: AttentionBackend, *, draws_on_device: bool = True) -> None:
-        """``draws_on_device``: tokens may be drawn by a kernel; speculation draws from the host's streams throughout."""
+        """``draws_on_device``: tokens may be drawn by a kernel; speculation draws from the host's streams
+        throughout."""
         self.cache = attention.cache
         self.device = decoder.device
         self.dtype = decoder.dtype
@@ -46,21 +47,25 @@ class Executor:
         return self.decoder.logits(self.left)
 
     def tokens(self, batch: Batch, logits: torch.Tensor) -> list[list[int]]:
-        """What each sampled part receives: one token, or with guesses what ``verify`` makes of them. ``BROKEN`` ends what has no numbers."""
+        """What each sampled part receives: one token, or with guesses what ``verify`` makes of them. ``BROKEN`` ends
+        what has no numbers."""
         return verify(logits.float(), batch.sampled)
 
     def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """One token per part [parts] int64, still on the device, ``BROKEN`` where there are no numbers; only for batches without guesses."""
+        """One token per part [parts] int64, still on the device, ``BROKEN`` where there are no numbers; only for
+        batches without guesses."""
         return sample(logits.float(), [part.request.sampling_state for part in batch.sampled])
 
     def fill_in(self, batch: Batch, previous: torch.Tensor) -> None:
-        """Put tokens that were still on their way into a batch: id ``-1 - row`` is row ``row`` of ``previous`` [rows] int64."""
+        """Put tokens that were still on their way into a batch: id ``-1 - row`` is row ``row`` of ``previous`` [rows]
+        int64."""
         ids = batch.token_ids
         found = previous.index_select(0, (-1 - ids).clamp_(0, len(previous) - 1)).clamp_(min=0)  # one may be BROKEN
         ids.copy_(torch.where(ids < 0, found.to(ids.dtype), ids))
 
     def spared_tokens(self, batch: Batch) -> int:
-        """Keys per layer that the batch's forward pass did not read again, because rows that share them read them once."""
+        """Keys per layer that the batch's forward pass did not read again, because rows that share them read them
+        once."""
         return self.attention.spared_tokens
 
     def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = silent) -> None:

@@ -1,7 +1,8 @@
-"""Logits that are no numbers: a weight that is NaN, or sums beyond what a number format holds. No token can be chosen from them.
+"""Logits that are no numbers: a weight that is NaN, or sums beyond what a number format holds. No token can be chosen
+from them.
 
-The flag travels in the place of the token (``BROKEN``), so it costs no wait for the device: whoever reads the tokens, a step late in
-the overlapped loop, finds it there and ends the run (``not_finite``).
+The flag travels in the place of the token (``BROKEN``), so it costs no wait for the device: whoever reads the tokens, a
+step late in the overlapped loop, finds it there and ends the run (``not_finite``).
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def not_finite(what: str, dtype: torch.dtype, field: str = "model") -> EngineErr
             KIND,
             "dtype",
             name,
-            f"{what} not finite (NaN or infinite), so no token can be chosen from them. float16 holds nothing beyond 65,504.",
+            f"{what} not finite (NaN or infinite), so no token can be chosen from them. float16 holds nothing beyond "
+            "65,504.",
             "Set dtype to bfloat16 or float32; if it happens there too, the weights are damaged.",
         )
     return EngineError(

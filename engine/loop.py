@@ -198,7 +198,8 @@ class Engine:
         request.accepted_tokens += part.accepted
 
     def admit_arrivals(self) -> None:
-        """Move requests that have arrived to the queue, turn away those that were refused, and end those whose users gave up."""
+        """Move requests that have arrived to the queue, turn away those that were refused, and end those whose users
+        gave up."""
         now = self.clock.now_ns()
         for request in self.arrivals.pop_due(now):
             if request.refusal is None:
@@ -257,8 +258,9 @@ class DeviceMarks:
             self._events[1].record()
 
     def elapsed_ns(self) -> int | None:
-        """Call once the step's tokens were fetched: both events lie before that, so nothing waits here. A step that draws no token is
-        waited for: its time cannot be told before it has ended, nor its batch's memory be written again."""
+        """Call once the step's tokens were fetched: both events lie before that, so nothing waits here. A step that
+        draws no token is waited for: its time cannot be told before it has ended, nor its batch's memory be written
+        again."""
         if not self._events:
             return None
         self._events[1].synchronize()

@@ -3,10 +3,10 @@
     host     | plan 1 | launch 1 | plan 2 | launch 2 | take in 1 | plan 3 | launch 3 | take in 2 |
     device              [======== step 1 ========]  [======== step 2 ========]  [=== step 3 ...
 
-Differs from the plain loop in this only: a step's tokens are not known when the next one is planned. Such a token counts as known,
-stands in the next batch as ``-1 - row``, and is filled in on the device. A request that turns out to have ended with it has computed
-one row for nothing, which is thrown away; what it was given never changes. Blocks that are freed meanwhile may be given to others at
-once: the device works in order.
+Differs from the plain loop in this only: a step's tokens are not known when the next one is planned. Such a token
+counts as known, stands in the next batch as ``-1 - row``, and is filled in on the device. A request that turns out to
+have ended with it has computed one row for nothing, which is thrown away; what it was given never changes. Blocks that
+are freed meanwhile may be given to others at once: the device works in order.
 """
 
 from __future__ import annotations

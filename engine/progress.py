@@ -1,4 +1,5 @@
-"""How far a run is, for ``status.json``: what has ended, and what is in flight. Asked by the status thread, never by the engine's own."""
+"""How far a run is, for ``status.json``: what has ended, and what is in flight. Asked by the status thread, never by
+the engine's own."""
 
 from __future__ import annotations
 
@@ -29,9 +30,11 @@ def progress(engine: Engine, prepared: Prepared) -> dict[str, Any]:
 
 
 def in_flight(engine: Engine) -> dict[str, Any]:
-    """What has begun and not ended: the step being computed, and the requests that have arrived (``docs/architecture.md``).
+    """What has begun and not ended: the step being computed, and the requests that have arrived
+    (``docs/architecture.md``).
 
-    Reads what the engine's thread writes meanwhile: lists are copied whole, and a moment's disagreement between them is harmless.
+    Reads what the engine's thread writes meanwhile: lists are copied whole, and a moment's disagreement between them is
+    harmless.
     """
     iterations, step, now = engine.totals.iterations, engine.step_in_flight, engine.clock.now_ns()
     scheduler = engine.scheduler

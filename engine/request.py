@@ -37,8 +37,9 @@ NO_DRAFT = Draft([])
 class Request:
     """One request. ``num_computed_tokens`` chases ``num_known_tokens``; there is no prefill or decode state.
 
-    ``prefill_target`` is where the next token is sampled for the first time after (re)admission: the prompt's length, or after a
-    preemption everything known until then. It only names the work (prefill or decode); the scheduler does not depend on it.
+    ``prefill_target`` is where the next token is sampled for the first time after (re)admission: the prompt's length,
+    or after a preemption everything known until then. It only names the work (prefill or decode); the scheduler does
+    not depend on it.
     """
 
     index: int

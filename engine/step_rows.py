@@ -20,7 +20,8 @@ _BLOCK_EVENT = {name: code for code, name in enumerate(BLOCK_EVENTS)}
 
 @dataclass(slots=True)
 class StepTimes:
-    """Moments of one iteration on the run's clock, in ns, and the device's own time for the forward pass if it has a clock."""
+    """Moments of one iteration on the run's clock, in ns, and the device's own time for the forward pass if it has a
+    clock."""
 
     start: int
     scheduled: int = 0
@@ -43,7 +44,8 @@ class StepTimes:
 
     @property
     def sample_ns(self) -> int:
-        """From logits to tokens on the host. With a device clock: what the wait for the tokens took beyond the forward pass."""
+        """From logits to tokens on the host. With a device clock: what the wait for the tokens took beyond the forward
+        pass."""
         if self.device_ns is None:
             return self.sampled - self.computed
         return max(0, self.sampled - max(self.prepared, self.begin) - self.device_ns)
@@ -109,8 +111,8 @@ class StepRecorder:
         return int(found) or None
 
     def _stamp(self, sampled: list[Request], now_ns: int) -> tuple[np.ndarray, int]:
-        """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token, and the length of
-        the prompts that have their first token now.
+        """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token, and the
+        length of the prompts that have their first token now.
         """
         numbers = np.array([r.index for r in sampled], np.int64)
         if len(numbers) and (most := int(numbers.max())) >= len(self._last_token_ns):

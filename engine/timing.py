@@ -1,4 +1,5 @@
-"""How fast this machine serves a model: whole prompts and decode steps, timed in a few seconds before a scenario is sized.
+"""How fast this machine serves a model: whole prompts and decode steps, timed in a few seconds before a scenario is
+sized.
 
 ``python -m engine.timing`` reads the engine's settings as JSON on standard input and prints one JSON object per line:
 ``{"phase": ..., "share": ...}`` while it works, ``{"rates": {...}}`` or ``{"error": {...}}`` at the end.

@@ -1,8 +1,9 @@
 """One engine process per run: ``python -m engine.worker RUN_DIR``.
 
-Reads ``RUN_DIR/spec.json``, serves it, writes ``RUN_DIR/telemetry/*.arrow`` and ``RUN_DIR/status.json``, exits with 0 when the run
-finished or was cancelled and 1 when it failed. SIGTERM: finish the iteration, flush, exit. ``--spare`` imports and rehearses, prints
-``ready`` and waits for one line with a RUN_DIR on standard input; end of input means it is not needed.
+Reads ``RUN_DIR/spec.json``, serves it, writes ``RUN_DIR/telemetry/*.arrow`` and ``RUN_DIR/status.json``, exits with 0
+when the run finished or was cancelled and 1 when it failed. SIGTERM: finish the iteration, flush, exit. ``--spare``
+imports and rehearses, prints ``ready`` and waits for one line with a RUN_DIR on standard input; end of input means it
+is not needed.
 """
 
 from __future__ import annotations
@@ -160,7 +161,8 @@ def _make_ready(prepared: Prepared, tell: Progress) -> Ready:
 
 
 def _measure_reading(prepared: Prepared) -> dict[str, Any]:
-    """What attention over the packed cache takes, where there is one. A run does without it where it cannot be measured."""
+    """What attention over the packed cache takes, where there is one. A run does without it where it cannot be
+    measured."""
     try:
         found = measure_attention(prepared)
     except RuntimeError:

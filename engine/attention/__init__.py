@@ -1,4 +1,5 @@
-"""Attention over the paged KV cache: one contract, swapped implementations. These run on any device; ``engine.backends`` names all."""
+"""Attention over the paged KV cache: one contract, swapped implementations. These run on any device;
+``engine.backends`` names all."""
 
 from __future__ import annotations
 

@@ -40,10 +40,11 @@ class AttentionBackend(ABC):
             k, v: new keys (after RoPE) and values ``[tokens, kv_heads, head_dim]``; stored in the cache first.
 
         Returns:
-            ``[tokens, num_heads * head_dim]`` in q's dtype. Sums and softmax are computed in fp32; a backend may round scores
-            and weights to q's dtype once, as ordinary half-precision attention does.
+            ``[tokens, num_heads * head_dim]`` in q's dtype. Sums and softmax are computed in fp32; a backend may round
+            scores and weights to q's dtype once, as ordinary half-precision attention does.
         """
 
     def read(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """What ``engine.start.reading_cost`` times as reading the cache: all of ``forward``, where storing is no step of its own."""
+        """What ``engine.start.reading_cost`` times as reading the cache: all of ``forward``, where storing is no step
+        of its own."""
         return self.forward(layer, q, k, v)

@@ -1,4 +1,5 @@
-"""The fast path without custom kernels: single-token rows and verifications in a few batched passes, other chunks one by one."""
+"""The fast path without custom kernels: single-token rows and verifications in a few batched passes, other chunks one
+by one."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class ChunkRows:
 
 @dataclass(frozen=True, slots=True)
 class ShortChunks:
-    """Short chunks that share a pass: its rows are filled up to the longest chunk, the others' ends with rows that nobody reads."""
+    """Short chunks that share a pass: its rows are filled up to the longest chunk, the others' ends with rows that
+    nobody reads."""
 
     rows: torch.Tensor  # [chunks * length] of the batch; a chunk's last one again where it is shorter
     length: int
@@ -61,9 +63,10 @@ class ShortChunks:
 class GatheredAttention(AttentionBackend):
     """Copies the blocks a batch needs into a dense buffer per layer and multiplies there.
 
-    A single token's query heads of one group see the same keys, so the group takes the place of the query length and nothing is
-    repeated:  q [kv_heads * singles, group, head_dim]  x  keys [kv_heads * singles, kv_len, head_dim]. Two batched products are
-    measurably faster on a CPU than ``scaled_dot_product_attention`` for so few queries; chunks use the latter.
+    A single token's query heads of one group see the same keys, so the group takes the place of the query length and
+    nothing is repeated:  q [kv_heads * singles, group, head_dim]  x  keys [kv_heads * singles, kv_len, head_dim]. Two
+    batched products are measurably faster on a CPU than ``scaled_dot_product_attention`` for so few queries; chunks use
+    the latter.
     """
 
     def begin(self, batch: AttentionBatch) -> None:
@@ -111,11 +114,13 @@ class GatheredAttention(AttentionBackend):
         return out.flatten(1)
 
     def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
-        """What a chunk sees of its sequence, [1, kv_heads, kv_len, head_dim]; ``own``: the batch's new keys or values."""
+        """What a chunk sees of its sequence, [1, kv_heads, kv_len, head_dim]; ``own``: the batch's new keys or
+        values."""
         return rows.index_select(0, chunk.index).view(1, self.kv_heads, -1, self.head_dim)[:, :, : chunk.kv_len]
 
     def attend_singles(self, q: torch.Tensor, out: torch.Tensor, keys: Rows, values: Rows) -> None:
-        """Fill the rows of ``out`` that are single tokens. ``keys``, ``values``: the layer's ``[kv_heads * num_blocks, -1]``."""
+        """Fill the rows of ``out`` that are single tokens. ``keys``, ``values``: the layer's ``[kv_heads * num_blocks,
+        -1]``."""
         for part in self._singles:
             rows = part.stop - part.start
             heads = (rows, self.kv_heads, self.group, self.head_dim)
@@ -186,8 +191,8 @@ class GatheredAttention(AttentionBackend):
 def alike(kv_lens: list[int]) -> list[tuple[int, int]]:
     """Cut rising lengths into ranges ``[start, stop)`` that are padded to their longest, at the least cost.
 
-    What a pass costs by itself is set against what is copied and masked for nothing; the best cut is found exactly, for lengths
-    rounded up so that there are few of them.
+    What a pass costs by itself is set against what is copied and masked for nothing; the best cut is found exactly, for
+    lengths rounded up so that there are few of them.
     """
     if not kv_lens:
         return []

@@ -42,8 +42,8 @@ class ExactWindowedPrefill(WindowedAttention):
 class Conditioned(AttentionBackend):
     """A backend whose cache holds centred keys, or mixed channels.
 
-    A constant subtracted from all keys shifts all scores of a query alike. Where channels are mixed, queries are mixed like keys, and
-    the output is mixed back.
+    A constant subtracted from all keys shifts all scores of a query alike. Where channels are mixed, queries are mixed
+    like keys, and the output is mixed back.
     """
 
     def __init__(self, inner: AttentionBackend, centre: torch.Tensor | None, *, rotates: bool) -> None:
@@ -88,7 +88,8 @@ def make_attention(
     exact_prefill: bool = False,
     rule: GroupRule | None = None,
 ) -> AttentionBackend:
-    """The plain backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it together."""
+    """The plain backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it
+    together."""
     codec = cache.codec
     if rule is not None:
         shared = ExactSharedPrefill if exact_prefill else SharedPrefixAttention

@@ -5,8 +5,9 @@ Sequences of a batch end together, pads stand before their content (EqSpec, 2025
     keys     | . . . . a0 a1 a2 a3 |     queries  | . a3 |      . pad: computed like the rest, hidden by the mask
              | b0 b1 b2 b3 b4 b5 b6 b7 |          | b6 b7 |
 
-A sequence that accepts more guesses than another has to be moved against it: the rectangle is laid out anew from the pages for every
-step, and what moved is counted. With ``same_length`` only sequences of equal length share a rectangle (ExSpec): nothing is padded.
+A sequence that accepts more guesses than another has to be moved against it: the rectangle is laid out anew from the
+pages for every step, and what moved is counted. With ``same_length`` only sequences of equal length share a rectangle
+(ExSpec): nothing is padded.
 """
 
 from __future__ import annotations

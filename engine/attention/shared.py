@@ -4,9 +4,9 @@
                         O1, LSE1                                     O2, LSE2
     merged          O = (e^(LSE1-m) O1 + e^(LSE2-m) O2) / (e^(LSE1-m) + e^(LSE2-m)),   m = max(LSE1, LSE2)
 
-Exact: numerators and denominators of a softmax add over disjoint sets of keys. Prefixes are whole blocks, so every member holds them
-at the same positions and rotated keys are the same. A group's queries are stacked into one matrix: the prefix costs a matrix product
-instead of one matrix-vector product per request.
+Exact: numerators and denominators of a softmax add over disjoint sets of keys. Prefixes are whole blocks, so every
+member holds them at the same positions and rotated keys are the same. A group's queries are stacked into one matrix:
+the prefix costs a matrix product instead of one matrix-vector product per request.
 """
 
 from __future__ import annotations
@@ -133,8 +133,8 @@ def attend(
         mask: additive, broadcast to [a, b, queries, keys]; None: everything is visible.
 
     Returns:
-        [a, b, queries, head_dim] and, the natural log of the sum of exponentials, [a, b, queries]; both float32, so that pieces are
-        rounded once, after they are merged.
+        [a, b, queries, head_dim] and, the natural log of the sum of exponentials, [a, b, queries]; both float32, so
+        that pieces are rounded once, after they are merged.
     """
     q, keys, values = q.float(), keys.float(), values.float()
     if q.device.type == "cpu" and q.shape[-2] >= MANY_QUERIES:

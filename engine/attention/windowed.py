@@ -1,12 +1,14 @@
-"""Attention over a cache whose codec packs whole windows of tokens: the windows before a token's own as packed, its own exact.
+"""Attention over a cache whose codec packs whole windows of tokens: the windows before a token's own as packed, its own
+exact.
 
     a chunk of one sequence, cut where windows end (R tokens each)
     window      0           1             2
     tokens      . . . . . . | . . a a a a | b b . .       rows a see window 0 packed, rows b windows 0 and 1
                               ^ exact tail ^
 
-Each cut is stored and attended to before the next; a window that is complete is packed in between. Its exact form stays in the tail
-until other tokens need the place, so a guess that is rejected costs nothing: what was packed with it is packed again.
+Each cut is stored and attended to before the next; a window that is complete is packed in between. Its exact form stays
+in the tail until other tokens need the place, so a guess that is rejected costs nothing: what was packed with it is
+packed again.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@
              <- schema     <- overrides (settings as text)
     errors   models (by name)   rates (of a machine)   text (of tokens)   allocator (of an engine process)
 
-``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own settings; the page
-builds its controls from the fields' metadata, the snapshot stores them, the command line parses them. Importing this package must stay
-cheap: no torch, no numpy, no tokenizers.
+``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own
+settings; the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses
+them. Importing this package must stay cheap: no torch, no numpy, no tokenizers.
 """
 
 from __future__ import annotations

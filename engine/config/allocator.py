@@ -1,8 +1,10 @@
-"""How the C library hands out memory to an engine process. It reads this when a process starts, so whoever starts one decides it.
+"""How the C library hands out memory to an engine process. It reads this when a process starts, so whoever starts one
+decides it.
 
-By default glibc maps every large tensor anew and gives it back at once, and each of its 4 KiB pages is faulted in and cleared by the kernel at
-first touch: of a step with long contexts that is most of the time. Kept memory is used again as it is; huge pages (2 MiB, asked for by
-``madvise``, where the system allows that) spare the processor most of its address translations, which reading weights and keys is full of.
+By default glibc maps every large tensor anew and gives it back at once, and each of its 4 KiB pages is faulted in and
+cleared by the kernel at first touch: of a step with long contexts that is most of the time. Kept memory is used again
+as it is; huge pages (2 MiB, asked for by ``madvise``, where the system allows that) spare the processor most of its
+address translations, which reading weights and keys is full of.
 """
 
 from __future__ import annotations

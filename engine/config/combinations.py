@@ -1,8 +1,8 @@
 """Which techniques cannot be combined, and the reason a person is shown.
 
-What the settings alone tell is refused as they are written (``refusal``, with a reason for each rule). What depends on the token budget
-or on the attention backend of the device is refused before the run starts (``refuse_at_start``, ``unread_codec``). What one technique's
-own settings rule out among themselves is said in its class.
+What the settings alone tell is refused as they are written (``refusal``, with a reason for each rule). What depends on
+the token budget or on the attention backend of the device is refused before the run starts (``refuse_at_start``,
+``unread_codec``). What one technique's own settings rule out among themselves is said in its class.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from engine.config.errors import EngineError
 from engine.config.techniques import KVQuantization, PrefixSharing, Speculation
 
 Rule = Callable[[Any, Mapping[str, Any]], str | None]
-"""A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where they can."""
+"""A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where
+they can."""
 
 
 def refusal(field: str, value: Any, others: Mapping[str, Any]) -> str | None:
@@ -44,8 +45,8 @@ def _shared_blocks(size: int, others: Mapping[str, Any]) -> str | None:
         return f"prefix_sharing needs a block_size that is a power of two, not {size}"
     if sharing.attention != "off" and sharing.min_prefix_tokens < size:
         return (
-            f"prefix_sharing.min_prefix_tokens ({sharing.min_prefix_tokens}) is less than one block of {size} tokens: only whole "
-            "blocks are shared"
+            f"prefix_sharing.min_prefix_tokens ({sharing.min_prefix_tokens}) is less than one block of {size} tokens: "
+            "only whole blocks are shared"
         )
     return None
 
@@ -59,8 +60,8 @@ def _packed_blocks(size: int, others: Mapping[str, Any]) -> str | None:
         return f"the group of {asked.group} tokens (kv_quantization.group) does not divide block_size ({size})"
     if asked.residual % size:
         return (
-            f"the exact window of {asked.residual} tokens (kv_quantization.residual) is not a multiple of block_size ({size}): "
-            "whole blocks are packed"
+            f"the exact window of {asked.residual} tokens (kv_quantization.residual) is not a multiple of block_size "
+            f"({size}): whole blocks are packed"
         )
     sharing: PrefixSharing | None = others.get("prefix_sharing")
     if sharing is not None and sharing.attention != "off":
@@ -100,12 +101,14 @@ def refuse_at_start(asked: Speculation, *, shares_attention: bool, token_budget:
             "speculation.k",
             asked.k,
             f"verifying takes {asked.k + 1} tokens of one request, the token budget is {token_budget}.",
-            f"Set speculation.k to {max(1, token_budget - 1)} or less, or chunked_prefill.token_budget to {asked.k + 1} or more.",
+            f"Set speculation.k to {max(1, token_budget - 1)} or less, or chunked_prefill.token_budget to "
+            f"{asked.k + 1} or more.",
         )
 
 
 def unread_codec(backend: str, codec: str, *, window: int, exact_prefill: bool) -> str | None:
-    """Why an attention backend cannot read a codec of the KV cache; None where it can. ``window``: tokens the codec packs together."""
+    """Why an attention backend cannot read a codec of the KV cache; None where it can. ``window``: tokens the codec
+    packs together."""
     if backend == "reference" and window:
         return f"the reference does not read the exact window of codec {codec}"
     if backend == "reference" and exact_prefill:

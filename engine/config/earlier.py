@@ -1,10 +1,11 @@
 """Specs that an earlier version stored, in today's words.
 
-A stored spec holds every setting there was when it was written. One that came later was not chosen then, so it is read as what the
-engine did before there was one, whatever its default is today. ``RunSpec`` reads itself this way; who reads a part of a stored spec
-alone comes here.
+A stored spec holds every setting there was when it was written. One that came later was not chosen then, so it is read
+as what the engine did before there was one, whatever its default is today. ``RunSpec`` reads itself this way; who reads
+a part of a stored spec alone comes here.
 
-    spec_version 1   kv_quantization may lack wide_keys: int4 then stored 4-bit keys, and its usual group was 32 channels
+    spec_version 1   kv_quantization may lack wide_keys: int4 then stored 4-bit keys, and its usual group was 32
+                     channels
     spec_version 2   has it
 """
 

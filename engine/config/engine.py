@@ -13,8 +13,8 @@ from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, OneOf,
 from engine.config.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
 
 POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static"]
-"""Of ``engine.scheduling.policies.POLICIES``, which adds to them what is registered later. Kept here too, for the classes are not imported
-to read a setting."""
+"""Of ``engine.scheduling.policies.POLICIES``, which adds to them what is registered later. Kept here too, for the
+classes are not imported to read a setting."""
 Recording = Literal["full", "iterations", "off"]
 
 
@@ -24,8 +24,8 @@ class EngineConfig(Settings):
     model: str = setting(
         EMBEDDED_MODEL,
         "Model",
-        "The embedded SmolLM2-135M-Instruct, a local directory, a hub name, a .gguf file, or random:SHAPE for random weights of a known "
-        "shape (speed only).",
+        "The embedded SmolLM2-135M-Instruct, a local directory, a hub name, a .gguf file, or random:SHAPE for random "
+        "weights of a known shape (speed only).",
         group="Model",
     )
     device: Annotated[str, Accepts("auto, cpu, cuda, or one GPU as cuda:0")] = setting(
@@ -53,24 +53,25 @@ class EngineConfig(Settings):
     attention_backend: Literal["auto", "reference", "gathered", "triton"] = setting(
         "auto",
         "Attention backend",
-        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. triton: custom kernels that read the "
-        "cache where it lies, for GPUs. auto: triton on a GPU that can run it, else gathered.",
+        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. triton: custom kernels "
+        "that read the cache where it lies, for GPUs. auto: triton on a GPU that can run it, else gathered.",
         group="Model",
         advanced=True,
     )
     cuda_graphs: bool = setting(
         True,
         "CUDA graphs",
-        "Decode steps are recorded once per batch size and replayed without Python in between. On a GPU with the custom kernels; no "
-        "effect elsewhere.",
+        "Decode steps are recorded once per batch size and replayed without Python in between. On a GPU with the "
+        "custom kernels; no effect elsewhere.",
         group="Model",
         advanced=True,
     )
     overlap: Literal["auto", "on", "off"] = setting(
         "auto",
         "Overlapped loop",
-        "on: the next step is planned and prepared while the device runs the last one, whose tokens are read a step late; the tokens "
-        "are the same. auto: on a GPU. Speculation needs each step's tokens before the next and runs without.",
+        "on: the next step is planned and prepared while the device runs the last one, whose tokens are read a step "
+        "late; the tokens are the same. auto: on a GPU. Speculation needs each step's tokens before the next and runs "
+        "without.",
         group="Model",
         advanced=True,
     )
@@ -78,8 +79,8 @@ class EngineConfig(Settings):
     chunked_prefill: ChunkedPrefill | None = setting(
         ChunkedPrefill(),
         "Chunked prefill",
-        "On: long prompts are cut into chunks that share iterations with decodes, so nobody's next token waits for a whole prompt "
-        "(policy stall-free). Off: new prompts run first and whole, decodes wait (policy prefill-first).",
+        "On: long prompts are cut into chunks that share iterations with decodes, so nobody's next token waits for a "
+        "whole prompt (policy stall-free). Off: new prompts run first and whole, decodes wait (policy prefill-first).",
         group="Techniques",
         paper="Sarathi-Serve (2024), SARATHI (2023)",
         technique=True,
@@ -87,8 +88,8 @@ class EngineConfig(Settings):
     prefix_sharing: PrefixSharing | None = setting(
         None,
         "Prefix sharing",
-        "On: requests that begin alike (one system message, one document, an earlier turn) compute and hold their common beginning "
-        "once. Off: everybody computes and holds everything.",
+        "On: requests that begin alike (one system message, one document, an earlier turn) compute and hold their "
+        "common beginning once. Off: everybody computes and holds everything.",
         group="Techniques",
         paper="Hydragen (2024), BatchLLM (2024)",
         technique=True,
@@ -96,8 +97,8 @@ class EngineConfig(Settings):
     speculation: Speculation | None = setting(
         None,
         "Speculative decoding",
-        "On: several tokens are guessed for each request and verified in one pass of the model; right guesses come for the price of "
-        "one token, wrong ones are discarded. The output stays what it would have been.",
+        "On: several tokens are guessed for each request and verified in one pass of the model; right guesses come for "
+        "the price of one token, wrong ones are discarded. The output stays what it would have been.",
         group="Techniques",
         paper="SmartSpec (2024), EqSpec and ExSpec (2025)",
         technique=True,
@@ -105,8 +106,8 @@ class EngineConfig(Settings):
     kv_quantization: KVQuantization | None = setting(
         None,
         "KV quantization",
-        "On: keys and values are stored in fewer bits, so the same memory holds more requests and attention reads fewer bytes. The text "
-        "may change; how much is measured. Off: full precision.",
+        "On: keys and values are stored in fewer bits, so the same memory holds more requests and attention reads "
+        "fewer bytes. The text may change; how much is measured. Off: full precision.",
         group="Techniques",
         paper="KIVI (2024), QServe (2024)",
         technique=True,
@@ -114,9 +115,9 @@ class EngineConfig(Settings):
     policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(
         None,
         "Policy",
-        "The scheduling rule. Empty: stall-free with chunked prefill, prefill-first without. Others: orca (whole prompts join the "
-        "decodes), chunk-only (chunks and decodes take turns), splitfuse (every pass filled to the budget), static (finish a "
-        "batch before the next).",
+        "The scheduling rule. Empty: stall-free with chunked prefill, prefill-first without. Others: orca (whole "
+        "prompts join the decodes), chunk-only (chunks and decodes take turns), splitfuse (every pass filled to the "
+        "budget), static (finish a batch before the next).",
         group="Scheduling",
         paper="Orca (2022), Sarathi-Serve (2024), DeepSpeed-FastGen (2024)",
         advanced=True,
@@ -156,8 +157,8 @@ class EngineConfig(Settings):
     kv_blocks: int | None = setting(
         None,
         "KV blocks",
-        "Size of the KV pool, in blocks at full precision; with KV quantization as many blocks as fit into the same bytes. Empty: by "
-        "the memory share below.",
+        "Size of the KV pool, in blocks at full precision; with KV quantization as many blocks as fit into the same "
+        "bytes. Empty: by the memory share below.",
         group="Memory",
         unit="blocks",
         ge=1,

@@ -1,6 +1,7 @@
 """Models by name, and where they lie: what can be said without reading one.
 
-The embedded model comes in a wheel as a GGUF file and is converted once into a directory of the user's cache. Nothing here imports torch.
+The embedded model comes in a wheel as a GGUF file and is converted once into a directory of the user's cache. Nothing
+here imports torch.
 """
 
 from __future__ import annotations

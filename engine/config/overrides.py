@@ -78,7 +78,8 @@ def check_settings(model: type[S], data: Any, *, strict: bool = False, prefix: s
 
 
 def explain(model: type[BaseModel], error: ValidationError, prefix: str = "") -> ConfigError:
-    """Turn one of pydantic's complaints about ``model`` into a ConfigError: a misspelt name before what it leaves missing."""
+    """Turn one of pydantic's complaints about ``model`` into a ConfigError: a misspelt name before what it leaves
+    missing."""
     complaints = error.errors(include_url=False)
     first = min(complaints, key=lambda complaint: complaint["type"] != "extra_forbidden")
     names, where, siblings = _locate(model, first["loc"])
@@ -228,7 +229,8 @@ def _locate(model: type[BaseModel], loc: tuple[Any, ...]) -> tuple[list[str], Pl
 
 
 def _unknown(field: str, value: Any, name: str, known: Mapping[str, str]) -> ConfigError:
-    """``known``: full names that are possible, each with its last part, which is what misspellings are compared with."""
+    """``known``: full names that are possible, each with its last part, which is what misspellings are compared
+    with."""
     return ConfigError(field, _short(value), f"There is no setting {name!r} here.", suggest(name, known))
 
 

@@ -11,8 +11,8 @@ from engine.config.settings import LARGEST_COUNT, LATEST_NS, Settings
 class RequestSpec(Settings):
     """One request: when it comes, what it asks, how it may end.
 
-    The prompt is either token ids or text. ``prompt_tokens`` cuts the tokenised text to exactly that many tokens (the text is
-    repeated first where it is too short), so lengths are the same whatever the prompt says.
+    The prompt is either token ids or text. ``prompt_tokens`` cuts the tokenised text to exactly that many tokens (the
+    text is repeated first where it is too short), so lengths are the same whatever the prompt says.
     """
 
     request_id: str = Field(min_length=1, max_length=200)

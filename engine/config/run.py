@@ -37,7 +37,8 @@ class RunSpec(Settings):
         0,
         ge=0,
         le=2**63 - 1,
-        description="When the requests were made, the same in every run of them: the date for chat templates that ask. 0: as created.",
+        description="When the requests were made, the same in every run of them: the date for chat templates that ask. "
+        "0: as created.",
     )
 
     @model_validator(mode="before")

@@ -62,8 +62,8 @@ class Sampling(Settings):
 
     @property
     def greedy(self) -> bool:
-        """Whether the most likely token is always taken. So it is at temperatures that leave no second one any weight: logits in
-        float32 lie further apart than that, and dividing them would only overflow."""
+        """Whether the most likely token is always taken. So it is at temperatures that leave no second one any weight:
+        logits in float32 lie further apart than that, and dividing them would only overflow."""
         return self.temperature < 1e-8
 
     @field_validator("stop")

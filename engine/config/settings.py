@@ -1,7 +1,7 @@
 """What every settings class is made of: checked once, never changed, and each field with the words the page shows.
 
-Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``unit``, ``paper``, ``technique`` (it is a toggle),
-``advanced`` (shown on request).
+Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``unit``, ``paper``, ``technique`` (it is a
+toggle), ``advanced`` (shown on request).
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Tokens as text, for who looks at a run: a tokenizer is read when it is asked for, never a model's weights, and nothing is fetched."""
+"""Tokens as text, for who looks at a run: a tokenizer is read when it is asked for, never a model's weights, and
+nothing is fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=16)
 def tokenizer_of(model: str, vocab: int) -> TextTokens | None:
-    """The tokenizer a run's model had; None where it is not on this machine. ``vocab``: of a model of random weights."""
+    """The tokenizer a run's model had; None where it is not on this machine. ``vocab``: of a model of random
+    weights."""
     from engine.model.tokenizer import ByteTokenizer, Tokenizer
 
     if model.startswith("random:"):
@@ -31,7 +33,8 @@ def tokenizer_of(model: str, vocab: int) -> TextTokens | None:
 
 
 def token_texts(model: str, ids: Sequence[int]) -> list[str]:
-    """A piece of text per token, special tokens included; token numbers where the model's tokenizer is not on this machine.
+    """A piece of text per token, special tokens included; token numbers where the model's tokenizer is not on this
+    machine.
 
     Pieces that only make a character together stand with the last of them.
     """

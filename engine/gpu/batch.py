@@ -12,9 +12,11 @@ from engine.batch import Batch, BatchRows
 
 @dataclass(frozen=True)
 class SharedRows:
-    """Prefixes that single tokens of a batch share, for the same kernels (``engine.gpu.attention.prefixes`` plans them).
+    """Prefixes that single tokens of a batch share, for the same kernels (``engine.gpu.attention.prefixes`` plans
+    them).
 
-    A row's results lie together, those of the prefixes before those of its own keys, and are merged by their log-sum-exps.
+    A row's results lie together, those of the prefixes before those of its own keys, and are merged by their
+    log-sum-exps.
     """
 
     covered: torch.Tensor  # [rows] int32, places of each row that prefixes cover: its own keys begin there
@@ -43,10 +45,11 @@ class SharedRows:
 
 @dataclass(frozen=True)
 class Ragged(BatchRows):
-    """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.gpu.ragged`` builds it).
+    """The sequences of a batch as flat device tensors, for kernels that find their own way (``engine.gpu.ragged``
+    builds it).
 
-    Sequence ``s`` owns the rows ``[query_starts[s], query_starts[s + 1])``; its block table is ``blocks[block_starts[s]:]``. ``slots``
-    are int32, of a codec with a window places in the tails; negative: nowhere.
+    Sequence ``s`` owns the rows ``[query_starts[s], query_starts[s + 1])``; its block table is
+    ``blocks[block_starts[s]:]``. ``slots`` are int32, of a codec with a window places in the tails; negative: nowhere.
     """
 
     query_starts: torch.Tensor  # [num_sequences + 1] int32

@@ -21,7 +21,8 @@ from engine.scheduling.plan import Plan
 
 
 class GpuExecutor(Executor):
-    """The fused decoder over the flat form of a batch; tokens are drawn on the device where the requests' settings allow.
+    """The fused decoder over the flat form of a batch; tokens are drawn on the device where the requests' settings
+    allow.
 
     ``graphs`` (``engine.gpu.graphs``), once recorded, replays whole decode steps.
     """
@@ -63,7 +64,8 @@ class GpuExecutor(Executor):
         return [[token] for token in self.sample(batch, logits).tolist()]
 
     def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
-        """By the sampling kernel where the batch brings what it needs; requests that ask for more than a temperature by ``sample``."""
+        """By the sampling kernel where the batch brings what it needs; requests that ask for more than a temperature by
+        ``sample``."""
         assert isinstance(batch, GpuBatch)
         draws = batch.draws
         if draws is None:

@@ -4,7 +4,8 @@ One layer is four matrix products (torch) and these kernels between them::
 
     add_norm -> [qkv] -> rope_store -> attention -> [output] -> add_norm -> [gate, up] -> silu_mul -> [down]
 
-With a packed cache ``rope_pack`` takes the place of ``rope_store``, or ``pack`` comes behind it (``engine.gpu.kernels.pack``).
+With a packed cache ``rope_pack`` takes the place of ``rope_store``, or ``pack`` comes behind it
+(``engine.gpu.kernels.pack``).
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from engine.model.decoder import Decoder
 
 
 class FusedDecoder:
-    """A ``Decoder``'s weights behind the same two calls. The attention must be ``TritonAttention``: it shares the cache."""
+    """A ``Decoder``'s weights behind the same two calls. The attention must be ``TritonAttention``: it shares the
+    cache."""
 
     def __init__(self, decoder: Decoder) -> None:
         self.shape = decoder.shape

@@ -2,10 +2,11 @@
 
 A graph reads fixed memory, so a batch is padded to the next size that was recorded and copied into that memory::
 
-    5 rows, graph of 8     | r0 r1 r2 r3 r4 | -- -- -- |     padding: slot -1 (stores nothing), 0 keys (attends to nothing)
+    5 rows, graph of 8   | r0 r1 r2 r3 r4 | -- -- -- |   padding: slot -1 (stores nothing), 0 keys (attends to nothing)
 
-Where rows that share a prefix read it together, every size is recorded twice, with the passes over prefixes and without; the work of
-these passes is a table, padded too. Prefixes for which that has no room are a step without a graph.
+Where rows that share a prefix read it together, every size is recorded twice, with the passes over prefixes and
+without; the work of these passes is a table, padded too. Prefixes for which that has no room are a step without a
+graph.
 
 On a device without graphs the recorded work is simply done again: the padding is the same, and so are the tokens.
 """
@@ -31,7 +32,8 @@ Outputs = tuple[torch.Tensor, torch.Tensor]  # [rows, hidden] after the last lay
 
 
 def padded_sizes(most: int) -> list[int]:
-    """Sizes up to ``most``: 1, 2, 4, 8, then steps of 8 to 64, of 16 to 256, of 64 beyond; ``most`` itself is always one."""
+    """Sizes up to ``most``: 1, 2, 4, 8, then steps of 8 to 64, of 16 to 256, of 64 beyond; ``most`` itself is always
+    one."""
     sizes = [1, 2, 4, *range(8, 65, 8), *range(80, 257, 16), *range(320, most + 64, 64)]
     return sorted({min(size, most) for size in sizes})
 
@@ -68,7 +70,8 @@ class Graphs:
         return self._sizes
 
     def fit(self, rows: int, groups: PrefixGroups | None = None) -> int | None:
-        """The smallest recorded size for this many rows; ``groups``: what they share, None where it has no room for it."""
+        """The smallest recorded size for this many rows; ``groups``: what they share, None where it has no room for
+        it."""
         shares = groups is not None
         size = next((size for size in self._sizes if size >= rows and (size, shares) in self._replays), None)
         return size if size is None or groups is None or groups.fits(size) else None

@@ -2,7 +2,8 @@
 
 Everything an iteration needs travels as one array of 4-byte words, each section on a 16-byte border::
 
-    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | tails | draws ... | prefixes ... | blocks ... |
+    | token ids | positions | slots | sample rows | query starts | kv lens | block starts | tails | draws ... |
+    | prefixes ... | blocks ... |
 """
 
 from __future__ import annotations
@@ -69,7 +70,8 @@ class Layout:
 
 
 class Staging:
-    """Page-locked memory, twice, through which the host sends arrays in one copy while the device still reads the last ones."""
+    """Page-locked memory, twice, through which the host sends arrays in one copy while the device still reads the last
+    ones."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -77,7 +79,8 @@ class Staging:
         self._turn = 0
 
     def send(self, arrays: Mapping[str, np.ndarray], layout: Layout) -> Mapping[str, torch.Tensor]:
-        """Arrays of 4-byte words -> views on the device. What a padded section has to spare is filled so that it does nothing."""
+        """Arrays of 4-byte words -> views on the device. What a padded section has to spare is filled so that it does
+        nothing."""
         start, _ = layout.places["blocks"]
         words = start + len(arrays["blocks"])  # the tables come last: what they leave of a padded layout is not sent
         host = self._host(words)

@@ -55,10 +55,11 @@ class Recorded(Protocol):
 class RaggedBuilder:
     """Builds batches for one engine; keeps the host's side of the block tables and the staging memory.
 
-    ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory. ``passes``: what finds
-    the prefixes that single tokens read together; None: each reads its own. ``tail_tokens``: of each sequence's exact tail, to which new
-    tokens go; 0: they go to the pool. ``tells_prefills``: the backend reads which sequences compute a part of their prompt. ``draws``:
-    tokens are drawn on the device (``engine.gpu.kernels.sample``) where the requests' settings allow.
+    ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory.
+    ``passes``: what finds the prefixes that single tokens read together; None: each reads its own. ``tail_tokens``: of
+    each sequence's exact tail, to which new tokens go; 0: they go to the pool. ``tells_prefills``: the backend reads
+    which sequences compute a part of their prompt. ``draws``: tokens are drawn on the device
+    (``engine.gpu.kernels.sample``) where the requests' settings allow.
     """
 
     def __init__(
@@ -141,7 +142,8 @@ class RaggedBuilder:
         return Flat(parts, len(singles), lengths, kv_lens, query_starts, tables, block_starts, blocks, owner, positions)
 
     def _arrays(self, flat: Flat, sample_rows: list[int], *, prefills: bool) -> dict[str, np.ndarray]:
-        """What attention and the decoder read, by section. ``prefills``: tell which sequences compute a part of their prompt."""
+        """What attention and the decoder read, by section. ``prefills``: tell which sequences compute a part of their
+        prompt."""
         tails = np.array([s.request.tail or 0 for s in flat.parts], np.int32) if self._tail_tokens else None
         arrays = {
             "token_ids": token_ids(flat.parts),

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """One layer's keys or values, a row per block and head: a tensor, or something that unpacks the rows it is asked for."""
+    """One layer's keys or values, a row per block and head: a tensor, or something that unpacks the rows it is asked
+    for."""
 
     def index_select(self, dim: int, index: torch.Tensor) -> torch.Tensor:
         """Rows ``index`` [n] of dimension 0 -> [n, block_size * head_dim], in the model's dtype."""
@@ -23,7 +24,8 @@ class Rows(Protocol):
 def copy_tokens(places: torch.Tensor, slots: torch.Tensor, x: torch.Tensor) -> None:
     """``places[:, slots] = x``: [rows, slots, width], [tokens] and [rows, tokens, width] of one dtype.
 
-    On a CPU rows are copied number by number whatever their size, so many are moved as the widest numbers they can be cut into.
+    On a CPU rows are copied number by number whatever their size, so many are moved as the widest numbers they can be
+    cut into.
     """
     if x.shape[1] >= MANY_TOKENS and x.device.type == "cpu":
         nbytes = x.shape[-1] * x.element_size()
@@ -45,8 +47,9 @@ def _divides(x: torch.Tensor, wide: torch.dtype) -> bool:
 class KVCache:
     """Keys and values of every layer at full precision, in blocks. (Packed ones: ``engine.kv.quantized``.)
 
-    One tensor ``[layers, 2, kv_heads, num_blocks, block_size, head_dim]``; 2 is key and value. Token ``i`` of a request lives in block
-    ``block_table[i // block_size]`` at ``i % block_size``; its *slot* is ``block * block_size + i % block_size``.
+    One tensor ``[layers, 2, kv_heads, num_blocks, block_size, head_dim]``; 2 is key and value. Token ``i`` of a request
+    lives in block ``block_table[i // block_size]`` at ``i % block_size``; its *slot* is ``block * block_size + i %
+    block_size``.
 
               one layer's keys of one KV head
         block 0                block 1                 ...

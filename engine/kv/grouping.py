@@ -6,9 +6,9 @@
               \\--- D2 --- c, d                 {e}    "S" would be shared with nobody left
                \\-- e
 
-A group of m requests that share l tokens saves (m - 1) * l. Which nodes to choose is an exact dynamic program over the tree
-(papers: BatchLLM). Groups with much to decode for little to prefill run first, so that their decodes are in flight when later
-prompts come in chunks.
+A group of m requests that share l tokens saves (m - 1) * l. Which nodes to choose is an exact dynamic program over the
+tree (papers: BatchLLM). Groups with much to decode for little to prefill run first, so that their decodes are in flight
+when later prompts come in chunks.
 """
 
 from __future__ import annotations
@@ -105,8 +105,9 @@ def common_beginning(a: Sequence[int], b: Sequence[int]) -> int:
 def _solve(nodes: list[TreeNode]) -> tuple[dict[int, list[np.ndarray]], dict[int, int]]:
     """Per node how many unassigned leaves to take from each child, and the size of the group closed there.
 
-    ``best[v][m]``: largest saving below v with m leaves left for a node above. A leaf has [0, 0]. Inside, the children are
-    combined by max-plus convolution; then v may close a group of its own: best[v][0] = max over m of best[v][m] + (m - 1) * depth.
+    ``best[v][m]``: largest saving below v with m leaves left for a node above. A leaf has [0, 0]. Inside, the children
+    are combined by max-plus convolution; then v may close a group of its own: best[v][0] = max over m of best[v][m] +
+    (m - 1) * depth.
     """
     best: dict[int, np.ndarray] = {}
     splits: dict[int, list[np.ndarray]] = {}
@@ -149,7 +150,8 @@ def _convolve(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _groups(nodes: list[TreeNode], splits: dict[int, list[np.ndarray]], closes: dict[int, int]) -> list[PathGroup]:
-    """Walk the decisions from the root down: every leaf goes to the node that closes a group with it, or stays alone."""
+    """Walk the decisions from the root down: every leaf goes to the node that closes a group with it, or stays
+    alone."""
     members: dict[int, list[int]] = {}
     depth: dict[int, int] = {}
     order: list[int] = []  # groups in the tree's order

@@ -4,8 +4,9 @@
     [ 3 | 7 | 1 ]  ------------>  0 1 2 3 4 5 6 7               0 1 0 1 0 0 0 1
       16  16  5 tokens            (block_size tokens each)
 
-A block that somebody may find again (``engine.kv.prefix``) is *published* under a hash of its content. When nobody holds it any
-more it is *cached*: still found, and taken for something else only once no other block is free, least recently used first.
+A block that somebody may find again (``engine.kv.prefix``) is *published* under a hash of its content. When nobody
+holds it any more it is *cached*: still found, and taken for something else only once no other block is free, least
+recently used first.
 
     allocated --free--> free                         not published
     allocated --free--> cached --share--> allocated  published: found again
@@ -45,8 +46,8 @@ class BlockEvent(NamedTuple):
 class BlockPool:
     """Fixed number of blocks, reference counted; every operation is O(1) per block.
 
-    ``journal`` collects a ``BlockEvent`` per change when it is a list; ``None`` records nothing. ``evicted`` is told each published
-    block whose content is lost.
+    ``journal`` collects a ``BlockEvent`` per change when it is a list; ``None`` records nothing. ``evicted`` is told
+    each published block whose content is lost.
     """
 
     def __init__(self, num_blocks: int, block_size: int, *, journal: list[BlockEvent] | None = None) -> None:
@@ -55,7 +56,8 @@ class BlockPool:
         self.journal = journal
         self.evicted: Callable[[int], None] = lambda block: None
         self._ref_counts = [0] * num_blocks
-        # Least recently freed first. OrderedDicts because a block may leave from the middle when a prefix hit revives it.
+        # Least recently freed first. OrderedDicts because a block may leave from the middle when a prefix hit revives
+        # it.
         self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._hashes: dict[int, int] = {}  # published blocks
@@ -129,7 +131,8 @@ class BlockPool:
         self._note(block, "share", request, position)
 
     def free(self, blocks: Sequence[int], request: int, first: int = 0) -> None:
-        """Give back blocks at places ``first``... of a request's table. The last goes first, so prefixes stay longest."""
+        """Give back blocks at places ``first``... of a request's table. The last goes first, so prefixes stay
+        longest."""
         for place in range(len(blocks) - 1, -1, -1):
             block = blocks[place]
             count = self._ref_counts[block] - 1

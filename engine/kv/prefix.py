@@ -1,15 +1,16 @@
 """Finding KV blocks by the text they hold: the prefix cache over the paged pool.
 
-A full block is published under a hash chained over everything before it, so equal hashes mean equal prefixes; the tokens are
-compared all the same, so a collision can never hand one request another's text.
+A full block is published under a hash chained over everything before it, so equal hashes mean equal prefixes; the
+tokens are compared all the same, so a collision can never hand one request another's text.
 
     root -- "You are a helpful" -- " assistant. Answer" -- " in one sentence."      published blocks, a tree
         \\                                              \\- " with a poem. Use"
          \\- "def quicksort(" ...
 
-A request that comes finds its longest path from the root. Whole blocks are shared (or copied where memory is not to be shared);
-of the next block it copies the tokens that agree (copy-on-write of a partial block). Everything that was computed is published
-as soon as its block is full; when two requests computed the same block at once, the later one lets go of its own.
+A request that comes finds its longest path from the root. Whole blocks are shared (or copied where memory is not to be
+shared); of the next block it copies the tokens that agree (copy-on-write of a partial block). Everything that was
+computed is published as soon as its block is full; when two requests computed the same block at once, the later one
+lets go of its own.
 """
 
 from __future__ import annotations

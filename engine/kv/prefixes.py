@@ -48,7 +48,8 @@ class Prefixes:
     reserves = False  # a request is admitted only when all it may grow to fits, however many run
 
     def __init__(self, pool: BlockPool, window_blocks: int | None = None) -> None:
-        """``window_blocks``: blocks that the cache's codec packs together, 0 if each token is packed by itself; None: no codec."""
+        """``window_blocks``: blocks that the cache's codec packs together, 0 if each token is packed by itself; None:
+        no codec."""
         self.pool = pool
         self._window = window_blocks
         self._unit = window_blocks or 1  # blocks that can be found only together
@@ -56,13 +57,14 @@ class Prefixes:
     def match(self, request: Request, room: int) -> Match:
         """The longest prefix of a waiting request that the pool holds, at most all but its last token. Changes nothing.
 
-        ``room``: free blocks that may be used. Whatever part of the match needs more than is there is left out, so a match never
-        keeps a request waiting that would have a place without it.
+        ``room``: free blocks that may be used. Whatever part of the match needs more than is there is left out, so a
+        match never keeps a request waiting that would have a place without it.
         """
         return NOTHING
 
     def blocks_needed(self, request: Request, match: Match) -> int:
-        """Free blocks it takes to give the request a place for all its tokens; cached blocks that it takes over count."""
+        """Free blocks it takes to give the request a place for all its tokens; cached blocks that it takes over
+        count."""
         return self.pool.blocks_for(request.num_known_tokens)
 
     def attach(self, request: Request, match: Match) -> None:

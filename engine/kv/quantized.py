@@ -1,4 +1,5 @@
-"""The packed KV cache: the pool's blocks as a codec stores them, and the exact tails of sequences whose last tokens are not packed yet.
+"""The packed KV cache: the pool's blocks as a codec stores them, and the exact tails of sequences whose last tokens are
+not packed yet.
 
 block (one layer, one head, keys)         tail of a sequence (codecs with a window)
 | codes of t0 | ... | codes of t15 |      | j | j + 1 | ... | j - 1 |     token j lies at j % tail_tokens
@@ -52,7 +53,8 @@ class PackedRows:
         return self.form.decode(codes, meta, self._dtype, scale).flatten(1)
 
     def write(self, slots: torch.Tensor, x: torch.Tensor) -> None:
-        """Pack tokens ``x`` [kv_heads, tokens, head_dim] into their slots [tokens]; whole spans, each within one block."""
+        """Pack tokens ``x`` [kv_heads, tokens, head_dim] into their slots [tokens]; whole spans, each within one
+        block."""
         scale = None if self.scale is None else self.scale[:, None, None]
         codes, meta = self.form.encode(x, scale)
         copy_tokens(self._code_slots, slots, codes)
@@ -71,8 +73,9 @@ class PackedRows:
 class QuantizedCache(KVCache):
     """Keys and values of every layer as ``codec`` stores them.
 
-    ``tails``: sequences that may have an exact window at once; ``spare``: guesses beyond it that may have to be kept apart until they
-    are verified. Sequence ``n``'s exact tokens of one layer are ``tail_keys[layer][:, n * tail_tokens + place % tail_tokens]``.
+    ``tails``: sequences that may have an exact window at once; ``spare``: guesses beyond it that may have to be kept
+    apart until they are verified. Sequence ``n``'s exact tokens of one layer are ``tail_keys[layer][:, n * tail_tokens
+    + place % tail_tokens]``.
     """
 
     def __init__(
@@ -127,7 +130,8 @@ class QuantizedCache(KVCache):
             keys.scale, values.scale = scales[layer].float().to(self.device)
 
     def store(self, layer: int, slots: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Pack one layer's new keys and values ``[tokens, kv_heads, head_dim]`` into their slots ``[tokens]``: whole windows."""
+        """Pack one layer's new keys and values ``[tokens, kv_heads, head_dim]`` into their slots ``[tokens]``: whole
+        windows."""
         self.packed_keys[layer].write(slots, k.transpose(0, 1))
         self.packed_values[layer].write(slots, v.transpose(0, 1))
 

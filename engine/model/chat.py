@@ -1,7 +1,7 @@
 """Chat templates, rendered as transformers renders them: the text a chat becomes before it is tokenised.
 
-A template comes with a model, from strangers. It runs in Jinja's immutable sandbox and sees the messages, the model's special
-tokens and the day; whatever goes wrong in it is an error of that request.
+A template comes with a model, from strangers. It runs in Jinja's immutable sandbox and sees the messages, the model's
+special tokens and the day; whatever goes wrong in it is an error of that request.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def bad_template(reason: str) -> EngineError:
 
 
 def chat_template(directory: Path) -> ChatTemplate | None:
-    """The template of a model's directory: the file of its own, else what its tokenizer_config.json holds; None without one.
+    """The template of a model's directory: the file of its own, else what its tokenizer_config.json holds; None without
+    one.
 
     Raises:
         EngineError: it is there and is no text.
@@ -130,10 +131,11 @@ def chat_template(directory: Path) -> ChatTemplate | None:
 
 
 def special_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Special tokens as templates name them: ``bos_token`` and its kind, and what the model adds (``image_token``, ...).
+    """Special tokens as templates name them: ``bos_token`` and its kind, and what the model adds (``image_token``,
+    ...).
 
-    A model that has no such token has no such name. ``special_tokens_map.json`` counts where the settings are of the older form,
-    without ``added_tokens_decoder``.
+    A model that has no such token has no such name. ``special_tokens_map.json`` counts where the settings are of the
+    older form, without ``added_tokens_decoder``.
     """
     known = dict(settings)
     if "added_tokens_decoder" not in known:

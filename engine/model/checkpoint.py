@@ -51,8 +51,8 @@ class Checkpoint:
     def agree(self, shape: ModelShape) -> ModelShape:
         """The shape as the tensors have it: every one of them is used, known to change nothing, or refused by name.
 
-        An lm head that differs from the embedding it should share is used as it is; where only the head is stored, it is the
-        embedding, too. Both as in transformers 5.
+        An lm head that differs from the embedding it should share is used as it is; where only the head is stored, it
+        is the embedding, too. Both as in transformers 5.
 
         Raises:
             EngineError: a tensor is missing, or is there and would be left out.
@@ -68,7 +68,10 @@ class Checkpoint:
             self._check_dims(name, dims)
         for name in sorted(self._where.keys() - expected.keys() - {HEAD}):
             if not name.endswith(_HARMLESS):
-                message = f"Tensor {name} belongs to no model that config.json describes; without it, the model would be another."
+                message = (
+                    f"Tensor {name} belongs to no model that config.json describes; without it, the model would be "
+                    "another."
+                )
                 raise self._bad(
                     message, "Get config.json and the weights from one place, or choose a model without it."
                 )
@@ -114,7 +117,10 @@ class Checkpoint:
         norm = "model.layers.0.self_attn.q_norm.weight"
         if shape.qk_norm and norm in self._where and self._dims(norm) != (shape.head_dim,):
             width = math.prod(self._dims(norm))
-            message = f"The heads of the weights are {width} wide; config.json says {shape.head_dim}, or nothing, which is 128 for Qwen3."
+            message = (
+                f"The heads of the weights are {width} wide; config.json says {shape.head_dim}, or nothing, which is "
+                "128 for Qwen3."
+            )
             raise configfile.bad("head_dim", shape.head_dim, message, f"Set it to {width}.")
 
     def _tensor(self, name: str) -> torch.Tensor:

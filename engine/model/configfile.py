@@ -23,7 +23,8 @@ COVERED = {
 _BIASED = {"attention_bias": (LLAMA, QWEN2, QWEN3), "mlp_bias": (LLAMA,)}
 _MODEL_TYPES = {"llama": LLAMA, "mistral": MISTRAL, "qwen2": QWEN2, "qwen3": QWEN3}
 
-#: Keys that the computation does not depend on: bookkeeping, training, and what ``generate`` of transformers samples with.
+#: Keys that the computation does not depend on: bookkeeping, training, and what ``generate`` of transformers samples
+#: with.
 _HARMLESS = frozenset(
     [
         "transformers_version",
@@ -317,7 +318,7 @@ def _check_window(architecture: str, keys: ConfigKeys) -> None:
     raise bad(
         "sliding_window",
         window if given else None,
-        f"Attention over a sliding window{'' if given else f' (of {window} tokens where none is given)'} shorter than the context "
-        f"({longest} tokens) is not covered.",
+        f"Attention over a sliding window{'' if given else f' (of {window} tokens where none is given)'} shorter than "
+        f"the context ({longest} tokens) is not covered.",
         "Choose a model without it (for Mistral: version 0.2 or later, where it is null).",
     )

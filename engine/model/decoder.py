@@ -97,7 +97,8 @@ class Decoder:
         attention: Attention,
         layers: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """The residual stream ``x`` [T, hidden] after these layers, as ``forward``; what was given may be overwritten."""
+        """The residual stream ``x`` [T, hidden] after these layers, as ``forward``; what was given may be
+        overwritten."""
         angles = self.rope.at(positions)
         for number in range(len(self.layers)) if layers is None else layers:
             layer = self.layers[number]
@@ -112,7 +113,8 @@ class Decoder:
         return self.head(self.norm(hidden)).float()
 
     def touch(self, rows: int) -> None:
-        """Multiply once by every form of weight matrix with so many rows: a library may prepare itself when it first sees that number."""
+        """Multiply once by every form of weight matrix with so many rows: a library may prepare itself when it first
+        sees that number."""
         shape, layer = self.shape, self.layers[0]
         x = torch.zeros(rows, shape.hidden, dtype=self.dtype, device=self.device)
         layer.qkv(x)

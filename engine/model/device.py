@@ -14,14 +14,16 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def usual_threads() -> int:
     """Threads for a run that does not say: the cores this process may use, but one.
 
-    Every operation waits for its last thread, so an engine that holds all cores stands still whenever a browser draws, the lab answers or
-    a row is written: on two cores with the page open, two threads served the starter scenario more slowly than one.
+    Every operation waits for its last thread, so an engine that holds all cores stands still whenever a browser draws,
+    the lab answers or a row is written: on two cores with the page open, two threads served the starter scenario more
+    slowly than one.
     """
     return max(1, min(psutil.cpu_count(logical=False) or 1, usable_cores()) - 1)
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> the device; a GPU becomes the one this process launches on and marks time on.
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> the device; a GPU becomes the one this process launches on and marks
+    time on.
 
     Raises:
         EngineError: a GPU is asked for and there is none, or none of that number.

@@ -1,9 +1,9 @@
 """GGUF to a Hugging Face style directory, once: configuration, tokenizer, and exactly dequantised weights.
 
-What the file holds is checked whole before anything is written: a key or a tensor that would be left out is refused by name.
-Tensors are read, dequantised and written one at a time, so memory holds one of them whatever the model's size. Two
-weight files are written: float32 (every value as the GGUF file means it) and ``bf16/`` (those values rounded), so that
-either start maps its file.
+What the file holds is checked whole before anything is written: a key or a tensor that would be left out is refused by
+name. Tensors are read, dequantised and written one at a time, so memory holds one of them whatever the model's size.
+Two weight files are written: float32 (every value as the GGUF file means it) and ``bf16/`` (those values rounded), so
+that either start maps its file.
 """
 
 from __future__ import annotations
@@ -270,7 +270,8 @@ def _shape(keys: GgufKeys, config: Mapping[str, Any]) -> ModelShape:
 
 
 def _llama3_scaling(keys: GgufKeys, shape: ModelShape, stored: Stored) -> dict[str, Any] | None:
-    """Llama 3.x's scaling; GGUF keeps it as one divisor per frequency. Accepted only if it gives these back; None scales nothing."""
+    """Llama 3.x's scaling; GGUF keeps it as one divisor per frequency. Accepted only if it gives these back; None
+    scales nothing."""
     factors = torch.from_numpy(np.array(_dequantised(np.memmap(keys.path, np.uint8, "r"), stored), dtype=np.float32))
     largest = float(factors.max())
     guess = RopeScaling("llama3", max(largest, 1.0), 1.0, 4.0, 8192)

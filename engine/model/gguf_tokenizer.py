@@ -85,7 +85,8 @@ def tokenizer_files(keys: GgufKeys) -> dict[str, str]:
 
 
 def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """The merges a SentencePiece vocabulary stands for, best first: every way to make a piece of two others, by its score.
+    """The merges a SentencePiece vocabulary stands for, best first: every way to make a piece of two others, by its
+    score.
 
     Ways to make the same piece are ordered by the scores of the first part, then of the second.
     """
@@ -182,7 +183,8 @@ def _vocabulary(keys: GgufKeys, contents: Sequence[str]) -> dict[str, int]:
 
 
 def _template(tokens: Sequence[str], first: int | None, last: int | None) -> dict[str, Any] | None:
-    """What puts a token before and after every text, as tokenizer.json has it; a pair of texts is one after the other."""
+    """What puts a token before and after every text, as tokenizer.json has it; a pair of texts is one after the
+    other."""
     ends = [number for number in (first, last) if number is not None]
     if not ends:
         return None

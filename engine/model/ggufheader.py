@@ -1,7 +1,7 @@
 """The header of a GGUF file: its keys, and where its tensors lie.
 
-Every count and length is held against the bytes that are there before anything is made of it: what a damaged file claims costs
-neither time nor memory. ``gguf`` of llama.cpp believes them, so it is used for the number formats only.
+Every count and length is held against the bytes that are there before anything is made of it: what a damaged file
+claims costs neither time nor memory. ``gguf`` of llama.cpp believes them, so it is used for the number formats only.
 """
 
 from __future__ import annotations

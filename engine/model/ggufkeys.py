@@ -1,4 +1,5 @@
-"""The keys of a GGUF file, with the meaning llama.cpp gives them: each is used, known to change nothing, or refused by name."""
+"""The keys of a GGUF file, with the meaning llama.cpp gives them: each is used, known to change nothing, or refused by
+name."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def _key(name: str, default: Any, description: str) -> Any:
 
 
 class ModelKeys(Keys):
-    """Keys under the architecture's name; those that must hold one value to mean what is computed here stand at the end."""
+    """Keys under the architecture's name; those that must hold one value to mean what is computed here stand at the
+    end."""
 
     block_count: Layers = Field(description=_COMPLETE)
     context_length: Context = Field(description=_COMPLETE)

@@ -1,4 +1,5 @@
-"""Whether a GPU has room for what is asked, said before anything is allocated: how much is missing, and what would fit."""
+"""Whether a GPU has room for what is asked, said before anything is allocated: how much is missing, and what would
+fit."""
 
 from __future__ import annotations
 

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 class RMSNorm:
     """``x / sqrt(mean(x^2) + eps) * weight`` over the last dimension.
 
-    The quotient is rounded to x's dtype before it meets the weight, as in the code the checkpoints were made for. On a CPU
-    the root is taken as ``hypot(|x|, sqrt(width * eps)) / sqrt(width)``: half the operations of ``F.rms_norm`` there, which
-    shows in decode steps, whose operations are small. CUDA has ``F.rms_norm`` as one kernel (rounded once, at the end).
+    The quotient is rounded to x's dtype before it meets the weight, as in the code the checkpoints were made for. On a
+    CPU the root is taken as ``hypot(|x|, sqrt(width * eps)) / sqrt(width)``: half the operations of ``F.rms_norm``
+    there, which shows in decode steps, whose operations are small. CUDA has ``F.rms_norm`` as one kernel (rounded once,
+    at the end).
 
     Args:
         weight: [width], or [heads, width] to give each head its own.

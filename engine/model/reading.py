@@ -1,7 +1,8 @@
-"""What a model's files say, checked before it is believed: every key is used, known to change nothing, or refused by name.
+"""What a model's files say, checked before it is believed: every key is used, known to change nothing, or refused by
+name.
 
-A file's keys are fields of a pydantic model that forbids all others. Whatever does not fit becomes one form of error: the
-file and the key, what it held, and what would be right, which is the field's description.
+A file's keys are fields of a pydantic model that forbids all others. Whatever does not fit becomes one form of error:
+the file and the key, what it held, and what would be right, which is the field's description.
 """
 
 from __future__ import annotations

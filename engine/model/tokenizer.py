@@ -30,7 +30,8 @@ class TokenText(Protocol):
         ...
 
     def is_byte(self, token: int) -> bool:
-        """Whether it stands for one byte of a character (byte fallback), so that its text depends on the bytes beside it."""
+        """Whether it stands for one byte of a character (byte fallback), so that its text depends on the bytes beside
+        it."""
         ...
 
 
@@ -63,7 +64,8 @@ class TextTokens(TokenText, Protocol):
             now: the date that templates are told, where they ask for one; None: this moment.
 
         Raises:
-            EngineError: there is no chat template, it fails, ``length`` leaves no room for the message, or no tokens come of the text.
+            EngineError: there is no chat template, it fails, ``length`` leaves no room for the message, or no tokens
+                come of the text.
         """
         ...
 
@@ -253,8 +255,9 @@ class StreamDecoder:
     Joined, the pieces are what ``decode`` gives for all tokens at once. How text stays open depends on the tokenizer:
 
         bytes in every token   an unfinished character is one replacement character at the very end
-        byte fallback          a run of byte tokens is one text: with a wrong byte every byte of it becomes a replacement
-                               character, so it is held back until a token that is no byte ends it (``ahead`` shows it)
+        byte fallback          a run of byte tokens is one text: with a wrong byte every byte of it becomes a
+                               replacement character, so it is held back until a token that is no byte ends it
+                               (``ahead`` shows it)
     """
 
     def __init__(self, tokenizer: TokenText) -> None:

@@ -1,4 +1,5 @@
-"""``python -m engine.quality SPEC.json RESULT.json``: measure in a process of its own; progress as JSON lines on standard output."""
+"""``python -m engine.quality SPEC.json RESULT.json``: measure in a process of its own; progress as JSON lines on
+standard output."""
 
 from __future__ import annotations
 

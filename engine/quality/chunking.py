@@ -1,7 +1,8 @@
 """Sensitivity to chunking: what it changes to read the same text with the same codec in pieces of another length.
 
-In other pieces the same sums are made in another order, and a number that lies on the border between two codes may fall to the other
-side. At full precision that is rounding. With a codec the step is as large as the codec's own, the layers above see another number, and by
+In other pieces the same sums are made in another order, and a number that lies on the border between two codes may fall
+to the other side. At full precision that is rounding. With a codec the step is as large as the codec's own, the layers
+above see another number, and by
 the last one many codes are others::
 
     layer 0     one code in thousands    ->    last layer     a large share of all codes

@@ -219,7 +219,8 @@ def head_errors(
 
 
 def _divergence(full: Sequence[Sequence[int]], packed: Sequence[Sequence[int]]) -> Mapping[str, Any]:
-    """Where greedy continuations part: per prompt the number of equal tokens at the start, and the share of all that this is."""
+    """Where greedy continuations part: per prompt the number of equal tokens at the start, and the share of all that
+    this is."""
     equal = [
         next((i for i, (x, y) in enumerate(zip(a, b, strict=True)) if x != y), len(a))
         for a, b in zip(full, packed, strict=True)

@@ -16,7 +16,8 @@ DEPTHS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
 def hide(encode: Any, filler: Sequence[int], length: int, depth: float) -> tuple[list[int], int]:
-    """Token ids of ``length`` tokens with the fact ``depth`` of the way down and the question at their end, and where the answer starts."""
+    """Token ids of ``length`` tokens with the fact ``depth`` of the way down and the question at their end, and where
+    the answer starts."""
     fact, ask, answer = encode(FACT), encode(ASK), encode(ANSWER)
     room = length - len(fact) - len(ask) - len(answer)
     if room < 16:

@@ -1,4 +1,5 @@
-"""Reading texts and writing on with a cache of a given kind, outside any engine: the same decoder, attention and cache, no scheduler."""
+"""Reading texts and writing on with a cache of a given kind, outside any engine: the same decoder, attention and cache,
+no scheduler."""
 
 from __future__ import annotations
 
@@ -27,13 +28,15 @@ ROWS = 128  # rows whose logits are held at once
 
 @dataclass(frozen=True)
 class Reading:
-    """A text that was read: the residual stream at every token, and the cache that it filled from its first block on."""
+    """A text that was read: the residual stream at every token, and the cache that it filled from its first block
+    on."""
 
     hidden: torch.Tensor  # [tokens, hidden]
     cache: KVCache
 
     def packed(self, layer: int, tokens: int) -> list[torch.Tensor]:
-        """Whole numbers that stand for the first ``tokens`` tokens' keys and values in one layer, as far as they are packed for good."""
+        """Whole numbers that stand for the first ``tokens`` tokens' keys and values in one layer, as far as they are
+        packed for good."""
         cache = self.cache
         if not isinstance(cache, QuantizedCache):
             return []
@@ -55,7 +58,8 @@ class Reader:
 
     @torch.inference_mode()
     def hidden(self, ids: Sequence[int]) -> torch.Tensor:
-        """The residual stream at every token of a text [tokens, hidden]; every token attends to the cache as it is stored."""
+        """The residual stream at every token of a text [tokens, hidden]; every token attends to the cache as it is
+        stored."""
         return self.read(ids).hidden
 
     @torch.inference_mode()
@@ -97,7 +101,8 @@ class Reader:
 
     @torch.inference_mode()
     def keys_and_values(self, ids: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Unquantised keys (after the rotation by position) and values of a text, [layers, kv_heads, tokens, head_dim] each."""
+        """Unquantised keys (after the rotation by position) and values of a text, [layers, kv_heads, tokens, head_dim]
+        each."""
         decoder, device = self.model.decoder, self.model.device
         found: list[tuple[torch.Tensor, torch.Tensor]] = []
 

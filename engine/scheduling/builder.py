@@ -133,8 +133,8 @@ class PlanBuilder:
     def admit(self, request: Request, tokens: int) -> bool:
         """Give a waiting request a place, blocks for everything known of it, and up to ``tokens`` of this iteration.
 
-        What the prefix cache holds of it is taken over. Returns False, and notes why, when it has to wait: policies then stop
-        admitting, so nobody overtakes.
+        What the prefix cache holds of it is taken over. Returns False, and notes why, when it has to wait: policies
+        then stop admitting, so nobody overtakes.
         """
         books = self.books
         if len(books.running) >= books.max_num_seqs and not self.prefixes.reserves:
@@ -182,7 +182,8 @@ class PlanBuilder:
             self._in_flight.update(self.prefixes.pending(request, first, first + tokens))
 
     def _room(self, request: Request) -> int:
-        """Free blocks that admission may use for what is known of a request: others keep what they need to grow into."""
+        """Free blocks that admission may use for what is known of a request: others keep what they need to grow
+        into."""
         running, pool = self.books.running, self.pool
         if self.prefixes.reserves:
             ahead = sum(pool.blocks_for(r.most_computed_tokens) - len(r.block_table) for r in running)

@@ -25,8 +25,8 @@ class Decision(NamedTuple):
 class Slice:
     """One request's part in one iteration.
 
-    A verify slice:   tokens = 1 + drafted        known after the step: what comes before, the accepted ones, and one more
-    | last known | draft 1 | draft 2 | ... |      that the target chose itself
+    A verify slice:   tokens = 1 + drafted        known after the step: what comes before, the accepted ones, and one
+    | last known | draft 1 | draft 2 | ... |      more that the target chose itself
     """
 
     request: Request

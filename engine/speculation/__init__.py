@@ -1,4 +1,5 @@
-"""Speculative decoding: who guesses (``PROPOSERS``), how far (``CONTROLS``), and what becomes of the guesses (``verify``)."""
+"""Speculative decoding: who guesses (``PROPOSERS``), how far (``CONTROLS``), and what becomes of the guesses
+(``verify``)."""
 
 from __future__ import annotations
 

@@ -35,7 +35,8 @@ class Means:
         return self.config.speculation
 
     def attention(self, model: LoadedModel, cache: KVCache) -> AttentionBackend:
-        """Models that guess run step by step on the plain path, also beside the custom kernels: they read the same cache."""
+        """Models that guess run step by step on the plain path, also beside the custom kernels: they read the same
+        cache."""
         shape = model.shape
         name = "gathered" if self.config.attention_backend != "reference" else "reference"
         return make_attention(name, cache, shape.heads, shape.kv_heads, shape.head_dim)
@@ -46,8 +47,9 @@ class Proposer(ABC):
 
     ``name``: what ``Speculation.proposer`` calls it.
 
-    ``runs_model``: guessing is costly and writes keys and values at the guessed places, so the length is chosen and blocks are
-    reserved first. Without it guessing is nearly free, and the length is chosen once it is known how far the guesses reach.
+    ``runs_model``: guessing is costly and writes keys and values at the guessed places, so the length is chosen and
+    blocks are reserved first. Without it guessing is nearly free, and the length is chosen once it is known how far the
+    guesses reach.
     """
 
     name: ClassVar[str]
@@ -76,7 +78,8 @@ class Proposer(ABC):
 
     @classmethod
     def of(cls, means: Means) -> Self:
-        """Made for one run: weights that are loaded already, and nothing known of any request. Every member of ``PROPOSERS`` has it.
+        """Made for one run: weights that are loaded already, and nothing known of any request. Every member of
+        ``PROPOSERS`` has it.
 
         Raises:
             EngineError: the device has no room for what it keeps.
@@ -87,8 +90,9 @@ class Proposer(ABC):
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
         """Guess at most ``lengths[i]`` tokens (0 allowed) that follow ``requests[i].token_ids``.
 
-        Every request has all but its last token computed. Returns a draft for each, which may be shorter or empty. Must leave
-        ``request.draft`` empty. May read and write the KV cache beyond ``num_computed_tokens``, within the reserved blocks.
+        Every request has all but its last token computed. Returns a draft for each, which may be shorter or empty. Must
+        leave ``request.draft`` empty. May read and write the KV cache beyond ``num_computed_tokens``, within the
+        reserved blocks.
         """
 
     def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:

@@ -1,16 +1,19 @@
-"""A trained draft head: some layers of its own that read what the target leaves behind (after EAGLE, 2024), and a pointer into the text.
+"""A trained draft head: some layers of its own that read what the target leaves behind (after EAGLE, 2024), and a
+pointer into the text.
 
-It guesses from the target's last residual stream and the token chosen there, then from its own. Its layers attend to the keys and values of
-the target's last layers where they lie, in the request's own blocks; for the places it guesses it writes its own there, which verification
-overwrites, as layer skipping does. So it needs no cache and no books of its own. It guesses the tokens of a smaller vocabulary, with those rows
-of the target's output matrix. ``engine.training`` makes one; it fits the weights it was trained for and no others.
+It guesses from the target's last residual stream and the token chosen there, then from its own. Its layers attend to
+the keys and values of the target's last layers where they lie, in the request's own blocks; for the places it guesses
+it writes its own there, which verification overwrites, as layer skipping does. So it needs no cache and no books of its
+own. It guesses the tokens of a smaller vocabulary, with those rows of the target's output matrix. ``engine.training``
+makes one; it fits the weights it was trained for and no others.
 
     target, last step   | ... h_t |  token t+1        keys, values of the layers read: places 0 .. t
     guess 1             h_t + token t+1   -> h'       place t+1 written
     guess 2             h'  + guess 1     -> h''      place t+2 written
 
-What the layers say is mixed with what followed when the last few tokens stood in the request before (a pointer-generator's mixture, See et al.,
-2017): the longer that match, the more the token it points at weighs, by as much as training found right.
+What the layers say is mixed with what followed when the last few tokens stood in the request before (a
+pointer-generator's mixture, See et al., 2017): the longer that match, the more the token it points at weighs, by as
+much as training found right.
 """
 
 from __future__ import annotations
@@ -95,7 +98,8 @@ class Head:
     def forward(
         self, carried: torch.Tensor, token_ids: torch.Tensor, positions: torch.Tensor, attention: AttentionBackend
     ) -> torch.Tensor:
-        """One guess of each row: the stream at the place before [rows, hidden] and the token here [rows] -> the stream here."""
+        """One guess of each row: the stream at the place before [rows, hidden] and the token here [rows] -> the stream
+        here."""
         fused = torch.cat((self._hidden_norm(carried), self._token_norm(F.embedding(token_ids, self._embedding))), -1)
         x = self._down.add_to(self._fuse(fused), F.silu(self._up(fused)))
         return self.decoder.through(x, positions, LayersRead(attention, self.reads))
@@ -112,10 +116,12 @@ class Head:
         return self.decoder.logits(hidden).log_softmax(-1)
 
     def pointed(self, pointers: Sequence[tuple[int, int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What mixing needs: the place of the token pointed at among those that can be guessed (-1: elsewhere), and its odds, both [rows].
+        """What mixing needs: the place of the token pointed at among those that can be guessed (-1: elsewhere), and its
+        odds, both [rows].
 
         Args:
-            pointers: for each row a token and how long the match is that it followed; where nothing matched, any token and 0.
+            pointers: for each row a token and how long the match is that it followed; where nothing matched, any token
+                and 0.
         """
         tokens, lengths = torch.tensor(pointers).unbind(-1)
         odds = torch.where(lengths > 0, self._pointer[lengths].exp(), 0.0)
@@ -123,7 +129,8 @@ class Head:
 
 
 def _output_rows(target: LoadedModel, source: ModelSource, tokens: torch.Tensor) -> torch.Tensor:
-    """Rows [tokens, hidden] of the target's output matrix; where that is not the embedding, it is read again: layers do not keep theirs."""
+    """Rows [tokens, hidden] of the target's output matrix; where that is not the embedding, it is read again: layers do
+    not keep theirs."""
     shape = target.shape
     if shape.tied:
         return target.decoder.embedding[tokens]
@@ -221,7 +228,8 @@ def head_path(asked: Speculation) -> Path:
 
 
 def weights_sha256(source: ModelSource) -> str:
-    """What names a model's weights: the SHA-256 of its GGUF file, or over its safetensors files in the order of their names."""
+    """What names a model's weights: the SHA-256 of its GGUF file, or over its safetensors files in the order of their
+    names."""
     if source.sha256 is not None:
         return source.sha256
     assert source.path is not None
@@ -255,7 +263,8 @@ def check_head(path: Path, source: ModelSource, model: str) -> dict[str, Any]:
             "other-weights",
             "speculation.head",
             str(path),
-            f"it was trained for the weights of {json.loads(about['model'])} (SHA-256 {trained_for[:12]}), which are not those of {model}.",
+            f"it was trained for the weights of {json.loads(about['model'])} (SHA-256 {trained_for[:12]}), which are "
+            f"not those of {model}.",
             mend,
         )
     return about

@@ -30,7 +30,8 @@ def check_step(batch: Batch, running: Iterable[Request], pool: BlockPool, attent
 
 
 def check_padding(batch: Batch, attention: RectangleAttention) -> None:
-    """The mask of padded rows hides every pad and every place that was rejected: a row sees its own content up to itself."""
+    """The mask of padded rows hides every pad and every place that was rejected: a row sees its own content up to
+    itself."""
     positions = batch.positions.tolist()
     for row, seen in attention.seen():
         if seen != positions[row] + 1:
@@ -60,11 +61,13 @@ def check_request(request: Request, pool: BlockPool) -> None:
         return
     if request.num_computed_tokens != request.num_known_tokens - 1:
         raise IntegrityError(
-            f"{who}: keys and values of {request.num_computed_tokens} tokens count, {request.num_known_tokens - 1} should"
+            f"{who}: keys and values of {request.num_computed_tokens} tokens count, {request.num_known_tokens - 1} "
+            "should"
         )
     if len(request.block_table) != pool.blocks_for(request.num_computed_tokens):
         raise IntegrityError(
-            f"{who}: holds {len(request.block_table)} blocks for {request.num_computed_tokens} tokens of keys and values"
+            f"{who}: holds {len(request.block_table)} blocks for {request.num_computed_tokens} tokens of keys and "
+            "values"
         )
 
 

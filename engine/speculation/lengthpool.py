@@ -1,4 +1,5 @@
-"""The same-length pool (ExSpec, 2025): of the requests that decode, those of equal length run together and nothing has to be realigned."""
+"""The same-length pool (ExSpec, 2025): of the requests that decode, those of equal length run together and nothing has
+to be realigned."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ class NGramIndex:
         self._added = 0
 
     def update(self, tokens: Sequence[int]) -> None:
-        """Take in tokens added since the last call. N-grams that end with the very last token stay out: nothing follows yet."""
+        """Take in tokens added since the last call. N-grams that end with the very last token stay out: nothing follows
+        yet."""
         for end in range(self._added + 1, len(tokens)):
             for size in self._sizes:
                 if size <= end:
@@ -32,9 +33,11 @@ class NGramIndex:
         self._added = max(self._added, len(tokens) - 1)
 
     def find(self, tokens: Sequence[int], ahead: Sequence[int] = ()) -> tuple[int, int]:
-        """Where the longest n-gram that ends ``tokens`` and ``ahead`` ended last before: (the place that follows, its length).
+        """Where the longest n-gram that ends ``tokens`` and ``ahead`` ended last before: (the place that follows, its
+        length).
 
-        Nothing found is (0, 0). ``tokens`` have all been taken in; those ``ahead`` are only guessed and leave nothing behind.
+        Nothing found is (0, 0). ``tokens`` have all been taken in; those ``ahead`` are only guessed and leave nothing
+        behind.
         """
         recent = [*tokens[-self._sizes.start :], *ahead]
         start = len(tokens) + len(ahead) - len(recent)
@@ -64,7 +67,8 @@ class NGramIndex:
 
 
 def followed(tokens: Sequence[int], longest: int) -> tuple[list[int], list[int]]:
-    """Of each place of a text: the token that followed the longest earlier match of what ends there (-1 for none), and the match's length."""
+    """Of each place of a text: the token that followed the longest earlier match of what ends there (-1 for none), and
+    the match's length."""
     index, found, lengths = NGramIndex(1, longest), [], []
     for end in range(1, len(tokens) + 1):
         known = tokens[:end]

@@ -1,8 +1,9 @@
 """Proposers that run a model: the target's own layers with some skipped, or a smaller model of the same vocabulary.
 
-Both write keys and values into blocks of the request's own block table, at the places their guesses take. Layer skipping writes
-into the target's cache and reads what the target left there; verification then overwrites it. A draft model has a cache of its
-own with as many blocks as the target's, so one block table, one pool and one budget serve both:
+Both write keys and values into blocks of the request's own block table, at the places their guesses take. Layer
+skipping writes into the target's cache and reads what the target left there; verification then overwrites it. A draft
+model has a cache of its own with as many blocks as the target's, so one block table, one pool and one budget serve
+both:
 
     block table [ 3 | 7 ]      pool block 7 ->  target's cache, block 7
                                             ->  draft's cache,  block 7
@@ -37,8 +38,8 @@ _PROBE = "The quick brown fox, 2 + 2 = 4: naïve façade\n"  # models of one voc
 class ModelProposer(Proposer):
     """Guesses token by token with a decoder, all requests in one batch per token.
 
-    Greedy requests get the decoder's most likely tokens. Others get tokens drawn from its distribution after the request's own
-    filters, with the laws they were drawn from.
+    Greedy requests get the decoder's most likely tokens. Others get tokens drawn from its distribution after the
+    request's own filters, with the laws they were drawn from.
     """
 
     runs_model = True
@@ -89,7 +90,8 @@ class ModelProposer(Proposer):
         return choose(self.decoder.logits(hidden), requests)
 
     def _part(self, request: Request, guessed: int) -> Slice:
-        """What to compute next for a request with ``guessed`` guesses: its last token, or all that this decoder lacks."""
+        """What to compute next for a request with ``guessed`` guesses: its last token, or all that this decoder
+        lacks."""
         return Slice(request, 1, request.num_known_tokens - 1, False)
 
     def _computed(self, request: Request, tokens: int) -> None:
@@ -98,7 +100,8 @@ class ModelProposer(Proposer):
 
 
 class LayerSkip(ModelProposer):
-    """The target with evenly spaced middle layers skipped (Unified Layer Skipping, 2024): no weights and no cache of its own."""
+    """The target with evenly spaced middle layers skipped (Unified Layer Skipping, 2024): no weights and no cache of
+    its own."""
 
     name = "layer-skip"
 
@@ -113,7 +116,8 @@ class LayerSkip(ModelProposer):
 
 
 class DraftModel(ModelProposer):
-    """A smaller model of the same vocabulary. What it has not seen of a request it computes first, some per iteration."""
+    """A smaller model of the same vocabulary. What it has not seen of a request it computes first, some per
+    iteration."""
 
     name = "draft-model"
 
@@ -139,8 +143,8 @@ class DraftModel(ModelProposer):
                 "other-vocabulary",
                 "speculation.draft_model",
                 name,
-                f"its vocabulary ({draft.shape.vocab:,} tokens) is not that of {config.model} ({target.shape.vocab:,}), so its "
-                "guesses would mean other tokens.",
+                f"its vocabulary ({draft.shape.vocab:,} tokens) is not that of {config.model} "
+                f"({target.shape.vocab:,}), so its guesses would mean other tokens.",
                 "Choose a model of the same family, or another proposer.",
             )
         return draft

@@ -1,13 +1,15 @@
-"""SmartSpec: guess as far as it pays, by useful tokens per second predicted anew for every iteration (SmartSpec, 2024; papers 4.6).
+"""SmartSpec: guess as far as it pays, by useful tokens per second predicted anew for every iteration (SmartSpec, 2024;
+papers 4.6).
 
     G = U / T      U: tokens the iteration is expected to emit, from measured acceptance
                    T: time it will take, from a regression on this run's own iterations
 
-A request whose guesses are accepted with probability a gains a ** j tokens from its j-th guess. One k for all is SmartSpec's scan; where lengths of
-their own promise clearly more, guesses of all requests are taken in the order of that gain, equal ones together, as long as G is the
-greatest. Nothing guessed is one of the choices, and it stands unless guessing promises a few percent more: that much the
-predictions err. While nothing is guessed a few requests try a short guess now and then to keep the estimate alive, as often as probes
-take no more than a hundredth of the run's time, and only where guesses that are nearly always right would pay.
+A request whose guesses are accepted with probability a gains a ** j tokens from its j-th guess. One k for all is
+SmartSpec's scan; where lengths of their own promise clearly more, guesses of all requests are taken in the order of
+that gain, equal ones together, as long as G is the greatest. Nothing guessed is one of the choices, and it stands
+unless guessing promises a few percent more: that much the predictions err. While nothing is guessed a few requests try
+a short guess now and then to keep the estimate alive, as often as probes take no more than a hundredth of the run's
+time, and only where guesses that are nearly always right would pay.
 """
 
 from __future__ import annotations
@@ -55,8 +57,9 @@ NOTHING = Record(0.0, 0.0)
 class Acceptance:
     """How likely a guess is accepted, per request and over all; only tested guesses count, none after a rejected one.
 
-    Means with forgetting: a fixed weight, as SmartSpec has it (0.15), once a request has shown enough, and before that every guess counts as one of the
-    few there are, so that guessing in vain is noticed within a probe or two. A request leans on all of them until it has its own record.
+    Means with forgetting: a fixed weight, as SmartSpec has it (0.15), once a request has shown enough, and before that
+    every guess counts as one of the few there are, so that guessing in vain is noticed within a probe or two. A request
+    leans on all of them until it has its own record.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,8 @@ class Load(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """An iteration that was timed: its load, its longest guess, how long it took, and the part of that spent guessing."""
+    """An iteration that was timed: its load, its longest guess, how long it took, and the part of that spent
+    guessing."""
 
     load: Load
     longest: int
@@ -41,10 +42,11 @@ class Measured(NamedTuple):
 
 
 class StepTime:
-    """T = c_kv kv_tokens + c_tok tokens + c_seq sequences + c_spec [verifies] + c_0, and guessing by the length of the longest guess.
+    """T = c_kv kv_tokens + c_tok tokens + c_seq sequences + c_spec [verifies] + c_0, and guessing by the length of the
+    longest guess.
 
-    Least squares with forgetting. A batch of few tokens does not cost exactly its share of a line, so what iterations of a certain
-    number of tokens took against the line corrects the prediction for that number.
+    Least squares with forgetting. A batch of few tokens does not cost exactly its share of a line, so what iterations
+    of a certain number of tokens took against the line corrects the prediction for that number.
     """
 
     def __init__(self) -> None:
@@ -97,7 +99,8 @@ class StepTime:
         return max(1.0, max(self._floor(), line) + longest * self.draft_ns)
 
     def predict_guesses(self, load: Load, guesses: np.ndarray) -> np.ndarray:
-        """Expected ns of verifying ``guesses`` [n] more tokens beside what ``load`` has, guessing not counted; at least 1."""
+        """Expected ns of verifying ``guesses`` [n] more tokens beside what ``load`` has, guessing not counted; at least
+        1."""
         first = self._line(load._replace(verifies=True))
         kv, token = self._line_by_unit()[:2]
         local = self._local[True]
@@ -130,7 +133,8 @@ class StepTime:
     def _solve(self) -> np.ndarray:
         """Least squares in which nothing shortens a step: what would be negative is left out.
 
-        Else, while steps of one kind have hardly been seen, a prompt's long step can make plain steps look slower than verifying ones.
+        Else, while steps of one kind have hardly been seen, a prompt's long step can make plain steps look slower than
+        verifying ones.
         """
         ridge = _RIDGE * np.eye(5) * max(1.0, self._gram.trace() / 5) * 0.01
         kept = list(range(5))

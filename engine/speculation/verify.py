@@ -5,13 +5,14 @@ One pass computes a request's last token and its k guesses as a chunk, which giv
     rows        | last known | x1 | x2 | ... | xk |
     row decides |     x1     | x2 | x3 | ... | one token beyond
 
-Guesses that were not drawn (point masses: lookup, or a greedy request) are accepted while they are the very token the target
-draws at their place, with the number of the request's stream it would have used there without speculation. A guess x is so
-accepted with probability p(x), and a correction is p without x: rejection sampling, with the same text as without speculation.
+Guesses that were not drawn (point masses: lookup, or a greedy request) are accepted while they are the very token the
+target draws at their place, with the number of the request's stream it would have used there without speculation. A
+guess x is so accepted with probability p(x), and a correction is p without x: rejection sampling, with the same text as
+without speculation.
 
 Guesses drawn from a law q are accepted with probability min(1, p(x) / q(x)), else a token is drawn from the residual,
-max(p - q, 0) made to sum to one: each token has the law p, and more guesses survive than by drawing alone. Sources: papers
-4.6, SmartSpec (2024).
+max(p - q, 0) made to sum to one: each token has the law p, and more guesses survive than by drawing alone. Sources:
+papers 4.6, SmartSpec (2024).
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ def verify(logits: torch.Tensor, parts: Sequence[Slice]) -> list[list[int]]:
         parts: the slices that sample; their requests still hold their drafts.
 
     Returns:
-        A list for each part, of 1 to 1 + drafted tokens. Streams advance by the numbers used. Where a row is not finite that would
-        decide the next token, the last one is ``BROKEN``.
+        A list for each part, of 1 to 1 + drafted tokens. Streams advance by the numbers used. Where a row is not finite
+        that would decide the next token, the last one is ``BROKEN``.
     """
     if not any(part.drafted for part in parts):
         return [[token] for token in sample(logits, [p.request.sampling_state for p in parts]).tolist()]

@@ -1,7 +1,8 @@
-"""Known bugs of batched speculation, put into an engine on purpose: a class sees how output breaks, and that the checks notice.
+"""Known bugs of batched speculation, put into an engine on purpose: a class sees how output breaks, and that the checks
+notice.
 
-Each is a mistake that implementations have made (papers 4.7; EqSpec and ExSpec, 2025). They are put around methods of one engine's own
-objects; the code of the engine knows nothing of them. A run with one carries its name as a label.
+Each is a mistake that implementations have made (papers 4.7; EqSpec and ExSpec, 2025). They are put around methods of
+one engine's own objects; the code of the engine knows nothing of them. A run with one carries its name as a label.
 """
 
 from __future__ import annotations

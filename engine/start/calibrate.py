@@ -1,13 +1,14 @@
 """How large keys and values are, found on text at start: scales of fp8, means of keys, and SmoothAttention's divisors.
 
-Centring subtracts a constant m_c from channel c of every key: each score of a query q falls by the same q . m, so the softmax stays what
-it was. Few channels of a key are large, and before the rotation by position those are large with one sign nearly everywhere; without
-their mean the step is smaller. The rotation turns that mean with the place p, R(p) mu, quickly in some channels and slowly in others, so
-the mean of the first few places is wrong for later ones: what is subtracted is the mean of R(p) mu over the first ``PLACES`` places.
+Centring subtracts a constant m_c from channel c of every key: each score of a query q falls by the same q . m, so the
+softmax stays what it was. Few channels of a key are large, and before the rotation by position those are large with one
+sign nearly everywhere; without their mean the step is smaller. The rotation turns that mean with the place p, R(p) mu,
+quickly in some channels and slowly in others, so the mean of the first few places is wrong for later ones: what is
+subtracted is the mean of R(p) mu over the first ``PLACES`` places.
 
-SmoothAttention (papers: QServe): channel c of a KV head's keys is divided by ``max |K_c| ^ alpha`` and the same channel of its queries
-multiplied by it, so scores stay what they were. Both factors are folded into the projections before the rotation, which turns the
-channels c and c + d/2 into each other, so the two share a factor.
+SmoothAttention (papers: QServe): channel c of a KV head's keys is divided by ``max |K_c| ^ alpha`` and the same channel
+of its queries multiplied by it, so scores stay what they were. Both factors are folded into the projections before the
+rotation, which turns the channels c and c + d/2 into each other, so the two share a factor.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ PLACES = 4096  # of a sequence, that a mean key stands for
 
 @dataclass(frozen=True)
 class Magnitudes:
-    """The largest keys (after the rotation) and values of some text, and the mean keys, [layers, kv_heads, head_dim] float32 each."""
+    """The largest keys (after the rotation) and values of some text, and the mean keys, [layers, kv_heads, head_dim]
+    float32 each."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -53,7 +55,8 @@ class Magnitudes:
         return (largest * HEADROOM / E4M3_MAX).clamp_(min=1e-12)
 
     def divisors(self, alpha: float) -> torch.Tensor:
-        """What channels of keys are divided by, [layers, kv_heads, head_dim]; the channels of a rotated pair are alike."""
+        """What channels of keys are divided by, [layers, kv_heads, head_dim]; the channels of a rotated pair are
+        alike."""
         first, second = self.keys.chunk(2, -1)
         pair = torch.maximum(first, second).clamp_(min=1e-4) ** alpha
         return torch.cat((pair, pair), -1)
@@ -75,7 +78,8 @@ class Probe:
 
 @torch.inference_mode()
 def measure(decoder: Decoder, token_ids: list[int]) -> Magnitudes:
-    """Read the text and note the largest number of each channel, and the mean key before the rotation, for the mean over places."""
+    """Read the text and note the largest number of each channel, and the mean key before the rotation, for the mean
+    over places."""
     shape, rope = decoder.shape, decoder.rope
     ids = torch.tensor(token_ids, device=decoder.device)
     places = torch.arange(len(ids), device=decoder.device)
@@ -96,7 +100,8 @@ def measure(decoder: Decoder, token_ids: list[int]) -> Magnitudes:
 def calibrate(
     model: LoadedModel, asked: KVQuantization, codec: Codec, config: EngineConfig, progress: Progress
 ) -> tuple[LoadedModel, Fixed]:
-    """The model with smoothing folded in, and a codec's scales and means, found on text; the model as it is where none is asked for.
+    """The model with smoothing folded in, and a codec's scales and means, found on text; the model as it is where none
+    is asked for.
 
     Raises:
         EngineError: the text is shorter than a block.
@@ -139,8 +144,8 @@ def check_length(tokens: int, block_size: int, asked: int) -> None:
 def smoothed(get: GetTensor, shape: ModelShape, divisors: torch.Tensor) -> GetTensor:
     """Weights as ``get`` returns them, with the divisors [layers, kv_heads, head_dim] folded in.
 
-    A model that norms the heads of queries and keys undoes what was folded into its projections: there the norm's weights take it
-    (``smooth_norms``).
+    A model that norms the heads of queries and keys undoes what was folded into its projections: there the norm's
+    weights take it (``smooth_norms``).
     """
     if shape.qk_norm:
         return get

@@ -16,8 +16,8 @@ GPU_COPY_BYTES = 2 << 30
 def measure_peaks(device: torch.device, dtype: torch.dtype, *, budget_s: float = 0.15) -> dict[str, float]:
     """Matrix rate and copy bandwidth of the device.
 
-    Returns ``flops_per_s`` (a large matrix product in ``dtype``), ``bytes_per_s`` (a large copy, bytes read plus bytes written), and
-    ``seconds`` the measurement took. The best of several repetitions within ``budget_s`` seconds each.
+    Returns ``flops_per_s`` (a large matrix product in ``dtype``), ``bytes_per_s`` (a large copy, bytes read plus bytes
+    written), and ``seconds`` the measurement took. The best of several repetitions within ``budget_s`` seconds each.
     """
     began = time.perf_counter()
     gpu = device.type == "cuda"
@@ -35,7 +35,8 @@ def measure_peaks(device: torch.device, dtype: torch.dtype, *, budget_s: float =
 
 
 def shortest(action: Callable[[], object], device: torch.device, budget_s: float, fewest: int = 1) -> float:
-    """Shortest time of one repetition within the budget, of ``fewest`` or more, in seconds; the first one only warms up."""
+    """Shortest time of one repetition within the budget, of ``fewest`` or more, in seconds; the first one only warms
+    up."""
     action()
     best, tries, end = float("inf"), 0, time.perf_counter() + budget_s
     while True:

@@ -1,7 +1,9 @@
-"""What reading a packed cache costs on this device: attention of a decode step over the packed form and over the plain one.
+"""What reading a packed cache costs on this device: attention of a decode step over the packed form and over the plain
+one.
 
-Measured in a moment before a run with a codec starts, at two contexts, so that what a step costs whatever its context (packing the new
-token, mixing channels) and what every token of context costs (unpacking it, against reading more bytes) can be told apart.
+Measured in a moment before a run with a codec starts, at two contexts, so that what a step costs whatever its context
+(packing the new token, mixing channels) and what every token of context costs (unpacking it, against reading more
+bytes) can be told apart.
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ GPU = ReadingSize(4, (4096, 16_384), 1 << 30, 0.02)
 def measure_attention(prepared: Prepared, extent: ReadingSize | None = None) -> dict[str, Any] | None:
     """Seconds that attention over all layers takes in a decode step of ``requests`` requests, the best of a few tries.
 
-    Returns ``context_tokens`` (of all requests together) and for each the seconds ``packed`` and ``plain``; None at full precision, and
-    where kernels are interpreted, whose times mean nothing.
+    Returns ``context_tokens`` (of all requests together) and for each the seconds ``packed`` and ``plain``; None at
+    full precision, and where kernels are interpreted, whose times mean nothing.
     """
     codec, device = prepared.codec, prepared.device
     if codec is None:

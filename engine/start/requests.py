@@ -16,7 +16,8 @@ from engine.sampling import SamplingState
 
 
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
-    """Tokenise and check every request; in order of arrival as far as that is known beforehand. One that cannot be served is refused."""
+    """Tokenise and check every request; in order of arrival as far as that is known beforehand. One that cannot be
+    served is refused."""
     requests = []
     for index, asked in enumerate(spec.requests):
         sampling = asked.sampling or spec.engine.sampling
@@ -99,6 +100,7 @@ def unfit(request: Request, num_blocks: int, block_size: int) -> EngineError | N
         "pool-too-small",
         "kv_blocks",
         num_blocks,
-        f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has {num_blocks}.",
+        f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has "
+        f"{num_blocks}.",
         f"Set kv_blocks to at least {needed}{shorter}.",
     )

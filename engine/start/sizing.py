@@ -22,8 +22,8 @@ HEADROOM_BLOCKS = 16
 
 
 Taken = Literal["memory", "kv_blocks", "workload", "at_once"]
-"""Why a pool is as large as it is: its share of the memory, as many blocks as were asked for, no more than all requests can fill, no
-more than those that may run at once can fill."""
+"""Why a pool is as large as it is: its share of the memory, as many blocks as were asked for, no more than all requests
+can fill, no more than those that may run at once can fill."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,9 @@ def divide(
     Args:
         tail_bytes: of one sequence's exact tail; 0 where the codec keeps nothing exact.
         most_tails: requests that may run at once.
-        request_blocks: what each request of the workload may come to hold. There are as many tails as requests of the mean size fit
-            with one each, so neither runs out long before the other; at least one, and the largest request's blocks beside it.
+        request_blocks: what each request of the workload may come to hold. There are as many tails as requests of the
+            mean size fit with one each, so neither runs out long before the other; at least one, and the largest
+            request's blocks beside it.
     """
     if not tail_bytes:
         return Room(pool_bytes // block_bytes, None)
@@ -102,8 +103,8 @@ def pool_size(
             "out-of-memory",
             "kv_memory_fraction" if config.kv_blocks is None else "kv_blocks",
             config.kv_memory_fraction if config.kv_blocks is None else config.kv_blocks,
-            f"{pool_bytes / 2**20:.1f} MiB for the KV pool, of {free / 2**30:.2f} GiB free memory, do not hold one block of "
-            f"{packed / 2**20:.2f} MiB"
+            f"{pool_bytes / 2**20:.1f} MiB for the KV pool, of {free / 2**30:.2f} GiB free memory, do not hold one "
+            f"block of {packed / 2**20:.2f} MiB"
             + (f" beside an exact window of {tail / 2**20:.2f} MiB" if tail else "")
             + f".{used_by_others(device)}",
             "Give the KV pool a larger share or free memory." if config.kv_blocks is None else "Set it higher.",

@@ -1,8 +1,9 @@
-"""A few iterations before the clock starts, with the run's own proposer: what guessing costs is known from the first step.
+"""A few iterations before the clock starts, with the run's own proposer: what guessing costs is known from the first
+step.
 
-Made-up requests, one and then as many as the run will have at once, decode a few tokens with guesses of scripted lengths. That also pays
-for what the first guess of a process pays for. SmartSpec (2024) takes such times from a profile made ahead (papers 2, T1-07); here they are
-the first of its regression's samples, and the run's own follow.
+Made-up requests, one and then as many as the run will have at once, decode a few tokens with guesses of scripted
+lengths. That also pays for what the first guess of a process pays for. SmartSpec (2024) takes such times from a profile
+made ahead (papers 2, T1-07); here they are the first of its regression's samples, and the run's own follow.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Scripted(LengthControl):
 
 
 class Echo(Proposer):
-    """Guesses the last token over and over: for verifying what a proposer that has to find something would not find here."""
+    """Guesses the last token over and over: for verifying what a proposer that has to find something would not find
+    here."""
 
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
         return [Draft([request.token_ids[-1]] * length) for request, length in zip(requests, lengths, strict=True)]

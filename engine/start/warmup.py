@@ -1,4 +1,5 @@
-"""Before the clock starts: a few batches, so that the first iterations do not pay for choosing kernels and growing buffers."""
+"""Before the clock starts: a few batches, so that the first iterations do not pay for choosing kernels and growing
+buffers."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ MOST_ROWS = 32  # more rows cost more to try than it saves
 
 
 def rehearse() -> None:
-    """Pay what a process pays once, before it is given a run: late imports and the libraries' first calls, on a tiny model."""
+    """Pay what a process pays once, before it is given a run: late imports and the libraries' first calls, on a tiny
+    model."""
     for needed in ("jinja2.sandbox", "jinja2.ext"):  # by a chat template
         importlib.import_module(needed)
     config = EngineConfig(model="random:tiny", device="cpu", dtype="auto", max_num_seqs=2, kv_blocks=64)
@@ -44,7 +46,8 @@ def rehearse() -> None:
 def warm_up(prepared: Prepared) -> None:
     """Compute one chunk, one mixed, one decode and with speculation two verify batches on a throw-away cache.
 
-    With custom kernels also a batch for each form that they are compiled in, and a draw: nothing is compiled while a run is measured.
+    With custom kernels also a batch for each form that they are compiled in, and a draw: nothing is compiled while a
+    run is measured.
     """
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     size = config.block_size
@@ -95,8 +98,8 @@ def warm_up(prepared: Prepared) -> None:
 def touch_rows(prepared: Prepared, k: int) -> None:
     """Every number of rows that guesses of any length may make of a batch, up to ``MOST_ROWS``.
 
-    oneDNN prepares a product anew for each number of rows, which takes about as long as some layers; when requests have guesses of their own
-    lengths most iterations of a short run would bring a number that was not seen before.
+    oneDNN prepares a product anew for each number of rows, which takes about as long as some layers; when requests have
+    guesses of their own lengths most iterations of a short run would bring a number that was not seen before.
     """
     places = prepared.spec.engine.max_num_seqs
     for rows in range(1, min(MOST_ROWS, places * (k + 1)) + 1):
@@ -108,8 +111,8 @@ def touch_rows(prepared: Prepared, k: int) -> None:
 
 
 def forms(lengths: Sequence[int], most: int, max_num_seqs: int, like: Request, block_size: int) -> list[list[Slice]]:
-    """Batches of few and of many sequences, whose keys are cut into segments and are not: of single tokens, and of as many tokens as each
-    tile is for. All of them lie in one block, as what they hold is of no interest."""
+    """Batches of few and of many sequences, whose keys are cut into segments and are not: of single tokens, and of as
+    many tokens as each tile is for. All of them lie in one block, as what they hold is of no interest."""
     batches = []
     for tokens in (1, *lengths):
         for count in sorted({1, max(1, min(max_num_seqs, most // tokens))}):

@@ -1,7 +1,9 @@
-"""What a draft head learns from: text the target wrote itself, prose and code every Python carries, and what the target made of it.
+"""What a draft head learns from: text the target wrote itself, prose and code every Python carries, and what the target
+made of it.
 
-Text comes in shards of some dozens of sequences. A shard depends on its number and the seed only, so an interrupted collection goes on
-where it stopped. Kept of each token the target computed: its id, the residual stream entering some layers, and after the last layer.
+Text comes in shards of some dozens of sequences. A shard depends on its number and the seed only, so an interrupted
+collection goes on where it stopped. Kept of each token the target computed: its id, the residual stream entering some
+layers, and after the last layer.
 """
 
 from __future__ import annotations
@@ -162,7 +164,8 @@ class Writer:
             progress(step / steps)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What was computed, sequences end to end: ``ids`` [tokens], ``at N`` [tokens, hidden] per layer, ``final``, ``lengths``, ``prompts``."""
+        """What was computed, sequences end to end: ``ids`` [tokens], ``at N`` [tokens, hidden] per layer, ``final``,
+        ``lengths``, ``prompts``."""
         columns: list[list[torch.Tensor]] = [[] for _ in self._cuts]
         ids, lengths = [], []
         for request in self._requests:

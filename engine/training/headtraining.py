@@ -1,14 +1,15 @@
 """The draft head in a form that can be differentiated, over many places of a text at once.
 
-The head guesses in chains. From a place t the target has computed, step s reads what step s - 1 made of the place before (at first the
-target's own last residual stream there) and the token at t + s, and says what follows:
+The head guesses in chains. From a place t the target has computed, step s reads what step s - 1 made of the place
+before (at first the target's own last residual stream there) and the token at t + s, and says what follows:
 
     target computed  | x0 x1 ... xt |       keys and values of some of its layers, read as they lie
     step 1                h_t  + x(t+1)  -> h'(t+1) -> guess of x(t+2)
     step 2                h'(t+1) + x(t+2)  -> h'(t+2) -> guess of x(t+3)
 
-All chains of a text are computed side by side: each sees the target's keys up to its own t, and those its own steps made. What a guess says is
-mixed with what followed the longest earlier match of the text before it (the pointer; See et al., 2017): one weight for each length of a match.
+All chains of a text are computed side by side: each sees the target's keys up to its own t, and those its own steps
+made. What a guess says is mixed with what followed the longest earlier match of the text before it (the pointer; See et
+al., 2017): one weight for each length of a match.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ class Outcome:
 
 
 class HeadTraining:
-    """Meant to be called under ``with device``. The head's weights (``weights``, float32, to be optimised) and what it takes from the target, which stays as it is."""
+    """Meant to be called under ``with device``. The head's weights (``weights``, float32, to be optimised) and what it
+    takes from the target, which stays as it is."""
 
     def __init__(
         self,
@@ -82,7 +84,8 @@ class HeadTraining:
         Args:
             shape: the target's.
             target: its weights.
-            reads: layers of the target whose keys and values the head's layers read, one each; they also start as copies of those.
+            reads: layers of the target whose keys and values the head's layers read, one each; they also start as
+                copies of those.
             vocabulary: [n] int64, tokens that can be guessed.
             fuse_width: hidden units of the curved part of fusing.
             device: where to train.
@@ -117,7 +120,8 @@ class HeadTraining:
         self.rope = Rope(shape, min(shape.max_position, LONGEST_TEXT), device, torch.float32)
 
     def start_from_least_squares(self, texts: Sequence[Texts]) -> None:
-        """Set the fusing weights so that the first layer gets, as well as a linear map can, what it got in the target."""
+        """Set the fusing weights so that the first layer gets, as well as a linear map can, what it got in the
+        target."""
         width = 2 * self.shape.hidden
         gram, moment = torch.zeros(width, width), torch.zeros(width, self.shape.hidden)
         for text in texts:
@@ -133,7 +137,8 @@ class HeadTraining:
         self.weights[FUSE].copy_(torch.linalg.solve(gram, moment).T)
 
     def outcome(self, text: Texts, steps: int, measure: bool = False) -> Outcome:
-        """Loss of the guesses of all chains, or with ``measure`` how far they go where the text is what the target would say."""
+        """Loss of the guesses of all chains, or with ``measure`` how far they go where the text is what the target
+        would say."""
         valid = _valid(text)
         places = text.ids.shape[1]
         counts = torch.arange(places) >= _written(text)[:, None] - 1  # prompts are easier to guess, and nobody has to
@@ -188,11 +193,13 @@ class HeadTraining:
     def _divergence(
         self, normed: torch.Tensor, wanted: torch.Tensor, pointed: torch.Tensor, matched: torch.Tensor
     ) -> torch.Tensor:
-        """Cross-entropy of the guesses from ``normed`` [places, hidden], mixed with what is pointed at, against ``wanted`` [places, vocabulary].
+        """Cross-entropy of the guesses from ``normed`` [places, hidden], mixed with what is pointed at, against
+        ``wanted`` [places, vocabulary].
 
-        The mean of the places. The output matrix is not trained, so the gradient is computed here, without keeping logits for it. With
-        p the layers' law, s the pointer's share and c the token pointed at, the mixture is (1 - s) p, and s more at c. Tokens that the layers
-        cannot guess are not pointed at here: how likely the target found them is not known.
+        The mean of the places. The output matrix is not trained, so the gradient is computed here, without keeping
+        logits for it. With p the layers' law, s the pointer's share and c the token pointed at, the mixture is (1 - s)
+        p, and s more at c. Tokens that the layers cannot guess are not pointed at here: how likely the target found
+        them is not known.
         """
         with torch.no_grad():
             laws = (normed @ self.head.T).float().log_softmax(-1)
@@ -233,7 +240,8 @@ class HeadTraining:
         target: tuple[torch.Tensor, torch.Tensor],
         own: list[tuple[torch.Tensor, torch.Tensor]],
     ) -> torch.Tensor:
-        """One layer for step ``len(own) + 1`` of every chain: x [texts, chains, hidden]; chains start from the last places of the texts."""
+        """One layer for step ``len(own) + 1`` of every chain: x [texts, chains, hidden]; chains start from the last
+        places of the texts."""
         at, shape = f"model.layers.{number}.", self.shape
         weights = {name.removeprefix(at): tensor for name, tensor in self.weights.items() if name.startswith(at)}
         q, k, v = self._qkv(weights, _norm(x, weights["input_layernorm.weight"], shape.norm_eps), positions)

@@ -1,4 +1,5 @@
-"""The optimisation of a head, which goes on where it was interrupted, and what the head reaches on texts it never saw."""
+"""The optimisation of a head, which goes on where it was interrupted, and what the head reaches on texts it never
+saw."""
 
 from __future__ import annotations
 
@@ -166,10 +167,12 @@ class Teaching:
             self.resumed.append((self.step, self.recipe.steps))
 
     def _check_fits(self, file: Any) -> None:
-        """That the checkpoint can be gone on from with this recipe; rate, steps, batch and shards may be others than before."""
+        """That the checkpoint can be gone on from with this recipe; rate, steps, batch and shards may be others than
+        before."""
         kept = file.get_tensor("vocabulary")
         shapes = {f"weight {name}": list(tensor.shape) for name, tensor in self.head.weights.items()}
-        found = {name: file.get_slice(name).get_shape() for name in file.keys() if name.startswith("weight ")}  # noqa: SIM118
+        names = [name for name in file.keys() if name.startswith("weight ")]  # noqa: SIM118
+        found = {name: file.get_slice(name).get_shape() for name in names}
         size = min(self.recipe.vocabulary, self.head.shape.vocab)
         if len(kept) == size and torch.equal(kept, self.head.vocabulary.cpu()) and found == shapes:
             return
@@ -184,7 +187,8 @@ class Teaching:
 
 
 def walked(text: Texts, guesses: Sequence[torch.Tensor]) -> list[int]:
-    """Guesses accepted by each verification, were the texts generated with them: the next chain starts behind the first that is wrong."""
+    """Guesses accepted by each verification, were the texts generated with them: the next chain starts behind the first
+    that is wrong."""
     accepted = []
     ids, ahead = text.ids.tolist(), torch.stack(list(guesses), -1).tolist()
     for row, (prompt, length) in enumerate(zip(text.prompts.tolist(), text.lengths.tolist(), strict=True)):

@@ -1,9 +1,10 @@
 """Train a draft head for a model: ``python -m engine.training [--model NAME] [--out FILE]``.
 
-Two stages, each of which goes on where it was interrupted: the target writes and reads texts (``engine.training.corpus``), then the head
-learns to say what the target says (``engine.training.headtraining``). Written are the weights (safetensors) and beside them a record
-(JSON): data, steps, losses, what it reaches on texts it never saw, machine and seconds. The record's numbers are also in the weights file,
-with the SHA-256 of the target's weights: a head is refused beside any other weights.
+Two stages, each of which goes on where it was interrupted: the target writes and reads texts
+(``engine.training.corpus``), then the head learns to say what the target says (``engine.training.headtraining``).
+Written are the weights (safetensors) and beside them a record (JSON): data, steps, losses, what it reaches on texts it
+never saw, machine and seconds. The record's numbers are also in the weights file, with the SHA-256 of the target's
+weights: a head is refused beside any other weights.
 """
 
 from __future__ import annotations
@@ -81,8 +82,12 @@ def train(model: str, out: Path, work: Path, recipe: Recipe, device: str = "auto
     shape, weights = checkpoint(directory)
     reads = list(range(shape.layers - recipe.layers, shape.layers))
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[says]}"), TimeRemainingColumn()
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[says]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns) as progress:
         collecting = collect(model, work, reads, recipe, device, progress)
         head = HeadTraining(
@@ -139,7 +144,8 @@ def _mover(progress: Progress, task: TaskID, done: int) -> Callable[[float], Non
 
 
 def vocabulary(work: Path, recipe: Recipe, shape: ModelShape) -> torch.Tensor:
-    """The most frequent tokens of the texts; among those that never occur, the low ids: vocabularies are sorted by frequency.
+    """The most frequent tokens of the texts; among those that never occur, the low ids: vocabularies are sorted by
+    frequency.
 
     Training that was begun keeps the one it began with, whatever texts came since.
     """

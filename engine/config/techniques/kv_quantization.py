@@ -22,9 +22,9 @@ class KVQuantization(Settings):
     codec: Literal["int8", "int4", "fp8", "kivi"] = setting(
         "int8",
         "Codec",
-        "int8: 8-bit whole numbers with a step per token and head. int4: 4 bits a value and 5 a key, with step and minimum per token and head. fp8: 8-bit "
-        "floating point with a scale per head. kivi: 2 to 8 bits, keys in groups along the tokens of a channel, values along the channels "
-        "of a token, the latest tokens exact.",
+        "int8: 8-bit whole numbers with a step per token and head. int4: 4 bits a value and 5 a key, with step and "
+        "minimum per token and head. fp8: 8-bit floating point with a scale per head. kivi: 2 to 8 bits, keys in "
+        "groups along the tokens of a channel, values along the channels of a token, the latest tokens exact.",
         group="KV quantization",
         paper="KIVI (2024), QServe (2024)",
     )
@@ -37,8 +37,8 @@ class KVQuantization(Settings):
     residual: int = setting(
         128,
         "Exact window",
-        "kivi: tokens that are packed together once they are complete. Until then they stay exact, beside the pool, so a longer window "
-        "is better text and less room.",
+        "kivi: tokens that are packed together once they are complete. Until then they stay exact, beside the pool, so "
+        "a longer window is better text and less room.",
         group="KV quantization",
         unit="tokens",
         paper="KIVI (2024)",
@@ -48,15 +48,17 @@ class KVQuantization(Settings):
     wide_keys: bool = setting(
         True,
         "Wide keys",
-        "int4: keys take 5 bits, values 4. The model's text depends on its keys far more than on its values. Off: both take 4.",
+        "int4: keys take 5 bits, values 4. The model's text depends on its keys far more than on its values. Off: both "
+        "take 4.",
         group="KV quantization",
         advanced=True,
     )
     group: int | None = setting(
         None,
         "Group",
-        "Numbers that share a step: tokens of one channel, or channels of one token. Empty: the whole head for int8; else the "
-        "largest power of two up to 32 (int4: 64) that divides the head size or, along tokens, the block size.",
+        "Numbers that share a step: tokens of one channel, or channels of one token. Empty: the whole head for int8; "
+        "else the largest power of two up to 32 (int4: 64) that divides the head size or, along tokens, the block "
+        "size.",
         group="KV quantization",
         ge=1,
         le=1024,
@@ -72,8 +74,8 @@ class KVQuantization(Settings):
     key_axis: Literal["channel", "token"] = setting(
         "channel",
         "Grouping of keys",
-        "kivi: channel groups tokens of one channel, which is right for keys: a few of their channels are much larger than the others. "
-        "token groups channels of one token, to see what that costs.",
+        "kivi: channel groups tokens of one channel, which is right for keys: a few of their channels are much larger "
+        "than the others. token groups channels of one token, to see what that costs.",
         group="KV quantization",
         paper="KIVI (2024)",
         advanced=True,
@@ -89,24 +91,24 @@ class KVQuantization(Settings):
     rotate: bool = setting(
         True,
         "Rotate channels",
-        "int8, int4: mix the channels of a head by a Hadamard matrix before packing, so that none is an outlier. Queries and outputs are "
-        "turned along, so nothing else changes.",
+        "int8, int4: mix the channels of a head by a Hadamard matrix before packing, so that none is an outlier. "
+        "Queries and outputs are turned along, so nothing else changes.",
         group="KV quantization",
         advanced=True,
     )
     centre: bool = setting(
         True,
         "Centre keys",
-        "int8, int4: subtract from every key the mean of its channel, found on text at start. All scores of a query shift alike, which "
-        "softmax does not see, and what is left needs a smaller step.",
+        "int8, int4: subtract from every key the mean of its channel, found on text at start. All scores of a query "
+        "shift alike, which softmax does not see, and what is left needs a smaller step.",
         group="KV quantization",
         advanced=True,
     )
     smooth: float = setting(
         0.0,
         "Smoothing",
-        "SmoothAttention: channels of keys are divided by their largest value to this power, queries multiplied by it; both are folded "
-        "into the weights, found on text at start. 0: off, 0.5: as published.",
+        "SmoothAttention: channels of keys are divided by their largest value to this power, queries multiplied by it; "
+        "both are folded into the weights, found on text at start. 0: off, 0.5: as published.",
         group="KV quantization",
         paper="QServe (2024)",
         ge=0,
@@ -126,8 +128,9 @@ class KVQuantization(Settings):
     prefill: Literal["stored", "exact"] = setting(
         "stored",
         "Prefill reads",
-        "stored: every token attends to what the cache holds, so how prompts are cut into chunks, shared or computed again never changes "
-        "a token. exact: a prompt's chunk attends to its own keys and values as they were before packing.",
+        "stored: every token attends to what the cache holds, so how prompts are cut into chunks, shared or computed "
+        "again never changes a token. exact: a prompt's chunk attends to its own keys and values as they were before "
+        "packing.",
         group="KV quantization",
         advanced=True,
     )
@@ -150,10 +153,12 @@ class KVQuantization(Settings):
             return self
         if self.group is not None and self.residual % self.group:
             raise ValueError(
-                f"the exact window (residual) of {self.residual} tokens is not a multiple of the group of {self.group}: it is packed in whole groups"
+                f"the exact window (residual) of {self.residual} tokens is not a multiple of the group of "
+                f"{self.group}: it is packed in whole groups"
             )
         if self.residual == 0 and "channel" in (self.key_axis, self.value_axis):
             raise ValueError(
-                "the exact window (residual) is 0, and grouping per channel packs several tokens at once: they have to be kept until a group is complete"
+                "the exact window (residual) is 0, and grouping per channel packs several tokens at once: they have to "
+                "be kept until a group is complete"
             )
         return self

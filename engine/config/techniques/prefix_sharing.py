@@ -12,20 +12,22 @@ from engine.config.settings import LARGEST_COUNT, Settings, setting
 class PrefixSharing(Settings):
     """Requests that begin alike compute and hold their common beginning once.
 
-    Three effects, each of which can be switched alone: prefill not done again, memory not held twice, bytes not read twice while
-    decoding.
+    Three effects, each of which can be switched alone: prefill not done again, memory not held twice, bytes not read
+    twice while decoding.
     """
 
     skip_prefill: bool = setting(
         True,
         "Skip known prefill",
-        "A request takes over the keys and values of the longest prefix that the pool still holds, instead of computing them again.",
+        "A request takes over the keys and values of the longest prefix that the pool still holds, instead of "
+        "computing them again.",
         group="Prefix sharing",
     )
     share_memory: bool = setting(
         True,
         "Share memory",
-        "Requests hold equal blocks together. Off: what is taken over is copied, and what was computed twice is kept twice.",
+        "Requests hold equal blocks together. Off: what is taken over is copied, and what was computed twice is kept "
+        "twice.",
         group="Prefix sharing",
     )
     copy_partial: bool = setting(
@@ -38,15 +40,16 @@ class PrefixSharing(Settings):
     wait_in_flight: bool = setting(
         True,
         "Wait for blocks in flight",
-        "A request whose next block another one computes in this very iteration waits for it instead of computing it too.",
+        "A request whose next block another one computes in this very iteration waits for it instead of computing it "
+        "too.",
         group="Prefix sharing",
         advanced=True,
     )
     attention: Literal["off", "one-level", "tree"] = setting(
         "off",
         "Shared-prefix attention",
-        "Decoding requests that hold the same blocks read them in one pass and merge it with a pass over their own. one-level: one shared "
-        "prefix for each; tree: one pass per level of the tree of prefixes.",
+        "Decoding requests that hold the same blocks read them in one pass and merge it with a pass over their own. "
+        "one-level: one shared prefix for each; tree: one pass per level of the tree of prefixes.",
         group="Prefix sharing",
         paper="Hydragen (2024)",
     )
@@ -73,16 +76,16 @@ class PrefixSharing(Settings):
     order: Literal["arrival", "grouped"] = setting(
         "arrival",
         "Order",
-        "arrival: first come, first served. grouped: waiting requests that share a prefix run together, those with the larger share of "
-        "decoding first; for batches known in advance.",
+        "arrival: first come, first served. grouped: waiting requests that share a prefix run together, those with the "
+        "larger share of decoding first; for batches known in advance.",
         group="Prefix sharing",
         paper="BatchLLM (2024)",
     )
     admission: Literal["on-demand", "memory"] = setting(
         "on-demand",
         "Admission",
-        "on-demand: a request is let in when its prompt fits and a place is free; others may be preempted later. memory: when all it may "
-        "grow to fits beside all that the others may grow to, however many they are.",
+        "on-demand: a request is let in when its prompt fits and a place is free; others may be preempted later. "
+        "memory: when all it may grow to fits beside all that the others may grow to, however many they are.",
         group="Prefix sharing",
         paper="BatchLLM (2024)",
         advanced=True,
@@ -90,7 +93,8 @@ class PrefixSharing(Settings):
     salt_by_group: bool = setting(
         False,
         "Keep groups apart",
-        "Requests share within their workload group only: no tenant can learn from the speed of an answer what another one asked.",
+        "Requests share within their workload group only: no tenant can learn from the speed of an answer what another "
+        "one asked.",
         group="Prefix sharing",
         advanced=True,
     )

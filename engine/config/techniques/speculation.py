@@ -10,21 +10,23 @@ from engine.config.settings import Settings, setting
 
 
 class Speculation(Settings):
-    """Speculative decoding: guess several tokens, verify them in one pass, keep what the model would have said anyway."""
+    """Speculative decoding: guess several tokens, verify them in one pass, keep what the model would have said
+    anyway."""
 
     proposer: Literal["prompt-lookup", "layer-skip", "draft-model", "trained-head"] = setting(
         "prompt-lookup",
         "Proposer",
-        "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. layer-skip: "
-        "the model itself with some of its layers left out. draft-model: a smaller model of the same vocabulary. trained-head: two "
-        "layers trained to go on from what the model leaves behind, mixed with what followed the last few tokens before.",
+        "Who guesses. prompt-lookup: what followed the last few tokens when they occurred earlier in the same request. "
+        "layer-skip: the model itself with some of its layers left out. draft-model: a smaller model of the same "
+        "vocabulary. trained-head: two layers trained to go on from what the model leaves behind, mixed with what "
+        "followed the last few tokens before.",
         group="Speculative decoding",
     )
     control: Literal["smart", "fixed"] = setting(
         "smart",
         "Length control",
-        "smart: as many tokens as promise the most useful tokens per second, none included, from measured acceptance and this run's own "
-        "step times. fixed: always the draft length.",
+        "smart: as many tokens as promise the most useful tokens per second, none included, from measured acceptance "
+        "and this run's own step times. fixed: always the draft length.",
         group="Speculative decoding",
         paper="SmartSpec (2024)",
     )
@@ -77,7 +79,8 @@ class Speculation(Settings):
     head: str | None = setting(
         None,
         "Trained head",
-        "trained-head: the weights file that python -m engine.training wrote for this model. Empty: the one of the embedded model.",
+        "trained-head: the weights file that python -m engine.training wrote for this model. Empty: the one of the "
+        "embedded model.",
         group="Speculative decoding",
         advanced=True,
     )
@@ -85,8 +88,9 @@ class Speculation(Settings):
     verification: Literal["ragged", "padded", "same-length"] = setting(
         "ragged",
         "Verification",
-        "ragged: each request is verified as far as it guessed, from its own pages. For teaching: padded lays the batch out as a "
-        "rectangle anew for every step (EqSpec); same-length runs requests of equal length together where there are some (ExSpec).",
+        "ragged: each request is verified as far as it guessed, from its own pages. For teaching: padded lays the "
+        "batch out as a rectangle anew for every step (EqSpec); same-length runs requests of equal length together "
+        "where there are some (ExSpec).",
         group="Speculative decoding",
         paper="EqSpec and ExSpec (2025)",
         advanced=True,
@@ -113,8 +117,8 @@ class Speculation(Settings):
     ] = setting(
         "none",
         "Inject a known bug",
-        "Make a mistake that batched speculation is known for, to see how output breaks; with Check the books the run ends where it is "
-        "noticed. The run is labelled.",
+        "Make a mistake that batched speculation is known for, to see how output breaks; with Check the books the run "
+        "ends where it is noticed. The run is labelled.",
         group="Speculative decoding",
         paper="EqSpec and ExSpec (2025)",
         advanced=True,

@@ -32,13 +32,15 @@ def interpreted() -> bool:
 
 
 class TritonAttention(AttentionBackend):
-    """Reads the cache where it lies, packed or not. Single tokens and longer parts of a batch are two launches of the same kernel;
-    prefixes that single tokens share are one launch more, before their results are merged.
+    """Reads the cache where it lies, packed or not. Single tokens and longer parts of a batch are two launches of the
+    same kernel; prefixes that single tokens share are one launch more, before their results are merged.
 
-    With a packed cache, ``attend`` takes queries as the cache's keys are: with their channels mixed, where the codec asks for that.
+    With a packed cache, ``attend`` takes queries as the cache's keys are: with their channels mixed, where the codec
+    asks for that.
 
-    Where keys and values are also read as they were before packing, ``own`` holds those of the batch. ``attend`` then needs them in there,
-    single tokens of a codec with a window in their tails, and ``pack`` to have been called for a codec that is not packed ``at_once``.
+    Where keys and values are also read as they were before packing, ``own`` holds those of the batch. ``attend`` then
+    needs them in there, single tokens of a codec with a window in their tails, and ``pack`` to have been called for a
+    codec that is not packed ``at_once``.
     """
 
     passes: PrefixPasses | None = None  # over shared prefixes, planned with the batch
@@ -54,8 +56,8 @@ class TritonAttention(AttentionBackend):
         *,
         exact_prefill: bool = False,
     ) -> None:
-        """``rule``: when rows that share a prefix read it together; None: never. ``exact_prefill``: a prompt's chunk reads its own keys and
-        values as they were before packing."""
+        """``rule``: when rows that share a prefix read it together; None: never. ``exact_prefill``: a prompt's chunk
+        reads its own keys and values as they were before packing."""
         super().__init__(cache, num_heads, kv_heads, head_dim)
         self.exact_prefill = exact_prefill
         device, dtype = cache.device, cache.dtype
@@ -153,7 +155,8 @@ class TritonAttention(AttentionBackend):
         pack(self._ragged, *self.sides(layer), self.form, self.tails(layer), self.own, self.tail_tokens)
 
     def attend(self, layer: int, q: torch.Tensor) -> torch.Tensor:
-        """Attention of queries ``[tokens, num_heads, head_dim]`` whose keys and values are where they are read, as said above."""
+        """Attention of queries ``[tokens, num_heads, head_dim]`` whose keys and values are where they are read, as said
+        above."""
         out = torch.empty((q.shape[0], self.num_heads * self.head_dim), dtype=q.dtype, device=q.device)
         for launch in self._launches:
             self._launch(launch, layer, q, out)
@@ -306,7 +309,8 @@ class TritonAttention(AttentionBackend):
         """Of loads that run ahead: their buffers have to fit into 160 KiB of shared memory (compute capability 8.0)."""
         meta = self.sides(0)[0].meta
         if meta is not None and meta.dtype.itemsize == 4:
-            return 1  # steps are loaded once per number where groups are small: more bytes than the numbers at full precision
+            # steps are loaded once per number where groups are small: more bytes than the numbers at full precision
+            return 1
         return 2 if self.form.window or self.exact_prefill else tile.stages  # two loops over two kinds of memory
 
     def _constants(self, tile: Tile) -> dict[str, Any]:

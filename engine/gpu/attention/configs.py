@@ -14,7 +14,8 @@ _FILE = Path(__file__).with_name("configs.json")
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's share: ``block_m`` rows (tokens x group), keys in steps of ``block_n``; the compiler's warps and stages."""
+    """One program's share: ``block_m`` rows (tokens x group), keys in steps of ``block_n``; the compiler's warps and
+    stages."""
 
     block_m: int
     block_n: int
@@ -29,9 +30,11 @@ def _table() -> dict[str, Any]:
 
 @functools.cache
 def tile_for(element_bytes: int, head_dim: int, rows: int, bits: int = 16) -> Tile:
-    """The tile for sequences that bring up to ``rows`` rows (new tokens x group). Depends on nothing but the shape and what is stored.
+    """The tile for sequences that bring up to ``rows`` rows (new tokens x group). Depends on nothing but the shape and
+    what is stored.
 
-    ``bits``: of a stored number, of keys or values the fewer; those that lie several to a byte take registers to come apart.
+    ``bits``: of a stored number, of keys or values the fewer; those that lie several to a byte take registers to come
+    apart.
     """
     for line in _table()["tiles"]:
         fits = (line["rows"] is None or rows <= line["rows"]) and bits <= line.get("bits", bits)
@@ -56,8 +59,8 @@ def fewest_of_each(tile: Callable[[int], Tile], most: int) -> list[int]:
 def segments_for(programs: int, processors: int) -> int:
     """Into how many segments each sequence's cache is cut: enough programs to fill the device, as a power of two.
 
-    ``programs`` is tiles times KV heads. Both arguments are known when a CUDA graph is captured; how long the sequences are is not,
-    so it does not matter here (a segment without keys ends at once).
+    ``programs`` is tiles times KV heads. Both arguments are known when a CUDA graph is captured; how long the sequences
+    are is not, so it does not matter here (a segment without keys ends at once).
     """
     rule = _table()["segments"]
     segments = 1
@@ -72,7 +75,8 @@ def items_for(kv_heads: int, processors: int) -> int:
 
 
 def stretch_for(tile: Tile, longest: int, wanted: int) -> int:
-    """How many of its steps a tile walks over a shared prefix that is ``longest`` steps long, where ``wanted`` would fill the device."""
+    """How many of its steps a tile walks over a shared prefix that is ``longest`` steps long, where ``wanted`` would
+    fill the device."""
     rule = _table()["segments"]
     least = -(-rule["places_per_row"] * tile.block_m // tile.block_n)
     return max(wanted, least, -(-longest // rule["most"]))

@@ -10,7 +10,8 @@ from engine.gpu.batch import SharedRows
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """Sequences ``[first, first + sequences)`` of the batch, which own the rows from ``first_token``; prefixes some of them share."""
+    """Sequences ``[first, first + sequences)`` of the batch, which own the rows from ``first_token``; prefixes some of
+    them share."""
 
     first: int
     sequences: int

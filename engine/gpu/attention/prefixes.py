@@ -1,13 +1,15 @@
 """The host's side of shared prefixes: which rows of a batch share what, cut into work that fills the device.
 
-    pieces (``engine.attention.groups``)           items of ``shared_prefixes``, one tile of rows x one stretch of places each
-    rows 0-9 share 512 places             ->       rows 0-7 x 0-256, rows 8-9 x 0-256, rows 0-7 x 256-512, rows 8-9 x 256-512
+    pieces (``engine.attention.groups``)     items of ``shared_prefixes``, one tile of rows x one stretch of places each
+    rows 0-9 share 512 places           ->   rows 0-7 x 0-256, rows 8-9 x 0-256, rows 0-7 x 256-512, rows 8-9 x 256-512
 
-The tiles of a stretch follow each other, so that what the first of them reads the others find in the cache of the chip. Which rows
-share what is found anew when somebody comes, goes or is given other blocks; a table that only grows changes nothing.
+The tiles of a stretch follow each other, so that what the first of them reads the others find in the cache of the chip.
+Which rows share what is found anew when somebody comes, goes or is given other blocks; a table that only grows changes
+nothing.
 
-How the work is cut depends on the batch, and that is safe in a graph: its grid is as large as the work may become (``most``), and an
-item that is not there has no members. A step whose prefixes do not fit into that, being nested more deeply, runs outside graphs.
+How the work is cut depends on the batch, and that is safe in a graph: its grid is as large as the work may become
+(``most``), and an item that is not there has no members. A step whose prefixes do not fit into that, being nested more
+deeply, runs outside graphs.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ class PrefixPasses:
         """What single tokens share, None where that is not worth a pass.
 
         Args:
-            versions: per row a number that changes with its request and with its block table, but not as the table grows.
+            versions: per row a number that changes with its request and with its block table, but not as the table
+                grows.
             tables: per row its blocks.
             kv_lens: per row the keys it sees.
         """
@@ -110,7 +113,8 @@ class PrefixPasses:
     def most(self, rows: int) -> WorkSize:
         """What a graph for this many rows has room for.
 
-        Pieces of one level have different rows, ``min_rows`` each at least, so a level has at most rows / tile + rows / min_rows tiles.
+        Pieces of one level have different rows, ``min_rows`` each at least, so a level has at most rows / tile + rows /
+        min_rows tiles.
         """
         tokens = self.tile(rows).block_m // self.group
         levels = GRAPH_LEVELS if self.rule.tree else 1
@@ -126,7 +130,8 @@ class PrefixPasses:
         return {**dict.fromkeys(_PER_ROW, rows), "members": most.members, "items": ITEM_WORDS * most.items}
 
     def cut(self, pieces: Sequence[Piece], rows: int) -> list[int]:
-        """Into how many stretches each piece is cut: enough items to fill the device, none so short that its results outweigh it."""
+        """Into how many stretches each piece is cut: enough items to fill the device, none so short that its results
+        outweigh it."""
         tile = self.tile(rows)
         tiles = [-(-len(piece.rows) // (tile.block_m // self.group)) for piece in pieces]
         steps = [-(-len(piece.blocks) * self.block_size // tile.block_n) for piece in pieces]

@@ -1,4 +1,5 @@
-"""Codecs: how keys and values are stored. One class each, behind ``Codec``; ``make_codec`` picks one by the settings."""
+"""Codecs: how keys and values are stored. One class each, behind ``Codec``; ``make_codec`` picks one by the
+settings."""
 
 from __future__ import annotations
 
@@ -46,7 +47,8 @@ class Int4(Codec):
 
 
 class Kivi(Codec):
-    """Few bits: keys per channel over groups of tokens, values per token over groups of channels, the last window exact (KIVI).
+    """Few bits: keys per channel over groups of tokens, values per token over groups of channels, the last window exact
+    (KIVI).
 
     Keys and values leave the exact window together, once it is full. (KIVI's own values leave it one by one.)
     """

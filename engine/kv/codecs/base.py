@@ -13,8 +13,9 @@ from engine.kv.codecs.forms import Form
 class Codec:
     """How keys and values are stored in the pool's blocks.
 
-    ``window``: consecutive tokens of a sequence that are packed together, counted from its start; 0 where every token is packed by
-    itself when it is stored. A token attends to its own window at full precision and to the windows before it as they are packed, so
+    ``window``: consecutive tokens of a sequence that are packed together, counted from its start; 0 where every token
+    is packed by itself when it is stored. A token attends to its own window at full precision and to the windows before
+    it as they are packed, so
     what it sees depends on its place alone, never on how the work was cut into steps::
 
         window 0         window 1         window 2
@@ -40,11 +41,13 @@ class Codec:
         return layers * kv_heads * sides
 
     def bits(self, head_dim: int, block_size: int) -> float:
-        """Stored bits per number in a packed block, keys and values on average, metadata included ("effective bits")."""
+        """Stored bits per number in a packed block, keys and values on average, metadata included ("effective
+        bits")."""
         return (self.keys.bits(head_dim, block_size) + self.values.bits(head_dim, block_size)) / 2
 
     def bits_served(self, head_dim: int, block_size: int, tokens: int, exact: int) -> float:
-        """The same for a sequence of ``tokens`` tokens whose last window is kept in ``exact`` bits a number (papers 4.8)."""
+        """The same for a sequence of ``tokens`` tokens whose last window is kept in ``exact`` bits a number (papers
+        4.8)."""
         share = min(1.0, self.window / tokens)
         return (1 - share) * self.bits(head_dim, block_size) + share * exact
 

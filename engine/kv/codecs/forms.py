@@ -1,14 +1,16 @@
 """How the keys, or the values, of one head are stored: numbers in, codes and metadata out.
 
-A form works on rows of whole heads ``[..., tokens, head_dim]``. Its codes are always ``[..., tokens, code_width]``, so a token's codes
+A form works on rows of whole heads ``[..., tokens, head_dim]``. Its codes are always ``[..., tokens, code_width]``, so
+a token's codes
 have a place of their own in a block; metadata belongs to a *group* of numbers that share a step::
 
     per token       groups of channels of one token          per channel    groups of tokens of one channel
         t0 | c0 c1 c2 c3 | c4 c5 c6 c7 |                          t0 | c0 | c1 | c2 | ...
         t1 | c0 c1 c2 c3 | c4 c5 c6 c7 |                          t1 | :  | :  | :  |
 
-Asymmetric, b bits (papers: KIVI): ``s = (max - min) / (2^b - 1)``, ``q = round((x - min) / s)``, ``x^ = q s + min``. Codes are chosen
-with the step and the minimum as they are stored, so an element is off by half a step at most, and by the rounding of the two.
+Asymmetric, b bits (papers: KIVI): ``s = (max - min) / (2^b - 1)``, ``q = round((x - min) / s)``, ``x^ = q s + min``.
+Codes are chosen with the step and the minimum as they are stored, so an element is off by half a step at most, and by
+the rounding of the two.
 """
 
 from __future__ import annotations
@@ -226,8 +228,8 @@ def _affine(codes: torch.Tensor, step: torch.Tensor, least: torch.Tensor, dtype:
     return codes.float().mul_(step).add_(least).to(dtype)
 
 
-# Where the bits of e4m3 lie within wider formats: a whole number as wide, how far its exponent and mantissa are moved up, and what the
-# difference of the exponents' biases then makes up for.
+# Where the bits of e4m3 lie within wider formats: a whole number as wide, how far its exponent and mantissa are moved
+# up, and what the difference of the exponents' biases then makes up for.
 _E4M3_WITHIN = {
     torch.float32: (torch.int32, 20, 2.0**120),
     torch.bfloat16: (torch.int16, 4, 2.0**120),
@@ -236,7 +238,8 @@ _E4M3_WITHIN = {
 
 
 def _e4m3(codes: torch.Tensor, dtype: torch.dtype, scale: torch.Tensor) -> torch.Tensor:
-    """What e4m3 ``codes`` (uint8) times ``scale`` are in ``dtype``; no code is a NaN. PyTorch converts them one by one on a CPU."""
+    """What e4m3 ``codes`` (uint8) times ``scale`` are in ``dtype``; no code is a NaN. PyTorch converts them one by one
+    on a CPU."""
     whole, up, bias = _E4M3_WITHIN[dtype]
     bits = codes.view(torch.int8).to(whole)  # the sign fills everything above
     sign = -1 << (8 * dtype.itemsize - 1)

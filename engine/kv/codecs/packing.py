@@ -1,14 +1,15 @@
 """Small whole numbers side by side in bytes.
 
-A byte holds 8 / bits codes. Code ``c`` of a row lies in byte ``c % width``, where ``width`` is the row's number of bytes; so a row comes
+A byte holds 8 / bits codes. Code ``c`` of a row lies in byte ``c % width``, where ``width`` is the row's number of
+bytes; so a row comes
 apart into whole planes, with no interleaving (4 bits, 8 codes)::
 
     byte         0       1       2       3
     low nibble   code 0  code 1  code 2  code 3
     high nibble  code 4  code 5  code 6  code 7
 
-5 bits are a row of nibbles as above, and behind it the fifth bits: code ``c``'s is bit ``c % 8`` of byte ``c // 8``. A byte of them is
-looked up, eight codes at once.
+5 bits are a row of nibbles as above, and behind it the fifth bits: code ``c``'s is bit ``c % 8`` of byte ``c // 8``. A
+byte of them is looked up, eight codes at once.
 """
 
 from __future__ import annotations

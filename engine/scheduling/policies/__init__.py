@@ -1,4 +1,5 @@
-"""Scheduling policies, one small class each: same inputs, same ``Plan`` out. To add one: its file, and its class in ``POLICIES``."""
+"""Scheduling policies, one small class each: same inputs, same ``Plan`` out. To add one: its file, and its class in
+``POLICIES``."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ from engine.scheduling.builder import PlanBuilder
 class Limits:
     """The numbers policies work with, all in tokens.
 
-    ``token_budget`` and ``chunk_size`` bind the policies that cut prompts, ``max_num_batched_tokens`` those that run them whole.
+    ``token_budget`` and ``chunk_size`` bind the policies that cut prompts, ``max_num_batched_tokens`` those that run
+    them whole.
     """
 
     token_budget: int
@@ -24,8 +25,8 @@ class Limits:
 class Policy(ABC):
     """Decides who computes how many tokens in the next iteration.
 
-    ``name``: what ``EngineConfig.policy`` calls it. ``budgeted``: an iteration computes at most ``limits.token_budget`` tokens; the
-    builder has that budget when ``plan`` is called.
+    ``name``: what ``EngineConfig.policy`` calls it. ``budgeted``: an iteration computes at most ``limits.token_budget``
+    tokens; the builder has that budget when ``plan`` is called.
     """
 
     name: ClassVar[str]

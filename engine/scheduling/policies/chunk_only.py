@@ -5,7 +5,8 @@ from engine.scheduling.policies.base import Policy
 
 
 class ChunkOnly(Policy):
-    """The ablation of Sarathi-Serve that cuts prompts but never mixes: iterations of chunks and of decodes take turns."""
+    """The ablation of Sarathi-Serve that cuts prompts but never mixes: iterations of chunks and of decodes take
+    turns."""
 
     name = "chunk-only"
     budgeted = True

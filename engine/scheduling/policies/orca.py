@@ -5,7 +5,8 @@ from engine.scheduling.policies.base import Policy
 
 
 class Orca(Policy):
-    """Orca: iteration-level batching; whole prompts join the decodes in one iteration, which then lasts as long as they do."""
+    """Orca: iteration-level batching; whole prompts join the decodes in one iteration, which then lasts as long as they
+    do."""
 
     name = "orca"
 

@@ -5,9 +5,11 @@ from engine.scheduling.policies.base import Policy
 
 
 class SplitFuse(Policy):
-    """DeepSpeed-FastGen's Dynamic SplitFuse: every pass is filled to the same number of tokens, whatever prompt they come from.
+    """DeepSpeed-FastGen's Dynamic SplitFuse: every pass is filled to the same number of tokens, whatever prompt they
+    come from.
 
-    The budget is a target chosen for throughput: prompts are composed and cut to reach it exactly, so there is no chunk size.
+    The budget is a target chosen for throughput: prompts are composed and cut to reach it exactly, so there is no chunk
+    size.
     """
 
     name = "splitfuse"

@@ -7,8 +7,8 @@ from engine.scheduling.policies.base import Policy
 class StallFree(Policy):
     """Sarathi-Serve: decodes first and always, then chunks of started prompts, then new prompts, under one budget.
 
-    The budget is an upper bound chosen for latency. Requests beyond the budget's number of decodes are not admitted, so a
-    decode is never skipped.
+    The budget is an upper bound chosen for latency. Requests beyond the budget's number of decodes are not admitted, so
+    a decode is never skipped.
     """
 
     name = "stall-free"

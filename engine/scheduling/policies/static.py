@@ -5,7 +5,8 @@ from engine.scheduling.policies.base import Policy
 
 
 class Static(Policy):
-    """Request-level batching as in FasterTransformer: a batch is filled once and finished before the next one starts."""
+    """Request-level batching as in FasterTransformer: a batch is filled once and finished before the next one
+    starts."""
 
     name = "static"
 
