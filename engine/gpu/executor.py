@@ -12,7 +12,7 @@ from engine.gpu.attention import TritonAttention
 from engine.gpu.batch import GpuBatch
 from engine.gpu.fused import FusedDecoder
 from engine.gpu.graphs import Graphs
-from engine.gpu.kernels.sample import sample_tokens
+from engine.gpu.kernels import sample as drawing
 from engine.gpu.ragged import RaggedBuilder
 from engine.model.decoder import Decoder
 from engine.phases import Progress, silent
@@ -70,7 +70,7 @@ class GpuExecutor(Executor):
         draws = batch.draws
         if draws is None:
             return super().sample(batch, logits)
-        tokens = sample_tokens(logits, draws.temperatures, draws.seeds, draws.counters)
+        tokens = drawing.sample_tokens(logits, draws.temperatures, draws.seeds, draws.counters)
         if draws.others:
             rows = torch.tensor(draws.others, device=logits.device)
             states = [batch.sampled[row].request.sampling_state for row in draws.others]
