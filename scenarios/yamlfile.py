@@ -119,6 +119,23 @@ def read_yaml(path: Path) -> Any:
         raise ScenarioError(path.name, None, f"The YAML cannot be read: {error}.", "Mend the file.") from None
 
 
+def line_of(path: Path, field: str) -> int | None:
+    """The line of a dotted key in a YAML file, counted from 1: of the deepest part of it that is there; None in no map."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    line = None
+    while field and isinstance(node, yaml.MappingNode | yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode):
+            inside = {str(n): (item, item) for n, item in enumerate(node.value)}
+        else:
+            inside = {key.value: (key, value) for key, value in node.value}
+        name = max((name for name in inside if field == name or field.startswith(f"{name}.")), key=len, default=None)
+        if name is None:
+            break
+        key, node = inside[name]
+        line, field = key.start_mark.line + 1, field[len(name) + 1 :]
+    return line
+
+
 def read_as(model: type[M], path: Path, begin: str) -> M:
     """A file's map as ``model``. ``begin``: the keys that a file begins with, for one that is no map.
 

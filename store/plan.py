@@ -67,6 +67,15 @@ class Search:
 
 
 @dataclass(frozen=True, config=_PART)
+class ClaimMark:
+    """Of a paper's claim: which, and the hash of everything that decides its verdict, as it was before anything ran."""
+
+    paper: Id
+    hash: Label
+    quick: bool = False
+
+
+@dataclass(frozen=True, config=_PART)
 class Experiment:
     """The plan and how far it has come. The first variant is the baseline."""
 
@@ -88,6 +97,7 @@ class Experiment:
     slo: Words = DEFAULT_SLO  # as store.slo.parse_slo reads it
     search: Search | None = None  # of a search for capacity
     sizing: Words = ""  # how the requests were made to fit the machine, in words
+    claim: ClaimMark | None = None  # of a paper's claim that this experiment tests
 
     @property
     def baseline(self) -> str:

@@ -141,6 +141,12 @@ class _Drawn:
         return cls(np.array(values), np.array(draws), known, samples) if values else None
 
 
+def value_of(run: RunSamples, statistic: Statistic) -> float:
+    """A statistic's value in one run; NaN where the run has none."""
+    size = max((len(own) for own in run.requests.values()), default=0)
+    return _statistic(run, statistic, np.ones((1, size), np.float32))[0]
+
+
 def _statistic(run: RunSamples, statistic: Statistic, weights: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
     """Its value in one run, its value under each draw of requests, and which requests it rests on."""
     size = weights.shape[1]

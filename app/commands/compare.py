@@ -228,7 +228,7 @@ def _see_through(
 
     if again:
         resume(home, experiment_id)
-    interrupted = _follow_on_ray(home, experiment_id, ray) if ray else _follow(home, experiment_id)
+    interrupted = _follow_on_ray(home, experiment_id, ray) if ray else follow(home, experiment_id)
     result = result_of_experiment(home, experiment_id, slo)
     if json:
         emit(result)
@@ -263,7 +263,7 @@ def _follow_on_ray(home: Home, experiment_id: str, address: str) -> bool:
         ) from error
 
 
-def _follow(home: Home, experiment_id: str) -> bool:
+def follow(home: Home, experiment_id: str) -> bool:
     """Watch, and drive where nobody else does, until it is over. Returns whether it was interrupted."""
     from filelock import Timeout
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,6 +13,7 @@ from app.commands.console import Json, command, emit, say, stdout, table
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from app.claims.judge import Judgement
     from scenarios.papers.card import Card
 
 WIDEST = 100  # columns of text
@@ -22,6 +23,9 @@ papers = typer.Typer(help="Papers on LLM serving, a card each.", rich_markup_mod
 
 
 def register(app: typer.Typer) -> None:
+    from app.commands import paperruns
+
+    paperruns.register(papers)
     app.add_typer(papers, name="papers")
 
 
@@ -69,14 +73,17 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A card's name, as servescope papers lists it.")],
     json: Json = False,
 ) -> None:
-    """Print one paper's card."""
+    """Print one paper's card, and the verdicts on its claim here."""
+    from app.claims.records import judgements_in
+    from app.home import Home
     from scenarios.papers import card
 
     found = card(name)
+    verdicts = judgements_in(Home.from_environment(), name)
     if json:
-        emit({"name": name} | found.model_dump(by_alias=True))
+        emit({"name": name} | found.model_dump(by_alias=True) | {"verdicts": [one.as_dict() for one in verdicts]})
     else:
-        _print(found)
+        _print(found, _said(verdicts))
 
 
 def _line(name: str, card: Card) -> dict[str, Any]:
@@ -99,15 +106,22 @@ def _table(found: Mapping[str, Card], *, wide: bool) -> Table:
     return table(columns, rows, whole=columns)
 
 
-def _print(card: Card) -> None:
+def _said(verdicts: Iterable[Judgement]) -> list[str]:
+    """The verdicts, one paragraph each."""
+    from app.claims.words import heading
+
+    return [f"{heading(one)}: {' '.join(one.evidence['reasons'])}" for one in verdicts]
+
+
+def _print(card: Card, verdicts: Sequence[str]) -> None:
     from rich.text import Text
 
     out = stdout()
-    for part in _lines(card, min(out.width, WIDEST)):
+    for part in _lines(card, min(out.width, WIDEST), verdicts):
         out.print(Text(part), no_wrap=True, overflow="ignore", crop=False)
 
 
-def _lines(card: Card, width: int) -> list[str]:
+def _lines(card: Card, width: int, verdicts: Sequence[str]) -> list[str]:
     """The card line by line, texts broken at ``width``, the diagram as it is."""
     from app.papers import NOT_OURS, STATUSES, WEIGHTS, address, titles
 
@@ -116,7 +130,7 @@ def _lines(card: Card, width: int) -> list[str]:
         about.break_long_words = about.break_on_hyphens = False
         return about.wrap(text)
 
-    def listed(texts: tuple[str, ...]) -> list[str]:
+    def listed(texts: Sequence[str]) -> list[str]:
         return [line for text in texts for line in said(text, "- ", "  ")]
 
     known = titles()
@@ -146,6 +160,8 @@ def _lines(card: Card, width: int) -> list[str]:
         lines += ["", "What is simpler here", *listed(card.simplified)]
     if card.reason:
         lines += ["", "Why it is only explained", *said(card.reason)]
+    if verdicts:
+        lines += ["", "On this machine", *listed(verdicts)]
     if card.related:
         lines += ["", *said(f"Related: {', '.join(card.related)}")]
     return lines

@@ -1,0 +1,91 @@
+"""Every paper's claim that can be run, measured here: verdicts, and the figures they rest on.
+
+``python -m benchmarks.papers [--quick] [--only NAME,...] [--json FILE] [--check]``
+
+A verdict is no goal: *not reproduced* is an answer. The goals are that every claim reaches one, that none is *invalid*, and that all quick
+forms together end within 25 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from app.claims.judge import Judgement
+from app.claims.plan import plan_claim
+from app.claims.records import judgement_of_experiment
+from app.claims.words import figure_rows
+from app.errors import LabError
+from app.experiments.drive import drive_here
+from app.experiments.file import create_experiment, read_experiment
+from app.home import Home
+from app.runs.machine_rates import measure_for
+from benchmarks.harness import Report, arguments
+from scenarios.papers import claimfile
+
+MOST_MINUTES = 25.0  # of all quick forms together
+LOOK_S = 0.05
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--quick", action="store_true", help="the quick forms")
+    parser.add_argument("--only", default=",".join(claimfile.names()), help="these papers, with commas between")
+    options = parser.parse_args(words)
+    report = Report("papers")
+    report.note_load()
+    began = time.monotonic()
+    found: dict[str, Judgement] = {}
+    with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
+        home = Home(Path(os.environ.get("SERVESCOPE_HOME") or folder)).prepare()
+        for name in options.only.split(","):
+            start = time.monotonic()
+            try:
+                found[name] = run(home, name, quick=options.quick)
+                said = found[name].verdict
+            except LabError as error:
+                said = f"no verdict: {error.message}"
+            print(f"{name}: {said} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
+            report.note_load()
+    minutes = (time.monotonic() - began) / 60
+    asked = len(options.only.split(","))
+    report.table(
+        "Verdicts",
+        ("paper", "verdict", "reasons"),
+        [(name, one.verdict, " ".join(one.evidence["reasons"])) for name, one in found.items()],
+    )
+    for name, one in found.items():
+        report.table(f"{name}: figures", ("figure", "what it is", "at", "here"), figure_rows(one))
+    report.details["judgements"] = {name: one.as_dict() for name, one in found.items()}
+    report.figure("claims without a verdict", asked - len(found), "", goal=0, better="lower")
+    invalid = sum(one.verdict == "invalid" for one in found.values())
+    report.figure("invalid verdicts", invalid, "", goal=0, better="lower")
+    goal = MOST_MINUTES if options.quick else None
+    report.figure("all of them", minutes, "min", goal=goal, better="lower")
+    return report.finish(options)
+
+
+def run(home: Home, name: str, *, quick: bool) -> Judgement:
+    """Serve a claim's runs and judge them. Raises ``LabError`` where no verdict is reached."""
+    experiment, specs = plan_claim(name, quick=quick, measure=measure_for(home))
+    create_experiment(home, experiment, specs)
+    driver, queue = drive_here(home, experiment.experiment_id)
+    try:
+        while driver.step().state == "running":
+            queue.tick()
+            time.sleep(LOOK_S)
+    finally:
+        queue.stop()
+        driver.release()
+    problem = read_experiment(home, experiment.experiment_id).problem
+    if problem:
+        print(f"{name}: {problem}", file=sys.stderr)
+    return judgement_of_experiment(home, experiment.experiment_id)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
