@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from app.errors import LabError
@@ -36,14 +36,16 @@ class Wanted:
     technique: str | None = None
     years: tuple[int, int] | None = None
     status: str | None = None
+    verdict: str | None = None
 
-    def takes(self, name: str, card: Card) -> bool:
-        """Whether a card is among what is asked for."""
+    def takes(self, name: str, card: Card, verdict: str | None = None) -> bool:
+        """Whether a card is among what is asked for. ``verdict``: on this machine, or what stands in its place."""
         return (
             self.paper_class in (None, card.paper_class)
             and self.technique in (None, *card.techniques)
             and (self.years is None or self.years[0] <= card.year <= self.years[1])
             and self.status in (None, card.status)
+            and self.verdict in (None, verdict)
             and (not self.words or self._finds(_text(name, card)))
         )
 
@@ -51,9 +53,13 @@ class Wanted:
         return all(word in text for word in self.words.casefold().split())
 
 
-def find(wanted: Wanted) -> dict[str, Card]:
-    """The cards that are asked for: first those that run here, then by name. Raises ``ScenarioError``."""
-    found = [(name, card) for name, card in papers.cards().items() if wanted.takes(name, card)]
+def find(wanted: Wanted, verdicts: Mapping[str, str] | None = None) -> dict[str, Card]:
+    """The cards that are asked for: first those that run here, then by name. Raises ``ScenarioError``.
+
+    ``verdicts``: those on this machine, by card.
+    """
+    known = verdicts or {}
+    found = [(name, card) for name, card in papers.cards().items() if wanted.takes(name, card, known.get(name))]
     return dict(sorted(found, key=lambda pair: (pair[1].status != "runs", pair[1].system.casefold())))
 
 

@@ -1,15 +1,20 @@
-"""The Papers page: a gallery of cards. ``?paper=NAME`` opens one; ``?words=``, ``?class=``, ``?technique=``, ``?from=``, ``?to=``, ``?status=`` narrow."""
+"""The Papers page: a gallery of cards. ``?paper=NAME`` opens one; ``?words=``, ``?class=``, ``?technique=``, ``?from=``, ``?to=``, ``?status=``, ``?verdict=`` narrow; ``?report`` is the page of verdicts."""
 
 from __future__ import annotations
 
 import streamlit as st
 
+from app.lab import get_lab
 from app.views.papercard import paper_card
+from app.views.paperreport import report_page
 from app.views.papers import gallery
 
+lab = get_lab()
 name = st.query_params.get("paper")
-if name is None:
-    st.title("Papers", anchor=False)
-    gallery()
+if name is not None:
+    paper_card(lab, name)
+elif "report" in st.query_params:
+    report_page(lab)
 else:
-    paper_card(name)
+    st.title("Papers", anchor=False)
+    gallery(lab)

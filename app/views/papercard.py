@@ -8,14 +8,16 @@ import streamlit as st
 
 from app.components.address import keep_in_address
 from app.errors import nearest
+from app.lab import Lab
 from app.papers import NOT_OURS, UNCHECKED, WEIGHTS, address, techniques, titles
+from app.views.paperclaim import claim_here
 from app.views.papers import all_papers_button, badges, open_button
 from app.words.plain import counted, plain
 from scenarios import ScenarioError, papers
 from scenarios.papers.card import Card, Knob
 
 
-def paper_card(name: str) -> None:
+def paper_card(lab: Lab, name: str) -> None:
     """Draw the card of this name; where there is none, say which are like it."""
     keep_in_address({}, view=f"paper {name}")
     all_papers_button()
@@ -27,6 +29,7 @@ def paper_card(name: str) -> None:
     st.title(plain(card.system), anchor=False)
     with st.container(key="paper"):
         _head(card)
+        claim_here(lab, name)
         _part("Problem", plain(card.problem))
         _part("How it works", plain(card.mechanism))
         st.code(card.diagram.rstrip("\n"), language=None, wrap_lines=False)

@@ -8,8 +8,11 @@ from typing import Any
 
 import streamlit as st
 
+from app.claims.judge import VERDICTS
 from app.components.address import keep_in_address
+from app.lab import Lab
 from app.papers import CLASSES, STATUS_HELP, STATUSES, Wanted, find, in_a_line, techniques, years
+from app.views.paperclaim import verdict_badge, verdicts_here
 from app.words.plain import plain
 from scenarios import papers
 from scenarios.papers.card import Card
@@ -24,17 +27,19 @@ NARROWING = {
     "technique": "The switch of this lab that a paper belongs to.",
     "years": "The year of the paper.",
     "status": " ".join(f"{words.capitalize()}: {STATUS_HELP[status]}" for status, words in STATUSES.items()),
+    "verdict": "What the latest run of its claim on this machine says.",
 }
 
 
-def gallery() -> None:
+def gallery(lab: Lab) -> None:
     """Draw the filters and every card that they leave."""
+    verdicts = verdicts_here(lab)
     if "papers-words" not in st.session_state:  # the reader comes from elsewhere: what was drawn last is known
         _set(from_address() or st.session_state.get(KEPT, Wanted()))
     wanted = _filters()
     st.session_state[KEPT] = wanted
     keep_in_address(as_address(wanted), view="papers")
-    found = find(wanted)
+    found = find(wanted, verdicts)
     total = len(papers.names())
     if not found:
         st.info("No card is like that.", icon=":material/search_off:")
@@ -50,7 +55,7 @@ def gallery() -> None:
     st.caption(f"{total} cards." if len(found) == total else f"{len(found)} of {total} cards.")
     with st.container(key="paper-cards"):
         for name, card in found.items():
-            _tile(name, card)
+            _tile(name, card, verdicts.get(name))
 
 
 def open_button(name: str, card: Card, label: str) -> None:
@@ -94,6 +99,7 @@ def as_address(wanted: Wanted) -> dict[str, list[str]]:
         "from": [str(first)] if first is not None else [],
         "to": [str(last)] if last is not None else [],
         "status": [wanted.status] if wanted.status else [],
+        "verdict": [wanted.verdict] if wanted.verdict else [],
     }
 
 
@@ -109,6 +115,7 @@ def from_address() -> Wanted | None:
         technique=_among(given["technique"], techniques()),
         years=_years(_year(given["from"], first), _year(given["to"], last)),
         status=_among(given["status"], STATUSES),
+        verdict=_among(given["verdict"], VERDICTS),
     )
 
 
@@ -127,8 +134,17 @@ def _filters() -> Wanted:
         paper_class = _choice("Class", dict.fromkeys(CLASSES), 190)
         technique = _choice("Technique", techniques(), 195)
         status = _choice("Status", STATUSES, 130)
+        verdict = _choice("Verdict", dict.fromkeys(VERDICTS), 165)
+        st.button(
+            "Verdicts",
+            key="papers-verdicts",
+            icon=":material/gavel:",
+            help="What reproduces on this machine: every verdict with its evidence, also as a file.",
+            on_click=st.query_params.from_dict,
+            args=({"report": "yes"},),
+        )
         between: Any = st.slider("Years", first, last, key="papers-years", help=NARROWING["years"], width=150)
-    return Wanted((words or "").strip(), paper_class, technique, _years(*between), status)
+    return Wanted((words or "").strip(), paper_class, technique, _years(*between), status, verdict)
 
 
 def _choice(title: str, options: Mapping[str, str | None], width: int) -> str | None:
@@ -150,12 +166,14 @@ def _set(wanted: Wanted) -> None:
     st.session_state["papers-class"] = wanted.paper_class or ANY
     st.session_state["papers-technique"] = wanted.technique or ANY
     st.session_state["papers-status"] = wanted.status or ANY
+    st.session_state["papers-verdict"] = wanted.verdict or ANY
     st.session_state["papers-years"] = wanted.years or years()
 
 
-def _tile(name: str, card: Card) -> None:
+def _tile(name: str, card: Card, verdict: str | None) -> None:
+    said = f" {verdict_badge(verdict)}" if verdict else ""
     with st.container(border=True, gap="small", key=f"paper-{name}"):
-        st.markdown(f"**{plain(card.system)}**\n\n{badges(card)}\n\n{plain(in_a_line(card))}")
+        st.markdown(f"**{plain(card.system)}**\n\n{badges(card)}{said}\n\n{plain(in_a_line(card))}")
         open_button(name, card, f"Open {card.system}")
 
 

@@ -19,7 +19,7 @@ LAB = str(PAGE)
 CARDS = papers.cards()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with an empty store that serves nothing."""
     with lab_here(tmp_path_factory.mktemp("papers"), serves_experiments=False) as opened:
@@ -62,7 +62,7 @@ def test_the_gallery_shows_every_card() -> None:
 def test_every_control_of_the_gallery_has_help() -> None:
     page = page_at()
     controls = [*page.text_input, *page.selectbox, *page.slider, *page.button]
-    assert len(controls) == 5 + len(CARDS)
+    assert len(controls) == 7 + len(CARDS)
     assert [control.key for control in controls if not control.help] == []
 
 
