@@ -70,6 +70,7 @@ def test_from_the_printed_address_to_a_restart(lab: LabProcess, new_browser: Cal
 
     lab.stop()
     lab.start()
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-connection-state", "CONNECTED")
     page.get_by_role("link", name="Runs").click()  # a page that was open all the while goes on
     expect(page.get_by_text(run_id).first).to_be_attached()
 
