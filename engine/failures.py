@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from engine import finite
-from engine.config.errors import EngineError
+from engine.config.errors import EngineError, IntegrityError
 from telemetry.folder import SPEC
 from telemetry.jsonfile import Unreadable
 
@@ -35,7 +35,8 @@ def describe(error: Exception) -> dict[str, Any]:
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
         return _error("io", "file", message, SEE_LOG, str(error.filename or ""))
-    return _error("internal", "engine", f"{type(error).__name__}: {error}"[:500], SEE_LOG)
+    kind = "integrity" if isinstance(error, IntegrityError) else "internal"
+    return _error(kind, "engine", f"{type(error).__name__}: {error}"[:500], SEE_LOG)
 
 
 def stopped(reason: str) -> dict[str, Any]:

@@ -41,3 +41,7 @@ class ConfigError(EngineError, ValueError):
 
     def __init__(self, field: str, value: Any, message: str, mend: str) -> None:
         EngineError.__init__(self, "config", field, value, message, mend)
+
+
+class IntegrityError(AssertionError):
+    """What must hold after every step does not: books that do not balance, a position or a token out of place."""

@@ -22,14 +22,11 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple
 
 from engine.block_table import blocks_for
+from engine.config.errors import IntegrityError
 
 
 class PoolExhausted(Exception):
     """Fewer blocks are free than were asked for; nothing was allocated."""
-
-
-class IntegrityError(AssertionError):
-    """The pool's books do not balance."""
 
 
 class BlockEvent(NamedTuple):

@@ -22,8 +22,9 @@ from collections.abc import Callable, Sequence
 
 from engine.block_table import blocks_for, whole_blocks
 from engine.config import PrefixSharing
+from engine.config.errors import IntegrityError
 from engine.kv.grouping import flatten, running_order
-from engine.kv.pool import BlockPool, IntegrityError
+from engine.kv.pool import BlockPool
 from engine.kv.prefixes import NOTHING, Match, Node, Prefixes
 from engine.request import Request
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from engine.attention.base import AttentionBackend
 from engine.attention.rectangle import RectangleAttention
 from engine.batch import Batch
-from engine.kv.pool import BlockPool, IntegrityError
+from engine.config.errors import IntegrityError
+from engine.kv.pool import BlockPool
 from engine.request import Request
 
 

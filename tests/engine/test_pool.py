@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from engine.kv.pool import BlockEvent, BlockPool, IntegrityError, PoolExhausted
+from engine.config.errors import IntegrityError
+from engine.kv.pool import BlockEvent, BlockPool, PoolExhausted
 
 
 def test_allocation_takes_free_blocks_and_free_gives_them_back():

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import ConfigError, EngineConfig, PrefixSharing, apply_overrides
-from engine.kv.pool import BlockPool, IntegrityError
+from engine.config.errors import IntegrityError
+from engine.kv.pool import BlockPool
 from engine.scheduling.policies import POLICIES
 from tests.engine.prefix_scheduling import (
     block_tree_optimum,

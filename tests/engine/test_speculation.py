@@ -28,9 +28,8 @@ from engine.config import (
     Speculation,
     apply_overrides,
 )
-from engine.config.errors import EngineError
+from engine.config.errors import EngineError, IntegrityError
 from engine.kv import cache
-from engine.kv.pool import IntegrityError
 from engine.loop import Engine
 from engine.request import Draft
 from engine.scheduling.plan import Plan, Slice

@@ -16,8 +16,7 @@ from engine.config import (
     Speculation,
     apply_overrides,
 )
-from engine.config.errors import EngineError
-from engine.kv.pool import IntegrityError
+from engine.config.errors import EngineError, IntegrityError
 from engine.request import Draft, Request
 from engine.speculation.lookup import PromptLookup
 from engine.start.bugs import BUGS

@@ -99,7 +99,7 @@ BAD = [
     ("threshold: 4", "threshold: 1", "predicates.0.threshold", "above 1"),
     ("{kind: tokens-equal, of: [together]}", "{kind: matched, of: [together]}", "gates.0", "Change one of them"),
     ("of: each-alone, least: 0.5", "of: nobody, least: 0.5", "regimes.0.of", "each-alone"),
-    ("least: 0.5,", "at: 77, least: 0.5,", "regimes.0.at", "256, 1024"),
+    ("least: 0.5,", "at: 77, least: 0.5,", "regimes.0.at", "Leave it out."),
     ("  each alone: {metric.*", CIRCLE, "figures.each alone", "metric of a variant"),
     ("  each alone: {metric.*", TWICE_ROUND, "figures.each alone", "metric of a variant"),
     ("scenario: shared-prompt", "scenario: shared-promt", "scenario", "shared-prompt"),

@@ -24,6 +24,8 @@ from app.experiments.plan import spec_of_turn, with_turn
 from app.home import Home
 from app.runs.folder import create_run
 from app.runs.process import SOURCE_ROOT, worker_environment
+from engine.config.errors import IntegrityError
+from engine.failures import describe
 from scenarios import papers
 from scenarios.papers import claimfile
 from scenarios.papers.claim import Claim
@@ -177,6 +179,10 @@ def test_a_run_that_the_engines_own_checks_ended_makes_it_invalid(
     else:
         found = judge_claim(con, failed)
         assert (found.verdict, "holds a place" in found.evidence["reasons"][0]) == (verdict, True)
+
+
+def test_a_run_says_that_its_own_checks_ended_it():
+    assert describe(IntegrityError("request 0: ended, and still holds a place"))["kind"] in judging.BROKEN
 
 
 def test_a_claim_changed_after_the_run_is_stale(con, served, monkeypatch, tmp_path):
