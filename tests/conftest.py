@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,16 @@ SOAKING = "SERVESCOPE_SOAK_ROUNDS" in os.environ
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    cases: Counter[str] = Counter()
     for item in items:
         if "soak" in item.path.parts:
             item.add_marker(pytest.mark.soak)
+        sampled = item.get_closest_marker("sampled")
+        if sampled is not None:
+            (every,) = sampled.args
+            function = item.nodeid.partition("[")[0]
+            if cases[function] % every:
+                item.add_marker(pytest.mark.rare)
+            cases[function] += 1
         if not SOAKING and item.get_closest_marker("rare"):
             item.add_marker(pytest.mark.skip(reason="slow and rarely tells: make soak runs it"))

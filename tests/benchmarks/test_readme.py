@@ -21,6 +21,7 @@ def test_every_benchmark_is_listed():
 
 
 @pytest.mark.parametrize("name", ["cpu_peers", "telemetry", "startup", "prefix", "compare", "report"])
+@pytest.mark.sampled(4)
 def test_every_benchmark_has_the_options_scripts_rely_on(name: str):
     shown = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--help"], cwd=ROOT, capture_output=True, text=True, check=True

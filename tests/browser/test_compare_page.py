@@ -82,6 +82,7 @@ def test_a_chart_is_saved_as_a_picture_as_it_is_drawn(
         pytest.param("plane", 1, r"run=.+", marks=pytest.mark.rare),
     ],
 )
+@pytest.mark.sampled(3)
 def test_a_click_on_a_point_opens_what_it_stands_for(
     open_lab: OpenLab, experiment_id: str, open_page: OpenPage, chart: str, trace: int, lands: str
 ) -> None:

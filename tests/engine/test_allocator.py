@@ -36,6 +36,7 @@ def test_what_the_user_says_stays() -> None:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.rare
 def test_a_worker_does_not_fault_in_a_large_tensor_again_and_again() -> None:
     def run(environment: dict[str, str]) -> int:
         script = [sys.executable, "-c", FAULTS]

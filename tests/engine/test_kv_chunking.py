@@ -54,6 +54,7 @@ def test_at_full_precision_nothing_depends_on_where_a_text_is_cut(model: LoadedM
 
 
 @pytest.mark.parametrize("name", CODECS)
+@pytest.mark.rare
 def test_a_packed_cache_is_sensitive_to_where_a_text_is_cut(name: str, model: LoadedModel, ids: list[int]) -> None:
     """The meter tells it apart from rounding, and it is less than what the codec costs."""
     reader = reader_of(model, name)
@@ -93,6 +94,7 @@ def test_one_code_on_a_border_changes_many_of_the_last_layers(model: LoadedModel
 
 
 @pytest.mark.parametrize("name", CODECS)
+@pytest.mark.rare
 def test_tokens_part_at_ties_only_on_all_layers(name: str, ids: list[int], tmp_path: Path) -> None:
     """The rule of ``test_kv_tokens`` on the real model: chunks, shared prefixes and preemption change a token only where the two most
     likely ones lie within what rounding moves."""

@@ -43,6 +43,7 @@ def of(measured: dict, name: str) -> dict:
     return next(codec for codec in measured["codecs"] if codec["name"] == name)
 
 
+@pytest.mark.rare
 def test_int8_costs_half_a_percent_of_perplexity_at_most(measured) -> None:
     assert 8 < measured["full"]["perplexity"] < 20, "a real language model on English prose"
     assert abs(of(measured, "int8")["perplexity_change"]) < 0.005

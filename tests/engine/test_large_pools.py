@@ -112,6 +112,7 @@ def outputs(cache: KVCache, tables: list[list[int]]) -> torch.Tensor:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.rare) if name == "int4" else name for name in CODECS]
 )
+@pytest.mark.sampled(3)
 def test_the_last_blocks_of_a_large_pool_read_as_the_first_of_a_small_one(name: str, lazily: None):
     codec = make_cache(name, 1).codec
     per_slot = WIDTH if codec is None else codec.values.code_width(WIDTH)  # values are never wider than keys

@@ -35,6 +35,7 @@ def theirs(embedded_model_dir: Path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.rare
 def test_converted_weights_are_bit_for_bit_those_transformers_reads(theirs, embedded_model_dir: Path):
     ours, expected = load_file(embedded_model_dir / "model.safetensors"), theirs.state_dict()
     assert ours.keys() == expected.keys() - {"lm_head.weight"}

@@ -188,6 +188,7 @@ def test_a_head_learns(trained, tmp_path: Path):
     assert after["mean_accepted_of_3"] > 0.5
 
 
+@pytest.mark.rare
 def test_training_goes_on_where_it_was_interrupted(trained, tmp_path: Path):
     """Forty steps at once and twenty, a new process, twenty more give the same weights."""
     target, path, teaching = trained

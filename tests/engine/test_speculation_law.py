@@ -132,8 +132,7 @@ def p_value(counts: np.ndarray) -> float:
     "name",
     [
         "prompt-lookup",
-        "trained-head",
-        *(pytest.param(name, marks=pytest.mark.rare) for name in ("layer-skip", "draft-model")),
+        *(pytest.param(name, marks=pytest.mark.rare) for name in ("trained-head", "layer-skip", "draft-model")),
     ],
 )
 def test_sampled_tokens_have_the_target_distribution(name: str):
@@ -165,6 +164,7 @@ HONEST: Callable[..., list[int]] = verification.accept_or_resample
 
 @pytest.mark.slow
 @pytest.mark.parametrize("biased", [draws_from_target_instead_of_residual, accepts_a_little_too_often])
+@pytest.mark.sampled(2)
 def test_a_biased_verification_is_noticed(biased, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(verification, "accept_or_resample", biased)
     counts, _ = transitions(proposer("layer-skip"), DRAWS // 2)

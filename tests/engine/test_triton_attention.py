@@ -73,6 +73,7 @@ def distance(out: torch.Tensor, want: torch.Tensor) -> float:
     [(2, 2, 64), (4, 1, 80), (3, 1, 96), (16, 1, 128), (5, 1, 256), (14, 2, 64), (8, 8, 128), (9, 3, 64), (16, 2, 96)],
     ids=str,
 )
+@pytest.mark.sampled(4)
 def test_every_head_size_and_group_equals_the_reference(heads: tuple[int, int, int], dtype: torch.dtype):
     torch.manual_seed(sum(heads))
     want, out = make_case(MIXED, heads, 16, dtype).run(heads)
@@ -101,6 +102,7 @@ def test_every_block_size_equals_the_reference(block_size: int):
     ids=["first token", "one long decode", "decodes", "whole prompt", "later chunk", "drafts to verify"],
 )
 @pytest.mark.parametrize("poison", [float("nan"), 1e30])
+@pytest.mark.sampled(3)
 def test_what_no_token_may_see_changes_nothing(batch: list[tuple[int, int]], poison: float):
     torch.manual_seed(len(batch))
     heads = (4, 2, 64)

@@ -75,6 +75,7 @@ def sides(cache: QuantizedCache, layer: int = 0) -> tuple[Side, Side]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("name", "heads"), CASES, ids=str)
+@pytest.mark.sampled(3)
 def test_the_kernel_stores_what_the_codec_stores_bit_for_bit(name: str, heads, dtype: torch.dtype):
     torch.manual_seed(sum(heads))
     num_heads, kv_heads, width = heads
@@ -125,6 +126,7 @@ def test_centring_and_mixing_are_those_of_the_plain_path(name: str, heads):
 
 
 @pytest.mark.parametrize(("name", "heads"), CASES, ids=str)
+@pytest.mark.sampled(4)
 def test_attention_reads_what_the_reference_reads(name: str, heads):
     torch.manual_seed(sum(heads))
     assert packed_distance(name, heads, MIXED, torch.float32) < 1e-4
@@ -140,6 +142,7 @@ def test_sixteen_bit_numbers_differ_by_their_rounding(name: str):
     "name", [pytest.param(name, marks=pytest.mark.rare) if name == "fp8" else name for name in USUAL]
 )
 @pytest.mark.parametrize("batch", [[(1, 700)], [(90, 0)], [(21, 100)], [(5, 40), (5, 0), (3, 17)]], ids=str)
+@pytest.mark.sampled(3)
 def test_every_make_of_a_batch_reads_what_the_reference_reads(name: str, batch):
     torch.manual_seed(4)
     assert packed_distance(name, (4, 2, 64), batch, torch.float32) < 1e-4
@@ -172,6 +175,7 @@ def packed_distance(name: str, heads, batch: list[tuple[int, int]], dtype: torch
 
 
 @pytest.mark.parametrize("codec", USUAL)
+@pytest.mark.sampled(3)
 def test_a_packed_run_by_the_kernels_has_the_tokens_of_the_plain_path(codec: str, telling, tmp_path: Path):
     common = {
         "model": "random:tiny",

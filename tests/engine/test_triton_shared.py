@@ -92,6 +92,7 @@ def close(out: torch.Tensor, want: torch.Tensor, tolerance: float) -> bool:
 
 @pytest.mark.parametrize(("tree", "chunk"), [(False, False), (True, True)], ids=["one level", "tree, with a chunk"])
 @pytest.mark.parametrize("rows", [r for n, r in {**BATCHES, **LONG}.items() if n != "no prefix"])
+@pytest.mark.sampled(3)
 def test_it_equals_ordinary_attention(rows, tree: bool, chunk: bool, monkeypatch: pytest.MonkeyPatch):
     want, out, spared = both(
         rows, (4, 2, 16), torch.float32, chunk=chunk, rule=GroupRule(tree), monkeypatch=monkeypatch
@@ -102,6 +103,7 @@ def test_it_equals_ordinary_attention(rows, tree: bool, chunk: bool, monkeypatch
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("heads", [(4, 1, 80), (9, 3, 64), (3, 1, 96), (16, 1, 128), (5, 1, 256), (2, 2, 64)], ids=str)
+@pytest.mark.sampled(3)
 def test_every_head_size_and_group_equals_ordinary_attention(
     heads, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ):
@@ -301,6 +303,7 @@ def test_the_tokens_depend_on_what_is_attended_to(ordinary):
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(("attention", "overlap"), [("one-level", "off"), ("tree", "on")])
+@pytest.mark.sampled(2)
 def test_no_token_changes_and_rows_say_what_graph_ran_and_what_was_spared(
     attention: str, overlap: str, ordinary, tmp_path: Path
 ):

@@ -178,6 +178,7 @@ class Sides:
     ],
     ids=str,
 )
+@pytest.mark.sampled(3)
 def test_windows_are_packed_kept_and_read_as_on_the_plain_path(name: str, heads, dtype: torch.dtype):
     torch.manual_seed(sum(heads))
     sides = Sides(KVQuantization(**CODECS[name]), heads, dtype)
@@ -327,6 +328,7 @@ def test_graphs_overlap_and_preemption_change_no_token_over_windows(telling, uns
     assert plain.served != exact.served, "nothing that was read from windows mattered"
 
 
+@pytest.mark.rare
 def test_guesses_and_sharing_change_no_token_over_windows(
     telling, unsplit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -350,6 +352,7 @@ def test_guesses_and_sharing_change_no_token_over_windows(
 
 
 @pytest.mark.parametrize("asked", [KIVI, {"codec": "int4"}], ids=["kivi", "int4"])
+@pytest.mark.sampled(2)
 def test_an_exact_prefill_has_the_tokens_of_the_plain_path(asked: dict, telling, unsplit, tmp_path: Path):
     asked = asked | {"prefill": "exact"}
     plain, kernels = (

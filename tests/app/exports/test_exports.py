@@ -106,6 +106,7 @@ def test_the_page_of_a_run_carries_its_measured_quality(served: tuple[Home, str]
     assert "<img src=x" not in text
 
 
+@pytest.mark.rare
 def test_the_page_of_a_comparison_sets_codecs_side_by_side(tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     variants = (Variant("full"), Variant("packed", {"kv_quantization.codec": "int8"}))

@@ -54,6 +54,7 @@ def served(home: Home, scenario: str, sharing: str, settings: tuple[str, ...]) -
     "name",
     [pytest.param(name, marks=() if name in ("shared-prompt", "multi-turn") else pytest.mark.rare) for name in SMALLER],
 )
+@pytest.mark.rare
 def test_a_built_in_workload_finds_its_prefixes(name: str, tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     settings = (*SMALLER[name], "workload.output_tokens=4", "dtype=float32")
