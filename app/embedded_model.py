@@ -8,10 +8,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 from app.errors import LabError
 from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config.models import embedded_dir, is_converted
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def model_is_ready() -> bool:
@@ -19,13 +23,11 @@ def model_is_ready() -> bool:
     return is_converted(embedded_dir())
 
 
-def prepare_embedded_model() -> None:
-    """Convert the embedded model if that has not been done. Raises ``LabError`` saying what is missing."""
+def prepare_embedded_model(console: Console) -> None:
+    """Convert the embedded model if that has not been done, its progress shown on ``console``. Raises ``LabError`` saying what is missing."""
     if model_is_ready():
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    from app.commands.console import stderr
 
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -33,7 +35,7 @@ def prepare_embedded_model() -> None:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=stderr()) as progress:
+    with Progress(*columns, console=console) as progress:
         task = progress.add_task("Preparing the embedded model, once", total=1.0)
         with subprocess.Popen(
             [sys.executable, "-m", "engine.model.embedded"],

@@ -159,6 +159,10 @@ class Home:
             raise deleted_run(run_id) if self.trash_dir(run_id).is_dir() else unknown_run(run_id, self.run_ids())
         return folder
 
+    def experiment_dir(self, experiment_id: str) -> Path:
+        """The folder of an experiment, existing or not. Raises ``LabError`` for anything that is not an id."""
+        return self.experiments / checked_run_id(experiment_id)
+
     def trash_dir(self, run_id: str) -> Path:
         return self.trash / checked_run_id(run_id)
 

@@ -12,13 +12,13 @@ from filelock import FileLock
 
 from app.errors import LabError
 from app.experiments.drive import Experimenter
+from app.experiments.file import delete_experiment
 from app.home import Home
 from app.locks import LabAddress, database_lock
 from app.runs import trash
 from app.runs.hub import require_models_here
 from app.runs.machine_rates import measure_for
 from app.runs.queue import RunQueue
-from app.server.entrance import Entrance
 from store.database import Database
 from store.feed import LiveRuns
 from store.figures import final_figures
@@ -39,10 +39,9 @@ STARTER = "starter"
 class Lab:
     """Database, collector, live runs and run queue of one store. ``start`` once, ``stop`` once."""
 
-    def __init__(self, home: Home, address: LabAddress, entrance: Entrance | None = None) -> None:
+    def __init__(self, home: Home, address: LabAddress) -> None:
         self.home = home
         self.address = address
-        self.entrance = entrance or Entrance(address)
         self.queue = RunQueue(home, keep_spare=True)
         self.experimenter = Experimenter(home, self.submit)
         self.started_unix_ns = time.time_ns()
@@ -141,7 +140,7 @@ class Lab:
 
     def delete_experiment(self, experiment_id: str) -> None:
         """Move an experiment to the trash. Raises ``LabError`` while it goes on."""
-        trash.delete_experiment(self.home, experiment_id)
+        delete_experiment(self.home, experiment_id)
         self.collector.notify()
 
     def restore(self, run_id: str) -> None:

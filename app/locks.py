@@ -1,10 +1,9 @@
-"""One lab per store, and how others find it: a lock that dies with its holder, and ``lab.json`` beside it."""
+"""How the lab of a store is found (``lab.json``), and who may open its database."""
 
 from __future__ import annotations
 
 import secrets
-import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Annotated
 
 from filelock import FileLock, Timeout
@@ -12,8 +11,8 @@ from pydantic import Field
 
 from app.errors import LabError
 from app.home import Home
-from telemetry.jsonfile import Nanoseconds, Unreadable, plain, read_as, write_json
-from telemetry.process import is_alive, own_identity
+from telemetry.jsonfile import Nanoseconds, Unreadable, plain, read_as
+from telemetry.process import is_alive
 from telemetry.status import Identity, Label
 
 DATABASE_WAIT_S = 20.0
@@ -52,48 +51,6 @@ def read_lab_file(home: Home) -> LabFile | None:
         return read_as(LabFile, home.lab_file)
     except (FileNotFoundError, Unreadable):
         return None
-
-
-class LabLock:
-    """Held by the lab of a store as long as it lives. Raises ``LabError`` naming the other lab when there is one."""
-
-    def __init__(self, home: Home) -> None:
-        self._home = home
-        self._lock = FileLock(home.locks / "lab.lock", thread_local=False)
-        try:
-            self._lock.acquire(blocking=False)
-        except Timeout as error:
-            raise self._taken() from error
-
-    def publish(self, address: LabAddress) -> None:
-        """Write ``lab.json`` (readable by this user only)."""
-        about = asdict(address) | own_identity() | {"url": address.url, "started_unix_ns": time.time_ns()}
-        write_json(self._home.lab_file, LabFile.model_validate(about), mode=0o600)
-
-    def release(self) -> None:
-        """Remove ``lab.json`` and let go."""
-        self._home.lab_file.unlink(missing_ok=True)
-        self._lock.release()
-
-    def _taken(self) -> LabError:
-        about, lab = read_lab_file(self._home), running_lab(self._home)
-        who = "a lab that is just starting" if about is None else f"the lab at {about.url} (process {about.pid})"
-        return LabError(
-            "second-lab",
-            field="SERVESCOPE_HOME",
-            value=str(self._home.root),
-            message=f"{self._home.root} is in use by {who}.",
-            mend=f"{_how_to_open(lab)}, end that lab, or name another folder in SERVESCOPE_HOME.",
-        )
-
-
-def _how_to_open(lab: LabAddress | None) -> str:
-    from app.server.client import page_address
-
-    try:
-        return f"Open {page_address(lab)} (works once)" if lab else "Open its address"
-    except LabError:
-        return "Open the address it printed"
 
 
 def running_lab(home: Home) -> LabAddress | None:

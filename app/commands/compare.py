@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.commands.console import Json, command, emit, say, stdout, table
-from app.commands.run import interruptible, parse_settings
+from app.commands.run import interruptible
 from app.errors import LabError
 from app.locks import running_lab
+from app.settings.written import parse_settings
 
 if TYPE_CHECKING:
     from app.experiments.plan import Experiment, Variant

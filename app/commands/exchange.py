@@ -47,7 +47,7 @@ def import_(
 
     A run that is here already gets what it lacks (measured quality, name and notes); nothing that is here is replaced.
     """
-    from app.exports.export import import_file, imported_in_words
+    from app.exports.import_file import import_file, imported_in_words
     from app.home import Home
 
     imported = import_file(Home.from_environment().prepare(), file)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands.console import command, say
+from app.commands.console import command, say, stderr
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def lab(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it are the same clean way
     try:
         home = Home.from_environment().prepare()
-        prepare_embedded_model()
+        prepare_embedded_model(stderr())
         if starter:
             size_starter(home, say)
         serve(

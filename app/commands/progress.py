@@ -11,7 +11,7 @@ from app.commands.console import say, stderr
 from telemetry.status import Status, read_status, state
 
 if TYPE_CHECKING:
-    from app.experiments.plan import Experiment, Turn
+    from app.experiments.plan import Experiment
     from app.home import Home
 
 RATE_WINDOW_S = 3.0
@@ -122,6 +122,7 @@ class ExperimentProgress:
     def show(self, experiment: Experiment) -> None:
         """Draw the experiment as it is."""
         from app.experiments.drive import current_turn, runs_planned, seconds_left
+        from app.experiments.plan import turn_in_words
 
         planned, done = runs_planned(experiment), sum(turn.done for turn in experiment.turns)
         turn, left = current_turn(experiment), seconds_left(self._home, experiment)
@@ -149,14 +150,3 @@ class ExperimentProgress:
         progress = read_status(self._home.runs / run_id).get("progress") or {}
         total = progress.get("requests_total") or 0
         return min(1.0, progress.get("requests_ended", 0) / total) if total else 0.0
-
-
-def turn_in_words(turn: Turn) -> str:
-    """Which run it is: ``off, repeat 2``."""
-    if turn.warm_up:
-        return f"{turn.variant}, warm-up"
-    return (
-        f"{turn.variant}, {turn.rate:.3g} requests/s"
-        if turn.rate is not None
-        else f"{turn.variant}, repeat {turn.repeat + 1}"
-    )

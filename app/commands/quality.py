@@ -53,11 +53,11 @@ def quality(
 
     Perplexity, agreement, divergence and error against full precision, on this model's weights.
     """
-    from app.commands.run import parse_settings
     from app.home import Home
     from app.panels.kv_quantization import measure as measuring
     from app.runs.folder import read_spec
     from app.runs.listing import find_run
+    from app.settings.written import parse_settings
     from engine.config import EngineConfig, apply_overrides
 
     home = Home.from_environment().prepare()

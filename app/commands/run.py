@@ -14,6 +14,7 @@ import typer
 from app.commands.console import Json, command, emit, say, show_error, stdout, table
 from app.errors import LabError
 from app.locks import LabAddress, running_lab
+from app.settings.written import parse_settings
 from telemetry.process import own_identity
 from telemetry.status import Status, is_final, read_status, state
 
@@ -72,35 +73,6 @@ def build_spec(scenario: str, settings: list[str], home: Home) -> RunSpec:
     if model.exists():
         spec = spec.model_copy(update={"engine": spec.engine.model_copy(update={"model": str(model.resolve())})})
     return spec
-
-
-def parse_settings(settings: list[str], option: str = "--set") -> dict[str, str]:
-    """``["a.b=1"]`` as ``{"a.b": "1"}``.
-
-    ``option``: where they were given, for the error.
-
-    Raises ``LabError`` for anything without a key and an equals sign, and for a key given twice with other values.
-    """
-    parsed: dict[str, str] = {}
-    for text in settings:
-        key, separator, value = text.partition("=")
-        if not separator or not key.strip():
-            raise LabError(
-                "bad-setting",
-                field=option,
-                value=text,
-                message="A setting is written KEY=VALUE.",
-                mend=f"For example: {option} chunked_prefill.token_budget=64",
-            )
-        if parsed.setdefault(key.strip(), value) != value:
-            raise LabError(
-                "bad-setting",
-                field=key.strip(),
-                value=value,
-                message=f"It is given twice, as {parsed[key.strip()]} and as {value}.",
-                mend="Leave one of them out.",
-            )
-    return parsed
 
 
 def _serve_here(home: Home, spec: RunSpec) -> bool:

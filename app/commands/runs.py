@@ -139,6 +139,7 @@ def delete(
 
     Of an experiment the plan; its runs stay. servescope restore brings either back.
     """
+    from app.experiments.file import delete_experiment
     from app.experiments.missing_runs import what_rests_on
     from app.home import Home
     from app.runs import trash
@@ -151,7 +152,7 @@ def delete(
     moved, cost = None, None
     if run is not None and run in home.experiment_ids():
         moved = run
-        trash.delete_experiment(home, moved)
+        delete_experiment(home, moved)
     elif run is not None:
         moved = find_run(home, run)
         cost = what_rests_on(home, moved, brief_of(home.run_dir(moved)).experiment_id)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from app.errors import LabError
 from app.experiments import rate_search as capacity
-from app.experiments.file import experiment_dir, read_experiment, read_specs, write_experiment
+from app.experiments.file import read_experiment, read_specs, write_experiment
 from app.experiments.plan import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
 from app.home import Home
 from app.runs.queue import RunQueue
@@ -87,7 +87,7 @@ class Driver:
         return begun
 
     def _write(self, experiment: Experiment) -> Experiment:
-        if experiment_dir(self.home, self.experiment_id).is_dir():
+        if self.home.experiment_dir(self.experiment_id).is_dir():
             write_experiment(self.home, experiment)
         return experiment
 

@@ -6,20 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from app.errors import LabError, nearest
-from app.home import EXPERIMENT_FILE, Home, checked_run_id
+from app.home import EXPERIMENT_FILE, Home
+from app.runs.trash import move_to_trash
 from engine.config import RunSpec
 from store.plan import Experiment, document_of, read_plan
 from telemetry.jsonfile import Unreadable, read_as, write_json
 from telemetry.limits import MOST_SPEC_BYTES
 
 
-def experiment_dir(home: Home, experiment_id: str) -> Path:
-    return home.experiments / checked_run_id(experiment_id)
-
-
 def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, RunSpec]) -> Path:
     """Write a new experiment: each variant's spec first, the plan last."""
-    folder = experiment_dir(home, experiment.experiment_id)
+    folder = home.experiment_dir(experiment.experiment_id)
     folder.mkdir(mode=0o700)
     for index, variant in enumerate(experiment.variants):
         write_json(folder / f"variant-{index:02d}.json", specs[variant.name].model_dump(mode="json"))
@@ -29,13 +26,13 @@ def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, Ru
 
 def write_experiment(home: Home, experiment: Experiment) -> None:
     """Replace the plan. Raises OSError."""
-    write_json(experiment_dir(home, experiment.experiment_id) / EXPERIMENT_FILE, document_of(experiment))
+    write_json(home.experiment_dir(experiment.experiment_id) / EXPERIMENT_FILE, document_of(experiment))
 
 
 def read_experiment(home: Home, experiment_id: str) -> Experiment:
     """The experiment. Raises ``LabError`` for an unknown or unreadable one."""
     try:
-        return read_plan(experiment_dir(home, experiment_id))
+        return read_plan(home.experiment_dir(experiment_id))
     except FileNotFoundError:
         close = nearest(experiment_id, home.experiment_ids())
         raise LabError(
@@ -51,7 +48,7 @@ def read_experiment(home: Home, experiment_id: str) -> Experiment:
 
 def read_specs(home: Home, experiment: Experiment) -> dict[str, RunSpec]:
     """Each variant's spec as it was drawn. Raises ``LabError`` where one cannot be read."""
-    folder = experiment_dir(home, experiment.experiment_id)
+    folder = home.experiment_dir(experiment.experiment_id)
     try:
         return {
             variant.name: read_as(RunSpec, folder / f"variant-{index:02d}.json", MOST_SPEC_BYTES)
@@ -62,6 +59,25 @@ def read_specs(home: Home, experiment: Experiment) -> dict[str, RunSpec]:
         raise _unreadable(experiment.experiment_id, missing) from error
     except Unreadable as error:
         raise _unreadable(experiment.experiment_id, error) from error
+
+
+def delete_experiment(home: Home, experiment_id: str) -> None:
+    """Move an experiment's plan to the trash, readable or not; its runs stay. Raises ``LabError`` while it goes on, or for an unknown one."""
+    try:
+        going_on = read_experiment(home, experiment_id).state == "running"
+    except LabError as error:
+        if error.kind != "bad-experiment":
+            raise
+        going_on = False
+    if going_on:
+        raise LabError(
+            "experiment-is-active",
+            field="experiment",
+            value=experiment_id,
+            message=f"The experiment {experiment_id} is still going on.",
+            mend="Stop it first.",
+        )
+    move_to_trash(home.experiment_dir(experiment_id), home.trash_dir(experiment_id))
 
 
 def _unreadable(experiment_id: str, error: Unreadable) -> LabError:

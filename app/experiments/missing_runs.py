@@ -22,10 +22,10 @@ class Missing:
     @property
     def words(self) -> str:
         """``repeat 2 of on (x-20261126-003)``."""
-        return f"{turn_in_words(self.turn)} ({self.turn.run_id})"
+        return f"{part_in_words(self.turn)} ({self.turn.run_id})"
 
 
-def turn_in_words(turn: Turn) -> str:
+def part_in_words(turn: Turn) -> str:
     """Which part of an experiment a run is."""
     if turn.rate is not None:
         return f"{turn.variant} at {turn.rate:.3g} requests/s"
@@ -77,7 +77,7 @@ def what_rests_on(home: Home, run_id: str, experiment_id: str | None) -> str | N
     turn = next((turn for turn in experiment.turns if turn.run_id == run_id), None)
     if turn is None or turn.warm_up:
         return None
-    part = f"{turn_in_words(turn)} in “{experiment.title}” ({experiment_id})"
+    part = f"{part_in_words(turn)} in “{experiment.title}” ({experiment_id})"
     if not turn.done:
         return f"This is {part}, which is not over: it will be served again." if experiment.state == "running" else None
     if experiment.kind == "capacity":

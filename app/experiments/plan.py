@@ -171,6 +171,17 @@ def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: in
     return spec.model_copy(update=changes)
 
 
+def turn_in_words(turn: Turn) -> str:
+    """Which run it is: ``off, repeat 2``."""
+    if turn.warm_up:
+        return f"{turn.variant}, warm-up"
+    return (
+        f"{turn.variant}, {turn.rate:.3g} requests/s"
+        if turn.rate is not None
+        else f"{turn.variant}, repeat {turn.repeat + 1}"
+    )
+
+
 def natural_rate(spec: RunSpec) -> float | None:
     """Requests/s as the workload has them, of those that come at a time; None where they come all at once."""
     times = [request.arrival_ns for request in spec.requests if request.after is None]

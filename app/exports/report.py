@@ -6,33 +6,28 @@ security policy forbids every connection. Long runs are thinned for the charts, 
 
 from __future__ import annotations
 
-import html
 import json
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
-import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
-from pydantic import ValidationError
 
 from app import charts
 from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
 from app.errors import LabError
+from app.experiments.commands import compare_command, run_command
 from app.experiments.figures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
 from app.experiments.judge import goodput_in_words, judge
 from app.experiments.plan import Experiment
+from app.experiments.tables import with_interval
+from app.exports.html import again, chart_section, fine_print, page, pairs, section, story, table_of
 from app.panels.kv_quantization.codec_runs import Sides, of_runs
-from app.settings import controls as book
+from app.settings.given import flat
 from app.theme import LIGHT
-from app.views.setup import flat
 from app.words.states import DISTURBED
 from app.words.text import number
-from engine.config import EngineConfig, spec_of_today
-from scenarios import ScenarioError, load
+from engine.config import spec_of_today
 from store import queries
 from store.metrics import METRICS
 from store.quality import quality
@@ -42,12 +37,7 @@ from store.statistics import small_samples as small_effects
 from store.summary import LATENCIES, LATENCY_FIGURES, small_samples
 
 MOST_GAPS = 4000
-OPEN = 1000.0  # an interval whose ends lie such a factor apart says nothing
 CHART_POINTS = 1500
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'none'"
-)
-STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 
 
 def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | None = None) -> str:
@@ -98,10 +88,10 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
         section("What differs", _settings_table(result)),
         section("Served", _machine_table(result)),
         section(
-            "Configuration of the baseline", _pairs(flat(spec_of_today(base.get("spec") or {}).get("engine") or {}))
+            "Configuration of the baseline", pairs(flat(spec_of_today(base.get("spec") or {}).get("engine") or {}))
         ),
-        section("Machine and versions", _pairs(flat(base.get("environment") or {}))),
-        again(_compare_command(experiment)),
+        section("Machine and versions", pairs(flat(base.get("environment") or {}))),
+        again(compare_command(experiment)),
         fine_print(f"Experiment {experiment.experiment_id}, workload {experiment.workload_hash}."),
     ]
     return page(experiment.title, parts)
@@ -151,8 +141,8 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         section("Latency", table, " ".join(small_samples(figures))),
         chart_section(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
         *quality_sections(quality(con, run_id)),
-        section("Configuration", _pairs(flat(spec.get("engine") or {}))),
-        section("Machine and versions", _pairs(flat(row.get("environment") or {}))),
+        section("Configuration", pairs(flat(spec.get("engine") or {}))),
+        section("Machine and versions", pairs(flat(row.get("environment") or {}))),
         again(run_command(str(row.get("scenario")), spec.get("engine") or {})),
         fine_print(f"Run {run_id}, workload {figures.get('workload_hash')}."),
     ]
@@ -267,109 +257,6 @@ def _machine_table(result: Mapping[str, Any]) -> str:
     return table_of(("variant", "run", "clock, MHz", "temperature, °C", "machine's CPU, %", "disturbed by"), rows)
 
 
-def story(
-    title: str, question: str, labels: Iterable[str], sentences: Iterable[str], warnings: Iterable[str] = ()
-) -> str:
-    badges = "".join(f"<span class='label'>{_text(label)}</span>" for label in labels)
-    asked = f"<p class='question'>{_text(question)}</p>" if question else ""
-    told = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences)
-    warned = "".join(f"<p class='warning'>{_text(sentence)}</p>" for sentence in warnings)
-    return f"<h1>{_text(title)}</h1><p>{badges}</p>{asked}<div class='verdict'>{told}</div>{warned}"
-
-
 def disturbance_warning(result: Mapping[str, Any], words: str = DISTURBED) -> list[str]:
     """``words``, if the machine was disturbed while any run of the result was served."""
     return [words] if any(about["disturbed"] for about in result["variants"].values()) else []
-
-
-def chart_section(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> str:
-    note = (
-        "Charts show a part of the rows: of every stretch the longest iteration, of gaps an even share."
-        if thinned
-        else ""
-    )
-    divs = []
-    for title, figure in figures:
-        figure.update_layout(paper_bgcolor="#ffffff", plot_bgcolor="#ffffff")
-        drawing = figure.to_html(include_plotlyjs=False, full_html=False, config=charts.CONFIG)
-        divs.append(f"<figure><figcaption>{_text(title)}</figcaption>{drawing}</figure>")
-    return f"<section><h2>Charts</h2><p class='note'>{_text(note)}</p>{''.join(divs)}</section>"
-
-
-def section(title: str, body: str, note: str = "") -> str:
-    return f"<section><h2>{_text(title)}</h2><p class='note'>{_text(note)}</p>{body}</section>"
-
-
-def again(command: str) -> str:
-    return section("How to run it again", f"<pre>{_text(command)}</pre>")
-
-
-def run_command(scenario: str, engine: Mapping[str, Any]) -> str:
-    """The command that serves a scenario as a run was served; ``engine``: its settings as they were stored.
-
-    A scenario that is not here any more is named alone.
-    """
-    try:
-        base, served = load(scenario).engine, EngineConfig.model_validate(engine)
-    except (ScenarioError, ValidationError):
-        return f"servescope run {scenario}"
-    changed = book.settings_of(base, served)
-    return " ".join(["servescope run", scenario, *(f"--set {shlex.quote(f'{k}={v}')}" for k, v in changed.items())])
-
-
-def _compare_command(experiment: Experiment) -> str:
-    if experiment.kind == "sweep":
-        over = " ".join(f"--over {key}={','.join(values)}" for key, values in experiment.over.items())
-        shared = {k: v for k, v in experiment.variants[0].settings.items() if k not in experiment.over}
-        common = "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in shared.items())
-        return f"servescope sweep {experiment.scenario} {over}{common} --repeats {experiment.repeats}"
-    return f"servescope compare {experiment.scenario} {variant_options(experiment)} --repeats {experiment.repeats}"
-
-
-def variant_options(experiment: Experiment) -> str:
-    """The variants as a command takes them."""
-    return " ".join(
-        f"--variant '{v.name}:{','.join(f'{key}={value}' for key, value in v.settings.items())}'"
-        for v in experiment.variants
-    )
-
-
-def fine_print(words: str) -> str:
-    return f"<footer>{_text(words)} Made with ServeScope.</footer>"
-
-
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    return table_of(("", ""), pairs)
-
-
-def table_of(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    heads = "".join(f"<th>{_text(cell)}</th>" for cell in head) if any(head) else ""
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class='wide'><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def with_interval(value: float | None, around: Sequence[float] | None) -> str:
-    """``12.3 (11.9 to 12.8)``; an interval wider than any use is called open."""
-    if value is None:
-        return ""
-    if around is None:
-        return number(value)
-    if around[0] > 0 and around[1] > OPEN * around[0]:
-        return f"{number(value)} (open: run more)"
-    return f"{number(value)} ({number(around[0])} to {number(around[1])})"
-
-
-def _text(value: Any) -> str:
-    """Text that stays text: escaped, control characters shown as a box, each piece with its own writing direction."""
-    shown = "".join(c if c.isprintable() or c in "\n\u00a0" else "\ufffd" for c in str(value))
-    return html.escape(shown, quote=True)
-
-
-def page(title: str, parts: Sequence[str]) -> str:
-    head = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_text(title)}</title>"
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
-        f"<script>window.PlotlyConfig={json.dumps({'MathJaxConfig': 'local'})};</script><script>{get_plotlyjs()}</script></head>"
-    )
-    return f"{head}<body><main>{''.join(parts)}</main></body></html>"

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 from app.errors import LabError
-from app.experiments.file import experiment_dir, read_experiment
 from app.home import EXPERIMENT_FILE, Home
 from telemetry.process import is_alive
 from telemetry.status import is_final, read_status
@@ -32,26 +31,7 @@ def delete_run(home: Home, run_id: str) -> None:
             message=f"The run {run_id} is still being served.",
             mend=f"Cancel it first: servescope cancel {run_id}",
         )
-    _move(run_dir, home.trash_dir(run_id))
-
-
-def delete_experiment(home: Home, experiment_id: str) -> None:
-    """Move an experiment's plan to the trash, readable or not; its runs stay. Raises ``LabError`` while it goes on, or for an unknown one."""
-    try:
-        going_on = read_experiment(home, experiment_id).state == "running"
-    except LabError as error:
-        if error.kind != "bad-experiment":
-            raise
-        going_on = False
-    if going_on:
-        raise LabError(
-            "experiment-is-active",
-            field="experiment",
-            value=experiment_id,
-            message=f"The experiment {experiment_id} is still going on.",
-            mend="Stop it first.",
-        )
-    _move(experiment_dir(home, experiment_id), home.trash_dir(experiment_id))
+    move_to_trash(run_dir, home.trash_dir(run_id))
 
 
 def restore_run(home: Home, run_id: str) -> None:
@@ -59,7 +39,7 @@ def restore_run(home: Home, run_id: str) -> None:
     source = home.trash_dir(run_id)
     if not source.is_dir():
         raise not_in_trash(home, run_id)
-    target = experiment_dir(home, run_id) if (source / EXPERIMENT_FILE).exists() else home.run_dir(run_id)
+    target = home.experiment_dir(run_id) if (source / EXPERIMENT_FILE).exists() else home.run_dir(run_id)
     if target.exists():
         raise LabError(
             "run-exists",
@@ -110,7 +90,8 @@ def not_in_trash(home: Home, run_id: str) -> LabError:
     )
 
 
-def _move(folder: Path, target: Path) -> None:
+def move_to_trash(folder: Path, target: Path) -> None:
+    """Move a folder to its place in the trash, in place of what is there."""
     shutil.rmtree(target, ignore_errors=True)
     now = time.time_ns()
     os.utime(folder, ns=(now, now))  # finer than the kernel's own clock for files: what was deleted last comes first

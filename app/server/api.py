@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from app.errors import LabError
 from app.runs.listing import entry, list_runs
-from app.server.entrance import has_bearer
+from app.server.entrance import Entrance, has_bearer
 from app.server.incoming import json_object
 from app.server.indexing import select_from
 from store.errors import StoreError
@@ -27,11 +27,11 @@ MOST_ROWS = 1_000_000
 NOT_FOUND = ("unknown-run", "deleted-run", "bad-run-id")
 
 
-def api_routes(lab: Lab) -> list[Route]:
+def api_routes(lab: Lab, entrance: Entrance) -> list[Route]:
     """The endpoints, each behind the token."""
     table: tuple[tuple[str, str, Handler], ...] = (
         ("GET", "/api/status", _status),
-        ("POST", "/api/page-address", lambda lab, path, body: {"url": lab.entrance.page_address()}),
+        ("POST", "/api/page-address", lambda lab, path, body: {"url": entrance.page_address()}),
         ("GET", "/api/runs", lambda lab, path, body: {"runs": list_runs(lab.home)}),
         ("POST", "/api/runs", _enqueue),
         ("GET", "/api/runs/{run_id}", _show),

@@ -20,6 +20,7 @@ from app.server.openmetrics import CONTENT_TYPE, metrics_page
 
 if TYPE_CHECKING:
     from app.lab import Lab
+    from app.server.entrance import Entrance
 
 LIVE_PATH = "/live"
 PAGES = ("compare", "papers", "runs")
@@ -28,7 +29,7 @@ PROBES = ("_stcore/health", "_stcore/host-config")
 SCRIPT = Path(app.__file__).parent / "components" / "page.js"
 
 
-def routes(lab: Lab) -> list[BaseRoute]:
+def routes(lab: Lab, entrance: Entrance) -> list[BaseRoute]:
     """The live socket, metrics, health and the API of one lab."""
     socket = LiveSocket(lab)
 
@@ -47,7 +48,7 @@ def routes(lab: Lab) -> list[BaseRoute]:
         Route("/metrics", metrics, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/health", health_for_clients, methods=["GET"]),  # as vLLM answers it
-        *api_routes(lab),
+        *api_routes(lab, entrance),
         *page_routes(),
     ]
 

@@ -14,10 +14,11 @@ import app
 from app.errors import LabError
 from app.home import Home
 from app.lab import Lab, set_lab
-from app.locks import LabAddress, LabLock
-from app.server.entrance import entrance_of
+from app.locks import LabAddress
+from app.server.entrance import Entrance, entrance_of
 from app.server.gate import Gate
 from app.server.guard import LOOPBACK_HOSTS, Guard
+from app.server.lab_lock import LabLock
 from app.server.preload import preload
 
 if TYPE_CHECKING:
@@ -72,9 +73,13 @@ def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
 
 
 def build_app(
-    lab: Lab, *, allowed_hosts: Iterable[str] = LOOPBACK_HOSTS, on_ready: Callable[[], None] | None = None
+    lab: Lab,
+    entrance: Entrance | None = None,
+    *,
+    allowed_hosts: Iterable[str] = LOOPBACK_HOSTS,
+    on_ready: Callable[[], None] | None = None,
 ) -> App:
-    """The ASGI application of a lab: pages, live socket, metrics, API; all behind the guard and the gate.
+    """The ASGI application of a lab: pages, live socket, metrics, API; all behind the guard and the gate. ``entrance``: who is let in.
 
     Its lifespan starts the lab (database, collector, queue) and stops it.
     """
@@ -83,6 +88,7 @@ def build_app(
 
     from app.server.routes import routes
 
+    entrance = entrance or Entrance(lab.address)
     configure_streamlit(allowed_hosts)
 
     @asynccontextmanager
@@ -99,8 +105,8 @@ def build_app(
 
     return st.App(
         PAGE,
-        routes=routes(lab),
-        middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts)), Middleware(Gate, entrance=lab.entrance)],
+        routes=routes(lab, entrance),
+        middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts)), Middleware(Gate, entrance=entrance)],
         lifespan=lifespan,
         on_script_error=lab.note_page_error,
     )
@@ -156,7 +162,7 @@ def serve(
             if port and address.port != port:
                 say(f"Port {port} is taken; using {address.port}.")
             entrance = entrance_of(home, address, open_to_all=open_to_all)
-            lab = Lab(home, address, entrance)
+            lab = Lab(home, address)
             lab.queue.warm_up()  # its imports run beside ours
 
             def ready() -> None:
@@ -171,14 +177,16 @@ def serve(
                     webbrowser.open(entrance.page_address())
 
             try:
-                _serve(lab, listener, (*LOOPBACK_HOSTS, *extra_hosts), ready)
+                _serve(lab, entrance, listener, (*LOOPBACK_HOSTS, *extra_hosts), ready)
             finally:
                 lab.stop()
     finally:
         lock.release()
 
 
-def _serve(lab: Lab, listener: socket.socket, hosts: tuple[str, ...], on_ready: Callable[[], None]) -> None:
+def _serve(
+    lab: Lab, entrance: Entrance, listener: socket.socket, hosts: tuple[str, ...], on_ready: Callable[[], None]
+) -> None:
     import uvicorn
 
     from app.server.connections import BoundedHttp, more_descriptors
@@ -190,7 +198,7 @@ def _serve(lab: Lab, listener: socket.socket, hosts: tuple[str, ...], on_ready: 
             await super().shutdown(sockets)
 
     more_descriptors()
-    asgi_app = build_app(lab, allowed_hosts=hosts, on_ready=on_ready)
+    asgi_app = build_app(lab, entrance, allowed_hosts=hosts, on_ready=on_ready)
     lab.start()  # here, so that what is wrong with the store is said in words rather than by the server's start-up log
     config = uvicorn.Config(
         asgi_app,

@@ -21,7 +21,7 @@ from app.experiments.file import read_experiment
 from app.experiments.judge import goodput_in_words, judge
 from app.experiments.missing_runs import as_it_is, missing_runs, without
 from app.experiments.plan import Experiment
-from app.exports.report import with_interval
+from app.experiments.tables import with_interval
 from app.lab import Lab, get_lab
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import streamlit as st
 
-from app.commands.progress import turn_in_words
 from app.errors import LabError, on_page
 from app.experiments.drive import current_turn, pause, resume, runs_planned, seconds_left
 from app.experiments.file import read_experiment
-from app.experiments.plan import Experiment
-from app.exports.export import export, import_file, imported_in_words
+from app.experiments.plan import Experiment, turn_in_words
+from app.exports.export import export
+from app.exports.import_file import import_file, imported_in_words
 from app.lab import Lab
 from app.views.trash import delete_damaged
 from app.views.uploads import forget

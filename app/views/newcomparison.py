@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import streamlit as st
 
-from app.commands.run import parse_settings
 from app.components.address import first_tab, keep_in_address
 from app.errors import LabError
 from app.experiments.file import create_experiment
@@ -17,6 +16,7 @@ from app.lab import Lab
 from app.runs.facts import differences
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
+from app.settings.written import parse_settings
 from app.words.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides, refuse_contradictions
 from scenarios import ScenarioError, available, load

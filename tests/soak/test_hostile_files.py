@@ -15,14 +15,15 @@ import pytest
 from rowmaker import record_run, set_status, spooled, stored
 
 from app.errors import LabError
-from app.experiments.file import create_experiment, read_experiment
-from app.exports.export import export, import_file
+from app.experiments.file import create_experiment, delete_experiment, read_experiment
+from app.exports.export import export
+from app.exports.import_file import import_file
 from app.home import Home
 from app.locks import running_lab
 from app.runs.listing import entry, list_runs
 from app.runs.notes import write_notes
 from app.runs.result import result_of
-from app.runs.trash import delete_experiment, delete_run, empty_trash, restore_run
+from app.runs.trash import delete_run, empty_trash, restore_run
 from store.database import Database
 from store.errors import StoreError
 from store.experiments import experiments

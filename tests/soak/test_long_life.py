@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app.exports.export import export, import_file
+from app.exports.export import export
+from app.exports.import_file import import_file
 from app.home import Home
 from app.runs.trash import empty_trash
 from tests.app.lab_process import LabProcess, http, lab_on

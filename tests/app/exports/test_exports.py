@@ -9,17 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from app.commands.run import parse_settings
 from app.errors import LabError
+from app.experiments.commands import run_command
 from app.experiments.file import read_experiment, write_experiment
 from app.experiments.judge import result_of_experiment
 from app.experiments.plan import Experiment, Turn, Variant, plan
-from app.exports.export import export, import_file, imported_in_words, safe_cell
-from app.exports.report import experiment_report, run_command
+from app.exports.csv_files import safe_cell
+from app.exports.export import export
+from app.exports.import_file import import_file, imported_in_words
+from app.exports.report import experiment_report
 from app.home import Home
 from app.runs.notes import write_notes
 from app.runs.result import result_of
 from app.server.indexing import select
+from app.settings.written import parse_settings
 from benchmarks.querying import REQUESTS_AT_ONCE, make_rows
 from scenarios import build
 from store.database import Database

@@ -19,7 +19,8 @@ from websockets.sync.client import ClientConnection, connect
 
 from app.errors import LabError
 from app.home import Home
-from app.locks import LabAddress, LabLock
+from app.locks import LabAddress
+from app.server.lab_lock import LabLock
 from app.server.live_socket import MOST_SILENT
 from app.server.routes import PAGES
 from app.server.serve import PAGE, bind, configure_streamlit, streamlit_options
@@ -50,7 +51,7 @@ def test_the_list_of_routes_is_whole() -> None:
 
 
 def test_every_page_and_what_streamlit_asks_below_it_is_answered(lab: LabProcess) -> None:
-    pages = sorted(path.stem for path in (PAGE.parent / "pages").glob("*.py") if path.stem != "live")
+    pages = sorted(path.stem for path in (PAGE.parent / "pages").glob("*.py") if path.stem not in ("live", "__init__"))
     assert pages == sorted(PAGES)
     key = {"Authorization": f"Bearer {lab.address.token}"}
     for name in ("", *pages):

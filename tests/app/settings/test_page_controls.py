@@ -7,7 +7,7 @@ import pytest
 from app.errors import LabError, on_page
 from app.runs.facts import differences
 from app.settings import controls as book
-from app.views.setup import settings_rows
+from app.settings.given import settings_rows
 from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, PrefixSharing, Speculation, apply_overrides
 
 

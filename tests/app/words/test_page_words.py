@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.views.setup import flat
+from app.settings.given import flat
 from app.words.board import board_words
 from app.words.charts import CHARTS
 from app.words.decisions import REASONS, decision_in_words, iteration_in_words

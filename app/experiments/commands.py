@@ -1,0 +1,53 @@
+"""The command that serves a run or an experiment again, as it is typed."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.experiments.plan import Experiment
+from app.settings import controls as book
+from engine.config import EngineConfig
+from scenarios import ScenarioError, load
+
+
+def run_command(scenario: str, engine: Mapping[str, Any]) -> str:
+    """The command that serves a scenario as a run was served; ``engine``: its settings as they were stored.
+
+    A scenario that is not here any more is named alone.
+    """
+    try:
+        base, served = load(scenario).engine, EngineConfig.model_validate(engine)
+    except (ScenarioError, ValidationError):
+        return f"servescope run {scenario}"
+    changed = book.settings_of(base, served)
+    return " ".join(["servescope run", scenario, *(f"--set {shlex.quote(f'{k}={v}')}" for k, v in changed.items())])
+
+
+def compare_command(experiment: Experiment) -> str:
+    if experiment.kind == "sweep":
+        over = " ".join(f"--over {key}={','.join(values)}" for key, values in experiment.over.items())
+        shared = {k: v for k, v in experiment.variants[0].settings.items() if k not in experiment.over}
+        common = "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in shared.items())
+        return f"servescope sweep {experiment.scenario} {over}{common} --repeats {experiment.repeats}"
+    return f"servescope compare {experiment.scenario} {variant_options(experiment)} --repeats {experiment.repeats}"
+
+
+def variant_options(experiment: Experiment) -> str:
+    """The variants as a command takes them."""
+    return " ".join(
+        f"--variant '{v.name}:{','.join(f'{key}={value}' for key, value in v.settings.items())}'"
+        for v in experiment.variants
+    )
+
+
+def rate_search_command(experiment: Experiment, result: Mapping[str, Any]) -> str:
+    assert experiment.search is not None
+    bound = experiment.search.tbt_ms
+    by = f"--tbt {bound:g}" if bound is not None else f"--slo {experiment.slo}"
+    limits = f"--low {result['low']:g} --high {result['high']:g} --tolerance {result['tolerance']:g}"
+    again = f"--repeats {experiment.repeats} {limits} {by}"
+    return f"servescope capacity {experiment.scenario} {variant_options(experiment)} {again}"
