@@ -204,7 +204,10 @@ def _speed() -> Iterator[Check]:
     for about in kept:
         facts, rates = about["facts"], MachineRates.model_validate(about["rates"])
         day = time.strftime("%Y-%m-%d", time.localtime(about["measured_unix_ns"] / 1e9))
-        served = f"{facts.get('model')} on {facts.get('device')} ({facts.get('dtype')}, {facts.get('threads') or 'usual'} threads)"
+        served = (
+            f"{facts.get('model')} on {facts.get('device')} ({facts.get('dtype')}, "
+            f"{facts.get('threads') or 'usual'} threads)"
+        )
         mend = f"to have it measured again: rm {about['path']}" if rates.disturbed else ""
         yield Check("speed", "note" if rates.disturbed else "ok", f"{served}, {day}: {rates.in_words}", mend)
 

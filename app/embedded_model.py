@@ -24,7 +24,9 @@ def model_is_ready() -> bool:
 
 
 def prepare_embedded_model(console: Console) -> None:
-    """Convert the embedded model if that has not been done, its progress shown on ``console``. Raises ``LabError`` saying what is missing."""
+    """Convert the embedded model if that has not been done, its progress shown on ``console``. Raises ``LabError``
+    saying what is missing.
+    """
     if model_is_ready():
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

@@ -120,7 +120,9 @@ class Home:
             ) from error
 
     def _check_path(self) -> None:
-        """DuckDB takes ``?`` for the start of options and needs UTF-8; a line break would spoil every message with a path in it."""
+        """DuckDB takes ``?`` for the start of options and needs UTF-8; a line break would spoil every message with a
+        path in it.
+        """
         path = str(self.root)
         if "?" in path or any(not letter.isprintable() for letter in path):
             shown = ascii(path)[1:-1]
@@ -128,7 +130,8 @@ class Home:
                 "home-unusable",
                 field=ENV,
                 value=shown,
-                message=f"{ENV} is {shown}, which has a question mark, a control character or bytes that are not UTF-8.",
+                message=f"{ENV} is {shown}, which has a question mark, a control character or bytes that are not "
+                f"UTF-8.",
                 mend=f"Name a folder without them: export {ENV}=/path/to/folder",
             )
 

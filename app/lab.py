@@ -114,7 +114,9 @@ class Lab:
         return self._live.get(run_id)
 
     def figures(self, run_id: str, status: Status) -> dict[str, Any]:
-        """The run's key figures: of one in progress as far as it is, of one that is over its summary's (``final`` tells)."""
+        """The run's key figures: of one in progress as far as it is, of one that is over its summary's (``final``
+        tells).
+        """
         if is_final(status):
             with self.cursor() as cursor:
                 found = final_figures(cursor, run_id)
@@ -129,7 +131,9 @@ class Lab:
         return run_id
 
     def submit_like(self, spec: RunSpec) -> str:
-        """Queue a run made from a shown one. Raises ``LabError`` as ``submit`` does, and when its model would have to be fetched."""
+        """Queue a run made from a shown one. Raises ``LabError`` as ``submit`` does, and when its model would have to
+        be fetched.
+        """
         require_models_here(spec.engine)
         return self.submit(spec)
 

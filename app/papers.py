@@ -1,4 +1,6 @@
-"""Which of the papers' cards a reader asks for, and the words around them: the same on the page and on the command line."""
+"""Which of the papers' cards a reader asks for, and the words around them: the same on the page and on the command
+line.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The lab's pages: what Streamlit runs for every visit. Only dresses the page and hands over to the page that was asked for."""
+"""The lab's pages: what Streamlit runs for every visit. Only dresses the page and hands over to the page that was asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from pathlib import Path
 import streamlit as st
 
 from app.components.chart_card import page_palette
+from app.panels.sentences import glossary
 from app.theme import page_styles
-from app.words.text import GLOSSARY
 
 SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -33,5 +35,5 @@ page = st.navigation(
 st.html(f"<style>{page_styles(page_palette())}</style>")
 page.run()
 with st.sidebar, st.expander("Words of the field", icon=":material/dictionary:"):
-    for word, meaning in GLOSSARY.items():
+    for word, meaning in glossary().items():
         st.markdown(f"**{word}**: {meaning}")

@@ -1,8 +1,8 @@
 """The lab's look: one palette with fixed meanings, for canvases, Plotly figures and Streamlit alike.
 
-A colour means the same thing on every page: amber is prompt work, blue is token generation, magenta is both in one iteration, teal
-is memory, red is a stall. ``tests/app/charts/test_page_theme.py`` holds the palette to distances that survive the three common kinds of
-colour blindness, and to contrast with both backgrounds.
+A colour means the same thing on every page: amber is prompt work, blue is token generation, magenta is both in one
+iteration, teal is memory, red is a stall. ``tests/app/charts/test_page_theme.py`` holds the palette to distances that
+survive the three common kinds of colour blindness, and to contrast with both backgrounds.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "light": ("#1F6FB8", "#C26A00", "#B0347E", "#1D8A7E", "#6A4FB3", "#42525F"),
     "dark": ("#5AA9F0", "#F5A742", "#E573B5", "#3DB8A6", "#B79CF0", "#B9C7D1"),
 }
-"""Colours of a comparison's variants, by their place; each also has a dash and a marker, so that print and every eye can
-tell them apart."""
+"""Colours of a comparison's variants, by their place; each also has a dash and a marker, so that print and every eye
+can tell them apart.
+"""
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 
@@ -169,6 +170,8 @@ def streamlit_theme() -> dict[str, object]:
 
 @cache
 def page_styles(colours: Palette) -> str:
-    """The style sheet of the pages: the palette as variables (``--lab-muted``), then ``lab.css``, which names no colour of its own."""
+    """The style sheet of the pages: the palette as variables (``--lab-muted``), then ``lab.css``, which names no colour
+    of its own.
+    """
     variables = " ".join(f"--lab-{name.replace('_', '-')}: {value};" for name, value in asdict(colours).items())
     return f":root {{ {variables} }}\n{STYLES.read_text(encoding='utf-8')}"

@@ -1,4 +1,6 @@
-"""Charts of recorded runs: a table in, a Plotly figure out. Columns carry the live socket's names (``docs/architecture.md``)."""
+"""Charts of recorded runs: a table in, a Plotly figure out. Columns carry the live socket's names
+(``docs/architecture.md``).
+"""
 
 from app.charts.devices import device_activity, memory_and_power
 from app.charts.frame import CONFIG, column, on_one_clock

@@ -90,7 +90,9 @@ def _too_few_above(figure: go.Figure, count: int, palette: Palette) -> None:
 
 
 def room_for_names(figure: go.Figure, names: int) -> None:
-    """Make a figure higher by what its legend needs; with too many names there is none, and a point says whose it is."""
+    """Make a figure higher by what its legend needs; with too many names there is none, and a point says whose it
+    is.
+    """
     if names > MOST_NAMES:
         figure.update_layout(showlegend=False)
     else:
@@ -206,7 +208,9 @@ def heat_map(
 def curve(
     values: Sequence[str], points: Sequence[Point], palette: Palette, *, x_title: str, y_title: str, unit: str
 ) -> go.Figure:
-    """A sweep over one setting. ``points``: one per value, in its order, ``x`` not read; numbers stand where they are, words in a row."""
+    """A sweep over one setting. ``points``: one per value, in its order, ``x`` not read; numbers stand where they are,
+    words in a row.
+    """
     figure = new_figure(palette, y_title=f"{y_title}, {unit}" if unit else y_title, x_title=x_title, height=320)
     known = [(value, point) for value, point in zip(values, points, strict=True) if np.isfinite(point.y)]
     if not known:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-# Imported for its effect: Plotly looks for pandas among the loaded modules, and would find it half loaded while another thread
+# Imported for its effect: Plotly looks for pandas among the loaded modules, and would find it half loaded while another
+# thread
 # (Arrow, Streamlit) imports it for the first time.
 import pandas  # noqa: F401
 import plotly.graph_objects as go
@@ -93,13 +94,17 @@ def new_figure(palette: Palette, *, y_title: str, height: int = HEIGHT, x_title:
 
 
 def on_one_clock(figure: go.Figure, end_s: float) -> go.Figure:
-    """Give a figure over the run's time the range that all of them have, from the start to ``end_s``, and tie its zoom to theirs."""
+    """Give a figure over the run's time the range that all of them have, from the start to ``end_s``, and tie its zoom
+    to theirs.
+    """
     figure.update_xaxes(range=[0, end_s])
     return figure.update_layout(meta="time")
 
 
 def opens(what: str, run_id: str = "") -> dict[str, str]:
-    """A trace's ``meta``: a click on a mark opens the iteration or request whose number its ``customdata`` begins with."""
+    """A trace's ``meta``: a click on a mark opens the iteration or request whose number its ``customdata`` begins
+    with.
+    """
     return {"opens": what, "run": run_id}
 
 

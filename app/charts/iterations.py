@@ -18,8 +18,9 @@ MOST_BARS = 1500  # more bars than this are narrower than a pixel and slow the b
 def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
     """Every iteration as a bar: as wide as it took on the time axis, as high as it took in ms, split by step.
 
-    ``table``: ``t`` (end, s), ``iteration``, ``duration_ms``, ``forward_ms``, ``schedule_ms``, ``prepare_ms``, ``sample_ms``, ``finish_ms``,
-    ``prefill_tokens``, ``decode_tokens``. Of more than ``MOST_BARS`` rows the longest of every stretch is drawn.
+    ``table``: ``t`` (end, s), ``iteration``, ``duration_ms``, ``forward_ms``, ``schedule_ms``, ``prepare_ms``,
+    ``sample_ms``, ``finish_ms``, ``prefill_tokens``, ``decode_tokens``. Of more than ``MOST_BARS`` rows the longest of
+    every stretch is drawn.
     """
     figure = new_figure(palette, y_title="duration, ms", height=340)
     figure.update_layout(barmode="stack", bargap=0)
@@ -33,8 +34,8 @@ def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
     middle = t - width / 2
     about = np.stack([number, duration, prefill, decode], axis=-1)
     hover = (
-        "iteration %{customdata[0]:d}, %{customdata[1]:,.1f} ms<br>"
-        "%{customdata[2]:d} prompt + %{customdata[3]:d} decode tokens<br>%{y:,.2f} ms"
+        "iteration %{customdata[0]:d}, %{customdata[1]:,.1f} ms<br>%{customdata[2]:d} prompt + %{customdata[3]:d} "
+        "decode tokens<br>%{y:,.2f} ms"
     )
     kinds = kind_of(prefill, decode)
     forward = column(table, "forward_ms")[shown]
@@ -69,7 +70,8 @@ def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
 def batch_makeup(table: Table, palette: Palette) -> go.Figure:
     """Tokens each iteration computed, decode below, prompt tokens on top, and the token budget.
 
-    ``table``: ``t``, ``iteration``, ``duration_ms``, ``prefill_tokens``, ``decode_tokens``, ``token_budget`` (NaN: none).
+    ``table``: ``t``, ``iteration``, ``duration_ms``, ``prefill_tokens``, ``decode_tokens``, ``token_budget`` (NaN:
+    none).
     """
     figure = new_figure(palette, y_title="in the iteration, tokens")
     figure.update_layout(barmode="stack", bargap=0)
@@ -109,7 +111,9 @@ def kind_of(prefill: np.ndarray, decode: np.ndarray) -> np.ndarray:
 
 
 def tallest(heights: np.ndarray, most: int) -> np.ndarray:
-    """Indices [at most ``most``] of the highest value in every stretch of equally many rows, in order: no spike is lost."""
+    """Indices [at most ``most``] of the highest value in every stretch of equally many rows, in order: no spike is
+    lost.
+    """
     count = len(heights)
     if count <= most:
         return np.arange(count)

@@ -15,7 +15,9 @@ from app.theme import Palette
 def attainment_by_scale(
     scales: Sequence[float], attainment: Mapping[str, Sequence[float]], palette: Palette
 ) -> go.Figure:
-    """Share of requests in time with both bounds multiplied by each scale, a line per variant; 1 is the objective itself."""
+    """Share of requests in time with both bounds multiplied by each scale, a line per variant; 1 is the objective
+    itself.
+    """
     figure = new_figure(palette, y_title="requests in time, %", x_title="bounds of the objective, times")
     _as_shares(figure)
     for index, (name, reached) in enumerate(attainment.items()):
@@ -35,7 +37,9 @@ def attainment_by_scale(
 
 
 def attainment_by_rate(groups: Sequence[Mapping[str, Any]], palette: Palette, *, goal: float) -> go.Figure:
-    """Share of requests in time at each rate of arrivals, a line per group of the other settings (``name``, ``measured``)."""
+    """Share of requests in time at each rate of arrivals, a line per group of the other settings (``name``,
+    ``measured``).
+    """
     figure = new_figure(palette, y_title="requests in time, %", x_title="arrivals, requests/s")
     _as_shares(figure)
     if not any(group["measured"] for group in groups):

@@ -1,4 +1,6 @@
-"""The roofline: each iteration's arithmetic per byte against the rate it reached, below what the device was measured to do."""
+"""The roofline: each iteration's arithmetic per byte against the rate it reached, below what the device was measured to
+do.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ def roofline(table: Table, peaks: Mapping[str, float] | None, palette: Palette) 
     """Modelled FLOP per byte against modelled FLOP over forward time, on logarithmic axes.
 
     Args:
-        table: ``flops``, ``bytes`` (modelled least of the batch), ``forward_ms``, ``prefill_tokens``, ``decode_tokens``, ``iteration``.
+        table: ``flops``, ``bytes`` (modelled least of the batch), ``forward_ms``, ``prefill_tokens``,
+            ``decode_tokens``, ``iteration``.
         peaks: the device's measured ``flops_per_s`` and ``bytes_per_s``; None draws no roof.
         palette: colours.
     """

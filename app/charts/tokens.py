@@ -29,8 +29,8 @@ def token_gaps(
 ) -> go.Figure:
     """One dot per token at (time, gap since the request's token before).
 
-    ``table``: ``t`` (s), ``itl_ms``, ``request``. Gaps above ``stall_ms`` are stalls. Of more than ``MOST_DOTS`` dots every stall is kept and
-    the others are thinned evenly.
+    ``table``: ``t`` (s), ``itl_ms``, ``request``. Gaps above ``stall_ms`` are stalls. Of more than ``MOST_DOTS`` dots
+    every stall is kept and the others are thinned evenly.
     """
     figure = new_figure(palette, y_title="gap before the token, ms", height=340)
     if log:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.console import Json, command, emit, say, stdout, table
+from app.commands.console import Json, command, emit, result_table, say, stdout
 from app.commands.run import interruptible
 from app.errors import LabError
 from app.locks import running_lab
@@ -23,18 +23,10 @@ if TYPE_CHECKING:
 LOOK_S = 0.2
 REPEATS = 5
 SHOWN = (
-    "ttft_ms",
-    "ttft_ms_p99",
-    "itl_ms",
-    "itl_ms_p99",
-    "stalls",
-    "tpot_ms",
-    "e2e_ms",
-    "output_tokens_per_s",
-    "slo_attainment",
-    "in_time_per_s",
-    "peak_kv_tokens",
+    *("ttft_ms", "ttft_ms_p99", "itl_ms", "itl_ms_p99", "stalls", "tpot_ms", "e2e_ms"),
+    *("output_tokens_per_s", "slo_attainment", "in_time_per_s", "peak_kv_tokens"),
 )
+SHOWN_OF_RATES = ("variant", "requests/s", "in time", "ITL p99, ms", "delay p50, ms", "holds")
 
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="How often each variant is served.")]
 Set = Annotated[
@@ -314,44 +306,25 @@ def follow(home: Home, experiment_id: str) -> bool:
 
 def print_capacity(result: dict[str, Any]) -> None:
     """A search's result as a table and sentences."""
-    from app.experiments.rate_search import repeats_in_words
-    from app.words.text import number
+    from app.experiments.tables import rates_table
 
-    rows = []
-    for name, about in result["variants"].items():
-        for probe in about["probes"]:
-            figures = [probe["attainment"], probe["itl_ms_p99"], probe["scheduling_delay_ms"]]
-            cells = ["" if value is None else number(value) for value in (probe["requests_per_s"], *figures)]
-            rows.append((name, *cells, "yes" if probe["held"] else "no"))
-    columns = ("variant", "requests/s", "in time", "ITL p99, ms", "delay p50, ms", "holds")
-    title = ", ".join([result["experiment_id"], *result["labels"]])
-    stdout().print(table(columns, rows, title=title, right=columns[1:5]))
-    served = repeats_in_words(result["repeats"])
-    for sentence in (f"A rate holds with {result['criterion']}. {served}", *result["notes"], *result["summary"]):
+    told = rates_table(result)
+    shown = replace(told.only(SHOWN_OF_RATES), title=", ".join([result["experiment_id"], *result["labels"]]))
+    stdout().print(result_table(shown, right=shown.heads[1:-1]))
+    for sentence in (told.note, *result["summary"]):
         say(sentence)
-    for name, about in result["variants"].items():
-        if about["disturbed"]:
-            say(f"{name}: disturbed while served: {', '.join(about['disturbed'])}.")
+    _say_disturbed(result)
 
 
 def print_comparison(result: dict[str, Any]) -> None:
     """The result as a table and sentences."""
     from app.experiments.judge import goodput_in_words
-    from app.words.text import number
-    from store.statistics import STATISTICS, small_samples
+    from app.experiments.tables import figures_table
+    from store.statistics import small_samples
 
-    rows = []
-    for name in SHOWN:
-        for variant, effect in result["metrics"].get(name, {}).items():
-            ratio, around = effect["ratio"], effect["ratio_interval"]
-            against = f"x{ratio:.3f} ({around[0]:.3f} to {around[1]:.3f})" if ratio is not None else ""
-            value = number(effect["value"])
-            if effect["interval"] is not None:
-                value += " ({} to {})".format(*map(number, effect["interval"]))
-            title = f"{STATISTICS[name].title} {STATISTICS[name].unit}".strip()
-            rows.append((title, variant, value, against, effect["verdict"] or "baseline"))
     title = ", ".join([f"{result['experiment_id']}: {result['repeats']} repeats", *result["labels"]])
-    stdout().print(table(("metric", "variant", "value", "against the baseline", "verdict"), rows, title=title))
+    shown = figures_table(result, SHOWN).only(("figure", "variant", "value", "ratio", "verdict"))
+    stdout().print(result_table(replace(shown, title=title)))
     for words in small_samples(result["metrics"]):
         say(words)
     say(f"Objective {result['slo']['name']}: {result['slo']['words']}.")
@@ -359,6 +332,10 @@ def print_comparison(result: dict[str, Any]) -> None:
         say(goodput_in_words(found))
     for sentence in result["summary"]:
         say(sentence)
+    _say_disturbed(result)
+
+
+def _say_disturbed(result: dict[str, Any]) -> None:
     for name, about in result["variants"].items():
         if about["disturbed"]:
             say(f"{name}: disturbed while served: {', '.join(about['disturbed'])}.")

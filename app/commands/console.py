@@ -1,4 +1,6 @@
-"""How commands speak: JSON and tables on standard output, words for people on standard error, errors with their mend."""
+"""How commands speak: JSON and tables on standard output, words for people on standard error, errors with their
+mend.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,8 @@ from app.errors import LabError
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+    from app.words.table import Table as ResultTable
 
 P = ParamSpec("P")
 QUERY_INTERRUPTED = "Query interrupted"  # what DuckDB makes of a Ctrl-C that came while it worked
@@ -57,8 +61,8 @@ def table(
 ) -> Table:
     """A rich table of plain text cells (markup in values is shown, not obeyed).
 
-    ``right``: columns of numbers; ``whole``: columns that are never broken or cut. Columns with nothing in them are left
-    out.
+    ``right``: columns of numbers; ``whole``: columns that are never broken or cut. Columns with nothing in them are
+    left out.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -79,6 +83,11 @@ def table(
     for row in cells:
         built.add_row(*(Text(row[n]) for n in filled))
     return built
+
+
+def result_table(table_: ResultTable, *, right: Iterable[str] = (), whole: Iterable[str] = ()) -> Table:
+    """A result table as a rich table."""
+    return table(table_.heads, table_.cells(), title=table_.title, right=right, whole=whole)
 
 
 def command(function: Callable[P, R]) -> Callable[P, R]:

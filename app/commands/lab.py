@@ -30,8 +30,8 @@ def lab(
 ) -> None:
     """Open the lab in a browser.
 
-    The page, the run queue and the database, on this machine only. Run again while a lab is up, it prints a fresh address of
-    that lab.
+    The page, the run queue and the database, on this machine only. Run again while a lab is up, it prints a fresh
+    address of that lab.
     """
     from app.embedded_model import prepare_embedded_model
     from app.home import Home

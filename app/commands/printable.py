@@ -1,9 +1,9 @@
 """The one way text takes to a terminal: escape sequences in it are shown, never obeyed.
 
-Titles, notes, labels, model names and errors may come from a file that somebody sent. A terminal would take an escape character in
-them for a command: clear the screen, rename the window, write to the clipboard. ``guard_terminal`` puts ``PrintableStream`` in front of
-both standard streams, so every ``print``, log line and traceback passes it; ``app.commands.richconsole`` does the same for rich, whose
-own colours it leaves alone.
+Titles, notes, labels, model names and errors may come from a file that somebody sent. A terminal would take an escape
+character in them for a command: clear the screen, rename the window, write to the clipboard. ``guard_terminal`` puts
+``PrintableStream`` in front of both standard streams, so every ``print``, log line and traceback passes it;
+``app.commands.richconsole`` does the same for rich, whose own colours it leaves alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ def _json_escape(found: re.Match[str]) -> str:
 
 
 class PrintableStream:
-    """A text stream that writes what is printable, whatever its encoding lacks written out too; all else is the stream's."""
+    """A text stream that writes what is printable, whatever its encoding lacks written out too; all else is the
+    stream's.
+    """
 
     def __init__(self, raw: TextIO) -> None:
         self.raw = raw
@@ -51,7 +53,9 @@ class PrintableStream:
 
 
 def guard_terminal() -> None:
-    """From here on nothing reaches standard output and error but through ``PrintableStream``; harmless the second time."""
+    """From here on nothing reaches standard output and error but through ``PrintableStream``; harmless the second
+    time.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, PrintableStream):

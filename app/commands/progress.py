@@ -91,7 +91,9 @@ class RunProgress:
 
 
 class ExperimentProgress:
-    """A bar over the runs of an experiment, with the run being served and the time left; without a terminal, a line per run."""
+    """A bar over the runs of an experiment, with the run being served and the time left; without a terminal, a line per
+    run.
+    """
 
     def __init__(self, home: Home) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn

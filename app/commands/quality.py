@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as json_text
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.console import Json, command, emit, say, stdout, table
+from app.commands.console import Json, command, emit, result_table, say, stdout
 from app.commands.printable import printable, unguarded
 from app.errors import LabError
 
@@ -118,39 +119,13 @@ def _bar(progress: Progress | None, end: str = "") -> None:
 
 
 def _print(result: dict[str, Any]) -> None:
-    full = result["full"]
-    say(f"{result['model']}, {result['dtype']} on {result['device']}; {result['tokens']} tokens of {result['text']}.")
-    if result["labels"]:
-        say(f"Labels: {', '.join(result['labels'])}.")
-    columns = ("codec", "bits", "room", "perplexity", "change", "KL", "same token", "greedy", "facts", "cut otherwise")
-    facts, cut = _facts(full["needles"]), _cut(full)
-    rows: list[tuple[Any, ...]] = [
-        ("full precision", "", "1.00x", f"{full['perplexity']:.3f}", "", "", "", "", facts, cut)
-    ]
-    rows += [
-        (
-            codec["name"],
-            f"{codec['bits']:.2f}",
-            f"{codec['capacity']:.2f}x",
-            f"{codec['perplexity']:.3f}",
-            f"{100 * codec['perplexity_change']:+.2f} %",
-            f"{codec['kl']:.4f}",
-            f"{100 * codec['agreement']:.1f} %",
-            "" if codec["greedy_agreement"] is None else f"{100 * codec['greedy_agreement']:.0f} %",
-            _facts(codec["needles"]),
-            _cut(codec),
-        )
-        for codec in result["codecs"]
-    ]
-    stdout().print(table(columns, rows, right=columns[1:], whole=("codec",)))
+    from app.panels.kv_quantization.tables import quality_table
+    from store.quality import rows_of
+
+    rows = rows_of("", json_text.dumps(result).encode())
+    assert rows is not None
+    told = quality_table(rows)
+    say(told.note)
+    stdout().print(result_table(told, right=told.heads[1:], whole=("codec",)))
     say("Cut otherwise: the largest change of a logit when the same text is read in other pieces.")
     say(f"Kept in {result['path']}.")
-
-
-def _cut(side: dict[str, Any]) -> str:
-    """Largest change of a logit when the text is read in other pieces."""
-    return f"{side['chunking']['logits']:.2g}" if "chunking" in side else ""
-
-
-def _facts(needles: list[dict[str, Any]]) -> str:
-    return f"{sum(needle['found'] for needle in needles)} of {len(needles)}" if needles else ""

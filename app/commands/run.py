@@ -64,7 +64,9 @@ def run(
 
 
 def build_spec(scenario: str, settings: list[str], home: Home) -> RunSpec:
-    """The scenario with ``KEY=VALUE`` settings applied, sized to this machine. A model given as a relative path is made absolute."""
+    """The scenario with ``KEY=VALUE`` settings applied, sized to this machine. A model given as a relative path is made
+    absolute.
+    """
     import scenarios
     from app.runs.machine_rates import measure_for
 

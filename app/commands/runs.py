@@ -1,4 +1,6 @@
-"""``servescope runs``, ``show``, ``scenarios``, ``cancel``, ``delete``, ``restore``: looking at runs and tidying them."""
+"""``servescope runs``, ``show``, ``scenarios``, ``cancel``, ``delete``, ``restore``: looking at runs and tidying
+them.
+"""
 
 from __future__ import annotations
 

@@ -39,9 +39,10 @@ def chart_card(
 ) -> None:
     """Draw a card.
 
-    ``name`` is the widget key and the file name, ``summary`` the chart in words for screen readers, ``remark`` a line above it, ``control``
-    draws what belongs to the chart beside its title, ``until`` (s) is the end of the time axis that the charts of a run share, ``opens`` says what of a run a clicked point stands for (``run`` and perhaps ``request``
-    or ``iteration``): the page turns there.
+    ``name`` is the widget key and the file name, ``summary`` the chart in words for screen readers, ``remark`` a line
+    above it, ``control`` draws what belongs to the chart beside its title, ``until`` (s) is the end of the time axis
+    that the charts of a run share, ``opens`` says what of a run a clicked point stands for (``run`` and perhaps
+    ``request`` or ``iteration``): the page turns there.
     """
     if until is not None:
         on_one_clock(figure, until)
@@ -69,7 +70,9 @@ def _open(points: Sequence[Mapping[str, Any]], opens: Callable[[Mapping[str, Any
 
 
 def data_row(table: pa.Table, query: Query, *, name: str, chart: str = "") -> None:
-    """Buttons for the data behind a chart or table, for the SQL that gave it, and for the ``chart`` (its widget key) as a picture."""
+    """Buttons for the data behind a chart or table, for the SQL that gave it, and for the ``chart`` (its widget key) as
+    a picture.
+    """
     with st.container(horizontal=True, gap="small"):
         st.download_button(
             "CSV",

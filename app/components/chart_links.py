@@ -1,4 +1,6 @@
-"""Charts of a page tied together: one time axis for all that share the run's clock, and marks that open what they stand for."""
+"""Charts of a page tied together: one time axis for all that share the run's clock, and marks that open what they stand
+for.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def _component() -> Callable[..., Any]:
 
 
 def chart_links(on_open: Callable[[dict[str, str]], None]) -> None:
-    """Tie the charts of the page. ``on_open`` is told what was clicked: an ``iteration`` or a ``request``, and its ``run`` if another's."""
+    """Tie the charts of the page. ``on_open`` is told what was clicked: an ``iteration`` or a ``request``, and its
+    ``run`` if another's.
+    """
 
     def opened() -> None:
         target = clicked(st.session_state[KEY].get("opened"))

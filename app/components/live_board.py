@@ -1,4 +1,6 @@
-"""The live board: tiles, the sentence on what limits the engine, and moving charts of one run, fed by the lab's live socket."""
+"""The live board: tiles, the sentence on what limits the engine, and moving charts of one run, fed by the lab's live
+socket.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ FOLDER = files(__package__) / "live"
 
 @cache
 def _uplot() -> Path:
-    """The folder of uPlot's own files. Found without importing the Python package around them, which takes IPython along."""
+    """The folder of uPlot's own files. Found without importing the Python package around them, which takes IPython
+    along.
+    """
     spec = find_spec("uplot")
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError("The package uplot-python is missing; make setup installs it.")
@@ -58,8 +62,9 @@ def _component() -> Callable[..., Any]:
 def live_board(data: dict[str, Any], *, key: str) -> None:
     """Put the board on the page.
 
-    ``data``: ``run`` (its id), ``token`` and ``path`` of the live socket, ``palettes`` and ``words`` (``charts``, ``tiles``),
-    ``stall_ms``, ``expected_tokens`` (output tokens if no request ends early) and ``ghost`` (None, or of an earlier run ``name``, ``t``
-    in s, ``itl_ms``, and over all its gaps ``stalls`` and ``longest_ms``). All texts in it are shown as text, never as markup.
+    ``data``: ``run`` (its id), ``token`` and ``path`` of the live socket, ``palettes`` and ``words`` (``charts``,
+    ``tiles``), ``stall_ms``, ``expected_tokens`` (output tokens if no request ends early) and ``ghost`` (None, or of an
+    earlier run ``name``, ``t`` in s, ``itl_ms``, and over all its gaps ``stalls`` and ``longest_ms``). All texts in it
+    are shown as text, never as markup.
     """
     _component()(key=key, data=data)

@@ -1,9 +1,9 @@
 """Experiments over several GPUs or machines: each run is a Ray task that serves it there and returns its spool.
 
-``pip install servescope[ray]`` on every node; models given as paths must be there under the same path. In a comparison all runs of a
-repeat are served by the same node, so that what is set against each other comes from one machine; in a sweep runs take whichever
-node is next. A node serves one run at a time per GPU (without one: one at a time). The experiment's lock is held meanwhile, so that
-no lab takes it up; a run's folder appears here once it is whole.
+``pip install servescope[ray]`` on every node; models given as paths must be there under the same path. In a comparison
+all runs of a repeat are served by the same node, so that what is set against each other comes from one machine; in a
+sweep runs take whichever node is next. A node serves one run at a time per GPU (without one: one at a time). The
+experiment's lock is held meanwhile, so that no lab takes it up; a run's folder appears here once it is whole.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ class Node:
 
 
 def serve_to_spool(spec_json: str) -> tuple[bytes, float | None]:
-    """What a task does: serve the run in a folder of its own; its status, log and rows as a tar, and the load when it began."""
+    """What a task does: serve the run in a folder of its own; its status, log and rows as a tar, and the load when it
+    began.
+    """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     spec = RunSpec.model_validate_json(spec_json)
     with tempfile.TemporaryDirectory(prefix="servescope-ray-") as folder:

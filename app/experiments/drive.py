@@ -1,8 +1,8 @@
 """Driving experiments: one run after the other, from wherever the files say they are.
 
-A driver holds the experiment's lock for as long as it lives; the kernel drops it with the process, so an experiment whose
-driver was killed is taken up by the next one (the lab, at its start) where it stopped. Runs go through a run queue like
-any other.
+A driver holds the experiment's lock for as long as it lives; the kernel drops it with the process, so an experiment
+whose driver was killed is taken up by the next one (the lab, at its start) where it stopped. Runs go through a run
+queue like any other.
 """
 
 from __future__ import annotations

@@ -21,7 +21,9 @@ SWEPT = ("itl_ms_p99", "ttft_ms", "output_tokens_per_s")  # what an exported swe
 
 
 def distribution(samples: Mapping[str, Sequence[RunSamples]], metric: str) -> dict[str, np.ndarray]:
-    """A metric's samples of every variant, its repeats together; of gaps the middles of their bins, as often as counted."""
+    """A metric's samples of every variant, its repeats together; of gaps the middles of their bins, as often as
+    counted.
+    """
     if metric != "itl_ms":
         return {name: np.concatenate([run.requests[metric] for run in runs]) for name, runs in samples.items()}
     found = {}

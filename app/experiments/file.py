@@ -62,7 +62,9 @@ def read_specs(home: Home, experiment: Experiment) -> dict[str, RunSpec]:
 
 
 def delete_experiment(home: Home, experiment_id: str) -> None:
-    """Move an experiment's plan to the trash, readable or not; its runs stay. Raises ``LabError`` while it goes on, or for an unknown one."""
+    """Move an experiment's plan to the trash, readable or not; its runs stay. Raises ``LabError`` while it goes on, or
+    for an unknown one.
+    """
     try:
         going_on = read_experiment(home, experiment_id).state == "running"
     except LabError as error:

@@ -48,26 +48,11 @@ def result_of_experiment(home: Home, experiment_id: str, slo: str | None = None)
 def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | None = None) -> dict[str, Any]:
     """The result from the database; ``slo``: an objective other than the experiment's.
 
-    Raises ``LabError`` where the runs cannot be compared, with the reason; ``StoreError`` for an objective that is none.
+    Raises ``LabError`` where the runs cannot be compared, with the reason; ``StoreError`` for an objective that is
+    none.
     """
     objective = parse_slo(slo or experiment.slo)
-    if experiment.kind == "capacity":
-        raise LabError(
-            "not-comparable",
-            field="experiment",
-            value=experiment.experiment_id,
-            message="This is a search for capacity: each of its runs was asked at another rate.",
-            mend="Its result is that of servescope capacity.",
-        )
-    repeats = experiment.complete_repeats()
-    if repeats == 0:
-        raise LabError(
-            "unfinished",
-            field="experiment",
-            value=experiment.experiment_id,
-            message="No repeat of this experiment is finished on every side.",
-            mend=experiment.problem or f"Go on with: servescope compare --resume {experiment.experiment_id}",
-        )
+    repeats = _complete_repeats(experiment)
     runs = {v.name: experiment.runs_of(v.name)[:repeats] for v in experiment.variants}
     rows = {run_id: queries.run(con, run_id) for ids in runs.values() for run_id in ids}
     _refuse_unlike_runs(experiment, runs, rows)
@@ -114,6 +99,28 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
             if (base := baseline_of(experiment, v.name)) != v.name
         ],
     }
+
+
+def _complete_repeats(experiment: Experiment) -> int:
+    """How many repeats every side has finished. Raises ``LabError`` for none, and for a search for capacity."""
+    if experiment.kind == "capacity":
+        raise LabError(
+            "not-comparable",
+            field="experiment",
+            value=experiment.experiment_id,
+            message="This is a search for capacity: each of its runs was asked at another rate.",
+            mend="Its result is that of servescope capacity.",
+        )
+    repeats = experiment.complete_repeats()
+    if repeats == 0:
+        raise LabError(
+            "unfinished",
+            field="experiment",
+            value=experiment.experiment_id,
+            message="No repeat of this experiment is finished on every side.",
+            mend=experiment.problem or f"Go on with: servescope compare --resume {experiment.experiment_id}",
+        )
+    return repeats
 
 
 def what_differs(experiment: Experiment, rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:

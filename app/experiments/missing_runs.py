@@ -1,4 +1,6 @@
-"""Runs that an experiment rests on and that were deleted: which, what is left without them, and how to have them again."""
+"""Runs that an experiment rests on and that were deleted: which, what is left without them, and how to have them
+again.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def part_in_words(turn: Turn) -> str:
 
 
 def missing_runs(home: Home, experiment: Experiment) -> tuple[Missing, ...]:
-    """Finished runs that are not among the store's any more, in the order in which they were served; a warm-up is missed by nobody."""
+    """Finished runs that are not among the store's any more, in the order in which they were served; a warm-up is
+    missed by nobody.
+    """
     trashed = set(home.trashed_ids())
     return tuple(
         Missing(turn, turn.run_id in trashed)
@@ -43,7 +47,9 @@ def missing_runs(home: Home, experiment: Experiment) -> tuple[Missing, ...]:
 
 
 def without(experiment: Experiment, missing: Sequence[Missing]) -> Experiment:
-    """The experiment as if the repeats that lack a run had not been served: on every side, for the sides are paired by repeat."""
+    """The experiment as if the repeats that lack a run had not been served: on every side, for the sides are paired by
+    repeat.
+    """
     broken = {gone.turn.repeat for gone in missing}
     turns = [
         replace(turn, done=False) if turn.repeat in broken and not turn.warm_up else turn for turn in experiment.turns

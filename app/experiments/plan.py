@@ -1,9 +1,9 @@
 """An experiment: the same requests, served in two or more ways, several times over.
 
-``HOME/experiments/<id>/experiment.json`` holds the plan and how far it has come. Requests are drawn once, into a spec per
-*workload*; the variants' own specs differ from it in the engine's settings alone, which their common workload hash proves.
-The order is counterbalanced (A B B A ...), so that a machine that slowly gets warmer or busier favours nobody; a short
-run before the first is discarded.
+``HOME/experiments/<id>/experiment.json`` holds the plan and how far it has come. Requests are drawn once, into a spec
+per *workload*; the variants' own specs differ from it in the engine's settings alone, which their common workload hash
+proves. The order is counterbalanced (A B B A ...), so that a machine that slowly gets warmer or busier favours nobody;
+a short run before the first is discarded.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def plan(
 ) -> tuple[Experiment, dict[str, RunSpec]]:
     """A new experiment, and each variant's spec (without a run id of its own).
 
-    ``common``: settings all variants share; each variant's own are applied on top of them. ``kind``: in a sweep the workload may
-    differ between variants. ``fewest``: variants it takes. ``measure``: as ``scenarios.build`` takes it; a workload is sized once, for all its variants.
+    ``common``: settings all variants share; each variant's own are applied on top of them. ``kind``: in a sweep the
+    workload may differ between variants. ``fewest``: variants it takes. ``measure``: as ``scenarios.build`` takes it; a
+    workload is sized once, for all its variants.
 
     Raises:
         LabError: too few or too many variants, a name given twice, or sides that cannot be compared, with the reason.
@@ -62,16 +63,7 @@ def plan(
         said = f"Repeats are a number from 1 to {MOST_REPEATS}."
         raise LabError("bad-experiment", field="repeats", value=repeats, message=said)
     variants = [_with_common(common or {}, variant) for variant in variants]
-    drawn: dict[str, RunSpec] = {}
-    specs: dict[str, RunSpec] = {}
-    for variant in variants:
-        workload = {k: v for k, v in variant.settings.items() if k.startswith(WORKLOAD)}
-        engine = {k: v for k, v in variant.settings.items() if not k.startswith(WORKLOAD)}
-        key = repr(sorted(workload.items()))
-        if key not in drawn:
-            drawn[key] = _absolute(scenarios.build(scenario, dict(common or {}) | workload, measure=measure))
-        spec = drawn[key]
-        specs[variant.name] = _absolute(spec.model_copy(update={"engine": apply_overrides(spec.engine, engine)}))
+    specs = _specs(scenario, variants, common or {}, measure)
     base = specs[variants[0].name]
     if kind == "compare":
         for name, spec in specs.items():
@@ -95,6 +87,25 @@ def plan(
     return experiment, specs
 
 
+def _specs(
+    scenario: str, variants: Sequence[Variant], common: Mapping[str, str], measure: Measure | None
+) -> dict[str, RunSpec]:
+    """Each variant's spec; requests are drawn once for all that ask the same."""
+    import scenarios
+
+    drawn: dict[str, RunSpec] = {}
+    specs: dict[str, RunSpec] = {}
+    for variant in variants:
+        workload = {k: v for k, v in variant.settings.items() if k.startswith(WORKLOAD)}
+        engine = {k: v for k, v in variant.settings.items() if not k.startswith(WORKLOAD)}
+        key = repr(sorted(workload.items()))
+        if key not in drawn:
+            drawn[key] = _absolute(scenarios.build(scenario, dict(common) | workload, measure=measure))
+        spec = drawn[key]
+        specs[variant.name] = _absolute(spec.model_copy(update={"engine": apply_overrides(spec.engine, engine)}))
+    return specs
+
+
 def turns(names: Sequence[str], repeats: int) -> tuple[Turn, ...]:
     """A warm-up, then A B, B A, A B, ...: every other repeat backwards."""
     order = [Turn(names[0], 0, warm_up=True)]
@@ -104,7 +115,9 @@ def turns(names: Sequence[str], repeats: int) -> tuple[Turn, ...]:
 
 
 def grid(over: Mapping[str, Sequence[str]]) -> list[Variant]:
-    """Every combination of a sweep's values, as variants named by what they set. Raises ``LabError`` for none or too many."""
+    """Every combination of a sweep's values, as variants named by what they set. Raises ``LabError`` for none or too
+    many.
+    """
     found = [
         Variant(", ".join(f"{k}={v}" for k, v in zip(over, values, strict=True)), dict(zip(over, values, strict=True)))
         for values in itertools.product(*over.values())

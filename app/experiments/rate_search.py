@@ -1,10 +1,11 @@
 """Capacity: the highest rate of arrivals that a scenario is still served well at, found by bisection.
 
-A search is an experiment whose runs are decided one after the other: the same requests, drawn once, arriving faster or slower. What
-was tried and what it showed stands in the experiment's file, so a search goes on wherever it stopped.
+A search is an experiment whose runs are decided one after the other: the same requests, drawn once, arriving faster or
+slower. What was tried and what it showed stands in the experiment's file, so a search goes on wherever it stopped.
 
-A rate holds if 90 % of the requests meet the objective (DistServe's goodput), or with ``tbt_ms`` if the median scheduling delay is at
-most 2 s and the 99th percentile of the inter-token latency within that bound (Sarathi-Serve's capacity).
+A rate holds if 90 % of the requests meet the objective (DistServe's goodput), or with ``tbt_ms`` if the median
+scheduling delay is at most 2 s and the 99th percentile of the inter-token latency within that bound (Sarathi-Serve's
+capacity).
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ def plan_capacity(
     common: Mapping[str, str] | None = None,
     measure: Measure | None = None,
 ) -> tuple[Experiment, dict[str, RunSpec]]:
-    """A new search for each variant's capacity, and each variant's spec. Rates in requests/s, each served ``repeats`` times.
+    """A new search for each variant's capacity, and each variant's spec. Rates in requests/s, each served ``repeats``
+    times.
 
     Raises:
         LabError: the scenario has no rate, or the range is none; else as ``app.experiments.plan.plan``.
@@ -90,7 +92,9 @@ def next_turn(experiment: Experiment) -> Turn | None:
 
 
 def verdicts(experiment: Experiment, name: str) -> dict[float, bool | None]:
-    """Of each rate that a variant was served at, whether it holds: with most of its repeats; None while they may still say either."""
+    """Of each rate that a variant was served at, whether it holds: with most of its repeats; None while they may still
+    say either.
+    """
     enough = experiment.repeats // 2 + 1
     found: dict[float, list[bool]] = {}
     for turn in probes(experiment, name):
@@ -203,7 +207,10 @@ def criterion_in_words(experiment: Experiment) -> str:
     assert experiment.search is not None
     if experiment.search.tbt_ms is not None:
         bound = experiment.search.tbt_ms
-        return f"median scheduling delay within {MOST_DELAY_MS / 1e3:g} s, p99 of the inter-token latency within {bound:g} ms"
+        return (
+            f"median scheduling delay within {MOST_DELAY_MS / 1e3:g} s, p99 of the inter-token latency within "
+            f"{bound:g} ms"
+        )
     slo = parse_slo(experiment.slo)
     return f"{GOODPUT_ATTAINMENT:.0%} of the requests in time ({slo.name}: {slo.words})"
 
@@ -228,7 +235,10 @@ def in_words(name: str, about: Mapping[str, Any], base: Mapping[str, Any], exper
     said = f"{name}: {held:.3g} requests/s held, {failed:.3g} did not."
     base_held, base_failed = base["bracket"]
     if about is not base and base_held and base_failed:
-        said += f" That is x{held / base_held:.3g} of {experiment.baseline} ({held / base_failed:.3g} to {failed / base_held:.3g})."
+        said += (
+            f" That is x{held / base_held:.3g} of {experiment.baseline} ({held / base_failed:.3g} to "
+            f"{failed / base_held:.3g})."
+        )
     return said
 
 

@@ -3,76 +3,27 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
-from app.experiments.plan import Experiment
-from app.experiments.rate_search import capacity_result
-from app.home import Home
-from store import queries
-
-PROBE = {
-    "requests_per_s": "requests/s",
-    "attainment": "in time",
-    "itl_ms_p99": "ITL p99, ms",
-    "itl_samples": "ITL samples",
-    "scheduling_delay_ms": "delay p50, ms",
-    "output_tokens_per_s": "output tokens/s",
-    "held": "holds",
-    "disturbances": "disturbances",
-    "run_id": "run",
-}
-"""What is told of a rate that was tried, and how a table heads it."""
+from app.words.table import Table
 
 
-def write_comparison_csv(result: dict[str, Any], path: Path) -> None:
-    """A row per figure and variant."""
-    fields = (
-        "value",
-        "low",
-        "high",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "ratio",
-        "ratio_low",
-        "ratio_high",
-    )
+def write_table(table: Table, path: Path) -> None:
+    """A result table with every key of its columns, values as they are."""
+    keys = [key for column in table.columns for key in column.keys]
+    write_rows(keys, ([row.get(key) for key in keys] for row in table.rows), path)
+
+
+def write_rows(head: Sequence[str], rows: Iterable[Iterable[Any]], path: Path) -> None:
+    """A head and rows."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["metric", "variant", *fields, "verdict", "pairs", "repeats"])
-        for metric, by_variant in result["metrics"].items():
-            for variant, effect in by_variant.items():
-                cells: list[Any] = []
-                for key in ("value", "difference", "ratio"):
-                    around = effect["interval" if key == "value" else f"{key}_interval"] or (None, None)
-                    cells += [effect[key], *around]
-                writer.writerow(
-                    [metric, safe_cell(variant), *cells, effect["verdict"], effect["pairs"], effect["repeats"]]
-                )
-
-
-def write_requests_csv(con: duckdb.DuckDBPyConnection, run_id: str, path: Path) -> None:
-    table = queries.requests(con, run_id)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(table.column_names)
-        for row in table.to_pylist():
-            writer.writerow([safe_cell(value) for value in row.values()])
+        writer.writerow(head)
+        writer.writerows([safe_cell(value) for value in row] for row in rows)
 
 
 def safe_cell(value: Any) -> Any:
     """The value; text that a spreadsheet would run as a formula gets an apostrophe before it."""
     return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-
-
-def write_capacity_csv(home: Home, experiment: Experiment, path: Path) -> None:
-    """A row per rate tried."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", *PROBE])
-        for name, about in capacity_result(home, experiment)["variants"].items():
-            for probe in about["probes"]:
-                writer.writerow([safe_cell(name), *(probe.get(key) for key in PROBE)])

@@ -13,9 +13,12 @@ from app.experiments.file import read_experiment
 from app.experiments.judge import judge
 from app.experiments.missing_runs import as_it_is, missing_runs
 from app.experiments.plan import Experiment
-from app.exports.csv_files import write_capacity_csv, write_comparison_csv, write_requests_csv
+from app.experiments.rate_search import capacity_result
+from app.experiments.tables import figures_table, rates_table
+from app.exports.csv_files import write_rows, write_table
 from app.home import Home
 from app.runs.listing import find_run
+from store import queries
 from store.database import Database
 from store.ingest import Collector
 from store.snapshot import SUFFIX, export_snapshot
@@ -86,7 +89,7 @@ def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
             if path.suffix == ".html":
                 whole.write_text(capacity_report(home, subject.experiment), encoding="utf-8")
             else:
-                write_capacity_csv(home, subject.experiment, whole)
+                write_table(rates_table(capacity_result(home, subject.experiment)), whole)
             whole.replace(path)
         return path.stat().st_size
     with Database(Path(":memory:")) as database:
@@ -115,6 +118,7 @@ def _write(con: duckdb.DuckDBPyConnection, subject: Subject, path: Path, suffix:
 
         write_trace(con, subject.runs, path)
     elif subject.experiment is not None:
-        write_comparison_csv(judge(con, subject.experiment, slo), path)
+        write_table(figures_table(judge(con, subject.experiment, slo)), path)
     else:
-        write_requests_csv(con, next(iter(subject.runs)), path)
+        table = queries.requests(con, next(iter(subject.runs)))
+        write_rows(table.column_names, (row.values() for row in table.to_pylist()), path)

@@ -1,4 +1,6 @@
-"""The pieces of an exported page: it needs no network and nothing in it can reach one, and text of strangers stays text."""
+"""The pieces of an exported page: it needs no network and nothing in it can reach one, and text of strangers stays
+text.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from app.charts import CONFIG
+from app.words.table import Table
 
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'none'"
@@ -47,6 +50,11 @@ def chart_section(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> st
         drawing = figure.to_html(include_plotlyjs=False, full_html=False, config=CONFIG)
         divs.append(f"<figure><figcaption>{_text(title)}</figcaption>{drawing}</figure>")
     return f"<section><h2>Charts</h2><p class='note'>{_text(note)}</p>{''.join(divs)}</section>"
+
+
+def table_section(table: Table) -> str:
+    """A result table with its title and note."""
+    return section(table.title, table_of(table.heads, table.cells()), table.note)
 
 
 def again(command: str) -> str:

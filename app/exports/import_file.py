@@ -38,7 +38,8 @@ def imported_in_words(imported: Imported) -> list[str]:
             said.append(f"{what} of {_listed(taken)}: missing here, and taken over from the file.")
         if kept:
             said.append(
-                f"{what} of {_listed(kept)}: here already with other content, and left as it was here. To have the file's "
+                f"{what} of {_listed(kept)}: here already with other content, and left as it was here. To have the "
+                f"file's "
                 "instead, delete the run here and import again."
             )
     return said

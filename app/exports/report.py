@@ -6,8 +6,7 @@ security policy forbids every connection. Long runs are thinned for the charts, 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import duckdb
@@ -20,9 +19,9 @@ from app.experiments.commands import compare_command, run_command
 from app.experiments.figures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
 from app.experiments.judge import goodput_in_words, judge
 from app.experiments.plan import Experiment
-from app.experiments.tables import with_interval
-from app.exports.html import again, chart_section, fine_print, page, pairs, section, story, table_of
-from app.panels.kv_quantization.codec_runs import Sides, of_runs
+from app.experiments.tables import differs_table, figures_table, served_table
+from app.exports.html import again, chart_section, fine_print, page, pairs, section, story, table_of, table_section
+from app.panels import PANELS
 from app.settings.given import flat
 from app.theme import LIGHT
 from app.words.states import DISTURBED
@@ -30,10 +29,8 @@ from app.words.text import number
 from engine.config import spec_of_today
 from store import queries
 from store.metrics import METRICS
-from store.quality import quality
 from store.samples import read_samples
 from store.statistics import STATISTICS
-from store.statistics import small_samples as small_effects
 from store.summary import LATENCIES, LATENCY_FIGURES, small_samples
 
 MOST_GAPS = 4000
@@ -76,17 +73,15 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
     told = [*result["summary"], *map(goodput_in_words, result["goodput"])]
     parts = [
         story(experiment.title, experiment.question, result["labels"], told, disturbance_warning(result)),
-        section(
-            "Figures",
-            metrics_table(result),
-            " ".join(
-                ["Intervals of 95 %: requests resampled, repeats by Student's t.", *small_effects(result["metrics"])]
-            ),
-        ),
+        table_section(figures_table(result)),
         chart_section(figures, thinned),
-        *codec_sections(of_runs(con, list(first.values()), experiment.workload_hash)),
-        section("What differs", _settings_table(result)),
-        section("Served", _machine_table(result)),
+        *(
+            table_section(table)
+            for panel in PANELS
+            for table in panel.comparison_tables(con, list(first.values()), experiment.workload_hash)
+        ),
+        table_section(differs_table(result)),
+        table_section(served_table(result)),
         section(
             "Configuration of the baseline", pairs(flat(spec_of_today(base.get("spec") or {}).get("engine") or {}))
         ),
@@ -140,7 +135,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         story(title, "", row.get("labels") or [], told),
         section("Latency", table, " ".join(small_samples(figures))),
         chart_section(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
-        *quality_sections(quality(con, run_id)),
+        *(table_section(table) for panel in PANELS for table in panel.run_tables(con, run_id)),
         section("Configuration", pairs(flat(spec.get("engine") or {}))),
         section("Machine and versions", pairs(flat(row.get("environment") or {}))),
         again(run_command(str(row.get("scenario")), spec.get("engine") or {})),
@@ -149,112 +144,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
     return page(title, parts)
 
 
-def quality_sections(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What codecs of the KV cache cost, where it was measured for the run (rows of ``store.quality``)."""
-    if not rows:
-        return []
-    full = rows[0]
-    head = (
-        "codec",
-        "bits",
-        "room",
-        "perplexity",
-        "change",
-        "KL, nats",
-        "same next token",
-        "same greedy text",
-        "facts found",
-        "logits, cut otherwise",
-    )
-    table = table_of(
-        head,
-        [
-            (
-                row["name"],
-                number(row["bits"]),
-                f"{row['capacity']:.2f}x",
-                number(row["perplexity"]),
-                f"{100 * (row['perplexity_ratio'] - 1):+.2f} %",
-                number(row["kl"]),
-                _share(row["agreement"]),
-                _share(row["greedy_agreement"]),
-                f"{row['needles_found']} of {row['needles']}" if row["needles"] else "–",
-                number(row["chunking_logits"]),
-            )
-            for row in rows
-        ],
-    )
-    labels = json.loads(full["labels"] or "[]")
-    note = (
-        f"Measured on {full['model']}, {full['dtype']} on {full['device']}; {full['text_tokens']} tokens of {full['text']}."
-        + (f" Labels: {', '.join(labels)}." if labels else "")
-    )
-    return [section("Quality per codec of the KV cache", table, note)]
-
-
-def codec_sections(sides: Sides) -> list[str]:
-    """Room, speed and quality per codec of the KV cache, where variants differ in it."""
-    if len(sides.sides) < 2:
-        return []
-    head = (
-        "codec", "bits", "KV capacity, tokens", "most in flight", "decode step p50, ms", "output tokens/s", "preemptions",
-        "perplexity, times full precision", "KL, nats", "same greedy text",
-    )  # fmt: skip
-    names = (
-        "bits", "capacity_tokens", "most_running", "decode_step_ms", "output_tokens_per_s", "preemptions", "perplexity_ratio", "kl",
-    )  # fmt: skip
-    rows = [side.row() for side in sides.sides]
-    table = table_of(
-        head, [(row["codec"], *(number(row[name]) for name in names), _share(row["greedy_agreement"])) for row in rows]
-    )
-    return [
-        section(
-            "Codecs of the KV cache",
-            table,
-            "The first repeat of each. Quality is of the codec on this model; a dash: not measured.",
-        )
-    ]
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f} %"
-
-
 # ---- pieces ----------------------------------------------------------------------------------------------------------
-
-
-def metrics_table(result: Mapping[str, Any]) -> str:
-    """Every figure of every variant, with its interval and what it says against the baseline."""
-    rows = []
-    for name, by_variant in result["metrics"].items():
-        for variant, effect in by_variant.items():
-            title = f"{STATISTICS[name].title}{', ' + STATISTICS[name].unit if STATISTICS[name].unit else ''}"
-            rows.append(
-                (
-                    title,
-                    variant,
-                    with_interval(effect["value"], effect["interval"]),
-                    with_interval(effect["difference"], effect["difference_interval"]),
-                    with_interval(effect["ratio"], effect["ratio_interval"]),
-                    effect["verdict"] or "baseline",
-                )
-            )
-    return table_of(("figure", "variant", "value", "difference", "ratio", "verdict"), rows)
-
-
-def _settings_table(result: Mapping[str, Any]) -> str:
-    rows = [(key, *by_variant.values()) for key, by_variant in result["differs"].items()]
-    return table_of(("setting", *result["variants"]), rows)
-
-
-def _machine_table(result: Mapping[str, Any]) -> str:
-    rows = []
-    for name, about in result["variants"].items():
-        for run_id, machine in zip(about["runs"], about["machine"], strict=True):
-            disturbed = "; ".join(machine.get("disturbances") or []) or "nothing seen"
-            figures = (number(machine.get(key)) for key in ("clock_mhz", "temperature_c", "host_cpu_percent"))
-            rows.append((name, run_id, *figures, disturbed))
-    return table_of(("variant", "run", "clock, MHz", "temperature, °C", "machine's CPU, %", "disturbed by"), rows)
 
 
 def disturbance_warning(result: Mapping[str, Any], words: str = DISTURBED) -> list[str]:

@@ -17,7 +17,9 @@ ROWS_AT_ONCE = 20_000
 
 
 def write_trace(con: duckdb.DuckDBPyConnection, runs: dict[str, str], path: Path) -> None:
-    """Write runs (id -> name) to ``path``, each as processes of their own. Times in microseconds since the run's start."""
+    """Write runs (id -> name) to ``path``, each as processes of their own. Times in microseconds since the run's
+    start.
+    """
     with path.open("w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit":"ms","traceEvents":[\n')
         separator = ""

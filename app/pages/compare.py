@@ -1,4 +1,6 @@
-"""The Compare page: start a comparison, follow it, read it. ``?experiment=ID`` opens one; ``?scenario=``, ``?technique=`` prefill."""
+"""The Compare page: start a comparison, follow it, read it. ``?experiment=ID`` opens one; ``?scenario=``,
+``?technique=`` prefill.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,8 @@ with st.sidebar:
 experiment_id = experiment_picker(lab)
 if experiment_id is None:
     st.markdown(
-        "The same requests, served in two or more ways, several times and in turns. Set the variants up in the sidebar and "
-        "press **Compare**. The answer comes with its uncertainty."
+        "The same requests, served in two or more ways, several times and in turns. Set the variants up in the sidebar "
+        "and press **Compare**. The answer comes with its uncertainty."
     )
     st.stop()
 try:

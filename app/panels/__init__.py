@@ -1,1 +1,16 @@
-"""What each technique draws of a run and adds to a report: one folder per technique, named as its setting."""
+"""What each technique shows of a run, and adds to a report and to words: one folder per technique, named as its
+setting.
+
+``PANELS`` is the only list: views, reports and words ask every member and name none.
+"""
+
+from __future__ import annotations
+
+from app.panels.chunked_prefill import ChunkedPrefill
+from app.panels.kv_quantization import KVQuantizationPanel
+from app.panels.panel import Panel
+from app.panels.prefix_sharing import PrefixSharing
+from app.panels.speculation import Speculation
+
+PANELS: list[Panel] = [ChunkedPrefill(), PrefixSharing(), Speculation(), KVQuantizationPanel()]
+"""In the order in which they draw."""

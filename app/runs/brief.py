@@ -1,7 +1,7 @@
 """What lists and pages read of a spec: everything but its requests, kept beside it in ``brief.json``.
 
-A spec may have thousands of prompts, and a list shows hundreds of runs. The file is drawn from ``spec.json``, written with it, and
-drawn anew where it is missing, of another version, or not of the spec that is there now.
+A spec may have thousands of prompts, and a list shows hundreds of runs. The file is drawn from ``spec.json``, written
+with it, and drawn anew where it is missing, of another version, or not of the spec that is there now.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What a page needs to know about a run before it draws anything: its spec in brief, its status, how it differs from another."""
+"""What a page needs to know about a run before it draws anything: its spec in brief, its status, how it differs from
+another.
+"""
 
 from __future__ import annotations
 

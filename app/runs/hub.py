@@ -1,7 +1,8 @@
 """Nothing is fetched from the model hub unless somebody named the model here.
 
-A run's settings may come from a stranger's file. What is begun from a shown run (the same requests again, its quality measured) takes
-only models that are on this machine; a model typed into the panel or after ``--set model=`` may be fetched.
+A run's settings may come from a stranger's file. What is begun from a shown run (the same requests again, its quality
+measured) takes only models that are on this machine; a model typed into the panel or after ``--set model=`` may be
+fetched.
 """
 
 from __future__ import annotations

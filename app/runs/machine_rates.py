@@ -1,7 +1,8 @@
 """How fast this machine serves a model: measured once, in a process of its own, and kept in the user's cache directory.
 
-Scenarios are sized by it (``scenarios.sizing``). What is kept is found again by everything that matters to it: model, device, number
-format, threads, processor, versions. While it is measured, the device is held, so that no run is disturbed and none disturbs.
+Scenarios are sized by it (``scenarios.sizing``). What is kept is found again by everything that matters to it: model,
+device, number format, threads, processor, versions. While it is measured, the device is held, so that no run is
+disturbed and none disturbs.
 """
 
 from __future__ import annotations

@@ -26,7 +26,9 @@ def notes_or_none(home: Home, run_id: str) -> tuple[Notes, str | None]:
 
 
 def write_notes(home: Home, run_id: str, *, name: str | None = None, notes: str | None = None) -> Notes:
-    """Change what is given; notes that cannot be read are replaced. Raises ``LabError`` for an unknown run or a text that is too long."""
+    """Change what is given; notes that cannot be read are replaced. Raises ``LabError`` for an unknown run or a text
+    that is too long.
+    """
     run_dir = home.existing_run_dir(run_id)
     given = {key: value.strip() for key, value in (("name", name), ("notes", notes)) if value is not None}
     for key, value in given.items():

@@ -144,6 +144,8 @@ def _send_line(pipe: IO[bytes], text: str) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's environment, with ServeScope importable whatever the working directory and the engine's memory settings."""
+    """This process's environment, with ServeScope importable whatever the working directory and the engine's memory
+    settings.
+    """
     path = [str(SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return with_tunables(os.environ) | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}

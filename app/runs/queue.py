@@ -210,7 +210,9 @@ class RunQueue:
             running.lock.release()
 
     def _see_out(self) -> None:
-        """Kill what another supervisor's run left over when its time to end was up, and write down that it is cancelled."""
+        """Kill what another supervisor's run left over when its time to end was up, and write down that it is
+        cancelled.
+        """
         for run_id, leaving in list(self._leaving.items()):
             run_dir = self.home.run_dir(run_id)
             if leaving.process.is_alive():

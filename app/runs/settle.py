@@ -13,7 +13,9 @@ from telemetry.status import ACTIVE_STATES, Status, end_for, is_final, read_stat
 
 
 def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
-    """Give the run a final state if its worker did not: ``cancelled`` when that was asked for, by whomever, else ``crashed``."""
+    """Give the run a final state if its worker did not: ``cancelled`` when that was asked for, by whomever, else
+    ``crashed``.
+    """
     status = read_status(run_dir)
     if is_final(status):
         return status

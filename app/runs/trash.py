@@ -1,7 +1,7 @@
 """Deleting is moving a folder aside, so that it can be undone; the trash is emptied by age or by command.
 
-A run and an experiment are deleted alike. Nothing is written on the way: deleting is what makes room on a full disk. When something
-was deleted is the time of its folder, set as it is moved.
+A run and an experiment are deleted alike. Nothing is written on the way: deleting is what makes room on a full disk.
+When something was deleted is the time of its folder, set as it is moved.
 """
 
 from __future__ import annotations

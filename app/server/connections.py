@@ -1,8 +1,9 @@
 """How many connections the lab holds, and for how long it waits for what they ask.
 
-Every connection costs a file descriptor, and a process that has none left can neither answer nor write: asyncio then logs an
-error for each attempt. So there are fewer connections than descriptors; beyond ``MOST_CONNECTIONS`` the one that has waited
-longest without asking anything makes room, and whoever asks nothing within ``FIRST_REQUEST_S`` is let go.
+Every connection costs a file descriptor, and a process that has none left can neither answer nor write: asyncio then
+logs an error for each attempt. So there are fewer connections than descriptors; beyond ``MOST_CONNECTIONS`` the one
+that has waited longest without asking anything makes room, and whoever asks nothing within ``FIRST_REQUEST_S`` is let
+go.
 """
 
 from __future__ import annotations

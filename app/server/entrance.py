@@ -4,7 +4,8 @@ Everybody with an account on this machine can reach 127.0.0.1, so the address al
 
 - a **ticket**, in an address that is printed; it works once and is exchanged for the cookie;
 - the **cookie**, signed with a secret of the store, so that a page that is open outlives a restart of the lab;
-- the lab's **token** (``lab.json``, readable by its owner only), as ``Authorization: Bearer`` or pasted into the sign-in page.
+- the lab's **token** (``lab.json``, readable by its owner only), as ``Authorization: Bearer`` or pasted into the
+sign-in page.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Entrance:
-    """Tickets, cookie and token of one lab. ``open_to_all``: nobody is asked for anything. Safe to use from any thread."""
+    """Tickets, cookie and token of one lab. ``open_to_all``: nobody is asked for anything. Safe to use from any
+    thread.
+    """
 
     def __init__(self, address: LabAddress, secret: bytes | None = None, *, open_to_all: bool = False) -> None:
         self.open_to_all = open_to_all
@@ -85,7 +88,9 @@ class _Kept(BaseModel):
 
 
 def entrance_of(home: Home, address: LabAddress, *, open_to_all: bool = False) -> Entrance:
-    """The entrance of a store's lab. Its secret is kept in the store, readable by its owner only; a damaged one is made anew."""
+    """The entrance of a store's lab. Its secret is kept in the store, readable by its owner only; a damaged one is made
+    anew.
+    """
     try:
         secret = bytes.fromhex(read_as(_Kept, home.entrance_file).secret)
     except (FileNotFoundError, ValueError):

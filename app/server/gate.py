@@ -1,7 +1,7 @@
 """The gate of the lab: one ASGI middleware behind the guard that asks every request for the cookie or the token.
 
-What needs neither: health, for scripts; ``/metrics``, for Prometheus (figures of the newest run, no text of anybody); and the
-sign-in page, which a browser without a cookie is shown wherever it goes.
+What needs neither: health, for scripts; ``/metrics``, for Prometheus (figures of the newest run, no text of anybody);
+and the sign-in page, which a browser without a cookie is shown wherever it goes.
 """
 
 from __future__ import annotations
@@ -117,7 +117,9 @@ def _without_ticket(scope: Scope) -> str:
 
 
 def _is_ours(target: str) -> bool:
-    """Whether a redirect to it stays here: a path, printable, and nothing that a browser reads as ``//another.host``."""
+    """Whether a redirect to it stays here: a path, printable, and nothing that a browser reads as
+    ``//another.host``.
+    """
     return target.startswith("/") and target[1:2] not in ("/", "\\") and target.isascii() and target.isprintable()
 
 

@@ -12,7 +12,8 @@ def json_object(data: bytes | str, *, most_bytes: int) -> dict[str, Any]:
     """The object that ``data`` spells.
 
     Raises:
-        LabError: of kind ``bad-request``: too long, no JSON, nested too deeply, a number or a character that JSON lacks, no object.
+        LabError: of kind ``bad-request``: too long, no JSON, nested too deeply, a number or a character that JSON
+        lacks, no object.
     """
     if len(data) > most_bytes:
         raise _bad(f"The JSON object has more than {most_bytes} bytes.")

@@ -42,7 +42,9 @@ def select(home: Home, query: str, limit: int) -> Rows:
 
 
 def _heard(ask: Callable[[], Rows]) -> Rows:
-    """The answer, asked for in a thread: DuckDB lets a Ctrl-C wait for seconds where it works in the thread that hears it."""
+    """The answer, asked for in a thread: DuckDB lets a Ctrl-C wait for seconds where it works in the thread that hears
+    it.
+    """
     with ThreadPoolExecutor(1, "select") as pool:
         answer = pool.submit(ask)
         try:

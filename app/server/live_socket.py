@@ -1,7 +1,8 @@
 """The live socket: one run's new rows and figures, pushed to a page as they come (``docs/architecture.md``).
 
-A client is sent what is new since its last frame, at most ten times a second, straight from memory. Nothing is queued for
-it: one that reads slowly is simply asked less often (the server waits for the network) and then gets a larger, thinned frame.
+A client is sent what is new since its last frame, at most ten times a second, straight from memory. Nothing is queued
+for it: one that reads slowly is simply asked less often (the server waits for the network) and then gets a larger,
+thinned frame.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""``/metrics``: the newest run for Prometheus and its kin, in the OpenMetrics text format, under vLLM's names where it has one.
+"""``/metrics``: the newest run for Prometheus and its kin, in the OpenMetrics text format, under vLLM's names where it
+has one.
 
 Series carry the run's id and model, so a counter never falls: the next run begins a series of its own.
 """

@@ -1,7 +1,7 @@
 """What the first visitor would wait for, done before one comes: the pages' imports, and a first figure.
 
-It takes about two seconds of a core. Left to the first visit they fall into a run as likely as not, and on a machine with two cores
-the engine then shares its core with them.
+It takes about two seconds of a core. Left to the first visit they fall into a run as likely as not, and on a machine
+with two cores the engine then shares its core with them.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ def _load() -> None:
 def import_pages() -> list[str]:
     """Import everything that pages draw with; returns the modules' names."""
     import app.charts
+    import app.panels
     import app.views
 
     names = [
         found.name
-        for room in (app.charts, app.views)
-        for found in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
+        for room in (app.charts, app.panels, app.views)
+        for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
     ]
     for name in names:
         importlib.import_module(name)

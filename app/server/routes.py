@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 LIVE_PATH = "/live"
 PAGES = ("compare", "papers", "runs")
-"""Paths of the pages beside the one at ``/``; ``tests/app/server/test_server.py`` holds them to the files in ``app/pages``."""
+"""Paths of the pages beside the one at ``/``; ``tests/app/server/test_server.py`` holds them to the files in
+``app/pages``.
+"""
 PROBES = ("_stcore/health", "_stcore/host-config")
 SCRIPT = Path(app.__file__).parent / "components" / "page.js"
 

@@ -29,7 +29,10 @@ PORT = 8642
 PORTS_TRIED = 50
 PAGE = Path(app.__file__).resolve().parent / "shell.py"
 ONE_BROWSER = "The address lets one browser in, once; servescope lab, run again, prints a fresh one."
-NO_TOKEN = "No token is asked for (--no-token): everybody with an account on this machine can use this lab, delete its runs included."
+NO_TOKEN = (
+    "No token is asked for (--no-token): everybody with an account on this machine can use this lab, delete "
+    "its runs included."
+)
 CLOSE_S = 2  # how long open sockets may take at shutdown
 
 
@@ -67,7 +70,8 @@ def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
 
     options = streamlit_options(allowed_hosts) | streamlit_theme()
     config.get_config_options(force_reparse=True, options_from_flags=options)
-    # Pages are named by st.navigation. Until it has run once, Streamlit would take an address such as /compare for a script of its
+    # Pages are named by st.navigation. Until it has run once, Streamlit would take an address such as /compare for a
+    # script of its
     # own in pages/ and leave out everything shell.py does.
     PagesManager.uses_pages_directory = False
 
@@ -79,7 +83,8 @@ def build_app(
     allowed_hosts: Iterable[str] = LOOPBACK_HOSTS,
     on_ready: Callable[[], None] | None = None,
 ) -> App:
-    """The ASGI application of a lab: pages, live socket, metrics, API; all behind the guard and the gate. ``entrance``: who is let in.
+    """The ASGI application of a lab: pages, live socket, metrics, API; all behind the guard and the gate. ``entrance``:
+    who is let in.
 
     Its lifespan starts the lab (database, collector, queue) and stops it.
     """

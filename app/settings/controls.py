@@ -1,7 +1,8 @@
-"""The page's controls, read from the engine settings' JSON schema: a technique added tomorrow has its controls tomorrow.
+"""The page's controls, read from the engine settings' JSON schema: a technique added tomorrow has its controls
+tomorrow.
 
-A control knows its dotted name (as the command line writes it), its words, what it accepts, and how a value is written as text for
-``engine.config.overrides``. Nothing here draws anything.
+A control knows its dotted name (as the command line writes it), its words, what it accepts, and how a value is written
+as text for ``engine.config.overrides``. Nothing here draws anything.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def as_text(control: Control, value: Any) -> str:
 
 
 def from_text(control: Control, text: str) -> Any:
-    """The value of ``as_text``; a number that cannot be read stays text. Raises ``ValueError`` for a choice there is not."""
+    """The value of ``as_text``; a number that cannot be read stays text. Raises ``ValueError`` for a choice there is
+    not.
+    """
     if control.kind in ("switch", "technique"):
         return text in ON
     if control.kind == "list":

@@ -1,7 +1,7 @@
 """Draws the controls of ``app.settings.controls`` and gives back what the reader changed.
 
-Values live in the session, apart for each scenario, so nothing typed is lost by switching a technique off, choosing another scenario or
-leaving the page. A value the engine refuses stays where it was typed, with the reason beside it.
+Values live in the session, apart for each scenario, so nothing typed is lost by switching a technique off, choosing
+another scenario or leaving the page. A value the engine refuses stays where it was typed, with the reason beside it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ def settings_form(base: EngineConfig, scenario: str) -> Chosen:
 
 
 def take_settings(scenario: str, engine: EngineConfig) -> None:
-    """Set every control as a run was served, before they are drawn; parts of techniques that were off stay as they are."""
+    """Set every control as a run was served, before they are drawn; parts of techniques that were off stay as they
+    are.
+    """
     for control in book.controls():
         technique = control.path.rpartition(".")[0]
         if not technique or getattr(engine, technique) is not None:

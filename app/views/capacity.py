@@ -10,14 +10,17 @@ import streamlit as st
 
 from app.charts.objectives import attainment_by_rate
 from app.components.chart_card import chart_card, page_palette
+from app.components.result_table import result_table
 from app.experiments.missing_runs import missing_runs
 from app.experiments.plan import Experiment
-from app.experiments.rate_search import capacity_result, repeats_in_words
+from app.experiments.rate_search import capacity_result
+from app.experiments.tables import rates_table
 from app.lab import Lab
+from app.panels.sentences import label_in_words
 from app.views.missing import say_missing
 from app.words.charts import ChartWords
 from app.words.plain import plain
-from app.words.states import DISTURBED_RATES, LABELS
+from app.words.states import DISTURBED_RATES
 from store.samples import request_figures_query
 from store.slo import GOODPUT_ATTAINMENT
 
@@ -35,31 +38,14 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
     result = capacity_result(lab.home, experiment)
     with st.container(horizontal=True):
         for label in result["labels"]:
-            st.badge(
-                plain(label), color="orange", icon=":material/label:", help=LABELS.get(label, "A label of these runs.")
-            )
+            st.badge(plain(label), color="orange", icon=":material/label:", help=label_in_words(label))
     for sentence in result["summary"]:
         st.markdown(f"- {plain(sentence)}")
     if any(about["disturbed"] for about in result["variants"].values()):
         st.warning(DISTURBED_RATES, icon=":material/warning:")
-    st.caption(plain(f"A rate holds with {result['criterion']}. {repeats_in_words(result['repeats'])}"))
-    rows = [
-        {
-            "variant": name,
-            "requests/s": probe["requests_per_s"],
-            "in time": probe["attainment"],
-            "ITL p99, ms": probe["itl_ms_p99"],
-            "ITL samples": probe.get("itl_samples"),
-            "delay p50, ms": probe["scheduling_delay_ms"],
-            "output tokens/s": probe["output_tokens_per_s"],
-            "holds": "yes" if probe["held"] else "no",
-            "disturbances": probe.get("disturbances"),
-            "run": probe["run_id"],
-        }
-        for name, about in result["variants"].items()
-        for probe in about["probes"]
-    ]
-    if not rows:
+    table = rates_table(result)
+    st.caption(plain(table.note))
+    if not table.rows:
         return
     groups = [
         {
@@ -70,22 +56,10 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
         for name, about in result["variants"].items()
     ]
     figure = attainment_by_rate(groups, page_palette(), goal=GOODPUT_ATTAINMENT)
-    query = request_figures_query(rows[0]["run"])
-    told = " ".join(result["summary"])
-    chart_card(RATES, figure, pa.Table.from_pylist(rows), query, name="rates", summary=told, opens=_run_of)
-    st.dataframe(
-        [row | {"run": f"/?run={row['run']}"} for row in rows],
-        hide_index=True,
-        alt="Every rate tried and what it showed",
-        column_config={
-            "run": st.column_config.LinkColumn("run", display_text=r"run=(.*)"),
-            "in time": st.column_config.NumberColumn(format="percent"),
-            "requests/s": st.column_config.NumberColumn(format="%.3f"),
-            "ITL samples": st.column_config.NumberColumn(format="localized"),
-        },
-    )
-    for words in result["notes"]:
-        st.caption(plain(words))
+    query = request_figures_query(table.rows[0]["run_id"])
+    told, shown = " ".join(result["summary"]), pa.Table.from_pylist(table.values())
+    chart_card(RATES, figure, shown, query, name="rates", summary=told, opens=_run_of)
+    result_table(table)
 
 
 def _run_of(point: Mapping[str, Any]) -> dict[str, str] | None:

@@ -15,26 +15,28 @@ import streamlit as st
 from app.charts.comparison import TIMELINE_POINTS, cdf, timelines
 from app.charts.objectives import attainment_by_scale
 from app.components.chart_card import chart_card, page_palette
+from app.components.result_table import result_table
 from app.errors import LabError
 from app.experiments.figures import DISTRIBUTIONS, distribution, plane, rates, sweep_figure
 from app.experiments.file import read_experiment
 from app.experiments.judge import goodput_in_words, judge
 from app.experiments.missing_runs import as_it_is, missing_runs, without
 from app.experiments.plan import Experiment
-from app.experiments.tables import with_interval
+from app.experiments.tables import differs_table, figures_table, served_table
 from app.lab import Lab, get_lab
+from app.panels.sentences import label_in_words
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words.charts import ChartWords
 from app.words.plain import plain
-from app.words.states import DISTURBED, LABELS
+from app.words.states import DISTURBED
 from app.words.text import number
 from store import queries
 from store.errors import StoreError
 from store.metrics import METRICS
 from store.samples import RunSamples, gap_counts_query, read_samples, request_figures_query
 from store.slo import PRESETS
-from store.statistics import BAD, GOOD, STATISTICS, small_samples
+from store.statistics import STATISTICS
 
 MOST_CSV_ROWS = 20_000
 TIMELINE = ChartWords(
@@ -51,14 +53,15 @@ PLANE = ChartWords(
 )
 OBJECTIVE = ChartWords(
     "Requests in time",
-    "The share of all submitted requests whose first token and mean time per token were within the objective, with both bounds "
-    "multiplied by what the axis says; the dotted line is the objective itself.",
+    "The share of all submitted requests whose first token and mean time per token were within the objective, with "
+    "both bounds multiplied by what the axis says; the dotted line is the objective itself.",
     "request",
     ("arrival_ns", "first_token_ns", "end_ns"),
 )
 RATES = ChartWords(
     "Requests in time by rate",
-    "The share of requests in time at each rate of arrivals; goodput is the highest rate that keeps it above the dotted line.",
+    "The share of requests in time at each rate of arrivals; goodput is the highest rate that keeps it above the "
+    "dotted line.",
     "request",
     ("arrival_ns", "first_token_ns", "end_ns"),
 )
@@ -124,8 +127,8 @@ def objective(experiment: Experiment) -> str:
             options,
             format_func=lambda name: f"{name}: {PRESETS[name].words}" if name in PRESETS else name,
             key=f"slo-{experiment.experiment_id}",
-            help="What counts as served in time. strict and relaxed are multiples of what a request alone on this machine "
-            "would see (Sarathi-Serve); the others are DistServe's, for large models on large GPUs.",
+            help="What counts as served in time. strict and relaxed are multiples of what a request alone on this "
+            "machine would see (Sarathi-Serve); the others are DistServe's, for large models on large GPUs.",
         )
         if chosen != OWN:
             return str(chosen)
@@ -161,34 +164,13 @@ def _labels(result: dict[str, Any]) -> None:
     with st.container(horizontal=True):
         st.badge(f"{result['repeats']} of {result['repeats_planned']} repeats", color="primary")
         for label in result["labels"]:
-            st.badge(
-                plain(label), color="orange", icon=":material/label:", help=LABELS.get(label, "A label of these runs.")
-            )
+            st.badge(plain(label), color="orange", icon=":material/label:", help=label_in_words(label))
 
 
 def _figures(result: dict[str, Any]) -> None:
-    rows = []
-    for name, by_variant in result["metrics"].items():
-        statistic = STATISTICS[name]
-        for variant, effect in by_variant.items():
-            mark = "▲ " if effect["verdict"] in GOOD else "▼ " if effect["verdict"] in BAD else ""
-            rows.append(
-                {
-                    "figure": statistic.title,
-                    "unit": statistic.unit,
-                    "variant": variant,
-                    "value": with_interval(effect["value"], effect["interval"]),
-                    "difference": with_interval(effect["difference"], effect["difference_interval"]),
-                    "ratio": with_interval(effect["ratio"], effect["ratio_interval"]),
-                    "verdict": f"{mark}{effect['verdict'] or 'baseline'}",
-                }
-            )
-    st.dataframe(rows, hide_index=True, height=420, alt="Every figure with its interval and what it says")
-    st.caption(
-        "Intervals of 95 %: requests resampled, repeats by Student's t. Ratio and difference are against the baseline."
-    )
-    for words in small_samples(result["metrics"]):
-        st.caption(plain(words))
+    table = figures_table(result)
+    result_table(table, height=420)
+    st.caption(plain(table.note))
 
 
 def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experiment) -> None:
@@ -263,41 +245,18 @@ def _swept(result: dict[str, Any], experiment: Experiment, colours: Any, table: 
 
 
 def _differences(result: dict[str, Any]) -> None:
-    st.markdown("**What differs in the settings**")
-    rows = [{"setting": key} | by_variant for key, by_variant in result["differs"].items()]
-    if rows:
-        st.dataframe(rows, hide_index=True, alt="Settings that differ between the variants")
+    table = differs_table(result)
+    st.markdown(f"**{table.title}**")
+    if table.rows:
+        result_table(table)
     else:
         st.caption("Nothing: every variant was served with the same settings.")
 
 
 def _served(result: dict[str, Any]) -> None:
-    st.markdown("**Served**")
-    rows = []
-    for name, about in result["variants"].items():
-        for run_id, machine in zip(about["runs"], about["machine"], strict=True):
-            rows.append(
-                {
-                    "variant": name,
-                    "run": f"/?run={run_id}",
-                    "same tokens as the baseline": "yes" if about["same_tokens_as_baseline"] else "no",
-                    "clock, MHz": machine.get("clock_mhz"),
-                    "temperature, °C": machine.get("temperature_c"),
-                    "machine's CPU, %": machine.get("host_cpu_percent"),
-                    "disturbed by": "; ".join(machine.get("disturbances") or []) or "nothing seen",
-                }
-            )
-    st.dataframe(
-        rows,
-        hide_index=True,
-        alt="The runs and the machine's state while each was served",
-        placeholder="–",
-        column_config={"run": st.column_config.LinkColumn("run", display_text=r"run=(.*)")}
-        | {
-            name: st.column_config.NumberColumn(format="%.0f")
-            for name in ("clock, MHz", "temperature, °C", "machine's CPU, %")
-        },
-    )
+    table = served_table(result)
+    st.markdown(f"**{table.title}**")
+    result_table(table)
 
 
 def _long(samples: dict[str, np.ndarray], name: str) -> pa.Table:

@@ -8,17 +8,20 @@ import streamlit as st
 
 from app.errors import LabError
 from app.lab import Lab
+from app.panels.sentences import label_in_words
 from app.runs.facts import RunFacts, load_run
 from app.settings import controls as book
 from app.views.start import flip_button
 from app.words.plain import plain
-from app.words.states import LABELS, STATES
+from app.words.states import STATES
 
 CHECK_EVERY_S = 1.0
 
 
 def run_header(lab: Lab, facts: RunFacts) -> None:
-    """Title, labels and the one thing to do next; a run that is not over is looked at every second, its end turns the page."""
+    """Title, labels and the one thing to do next; a run that is not over is looked at every second, its end turns the
+    page.
+    """
     if lab.collector.problem:
         st.warning(plain(lab.collector.problem), icon=":material/warning:")
     with st.container(horizontal=True, vertical_alignment="center", key="head"):
@@ -33,9 +36,7 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
         state, help_text = STATES.get(facts.state, (facts.state, ""))
         st.badge(state, color=_colour(facts.state), help=help_text)
         for label in facts.labels:
-            st.badge(
-                plain(label), color="orange", icon=":material/label:", help=LABELS.get(label, "A label of this run.")
-            )
+            st.badge(plain(label), color="orange", icon=":material/label:", help=label_in_words(label))
         st.caption(plain(f"{facts.switches}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
 
 

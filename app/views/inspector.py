@@ -7,7 +7,8 @@ import numpy as np
 import streamlit as st
 
 from app import charts
-from app.words.decisions import decision_in_words, iteration_in_words
+from app.panels.sentences import decision_in_words
+from app.words.decisions import iteration_in_words
 from app.words.plain import plain
 from store import queries
 from telemetry.rows import IterationRow, SliceRow, columns

@@ -1,4 +1,6 @@
-"""What is not there: deleted runs that a page asks for, rows that do not come. Said with what is left and how to have it again."""
+"""What is not there: deleted runs that a page asks for, rows that do not come. Said with what is left and how to have
+it again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ PATIENCE_S = 20.0  # for rows that are on their way: they take less than one on 
 
 
 def say_missing(lab: Lab, experiment: Experiment, missing: tuple[Missing, ...]) -> None:
-    """Which runs of an experiment are gone, what it rests on without them, and buttons that bring them back or serve them again."""
+    """Which runs of an experiment are gone, what it rests on without them, and buttons that bring them back or serve
+    them again.
+    """
     complaint()
     if not missing:
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -20,8 +22,11 @@ from app.settings.written import parse_settings
 from app.words.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides, refuse_contradictions
 from scenarios import ScenarioError, available, load
+from scenarios.build import Measure
 from store.errors import StoreError
 from store.slo import DEFAULT_SLO, PRESETS
+
+Sides = list[Variant | LabError | ConfigError]
 
 KINDS = ("Variants", "Sweep", "Capacity")
 MOST_SIDES = 6
@@ -59,32 +64,43 @@ def new_comparison(lab: Lab) -> None:
     first = first_tab(KINDS, KINDS[0])
     sides, sweep, capacity = st.tabs(KINDS, default=first, key="compare-kind")
     keep_in_address({}, tabs=KINDS)
+    drawn = _Form(lab, scenario, repeats, slo, shared, measure)
     with sides:
         variants = _variants(scenario, technique, shared)
-        if st.button("Compare", type="primary", width="stretch", icon=":material/balance:", key="compare-start"):
-            _start(
-                lab,
-                lambda: plan(
-                    scenario, _sound(variants), repeats, common=parse_settings(shared), slo=slo, measure=measure
-                ),
-            )
+        drawn.compare(variants)
     with sweep:
-        over = _over()
+        drawn.sweep(_over())
+    with capacity:
+        drawn.capacity(variants)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What all three kinds of experiment ask for, and the button that starts each."""
+
+    lab: Lab
+    scenario: str
+    repeats: int
+    slo: str
+    shared: list[str]
+    measure: Measure
+
+    @property
+    def _common(self) -> dict[str, Any]:
+        return {"common": parse_settings(self.shared), "slo": self.slo, "measure": self.measure}
+
+    def compare(self, variants: Sides) -> None:
+        if st.button("Compare", type="primary", width="stretch", icon=":material/balance:", key="compare-start"):
+            _start(self.lab, lambda: plan(self.scenario, _sound(variants), self.repeats, **self._common))
+
+    def sweep(self, over: dict[str, list[str]]) -> None:
         if st.button("Sweep", type="primary", width="stretch", icon=":material/grid_on:", key="sweep-start"):
             _start(
-                lab,
-                lambda: plan(
-                    scenario,
-                    grid(over),
-                    repeats,
-                    common=parse_settings(shared),
-                    kind="sweep",
-                    over=over,
-                    slo=slo,
-                    measure=measure,
-                ),
+                self.lab,
+                lambda: plan(self.scenario, grid(over), self.repeats, kind="sweep", over=over, **self._common),
             )
-    with capacity:
+
+    def capacity(self, variants: Sides) -> None:
         st.caption(
             "The highest rate of arrivals that each variant of the first tab still serves in time, by bisection."
         )
@@ -94,22 +110,17 @@ def new_comparison(lab: Lab) -> None:
         high = st.number_input("Highest rate", 0.0, value=None, key="rate-high", placeholder="eight times its own")
         if st.button("Search", type="primary", width="stretch", icon=":material/speed:", key="capacity-start"):
             _start(
-                lab,
+                self.lab,
                 lambda: plan_capacity(
-                    scenario,
-                    _sound(variants),
-                    repeats=repeats,
-                    low=low,
-                    high=high,
-                    common=parse_settings(shared),
-                    slo=slo,
-                    measure=measure,
+                    self.scenario, _sound(variants), repeats=self.repeats, low=low, high=high, **self._common
                 ),
             )
 
 
 def _asked() -> tuple[str | None, str | None, list[str]]:
-    """Scenario, technique and settings of the address that the reader came with, also once an experiment stands there."""
+    """Scenario, technique and settings of the address that the reader came with, also once an experiment stands
+    there.
+    """
     if "scenario" in st.query_params:
         named = (st.query_params["scenario"], st.query_params.get("technique"), st.query_params.get_all("set"))
         st.session_state["compare-asked"] = named
@@ -128,7 +139,7 @@ def _shared(scenario: str, asked: list[str]) -> list[str]:
     return _lines(text)
 
 
-def _variants(scenario: str, asked: str | None, common: list[str]) -> list[Variant | LabError | ConfigError]:
+def _variants(scenario: str, asked: str | None, common: list[str]) -> Sides:
     """Each side, or what is wrong with it; one without a name of its own is called by what differs."""
     count = int(st.number_input("How many", 2, MOST_SIDES, 2, key="compare-count"))
     engine = load(scenario).engine
@@ -209,7 +220,7 @@ def _over() -> dict[str, list[str]]:
     return over
 
 
-def _sound(variants: list[Variant | LabError | ConfigError]) -> list[Variant]:
+def _sound(variants: Sides) -> list[Variant]:
     """The variants. Raises the first error among them."""
     for variant in variants:
         if not isinstance(variant, Variant):

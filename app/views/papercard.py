@@ -79,7 +79,8 @@ def _claims(card: Card) -> None:
     if unchecked:
         verb = "comes" if unchecked == 1 else "come"
         st.warning(
-            f"{counted(unchecked, 'figure')} {verb} from background knowledge and {'was' if unchecked == 1 else 'were'} "
+            f"{counted(unchecked, 'figure')} {verb} from background knowledge and "
+            f"{'was' if unchecked == 1 else 'were'} "
             "not read again in the paper.",
             icon=":material/warning:",
         )

@@ -1,4 +1,6 @@
-"""The gallery of papers: what is asked for, kept in the address and while other pages are shown, and the cards that are found."""
+"""The gallery of papers: what is asked for, kept in the address and while other pages are shown, and the cards that are
+found.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +61,9 @@ def gallery(lab: Lab) -> None:
 
 
 def open_button(name: str, card: Card, label: str) -> None:
-    """Shows a card in place of what is shown. (A page link to another view of its own page leaves the address as it is.)"""
+    """Shows a card in place of what is shown. (A page link to another view of its own page leaves the address as it
+    is.)
+    """
     st.button(
         plain(label),
         key=f"open-{name}",

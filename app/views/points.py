@@ -47,7 +47,9 @@ def emission_of(
 
 
 def iteration_of(first: Mapping[str, str]) -> Callable[[Point], Target]:
-    """Of the timelines: ``customdata`` begins with the iteration. ``first``: variant -> run, in the order of the strips."""
+    """Of the timelines: ``customdata`` begins with the iteration. ``first``: variant -> run, in the order of the
+    strips.
+    """
     runs = list(first.values())
 
     def target(point: Point) -> Target:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import streamlit as st
 
-from app.components.chart_card import data_row, page_palette
+from app.components.chart_card import data_row
 from app.errors import LabError
 from app.lab import Lab
-from app.panels.speculation.token_colours import ORIGINS, coloured, token_origins
+from app.panels import PANELS
+from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, prompts_of
-from app.words.plain import counted, plain
-from app.words.text import PROVENANCE
-from engine.config.text import token_texts
-from store import queries, speculation
+from app.words.plain import plain
+from store import queries
 from telemetry.rows import RequestRow, columns
 
 SHOWN = (
@@ -34,10 +32,11 @@ SHOWN = (
 )
 
 
-def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
+def requests_table(run: FinishedRun) -> None:
     """Draw the table; a chosen row shows what was asked and what was answered, as plain text."""
+    facts = run.facts
     query = queries.requests_query(facts.run_id, text=True)
-    table = query.table(con)
+    table = query.table(run.con)
     if not table.num_rows:
         st.info("No request ended in this run.")
         return
@@ -63,8 +62,11 @@ def requests_table(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) ->
             _shown(table.slice(rows[0], 1)), hide_index=True, column_config=_column_config(), alt=f"Request {asked}"
         )
     if rows and rows[0] < table.num_rows:
-        _texts(lab, facts, table, rows[0])
-        _origins(con, facts, table, rows[0])
+        row = table.slice(rows[0], 1).to_pylist()[0]
+        _texts(run.lab, facts, row)
+        for panel in PANELS:
+            if panel.is_on(facts.spec.engine):
+                panel.draw_answer(run, row)
 
 
 def _shown(table: pa.Table) -> pa.Table:
@@ -74,8 +76,7 @@ def _shown(table: pa.Table) -> pa.Table:
     return pa.table(dict(zip(names, columns, strict=True)))
 
 
-def _texts(lab: Lab, facts: RunFacts, table: pa.Table, index: int) -> None:
-    row = table.slice(index, 1).to_pylist()[0]
+def _texts(lab: Lab, facts: RunFacts, row: dict[str, Any]) -> None:
     if row.get("error"):
         st.error(plain(row["error"]))
     try:
@@ -89,27 +90,6 @@ def _texts(lab: Lab, facts: RunFacts, table: pa.Table, index: int) -> None:
     with answered:
         st.markdown("**Answered**", help="What the model wrote.")
         st.code(row.get("text") or "(no text was kept)", language=None, wrap_lines=True, height=320)
-
-
-def _origins(con: duckdb.DuckDBPyConnection, facts: RunFacts, table: pa.Table, index: int) -> None:
-    """The answer once more, each token by where it came from; only with speculation."""
-    if facts.spec.engine.speculation is None:
-        return
-    row = table.slice(index, 1).to_pylist()[0]
-    query = speculation.origins_query(facts.run_id, row["request"])
-    passes = query.table(con)
-    ids = row.get("output_token_ids") or []
-    st.markdown(
-        "**Where each token came from**", help="From the rows of the passes that gave them. " + PROVENANCE["measured"]
-    )
-    if not passes.num_rows or not ids:
-        st.caption("No passes of this request were recorded.")
-        return
-    origins = token_origins(passes.to_pylist())
-    counts = ", ".join(f"{origins.count(name)} {name}" for name in ORIGINS)
-    st.caption(f"{counts}; {counted(passes.num_rows, 'pass', 'passes')} of the model for {counted(len(ids), 'token')}.")
-    st.html(coloured(token_texts(facts.spec.engine.model, ids), origins, page_palette()))
-    data_row(passes, query, name="token-origins")
 
 
 def _column_config() -> dict[str, Any]:

@@ -11,7 +11,7 @@ from app.components.live_board import live_board
 from app.lab import Lab
 from app.runs.facts import RunFacts
 from app.theme import palettes
-from app.views.finished import ghost_of
+from app.views.finished_charts import ghost_of
 from app.words.board import board_words
 from store.metrics import STALL_MS
 from store.summary import summary
@@ -20,7 +20,9 @@ SOCKET = "/live"
 
 
 def running_board(lab: Lab, facts: RunFacts) -> bool:
-    """Draw the board of a run that is not over, or that ended before this reader's eyes with something to show. Says whether it was drawn."""
+    """Draw the board of a run that is not over, or that ended before this reader's eyes with something to show. Says
+    whether it was drawn.
+    """
     watched = st.session_state.get("watched") == facts.run_id
     began = bool((facts.status.get("progress") or {}).get("iterations"))
     if facts.is_final and not (watched and began):

@@ -34,7 +34,9 @@ def _scenario_settings(name: str) -> EngineConfig:
 
 
 def start_panel(lab: Lab, run_id: str | None = None) -> None:
-    """Draw the panel; a pressed Start queues the run and shows it. ``run_id``: the run beside it, whose settings it takes."""
+    """Draw the panel; a pressed Start queues the run and shows it. ``run_id``: the run beside it, whose settings it
+    takes.
+    """
     scenarios = {info.name: info for info in _scenarios()}
     _follow(lab, run_id, list(scenarios))
     _switch_on(next(iter(scenarios)))
@@ -61,7 +63,9 @@ def start_panel(lab: Lab, run_id: str | None = None) -> None:
 
 
 def _follow(lab: Lab, run_id: str | None, known: list[str]) -> None:
-    """Turn the panel to a run's scenario and settings when the run is first shown; what was set for other scenarios stays."""
+    """Turn the panel to a run's scenario and settings when the run is first shown; what was set for other scenarios
+    stays.
+    """
     if st.session_state.get("followed") == (run_id or ""):
         return
     st.session_state["followed"] = run_id or ""
@@ -106,8 +110,8 @@ def nothing_yet(lab: Lab) -> None:
     info = next(info for info in _scenarios() if info.name == name)
     st.title("Nothing has run yet", anchor=False)
     st.markdown(
-        "A scenario says what is asked of the engine; its charts appear here and move while the engine works. The panel on the left has "
-        "all scenarios, techniques and settings."
+        "A scenario says what is asked of the engine; its charts appear here and move while the engine works. The "
+        "panel on the left has all scenarios, techniques and settings."
     )
     with st.container(border=True):
         st.markdown(f"**{plain(info.title)}**")
@@ -150,8 +154,8 @@ def flip_button(lab: Lab, facts: RunFacts) -> None:
         key="flip",
         type="primary",
         icon=":material/swap_horiz:",
-        help="The same requests at the same moments, with this one switch turned. The present run stays behind the new one "
-        "for comparison.",
+        help="The same requests at the same moments, with this one switch turned. The present run stays behind the "
+        "new one for comparison.",
         on_click=_flip,
         args=(lab, facts, technique),
     )

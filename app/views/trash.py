@@ -23,7 +23,9 @@ OFFERED_S = 3600.0  # how long the last deletion is offered back above the list;
 
 
 def undo_line(lab: Lab) -> None:
-    """The last deletion, with a button that takes it back. It is read from the trash, so a reload or another tab shows it too."""
+    """The last deletion, with a button that takes it back. It is read from the trash, so a reload or another tab shows
+    it too.
+    """
     complaint()
     for run_id in trash.trashed(lab.home)[:1]:
         if time.time() - trash.deleted_unix(lab.home, run_id) > OFFERED_S:

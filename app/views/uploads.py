@@ -1,4 +1,6 @@
-"""Files that a page takes in. Streamlit keeps them in the lab's memory for as long as their page is open, and two minutes longer."""
+"""Files that a page takes in. Streamlit keeps them in the lab's memory for as long as their page is open, and two
+minutes longer.
+"""
 
 from __future__ import annotations
 

@@ -9,7 +9,9 @@ from app.runs.listing import list_runs
 
 
 def run_to_show(lab: Lab) -> str | None:
-    """The run of the address, the one being served, the newest, or None. The address is completed, so that it can be passed on."""
+    """The run of the address, the one being served, the newest, or None. The address is completed, so that it can be
+    passed on.
+    """
     named = st.query_params.get("run")
     if named:
         return named

@@ -27,20 +27,22 @@ def _figure(label: str, words: str, origin: Provenance) -> FigureWords:
 TILES = {
     "speed": _figure(
         "Output",
-        "Tokens given to users per second: over the last seconds while the run goes on, over all of it once it has ended.",
+        "Tokens given to users per second: over the last seconds while the run goes on, over all of it once it has "
+        "ended.",
         METRICS["output_tokens_per_s"].provenance,
     ),
     "ttft": _figure(
         "First token",
-        "TTFT: from a request's arrival to its first token. A request still without one counts with its wait so far once that is longer "
-        "than the median. The large figure is the median, p99 is what one request in a hundred exceeds (of too few for that, their number "
-        "stands beside it); the trend is the median lately.",
+        "TTFT: from a request's arrival to its first token. A request still without one counts with its wait so far "
+        "once that is longer than the median. The large figure is the median, p99 is what one request in a hundred "
+        "exceeds (of too few for that, their number stands beside it); the trend is the median lately.",
         METRICS["ttft_ms"].provenance,
     ),
     "itl": _figure(
         "Token gap",
-        "ITL: between two tokens of one request, over the run. A gap that is still open counts with its length so far once that is longer "
-        "than the median. The large figure is the median; the trend is p99 lately, where stalls show.",
+        "ITL: between two tokens of one request, over the run. A gap that is still open counts with its length so far "
+        "once that is longer than the median. The large figure is the median; the trend is p99 lately, where stalls "
+        "show.",
         METRICS["itl_ms"].provenance,
     ),
     "requests": _figure(
@@ -49,15 +51,17 @@ TILES = {
     "kv": _figure("KV use", "Share of the KV pool's blocks that requests hold.", "derived"),
     "capacity": _figure(
         "KV capacity",
-        "Tokens whose keys and values the KV pool holds. It takes its share of the free memory, but no more than this workload can fill; "
-        "then the second line says how many tokens the share could hold. The requests are how many of this workload fit into that at once: of "
-        "its mean prompt and asked output, each with memory of its own (shared prefixes leave room for more). Below: how a number is stored, and the bits it takes "
-        "on average with the steps and minima stored beside it (effective bits).",
+        "Tokens whose keys and values the KV pool holds. It takes its share of the free memory, but no more than this "
+        "workload can fill; then the second line says how many tokens the share could hold. The requests are how many "
+        "of this workload fit into that at once: of its mean prompt and asked output, each with memory of its own "
+        "(shared prefixes leave room for more). Below: how a number is stored, and the bits it takes on average with "
+        "the steps and minima stored beside it (effective bits).",
         "derived",
     ),
     "device": _figure(
         "Device",
-        "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores, its memory.",
+        "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores, its "
+        "memory.",
         columns(DeviceRow)["utilization"].provenance,
     ),
 }
@@ -68,8 +72,8 @@ TILES_AFTER = {
     "kv": _figure("KV use at most", "Share of the KV pool's blocks that requests held when it was fullest.", "derived"),
     "device": _figure(
         "Device",
-        "How busy the device was over the run, the most memory in use and the mean power. On a CPU: this process's share of its cores, "
-        "its memory.",
+        "How busy the device was over the run, the most memory in use and the mean power. On a CPU: this process's "
+        "share of its cores, its memory.",
         columns(DeviceRow)["utilization"].provenance,
     ),
 }
@@ -96,7 +100,9 @@ LIMIT_FIGURES: dict[str, tuple[str, str, str]] = {
     "memory_bound_share": ("Memory traffic decides", "share", "modelled"),
     "overhead_share": ("Beyond that least time", "share", "modelled"),
 }
-"""The figures behind the judgement of what limits the engine: label, unit, where it comes from. All over the last 5 s, or over a run that has ended."""
+"""The figures behind the judgement of what limits the engine: label, unit, where it comes from. All over the last 5 s,
+or over a run that has ended.
+"""
 
 
 def board_words() -> dict[str, Any]:

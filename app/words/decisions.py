@@ -2,57 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 REASONS = {
     "scheduled": "there was room",
-    "budget": "the token budget was spent",
     "blocks": "the KV pool had too few free blocks",
     "max_requests": "the most requests at once were running",
     "policy": "the policy does not mix this with what runs",
     "pool_full": "the KV pool was full",
     "priority": "another request was more important",
-    "acceptance": "of how many drafts were accepted lately",
-    "probe": "the guess had to be checked again",
     "request_end": "the request had ended",
     "asked": "it was asked for",
-    "prefix": "another request computes the same tokens in this iteration",
-    "recomputed": "they are needed again and computed a second time",
-    "predicted": "that promised the most tokens per second",
-    "tails": "the memory for exact windows beside the packed cache was taken",
 }
+"""Reasons that any run may give, as they stand after *because*; a technique's own are its panel's."""
+
+ACTIONS = {
+    "admitted": "{request} was let in",
+    "refused": "{request} had to wait",
+    "preempted": "{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
+    "evicted": "cached blocks with {tokens} tokens were given up",
+    "finished": "{request} ended",
+    "cancelled": "{request} was cancelled",
+}
+NUMBERS = (
+    ("tokens_left", "tokens of budget left"),
+    ("blocks_needed", "blocks needed"),
+    ("blocks_free", "blocks to be had"),
+)
 
 
-def decision_in_words(decision: dict[str, Any]) -> str:
+def decision_in_words(decision: Mapping[str, Any], actions: Mapping[str, str], reasons: Mapping[str, str]) -> str:
     """One decision of the scheduler as a sentence, with the numbers it was decided on (a row of ``decisions``)."""
-    if decision.get("reason") == "predicted":
-        expected = f"; the step was expected to take {decision['value'] / 1e6:,.1f} ms" if decision.get("value") else ""
-        return f"This step verifies {decision.get('tokens') or 'no'} guesses in all{expected}."
+    action, reason, tokens = str(decision.get("action")), str(decision.get("reason")), decision.get("tokens")
     request = f"request {decision['request']}" if decision.get("request") is not None else "a request"
-    tokens = decision.get("tokens") or "some"
-    verbs = {
-        "admitted": f"{request} was let in",
-        "chunked": f"the prompt of {request} was cut: {tokens} tokens now, the rest later",
-        "refused": f"{request} had to wait",
-        "preempted": f"{request} was thrown out of the KV pool and will be computed again ({tokens} tokens lost)",
-        "evicted": f"cached blocks with {tokens} tokens were given up",
-        "speculation": f"{request} now guesses {decision.get('tokens') or 'no'} tokens ahead",
-        "finished": f"{request} ended",
-        "cancelled": f"{request} was cancelled",
-    }
-    words = verbs.get(str(decision.get("action")), f"{decision.get('action')} {request}")
-    reason = REASONS.get(str(decision.get("reason")), str(decision.get("reason")))
+    known = {"request": request, "tokens": tokens or "some", "count": tokens or "no"}
+    words = actions[action].format(**known) if action in actions else f"{action} {request}"
     numbers = [
         f"{decision[name]} {label.replace('s ', ' ', 1) if decision[name] == 1 else label}"
-        for name, label in (
-            ("tokens_left", "tokens of budget left"),
-            ("blocks_needed", "blocks needed"),
-            ("blocks_free", "blocks to be had"),
-        )
+        for name, label in NUMBERS
         if decision.get(name) is not None
     ]
     told = f" ({', '.join(numbers)})" if numbers else ""
-    return f"{words[0].upper()}{words[1:]}, because {reason}{told}."
+    return f"{words[0].upper()}{words[1:]}, because {reasons.get(reason, reason)}{told}."
 
 
 def iteration_in_words(row: dict[str, Any]) -> str:

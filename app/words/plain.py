@@ -10,7 +10,9 @@ _MARKS = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$:&=^\"'@/])")
 
 
 def plain(text: Any) -> str:
-    """The text with every character that Markdown, HTML or Streamlit's directives could read as markup taken literally."""
+    """The text with every character that Markdown, HTML or Streamlit's directives could read as markup taken
+    literally.
+    """
     return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
 
 

@@ -26,12 +26,11 @@ STATES = {
 
 LABELS = {
     "random weights": "The model's weights are random: the speed is real, the text is noise.",
-    "synthetic acceptance": "Drafts were accepted by a random draw, not by the model.",
     "simulated": "Times come from a model of the machine, not from this machine.",
-    "fp8 emulated": "This device has no 8-bit floating point: the text is what it would be, the speed is not.",
     "unfinished": "The run ended before every request was served.",
     "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",
-    "telemetry damaged": "Rows that were recorded are missing or changed on disk; figures drawn from them are incomplete.",
+    "telemetry damaged": "Rows that were recorded are missing or changed on disk; figures drawn from them are "
+    "incomplete.",
     "status unreadable": "The file that says how the run went cannot be read; what it recorded is kept.",
 }
-"""What the labels that never leave a run mean."""
+"""What the labels that never leave a run mean; a technique's own are its panel's."""

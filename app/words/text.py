@@ -13,7 +13,9 @@ PROVENANCE = {
 
 
 def number(value: Any) -> str:
-    """A figure in four digits, whole from 1,000 on and never in powers of ten for its size; a dash where there is none."""
+    """A figure in four digits, whole from 1,000 on and never in powers of ten for its size; a dash where there is
+    none.
+    """
     if not isinstance(value, int | float) or value != value:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
@@ -37,8 +39,7 @@ GLOSSARY = {
     "TPOT": "Time per output token: the mean gap of one request, first token left out.",
     "E2E": "End-to-end latency: from arrival to the last token.",
     "KV pool": "Memory for the keys and values of every token that running requests may look back at, in blocks.",
-    "Token budget": "The most tokens one iteration may compute with chunked prefill.",
-    "p50, p99": "The value half of the samples, or 99 in a hundred, do not exceed. A p99 needs about 500 samples; of a dozen it is nearly the "
-    "largest.",
+    "p50, p99": "The value half of the samples, or 99 in a hundred, do not exceed. A p99 needs about 500 samples; of "
+    "a dozen it is nearly the largest.",
 }
 """Words of the field in a sentence each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import plotly.graph_objects as go
 from app.charts.comparison import room_for_names, variant_style
 from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
 from app.charts.pool import preemption_marks
-from app.panels.kv_quantization.codec_runs import Crossover
+from app.panels.kv_quantization.crossover import Crossover
 from app.theme import Palette
 
 FIGURES = {
@@ -26,7 +27,9 @@ TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
 
 
 def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], palette: Palette) -> go.Figure:
-    """Each codec's figures (rows as ``app.panels.kv_quantization.codec_runs.Side.row`` gives them) as multiples of full precision's, on a log scale."""
+    """Each codec's figures (rows as ``app.panels.kv_quantization.codec_runs.Side.row`` gives them) as multiples of full
+    precision's, on a log scale.
+    """
     figure = new_figure(palette, y_title="", x_title="against full precision, times", height=310)
     low, high = 0.8, 1.25
     for index, side in enumerate(sides):
@@ -53,7 +56,8 @@ def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], pa
 
 
 def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Palette) -> go.Figure:
-    """Step time with each codec as a multiple of full precision's, by context: measured as marks, modelled as dashed lines.
+    """Step time with each codec as a multiple of full precision's, by context: measured as marks, modelled as dashed
+    lines.
 
     ``styles``: the place of each codec, so that it looks the same in every chart.
     """
@@ -113,75 +117,100 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
 def pools(table: Table, names: Mapping[str, str], block_size: int, palette: Palette) -> go.Figure:
     """The pool of each run over time, one strip per codec, in tokens; a mark wherever somebody was preempted.
 
-    ``table``: ``run_id``, ``t`` (s), ``blocks_used``, ``blocks_total``, ``preempted``; ``names``: codec by run, in order.
+    ``table``: ``run_id``, ``t`` (s), ``blocks_used``, ``blocks_total``, ``preempted``; ``names``: codec by run, in
+    order.
     """
     figure = new_figure(palette, y_title="", height=80 + 150 * max(1, len(names)))
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     runs = np.asarray(table["run_id"].to_pylist() if hasattr(table["run_id"], "to_pylist") else table["run_id"])
-    share = 1 / len(names)
-    axis = figure.layout.yaxis.to_plotly_json()
-    t, used, total = column(table, "t"), column(table, "blocks_used"), column(table, "blocks_total")
-    preempted = column(table, "preempted")
-    seen = False
+    columns = {name: column(table, name) for name in ("t", "blocks_used", "blocks_total", "preempted")}
+    axis, named = figure.layout.yaxis.to_plotly_json(), False
     for index, (run_id, name) in enumerate(names.items()):
         mine = np.flatnonzero(runs == run_id)
-        if not len(mine):
-            continue
-        number = "" if index == 0 else str(index + 1)
-        top = 1 - index * share
-        size = float(np.nanmax(total[mine])) * block_size
-        bottom = top - share * (0.7 if len(names) > 1 else 0.9)
-        figure.update_layout(
-            {f"yaxis{number}": axis | {"domain": [max(0.0, bottom), top - share * 0.12], "range": [0, size * 1.12]}}
-        )
-        figure.update_layout({f"yaxis{number}": {"title": {"text": "in use, tokens"}, "nticks": 4}})
-        figure.add_scatter(
-            x=t[mine],
-            y=used[mine] * block_size,
-            name="used",
-            legendgroup="used",
-            showlegend=index == 0,
-            mode="lines",
-            line={"color": palette.kv_used, "width": 1.75, "shape": "hv"},
-            fill="tozeroy",
-            fillcolor=faded(palette.kv_used, 0.35),
-            yaxis=f"y{number}",
-            hovertemplate="%{y:,.0f} tokens at %{x:.1f} s<extra>" + name + "</extra>",
-        )
-        figure.add_scatter(
-            x=[float(t[mine].min(initial=0.0)), float(t[mine].max())],
-            y=[size, size],
-            name="pool",
-            legendgroup="pool",
-            showlegend=index == 0,
-            mode="lines",
-            line={"color": palette.text, "width": 1.5, "dash": "dash"},
-            yaxis=f"y{number}",
-            hovertemplate=f"pool: {size:,.0f} tokens<extra>{name}</extra>",
-        )
-        thrown = mine[np.nan_to_num(preempted[mine]) > 0]
-        named = bool(len(thrown)) and not seen
-        height = used[thrown] * block_size
-        marks = preemption_marks(
-            t[thrown], height, preempted[thrown], palette, run=name, yaxis=f"y{number}", named=named
-        )
-        figure.add_trace(marks)
-        seen = seen or bool(len(thrown))
-        figure.add_annotation(
-            text=name,
-            x=0,
-            y=top - share * 0.11,
-            xref="paper",
-            yref="paper",
-            xanchor="left",
-            yanchor="bottom",
-            showarrow=False,
-            font={"color": palette.text, "size": 13},
-        )
+        if len(mine):
+            own = {key: values[mine] for key, values in columns.items()}
+            named |= _pool(figure, _Strip(index, len(names), name, axis), own, block_size, palette, named=not named)
     figure.update_xaxes(anchor="free", position=0)
     figure.update_layout(legend={"y": 1.0})
     return figure
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """The place of one run's pool in the figure, counted from the top."""
+
+    index: int
+    count: int
+    name: str
+    axis: dict[str, Any]  # how every strip's axis looks
+
+    @property
+    def number(self) -> str:
+        return "" if self.index == 0 else str(self.index + 1)
+
+    @property
+    def top(self) -> float:
+        return 1 - self.index / self.count
+
+    def layout(self, size: float) -> dict[str, Any]:
+        share = 1 / self.count
+        bottom = self.top - share * (0.7 if self.count > 1 else 0.9)
+        place = {"domain": [max(0.0, bottom), self.top - share * 0.12], "range": [0, size * 1.12]}
+        return {f"yaxis{self.number}": self.axis | place | {"title": {"text": "in use, tokens"}, "nticks": 4}}
+
+
+def _pool(
+    figure: go.Figure, strip: _Strip, own: dict[str, np.ndarray], block_size: int, palette: Palette, *, named: bool
+) -> bool:
+    """Draw one run's pool. ``named``: its preemptions are the first that the legend names. Says whether there were
+    any.
+    """
+    t, used, name, place = own["t"], own["blocks_used"] * block_size, strip.name, f"y{strip.number}"
+    size = float(np.nanmax(own["blocks_total"])) * block_size
+    figure.update_layout(strip.layout(size))
+    figure.add_scatter(
+        x=t,
+        y=used,
+        name="used",
+        legendgroup="used",
+        showlegend=strip.index == 0,
+        mode="lines",
+        line={"color": palette.kv_used, "width": 1.75, "shape": "hv"},
+        fill="tozeroy",
+        fillcolor=faded(palette.kv_used, 0.35),
+        yaxis=place,
+        hovertemplate="%{y:,.0f} tokens at %{x:.1f} s<extra>" + name + "</extra>",
+    )
+    figure.add_scatter(
+        x=[float(t.min(initial=0.0)), float(t.max())],
+        y=[size, size],
+        name="pool",
+        legendgroup="pool",
+        showlegend=strip.index == 0,
+        mode="lines",
+        line={"color": palette.text, "width": 1.5, "dash": "dash"},
+        yaxis=place,
+        hovertemplate=f"pool: {size:,.0f} tokens<extra>{name}</extra>",
+    )
+    full = np.nan_to_num(own["preempted"]) > 0
+    some = bool(full.any())
+    marks = preemption_marks(
+        t[full], used[full], own["preempted"][full], palette, run=name, yaxis=place, named=some and named
+    )
+    figure.add_trace(marks)
+    figure.add_annotation(
+        text=name,
+        x=0,
+        y=strip.top - 0.11 / strip.count,
+        xref="paper",
+        yref="paper",
+        xanchor="left",
+        yanchor="bottom",
+        showarrow=False,
+        font={"color": palette.text, "size": 13},
+    )
+    return some
 
 
 def _times(low: float, high: float) -> dict[str, Any]:

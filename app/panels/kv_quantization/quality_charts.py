@@ -47,7 +47,9 @@ def beside_each_other(places: Sequence[float]) -> list[str]:
 
 
 def error_map(errors: Sequence[Sequence[float]], palette: Palette, *, most: float) -> go.Figure:
-    """``errors``: relative error per layer and KV head; ``most``: the end of the colour scale, so that maps can be compared."""
+    """``errors``: relative error per layer and KV head; ``most``: the end of the colour scale, so that maps can be
+    compared.
+    """
     figure = new_figure(palette, y_title="KV head", x_title="layer", height=200)
     figure.add_heatmap(
         z=[list(head) for head in zip(*errors, strict=True)],

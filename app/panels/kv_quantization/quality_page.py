@@ -1,8 +1,9 @@
-"""What the KV cache's codec gives and costs: room in tokens and requests, and quality against full precision, measured on request."""
+"""What the KV cache's codec gives and costs: room in tokens and requests, and quality against full precision, measured
+on request.
+"""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import duckdb
@@ -10,12 +11,15 @@ import streamlit as st
 
 from app.charts import CONFIG
 from app.components.chart_card import data_row, page_palette
+from app.components.result_table import result_table
 from app.errors import LabError
 from app.lab import Lab
 from app.panels.kv_quantization import measure as measuring
-from app.panels.kv_quantization.codec_page import codecs_section, signed
+from app.panels.kv_quantization.codec_page import codecs_section
 from app.panels.kv_quantization.quality_charts import error_map, room_and_loss
+from app.panels.kv_quantization.tables import quality_table
 from app.panels.kv_quantization.words import QUALITY
+from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts
 from app.runs.hub import require_models_here
 from app.words.plain import plain
@@ -27,8 +31,9 @@ LOOK_S = 0.5
 SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
 
 
-def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
+def quality_section(run: FinishedRun) -> None:
     """Draw the section of one run."""
+    lab, con, facts = run.lab, run.con, run.facts
     _room(con, facts)
     codecs_section(lab, con, facts)
     folder = lab.home.run_dir(facts.run_id)
@@ -60,20 +65,8 @@ def quality_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -
         data_row(table, query, name="quality")
 
 
-def capacity_figures(held: Capacity) -> list[tuple[str, str, str]]:
-    """Label, value and help of each figure of a pool's capacity: what it took, what the memory could hold, whom that serves."""
-    derived = PROVENANCE["derived"]
-    requests = "–" if held.requests is None else f"{held.requests:,.1f}"
-    tokens = " ".join(filter(None, (QUALITY["tokens"], held.why_in_words, derived)))
-    found = [("KV capacity", f"{held.tokens:,} tok", tokens)]
-    if held.is_trimmed:
-        found.append(("Memory could hold", f"{held.could_hold_tokens:,} tok", f"{QUALITY['could_hold']} {derived}"))
-    found.append(("Fits at once", f"{requests} req", f"{QUALITY['requests']} {derived}"))
-    return found
-
-
 def codec_figures(held: Capacity) -> list[tuple[str, str, str]]:
-    """The same of how a number is stored."""
+    """Label, value and help of each figure of how a number is stored."""
     derived = PROVENANCE["derived"]
     found = []
     if held.bits is not None:
@@ -116,24 +109,19 @@ def _until_read(lab: Lab, run_id: str, digest: str) -> None:
 
 def _result(rows: list[dict[str, Any]]) -> None:
     """``rows``: full precision first, then every codec, as ``store.quality`` gives them."""
-    full, codecs = rows[0], [row | {"perplexity_change": row["perplexity_ratio"] - 1} for row in rows[1:]]
-    about = f"{full['model']}, {full['dtype']} on {full['device']}; {full['text_tokens']} tokens of {full['text']}."
-    labels = json.loads(full["labels"])
-    if labels:
-        about += f" Labels: {', '.join(labels)}."
-    st.caption(plain(about))
-    shown = [_row(full["name"], None, full), *(_row(codec["name"], codec, codec) for codec in codecs)]
-    said = "; ".join(
-        f"{codec['name']}: {codec['capacity']:.2f} times the tokens, perplexity {signed(codec['perplexity_ratio'])}"
-        for codec in codecs
-    )
-    st.dataframe(shown, hide_index=True, height="content", alt=f"Quality per codec. {plain(said)}")
+    table, codecs = quality_table(rows), rows[1:]
+    st.caption(plain(table.note))
+    result_table(table)
     colours = page_palette()
     with st.container(border=True, key="card-room-and-loss"):
         st.markdown("**Room against loss**", help=QUALITY["chart"])
         figure = room_and_loss(codecs, colours)
         st.plotly_chart(
-            figure, key="chart-room-and-loss", config=CONFIG, theme=None, alt=f"Room against loss. {plain(said)}"
+            figure,
+            key="chart-room-and-loss",
+            config=CONFIG,
+            theme=None,
+            alt=f"Room against loss. {plain(table.summary)}",
         )
     names = [codec["name"] for codec in codecs]
     with st.container(border=True, key="card-head-error"):
@@ -153,29 +141,3 @@ def _result(rows: list[dict[str, Any]]) -> None:
                 theme=None,
                 alt=f"{title} of {name}: at most {100 * largest:.1f} % off.",
             )
-
-
-def _row(name: str, codec: dict[str, Any] | None, measured: dict[str, Any]) -> dict[str, str]:
-    found = f"{measured['needles_found']} of {measured['needles']}" if measured["needles"] else ""
-    cut = "" if measured["chunking_logits"] is None else f"{measured['chunking_logits']:.2g}"
-    row = {"codec": name, "bits": "", "room": "1.00x", "perplexity": f"{measured['perplexity']:.3f}"}
-    if codec is None:
-        return row | {
-            "change": "",
-            "KL, nats": "",
-            "same next token": "",
-            "same greedy text": "",
-            "facts found": found,
-            "logits, cut otherwise": cut,
-        }
-    greedy = codec["greedy_agreement"]
-    return row | {
-        "bits": f"{codec['bits']:.2f}",
-        "room": f"{codec['capacity']:.2f}x",
-        "change": signed(codec["perplexity_ratio"]),
-        "KL, nats": f"{codec['kl']:.4f}",
-        "same next token": f"{100 * codec['agreement']:.1f} %",
-        "same greedy text": "" if greedy is None else f"{100 * greedy:.0f} %",
-        "facts found": found,
-        "logits, cut otherwise": cut,
-    }

@@ -90,7 +90,8 @@ class Span:
 
 
 def spans(table: Table) -> dict[int, Span]:
-    """Blocks of the tree (``hash``, ``parent``, ``position``, ``requests``, ``holders``, ``state``) put together to spans.
+    """Blocks of the tree (``hash``, ``parent``, ``position``, ``requests``, ``holders``, ``state``) put together to
+    spans.
 
     A block joins the one it follows where nothing else follows it and users, holders and state are the same.
     """
@@ -137,8 +138,8 @@ def prefix_tree(
 ) -> go.Figure:
     """Icicle of the prefixes: as wide as requests used them, coloured by what became of their blocks.
 
-    ``table``: as for ``spans``. ``text(request, first, last)``: what a request's tokens say. Only the ``MOST_SPANS`` most used spans
-    are drawn.
+    ``table``: as for ``spans``. ``text(request, first, last)``: what a request's tokens say. Only the ``MOST_SPANS``
+    most used spans are drawn.
     """
     figure = new_figure(palette, y_title="", x_title="", height=420)
     found = spans(table)

@@ -12,21 +12,20 @@ from app.charts.frame import column
 from app.components.chart_card import chart_card, data_row, page_palette
 from app.errors import LabError
 from app.home import Home
-from app.lab import get_lab
+from app.panels.panel import FinishedRun
 from app.panels.prefix_sharing.charts import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree
 from app.panels.prefix_sharing.prompt_text import TextOf, texts_of
+from app.panels.prefix_sharing.words import CHARTS
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
-from app.words.charts import CHARTS
 from app.words.plain import counted
 from engine.config import RunSpec
 from store import prefix, queries
 
 
-def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int, end_s: float) -> None:
-    """Draw the section, or nothing where prefix sharing was off. ``end_s``: where the charts' common time axis ends."""
-    if facts.spec.engine.prefix_sharing is None:
-        return
+def prefix_section(run: FinishedRun) -> None:
+    """Draw the section of a run that had prefix sharing on."""
+    con, facts = run.con, run.facts
     colours, run_id = page_palette(), facts.run_id
     st.subheader("Prefix sharing", anchor=False)
     effects_query = prefix.effects_query(run_id)
@@ -38,7 +37,7 @@ def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int, 
     savings_query = prefix.savings_query(run_id)
     savings = savings_query.table(con)
     left, right = st.columns(2)
-    over_time = partial(chart_card, until=end_s)
+    over_time = partial(chart_card, until=run.until_s)
     with left:
         words = f"{float(np.nan_to_num(column(savings, 'hit_rate')[-1])) * 100:.1f} % of the prompt tokens were found."
         again = float(np.nan_to_num(column(effects, "tokens_found_again")[0]))
@@ -54,7 +53,7 @@ def prefix_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int, 
         over_time(
             CHARTS["prefix-memory"], figure, savings, savings_query, name="prefix-memory", summary=words, remark=words
         )
-    _tree(con, facts, int(np.nanmax(column(savings, "iteration"))), vocab)
+    _tree(run, int(np.nanmax(column(savings, "iteration"))))
     _evictions(con, facts)
 
 
@@ -64,14 +63,15 @@ def _spec(home: Home, run_id: str) -> RunSpec:
     return read_spec(home.existing_run_dir(run_id))
 
 
-def _texts(con: duckdb.DuckDBPyConnection, facts: RunFacts, vocab: int) -> TextOf:
+def _texts(run: FinishedRun) -> TextOf:
     """What a request's tokens say, answers included."""
-    table = queries.requests(con, facts.run_id, text=True)
+    table = queries.requests(run.con, run.facts.run_id, text=True)
     answers = zip(table["request"].to_pylist(), table["output_token_ids"].to_pylist(), strict=True)
     try:
-        spec = _spec(get_lab().home, facts.run_id)
+        spec = _spec(run.lab.home, run.facts.run_id)
     except LabError:
         return lambda *_: ""
+    vocab = int((run.row.get("model") or {}).get("vocab") or 0)
     return texts_of(spec, vocab, {request: ids or () for request, ids in answers})
 
 
@@ -87,8 +87,8 @@ def _evictions(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
         f"Evictions and what they cost: {counted(table.num_rows, 'block')}, {tokens:,} tokens computed again"
     ):
         st.caption(
-            "A cached block that gave way: the request whose text it held, the one that got its place, and the one that later "
-            "computed the same text again. Where nobody did, the eviction cost nothing."
+            "A cached block that gave way: the request whose text it held, the one that got its place, and the one "
+            "that later computed the same text again. Where nobody did, the eviction cost nothing."
         )
         titles = {name: st.column_config.Column(name.replace("_", " ")) for name in table.column_names}
         st.dataframe(
@@ -101,13 +101,17 @@ def _evictions(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
         data_row(table, query, name="evictions")
 
 
-def _tree(con: duckdb.DuckDBPyConnection, facts: RunFacts, last: int, vocab: int) -> None:
+def _tree(run: FinishedRun, last: int) -> None:
+    facts = run.facts
     iteration = last
     if last > 0:
         iteration = st.slider("Prefix tree after iteration", 0, last, last, key=f"prefix-at-{facts.run_id}")
     query = prefix.tree_query(facts.run_id, iteration)
-    nodes = query.table(con)
+    nodes = query.table(run.con)
     states = nodes["state"].to_pylist()
-    words = f"{counted(len(states), 'prefix block')}, {states.count('in use')} in use, {states.count('cached')} cached, {states.count('evicted')} evicted."
-    figure = prefix_tree(nodes, page_palette(), facts.spec.engine.block_size, _texts(con, facts, vocab))
+    words = (
+        f"{counted(len(states), 'prefix block')}, {states.count('in use')} in use, {states.count('cached')} "
+        f"cached, {states.count('evicted')} evicted."
+    )
+    figure = prefix_tree(nodes, page_palette(), facts.spec.engine.block_size, _texts(run))
     chart_card(CHARTS["prefix-tree"], figure, nodes, query, name="prefix-tree", summary=words, remark=words)

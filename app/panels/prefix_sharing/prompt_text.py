@@ -1,6 +1,7 @@
 """What was asked of a run as text by token, for the prefix tree: prompts tokenised as the engine tokenised them.
 
-Only a model's tokenizer is read, never its weights, and nothing is fetched: for a model that is no longer here there is no text.
+Only a model's tokenizer is read, never its weights, and nothing is fetched: for a model that is no longer here there is
+no text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from engine.config import EngineError, RunSpec
 from engine.config.text import tokenizer_of
 
 TextOf = Callable[[int, int, int], str]
-"""``(request, first, last)``: the text of a request's tokens from ``first`` up to, not with, ``last``; "" where it is not known."""
+"""``(request, first, last)``: the text of a request's tokens from ``first`` up to, not with, ``last``; "" where it is
+not known.
+"""
 
 
 def texts_of(spec: RunSpec, vocab: int, outputs: Mapping[int, Sequence[int]]) -> TextOf:

@@ -67,7 +67,9 @@ def acceptance_over_time(table: Table, palette: Palette) -> go.Figure:
 
 
 def chosen_lengths(table: Table, palette: Palette) -> go.Figure:
-    """``table``: ``batch``, ``guesses`` (mean per request), ``steps``, ``verifies``; all steps of a batch size count."""
+    """``table``: ``batch``, ``guesses`` (mean per request), ``steps``, ``verifies``; all steps of a batch size
+    count.
+    """
     figure = new_figure(palette, y_title="guesses per request", x_title="requests in the step")
     if not rows(table):
         return say_nothing_here(figure, "No step without prompt work was recorded.", palette)
@@ -107,7 +109,8 @@ def predicted_times(table: Table, palette: Palette) -> go.Figure:
             name=name,
             marker={"color": colour, "size": 6, "opacity": 0.7, "symbol": "diamond" if name[0] == "v" else "circle"},
             customdata=np.stack([column(table, "batch")[mask], column(table, "guesses")[mask]], -1),
-            hovertemplate="%{y:,.1f} ms, predicted %{x:,.1f}<br>%{customdata[0]:d} requests, %{customdata[1]:d} guesses<extra></extra>",
+            hovertemplate="%{y:,.1f} ms, predicted %{x:,.1f}<br>%{customdata[0]:d} requests, %{customdata[1]:d} "
+            "guesses<extra></extra>",
         )
     figure.add_scatter(
         x=[0, end], y=[0, end], mode="lines", name="equal", line={"color": palette.muted, "dash": "dash", "width": 1.5}
@@ -138,7 +141,7 @@ def speed_by_batch(table: Table, palette: Palette) -> go.Figure:
             line={"color": colour, "width": 2},
             marker={"size": 9, "symbol": symbol},
             customdata=about,
-            hovertemplate="%{y:,.1f} tokens/s<br>%{customdata[0]:,.1f} ms a step, %{customdata[1]:.2f} tokens per request, "
-            "%{customdata[2]:,d} steps<extra>" + name + "</extra>",
+            hovertemplate="%{y:,.1f} tokens/s<br>%{customdata[0]:,.1f} ms a step, "
+            "%{customdata[1]:.2f} tokens per request, %{customdata[2]:,d} steps<extra>" + name + "</extra>",
         )
     return figure

@@ -1,19 +1,20 @@
-"""What speculative decoding did in a run that had it on: shown below the run's other charts, and where it loses, said so."""
+"""What speculative decoding did in a run that had it on: shown below the run's other charts, and where it loses, said
+so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import duckdb
 import numpy as np
 import streamlit as st
 
 from app.charts.frame import column
 from app.components.chart_card import chart_card, page_palette
+from app.panels.panel import FinishedRun
 from app.panels.speculation import charts
-from app.runs.facts import RunFacts
-from app.words.charts import CHARTS
+from app.panels.speculation.words import CHARTS
 from app.words.plain import counted, milliseconds
 from store import speculation
 
@@ -21,12 +22,9 @@ ENOUGH_STEPS = 5  # of each kind, before steps are compared
 LOSES, WINS = 0.97, 1.03
 
 
-def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, end_s: float) -> None:
-    """Draw the section, or nothing where speculation was off. ``end_s``: where the charts' common time axis ends."""
-    asked = facts.spec.engine.speculation
-    if asked is None:
-        return
-    colours, run_id = page_palette(), facts.run_id
+def speculation_section(run: FinishedRun) -> None:
+    """Draw the section of a run that had speculation on."""
+    con, run_id, colours = run.con, run.facts.run_id, page_palette()
     st.subheader("Speculative decoding", anchor=False)
     totals = speculation.totals_query(run_id).one(con) or {}
     st.caption(totals_in_words(totals))
@@ -60,7 +58,7 @@ def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, end_s: 
             query,
             name="spec-time",
             summary=words,
-            until=end_s,
+            until=run.until_s,
         )
     with right:
         query = speculation.lengths_query(run_id)
@@ -77,7 +75,8 @@ def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, end_s: 
         words = "Guesses per request, by requests in the step."
         figure = charts.chosen_lengths(batches, colours)
         chart_card(CHARTS["spec-chosen"], figure, batches, batches_query, name="spec-chosen", summary=words)
-    if asked.control == "smart":
+    asked = run.facts.spec.engine.speculation
+    if asked is not None and asked.control == "smart":
         query = speculation.predictions_query(run_id)
         table = query.table(con)
         words = prediction_in_words(column(table, "predicted_ms"), column(table, "measured_ms"))
@@ -88,11 +87,16 @@ def speculation_section(con: duckdb.DuckDBPyConnection, facts: RunFacts, end_s: 
 def totals_in_words(totals: Mapping[str, Any]) -> str:
     """What was guessed, what of it was accepted, and what guessing cost."""
     if not totals.get("verifications"):
-        return "Nothing was guessed in this run: nothing to guess was found, or no guess promised more than plain decoding."
+        return (
+            "Nothing was guessed in this run: nothing to guess was found, or no guess promised more than plain "
+            "decoding."
+        )
     return (
-        f"{totals['drafted']:,} guesses, {totals['accepted']:,} accepted: {totals['mean_accepted']:.2f} per verification, "
+        f"{totals['drafted']:,} guesses, {totals['accepted']:,} accepted: {totals['mean_accepted']:.2f} per "
+        f"verification, "
         f"{totals['tokens_per_pass']:.2f} tokens per request and pass of the model. Guessing took "
-        f"{100 * totals['draft_share']:.1f} % of the time, {milliseconds(totals['draft_ms'])} in each step that guessed."
+        f"{100 * totals['draft_share']:.1f} % of the time, {milliseconds(totals['draft_ms'])} in each step that "
+        f"guessed."
     )
 
 
@@ -106,12 +110,16 @@ def verdict_in_words(batches: Sequence[Mapping[str, Any]]) -> str:
             continue
         ratio, longer = row["tokens_per_s"] / other["tokens_per_s"], row["step_ms"] / other["step_ms"]
         at = f"With {counted(row['batch'], 'request')}"
-        gave = f"a verifying step took {longer:.2f} times as long as a plain one and gave {row['tokens_per_pass']:.2f} tokens per request"
+        gave = (
+            f"a verifying step took {longer:.2f} times as long as a plain one and gave "
+            f"{row['tokens_per_pass']:.2f} tokens per request"
+        )
         if ratio < LOSES:
             why = (
                 "too few guesses were right"
                 if row["tokens_per_pass"] < 1.5
-                else "the added rows are no longer free: above the balance point arithmetic, not the reading of weights, takes the time"
+                else "the added rows are no longer free: above the balance point arithmetic, not the reading of "
+                "weights, takes the time"
             )
             said.append(f"{at} speculation loses, {ratio:.2f} times the speed: {gave}; {why}.")
         elif ratio > WINS:

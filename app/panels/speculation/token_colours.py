@@ -17,7 +17,9 @@ ORIGINS = {
 
 
 def token_origins(passes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """An origin for each output token, from the passes that emitted them in order (``drafted``, ``accepted``, ``emitted``)."""
+    """An origin for each output token, from the passes that emitted them in order (``drafted``, ``accepted``,
+    ``emitted``).
+    """
     origins: list[str] = []
     for one in passes:
         own = "correction" if one["accepted"] < one["drafted"] else "target"
@@ -41,7 +43,9 @@ def coloured(texts: Sequence[str], origins: Sequence[str], palette: Palette) -> 
         for text, origin in zip(texts, origins, strict=False)
     )
     return (
-        f"<div style='display:flex;flex-wrap:wrap;gap:.3em 1.2em;font-size:.85em;color:{palette.muted};margin-bottom:.6em'>{legend}</div>"
-        f"<div role='region' aria-label='Answer by origin of its tokens' tabindex='0' style='white-space:pre-wrap;overflow-wrap:anywhere;"
+        f"<div style='display:flex;flex-wrap:wrap;gap:.3em "
+        f"1.2em;font-size:.85em;color:{palette.muted};margin-bottom:.6em'>{legend}</div>"
+        f"<div role='region' aria-label='Answer by origin of its tokens' tabindex='0' "
+        f"style='white-space:pre-wrap;overflow-wrap:anywhere;"
         f"max-height:320px;overflow-y:auto;line-height:1.7;color:{palette.text}'>{body}</div>"
     )

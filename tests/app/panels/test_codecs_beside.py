@@ -19,7 +19,8 @@ from app.panels.kv_quantization.codec_page import (
     preempted_rows,
     recoded,
 )
-from app.panels.kv_quantization.codec_runs import Crossover, ReadingModel, StepRatios, codec_name
+from app.panels.kv_quantization.codec_runs import codec_name
+from app.panels.kv_quantization.crossover import Crossover, ReadingModel, StepRatios, reading_model, step_ratios
 from app.theme import DARK, LIGHT
 from engine.config import EngineConfig, KVQuantization
 from store import codecs as queries
@@ -253,17 +254,17 @@ def test_steps_are_compared_at_the_same_size_and_context(store: Store) -> None:
     store.steps("full", lambda batch, context: batch + context / 100)
     store.steps("int4", lambda batch, context: 1e3 if batch == 8 else batch + 1.01 + context / 200, batches=(2, 4, 8))
     cells = queries.cells_query(["full", "int4"]).table(store.con)
-    found = codecs.step_ratios(cells, "int4", "full")
+    found = step_ratios(cells, "int4", "full")
     assert found.ratio.max() < 1.5, "batches of eight are left out"
     assert found.ratio[0] > 1 > found.ratio[-1]
     assert 200 < found.crossover < 300
     told = Crossover("int4", found, None)
     assert "faster from 2" in told.words
     assert told.row()["faster, modelled"] == "not known"
-    never = codecs.step_ratios(cells, "full", "full")
+    never = step_ratios(cells, "full", "full")
     assert never.crossover is None
     assert "never became faster (1.00 times as long)" in Crossover("int4", never, None).words
-    nothing = codecs.step_ratios(cells, "int4", "elsewhere")
+    nothing = step_ratios(cells, "int4", "elsewhere")
     assert len(nothing.ratio) == 0
     assert "nothing is compared" in Crossover("int4", nothing, None).words
 
@@ -289,7 +290,7 @@ def side(**changes: Any) -> codecs.Side:
 
 
 def test_the_model_sets_bytes_saved_against_unpacking_them() -> None:
-    model = codecs.reading_model(side())
+    model = reading_model(side())
     assert model.saved == pytest.approx(220 / 1e9)
     assert model.unpack == pytest.approx((2e-5 - 5e-6) + 220e-9)
     assert model.fixed == pytest.approx((3e-3 - 2e-3) - (1e-3 - 0.5e-3))
@@ -302,7 +303,7 @@ def test_the_model_names_the_context_where_reading_less_begins_to_pay() -> None:
     fast = PACKED | {
         "kv_attention_s": {"context_tokens": [100, 200], "packed": [1.1e-3, 1.15e-3], "plain": [0.9e-3, 1.05e-3]}
     }
-    model = codecs.reading_model(side(model=fast, peaks={"bytes_per_s": 1e8}))
+    model = reading_model(side(model=fast, peaks={"bytes_per_s": 1e8}))
     gain = model.saved - model.unpack
     assert gain == pytest.approx(1e-6)
     assert model.crossover == pytest.approx((1.05e-3 - 0.75e-3) / 1e-6)
@@ -316,8 +317,8 @@ def test_the_model_names_the_context_where_reading_less_begins_to_pay() -> None:
 @pytest.mark.parametrize("gone", ["kv_attention_s", "kv_full_bytes_per_token"])
 def test_without_what_it_needs_there_is_no_model(gone: str) -> None:
     model = {key: value for key, value in PACKED.items() if key != gone}
-    assert codecs.reading_model(side(model=model)) is None
-    assert codecs.reading_model(side(peaks={})) is None
+    assert reading_model(side(model=model)) is None
+    assert reading_model(side(peaks={})) is None
     assert "no model" in Crossover("int4", EMPTY, None).words
 
 

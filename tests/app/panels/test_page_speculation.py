@@ -9,11 +9,11 @@ import pyarrow as pa
 import tokenizers
 from tokenizers import decoders, models
 
+from app.panels.sentences import decision_in_words
 from app.panels.speculation import charts
 from app.panels.speculation.page import prediction_in_words, totals_in_words, verdict_in_words
 from app.panels.speculation.token_colours import coloured, token_origins
 from app.theme import DARK, LIGHT
-from app.words.decisions import decision_in_words
 from engine.config.text import token_texts
 
 

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from app.panels.sentences import decision_in_words, glossary, reasons
 from app.settings.given import flat
 from app.words.board import board_words
 from app.words.charts import CHARTS
-from app.words.decisions import REASONS, decision_in_words, iteration_in_words
+from app.words.decisions import iteration_in_words
 from app.words.plain import clock, counted, milliseconds, plain
 from app.words.states import STATES
-from app.words.text import GLOSSARY, in_sentence, number
+from app.words.text import in_sentence, number
 from telemetry.rows import DECISION_REASONS, DECISIONS, ROW_TYPES, columns
 from telemetry.status import ACTIVE_STATES, FINAL_STATES
 
 
 def test_every_state_and_every_reason_has_words() -> None:
     assert set(STATES) == ACTIVE_STATES | FINAL_STATES | {"queued"}
-    assert set(REASONS) == set(DECISION_REASONS)
+    assert set(reasons()) == set(DECISION_REASONS)
 
 
 def test_every_chart_says_where_its_figures_come_from() -> None:
@@ -97,7 +98,7 @@ def test_the_board_gets_words_for_every_chart_and_tile() -> None:
     words = board_words()
     assert set(words["charts"]) == set(CHARTS)
     assert all(tile["help"] for tile in words["tiles"].values())
-    assert len(GLOSSARY) >= 8
+    assert len(glossary()) >= 8
 
 
 @pytest.mark.parametrize(
