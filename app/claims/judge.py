@@ -1,7 +1,8 @@
-"""The verdict on a paper's claim, computed from an experiment's rows whenever it is asked for, and never kept without them.
+"""The verdict on a paper's claim, computed from an experiment's rows whenever it is asked for, and never kept without
+them.
 
-In this order: a claim file that changed since makes the verdict *stale*; a gate that fails makes it *invalid*, whatever the speed; a
-regime that is not there makes it *regime not reached*; then the predicates' intervals decide.
+In this order: a claim file that changed since makes the verdict *stale*; a gate that fails makes it *invalid*, whatever
+the speed; a regime that is not there makes it *regime not reached*; then the predicates' intervals decide.
 """
 
 from __future__ import annotations
@@ -175,7 +176,9 @@ class _Case:
         return found
 
     def notes(self) -> list[str]:
-        """What must be said beside the figures: percentiles of too few samples, machines that were disturbed, steps spent outside the model."""
+        """What must be said beside the figures: percentiles of too few samples, machines that were disturbed, steps
+        spent outside the model.
+        """
         said = dict.fromkeys(
             f"{figure.of}: {words}"
             for figure in self.claim.figures.values()

@@ -70,7 +70,9 @@ def refuse_unknown_metrics(claim: Claim, path: Path) -> None:
 
 
 def refuse_unnamed_differences(claim: Claim, path: Path, specs: Mapping[str, RunSpec]) -> None:
-    """Raises ``ScenarioError`` where variants, at one point, differ in what ``varies`` does not name. ``specs``: by variant."""
+    """Raises ``ScenarioError`` where variants, at one point, differ in what ``varies`` does not name. ``specs``: by
+    variant.
+    """
     base = specs[claim.baseline]
     before = dict(_leaves(base.engine.model_dump()))
     for name, spec in specs.items():

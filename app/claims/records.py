@@ -19,7 +19,9 @@ from store.plan import Experiment
 
 
 def claim_experiments(home: Home, paper: str | None = None) -> list[Experiment]:
-    """Experiments that test a claim, of one paper or of all, the newest first, resting on the runs that are there. Damaged ones are left out."""
+    """Experiments that test a claim, of one paper or of all, the newest first, resting on the runs that are there.
+    Damaged ones are left out.
+    """
     found = []
     for experiment_id in home.experiment_ids():
         with contextlib.suppress(LabError):
@@ -30,7 +32,9 @@ def claim_experiments(home: Home, paper: str | None = None) -> list[Experiment]:
 
 
 def judgement_of_experiment(home: Home, experiment_id: str) -> Judgement:
-    """The verdict from the runs' own spools, whether or not a lab has the database open. Raises ``LabError`` where there is none."""
+    """The verdict from the runs' own spools, whether or not a lab has the database open. Raises ``LabError`` where
+    there is none.
+    """
     experiment = as_it_is(home, read_experiment(home, experiment_id))
     with rows_of(home, [experiment]) as con:
         return judge_claim(con, experiment)

@@ -8,13 +8,16 @@ from app.charts.claims import claim_chart
 from app.claims.judge import VERDICTS, Judgement
 from app.claims.records import latest
 from app.claims.words import ended, figure_rows, sentences
-from app.exports import report
+from app.exports import html
 from app.theme import LIGHT
 from scenarios import papers
 from scenarios.papers import claimfile
 
 TITLE = "What reproduces on this machine"
-INTERVALS = "Intervals of 95 % by Student's t over repeats. Magnitudes are not compared with the paper's: hardware, model and baseline differ."
+INTERVALS = (
+    "Intervals of 95 % by Student's t over repeats. Magnitudes are not compared with the paper's: hardware, "
+    "model and baseline differ."
+)
 
 
 def claims_page(found: Sequence[Judgement]) -> str:
@@ -27,22 +30,20 @@ def claims_page(found: Sequence[Judgement]) -> str:
     without = [papers.card(name).system for name in claimfile.names() if name not in best]
     told = [f"{verdict}: {meaning}" for verdict, meaning in VERDICTS.items() if any(row[1] == verdict for row in rows)]
     parts = [
-        report.story(
+        html.story(
             TITLE, "", [], told or ["No claim has been run yet. Run one with: servescope papers run NAME --quick"]
         ),
-        report.section(
-            "Verdicts", report.table_of(("paper", "verdict", "run", "ended", "experiment"), rows), INTERVALS
-        ),
+        html.section("Verdicts", html.table_of(("paper", "verdict", "run", "ended", "experiment"), rows), INTERVALS),
         *(_paper(name, one) for name, one in sorted(best.items())),
     ]
     if without:
-        parts.append(report.section("Not run yet", "", f"{', '.join(without)}."))
-    return report.page(TITLE, [*parts, report.fine_print(f"{len(best)} papers, {len(found)} experiments.")])
+        parts.append(html.section("Not run yet", "", f"{', '.join(without)}."))
+    return html.page(TITLE, [*parts, html.fine_print(f"{len(best)} papers, {len(found)} experiments.")])
 
 
 def _paper(name: str, found: Judgement) -> str:
     """One paper's verdict: sentences, the picture, the figures."""
-    told = report.story(
+    told = html.story(
         f"{papers.card(name).system}: {found.verdict}", found.evidence.get("claim", ""), [], sentences(found)
     )
     rows = figure_rows(found)
@@ -52,10 +53,8 @@ def _paper(name: str, found: Judgement) -> str:
     axis = claim.sweep.axis if claim.sweep else ""
     plot = claim.plot
     drawing = claim_chart(plot.kind, plot.of, found.evidence["figures"], LIGHT, title=plot.title, axis=axis)
-    table = report.table_of(("figure", "what it is", "at", "here"), rows)
+    table = html.table_of(("figure", "what it is", "at", "here"), rows)
     gates = "; ".join(f"{gate}: {said}" for gate, said in found.evidence["gates"].items())
     return (
-        told
-        + report.chart_section([(plot.title, drawing)], thinned=False)
-        + report.section("Figures", table, f"{gates}.")
+        told + html.chart_section([(plot.title, drawing)], thinned=False) + html.section("Figures", table, f"{gates}.")
     )

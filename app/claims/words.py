@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from app.claims.judge import VERDICTS, Judgement
-from app.exports.report import with_interval
+from app.experiments.tables import with_interval
 
 
 def heading(found: Judgement) -> str:

@@ -86,6 +86,7 @@ def page(title: str, parts: Sequence[str]) -> str:
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_text(title)}</title>"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
-        f"<script>window.PlotlyConfig={json.dumps({'MathJaxConfig': 'local'})};</script><script>{get_plotlyjs()}</script></head>"
+        f"<script>window.PlotlyConfig={json.dumps({'MathJaxConfig': 'local'})};</script>"
+        f"<script>{get_plotlyjs()}</script></head>"
     )
     return f"{head}<body><main>{''.join(parts)}</main></body></html>"

@@ -1,4 +1,6 @@
-"""The Papers page: a gallery of cards. ``?paper=NAME`` opens one; ``?words=``, ``?class=``, ``?technique=``, ``?from=``, ``?to=``, ``?status=``, ``?verdict=`` narrow; ``?report`` is the page of verdicts."""
+"""The Papers page: a gallery of cards. ``?paper=NAME`` opens one; ``?words=``, ``?class=``, ``?technique=``,
+``?from=``, ``?to=``, ``?status=``, ``?verdict=`` narrow; ``?report`` is the page of verdicts.
+"""
 
 from __future__ import annotations
 

@@ -42,7 +42,9 @@ WITHOUT = "not run here"
 
 
 def claim_here(lab: Lab, name: str) -> None:
-    """Draw a paper's claim: buttons, the run in progress, and every verdict that its runs give. Nothing where it has none."""
+    """Draw a paper's claim: buttons, the run in progress, and every verdict that its runs give. Nothing where it has
+    none.
+    """
     if name not in claimfile.names():
         return
     claim = claimfile.claim(name)
