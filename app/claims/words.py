@@ -19,7 +19,7 @@ def ended(found: Judgement) -> str:
 
 
 def sentences(found: Judgement) -> Iterator[str]:
-    """What the verdict means, what it rests on, and what stands beside it always: the paper's figure and what differs."""
+    """What the verdict means, what it rests on, and what stands beside it: the paper's figure and what differs."""
     evidence = found.evidence
     yield VERDICTS[found.verdict]
     yield from evidence["reasons"]
