@@ -109,7 +109,8 @@ def _until_read(lab: Lab, run_id: str, digest: str) -> None:
 
 def _result(rows: list[dict[str, Any]]) -> None:
     """``rows``: full precision first, then every codec, as ``store.quality`` gives them."""
-    table, codecs = quality_table(rows), rows[1:]
+    table = quality_table(rows)
+    codecs = [row | {"perplexity_change": row["perplexity_ratio"] - 1} for row in rows[1:]]
     st.caption(plain(table.note))
     result_table(table)
     colours = page_palette()
