@@ -135,10 +135,11 @@ def _filters() -> Wanted:
             help=NARROWING["words"],
             live=True,
         )
-        paper_class = _choice("Class", dict.fromkeys(CLASSES), 190)
-        technique = _choice("Technique", techniques(), 195)
-        status = _choice("Status", STATUSES, 130)
-        verdict = _choice("Verdict", dict.fromkeys(VERDICTS), 165)
+        paper_class = _choice("Class", dict.fromkeys(CLASSES), 150)
+        technique = _choice("Technique", techniques(), 150)
+        status = _choice("Status", STATUSES, 115)
+        verdict = _choice("Verdict", dict.fromkeys(VERDICTS), 150)
+        between: Any = st.slider("Years", first, last, key="papers-years", help=NARROWING["years"], width=110)
         st.button(
             "Verdicts",
             key="papers-verdicts",
@@ -147,7 +148,6 @@ def _filters() -> Wanted:
             on_click=st.query_params.from_dict,
             args=({"report": "yes"},),
         )
-        between: Any = st.slider("Years", first, last, key="papers-years", help=NARROWING["years"], width=150)
     return Wanted((words or "").strip(), paper_class, technique, _years(*between), status, verdict)
 
 
