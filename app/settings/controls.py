@@ -18,9 +18,6 @@ from engine.config import ON, ConfigError, EngineConfig, apply_overrides, worth_
 
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 
-COMING: dict[str, tuple[str, str]] = {}
-"""Techniques this version has no settings for yet: title, and in a line what the switch will do."""
-
 
 @dataclass(frozen=True)
 class Control:
@@ -70,12 +67,6 @@ def techniques() -> tuple[Control, ...]:
 def parts_of(technique: Control) -> tuple[Control, ...]:
     """The settings of one technique."""
     return tuple(control for control in controls() if control.path.startswith(technique.path + "."))
-
-
-def coming() -> dict[str, tuple[str, str]]:
-    """Techniques that have no settings class yet."""
-    built = {control.path for control in techniques()}
-    return {path: words for path, words in COMING.items() if path not in built}
 
 
 def value_of(config: EngineConfig, path: str) -> Any:

@@ -50,10 +50,6 @@ def settings_form(base: EngineConfig, scenario: str) -> Chosen:
         st.subheader("Techniques", anchor=False)
         for technique in book.techniques():
             form.technique(technique)
-        for path, (title, words) in book.coming().items():
-            with st.container(gap=None, key=f"coming-{path}"):
-                st.toggle(title, disabled=True, key=f"coming:{path}")
-                st.caption(f"{words} Not in this version yet.")
     parts = {part.path for technique in book.techniques() for part in book.parts_of(technique)}
     rest = [c for c in book.controls() if c.kind != "technique" and c.path not in parts]
     st.subheader("Settings", anchor=False)

@@ -63,7 +63,7 @@ def texts(page: AppTest) -> str:
     return "\n".join(str(element.value) for kind in kinds for element in kind)
 
 
-def test_the_page_has_a_control_for_every_setting_and_every_coming_technique(lab: Lab, done: str) -> None:
+def test_the_page_has_a_control_for_every_setting(lab: Lab, done: str) -> None:
     page = opened(done)
     assert not page.exception
     keys = {
@@ -74,9 +74,6 @@ def test_the_page_has_a_control_for_every_setting_and_every_coming_technique(lab
         f"{t.path}." for t in book.techniques() if getattr(EngineConfig(), t.path) is None
     )  # their parts are hidden
     assert {f"set:starter:{control.path}" for control in book.controls() if not control.path.startswith(off)} <= keys
-    for path, (title, _) in book.coming().items():
-        toggle = next(element for element in page.toggle if element.key == f"coming:{path}")
-        assert (toggle.label, toggle.disabled) == (title, True)
 
 
 def test_every_control_has_help(lab: Lab, done: str) -> None:
