@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import streamlit as st
 
-from app.words.plain import plain
 from app.words.table import Column, Table
 
 
@@ -21,7 +20,7 @@ def result_table(table: Table, *, height: int | Literal["content"] = "content", 
         height=height,
         placeholder="–",
         column_config={column.title: _config(column, column.title == pinned) for column in table.columns},
-        alt=plain(". ".join(filter(None, [table.title, table.summary]))),
+        alt=". ".join(filter(None, [table.title, table.summary])),  # read aloud as it stands: no markup
     )
 
 
