@@ -108,6 +108,19 @@ class Experiment:
         """The hash all variants share; in a sweep over workloads, the first's."""
         return self.workload_hashes[self.baseline]
 
+    def about(self) -> dict[str, str]:
+        """What every result of the experiment begins with."""
+        return {
+            "experiment_id": self.experiment_id,
+            "kind": self.kind,
+            "state": self.state,
+            "scenario": self.scenario,
+            "title": self.title,
+            "question": self.question,
+            "workload_hash": self.workload_hash,
+            "baseline": self.baseline,
+        }
+
     def variant(self, name: str) -> Variant:
         return next(v for v in self.variants if v.name == name)
 

@@ -104,7 +104,8 @@ class _Case:
         self._figures: dict[str, np.ndarray] = {}
 
     def judgement(self) -> Judgement:
-        failed = [f"{gate}: {wrong}." for gate, wrong in self.gate_outcomes().items() if wrong]
+        gates_found = self.gate_outcomes()
+        failed = [f"{gate}: {wrong}." for gate, wrong in gates_found.items() if wrong]
         regimes = [(of, regime(self.con, of.kind, self._run_of(of), of.least)) for of in self.claim.regimes]
         absent = [
             f"{reached.says}. {of.knob} would have to be {reached.size}." if reached.size else f"{reached.says}."
@@ -119,7 +120,7 @@ class _Case:
             verdict = "invalid"
         evidence = _about(self.claim) | {
             "reasons": failed or absent or [f"{_named(p)}: {found.says}: {found.outcome}." for p, found in judged],
-            "gates": {name: wrong or "held" for name, wrong in self.gate_outcomes().items()},
+            "gates": {name: wrong or "held" for name, wrong in gates_found.items()},
             "regimes": [
                 {"kind": of.kind, "value": reached.value, "least": of.least, "says": reached.says}
                 for of, reached in regimes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import duckdb
 
@@ -13,8 +12,7 @@ from app.errors import LabError
 from app.experiments.file import read_experiment
 from app.experiments.missing_runs import as_it_is
 from app.home import Home
-from store.database import Database
-from store.ingest import Collector
+from store.aside import rows_aside
 from store.plan import Experiment
 
 
@@ -74,12 +72,12 @@ def _rank(judgement: Judgement) -> tuple[bool, bool, int]:
 
 @contextlib.contextmanager
 def rows_of(home: Home, experiments: Iterable[Experiment]) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory with the rows of these experiments' runs, unfinished ones included."""
-    with Database(Path(":memory:")) as database:
-        collector = Collector(home.runs, database)
-        for experiment in experiments:
-            for turn in experiment.turns:
-                if turn.run_id and not turn.warm_up and home.run_dir(turn.run_id).is_dir():
-                    collector.ingest_once(turn.run_id)
-        with database.read() as con:
-            yield con
+    """The rows of these experiments' runs, unfinished ones included."""
+    runs = [
+        turn.run_id
+        for experiment in experiments
+        for turn in experiment.turns
+        if turn.run_id and not turn.warm_up and home.run_dir(turn.run_id).is_dir()
+    ]
+    with rows_aside(home.runs, runs) as rows:
+        yield rows.con

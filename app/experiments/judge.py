@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -18,8 +17,7 @@ from app.home import Home
 from app.settings import controls as book
 from engine.config import EngineConfig, spec_of_today
 from store import queries
-from store.database import Database
-from store.ingest import Collector
+from store.aside import rows_aside
 from store.samples import RunSamples, alone, attainment_by_scale, read_samples, with_slo
 from store.slo import GOODPUT_ATTAINMENT, STRICT_ATTAINMENT, Alone, Slo, goodput, parse_slo
 from store.statistics import STATISTICS, Effect, compare, in_words
@@ -36,13 +34,9 @@ def result_of_experiment(home: Home, experiment_id: str, slo: str | None = None)
     experiment = as_it_is(home, read_experiment(home, experiment_id))
     if experiment.kind == "capacity":
         return capacity_result(home, experiment)
-    with Database(Path(":memory:")) as database:
-        collector = Collector(home.runs, database)
-        for variant in experiment.variants:
-            for run_id in experiment.runs_of(variant.name):
-                collector.ingest_once(run_id)
-        with database.read() as con:
-            return judge(con, experiment, slo)
+    runs = (run_id for variant in experiment.variants for run_id in experiment.runs_of(variant.name))
+    with rows_aside(home.runs, runs) as rows:
+        return judge(rows.con, experiment, slo)
 
 
 def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | None = None) -> dict[str, Any]:
@@ -63,14 +57,7 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
     effects = effects_of(experiment, samples)
     digests = {name: {run.output_digest for run in kept} for name, kept in samples.items()}
     return {
-        "experiment_id": experiment.experiment_id,
-        "kind": experiment.kind,
-        "state": experiment.state,
-        "scenario": experiment.scenario,
-        "title": experiment.title,
-        "question": experiment.question,
-        "workload_hash": experiment.workload_hash,
-        "baseline": experiment.baseline,
+        **experiment.about(),
         "repeats": repeats,
         "repeats_planned": experiment.repeats,
         "labels": sorted({label for row in rows.values() for label in (row or {}).get("labels", [])}),

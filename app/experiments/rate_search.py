@@ -11,15 +11,13 @@ capacity).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import LabError
 from app.experiments.plan import natural_rate, plan
 from app.home import Home
 from engine.config import RunSpec
-from store.database import Database
-from store.ingest import Collector
+from store.aside import rows_aside
 from store.metrics import METRICS, percentile, too_few_in_words
 from store.plan import Experiment, Search, Turn, Variant
 from store.samples import alone, read_samples, with_slo
@@ -128,12 +126,8 @@ def measure(home: Home, experiment: Experiment, turn: Turn) -> tuple[bool, dict[
     """
     assert experiment.search is not None
     first = next((t.run_id for t in probes(experiment, experiment.baseline)), turn.run_id)
-    with Database(Path(":memory:")) as database:
-        collector = Collector(home.runs, database)
-        for run_id in {first, turn.run_id}:
-            collector.ingest_once(run_id)
-        with database.read() as con:
-            run = with_slo(read_samples(con, turn.run_id), parse_slo(experiment.slo), alone(con, [first]))
+    with rows_aside(home.runs, [first, turn.run_id]) as rows:
+        run = with_slo(read_samples(rows.con, turn.run_id), parse_slo(experiment.slo), alone(rows.con, [first]))
     figures = {
         "attainment": run.totals["slo_attainment"],
         "scheduling_delay_ms": percentile(run.requests["scheduling_delay_ms"], 0.5),
@@ -170,14 +164,7 @@ def capacity_result(home: Home, experiment: Experiment) -> dict[str, Any]:
         }
     labels = {label for turn in experiment.turns if turn.done for label in _labels(home, turn.run_id)} - {"warm-up"}
     return {
-        "experiment_id": experiment.experiment_id,
-        "kind": experiment.kind,
-        "state": experiment.state,
-        "scenario": experiment.scenario,
-        "title": experiment.title,
-        "question": experiment.question,
-        "workload_hash": experiment.workload_hash,
-        "baseline": experiment.baseline,
+        **experiment.about(),
         "labels": sorted(labels),
         "criterion": criterion_in_words(experiment),
         "repeats": experiment.repeats,

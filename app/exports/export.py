@@ -19,8 +19,7 @@ from app.exports.csv_files import write_rows, write_table
 from app.home import Home
 from app.runs.listing import find_run
 from store import queries
-from store.database import Database
-from store.ingest import Collector
+from store.aside import rows_aside
 from store.snapshot import SUFFIX, export_snapshot
 
 FORMATS = (".html", SUFFIX, ".json", ".csv")
@@ -92,14 +91,13 @@ def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
                 write_table(rates_table(capacity_result(home, subject.experiment)), whole)
             whole.replace(path)
         return path.stat().st_size
-    with Database(Path(":memory:")) as database:
-        collector = Collector(home.runs, database)
-        for run_id in subject.runs:
-            collector.ingest_once(run_id)
-        with database.read() as con, tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
-            whole = Path(folder) / "export"
-            _write(con, subject, whole, path.suffix, slo)
-            whole.replace(path)
+    with (
+        rows_aside(home.runs, subject.runs) as rows,
+        tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder,
+    ):
+        whole = Path(folder) / "export"
+        _write(rows.con, subject, whole, path.suffix, slo)
+        whole.replace(path)
     return path.stat().st_size
 
 
