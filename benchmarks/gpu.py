@@ -23,7 +23,7 @@ if "--dry-run" in sys.argv and not Path("/dev/nvidiactl").exists():
 
 import torch
 
-from benchmarks.gpu_parts import packed, serving, shared, steps
+from benchmarks.gpu_parts import packed, profile, serving, shared, steps
 from benchmarks.gpu_parts.bench import Bench
 from benchmarks.harness import Report
 from benchmarks.merging import arguments, earlier_results, finish, save
@@ -32,6 +32,7 @@ PARTS = {
     "tokens": serving.same_tokens,
     "common": serving.common,
     "steps": steps.forward_passes,
+    "profile": profile.where_time_goes,
     "smallest": serving.smallest_steps,
     "attention": steps.attention_alone,
     "recording": serving.recording,

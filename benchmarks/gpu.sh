@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything there is to prove and measure on a GPU, in one command, inside 9 minutes, without network:
 #
-#   benchmarks/gpu.sh [--only tests|measurements|speculation] [OUT]
+#   benchmarks/gpu.sh [--only tests|measurements|speculation|run] [OUT]
 #
 # Results and logs go to OUT (default: benchmarks/results). Where a call may not take that long, several calls do the same: results for
 # the same commit and GPU are put together in OUT/gpu.json. Settings by environment:
@@ -13,6 +13,9 @@
 #
 # Speculation needs the embedded model's weights, so it comes only where it is asked for: --only speculation, within MEASURE_SECONDS;
 # GPU_OPTIONS="--loads 1,64 --workloads chat" takes a part of it. What it has when the time is up is in OUT/speculation_gpu.json.
+#
+# Whole runs with chunked prefill on and off, as `servescope run` serves them, need duckdb, gguf and typer too: --only run, within MEASURE_SECONDS;
+# RUN_OPTIONS="--model MODEL --export FOLDER" as benchmarks.gpu_run takes them. OUT/gpu_run.json has what they gave.
 #
 # Kernels that the measurements need are compiled beside the tests, in processes of their own.
 #
@@ -29,7 +32,7 @@ cd "$(dirname "$0")/.."
 only=all
 if [ "${1:-}" = --only ]; then
   only=${2:-}
-  case $only in tests | measurements | speculation) shift 2 ;; *) echo "--only takes tests, measurements or speculation" >&2; exit 2 ;; esac
+  case $only in tests | measurements | speculation | run) shift 2 ;; *) echo "--only takes tests, measurements, speculation or run" >&2; exit 2 ;; esac
 fi
 test_seconds=${TEST_SECONDS:-170}
 measure_seconds=${MEASURE_SECONDS:-330}
@@ -104,5 +107,12 @@ if [ "$only" = speculation ]; then
   # shellcheck disable=SC2086
   timeout "$measure_seconds" "$python" -m benchmarks.speculation --device cuda --json "$out/speculation_gpu.json" --merge ${GPU_OPTIONS:-}
   ended "speculation" $? "$measure_seconds" MEASURE_SECONDS
+fi
+
+if [ "$only" = run ]; then
+  echo "== whole runs, recorded, ingested and exported"
+  # shellcheck disable=SC2086
+  timeout "$measure_seconds" "$python" -m benchmarks.gpu_run --json "$out/gpu_run.json" ${RUN_OPTIONS:-}
+  ended "the runs" $? "$measure_seconds" MEASURE_SECONDS
 fi
 exit $status

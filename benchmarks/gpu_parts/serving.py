@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.gpu_parts.bench import Bench, Server, common_workload, telling_weights
 from benchmarks.harness import ChildFailed, in_child, interleave, paired_ratio, summarise
-from engine.config import ChunkedPrefill, RequestSpec, Sampling
+from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
 from engine.model.shape import RANDOM
 
 GOAL_TOKENS_PER_S = 25_000  # Qwen3-0.6B shape on an H200
@@ -22,7 +22,7 @@ KV_TOKENS = 280_000  # holds every request of the common workload to its end
 def common(bench: Bench) -> None:
     """Output tokens/s on the common workload, and beside ``transformers`` on a part of it."""
     requests = common_workload(RANDOM["tiny" if bench.dry else SHAPE].vocab, bench.dry)
-    server = Server(_config(bench), requests)
+    server = Server(engine_config(bench), requests)
     server.serve(_short(requests, 8))
     served = server.serve(requests)
     bench.report.figure(
@@ -58,7 +58,7 @@ def recording(bench: Bench) -> None:
     """Throughput with every row recorded over throughput without, at batch 256, interleaved."""
     count, prompt, output = (2, 3, 3) if bench.dry else (256, 64, 256)
     requests = [_request(i, prompt, output) for i in range(count)]
-    server = Server(_config(bench), requests)
+    server = Server(engine_config(bench), requests)
     server.serve(_short(requests, 4))
     found = interleave(
         {mode: lambda mode=mode: server.serve(requests, recording=mode).tokens_per_s for mode in ("full", "off")},
@@ -134,7 +134,8 @@ def same_tokens(bench: Bench) -> None:
         raise RuntimeError("these weights make answers that repeat themselves: that they are equal proves little")
 
 
-def _config(bench: Bench) -> Any:
+def engine_config(bench: Bench) -> EngineConfig:
+    """As the common workload is served."""
     return bench.config(
         SHAPE,
         max_num_seqs=4 if bench.dry else 256,

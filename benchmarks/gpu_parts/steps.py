@@ -11,7 +11,7 @@ from engine.gpu.executor import GpuExecutor
 from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.model.device import resolve_dtype
-from engine.model.load import load, resolve
+from engine.model.load import LoadedModel, load, resolve
 from engine.model.shape import RANDOM
 from engine.scheduling.plan import Plan
 
@@ -29,15 +29,9 @@ def forward_passes(bench: Bench) -> None:
     """Decode at several batches and prefill at several lengths, as shares of what bounds them."""
     rows = []
     for name in SHAPES[:1] if bench.dry else SHAPES:
-        source = resolve(bench.shape(name))
-        dtype = resolve_dtype("float32" if bench.dry else "bfloat16", bench.device)
-        model = load(source, bench.device, dtype)
-        cost, shape = cost_model(model), model.shape
         batches, prompts, context = ((1, 2), (5,), 20) if bench.dry else (BATCHES, PROMPTS, CONTEXT)
-        blocks = max(batches[-1] * (context // BLOCK_SIZE + 1), prompts[-1] // BLOCK_SIZE + 1)
-        cache = KVCache(shape.layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, bench.device)
-        cache.data.normal_()
-        executor = GpuExecutor(model.decoder, TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim))
+        model, executor = loaded(bench, name, batches[-1] * (context + 1), prompts[-1])
+        cost = cost_model(model)
         executor.capture_graphs(batches[-1], context + BLOCK_SIZE, sizes=batches)
         for batch in batches:
             plan = decode_plan(batch, context, BLOCK_SIZE)
@@ -55,9 +49,19 @@ def forward_passes(bench: Bench) -> None:
             _figure(
                 bench, name, f"prefill of {prompt:,} tokens", limit / seconds, GOAL_PREFILL if prompt > 512 else None
             )
-        del executor, cache, model
+        del executor, model
         bench.free()
     bench.report.table("forward passes", ["shape", "batch", "ms", "limit, ms", "share of the limit"], rows)
+
+
+def loaded(bench: Bench, name: str, *tokens: int) -> tuple[LoadedModel, GpuExecutor]:
+    """A named shape with random weights, and its device side over a cache that holds any of these numbers of tokens, full of noise."""
+    dtype = resolve_dtype("float32" if bench.dry else "bfloat16", bench.device)
+    model = load(resolve(bench.shape(name)), bench.device, dtype)
+    shape, blocks = model.shape, max(tokens) // BLOCK_SIZE + BATCHES[-1]  # every sequence's last block may be part full
+    cache = KVCache(shape.layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, bench.device)
+    cache.data.normal_()
+    return model, GpuExecutor(model.decoder, TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim))
 
 
 def attention_alone(bench: Bench) -> None:

@@ -118,7 +118,7 @@ def test_the_script_is_whole_and_refuses_steps_it_does_not_know():
     subprocess.run(["bash", "-n", str(SCRIPT)], check=True)
     refused = subprocess.run(["bash", str(SCRIPT), "--only", "nothing"], capture_output=True, text=True)
     assert refused.returncode == 2
-    assert "tests, measurements or speculation" in refused.stderr
+    assert "tests, measurements, speculation or run" in refused.stderr
 
 
 def test_tests_that_run_out_of_time_are_said_to_and_do_not_keep_the_measurements_from_running(tmp_path: Path):
