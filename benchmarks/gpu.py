@@ -38,6 +38,7 @@ PARTS = {
     "recording": serving.recording,
     "packed": packed.packed,
     "shared": shared.shared,
+    "peer": serving.beside_transformers,
 }
 
 

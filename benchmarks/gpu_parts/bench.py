@@ -44,6 +44,10 @@ class Bench:
     dry: bool
     peaks: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
     def shape(self, name: str) -> str:
         """The ``model`` setting of a named random shape."""
         return "random:tiny" if self.dry else f"random:{name}"
