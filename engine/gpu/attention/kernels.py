@@ -136,6 +136,8 @@ def attend(
         else:
             block = tl.load(table + places // BLOCK_SIZE)
             rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
+        # Triton 3.6 takes a sum of these to be as even as its first place is, and reads packed rows of, say, 40 bytes 16 at a time.
+        rows = tl.multiple_of(rows, 1)
         offsets = rows[:, None] * HEAD_DIM + dims[None, :]
         if KEY_FORM != PLAIN:
             wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
