@@ -8,7 +8,7 @@
 #
 #   GPU_OPTIONS       of the measurements, e.g. GPU_OPTIONS="--parts common,steps"
 #   TEST_SECONDS      the tests are ended after this long (170), and what they found until then is shown
-#   SERVESCOPE_COMMIT the commit that these files are of, where they came without their history: it goes into the results
+#   SERVESCOPE_COMMIT the commit that these files are of, where they came without their own history: it goes into the results
 #   MEASURE_SECONDS   likewise the measurements (330); a part is begun only while less than 9/11 of it have passed
 #
 # Speculation needs the embedded model's weights, so it comes only where it is asked for: --only speculation, within MEASURE_SECONDS;

@@ -281,8 +281,11 @@ def command(name: str) -> str:
 def commit() -> dict[str, Any]:
     """The commit of the measured code, and whether it had changes that are in no commit.
 
-    A copy of the files without their history is told by ``SERVESCOPE_COMMIT`` which commit it is of; what was changed it cannot tell.
+    A copy of the files whose history is another or is not there is told by ``SERVESCOPE_COMMIT`` which commit it is of; what was changed
+    it cannot tell.
     """
+    if told := os.environ.get("SERVESCOPE_COMMIT"):
+        return {"id": told, "dirty": None}
 
     def git(*words: str) -> str:
         try:
@@ -292,7 +295,7 @@ def commit() -> dict[str, Any]:
 
     known = git("rev-parse", "HEAD")
     if not known:
-        return {"id": os.environ.get("SERVESCOPE_COMMIT"), "dirty": None}
+        return {"id": None, "dirty": None}
     changed = [line for line in git("status", "--porcelain").splitlines() if "benchmarks/results/" not in line]
     return {"id": known, "dirty": bool(changed)}
 

@@ -99,10 +99,11 @@ def _attention_seconds(bench: Bench, cache: KVCache, heads: int, batch: int, con
 def layer_seconds(bench: Bench, attention: TritonAttention, plan: Plan) -> float:
     """Device time of one layer's attention; layers take turns, so that the cache is not read from L2."""
     cache = attention.cache
-    layers = cache.data.shape[0]
-    attention.begin(RaggedBuilder(BLOCK_SIZE, bench.device, attention.passes).build(plan).attention)
+    layers = len(cache.key_rows)
+    builder = RaggedBuilder(BLOCK_SIZE, bench.device, attention.passes, tail_tokens=attention.tail_tokens)
+    attention.begin(builder.build(plan).attention)
     rows = (plan.num_tokens, attention.num_heads, attention.head_dim)
-    q = torch.randn(rows, device=bench.device, dtype=cache.data.dtype)
+    q = torch.randn(rows, device=bench.device, dtype=cache.dtype)
 
     def all_layers() -> None:
         for layer in range(layers):

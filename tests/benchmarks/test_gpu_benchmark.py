@@ -102,8 +102,10 @@ def test_files_without_their_history_say_which_commit_they_are_of(tmp_path: Path
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     monkeypatch.setenv("SERVESCOPE_COMMIT", "abc")
     assert commit() == {"id": "abc", "dirty": None}
+    monkeypatch.delenv("SERVESCOPE_COMMIT")
+    assert commit() == {"id": None, "dirty": None}
     monkeypatch.setenv("PATH", str(tmp_path))  # nor is there a git
-    assert commit() == {"id": "abc", "dirty": None}
+    assert commit() == {"id": None, "dirty": None}
 
 
 def test_telling_weights_are_larger_inside_only():

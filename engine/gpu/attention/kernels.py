@@ -140,13 +140,12 @@ def attend(
         rows = tl.multiple_of(rows, 1)
         offsets = rows[:, None] * HEAD_DIM + dims[None, :]
         if KEY_FORM != PLAIN:
-            wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
             k = unpack(
-                keys, key_meta, key_scale, rows, dims, wanted,
+                keys, key_meta, key_scale, rows, inside,
                 BLOCK_N, HEAD_DIM, HEAD_P, KEY_FORM, KEY_BITS, KEY_GROUP,
             )  # fmt: skip
             v = unpack(
-                values, value_meta, value_scale, rows, dims, wanted,
+                values, value_meta, value_scale, rows, inside,
                 BLOCK_N, HEAD_DIM, HEAD_P, VALUE_FORM, VALUE_BITS, VALUE_GROUP,
             )  # fmt: skip
             k, v = k.to(q.dtype), v.to(q.dtype)

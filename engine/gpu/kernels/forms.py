@@ -120,16 +120,20 @@ def channel_steps(
 
 
 @triton.jit
-def unpack(
+def e4m3(codes):
+    """What bytes of e4m3 stand for, divided by 256: a half with the same bits, below its normal range too; float32."""
+    bits = codes.to(tl.int32)
+    half = (((bits & 127) << 7) | ((bits & 128) << 8)).to(tl.uint16).to(tl.float16, bitcast=True)
+    return half.to(tl.float32)
+
+
+@triton.jit
+def unpack_padded(
     codes, meta, scale, rows, dims, wanted,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
     FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Slots ``rows`` of one head, [ROWS, HEAD_P] float32; 0 where not wanted. ``codes``, ``meta``: of that head; ``scale``: its address.
-
-    PER_CHANNEL: rows follow each other in their sequence, from a multiple of the smaller of GROUP and their number on where one divides
-    the other.
-    """
+    """As ``unpack``, number by number; 0 where not wanted."""
     WIDTH: tl.constexpr = HEAD_DIM * BITS // 8
     GROUPS: tl.constexpr = HEAD_DIM // GROUP  # of one token
     LOW_BITS: tl.constexpr = 4 if BITS == 5 else BITS
@@ -137,10 +141,7 @@ def unpack(
     row = codes + rows[:, None] * WIDTH
     packed = tl.load(row + (dims % LOW_WIDTH)[None, :], mask=wanted, other=0)
     if FORM == FLOAT8:
-        # A half with the same bits is 2^8 times smaller, below its normal range too.
-        bits = packed.to(tl.int32)
-        half = (((bits & 127) << 7) | ((bits & 128) << 8)).to(tl.uint16).to(tl.float16, bitcast=True)
-        result = half.to(tl.float32) * 256.0 * tl.load(scale)
+        result = e4m3(packed) * (256.0 * tl.load(scale))
     elif FORM == SYMMETRIC:
         if GROUPS == 1:
             step = tl.load(meta + rows)[:, None]
@@ -162,6 +163,86 @@ def unpack(
             step = tl.load(place, mask=wanted, other=0.0)
             least = tl.load(place + 1, mask=wanted, other=0.0)
         result = tl.where(wanted, numbers.to(tl.float32) * step.to(tl.float32) + least.to(tl.float32), 0.0)
+    return result
+
+
+@triton.jit
+def steps_and_minimums(meta, first, wanted, ROWS: tl.constexpr, COUNT: tl.constexpr):
+    """COUNT pairs that lie side by side from ``first`` [ROWS] on: steps [ROWS, COUNT] and minimums, float32; 0 where not wanted [ROWS]."""
+    place = meta + first[:, None] + tl.arange(0, 2 * COUNT)[None, :]
+    both = tl.load(place, mask=wanted[:, None], other=0.0)
+    return tl.split(tl.reshape(both.to(tl.float32), [ROWS, COUNT, 2]))
+
+
+@triton.jit
+def side_by_side(packed, BITS: tl.constexpr, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """packed [ROWS, bytes] -> [ROWS, HEAD_DIM]: a row's lowest bits first, then the next ones (``engine.kv.codecs.packing``)."""
+    if BITS == 4:
+        numbers = tl.permute(tl.join(packed & 15, packed >> 4), (0, 2, 1))
+    else:
+        even = tl.join(packed & 3, (packed >> 4) & 3)  # planes 0 and 2
+        odd = tl.join((packed >> 2) & 3, packed >> 6)
+        numbers = tl.permute(tl.join(even, odd), (0, 2, 3, 1))
+    return tl.reshape(numbers, [ROWS, HEAD_DIM])
+
+
+@triton.jit
+def unpack_even(
+    codes, meta, scale, rows, inside,
+    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """As ``unpack``, for rows of a power of two of numbers: each byte, step and minimum is read once, and meets its numbers in registers."""
+    LOW_BITS: tl.constexpr = 4 if BITS == 5 else BITS
+    LOW_WIDTH: tl.constexpr = HEAD_DIM * LOW_BITS // 8
+    row = codes + rows[:, None] * (HEAD_DIM * BITS // 8)
+    packed = tl.load(row + tl.arange(0, LOW_WIDTH)[None, :], mask=inside[:, None], other=0)
+    if LOW_BITS < 8:
+        packed = side_by_side(packed, LOW_BITS, ROWS, HEAD_DIM)
+    if BITS == 5:  # the fifth bits lie behind the nibbles
+        EIGHTS: tl.constexpr = HEAD_DIM // 8
+        fifths = tl.load(row + LOW_WIDTH + tl.arange(0, EIGHTS)[None, :], mask=inside[:, None], other=0)
+        fifth = (fifths[:, :, None] >> tl.arange(0, 8).to(tl.uint8)[None, None, :]) & 1
+        packed = tl.reshape(tl.reshape(packed, [ROWS, EIGHTS, 8]) | (fifth << 4), [ROWS, HEAD_DIM])
+    if FORM == FLOAT8:
+        result = e4m3(packed) * (256.0 * tl.load(scale))
+    elif FORM == SYMMETRIC:
+        GROUPS: tl.constexpr = HEAD_DIM // GROUP
+        place = meta + rows[:, None] * GROUPS + tl.arange(0, GROUPS)[None, :]
+        step = tl.load(place, mask=inside[:, None], other=0.0).to(tl.float32)
+        result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None]
+    elif FORM == ASYMMETRIC:
+        GROUPS: tl.constexpr = HEAD_DIM // GROUP
+        step, least = steps_and_minimums(meta, rows * (2 * GROUPS), inside, ROWS, GROUPS)
+        result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None] + least[:, :, None]
+    else:
+        RUN: tl.constexpr = GROUP if GROUP < ROWS else ROWS
+        RUNS: tl.constexpr = ROWS // RUN
+        group = tl.max(tl.reshape(rows // GROUP, [RUNS, RUN]), 1)
+        some = tl.max(tl.reshape(inside.to(tl.int32), [RUNS, RUN]), 1) > 0
+        step, least = steps_and_minimums(meta, group * (2 * HEAD_DIM), some, RUNS, HEAD_DIM)
+        result = tl.reshape(packed, [RUNS, RUN, HEAD_DIM]).to(tl.float32) * step[:, None, :] + least[:, None, :]
+    return tl.reshape(result, [ROWS, HEAD_DIM])
+
+
+@triton.jit
+def unpack(
+    codes, meta, scale, rows, inside,
+    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
+    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Slots ``rows`` of one head, [ROWS, HEAD_P] float32, of which those ``inside`` are read; the others are finite. ``codes``, ``meta``: of
+    that head; ``scale``: its address.
+
+    PER_CHANNEL: rows follow each other in their sequence, from a multiple of the smaller of GROUP and their number on where one divides
+    the other.
+    """
+    RUN: tl.constexpr = GROUP if GROUP < ROWS else ROWS
+    if HEAD_P == HEAD_DIM and (FORM != PER_CHANNEL or GROUP % RUN + ROWS % RUN == 0):
+        result = unpack_even(codes, meta, scale, rows, inside, ROWS, HEAD_DIM, FORM, BITS, GROUP)
+    else:
+        dims = tl.arange(0, HEAD_P)
+        wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
+        result = unpack_padded(codes, meta, scale, rows, dims, wanted, ROWS, HEAD_DIM, HEAD_P, FORM, BITS, GROUP)
     return result
 
 
