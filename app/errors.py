@@ -6,26 +6,19 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from telemetry.refusal import Refusal, in_words
 
-class LabError(Exception):
-    """An error meant for people. ``kind`` is stable and lower case; the rest is words."""
+
+class LabError(Refusal):
+    """A refusal of the lab or of a command; most have a field and a value, and some no mend."""
 
     def __init__(self, kind: str, *, message: str, mend: str = "", field: str | None = None, value: Any = None) -> None:
-        super().__init__(f"{message} {mend}".strip())
-        self.kind = kind
-        self.field = field
-        self.value = value
-        self.message = message
-        self.mend = mend
-
-    def as_dict(self) -> dict[str, Any]:
-        """The shape ``status.json`` and the API use for errors."""
-        return {"kind": self.kind, "field": self.field, "value": self.value, "message": self.message, "mend": self.mend}
+        super().__init__(kind, field, value, message, mend)
 
 
-def on_page(error: LabError) -> str:
+def on_page(error: Refusal) -> str:
     """An error for a reader of the page: without a mend that only names a command for the terminal."""
-    return error.message if error.mend.startswith("servescope ") else f"{error.message} {error.mend}".strip()
+    return error.message if error.mend.startswith("servescope ") else in_words(error)
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:

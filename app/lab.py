@@ -25,6 +25,7 @@ from store.figures import final_figures
 from store.inflight import in_flight_of
 from store.ingest import Collector
 from store.live import LiveRun
+from telemetry.refusal import Refusal, in_words
 from telemetry.status import Status, is_final
 
 if TYPE_CHECKING:
@@ -169,11 +170,10 @@ class Lab:
         import streamlit as st
 
         log.error("a page failed", exc_info=error)
-        about: dict[str, Any] | None = error.as_dict() if isinstance(error, LabError) else None
-        if about is None:
+        if not isinstance(error, Refusal):
             st.error(f"This page failed ({type(error).__name__}). The lab's terminal has the details; the runs go on.")
         else:
-            st.error(f"{about['message']} {about['mend']}")
+            st.error(in_words(error))
         return True
 
 

@@ -11,6 +11,7 @@ from engine import finite
 from engine.config.errors import EngineError, IntegrityError
 from telemetry.folder import SPEC
 from telemetry.jsonfile import Unreadable
+from telemetry.refusal import error_object
 
 SEE_LOG = "See worker.log in the run's folder."
 
@@ -21,32 +22,32 @@ def describe(error: Exception) -> dict[str, Any]:
         return error.as_dict()
     if isinstance(error, Unreadable):
         if not isinstance(error.__cause__, ValidationError):
-            return _error("bad-spec", SPEC, f"{error}.", "Start the run again from its scenario.")
+            return error_object("bad-spec", SPEC, None, f"{error}.", "Start the run again from its scenario.")
         error = error.__cause__
     if isinstance(error, ValidationError):
         return _bad_spec(error)
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         mend = "Set kv_blocks, max_num_seqs or max_num_batched_tokens lower, or choose a smaller model."
-        return _error("out-of-memory", "device", "The device ran out of memory.", mend)
+        return error_object("out-of-memory", "device", None, "The device ran out of memory.", mend)
     if isinstance(error, RuntimeError) and ("CUDA error" in str(error) or "Triton Error [CUDA]" in str(error)):
         message = f"The GPU stopped answering: {str(error).splitlines()[0]}"[:500]
         mend = "Look at the driver (nvidia-smi) and run again; the rows up to here are kept."
-        return _error("device-lost", "device", message, mend)
+        return error_object("device-lost", "device", None, message, mend)
     if isinstance(error, OSError):
         message = f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")
-        return _error("io", "file", message, SEE_LOG, str(error.filename or ""))
+        return error_object("io", "file", str(error.filename or ""), message, SEE_LOG)
     kind = "integrity" if isinstance(error, IntegrityError) else "internal"
-    return _error(kind, "engine", f"{type(error).__name__}: {error}"[:500], SEE_LOG)
+    return error_object(kind, "engine", None, f"{type(error).__name__}: {error}"[:500], SEE_LOG)
 
 
 def stopped(reason: str) -> dict[str, Any]:
     """A run that was ended before its end: by a person, or by its time limit."""
-    return _error(reason, "run", "Stopped before its end.", "")
+    return error_object(reason, "run", None, "Stopped before its end.", "")
 
 
 def unrecorded(problem: str) -> dict[str, Any]:
     """A run that was served, and whose rows could not all be written."""
-    return _error("telemetry", "recording", problem, "Free disk space, or record less.")
+    return error_object("telemetry", "recording", None, problem, "Free disk space, or record less.")
 
 
 def labels_of(error: dict[str, Any]) -> list[str]:
@@ -59,8 +60,4 @@ def _bad_spec(error: ValidationError) -> dict[str, Any]:
     field = ".".join(str(part) for part in first["loc"]) or "spec"
     value = first.get("input")
     text = value if isinstance(value, str | int | float | bool) else type(value).__name__
-    return _error("bad-spec", field, first["msg"], "Correct this value in spec.json.", text)
-
-
-def _error(kind: str, field: str, message: str, mend: str, value: Any = None) -> dict[str, Any]:
-    return {"kind": kind, "field": field, "value": value, "message": message, "mend": mend}
+    return error_object("bad-spec", field, text, first["msg"], "Correct this value in spec.json.")

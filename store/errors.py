@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+from telemetry.refusal import Refusal
+
 Kind = Literal["busy", "corrupt", "newer", "space", "missing", "sql", "slo"]
 
 
-class StoreError(Exception):
-    """``message`` says what is wrong, ``mend`` what to do about it."""
+class StoreError(Refusal):
+    """A refusal of the store: it names no field, the message says what it is about."""
 
     def __init__(self, kind: Kind, message: str, mend: str) -> None:
-        self.kind, self.message, self.mend = kind, message, mend
-        super().__init__(f"{message} {mend}".strip())
-
-    def as_dict(self) -> dict[str, str]:
-        return {"kind": self.kind, "message": self.message, "mend": self.mend}
+        super().__init__(kind, None, None, message, mend)

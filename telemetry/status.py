@@ -21,6 +21,7 @@ from telemetry.folder import TELEMETRY_FOLDER, WORKER_LOG
 from telemetry.jsonfile import Count, Nanoseconds, Unreadable, plain, read_as, write_json
 from telemetry.limits import MOST_REQUESTS
 from telemetry.process import is_alive, own_identity
+from telemetry.refusal import error_object
 
 ACTIVE_STATES = frozenset({"starting", "loading", "running"})
 FINAL_STATES = frozenset({"finished", "failed", "cancelled", "crashed"})
@@ -221,13 +222,13 @@ def is_unwanted(run_dir: Path) -> bool:
     return (run_dir / CANCEL_ASKED).exists()
 
 
-CRASHED = {
-    "kind": "crashed",
-    "field": "run",
-    "value": None,
-    "message": "The engine process ended without saying why (it was killed, or the machine went down).",
-    "mend": "See worker.log in the run's folder; what was recorded until then is kept.",
-}
+CRASHED = error_object(
+    "crashed",
+    "run",
+    None,
+    "The engine process ended without saying why (it was killed, or the machine went down).",
+    "See worker.log in the run's folder; what was recorded until then is kept.",
+)
 
 
 def _is_orphan(status: Status) -> bool:
@@ -237,7 +238,7 @@ def _is_orphan(status: Status) -> bool:
 def _unreadable(run_dir: Path, reason: str) -> Status:
     """What a run says whose status cannot be told any more: it is over, and why."""
     mend = f"What it recorded is kept. Remove it with: servescope delete {run_dir.name}"
-    error = {"kind": "bad-status", "field": FILE, "value": None, "message": f"{reason}.", "mend": mend}
+    error = error_object("bad-status", FILE, None, f"{reason}.", mend)
     return {"state": "crashed", "run_id": run_dir.name, "labels": [LABEL_UNREADABLE], "error": error}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from app.commands.printable import printable, printable_json
-from app.errors import LabError
+from telemetry.refusal import Refusal, error_object, place
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -117,21 +117,16 @@ def command(function: Callable[P, R]) -> Callable[P, R]:
 
 def describe(error: Exception) -> dict[str, Any] | None:
     """The error object of an error that is meant for people; None for anything else (a bug, shown in full)."""
-    from engine.config import EngineError
-
-    if isinstance(error, LabError | EngineError):
+    if isinstance(error, Refusal):
         return error.as_dict()
-    if type(error).__name__ == "StoreError":  # by name: importing the store takes longer than most commands
-        return {"field": None, "value": None} | error.as_dict()  # type: ignore[attr-defined]
     if isinstance(error, OSError):
         message = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}."
-        return {"kind": "io", "field": "file", "value": error.filename, "message": message, "mend": ""}
+        return error_object("io", "file", error.filename, message, "")
     return None
 
 
 def show_error(about: dict[str, Any]) -> None:
     """An error object as words on standard error."""
-    where = f"{about['field']} = {about['value']!r}: " if about.get("field") and about.get("value") is not None else ""
-    say(f"error: {where}{about['message']}")
+    say(f"error: {place(about)}{about['message']}")
     if about.get("mend"):
         say(f"       {about['mend']}")

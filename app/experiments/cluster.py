@@ -36,6 +36,7 @@ from app.runs.settle import settle
 from engine.config import RunSpec
 from telemetry.jsonfile import write_json
 from telemetry.process import IDENTITY_KEYS
+from telemetry.refusal import in_words
 from telemetry.status import read_status, state, write_status
 
 LOOK_S = 0.2
@@ -285,7 +286,7 @@ class _Serving:
             status = read_status(put_in_place(self._home, spec, data))
             if state(status) != "finished":
                 error = status.get("error") or {}
-                problem = f"Run {spec.run_id} {state(status)}: {error.get('message') or ''} {error.get('mend') or ''}"
+                problem = f"Run {spec.run_id} {state(status)}: {in_words(error)}"
                 return self._write(replace(experiment, state="failed", problem=problem.strip()))
             changes: dict[str, Any] = {"done": True, "load": load}
             if experiment.kind == "capacity" and not turn.warm_up:

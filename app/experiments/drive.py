@@ -23,6 +23,7 @@ from app.home import Home
 from app.runs.queue import RunQueue
 from engine.config import RunSpec
 from telemetry.folder import is_run
+from telemetry.refusal import in_words
 from telemetry.status import is_final, read_status, state
 
 log = logging.getLogger("servescope.experiments")
@@ -67,7 +68,7 @@ class Driver:
         if state(status) != "failed" and turn.attempts < MOST_ATTEMPTS:
             return self._begin(experiment, index)
         error = status.get("error") or {}
-        said = f"{error.get('message') or ''} {error.get('mend') or ''}".strip() or f"It was {state(status)}."
+        said = in_words(error) or f"It was {state(status)}."
         return self._write(replace(experiment, state="failed", problem=f"Run {turn.run_id} {state(status)}: {said}"))
 
     def release(self) -> None:
@@ -83,7 +84,7 @@ class Driver:
         try:
             self._submit(spec)
         except LabError as error:
-            return self._write(replace(begun, state="failed", problem=f"{error.message} {error.mend}".strip()))
+            return self._write(replace(begun, state="failed", problem=in_words(error)))
         return begun
 
     def _write(self, experiment: Experiment) -> Experiment:

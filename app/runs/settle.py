@@ -9,6 +9,7 @@ from pathlib import Path
 from app.home import Home
 from app.runs.process import LOG, log_tail
 from telemetry.process import is_alive
+from telemetry.refusal import error_object
 from telemetry.status import ACTIVE_STATES, Status, end_for, is_final, read_status, state
 
 
@@ -39,15 +40,8 @@ def _error(run_dir: Path, exit_code: int | None) -> Status:
     message = f"The engine process {_how_it_ended(exit_code)} before the run was done."
     if last and exit_code != -signal.SIGKILL:
         message += f" The last line of its log: {last[:300]}"
-    return {
-        "kind": "crashed",
-        "field": "run",
-        "value": run_dir.name,
-        "message": message,
-        "mend": _mend(exit_code, run_dir),
-        "log": str(run_dir / LOG),
-        "log_tail": tail,
-    }
+    error = error_object("crashed", "run", run_dir.name, message, _mend(exit_code, run_dir))
+    return error | {"log": str(run_dir / LOG), "log_tail": tail}
 
 
 def _how_it_ended(exit_code: int | None) -> str:

@@ -16,6 +16,7 @@ from app.server.entrance import Entrance, has_bearer
 from app.server.incoming import json_object
 from app.server.indexing import select_from
 from store.errors import StoreError
+from telemetry.refusal import Refusal
 
 if TYPE_CHECKING:
     from app.lab import Lab
@@ -70,8 +71,8 @@ async def _body(request: Request) -> dict[str, Any]:
     return json_object(data, most_bytes=LARGEST_BODY) if data else {}
 
 
-def _error(status: int, error: LabError | StoreError) -> Response:
-    return JSONResponse({"error": {"field": None, "value": None} | error.as_dict()}, status_code=status)
+def _error(status: int, error: Refusal) -> Response:
+    return JSONResponse({"error": error.as_dict()}, status_code=status)
 
 
 def _status(lab: Lab, path: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, parse_qsl, urlencode
 
 from app.server.entrance import TICKET, Entrance, ticket_in
 from app.server.guard import header_values
+from telemetry.refusal import error_object
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,13 +25,13 @@ LARGEST_FORM = 8192
 SPENT = "That address has been used already: each works once. Use one of the ways below."
 SIGNED_OUT = "This browser has no key to the lab any more. Load the page again to sign in."
 WRONG = "That is no token of this lab, or an address that has been used already."
-REFUSAL = {
-    "kind": "bad-token",
-    "field": None,
-    "value": None,
-    "message": "This lab asks for its token.",
-    "mend": "Open the address that servescope lab printed, or give the token from lab.json as Authorization: Bearer.",
-}
+REFUSAL = error_object(
+    "bad-token",
+    None,
+    None,
+    "This lab asks for its token.",
+    "Open the address that servescope lab printed, or give the token from lab.json as Authorization: Bearer.",
+)
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; base-uri 'none'"
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Literal
 
 from engine.config import ON, ConfigError, EngineConfig, apply_overrides, worth_saying
+from telemetry.refusal import in_words
 
 Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
 
@@ -154,16 +155,10 @@ def complaints(base: EngineConfig, changed: Mapping[str, str]) -> dict[str, Conf
     return found
 
 
-def in_words(error: Any) -> str:
-    """An error of ours in one line: the value, what is wrong, the mend."""
-    shown = "empty" if error.value in (None, "") else repr(error.value)
-    return f"{error.field} is {shown}. {error.message} {error.mend}".strip()
-
-
-def at_the_control(error: Any) -> str:
-    """The same where the control itself is in sight: its name is not repeated, and ``none`` is an empty field."""
+def at_the_control(error: ConfigError) -> str:
+    """What is wrong, where the control itself is in sight: its name is not repeated, and ``none`` is an empty field."""
     shown = "Empty" if error.value in (None, "", "none") else error.value
-    return f"{shown}: {error.message} {error.mend}".strip().replace(", or none.", ", or empty.")
+    return f"{shown}: {in_words(error)}".replace(", or none.", ", or empty.")
 
 
 @cache

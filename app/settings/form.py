@@ -19,6 +19,7 @@ from app.settings import controls as book
 from app.settings.controls import Control
 from app.words.plain import plain
 from engine.config import EMBEDDED_MODEL, RANDOM_SHAPES, EngineConfig
+from telemetry.refusal import with_field
 
 AUTOMATIC = "automatic"
 LARGEST_EXACT = 2**53  # beyond it a browser's numbers lose digits
@@ -116,7 +117,7 @@ class _Form:
     def chosen(self) -> Chosen:
         changed = changes_of(self.base, self.scenario)
         wrong = book.complaints(self.base, changed)
-        return Chosen(changed, {path: book.in_words(error) for path, error in wrong.items()})
+        return Chosen(changed, {path: with_field(error) for path, error in wrong.items()})
 
     def reset_all(self) -> None:
         """Say how many settings differ from the scenario, with one button to undo them."""

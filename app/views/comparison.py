@@ -37,6 +37,7 @@ from store.metrics import METRICS
 from store.samples import RunSamples, gap_counts_query, read_samples, request_figures_query
 from store.slo import PRESETS
 from store.statistics import STATISTICS
+from telemetry.refusal import in_words
 
 MOST_CSV_ROWS = 20_000
 TIMELINE = ChartWords(
@@ -102,7 +103,7 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
     try:
         judged = _judged(experiment.experiment_id, tuple(runs), slo)
     except (LabError, StoreError) as error:
-        st.error(plain(f"{error.message} {error.mend}"), icon=":material/block:")
+        st.error(plain(in_words(error)), icon=":material/block:")
         return slo
     result = judged.result
     _labels(result)

@@ -21,6 +21,7 @@ from app.views.uploads import forget
 from app.words.plain import counted, plain
 from store.errors import StoreError
 from store.experiments import experiments
+from telemetry.refusal import in_words
 
 LOOK_S = 1.0
 FILES = {
@@ -135,7 +136,7 @@ def _while_it_lasts(lab: Lab, experiment_id: str, seen: int) -> None:
             try:
                 pause(lab.home, experiment_id, lab.queue.cancel)
             except LabError as error:
-                st.error(plain(f"{error.message} {error.mend}"))
+                st.error(plain(in_words(error)))
             st.rerun()
 
 
@@ -163,7 +164,7 @@ def _import(lab: Lab) -> None:
         try:
             imported = import_file(lab.home, path)
         except (LabError, StoreError) as error:
-            st.session_state["import-problem"] = plain(f"{error.message} {error.mend}")
+            st.session_state["import-problem"] = plain(in_words(error))
             st.rerun()
     for run_id in imported.changed:
         lab.collector.notify(run_id)

@@ -14,6 +14,7 @@ from app.settings import controls as book
 from app.views.start import flip_button
 from app.words.plain import plain
 from app.words.states import STATES
+from telemetry.refusal import in_words
 
 CHECK_EVERY_S = 1.0
 
@@ -43,7 +44,7 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
 def why_it_ended(facts: RunFacts) -> None:
     """For a run that did not finish: what happened, and what to change."""
     error = facts.status.get("error") or {}
-    words = " ".join(str(error.get(key) or "") for key in ("message", "mend")).strip()
+    words = in_words(error)
     if error.get("field") not in (None, "", "run"):
         words = f"{_setting(str(error['field']))} = {str(error.get('value'))[:120]}: {words}"
     if facts.state == "cancelled":
@@ -81,7 +82,7 @@ def _cancel(lab: Lab, run_id: str) -> None:
         lab.queue.cancel(run_id)
         st.session_state["cancelled"] = run_id
     except LabError as error:
-        st.error(plain(f"{error.message} {error.mend}"))
+        st.error(plain(in_words(error)))
 
 
 def _place_in_queue(lab: Lab, run_id: str) -> str:

@@ -25,6 +25,7 @@ from scenarios import ScenarioError, available, load
 from scenarios.build import Measure
 from store.errors import StoreError
 from store.slo import DEFAULT_SLO, PRESETS
+from telemetry.refusal import in_words, with_field
 
 Sides = list[Variant | LabError | ConfigError]
 
@@ -235,9 +236,9 @@ def _start(lab: Lab, planned: Callable[[], tuple[Experiment, dict[str, RunSpec]]
         lab.home.require_space()
         create_experiment(lab.home, experiment, specs)
     except (ConfigError, ScenarioError) as error:
-        st.error(plain(book.in_words(error)), icon=":material/error:")
+        st.error(plain(with_field(error)), icon=":material/error:")
     except (LabError, StoreError) as error:
-        st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
+        st.error(plain(in_words(error)), icon=":material/error:")
     else:
         st.query_params.from_dict({"experiment": experiment.experiment_id})
         st.rerun()

@@ -20,13 +20,13 @@ from app.experiments.file import create_experiment, read_experiment
 from app.experiments.missing_runs import as_it_is
 from app.lab import Lab, get_lab
 from app.runs.machine_rates import measure_for
-from app.settings import controls as book
 from app.views.experiments import experiment_progress
 from app.views.missing import rows_to_come, say_waiting
 from app.words.plain import plain
 from engine.config import ConfigError
 from scenarios.papers import claimfile
 from store.plan import Experiment
+from telemetry.refusal import in_words, with_field
 
 VERDICT_COLOURS = {
     "reproduced": "green",
@@ -96,9 +96,9 @@ def _start(lab: Lab, name: str, quick: bool) -> None:
         lab.home.require_space()
         create_experiment(lab.home, experiment, specs)
     except ConfigError as error:
-        st.session_state["claim-problem"] = plain(book.in_words(error))
+        st.session_state["claim-problem"] = plain(with_field(error))
     except LabError as error:
-        st.session_state["claim-problem"] = plain(f"{error.message} {error.mend}")
+        st.session_state["claim-problem"] = plain(in_words(error))
 
 
 def _verdicts(lab: Lab, name: str, experiments: list[Experiment]) -> None:

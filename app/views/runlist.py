@@ -16,6 +16,7 @@ from app.views.missing import deleted_run
 from app.views.trash import attempt, delete_damaged, trash_list, undo_line
 from app.words.plain import clock, counted, plain
 from app.words.states import STATES
+from telemetry.refusal import in_words
 
 NEWEST = 200
 
@@ -60,7 +61,7 @@ def _actions(lab: Lab, run: dict[str, Any]) -> None:
         st.markdown(f"**{plain(_title(run))}**")
         error = run.get("error") or {}
         if error.get("message"):
-            st.error(plain(f"{error['message']} {error.get('mend') or ''}"))
+            st.error(plain(in_words(error)))
         if run["problem"]:
             st.warning(plain(f"Damaged: {run['problem']}."), icon=":material/warning:")
         with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -19,6 +19,7 @@ from app.words.plain import counted, plain
 from app.words.text import PARTS, in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec
 from scenarios import ScenarioError, ScenarioInfo, available, build, load, new_run_id
+from telemetry.refusal import in_words, with_field
 
 DEFAULT_TECHNIQUE = "chunked_prefill"
 
@@ -130,9 +131,9 @@ def _start(lab: Lab, scenario: str, changed: dict[str, str]) -> None:
             spec = build(scenario, changed, measure=measure_for(lab.home))
         show_started(lab, spec)
     except (ConfigError, ScenarioError) as error:
-        st.error(plain(book.in_words(error)), icon=":material/error:")
+        st.error(plain(with_field(error)), icon=":material/error:")
     except LabError as error:
-        st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
+        st.error(plain(in_words(error)), icon=":material/error:")
 
 
 def show_started(lab: Lab, spec: RunSpec) -> None:
@@ -176,6 +177,6 @@ def _flip(lab: Lab, facts: RunFacts, technique: str) -> None:
         turned = flipped(spec, technique, new_run_id(), time.time_ns())
         lab.submit_like(turned)
     except LabError as error:
-        st.session_state["flip-error"] = f"{error.message} {error.mend}"
+        st.session_state["flip-error"] = in_words(error)
         return
     st.query_params.from_dict({"run": turned.run_id})

@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+from telemetry.refusal import Refusal, in_words
 
-class EngineError(Exception):
-    """A refusal a person can act on.
 
-    Attributes:
-        kind: short stable word for programs, such as ``unknown-model`` or ``no-gpu``.
-        field: the setting or input at fault, in the words of ``EngineConfig`` or of the file concerned.
-        value: what that field held.
-        message: one sentence saying what is wrong.
-        mend: one sentence saying what to change.
-    """
+class EngineError(Refusal):
+    """A refusal of the engine; ``field`` is in the words of ``EngineConfig`` or of the file concerned."""
+
+    field: str
 
     def __init__(self, kind: str, field: str, value: Any, message: str, mend: str) -> None:
         super().__init__(kind, field, value, message, mend)
-        self.kind = kind
-        self.field = field
-        self.value = value
-        self.message = message
-        self.mend = mend
 
     def __str__(self) -> str:
-        return f"{self.field} = {self.value!r}: {self.message} {self.mend}"
-
-    def as_dict(self) -> dict[str, Any]:
-        """The ``error`` object of ``status.json``."""
-        value = self.value if isinstance(self.value, (str, int, float, bool, type(None))) else str(self.value)
-        if isinstance(value, float) and not math.isfinite(value):  # JSON has no such numbers
-            value = str(value)
-        return {"kind": self.kind, "field": self.field, "value": value, "message": self.message, "mend": self.mend}
+        return f"{self.field} = {self.value!r}: {in_words(self)}"
 
 
 class ConfigError(EngineError, ValueError):

@@ -34,6 +34,7 @@ from engine.training.headtraining import HeadTraining
 from engine.training.recipe import CHECKPOINT, Recipe
 from engine.training.teaching import Teaching
 from telemetry.machine import environment
+from telemetry.refusal import in_words
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         train(options.model, options.out, options.work, recipe, options.device)
     except EngineError as error:
-        print(f"{error.field}: {error.message} {error.mend}", file=sys.stderr)
+        print(f"{error.field}: {in_words(error)}", file=sys.stderr)
         return 1
     return 0
 

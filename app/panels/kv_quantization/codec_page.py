@@ -29,6 +29,7 @@ from engine.config import RunSpec
 from scenarios import new_run_id
 from store import codecs as queries
 from store.quality import FULL_PRECISION
+from telemetry.refusal import in_words
 
 
 def codecs_section(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
@@ -155,7 +156,7 @@ def _run_with(lab: Lab, facts: RunFacts, name: str) -> None:
         changed = recoded(spec, name, new_run_id(), time.time_ns())
         lab.submit_like(changed)
     except (LabError, ValueError) as error:
-        st.session_state["codec-error"] = f"{error.message} {error.mend}" if isinstance(error, LabError) else str(error)
+        st.session_state["codec-error"] = in_words(error) if isinstance(error, LabError) else str(error)
         return
     st.query_params.from_dict({"run": changed.run_id})
 

@@ -26,6 +26,7 @@ from app.words.plain import plain
 from app.words.text import PROVENANCE
 from store.capacity import Capacity, capacity
 from store.quality import digest_of, quality, quality_query
+from telemetry.refusal import in_words
 
 LOOK_S = 0.5
 SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
@@ -45,7 +46,7 @@ def quality_section(run: FinishedRun) -> None:
     table = query.table(con)
     rows = table.to_pylist()
     if latest is not None and latest.error is not None:
-        st.error(plain(f"{latest.error['message']} {latest.error.get('mend', '')}"), icon=":material/error:")
+        st.error(plain(in_words(latest.error)), icon=":material/error:")
     words = "Measure again" if digest else "Measure quality"
     if st.button(words, key="measure-quality", icon=":material/straighten:", help=QUALITY["button"]):
         engine = facts.spec.engine
@@ -53,7 +54,7 @@ def quality_section(run: FinishedRun) -> None:
             require_models_here(engine)
             measuring.start(folder, measuring.spec_of(engine, measuring.codecs_for(engine), **SIZES))
         except LabError as error:
-            st.error(plain(f"{error.message} {error.mend}"), icon=":material/error:")
+            st.error(plain(in_words(error)), icon=":material/error:")
         else:
             st.rerun()
     if digest is None:

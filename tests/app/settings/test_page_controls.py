@@ -9,6 +9,7 @@ from app.runs.facts import differences
 from app.settings import controls as book
 from app.settings.given import settings_rows
 from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, PrefixSharing, Speculation, apply_overrides
+from telemetry.refusal import with_field
 
 
 def control(path: str) -> book.Control:
@@ -116,7 +117,7 @@ def test_a_value_the_engine_refuses_is_named_with_its_setting_and_a_mend(path: s
     changed = book.overrides(base, {path: value})
     wrong = book.complaints(base, changed)
     assert set(wrong) == {path}
-    words = book.in_words(wrong[path])
+    words = with_field(wrong[path])
     assert path in words
     assert str(value if value is not None else "none") in words
 
