@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import gpu
 from benchmarks.gpu_parts import bench
 from benchmarks.harness import ROOT, ChildFailed, Report, commit, in_child
 from benchmarks.merging import comparable, merged, save
@@ -121,6 +123,19 @@ def test_the_script_is_whole_and_refuses_steps_it_does_not_know():
     refused = subprocess.run(["bash", str(SCRIPT), "--only", "nothing"], capture_output=True, text=True)
     assert refused.returncode == 2
     assert "tests, measurements, speculation or run" in refused.stderr
+
+
+@pytest.mark.parametrize("parts", ["profile,peer", pytest.param(",".join(gpu.PARTS), marks=pytest.mark.rare)])
+def test_the_measurements_are_rehearsed_without_a_gpu(parts: str):
+    """Every part goes through its code, with tiny shapes and interpreted kernels; one that fails is named."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--parts", parts],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "parts that gave no figures" not in done.stdout
 
 
 def test_tests_that_run_out_of_time_are_said_to_and_do_not_keep_the_measurements_from_running(tmp_path: Path):

@@ -19,6 +19,7 @@ ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step 
 FLOAT8: tl.constexpr = tl.constexpr(3)  # e4m3 bytes, a scale per head
 PER_CHANNEL: tl.constexpr = tl.constexpr(4)  # as ASYMMETRIC, but step and minimum per channel and group of tokens
 ROUNDER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to even
+HEADS_READ_BY_BYTES = (64, 128)
 FEWEST_BITS_AT_ONCE = 4  # that ``engine.gpu.kernels.rope_pack`` lays side by side
 
 
@@ -69,6 +70,14 @@ class KernelForm:
     def bits(self) -> int:
         """Of a stored number, of keys or values the fewer."""
         return min(self.keys.bits, self.values.bits)
+
+    def reads_bytes(self, head_dim: int) -> bool:
+        """Whether keys and values are read byte by byte and not number by number, several times as fast.
+
+        Triton 3.6 compiled this to wrong results for windows of 2 and 4 bits with heads of 16 and 256 (seen on an H100), so it is kept to what
+        was seen to be right there.
+        """
+        return self.at_once and head_dim in HEADS_READ_BY_BYTES
 
     def constants(self) -> dict[str, int]:
         """The arguments that every kernel which reads or writes both sides is compiled for."""
@@ -128,7 +137,7 @@ def e4m3(codes):
 
 
 @triton.jit
-def unpack_padded(
+def unpack_numbers(
     codes, meta, scale, rows, dims, wanted,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
     FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
@@ -175,52 +184,32 @@ def steps_and_minimums(meta, first, wanted, ROWS: tl.constexpr, COUNT: tl.conste
 
 
 @triton.jit
-def side_by_side(packed, BITS: tl.constexpr, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr):
-    """packed [ROWS, bytes] -> [ROWS, HEAD_DIM]: a row's lowest bits first, then the next ones (``engine.kv.codecs.packing``)."""
-    if BITS == 4:
-        numbers = tl.permute(tl.join(packed & 15, packed >> 4), (0, 2, 1))
-    else:
-        even = tl.join(packed & 3, (packed >> 4) & 3)  # planes 0 and 2
-        odd = tl.join((packed >> 2) & 3, packed >> 6)
-        numbers = tl.permute(tl.join(even, odd), (0, 2, 3, 1))
-    return tl.reshape(numbers, [ROWS, HEAD_DIM])
-
-
-@triton.jit
-def unpack_even(
+def unpack_bytes(
     codes, meta, scale, rows, inside,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """As ``unpack``, for rows of a power of two of numbers: each byte, step and minimum is read once, and meets its numbers in registers."""
-    LOW_BITS: tl.constexpr = 4 if BITS == 5 else BITS
-    LOW_WIDTH: tl.constexpr = HEAD_DIM * LOW_BITS // 8
+    """As ``unpack``: each byte, step and minimum is read once, and meets its numbers in registers. For ``reads_bytes``."""
+    LOW_WIDTH: tl.constexpr = HEAD_DIM if BITS == 8 else HEAD_DIM // 2
+    GROUPS: tl.constexpr = HEAD_DIM // GROUP
     row = codes + rows[:, None] * (HEAD_DIM * BITS // 8)
     packed = tl.load(row + tl.arange(0, LOW_WIDTH)[None, :], mask=inside[:, None], other=0)
-    if LOW_BITS < 8:
-        packed = side_by_side(packed, LOW_BITS, ROWS, HEAD_DIM)
+    if BITS < 8:  # low nibbles are a row's first half (``engine.kv.codecs.packing``)
+        packed = tl.reshape(tl.permute(tl.join(packed & 15, packed >> 4), (0, 2, 1)), [ROWS, HEAD_DIM])
     if BITS == 5:  # the fifth bits lie behind the nibbles
-        EIGHTS: tl.constexpr = HEAD_DIM // 8
-        fifths = tl.load(row + LOW_WIDTH + tl.arange(0, EIGHTS)[None, :], mask=inside[:, None], other=0)
+        EIGHTHS: tl.constexpr = HEAD_DIM // 8
+        place = row + LOW_WIDTH + tl.arange(0, EIGHTHS)[None, :]
+        fifths = tl.load(place, mask=inside[:, None], other=0)
         fifth = (fifths[:, :, None] >> tl.arange(0, 8).to(tl.uint8)[None, None, :]) & 1
-        packed = tl.reshape(tl.reshape(packed, [ROWS, EIGHTS, 8]) | (fifth << 4), [ROWS, HEAD_DIM])
+        packed = tl.reshape(tl.reshape(packed, [ROWS, EIGHTHS, 8]) | (fifth << 4), [ROWS, HEAD_DIM])
     if FORM == FLOAT8:
         result = e4m3(packed) * (256.0 * tl.load(scale))
     elif FORM == SYMMETRIC:
-        GROUPS: tl.constexpr = HEAD_DIM // GROUP
         place = meta + rows[:, None] * GROUPS + tl.arange(0, GROUPS)[None, :]
         step = tl.load(place, mask=inside[:, None], other=0.0).to(tl.float32)
         result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None]
-    elif FORM == ASYMMETRIC:
-        GROUPS: tl.constexpr = HEAD_DIM // GROUP
+    else:
         step, least = steps_and_minimums(meta, rows * (2 * GROUPS), inside, ROWS, GROUPS)
         result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None] + least[:, :, None]
-    else:
-        RUN: tl.constexpr = GROUP if GROUP < ROWS else ROWS
-        RUNS: tl.constexpr = ROWS // RUN
-        group = tl.max(tl.reshape(rows // GROUP, [RUNS, RUN]), 1)
-        some = tl.max(tl.reshape(inside.to(tl.int32), [RUNS, RUN]), 1) > 0
-        step, least = steps_and_minimums(meta, group * (2 * HEAD_DIM), some, RUNS, HEAD_DIM)
-        result = tl.reshape(packed, [RUNS, RUN, HEAD_DIM]).to(tl.float32) * step[:, None, :] + least[:, None, :]
     return tl.reshape(result, [ROWS, HEAD_DIM])
 
 
@@ -228,21 +217,19 @@ def unpack_even(
 def unpack(
     codes, meta, scale, rows, inside,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
-    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
+    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, READS_BYTES: tl.constexpr,
 ):  # fmt: skip
-    """Slots ``rows`` of one head, [ROWS, HEAD_P] float32, of which those ``inside`` are read; the others are finite. ``codes``, ``meta``: of
-    that head; ``scale``: its address.
+    """Slots ``rows`` of one head, [ROWS, HEAD_P] float32, of which those ``inside`` are read; the others are finite.
 
-    PER_CHANNEL: rows follow each other in their sequence, from a multiple of the smaller of GROUP and their number on where one divides
-    the other.
+    ``codes``, ``meta``: of that head; ``scale``: its address. PER_CHANNEL: rows follow each other in their sequence, from a multiple of the
+    smaller of GROUP and their number on where one divides the other. READS_BYTES: ``reads_bytes`` of the cache's form.
     """
-    RUN: tl.constexpr = GROUP if GROUP < ROWS else ROWS
-    if HEAD_P == HEAD_DIM and (FORM != PER_CHANNEL or GROUP % RUN + ROWS % RUN == 0):
-        result = unpack_even(codes, meta, scale, rows, inside, ROWS, HEAD_DIM, FORM, BITS, GROUP)
+    if READS_BYTES:
+        result = unpack_bytes(codes, meta, scale, rows, inside, ROWS, HEAD_DIM, FORM, BITS, GROUP)
     else:
         dims = tl.arange(0, HEAD_P)
         wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
-        result = unpack_padded(codes, meta, scale, rows, dims, wanted, ROWS, HEAD_DIM, HEAD_P, FORM, BITS, GROUP)
+        result = unpack_numbers(codes, meta, scale, rows, dims, wanted, ROWS, HEAD_DIM, HEAD_P, FORM, BITS, GROUP)
     return result
 
 
