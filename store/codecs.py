@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 
+from store.metrics import METRICS
 from store.query import Query
 
 DECODE_ONLY = "prefill_tokens = 0 AND draft_tokens = 0 AND decode_requests > 0"
@@ -80,14 +81,15 @@ FROM steps GROUP BY run_id, least($points - 1, floor(t / last * $points)) ORDER 
 def preempted_query(run_ids: Sequence[str], limit: int = 1000) -> Query:
     """Who was thrown out of the pool: when first, how many tokens had to be computed again, the longest gap its reader saw."""
     return Query(
-        """
+        f"""
 WITH thrown AS (
   SELECT run_id, request, min(time_ns) / 1e9 AS first_s, sum(tokens)::BIGINT AS tokens_lost FROM decisions
   WHERE run_id IN (SELECT unnest($runs)) AND action = 'preempted' GROUP BY ALL
 ), gaps AS (
-  SELECT run_id, request, max(itl_ns) / 1e6 AS longest_gap_ms FROM slices WHERE run_id IN (SELECT unnest($runs)) GROUP BY ALL
+  SELECT run_id, request, max({METRICS["itl_ms"].expression}) AS longest_gap_ms FROM slices WHERE run_id IN (SELECT unnest($runs)) GROUP BY ALL
 )
-SELECT run_id, request, request_id, preemptions, first_s, tokens_lost, longest_gap_ms, (end_ns - arrival_ns) / 1e6 AS e2e_ms
+SELECT run_id, request, request_id, preemptions, first_s, tokens_lost, longest_gap_ms,
+       {METRICS["e2e_ms"].expression} AS e2e_ms
 FROM requests LEFT JOIN thrown USING (run_id, request) LEFT JOIN gaps USING (run_id, request)
 WHERE run_id IN (SELECT unnest($runs)) AND preemptions > 0 ORDER BY run_id, first_s, request LIMIT $limit""".strip(),
         {"runs": list(run_ids), "limit": limit},

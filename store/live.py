@@ -21,7 +21,7 @@ from store.figures import Trend, latency, plain, window
 from store.history import History, LatencyHistogram
 from store.inflight import InFlight, OpenRequest
 from store.limits import Outside, Work, what_limits
-from store.metrics import COMPLETED, STALL_MS, too_few
+from store.metrics import STALL_MS, request_latencies, too_few, ttft_ms
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 from store.schema import TABLES
 from telemetry.runfacts import facts_of
@@ -209,17 +209,13 @@ class LiveRun:
                 self._waiting_slices.append(rows[~known])
 
     def _take_requests(self, batch: pa.RecordBatch) -> None:
-        end, arrival, first = (_floats(batch, n) for n in ("end_ns", "arrival_ns", "first_token_ns"))
-        tokens = _floats(batch, "output_tokens")
-        reasons = batch.column("end_reason").cast(pa.string()).to_pylist()
-        completed = np.array([reason in COMPLETED for reason in reasons])
-        numbers = _floats(batch, "request")
-        ttft = (first - arrival) / 1e6
-        tpot = np.where(completed & (tokens > 1), (end - first) / 1e6 / np.maximum(tokens - 1, 1), np.nan)
-        e2e = np.where(completed, (end - arrival) / 1e6, np.nan)
-        self._over.update(numbers.astype(np.int64).tolist())
-        self._take_first_tokens(numbers, first, ttft)
-        self._requests.append(np.column_stack([end / 1e9, ttft, tpot, e2e, numbers]))
+        names = ("request", "arrival_ns", "first_token_ns", "end_ns", "output_tokens")
+        columns = {name: _floats(batch, name) for name in names}
+        found = request_latencies(columns, batch.column("end_reason").cast(pa.string()).to_pylist())
+        found |= {"t": columns["end_ns"] / 1e9, "request": columns["request"]}
+        self._over.update(columns["request"].astype(np.int64).tolist())
+        self._take_first_tokens(columns["request"], columns["first_token_ns"], found["ttft_ms"])
+        self._requests.append(np.column_stack([found[name] for name in REQUEST_COLUMNS]))
 
     def _take_first_tokens(self, numbers: np.ndarray, first_ns: np.ndarray, ttft_ms: np.ndarray) -> None:
         """First tokens of requests; those known already, and nulls, are left out."""
@@ -255,7 +251,7 @@ class LiveRun:
         if begun:
             first = np.array([r.first_token_ns for r in begun], np.float64)
             arrival = np.array([r.arrival_ns for r in begun], np.float64)
-            self._take_first_tokens(np.array([r.request for r in begun]), first, (first - arrival) / 1e6)
+            self._take_first_tokens(np.array([r.request for r in begun]), first, ttft_ms(arrival, first))
         return still
 
     def _last_end_s(self) -> float:

@@ -5,12 +5,13 @@ With speculation several tokens share one emission, so inter-token latency is co
 Percentiles interpolate linearly between order statistics (numpy's and DuckDB's ``quantile_cont`` default).
 
 ``expression`` is the figure of one row in SQL, over ``requests`` or ``slices``; null where the row has no such
-figure.
+figure. ``request_latencies`` is the same for rows in memory, which a live run has; tests hold the two to each other, and fail when
+another module has a definition of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -218,6 +219,27 @@ METRICS: dict[str, Metric] = _metrics(
         "kv_tokens",
     ),
 )
+
+
+def ttft_ms(arrival_ns: np.ndarray, first_token_ns: np.ndarray) -> np.ndarray:
+    """Time to first token, ms; NaN where a request has got none."""
+    return (first_token_ns - arrival_ns) / 1e6
+
+
+def request_latencies(columns: Mapping[str, np.ndarray], reasons: Sequence[str | None]) -> dict[str, np.ndarray]:
+    """``ttft_ms``, ``tpot_ms`` and ``e2e_ms`` of request rows in memory: float64 [requests], NaN where a request has none.
+
+    ``columns``: ``arrival_ns``, ``first_token_ns``, ``end_ns`` and ``output_tokens`` as float64 [requests], NaN for null. ``reasons``:
+    ``end_reason`` of each.
+    """
+    arrival, first, end = columns["arrival_ns"], columns["first_token_ns"], columns["end_ns"]
+    tokens = columns["output_tokens"]
+    completed = np.array([reason in COMPLETED for reason in reasons], bool)
+    return {
+        "ttft_ms": ttft_ms(arrival, first),
+        "tpot_ms": np.where(completed & (tokens > 1), (end - first) / 1e6 / np.maximum(tokens - 1, 1), np.nan),
+        "e2e_ms": np.where(completed, (end - arrival) / 1e6, np.nan),
+    }
 
 
 def percentile(values: Sequence[float] | np.ndarray, share: float) -> float | None:

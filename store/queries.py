@@ -150,7 +150,7 @@ FROM iterations WHERE run_id = $run ORDER BY iteration DESC LIMIT $points""".str
 
 def token_latencies_query(run_id: str, max_points: int = 20_000) -> Query:
     return Query(
-        """
+        f"""
 WITH whole AS (
   SELECT min(iteration) AS first, greatest(1, (max(iteration) - min(iteration) + 1) // ($points // 2)) AS width,
          CASE WHEN sum(emitted_tokens) <= $points THEN 1 ELSE 2 * sum(emitted_tokens)::BIGINT // $points + 1 END AS step
@@ -167,7 +167,7 @@ WITH whole AS (
 ), thinned AS (
   FROM spread UNION SELECT place // 16777216, (place % 16777216)::INTEGER, itl_ns FROM peaks
 )
-SELECT end_ns / 1e9 AS t, itl_ns / 1e6 AS itl_ms, request
+SELECT end_ns / 1e9 AS t, {METRICS["itl_ms"].expression} AS itl_ms, request
 FROM thinned JOIN iterations USING (iteration) WHERE run_id = $run ORDER BY t, request""".strip(),
         {"run": run_id, "points": max(2, max_points)},
     )
@@ -239,8 +239,8 @@ def decisions(con: Connection, run_id: str, limit: int = 500) -> pa.Table:
 
 def batch_makeup_query(run_id: str, first: int, last: int, limit: int = 50_000) -> Query:
     return Query(
-        """
-SELECT iteration, request, kind, tokens, context_len, drafted, accepted, emitted, itl_ns / 1e6 AS itl_ms
+        f"""
+SELECT iteration, request, kind, tokens, context_len, drafted, accepted, emitted, {METRICS["itl_ms"].expression} AS itl_ms
 FROM slices WHERE run_id = $run AND iteration BETWEEN $first AND $last ORDER BY iteration, request LIMIT $limit""".strip(),
         {"run": run_id, "first": first, "last": last, "limit": limit},
     )

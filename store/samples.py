@@ -75,8 +75,8 @@ def iteration_figures_query(run_id: str) -> Query:
 
 def emission_query(run_ids: Sequence[str], gap_ms: float) -> Query:
     return Query(
-        """
-SELECT run_id, iteration, request, itl_ns / 1e6 AS itl_ms FROM slices
+        f"""
+SELECT run_id, iteration, request, {METRICS["itl_ms"].expression} AS itl_ms FROM slices
 WHERE run_id IN (SELECT unnest($runs)) AND itl_ns > 0 ORDER BY abs(itl_ns - $gap_ns), run_id, iteration LIMIT 1""".strip(),
         {"runs": list(run_ids), "gap_ns": gap_ms * 1e6},
     )

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rowmaker import iteration_values, make_run, request_values, set_status
 
 from store import queries
 from store.database import Database
 from store.ingest import Collector
-from store.metrics import METRICS, STALL_MS, carries, percentile, too_few, too_few_in_words
+from store.metrics import METRICS, STALL_MS, carries, percentile, request_latencies, too_few, too_few_in_words
 from telemetry.recorder import Recorder
+from telemetry.rows import END_REASONS
 
 MS = 1_000_000
 
@@ -175,3 +181,67 @@ def test_every_metric_says_what_it_is(name: str) -> None:
     assert metric.formula.endswith(".")
     assert metric.source in ("requests", "slices", "iterations", "run")
     assert (metric.expression is None) == (metric.source == "run")
+
+
+TIMES = st.none() | st.integers(0, 10**15)
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "arrival_ns": st.integers(0, 10**15),
+            "first_token_ns": TIMES,
+            "end_ns": st.integers(0, 10**15),
+            "output_tokens": st.integers(0, 10**6),
+            "end_reason": st.sampled_from(END_REASONS),
+        }
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(rows=ROWS)
+def test_a_live_run_has_the_latencies_that_its_summary_will_have(rows: list[dict]) -> None:
+    """Rows in memory and rows in the database go by the same definitions."""
+    names = ("ttft_ms", "tpot_ms", "e2e_ms")
+    columns = {
+        name: np.array([np.nan if r[name] is None else r[name] for r in rows], float)
+        for name in rows[0]
+        if name != "end_reason"
+    }
+    live = request_latencies(columns, [r["end_reason"] for r in rows])
+    kept = pa.Table.from_pylist(
+        rows, schema=pa.schema({n: pa.string() if n == "end_reason" else pa.int64() for n in rows[0]})
+    )
+    expressions = ", ".join(f"{METRICS[name].expression}::DOUBLE AS {name}" for name in names)
+    with duckdb.connect() as con:
+        con.register("kept", kept)
+        stored = con.sql(f"SELECT {expressions} FROM kept").fetchnumpy()
+    for name in names:
+        np.testing.assert_allclose(live[name], np.ma.filled(stored[name], np.nan), rtol=1e-9, err_msg=name)
+
+
+SECOND_DEFINITIONS = (
+    r"(first_token(_ns)?|end(_ns)?|\bfirst)\s*-\s*(\w+\.)?arrival",  # TTFT, E2E
+    r"(output_tokens|tokens)\s*-\s*1\b",  # TPOT
+    r"itl_ns\)?\s*/",  # ITL
+    r"reason\w*\s+(IN|in)\s+(COMPLETED|[({])",  # completed
+)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("definition", SECOND_DEFINITIONS)
+def test_a_metric_is_defined_in_one_module(definition: str) -> None:
+    """TTFT, ITL, TPOT, E2E and completed: live figures, ``/metrics``, summaries and reports take them from store.metrics."""
+    home = ROOT / "store" / "metrics.py"
+    files = [
+        path for room in ("app", "store") for kind in ("*.py", "*.js", "*.sql") for path in (ROOT / room).rglob(kind)
+    ]
+    elsewhere = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in files
+        if path != home
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(definition, line)
+    ]
+    assert re.search(definition, home.read_text()), "the pattern finds the definition itself"
+    assert not elsewhere, "\n".join(elsewhere)
