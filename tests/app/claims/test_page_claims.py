@@ -16,7 +16,7 @@ from app.lab import Lab
 from app.views import paperclaim, paperreport
 from scenarios.papers import claimfile
 from tests.app.lab_process import lab_here
-from tests.app.test_page_papers import page_at, said, shown
+from tests.app.pages.test_page_papers import page_at, said, shown
 
 EVIDENCE = {
     "claim": "It is faster.",
