@@ -24,6 +24,7 @@ from engine.start.prepare import prepare
 from engine.worker import run as run_worker
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
+from tests.engine.drawn import random_llama
 from tests.engine.serving import make_spec, serve
 from tests.engine.test_kernels import DEVICE, rows_of
 
@@ -119,30 +120,10 @@ def test_a_guess_from_no_numbers_is_refused(sampling: Sampling) -> None:
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=90,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        tie_word_embeddings=False,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
     directory = tmp_path_factory.mktemp("sound")
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().save_pretrained(directory)
-    import tokenizers
-
-    words = {chr(97 + i): i for i in range(26)} | {f"w{i}": i for i in range(26, 90)}
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    backend.save(str(directory / "tokenizer.json"))
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    letters = {chr(97 + i): i for i in range(26)}
+    random_llama(directory, 5, letters, vocab_size=90, initializer_range=0.3, eos_token_id=None, **sizes)
     return directory
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -37,6 +36,7 @@ from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
+from tests.engine.drawn import drawn_requests, most_blocks, random_llama
 from tests.engine.serving import Verdict, make_spec
 
 TIE = 5e-3
@@ -54,31 +54,9 @@ CODECS = {
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A two-layer random Llama with grouped heads whose attention matters."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=200,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.4,
-        tie_word_embeddings=False,
-        eos_token_id=7,
-        bos_token_id=None,
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     directory = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(directory)
-    names = {
-        chr(i - 20 + 97) if 20 <= i < 46 else f"w{i}": i for i in range(200)
-    }  # a token per letter, for text to calibrate on
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(names, unk_token="w0"))
-    backend.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    backend.save(str(directory / "tokenizer.json"))
+    letters = {chr(97 + i): 20 + i for i in range(26)}  # a token per letter, for text to calibrate on
+    random_llama(directory, seed=5, letters=letters, vocab_size=200, initializer_range=0.4)
     return directory
 
 
@@ -161,20 +139,15 @@ def prompts(draw: st.DrawFn) -> list[tuple[int, ...]]:
 def test_no_combination_changes_a_token_at_one_codec(data: st.DataObject, tiny: Path, tmp_path: Path) -> None:
     codec = CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")]
     block_size = data.draw(st.sampled_from([4, 8]), label="block_size")
-    asked, longest = [], 0
-    for index, prompt in enumerate(data.draw(prompts(), label="prompts")):
-        max_tokens = data.draw(st.integers(1, 30), label=f"max_tokens {index}")
-        longest = max(longest, -(-(len(prompt) + max_tokens) // block_size))
-        asked.append(
-            RequestSpec(
-                request_id=str(index),
-                prompt_token_ids=prompt,
-                max_tokens=max_tokens,
-                priority=data.draw(st.integers(0, 1), label=f"priority {index}"),
-                arrival_ns=data.draw(st.just(0) | st.integers(0, 20_000_000), label=f"arrival {index}"),
-                cancel_after_ns=data.draw(st.none() | st.none() | st.integers(0, 30_000_000), label=f"cancel {index}"),
-            )
-        )
+    requests = drawn_requests(
+        prompts(),
+        max_tokens=30,
+        priority=st.integers(0, 1),
+        arrival_ns=st.just(0) | st.integers(0, 20_000_000),
+        cancel_after_ns=st.none() | st.none() | st.integers(0, 30_000_000),
+    )
+    asked = data.draw(requests, label="requests")
+    longest = most_blocks(asked, block_size)
     speculation = data.draw(
         st.none()
         | st.builds(

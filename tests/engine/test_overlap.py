@@ -14,6 +14,7 @@ from engine.executor import Executor
 from engine.overlap import Flight
 from engine.request import Request
 from engine.scheduling.policies import POLICIES
+from tests.engine.drawn import drawn_prompts, drawn_requests, most_blocks
 from tests.engine.serving import make_spec, serve
 from tests.engine.test_speculation import rows
 
@@ -61,18 +62,10 @@ def test_text_is_that_of_the_plain_loop(sampling: Sampling, kv_blocks: int, tmp_
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_changes_a_token(data: st.DataObject, tmp_path: Path):
     block_size = data.draw(st.sampled_from([4, 16]), label="block_size")
-    requests = [
-        RequestSpec(
-            request_id=str(i),
-            prompt_token_ids=tuple(
-                data.draw(st.lists(st.integers(3, 9), min_size=1, max_size=30), label=f"prompt {i}")
-            ),
-            max_tokens=data.draw(st.integers(1, 14), label=f"max_tokens {i}"),
-            arrival_ns=data.draw(st.integers(0, 5_000_000), label=f"arrival {i}"),
-        )
-        for i in range(data.draw(st.integers(1, 6), label="requests"))
-    ]
-    longest = max(-(-(len(r.prompt_token_ids or ()) + r.max_tokens) // block_size) for r in requests)
+    prompts = drawn_prompts(st.integers(3, 9), longest=30, most=6)
+    asked = drawn_requests(prompts, max_tokens=14, arrival_ns=st.integers(0, 5_000_000))
+    requests = data.draw(asked, label="requests")
+    longest = most_blocks(requests, block_size)
     chosen = config(
         block_size=block_size,
         kv_blocks=longest + data.draw(st.integers(0, longest), label="spare blocks"),

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-import tokenizers
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +17,7 @@ from engine.start.prepare import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path
+from tests.engine.drawn import drawn_requests, most_blocks, random_llama
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 
 SHARING = st.builds(
@@ -36,28 +35,8 @@ SHARING = st.builds(
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory):
     """A two-layer random Llama with grouped heads."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    torch.manual_seed(5)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.5,
-        tie_word_embeddings=False,
-        eos_token_id=7,
-        bos_token_id=None,
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     directory = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(directory)
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(300)}, unk_token="w0"))
-    backend.save(str(directory / "tokenizer.json"))
-    return model, directory
+    return random_llama(directory, seed=5), directory
 
 
 @st.composite
@@ -77,24 +56,16 @@ def families_of_prompts(draw: st.DrawFn) -> list[tuple[int, ...]]:
 def test_no_combination_with_prefix_sharing_changes_a_token(data: st.DataObject, tiny, tmp_path: Path):
     model, directory = tiny
     block_size = data.draw(st.sampled_from([1, 4, 16]), label="block_size")
-    requests, longest = [], 0
-    for index, prompt in enumerate(data.draw(families_of_prompts(), label="prompts")):
-        max_tokens = data.draw(st.integers(1, 20), label=f"max_tokens {index}")
-        longest = max(longest, -(-(len(prompt) + max_tokens) // block_size))
-        requests.append(
-            RequestSpec(
-                request_id=str(index),
-                prompt_token_ids=prompt,
-                max_tokens=max_tokens,
-                group=data.draw(st.sampled_from(["a", "b"]), label=f"group {index}"),
-                priority=data.draw(st.integers(0, 1), label=f"priority {index}"),
-                arrival_ns=data.draw(st.just(0) | st.integers(0, 20_000_000), label=f"arrival {index}"),
-                after=data.draw(st.none() | st.integers(0, max(0, index - 1)).map(str), label=f"after {index}")
-                if index
-                else None,
-                cancel_after_ns=data.draw(st.none() | st.none() | st.integers(0, 30_000_000), label=f"cancel {index}"),
-            )
-        )
+    asked = drawn_requests(
+        families_of_prompts(),
+        follow=True,
+        group=st.sampled_from(["a", "b"]),
+        priority=st.integers(0, 1),
+        arrival_ns=st.just(0) | st.integers(0, 20_000_000),
+        cancel_after_ns=st.none() | st.none() | st.integers(0, 30_000_000),
+    )
+    requests = data.draw(asked, label="requests")
+    longest = most_blocks(requests, block_size)
     sharing = data.draw(SHARING, label="prefix_sharing")
     backend = data.draw(st.sampled_from(["reference", "gathered"]), label="backend")
     if sharing.share_memory and backend == "gathered":

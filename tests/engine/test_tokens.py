@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +12,7 @@ from hypothesis import strategies as st
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
 from engine.scheduling.policies import POLICIES
 from tests.conftest import SOAKING
+from tests.engine.drawn import drawn_prompts, drawn_requests, most_blocks, random_llama
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 
 PROMPTS = [
@@ -128,28 +128,8 @@ def test_embedded_model_gives_the_tokens_of_generate(name: str, generated, tmp_p
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory):
     """A two-layer random Llama with grouped heads, saved and loaded the way any model is."""
-    from transformers import AutoModelForCausalLM, LlamaConfig
-
-    torch.manual_seed(3)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=48,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.5,
-        tie_word_embeddings=False,
-        eos_token_id=7,
-        bos_token_id=None,
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     directory = tmp_path_factory.mktemp("tiny")
-    model.save_pretrained(directory)
-    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(300)}, unk_token="w0"))
-    backend.save(str(directory / "tokenizer.json"))
-    return model, directory
+    return random_llama(directory, seed=3), directory
 
 
 @given(data=st.data())
@@ -157,24 +137,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 def test_no_combination_of_settings_changes_a_token(data: st.DataObject, tiny, tmp_path: Path):
     model, directory = tiny
     block_size = data.draw(st.sampled_from([1, 4, 16]), label="block_size")
-    requests, longest = [], 0
-    for index in range(data.draw(st.integers(1, 7), label="requests")):
-        prompt = tuple(data.draw(st.lists(st.integers(8, 299), min_size=1, max_size=40), label=f"prompt {index}"))
-        max_tokens = data.draw(st.integers(1, 20), label=f"max_tokens {index}")
-        longest = max(longest, -(-(len(prompt) + max_tokens) // block_size))
-        requests.append(
-            RequestSpec(
-                request_id=str(index),
-                prompt_token_ids=prompt,
-                max_tokens=max_tokens,
-                priority=data.draw(st.integers(0, 2), label=f"priority {index}"),
-                arrival_ns=data.draw(st.integers(0, 20_000_000), label=f"arrival {index}"),
-                after=data.draw(st.none() | st.integers(0, max(0, index - 1)).map(str), label=f"after {index}")
-                if index
-                else None,
-                cancel_after_ns=data.draw(st.none() | st.integers(0, 30_000_000), label=f"cancel {index}"),
-            )
-        )
+    asked = drawn_requests(
+        drawn_prompts(st.integers(8, 299), longest=40, most=7),
+        follow=True,
+        priority=st.integers(0, 2),
+        arrival_ns=st.integers(0, 20_000_000),
+        cancel_after_ns=st.none() | st.integers(0, 30_000_000),
+    )
+    requests = data.draw(asked, label="requests")
+    longest = most_blocks(requests, block_size)
     config = EngineConfig(
         model=str(directory),
         device="cpu",
