@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from app.commands import compare, doctor, exchange, lab, papers, quality, run, runs, sql
+from app.commands.console import command
 from app.commands.printable import guard_terminal
+from engine.config import load_plugins
 
 app = typer.Typer(
     name="servescope",
@@ -28,12 +30,13 @@ def _version(wanted: bool) -> None:
 
 
 @app.callback()
+@command
 def _main(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    load_plugins()
 
 
 for module in (lab, run, compare, quality, exchange, runs, papers, doctor, sql):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.block_table import blocks_for
-from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling
+from engine.config import EngineConfig, RequestSpec, RunSpec, Sampling, load_plugins
 from engine.config.rates import BATCH, MachineRates
 from engine.executor import Executor
 from engine.failures import describe
@@ -126,6 +126,7 @@ def _report(message: dict[str, Any]) -> None:
 def main() -> int:
     """Measure in this process, reporting on standard output."""
     try:
+        load_plugins()
         config = EngineConfig.model_validate_json(sys.stdin.read())
         rates = measure_rates(config, lambda phase, share: _report({"phase": phase, "share": share}))
     except Exception as error:

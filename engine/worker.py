@@ -8,6 +8,7 @@ is not needed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from engine.config import RunSpec
+from engine.config import EngineError, RunSpec, load_plugins
 from engine.executor import Executor
 from engine.failures import describe, labels_of, stopped, unrecorded
 from engine.loop import Engine
@@ -77,6 +78,7 @@ def run(run_dir: Path) -> int:
     status = StatusFile(run_dir)
     status.update(state="starting")
     try:
+        load_plugins()
         spec = read_as(RunSpec, run_dir / SPEC, MOST_SPEC_BYTES)
         stop = Stop(spec.time_limit_s)
         status.update(state="loading", labels=list(spec.labels))
@@ -173,6 +175,8 @@ def _measure_reading(prepared: Prepared) -> dict[str, Any]:
 
 def main(arguments: list[str]) -> int:
     if arguments == ["--spare"]:
+        with contextlib.suppress(EngineError):  # the run it gets will say so
+            load_plugins()
         rehearse()
         print("ready", flush=True)
         line = sys.stdin.readline().strip()

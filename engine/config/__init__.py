@@ -3,7 +3,7 @@
     settings <- techniques <- combinations <- engine \\
              <- sampling   <- requests                <- run     <- earlier (what was stored before)
              <- schema     <- overrides (settings as text)
-    errors   models (by name)   rates (of a machine)   text (of tokens)   allocator (of an engine process)
+    errors   plugins (techniques from elsewhere)   models (by name)   rates (of a machine)   text (of tokens)   allocator (of an engine process)
 
 ``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own
 settings; the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses
@@ -17,6 +17,7 @@ from engine.config.engine import POLICY_NAMES, EngineConfig, Recording
 from engine.config.errors import ConfigError, EngineError
 from engine.config.models import EMBEDDED_MODEL, RANDOM_SHAPES
 from engine.config.overrides import ON, apply_overrides, check_settings, refuse_contradictions, switches_off
+from engine.config.plugins import load_plugins
 from engine.config.rates import MachineRates, SizedGroup, Sizing
 from engine.config.requests import RequestSpec
 from engine.config.run import RunSpec
@@ -52,6 +53,7 @@ __all__ = [
     "apply_overrides",
     "check_settings",
     "codec_of_today",
+    "load_plugins",
     "refuse_contradictions",
     "setting",
     "spec_of_today",

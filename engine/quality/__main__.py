@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from engine.config import load_plugins
 from engine.failures import describe
 from engine.quality.meter import QualityMeter, QualitySpec
 
@@ -20,6 +21,7 @@ def main(arguments: list[str]) -> int:
         return 2
     source, target = map(Path, arguments)
     try:
+        load_plugins()
         spec = QualitySpec.model_validate_json(source.read_bytes())
         result = QualityMeter(spec, lambda phase, share: _say({"phase": phase, "share": share})).measure()
     except Exception as error:

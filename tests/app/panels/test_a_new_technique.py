@@ -5,7 +5,10 @@ appear on the form, in ``--set``, in a comparison, on a run's page, in reports a
 from __future__ import annotations
 
 import csv
-import importlib
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,14 +24,15 @@ from app.home import Home
 from app.lab import Lab
 from app.panels import PANELS
 from app.runs.folder import create_run
+from app.runs.process import SOURCE_ROOT
 from app.server.serve import PAGE
 from app.settings import controls as book
 from app.settings.written import parse_settings
 from engine import worker
-from engine.config import POLICY_NAMES, EngineConfig, RunSpec, apply_overrides
+from engine.config import POLICY_NAMES, EngineConfig, RunSpec, apply_overrides, load_plugins
 from engine.scheduling.policies import POLICIES
 from tests.app.lab_process import lab_here, scenario_file
-from tests.app.small_runs import wait_for
+from tests.app.small_runs import small_spec, wait_for, wait_for_state
 
 TOY = '''
 from app.panels import PANELS
@@ -76,7 +80,9 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     (folder / "toy_technique.py").write_text(TOY)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        importlib.import_module("toy_technique")
+        patch.setenv("SERVESCOPE_PLUGINS", "toy_technique")
+        patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+        assert "toy_technique" in load_plugins()
         book.controls.cache_clear()
         yield
     PANELS.pop()
@@ -87,7 +93,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def compared(toy: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
-    """Stall-free against the toy, served in this process: a worker's own would have to import the module first."""
+    """Stall-free against the toy, served in this process."""
     folder = tmp_path_factory.mktemp("toy")
     home = Home(folder / "home").prepare()
     variants = (Variant("usual"), Variant("ours", parse_settings(["policy=toy"])))
@@ -141,6 +147,30 @@ def test_what_is_exported_has_its_figures(compared: tuple[Home, str], tmp_path: 
         assert {row["variant"] for row in csv.DictReader(file)} == {"usual", "ours"}
     for ending in (".servescope", ".json"):
         assert export(home, experiment_id, tmp_path / f"out{ending}") > 0
+
+
+def test_an_engine_process_of_its_own_serves_it(lab: Lab) -> None:
+    """The worker imports what the environment names, as this process does; nothing else tells it of the module."""
+    lab.submit(small_spec("toyed", policy="toy"))
+    wait_for_state(lab.home, "toyed", "finished")
+
+
+def test_the_command_line_knows_it_or_says_what_is_wrong(toy: None, tmp_path: Path) -> None:
+    def scenarios(**environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "app.cli", "run", "starter", "--set", "policy=no-such", "--json"],
+            env=os.environ | {"SERVESCOPE_HOME": str(tmp_path)} | environment,
+            cwd=SOURCE_ROOT,
+            capture_output=True,
+            text=True,
+        )
+
+    known = scenarios()
+    assert known.returncode == 1
+    assert "toy" in json.loads(known.stdout)["error"]["mend"]
+    broken = scenarios(SERVESCOPE_PLUGINS="no_such_module")
+    assert broken.returncode == 1
+    assert "SERVESCOPE_PLUGINS = 'no_such_module'" in broken.stderr
 
 
 def test_its_panel_is_drawn_for_the_run_that_had_it_on_alone(compared: tuple[Home, str], lab: Lab) -> None:
