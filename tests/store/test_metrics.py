@@ -9,7 +9,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rowmaker import iteration_values, make_run, request_values, set_status
 
@@ -200,6 +200,7 @@ ROWS = st.lists(
 
 
 @given(rows=ROWS)
+@settings(deadline=None)
 def test_a_live_run_has_the_latencies_that_its_summary_will_have(rows: list[dict]) -> None:
     """Rows in memory and rows in the database go by the same definitions."""
     names = ("ttft_ms", "tpot_ms", "e2e_ms")
