@@ -56,6 +56,19 @@ def test_every_file_and_function_fits_into_a_head(room: str) -> None:
     assert not too_long, "\n".join(too_long)
 
 
+def test_styles_and_scripts_have_no_wide_lines() -> None:
+    listed = subprocess.run(["git", "ls-files", "*.js", "*.css", "*.html"], cwd=ROOT, capture_output=True, text=True)
+    files = [ROOT / name for name in listed.stdout.split()] if listed.returncode == 0 else []
+    files = files or [path for kind in ("js", "css", "html") for path in (ROOT / "app").rglob(f"*.{kind}")]
+    wide = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > LONGEST_LINE
+    ]
+    assert not wide, "\n".join(wide)
+
+
 def test_no_unpickling_and_no_remote_code_anywhere() -> None:
     """Weights, spools and snapshots are read by formats that cannot run code."""
     forbidden = (

@@ -1,5 +1,6 @@
-// Keeps what the reader set in the page's address, in place: a reload finds it there, and Back goes to the page before, not to the setting
-// before. Which of the known tabs is open is kept the same way. Streamlit scrolls to the top of another page, not of another view of this one.
+// Keeps what the reader set in the page's address, in place: a reload finds it there, and Back goes to the page before,
+// not to the setting before. Which of the known tabs is open is kept the same way. Streamlit scrolls to the top of
+// another page, not of another view of this one.
 
 function rewrite(change) {
   const url = new URL(window.location.href);

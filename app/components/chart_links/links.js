@@ -1,6 +1,6 @@
-// Ties the charts of a page together: those over the run's time zoom as one, and a click on a mark opens what its hover names.
-// Figures say which they are in layout.meta ("time"), traces what a mark stands for in meta ({opens, run}); its number comes first in
-// customdata.
+// Ties the charts of a page together: those over the run's time zoom as one, and a click on a mark opens what its hover
+// names. Figures say which they are in layout.meta ("time"), traces what a mark stands for in meta ({opens, run}); its
+// number comes first in customdata.
 
 function linked(plot) {
   return plot._fullLayout?.meta === "time" && plot._fullLayout.xaxis;
@@ -10,7 +10,10 @@ function same(one, other) {
   return Math.abs(one[0] - other[0]) + Math.abs(one[1] - other[1]) < 1e-9;
 }
 
-/** Bring a chart to a stretch of time. Plotly is out of reach here, so its "Reset axes" button is pressed, told what to reset to. */
+/**
+ * Bring a chart to a stretch of time. Plotly is out of reach here, so its "Reset axes" button is pressed, told what to
+ * reset to.
+ */
 function turnTo(plot, range) {
   const axis = plot._fullLayout.xaxis;
   const button = plot.querySelector(".modebar-btn[data-attr='zoom'][data-val='reset']");
@@ -29,7 +32,9 @@ function tie(plot, open) {
   plot.on("plotly_relayout", () => {
     if (!linked(plot)) return;
     const range = plot._fullLayout.xaxis.range.slice();
-    for (const other of document.querySelectorAll(".js-plotly-plot")) if (other !== plot && linked(other)) turnTo(other, range);
+    for (const other of document.querySelectorAll(".js-plotly-plot")) {
+      if (other !== plot && linked(other)) turnTo(other, range);
+    }
   });
   plot.on("plotly_click", ({ points }) => {
     const point = points.find((candidate) => candidate.data.meta?.opens);

@@ -1,5 +1,5 @@
-// Saves a chart of this page as a file. Plotly draws it: its own toolbar button is pressed, told the format and the name. Nothing leaves
-// the browser.
+// Saves a chart of this page as a file. Plotly draws it: its own toolbar button is pressed, told the format and the
+// name. Nothing leaves the browser.
 
 const FORMATS = ["png", "svg"];
 

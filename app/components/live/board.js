@@ -50,7 +50,9 @@ class Board {
     this.root = element("div", "board");
     this.chip = element("span", "chip", "", { role: "status" });
     this.progressText = element("span", "progress-text", "");
-    this.progress = element("div", "progress", "", { role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress of the run" });
+    this.progress = element("div", "progress", "", {
+      role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress of the run",
+    });
     this.progressFill = element("i");
     this.progress.append(this.progressFill);
     this.notice = element("p", "notice", "", { hidden: "", role: "status" });
@@ -81,12 +83,16 @@ class Board {
       group.append(made);
       return made;
     };
-    this.pauseButton = button("Pause", "Hold the charts still; the run goes on", () => this.view.setPaused(!this.view.paused));
+    this.pauseButton = button("Pause", "Hold the charts still; the run goes on", () =>
+      this.view.setPaused(!this.view.paused));
     this.spanButtons = [
       [10, "10 s"],
       [30, "30 s"],
       [WHOLE_RUN, "Whole run"],
-    ].map(([span, text]) => [span, button(text, "Follow the run, showing " + (span === WHOLE_RUN ? "all of it" : "its last " + text), () => this.view.setSpan(span))]);
+    ].map(([span, text]) => {
+      const about = "Follow the run, showing " + (span === WHOLE_RUN ? "all of it" : "its last " + text);
+      return [span, button(text, about, () => this.view.setSpan(span))];
+    });
     button("−", "Show a longer time", () => this.view.scale(2));
     button("+", "Show a shorter time", () => this.view.scale(0.5));
     return group;
@@ -157,7 +163,10 @@ class Board {
     this.root.dataset.frames = this.frames;
     const before = target.missed;
     const added = target.append(first, n, batch);
-    if (table === "token" && added) this.longestGap = target.get("itl_ms").subarray(target.rows - added).reduce((most, gap) => (gap > most ? gap : most), this.longestGap);
+    if (table === "token" && added) {
+      const gaps = target.get("itl_ms").subarray(target.rows - added);
+      this.longestGap = gaps.reduce((most, gap) => (gap > most ? gap : most), this.longestGap);
+    }
     if (target.missed > before) this.showNotice();
     this.view.advance(Math.max(this.view.now, target.last("t") || 0));
     this.requestDraw();
@@ -185,8 +194,10 @@ class Board {
     const missed = Object.values(this.tables).reduce((sum, table) => sum + table.missed, 0);
     const words = [];
     if (this.refusal) words.push(this.refusal);
-    if (this.connection === "reconnecting") words.push("The connection to the lab broke; trying again. Nothing is lost: the run goes on and is recorded.");
-    if (missed) words.push(`${missed} rows were dropped on the way to this page to keep up; the recorded run has them all.`);
+    if (this.connection === "reconnecting")
+      words.push("The connection to the lab broke; trying again. Nothing is lost: the run goes on and is recorded.");
+    if (missed)
+      words.push(`${missed} rows were dropped on the way to this page to keep up; the recorded run has them all.`);
     this.notice.textContent = words.join(" ");
     this.notice.hidden = !words.length;
   }
@@ -201,7 +212,8 @@ class Board {
     const total = progress.requests_total || 0;
     const done = known(counts.finished) ? counts.finished : progress.requests_done || 0;
     let share = total ? (progress.requests_ended || 0) / total : 0;
-    if (this.data.expected_tokens > 0) share = Math.max(share, Math.min(1, (progress.output_tokens || 0) / this.data.expected_tokens));
+    if (this.data.expected_tokens > 0)
+      share = Math.max(share, Math.min(1, (progress.output_tokens || 0) / this.data.expected_tokens));
     if (state === "loading" && known(progress.phase_share)) share = progress.phase_share;
     if (state === "finished") share = 1;
     this.progressFill.style.width = (100 * share).toFixed(1) + "%";
@@ -249,7 +261,9 @@ class Board {
     this.font = style.getPropertyValue("--st-font").trim() || "sans-serif";
     this.themeKey = name + paper + this.font;
     this.root.dataset.theme = name;
-    for (const [key, value] of Object.entries(this.palette)) this.root.style.setProperty("--" + key.replaceAll("_", "-"), value);
+    for (const [key, value] of Object.entries(this.palette)) {
+      this.root.style.setProperty("--" + key.replaceAll("_", "-"), value);
+    }
   }
 
   requestDraw() {
@@ -311,8 +325,8 @@ function brightness(colour) {
 
 const boards = new WeakMap();
 
-// Streamlit calls this again whenever the data or the theme changes and runs only the newest cleanup; a superseded call's cleanup may
-// also run right after a newer call. So a cleanup ends the board only if no newer call follows.
+// Streamlit calls this again whenever the data or the theme changes and runs only the newest cleanup; a superseded
+// call's cleanup may also run right after a newer call. So a cleanup ends the board only if no newer call follows.
 export default function mount({ parentElement, data }) {
   let entry = boards.get(parentElement);
   if (entry && !entry.board.gone) entry.board.update(data);

@@ -4,7 +4,8 @@ const SYNC = "servescope-live";
 
 class ChartCard {
   /**
-   * `spec`: {id, title, help, unit(value), legend: [{name, colour(palette), mark}], values(row time) -> strings, peak(view) -> y maximum,
+   * `spec`: {id, title, help, unit(value), legend: [{name, colour(palette), mark}], values(row time) -> strings,
+   * peak(view) -> y maximum,
    * log, paint(u, palette), tip(time, value) -> lines or null, summary() -> text, axes}
    */
   constructor(board, spec) {
@@ -85,7 +86,8 @@ class ChartCard {
     const colours = board.palette;
     const right = this.madeRight ? spec.rightAxis : null;
     const font = `12px ${board.font}`;
-    const axis = { stroke: colours.muted, font, grid: { stroke: colours.grid, width: 1 }, ticks: { stroke: colours.grid, size: 4 } };
+    const [grid, ticks] = [{ stroke: colours.grid, width: 1 }, { stroke: colours.grid, size: 4 }];
+    const axis = { stroke: colours.muted, font, grid, ticks };
     const options = {
       width,
       height: this.height(),
@@ -110,10 +112,15 @@ class ChartCard {
           size: 76,
           space: 34,
           values: (u, marks) => marks.map(axisLabel(spec.unit)),
-          ...(spec.log && spec.log() ? { splits: (u, index, min, max) => logMarks(min, max), filter: (u, marks) => marks } : {}),
+          ...(spec.log && spec.log()
+            ? { splits: (u, index, min, max) => logMarks(min, max), filter: (u, marks) => marks }
+            : {}),
         },
         ...(right
-          ? [{ ...axis, side: 1, scale: "y2", size: 58, grid: { show: false }, values: (u, marks) => marks.map(axisLabel(right.unit)) }]
+          ? [{
+              ...axis, side: 1, scale: "y2", size: 58, grid: { show: false },
+              values: (u, marks) => marks.map(axisLabel(right.unit)),
+            }]
           : []),
       ],
       series: spec.series
@@ -138,7 +145,10 @@ class ChartCard {
     this.dirty = false;
   }
 
-  /** Shade the time after the last known moment, so that an empty stretch reads as "not yet" and not as "nothing happened". */
+  /**
+   * Shade the time after the last known moment, so that an empty stretch reads as "not yet" and not as "nothing
+   * happened".
+   */
   paintPaper(u) {
     const { view, palette } = this.board;
     if (view.ended || view.now <= view.min || view.now >= view.max) return;
@@ -254,7 +264,9 @@ function logMarks(min, max) {
 /** A small "?" that opens an explanation; reachable by keyboard, closed by Escape or a second press. */
 function helpButton(about, text) {
   const wrap = element("span", "help");
-  const button = element("button", "help-button", "?", { type: "button", "aria-label": "What is " + about + "?", "aria-expanded": "false" });
+  const button = element("button", "help-button", "?", {
+    type: "button", "aria-label": "What is " + about + "?", "aria-expanded": "false",
+  });
   const bubble = element("span", "help-text", text, { hidden: "", role: "note" });
   const show = (open) => {
     bubble.hidden = !open;

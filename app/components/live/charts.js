@@ -1,4 +1,5 @@
-// What each chart of the board shows, as specifications for ChartCard. Titles and help come with the data (app/words/charts.py).
+// What each chart of the board shows, as specifications for ChartCard. Titles and help come with the data
+// (app/words/charts.py).
 
 function iterationAt(board, time) {
   const rows = board.tables.iteration;
@@ -24,7 +25,8 @@ function timeShares(rows, view) {
     sums[kindOf(prefill[row], decode[row])] += duration[row];
     for (const [step, spent] of caps) if (spent[row] > 0) sums[step] += spent[row];
   }
-  return ["prefill", "mixed", "decode", ...STEPS.slice(1)].map((name) => (total > 0 ? percent((100 * sums[name]) / total) : DASH));
+  const share = (name) => (total > 0 ? percent((100 * sums[name]) / total) : DASH);
+  return ["prefill", "mixed", "decode", ...STEPS.slice(1)].map(share);
 }
 
 function timelineSpec(board) {
@@ -58,19 +60,23 @@ function timelineSpec(board) {
     },
     tip: (time) => {
       const row = iterationAt(board, time);
-      if (row < 0 || time < column("t")[row] - column("duration_ms")[row] / 1000 || time > column("t")[row]) return null;
+      if (row < 0 || time < column("t")[row] - column("duration_ms")[row] / 1000 || time > column("t")[row])
+        return null;
       const kind = kindOf(column("prefill_tokens")[row], column("decode_tokens")[row]);
       return [
-        `iteration ${column("iteration")[row]}, ${kind === "mixed" ? "mixed" : kind + " only"}, ${milliseconds(column("duration_ms")[row])}`,
+        `iteration ${column("iteration")[row]}, ${kind === "mixed" ? "mixed" : kind + " only"}, ` +
+          milliseconds(column("duration_ms")[row]),
         `forward ${milliseconds(column("forward_ms")[row])}`,
-        ...["schedule", "prepare", "sample", "finish"].map((step) => `${step} ${milliseconds(column(step + "_ms")[row])}`),
+        ...["schedule", "prepare", "sample", "finish"].map((step) =>
+          `${step} ${milliseconds(column(step + "_ms")[row])}`),
         `${number(column("prefill_tokens")[row])} prompt + ${number(column("decode_tokens")[row])} decode tokens`,
         `${number(column("running")[row])} running, ${number(column("waiting")[row])} waiting`,
       ];
     },
     summary: () =>
       rows.rows
-        ? `${rows.next} iterations, last ${milliseconds(rows.last("duration_ms"))}, longest in view ${milliseconds(peakInView(rows, board.view, ["duration_ms"]))}.`
+        ? `${rows.next} iterations, last ${milliseconds(rows.last("duration_ms"))}, ` +
+          `longest in view ${milliseconds(peakInView(rows, board.view, ["duration_ms"]))}.`
         : "No iteration yet.",
   };
 }
@@ -86,10 +92,15 @@ function makeupSpec(board) {
     legend: [
       { name: "prompt tokens", colour: (c) => c.prefill },
       { name: "decode tokens", colour: (c) => c.decode },
-      { name: "token budget", colour: (c) => c.text, mark: "line dashed", visible: () => Number.isFinite(rows.last("token_budget")) },
+      {
+        name: "token budget", colour: (c) => c.text, mark: "line dashed",
+        visible: () => Number.isFinite(rows.last("token_budget")),
+      },
     ],
-    values: (time) => ["prefill_tokens", "decode_tokens", "token_budget"].map((name) => readingAt(board, time, name, number)),
-    peak: (view) => Math.max(4, peakInView(rows, view, ["prefill_tokens", "decode_tokens"]), rows.last("token_budget") * 1.15 || 0),
+    values: (time) =>
+      ["prefill_tokens", "decode_tokens", "token_budget"].map((name) => readingAt(board, time, name, number)),
+    peak: (view) =>
+      Math.max(4, peakInView(rows, view, ["prefill_tokens", "decode_tokens"]), rows.last("token_budget") * 1.15 || 0),
     paint: (u, colours, view) => {
       const prefill = rows.get("prefill_tokens");
       const decode = rows.get("decode_tokens");
@@ -102,7 +113,9 @@ function makeupSpec(board) {
     },
     tip: null,
     summary: () =>
-      `Last iteration: ${number(rows.last("prefill_tokens"))} prompt and ${number(rows.last("decode_tokens"))} decode tokens, at most ${number(peakInView(rows, board.view, ["prefill_tokens", "decode_tokens"]))} in view.`,
+      `Last iteration: ${number(rows.last("prefill_tokens"))} prompt and ` +
+      `${number(rows.last("decode_tokens"))} decode tokens, ` +
+      `at most ${number(peakInView(rows, board.view, ["prefill_tokens", "decode_tokens"]))} in view.`,
   };
 }
 
@@ -124,7 +137,8 @@ function queueSpec(board) {
     },
     tip: null,
     summary: () =>
-      `${number(rows.last("running"))} running, ${number(rows.last("waiting"))} waiting; at most ${number(peakInView(rows, board.view, ["waiting"]))} waiting in view.`,
+      `${number(rows.last("running"))} running, ${number(rows.last("waiting"))} waiting; ` +
+      `at most ${number(peakInView(rows, board.view, ["waiting"]))} waiting in view.`,
   };
 }
 
@@ -140,7 +154,8 @@ function preemptionsUntil(rows, time) {
 function kvSpec(board) {
   const rows = board.tables.iteration;
   const share = (name) => (value) =>
-    number(value) + (rows.last("blocks_total") > 0 ? " (" + percent((100 * value) / rows.last("blocks_total")) + ")" : "");
+    number(value) +
+    (rows.last("blocks_total") > 0 ? " (" + percent((100 * value) / rows.last("blocks_total")) + ")" : "");
   return {
     id: "kv",
     rows: () => board.tables.iteration.rows,
@@ -166,7 +181,8 @@ function kvSpec(board) {
       paintSteps(u, rows, view, "blocks_cached", { base: "blocks_used", fill: colours.kv_cached, stroke: null });
       paintSteps(u, rows, view, "blocks_used", { stroke: colours.kv_used, fill: colours.kv_used + "99" });
       const total = rows.last("blocks_total");
-      if (Number.isFinite(total)) paintLevel(u, total, colours.text, "pool: " + number(total) + " blocks", { above: false });
+      if (Number.isFinite(total))
+        paintLevel(u, total, colours.text, "pool: " + number(total) + " blocks", { above: false });
       paintCrosses(u, rows, view, "preempted", "blocks_used", colours.stall);
     },
     tip: (time, value, u) => {
@@ -182,7 +198,8 @@ function kvSpec(board) {
     summary: () => {
       const thrown = preemptionsUntil(rows, null);
       return (
-        `${number(rows.last("blocks_used"))} of ${number(rows.last("blocks_total"))} blocks used, at most ${number(peakInView(rows, board.view, ["blocks_used"]))} in view` +
+        `${number(rows.last("blocks_used"))} of ${number(rows.last("blocks_total"))} blocks used, ` +
+        `at most ${number(peakInView(rows, board.view, ["blocks_used"]))} in view` +
         (thrown > 0 ? `; ${number(thrown)} ${thrown === 1 ? "preemption" : "preemptions"} so far.` : ".")
       );
     },
@@ -194,7 +211,9 @@ function deviceData(board, names, factors) {
   const rows = board.tables.device;
   const limit = board.view.limit;
   const t = Array.from(rows.get("t")).filter((time) => time <= limit);
-  return [t, ...names.map((name, index) => Array.from(rows.get(name).subarray(0, t.length), (v) => (Number.isFinite(v) ? v * factors[index] : null)))];
+  const scaled = (name, index) =>
+    Array.from(rows.get(name).subarray(0, t.length), (v) => (Number.isFinite(v) ? v * factors[index] : null));
+  return [t, ...names.map(scaled)];
 }
 
 function deviceReading(board, time, name, words) {
@@ -208,7 +227,8 @@ const hasColumn = (board, name) => board.tables.device.get(name).some(Number.isF
 
 function deviceSpec(board) {
   const rows = board.tables.device;
-  const stroke = (colour, dash) => ({ scale: "y", stroke: colour, width: 1.75, dash, spanGaps: true, points: { show: false } });
+  const stroke = (colour, dash) =>
+    ({ scale: "y", stroke: colour, width: 1.75, dash, spanGaps: true, points: { show: false } });
   return {
     id: "device",
     rows: () => board.tables.device.rows,
@@ -216,15 +236,25 @@ function deviceSpec(board) {
     unit: (value) => number(value) + " %",
     legend: [
       { name: "device busy", colour: (c) => c.accent, mark: "line", visible: () => hasColumn(board, "utilization") },
-      { name: "this process, of one core", colour: (c) => c.draft, mark: "line dashed", visible: () => hasColumn(board, "cpu_percent") },
-      { name: "whole machine", colour: (c) => c.ghost, mark: "line dotted", visible: () => hasColumn(board, "host_cpu_percent") },
+      {
+        name: "this process, of one core", colour: (c) => c.draft, mark: "line dashed",
+        visible: () => hasColumn(board, "cpu_percent"),
+      },
+      {
+        name: "whole machine", colour: (c) => c.ghost, mark: "line dotted",
+        visible: () => hasColumn(board, "host_cpu_percent"),
+      },
     ],
-    values: (time) => ["utilization", "cpu_percent", "host_cpu_percent"].map((name) => deviceReading(board, time, name, percent)),
-    peak: (view) => Math.max(100, ...["utilization", "cpu_percent", "host_cpu_percent"].map((name) => peakInView(rows, view, [name]))),
+    values: (time) =>
+      ["utilization", "cpu_percent", "host_cpu_percent"].map((name) => deviceReading(board, time, name, percent)),
+    peak: (view) => Math.max(100, peakInView(rows, view, ["utilization"]), peakInView(rows, view, ["cpu_percent"]),
+      peakInView(rows, view, ["host_cpu_percent"])),
     series: (c) => [{}, stroke(c.accent), stroke(c.draft, [6, 4]), stroke(c.ghost, [2, 3])],
     data: () => deviceData(board, ["utilization", "cpu_percent", "host_cpu_percent"], [1, 1, 1]),
     tip: null,
-    summary: () => `Device ${percent(rows.last("utilization"))} busy, this process ${percent(rows.last("cpu_percent"))} of one core.`,
+    summary: () =>
+      `Device ${percent(rows.last("utilization"))} busy, ` +
+      `this process ${percent(rows.last("cpu_percent"))} of one core.`,
   };
 }
 
@@ -244,7 +274,10 @@ function memorySpec(board) {
     },
     legend: [
       { name: "memory in use", colour: (c) => c.kv_used, mark: "line", visible: () => hasColumn(board, "memory_used") },
-      { name: "this process", colour: (c) => c.draft, mark: "line dashed", visible: () => hasColumn(board, "process_memory") },
+      {
+        name: "this process", colour: (c) => c.draft, mark: "line dashed",
+        visible: () => hasColumn(board, "process_memory"),
+      },
       { name: "power", colour: (c) => c.prefill, mark: "line dotted", visible: () => hasColumn(board, "power") },
     ],
     values: (time) => [

@@ -1,8 +1,8 @@
 // The rows of one table, as growing columns of doubles.
 //
-// Rows are numbered from the run's start. A batch that overlaps what came before is trimmed, a batch that starts later leaves a gap
-// that is counted. When `limit` rows are held the older half is thinned: of every two neighbours the one with the larger `peak` stays,
-// and what is counted of the other goes to it.
+// Rows are numbered from the run's start. A batch that overlaps what came before is trimmed, a batch that starts later
+// leaves a gap that is counted. When `limit` rows are held the older half is thinned: of every two neighbours the one
+// with the larger `peak` stays, and what is counted of the other goes to it.
 
 const COUNTED = ["preempted"];
 
@@ -21,7 +21,10 @@ class Columns {
     this.room = 0;
   }
 
-  /** Take a batch: `first` is the number of its first row, `batch` maps names to Float64Arrays of n values. Returns rows added. */
+  /**
+   * Take a batch: `first` is the number of its first row, `batch` maps names to Float64Arrays of n values. Returns rows
+   * added.
+   */
   append(first, n, batch) {
     // A long run's early rows come thinned, under the numbers just before its whole ones: beginning late is no gap.
     if (this.rows && first > this.next) this.missed += first - this.next;
@@ -49,7 +52,9 @@ class Columns {
     }
     for (const [name, column] of Object.entries(this.store)) {
       const counts = COUNTED.includes(name);
-      for (let row = 0; row < kept.length; row++) column[row] = counts ? column[2 * row] + column[2 * row + 1] : column[kept[row]];
+      for (let row = 0; row < kept.length; row++) {
+        column[row] = counts ? column[2 * row] + column[2 * row + 1] : column[kept[row]];
+      }
       column.copyWithin(kept.length, old, this.rows);
     }
     this.rows -= old - kept.length;

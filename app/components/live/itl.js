@@ -5,7 +5,8 @@ function itlSpec(board) {
   const log = () => board.itlLog;
   const stallMs = () => board.data.stall_ms;
   const told = (stalls, longest) =>
-    (stalls === 1 ? "1 stall" : number(stalls) + " stalls") + (longest > 0 ? ", longest gap " + milliseconds(longest) : "");
+    (stalls === 1 ? "1 stall" : number(stalls) + " stalls") +
+    (longest > 0 ? ", longest gap " + milliseconds(longest) : "");
   const itl = () => (board.figures && board.figures.itl_ms) || {};
   const toldNow = () => (board.figures && known(itl().max) ? told(board.figures.stalls, itl().max) : DASH);
   return {
@@ -18,10 +19,14 @@ function itlSpec(board) {
     legend: [
       { name: "gap before a token", colour: (c) => c.decode, mark: "dot" },
       { name: "stall", colour: (c) => c.stall, mark: "dot big" },
-      { name: "before: " + (board.data.ghost ? board.data.ghost.name : ""), colour: (c) => c.ghost, mark: "dot", visible: () => Boolean(board.ghost) },
+      {
+        name: "before: " + (board.data.ghost ? board.data.ghost.name : ""), colour: (c) => c.ghost, mark: "dot",
+        visible: () => Boolean(board.ghost),
+      },
     ],
     values: () => {
-      return [known(itl().p50) ? "median " + milliseconds(itl().p50) : DASH, toldNow(), board.ghost ? told(board.ghost.stalls, board.ghost.longest_ms) : ""];
+      const median = known(itl().p50) ? "median " + milliseconds(itl().p50) : DASH;
+      return [median, toldNow(), board.ghost ? told(board.ghost.stalls, board.ghost.longest_ms) : ""];
     },
     range: (view) => {
       let high = Math.max(board.longestGap, board.ghost ? board.ghost.longest_ms : 0, 1.2 * stallMs(), 10);
@@ -32,14 +37,16 @@ function itlSpec(board) {
       if (board.ghost) low = Math.min(low, board.ghost.shortest);
       if (!Number.isFinite(low)) low = 1;
       if (!log()) return [0, roundUp(high * 1.05)];
-      return [10 ** Math.floor(Math.log10(low)), Math.max(10 ** Math.ceil(Math.log10(low) + 0.5), roundUp(high * 1.15))];
+      const least = 10 ** Math.floor(Math.log10(low));
+      return [least, Math.max(10 ** Math.ceil(Math.log10(low) + 0.5), roundUp(high * 1.15))];
     },
     paint: (u, colours, view) => {
       const size = Math.max(2, (board.width < 640 ? 2.5 : 3) * (devicePixelRatio || 1));
       const limit = stallMs();
       if (board.ghost) {
         u.ctx.globalAlpha = 0.7;
-        paintDots(u, board.ghost.t, board.ghost.itl_ms, 0, board.ghost.t.length, { ...view, limit: Infinity }, size, (value) => [
+        paintDots(u, board.ghost.t, board.ghost.itl_ms, 0, board.ghost.t.length, { ...view, limit: Infinity }, size,
+          (value) => [
           colours.ghost,
           value > limit ? 1.7 : 1,
         ]);
@@ -79,7 +86,8 @@ function nearestToken(board, time, u, limit) {
     const rows = board.tables.iteration;
     const row = Math.min(rows.rows - 1, rows.at(t[found]));
     const prefill = row >= 0 ? rows.get("prefill_tokens")[row] : NaN;
-    lines.push(prefill > 0 ? `stall: the iteration computed ${prefill} prompt tokens` : "stall: it waited for other iterations");
+    const why = prefill > 0 ? `the iteration computed ${prefill} prompt tokens` : "it waited for other iterations";
+    lines.push("stall: " + why);
   }
   return lines;
 }

@@ -1,5 +1,5 @@
-// Painters: each draws one kind of chart into uPlot's canvas. Where many rows share a pixel column the tallest one is drawn, so a
-// spike is never hidden.
+// Painters: each draws one kind of chart into uPlot's canvas. Where many rows share a pixel column the tallest one is
+// drawn, so a spike is never hidden.
 
 const STEPS = ["forward", "schedule", "prepare", "sample", "finish"];
 
@@ -26,7 +26,8 @@ function peakInView(table, view, names) {
 
 /**
  * Bars from start to end of every iteration, each a stack of parts.
- * `parts(row)` returns [[value, colour], ...] from the bottom up; `height(row)` says which row of a crowded pixel column is drawn.
+ * `parts(row)` returns [[value, colour], ...] from the bottom up; `height(row)` says which row of a crowded pixel
+ * column is drawn.
  */
 function paintBars(u, table, view, height, parts) {
   const { from, to } = visibleRows(table, view);
@@ -77,7 +78,10 @@ function paintBars(u, table, view, height, parts) {
   ctx.restore();
 }
 
-/** A step line (value holds from one iteration's end to the next); `fill` colours the area below, `base` is the lower edge's column. */
+/**
+ * A step line (value holds from one iteration's end to the next); `fill` colours the area below, `base` is the lower
+ * edge's column.
+ */
 function paintSteps(u, table, view, name, { stroke, fill, base, dash = [], width = 1.75 }) {
   const { from, to } = visibleRows(table, view);
   if (to - from < 1) return;

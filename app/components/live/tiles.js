@@ -13,7 +13,8 @@ class Tile {
     this.value = element("div", "tile-value", DASH);
     this.minor = element("div", "tile-minor", "");
     this.spark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    for (const [name, value] of Object.entries({ class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" })) {
+    const about = { class: "spark", viewBox: "0 0 120 28", preserveAspectRatio: "none", "aria-hidden": "true" };
+    for (const [name, value] of Object.entries(about)) {
       this.spark.setAttribute(name, value);
     }
     this.area = document.createElementNS("http://www.w3.org/2000/svg", "path");
@@ -122,7 +123,8 @@ function tileSpecs(words, after) {
       id: "capacity",
       value: (f) => whole(p(f.capacity, "tokens")),
       minor: (f) => {
-        const room = known(p(f.capacity, "could_hold_tokens")) ? "of " + compact(f.capacity.could_hold_tokens) + ": " : "tokens, ";
+        const couldHold = p(f.capacity, "could_hold_tokens");
+        const room = known(couldHold) ? "of " + compact(couldHold) + ": " : "tokens, ";
         return known(p(f.capacity, "requests")) ? room + requests(f.capacity.requests) : "tokens";
       },
       note: (f) => (f.capacity ? f.capacity.name + (known(f.capacity.bits) ? ", " + bits(f.capacity.bits) : "") : ""),
@@ -131,7 +133,9 @@ function tileSpecs(words, after) {
       id: "device",
       value: (f) => percent(device(f).utilization),
       minor: (f) =>
-        [bytes(device(f).memory_used), known(device(f).power) ? number(device(f).power) + " W" : ""].filter((text) => text && text !== DASH).join(", "),
+        [bytes(device(f).memory_used), known(device(f).power) ? number(device(f).power) + " W" : ""]
+          .filter((text) => text && text !== DASH)
+          .join(", "),
       raw: (f) => device(f).utilization,
       trend: (t) => t.utilization,
     },
@@ -168,8 +172,10 @@ class LimitLine {
     if (!limit) return;
     this.figures.replaceChildren(
       ...Object.entries(limit.figures || {}).flatMap(([name, value]) => {
-        const { label, unit, help } = this.words.figures[name] || { label: name.replaceAll("_", " "), unit: "", help: "" };
-        const shown = unit === "share" ? percent(known(value) ? 100 * value : null) : unit === "ms" ? milliseconds(value) : number(value);
+        const { label, unit, help } = this.words.figures[name]
+          || { label: name.replaceAll("_", " "), unit: "", help: "" };
+        const written = unit === "ms" ? milliseconds : number;
+        const shown = unit === "share" ? percent(known(value) ? 100 * value : null) : written(value);
         const entry = element("div");
         entry.append(element("dt", "", label), element("dd", "", shown), element("dd", "limit-help", help));
         return [entry];

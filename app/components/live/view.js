@@ -25,7 +25,9 @@ class TimeView {
     if (this.following && !this.paused) this.follow();
   }
 
-  /** Place the window at the newest data. The right edge of a whole run moves in steps, so that what is drawn stays put. */
+  /**
+   * Place the window at the newest data. The right edge of a whole run moves in steps, so that what is drawn stays put.
+   */
   follow() {
     if (this.span === WHOLE_RUN) {
       this.min = 0;

@@ -30,7 +30,8 @@ function compact(value) {
 }
 
 function requests(value) {
-  return value.toLocaleString("en-US", { maximumFractionDigits: value < 100 ? 1 : 0 }) + (value === 1 ? " request" : " requests");
+  const shown = value.toLocaleString("en-US", { maximumFractionDigits: value < 100 ? 1 : 0 });
+  return shown + (value === 1 ? " request" : " requests");
 }
 
 function bits(value) {
