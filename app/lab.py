@@ -20,11 +20,11 @@ from app.runs.hub import require_models_here
 from app.runs.machine_rates import measure_for
 from app.runs.queue import RunQueue
 from store.database import Database
-from store.feed import LiveRuns
 from store.figures import final_figures
 from store.inflight import in_flight_of
 from store.ingest import Collector
-from store.live import LiveRun
+from store.live_run import LiveRun
+from store.live_runs import LiveRuns
 from telemetry.refusal import Refusal, in_words
 from telemetry.status import Status, is_final
 

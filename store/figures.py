@@ -13,10 +13,10 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from store.capacity import capacity
 from store.history import History, LatencyHistogram
 from store.limits import Outside, Work, what_limits, work_query
 from store.metrics import percentile, too_few
+from store.pool_room import pool_room
 from store.query import Query
 from store.summary import stored_summary
 
@@ -87,7 +87,7 @@ def final_figures(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]
         "SELECT max(end_ns) / 1e9 AS t, max(blocks_used / nullif(blocks_total, 0)) AS share FROM iterations WHERE run_id = $run",
         {"run": run_id},
     ).rows(con)[0]
-    held, device = capacity(con, run_id), _device(con, run_id)
+    held, device = pool_room(con, run_id), _device(con, run_id)
     return plain(
         {
             "t": pool["t"] or 0.0,

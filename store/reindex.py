@@ -9,10 +9,10 @@ from store.database import Database
 from store.errors import StoreError
 from store.ingest import Collector
 
-Progress = Callable[[int, int, str], None]
+RunsDone = Callable[[int, int, str], None]
 
 
-def reindex(path: Path, runs_dir: Path, progress: Progress | None = None) -> dict[str, str]:
+def reindex(path: Path, runs_dir: Path, progress: RunsDone | None = None) -> dict[str, str]:
     """Build a new database beside the old one and put it in its place; returns runs with problems and what they are.
 
     ``progress(done, total, run_id)`` is called as each run begins, and at the end with ``done == total``. The old

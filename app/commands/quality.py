@@ -15,7 +15,7 @@ from app.commands.printable import printable, unguarded
 from app.errors import LabError
 
 if TYPE_CHECKING:
-    from app.panels.kv_quantization.measure import Progress
+    from app.panels.kv_quantization.measure import QualityProgress
 
 LOOK_S = 0.2
 BAR = 30
@@ -109,7 +109,7 @@ def _measure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _bar(progress: Progress | None, end: str = "") -> None:
+def _bar(progress: QualityProgress | None, end: str = "") -> None:
     """A line that is drawn over, on a terminal; nothing where nobody looks."""
     if progress is None or not sys.stderr.isatty():
         return

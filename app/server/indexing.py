@@ -13,7 +13,7 @@ from app.locks import database_lock, running_lab
 from app.server.client import call
 from store.database import Database
 from store.ingest import Collector
-from store.reindex import Progress
+from store.reindex import RunsDone
 from store.reindex import reindex as rebuild_database
 from store.select import python_columns, safe_select, stop_selects
 
@@ -64,7 +64,7 @@ def select_from(database: Database, query: str, limit: int) -> Rows:
     return table.column_names, list(zip(*columns, strict=True))
 
 
-def rebuild(home: Home, progress: Progress | None = None) -> dict[str, str]:
+def rebuild(home: Home, progress: RunsDone | None = None) -> dict[str, str]:
     """Build the database anew; returns the runs that could not be read whole, and why.
 
     Raises ``LabError`` while a lab is up, ``StoreError`` when the new database cannot be written.

@@ -22,8 +22,8 @@ from app.views.setup import setup_tables
 from app.words.plain import milliseconds, plain
 from app.words.text import PARTS, PROVENANCE
 from store import queries
-from store.capacity import Capacity, capacity
 from store.metrics import METRICS
+from store.pool_room import PoolRoom, pool_room
 from store.summary import LATENCIES, LATENCY_FIGURES, latency_query, small_samples
 
 INGEST_CHECK_S = 0.5
@@ -43,7 +43,7 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
             st.warning(plain(row["problem"]), icon=":material/warning:")
         run = FinishedRun(lab, con, facts, row)
         figures = queries.summary(con, facts.run_id) or {}
-        _key_figures(figures, capacity(con, facts.run_id), facts.spec.requests)
+        _key_figures(figures, pool_room(con, facts.run_id), facts.spec.requests)
         points = {"iteration": "Iterations", "request": "Requests"}
         first = first_tab(PARTS, "Latency" if below_board else "Charts", points)
         tabs = st.tabs(
@@ -76,7 +76,7 @@ def _wait_for_rows(lab: Lab, facts: RunFacts, since: float) -> None:
     st.skeleton(height=320)
 
 
-def _key_figures(figures: dict[str, Any], held: Capacity | None, asked: int) -> None:
+def _key_figures(figures: dict[str, Any], held: PoolRoom | None, asked: int) -> None:
     requests = figures.get("requests", {})
     speed = figures.get("output_tokens_per_s")
     shown = [

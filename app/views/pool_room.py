@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.words.text import PROVENANCE
-from store.capacity import Capacity
+from store.pool_room import PoolRoom
 
 WORDS = {
     "tokens": "Tokens whose keys and values the run's KV pool could hold.",
@@ -14,7 +14,7 @@ WORDS = {
 }
 
 
-def capacity_figures(held: Capacity) -> list[tuple[str, str, str]]:
+def capacity_figures(held: PoolRoom) -> list[tuple[str, str, str]]:
     """Label, value and help of each figure of a pool's capacity: what it took, what the memory could hold, whom that
     serves.
     """

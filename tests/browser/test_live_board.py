@@ -16,7 +16,7 @@ from app.components.live_board import script, styles
 from app.theme import palettes
 from app.words.board import board_words
 from app.words.plain import milliseconds
-from store.live import TOKEN_COLUMNS, encode_frame
+from store.live_run import TOKEN_COLUMNS, encode_frame
 from store.metrics import STALL_MS
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 

@@ -18,11 +18,11 @@ from rowmaker import STEP_NS, iteration_values, make_run, record_run, record_ste
 
 from store import queries
 from store.database import Database
-from store.feed import LiveRuns
 from store.history import History, LatencyHistogram, thin
 from store.inflight import InFlight, in_flight_of
 from store.ingest import Collector
-from store.live import LiveRun
+from store.live_run import LiveRun
+from store.live_runs import LiveRuns
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path
 

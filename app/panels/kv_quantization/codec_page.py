@@ -27,7 +27,7 @@ from app.words.plain import counted, plain
 from app.words.text import PROVENANCE
 from engine.config import RunSpec
 from scenarios import new_run_id
-from store import codecs as queries
+from store import codec_runs as queries
 from store.quality import FULL_PRECISION
 from telemetry.refusal import in_words
 

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from app.panels.kv_quantization.measure import STANDARD
 from app.words.text import in_sentence
 from engine.config import EngineConfig, KVQuantization, codec_of_today, spec_of_today
-from store import codecs as queries
-from store.capacity import Capacity, capacity
+from store import codec_runs as queries
+from store.pool_room import PoolRoom, pool_room
 from store.quality import FULL_PRECISION, quality_of_model_query
 from store.samples import machine_of
 
@@ -29,11 +29,11 @@ class Side:
     run_id: str
     name: str
     codec: KVQuantization | None
-    capacity: Capacity | None
+    capacity: PoolRoom | None
     model: Mapping[str, Any]
     peaks: Mapping[str, float]
     labels: tuple[str, ...]
-    steps: Mapping[str, Any]  # a row of ``store.codecs.steps_query``
+    steps: Mapping[str, Any]  # a row of ``store.codec_runs.steps_query``
     output_tokens_per_s: float | None
     quality: Mapping[str, Any] | None  # of this codec on this model; None: not measured
     block_size: int
@@ -152,7 +152,7 @@ def _sides(
                 row["run_id"],
                 name,
                 engine.kv_quantization,
-                capacity(con, row["run_id"]),
+                pool_room(con, row["run_id"]),
                 model,
                 row["peaks"],
                 tuple(row["labels"]),

@@ -77,7 +77,7 @@ class StepRatios:
 
 
 def step_ratios(cells: pa.Table, packed: str, plain: str) -> StepRatios:
-    """From ``store.codecs.cells_query``: bands that both runs have steps in, at the same number of requests."""
+    """From ``store.codec_runs.cells_query``: bands that both runs have steps in, at the same number of requests."""
     sides: dict[str, dict[tuple[int, int], dict[str, Any]]] = {packed: {}, plain: {}}
     for cell in cells.to_pylist():
         if cell["run_id"] in sides and cell["steps"] >= ENOUGH_STEPS:
@@ -151,7 +151,7 @@ class Crossover:
 
 
 def crossovers(cells: pa.Table, sides: Sides) -> list[Crossover]:
-    """Every codec's, against full precision. ``cells``: of ``store.codecs.cells_query``."""
+    """Every codec's, against full precision. ``cells``: of ``store.codec_runs.cells_query``."""
     full = sides.full
     if full is None:
         return []

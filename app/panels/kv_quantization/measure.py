@@ -40,7 +40,7 @@ SPEC, PROGRESS, RESULT, PID = "quality-spec.json", "quality.progress", "quality.
 
 
 @dataclass(frozen=True)
-class Progress:
+class QualityProgress:
     """How far a measurement is."""
 
     phase: str
@@ -108,21 +108,21 @@ def spec_of(engine: EngineConfig, codecs: Mapping[str, KVQuantization], **sizes:
     return {"engine": plain.model_dump(mode="json"), "codecs": named, **sizes}
 
 
-def progress_of(folder: Path) -> Progress | None:
+def progress_of(folder: Path) -> QualityProgress | None:
     """How far the folder's measurement is; None where none was begun."""
     try:
         lines = read_bounded(folder / PROGRESS).decode("utf-8", "replace").splitlines()
     except (FileNotFoundError, Unreadable):
         return None
-    latest = Progress("starting", 0.0)
+    latest = QualityProgress("starting", 0.0)
     for line in lines:
         try:
             said = parse_as(_Said, line.encode(), folder / PROGRESS)
         except Unreadable:
             continue
         if said.error is not None:
-            return Progress("failed", latest.share, plain(said.error))
-        latest = Progress(said.phase, said.share)
+            return QualityProgress("failed", latest.share, plain(said.error))
+        latest = QualityProgress(said.phase, said.share)
     return latest
 
 

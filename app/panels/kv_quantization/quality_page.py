@@ -24,7 +24,7 @@ from app.runs.facts import RunFacts
 from app.runs.hub import require_models_here
 from app.words.plain import plain
 from app.words.text import PROVENANCE
-from store.capacity import Capacity, capacity
+from store.pool_room import PoolRoom, pool_room
 from store.quality import digest_of, quality, quality_query
 from telemetry.refusal import in_words
 
@@ -66,7 +66,7 @@ def quality_section(run: FinishedRun) -> None:
         data_row(table, query, name="quality")
 
 
-def codec_figures(held: Capacity) -> list[tuple[str, str, str]]:
+def codec_figures(held: PoolRoom) -> list[tuple[str, str, str]]:
     """Label, value and help of each figure of how a number is stored."""
     derived = PROVENANCE["derived"]
     found = []
@@ -81,7 +81,7 @@ def codec_figures(held: Capacity) -> list[tuple[str, str, str]]:
 
 
 def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
-    held = capacity(con, facts.run_id)
+    held = pool_room(con, facts.run_id)
     if held is None:
         return
     with st.container(horizontal=True, key="kv-room"):

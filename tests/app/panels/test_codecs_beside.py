@@ -23,7 +23,7 @@ from app.panels.kv_quantization.codec_runs import codec_name
 from app.panels.kv_quantization.crossover import Crossover, ReadingModel, StepRatios, reading_model, step_ratios
 from app.theme import DARK, LIGHT
 from engine.config import EngineConfig, KVQuantization
-from store import codecs as queries
+from store import codec_runs as queries
 from store.database import Database
 from store.quality import FULL_PRECISION, QualityIndex
 from telemetry.rows import DecisionRow, DeviceRow, IterationRow, RequestRow, SliceRow, columns

@@ -16,12 +16,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from store.capacity import Capacity, capacity_of
 from store.figures import Trend, latency, plain, window
 from store.history import History, LatencyHistogram
 from store.inflight import InFlight, OpenRequest
 from store.limits import Outside, Work, what_limits
 from store.metrics import STALL_MS, request_latencies, too_few, ttft_ms
+from store.pool_room import PoolRoom, pool_room_of
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 from store.schema import TABLES
 from telemetry.runfacts import facts_of
@@ -70,7 +70,7 @@ class LiveRun:
         self._ends: dict[int, float] = {}  # iteration -> when its tokens were known, while slices may still ask
         self._waiting_slices: list[np.ndarray] = []  # (iteration, itl_ms, request) of iterations not known yet
         self._peaks: dict[str, float] | None = None
-        self._capacity: Capacity | None = None
+        self._capacity: PoolRoom | None = None
         self._environment: dict[str, Any] = {}
         self._heard_s, self._heard_at = 0.0, time.monotonic()  # the run's clock as last heard, and when that was
         self._ended_s: float | None = None
@@ -237,7 +237,7 @@ class LiveRun:
             said, _ = facts_of(event)
             self._peaks = said.get("peaks", self._peaks)
             if "model" in said:
-                self._capacity = capacity_of(said["model"])
+                self._capacity = pool_room_of(said["model"])
             self._environment = said.get("environment", self._environment)
 
     # ------------------------------------------------------------------ figures

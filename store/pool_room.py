@@ -14,7 +14,7 @@ from store.query import Query
 
 
 @dataclass(frozen=True)
-class Capacity:
+class PoolRoom:
     """Of one run's KV pool."""
 
     tokens: int
@@ -86,7 +86,7 @@ class Capacity:
         }
 
 
-def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = None) -> Capacity | None:
+def pool_room_of(model: Mapping[str, Any], mean_request_tokens: float | None = None) -> PoolRoom | None:
     """From what a run says of its model; ``mean_request_tokens``: as served, in place of what was asked.
 
     None where the run does not say what its pool holds.
@@ -99,7 +99,7 @@ def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = No
     # of each request beside the pool: its window, and guesses not verified
     kept = int(model.get("kv_tail_tokens") or window)
     bits = model.get("kv_bits")
-    return Capacity(
+    return PoolRoom(
         tokens,
         float(mean_request_tokens or model.get("mean_request_tokens") or 0.0),
         round(tokens * packed / full) + (windows or 0) * kept,
@@ -115,7 +115,7 @@ def capacity_of(model: Mapping[str, Any], mean_request_tokens: float | None = No
     )
 
 
-def capacity(con: duckdb.DuckDBPyConnection, run_id: str) -> Capacity | None:
+def pool_room(con: duckdb.DuckDBPyConnection, run_id: str) -> PoolRoom | None:
     """None where the run never got so far as to say what model it had."""
     row = queries.run(con, run_id)
     model = (row or {}).get("model") or {}
@@ -123,4 +123,4 @@ def capacity(con: duckdb.DuckDBPyConnection, run_id: str) -> Capacity | None:
         model = json.loads(model)
     asked = "SELECT avg(prompt_tokens + output_tokens) AS mean FROM requests WHERE run_id = $run"
     served = Query(asked, {"run": run_id}).one(con) or {}
-    return capacity_of(model, served.get("mean"))
+    return pool_room_of(model, served.get("mean"))

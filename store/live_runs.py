@@ -8,7 +8,7 @@ import time
 import pyarrow as pa
 
 from store.database import Database
-from store.live import LiveRun
+from store.live_run import LiveRun
 
 KEEP_RUNS = 8
 QUIET_S = 60.0  # a run that has said nothing for so long is in the database whole
