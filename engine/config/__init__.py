@@ -3,7 +3,7 @@
     settings <- techniques <- combinations <- engine \\
              <- sampling   <- requests                <- run     <- earlier (what was stored before)
              <- schema     <- overrides (settings as text)
-    errors   plugins (techniques from elsewhere)   models (by name)   rates (of a machine)   text (of tokens)   allocator (of an engine process)
+    errors   plugins   models (by name)   rates (of a machine)   text (of tokens)   allocator (of an engine process)
 
 ``EngineConfig`` is a tree of pydantic models. A technique is one field that holds ``None`` (off) or the technique's own
 settings; the page builds its controls from the fields' metadata, the snapshot stores them, the command line parses

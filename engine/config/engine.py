@@ -125,7 +125,7 @@ class EngineConfig(Settings):
     max_num_seqs: int = setting(
         16,
         "Requests at once",
-        "Most requests that may hold a place in the engine.",
+        "Maximum number of requests in the engine at once; others wait.",
         group="Scheduling",
         unit="requests",
         ge=1,
@@ -134,7 +134,7 @@ class EngineConfig(Settings):
     max_num_batched_tokens: int = setting(
         2048,
         "Prefill batch limit",
-        "Policies that run whole prompts start no further prompt in an iteration once this many tokens are in it.",
+        "For policies that run whole prompts: once an iteration has this many tokens, no further prompt starts in it.",
         group="Scheduling",
         unit="tokens",
         ge=1,
@@ -144,7 +144,7 @@ class EngineConfig(Settings):
     max_model_len: int | None = setting(
         None,
         "Longest sequence",
-        "Most tokens of prompt and output together. Empty: the model's own limit.",
+        "Maximum tokens of prompt and output together. Empty: the model's own limit.",
         group="Memory",
         unit="tokens",
         ge=2,

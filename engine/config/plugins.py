@@ -1,7 +1,8 @@
 """Techniques from elsewhere: modules that register a policy, a codec, a panel or the like when they are imported.
 
-An installed package names its module as an entry point of the group ``servescope.techniques``, the environment variable names modules
-of a work in progress. Command line, lab and every engine process import the same ones before they read a setting.
+An installed package names its module as an entry point of the group ``servescope.techniques``, the environment
+variable names modules of a work in progress. Command line, lab and every engine process import the same ones before
+they read a setting.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ class ChunkedPrefill(Settings):
     token_budget: int | None = setting(
         None,
         "Token budget",
-        "Most tokens one iteration may compute. Decodes take theirs first, prompt chunks get what is left. Smaller is "
+        "Maximum tokens per iteration. Decodes take theirs first, prompt chunks get what is left. Smaller is "
         "smoother, larger prefills faster. Empty: 64 on a CPU, 512 on a GPU.",
         group="Chunked prefill",
         unit="tokens",

@@ -37,8 +37,8 @@ class KVQuantization(Settings):
     residual: int = setting(
         128,
         "Exact window",
-        "kivi: tokens that are packed together once they are complete. Until then they stay exact, beside the pool, so "
-        "a longer window is better text and less room.",
+        "kivi: the latest tokens stay exact, beside the pool, and are packed together when this many are there. "
+        "A longer window gives better text and leaves less room.",
         group="KV quantization",
         unit="tokens",
         paper="KIVI (2024)",

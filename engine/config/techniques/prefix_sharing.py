@@ -40,8 +40,7 @@ class PrefixSharing(Settings):
     wait_in_flight: bool = setting(
         True,
         "Wait for blocks in flight",
-        "A request whose next block another one computes in this very iteration waits for it instead of computing it "
-        "too.",
+        "A request waits for a block that another one computes in the same iteration, instead of computing it too.",
         group="Prefix sharing",
         advanced=True,
     )
@@ -56,7 +55,7 @@ class PrefixSharing(Settings):
     min_group: int = setting(
         4,
         "Smallest group",
-        "Shared-prefix attention takes that many requests at least.",
+        "Minimum number of requests that shared-prefix attention reads together.",
         group="Prefix sharing",
         unit="requests",
         ge=2,
@@ -66,7 +65,7 @@ class PrefixSharing(Settings):
     min_prefix_tokens: int = setting(
         64,
         "Shortest prefix",
-        "Shared-prefix attention takes a common stretch this long at least.",
+        "Minimum length of a common prefix for shared-prefix attention.",
         group="Prefix sharing",
         unit="tokens",
         ge=1,
@@ -84,8 +83,9 @@ class PrefixSharing(Settings):
     admission: Literal["on-demand", "memory"] = setting(
         "on-demand",
         "Admission",
-        "on-demand: a request is let in when its prompt fits and a place is free; others may be preempted later. "
-        "memory: when all it may grow to fits beside all that the others may grow to, however many they are.",
+        "on-demand: a request is admitted when its prompt fits and a place is free; others may be preempted later. "
+        "memory: a request is admitted when its final size fits beside the final sizes of all others; "
+        "places do not count.",
         group="Prefix sharing",
         paper="BatchLLM (2024)",
         advanced=True,

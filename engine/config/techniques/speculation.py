@@ -98,7 +98,7 @@ class Speculation(Settings):
     pool_group: int = setting(
         2,
         "Same-length group",
-        "verification same-length: as many requests of equal length run without the others.",
+        "verification same-length: minimum number of requests of equal length that run without the others.",
         group="Speculative decoding",
         unit="requests",
         ge=2,
