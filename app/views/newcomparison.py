@@ -9,7 +9,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.components.address import first_tab, keep_in_address
+from app.components.address import first_tab
 from app.errors import LabError
 from app.experiments.file import create_experiment
 from app.experiments.plan import WORKLOAD, Experiment, Variant, grid, plan
@@ -19,6 +19,7 @@ from app.runs.facts import differences
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
 from app.settings.written import parse_settings
+from app.views.kept_fields import KeptFields, one_of, rate, switch, whole
 from app.words.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides, refuse_contradictions
 from scenarios import ScenarioError, available, load
@@ -32,6 +33,8 @@ Sides = list[Variant | LabError | ConfigError]
 KINDS = ("Variants", "Sweep", "Capacity")
 MOST_SIDES = 6
 MOST_NAME = 80
+MOST_LETTERS = 60  # of a name that is written
+REPEATS, MOST_REPEATS = 5, 100
 LETTERS = "ABCDEF"
 
 
@@ -44,35 +47,47 @@ def new_comparison(lab: Lab) -> None:
     """Draw the form; a pressed button plans the experiment and turns the page to it."""
     titles = _scenarios()
     asked, technique, settings = _asked()
+    kept = KeptFields("form", (asked, technique, settings))
+    names = list(titles)
+    first = kept.begin("scenario", asked if asked in titles else names[0], one_of(names))
     scenario = st.selectbox(
         "Scenario",
-        list(titles),
-        index=list(titles).index(asked) if asked in titles else 0,
+        names,
+        index=names.index(first),
         format_func=lambda name: titles[name],
         key="compare-scenario",
     )
-    repeats = int(
-        st.number_input("Repeats", 1, 100, 5, key="compare-repeats", help="Fewer than two cannot give a verdict.")
-    )
+    kept.note("scenario", scenario, names[0])
+    several = kept.begin("repeats", REPEATS, whole(1, MOST_REPEATS))
+    about = "Fewer than two cannot give a verdict."
+    repeats = int(st.number_input("Repeats", 1, MOST_REPEATS, several, key="compare-repeats", help=about))
+    kept.note("repeats", repeats, REPEATS)
     slo = st.text_input(
         "Objective (SLO)",
-        DEFAULT_SLO,
+        kept.begin("slo", DEFAULT_SLO, str),
         key="compare-slo",
         help=f"ttft=250,tpot=100 (ms), 5x (times what a request alone would see), or one of {', '.join(PRESETS)}.",
     )
-    measure = measure_for(lab.home)
-    shared = _shared(scenario, settings if scenario == asked else [])
-    first = first_tab(KINDS, KINDS[0])
-    sides, sweep, capacity = st.tabs(KINDS, default=first, key="compare-kind")
-    keep_in_address({}, tabs=KINDS)
-    drawn = _Form(lab, scenario, repeats, slo, shared, measure)
+    kept.note("slo", slo, DEFAULT_SLO)
+    shared = _shared(kept, scenario, settings if scenario == asked else [], scenario == first)
+    sides, sweep, capacity = st.tabs(KINDS, default=first_tab(KINDS, KINDS[0]), key="compare-kind")
+    drawn = _Form(lab, scenario, repeats, slo, shared, measure_for(lab.home))
     with sides:
-        variants = _variants(scenario, technique, shared)
-        drawn.compare(variants)
+        variants = _variants(kept, scenario, technique, shared, scenario == first)
+        place = st.container()
     with sweep:
-        drawn.sweep(_over())
+        over = _over(kept)
+        place_of_sweep = st.container()
     with capacity:
-        drawn.capacity(variants)
+        rates = _rates(kept)
+        place_of_search = st.container()
+    kept.keep(KINDS)
+    with place:
+        drawn.compare(variants)
+    with place_of_sweep:
+        drawn.sweep(over)
+    with place_of_search:
+        drawn.capacity(variants, *rates)
 
 
 @dataclass(frozen=True)
@@ -101,14 +116,7 @@ class _Form:
                 lambda: plan(self.scenario, grid(over), self.repeats, kind="sweep", over=over, **self._common),
             )
 
-    def capacity(self, variants: Sides) -> None:
-        st.caption(
-            "The highest rate of arrivals that each variant of the first tab still serves in time, by bisection."
-        )
-        low = st.number_input(
-            "Lowest rate, requests/s", 0.0, value=None, key="rate-low", placeholder="a quarter of its own"
-        )
-        high = st.number_input("Highest rate", 0.0, value=None, key="rate-high", placeholder="eight times its own")
+    def capacity(self, variants: Sides, low: float | None, high: float | None) -> None:
         if st.button("Search", type="primary", width="stretch", icon=":material/speed:", key="capacity-start"):
             _start(
                 self.lab,
@@ -128,27 +136,35 @@ def _asked() -> tuple[str | None, str | None, list[str]]:
     return st.session_state.get("compare-asked", (None, None, []))
 
 
-def _shared(scenario: str, asked: list[str]) -> list[str]:
+def _shared(kept: KeptFields, scenario: str, asked: list[str], first: bool) -> list[str]:
     """Settings of all variants, one ``key=value`` each: those the reader came with, to be changed here."""
+    usual = "\n".join(asked)
     text = st.text_area(
         "Settings of all variants, one per line",
-        "\n".join(asked),
+        kept.begin("shared", usual, str) if first else usual,
         key=f"shared-{scenario}-{' '.join(asked)}",
         placeholder="max_num_seqs=8\nsampling.temperature=0.7",
         height=68,
     )
+    kept.note("shared", text, "")
     return _lines(text)
 
 
-def _variants(scenario: str, asked: str | None, common: list[str]) -> Sides:
-    """Each side, or what is wrong with it; one without a name of its own is called by what differs."""
-    count = int(st.number_input("How many", 2, MOST_SIDES, 2, key="compare-count"))
+def _variants(kept: KeptFields, scenario: str, asked: str | None, common: list[str], first: bool) -> Sides:
+    """Each side, or what is wrong with it; one without a name of its own is called by what differs.
+
+    ``first``: the scenario is the one that the reader came with, and so are its switches.
+    """
+    several = kept.begin("sides", 2, whole(2, MOST_SIDES))
+    count = int(st.number_input("How many", 2, MOST_SIDES, several, key="compare-count"))
+    kept.note("sides", count, 2)
     engine = load(scenario).engine
     with contextlib.suppress(LabError, ConfigError):
         shared = {k: v for k, v in parse_settings(common).items() if not k.startswith(WORKLOAD)}
         engine = apply_overrides(engine, shared)
     known = [control.path for control in book.techniques()]
-    technique = next(path for path in (asked, load(scenario).technique, known[0]) if path in known)
+    usual_technique = next(path for path in (load(scenario).technique, known[0]) if path in known)
+    technique = asked if asked in known else usual_technique
     places, sides = [], []
     for n in range(count):
         with st.container(border=True, gap="small"):
@@ -157,16 +173,27 @@ def _variants(scenario: str, asked: str | None, common: list[str]) -> Sides:
             for control in book.techniques():
                 before = book.value_of(engine, control.path)
                 value = (n == 0) if control.path == technique else before
+                named = f"{n}.{control.path}"
+                value = kept.begin(named, value, switch) if first else value
                 key = f"side-{n}-{control.path}-{scenario}-{technique}-{before}"
                 toggles[control.path] = st.toggle(control.title, value=value, key=key, help=control.help)
+                usually = (n == 0) if control.path == usual_technique else before
+                kept.note(named, toggles[control.path], usually)
             more = st.text_area(
-                "More settings, one per line", key=f"side-{n}-more", placeholder="policy=orca\nkv_blocks=64", height=68
+                "More settings, one per line",
+                kept.begin(f"{n}.more", "", str),
+                key=f"side-{n}-more",
+                placeholder="policy=orca\nkv_blocks=64",
+                height=68,
             )
+            kept.note(f"{n}.more", more, "")
             sides.append(_side(engine, toggles, _lines(more)))
     usual = names_by_difference(engine, [side if isinstance(side, dict) else {} for side in sides])
     found: list[Variant | LabError | ConfigError] = []
     for n, (place, side) in enumerate(zip(places, sides, strict=True)):
-        name = place.text_input("Name", key=f"side-{n}", max_chars=60, placeholder=usual[n])
+        begun = kept.begin(f"{n}.name", "", str)[:MOST_LETTERS]
+        name = place.text_input("Name", begun, key=f"side-{n}", max_chars=MOST_LETTERS, placeholder=usual[n])
+        kept.note(f"{n}.name", name, "")
         found.append(Variant((name or "").strip() or usual[n], side) if isinstance(side, dict) else side)
     return found
 
@@ -209,12 +236,29 @@ def names_by_difference(engine: EngineConfig, sides: Sequence[Mapping[str, str]]
     return [f"{LETTERS[n]}: {name}" if names.count(name) > 1 else name for n, name in enumerate(names)]
 
 
-def _over() -> dict[str, list[str]]:
+def _rates(kept: KeptFields) -> tuple[float | None, float | None]:
+    """Between which rates a search for capacity looks, requests/s; None: as usual."""
+    st.caption("The highest rate of arrivals that each variant of the first tab still serves in time, by bisection.")
+    found = []
+    for name, words, usual in (
+        ("low", "Lowest rate, requests/s", "a quarter of its own"),
+        ("high", "Highest rate", "eight times its own"),
+    ):
+        begun = kept.begin(name, None, rate)
+        found.append(st.number_input(words, 0.0, value=begun, key=f"rate-{name}", placeholder=usual))
+        kept.note(name, found[-1], None)
+    return found[0], found[1]
+
+
+def _over(kept: KeptFields) -> dict[str, list[str]]:
     """Settings and values to go through."""
     over = {}
     for n, (setting, values) in enumerate((("chunked_prefill.token_budget", "32, 64, 128"), ("", ""))):
-        key = st.text_input("Setting" if n == 0 else "Second setting (may be empty)", value=setting, key=f"over-{n}")
-        text = st.text_input("Its values, with commas", value=values, key=f"values-{n}")
+        words = "Setting" if n == 0 else "Second setting (may be empty)"
+        key = st.text_input(words, value=kept.begin(f"over.{n}", setting, str), key=f"over-{n}")
+        kept.note(f"over.{n}", key, setting)
+        text = st.text_input("Its values, with commas", value=kept.begin(f"values.{n}", values, str), key=f"values-{n}")
+        kept.note(f"values.{n}", text, values)
         if key and key.strip():
             over[key.strip()] = [part.strip() for part in (text or "").split(",") if part.strip()]
     st.caption("Settings are written as on the command line; `workload.speed` is how fast requests come.")

@@ -206,6 +206,57 @@ def test_a_variant_whose_switches_and_text_contradict_is_refused(lab: Lab, text:
     assert set(lab.home.experiment_ids()) == before
 
 
+def test_a_reload_of_compare_keeps_what_was_typed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        "app.views.kept_fields.keep_in_address",
+        lambda parameters, **_: told.__setitem__(slice(None), parameters["form"]),
+    )
+    page = compare_page()
+    assert told == []
+    page.number_input(key="compare-repeats").set_value(3)
+    page.text_input(key="compare-slo").set_value("")
+    page.number_input(key="compare-count").set_value(3)
+    page.text_area(key="side-0-more").set_value("policy=orca\nkv_blocks=64")
+    page.text_input(key="side-1").set_value("<b>a=b</b>")
+    page.text_input(key="over-1").set_value("max_num_seqs")
+    page.number_input(key="rate-high").set_value(2.5)
+    toggle = next(box for box in page.toggle if box.key.startswith("side-1-speculation"))
+    toggle.set_value(not toggle.value)
+    page.run()
+    assert not page.exception
+    again = compare_page(form=list(told))
+    for key in ("compare-repeats", "compare-count", "rate-high"):
+        assert again.number_input(key=key).value == page.number_input(key=key).value
+    for key in ("compare-slo", "side-1", "over-1", "values-0"):
+        assert again.text_input(key=key).value == page.text_input(key=key).value
+    assert again.text_area(key="side-0-more").value == "policy=orca\nkv_blocks=64"
+    assert [box.value for box in again.toggle] == [box.value for box in page.toggle]
+
+
+def test_a_field_that_an_address_fills_with_nonsense_holds_its_usual_value(lab: Lab) -> None:
+    page = compare_page(
+        form=["repeats=0", "sides=seven", "low=nan", "high=inf", "0.speculation=maybe", "=", "x", "scenario=y"]
+    )
+    assert not page.exception
+    assert page.number_input(key="compare-repeats").value == 5
+    assert page.number_input(key="compare-count").value == 2
+    assert page.number_input(key="rate-low").value is None
+    assert page.number_input(key="rate-high").value is None
+    assert page.selectbox(key="compare-scenario").value == "starter"
+
+
+def test_another_link_to_compare_ends_what_the_reader_came_with(lab: Lab) -> None:
+    page = compare_page(form=["scenario=chat", "repeats=2"])
+    assert page.selectbox(key="compare-scenario").value == "chat"
+    page.switch_page("pages/runs.py").run()
+    page.query_params.clear()
+    page.query_params["scenario"] = "copy-heavy"
+    page.switch_page("pages/compare.py").run()
+    assert page.selectbox(key="compare-scenario").value == "copy-heavy"
+    assert page.number_input(key="compare-repeats").value == 5
+
+
 def compare_page(**parameters: Any) -> AppTest:
     page = AppTest.from_file(LAB, default_timeout=60)
     for name, value in ({"scenario": "starter"} | parameters).items():
