@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
+
 import pytest
+
+from tests.engine.interpreter import quicken
+
+if os.environ.get("TRITON_INTERPRET") == "1" and find_spec("triton"):
+    quicken()
 
 
 @pytest.fixture(scope="module")
