@@ -70,7 +70,7 @@ $(VENV)/.setup-test-done: $(VENV)/.setup-done
 	  if [ -n "$$problems" ]; then echo "$$problems" >&2; exit 1; fi
 
 test: setup-test browser
-	@$(PY) -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Only a convenience: without a browser the browser tests fail and say how to get one.
 browser: setup-test

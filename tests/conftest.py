@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,11 @@ import pytest
 # Custom kernels are interpreted where there is no GPU; Triton reads this when it is first imported.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# A shell without job control has what it starts in the background ignore Ctrl-C, and so would everything that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+# Tests run beside each other, a process for each core: more threads within one only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import engine  # noqa: F401  # first: it tells the OpenMP runtime how to wait, before any test loads torch
 
@@ -27,7 +33,48 @@ def embedded_model_dir() -> Path:
 SOAKING = "SERVESCOPE_SOAK_ROUNDS" in os.environ
 
 
+HEAVY_FIRST = (
+    "test_live_page",
+    "test_form_page",
+    "test_finished_page",
+    "test_compare_page",
+    "test_experiment",
+    "test_queue",
+    "test_cli",
+    "test_house",
+    "test_lab_kills",
+    "test_tokens",
+    "test_triton_packed",
+    "test_kernels_compile",
+    "test_kv_quality",
+    "test_accessibility",
+    "test_papers_page",
+    "test_exports",
+    "test_speculation_tokens",
+    "test_codecs_page",
+    "test_exactly_once",
+    "test_page_papers",
+    "test_report",
+    "test_triton_shared",
+    "test_triton_attention",
+    "test_worker",
+    "test_sign_in",
+    "test_page_live",
+    "test_server",
+    "test_missing_runs",
+    "test_model_embedded",
+)
+"""Files of a minute and more, longest first: begun last, one of them is waited for while the other processes have nothing to do."""
+
+
+def heaviness(item: pytest.Item) -> int:
+    name = item.path.stem
+    return HEAVY_FIRST.index(name) if name in HEAVY_FIRST else len(HEAVY_FIRST)
+
+
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=heaviness)
     cases: Counter[str] = Counter()
     for item in items:
         if "soak" in item.path.parts:

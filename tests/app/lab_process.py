@@ -182,8 +182,12 @@ def end(*pids: int) -> None:
 
 @contextlib.contextmanager
 def lab_here(folder: Path, *, serves_experiments: bool = True) -> Iterator[Lab]:
-    """A lab within this process, as the pages find theirs, with its home in a folder; stopped at the end of the block."""
+    """A lab within this process, as the pages find theirs, with its home in a folder; stopped at the end of the block.
+
+    It holds no warm worker: to start one takes seconds, and most pages serve nothing.
+    """
     opened = Lab(Home(folder).prepare(), LabAddress.fresh("127.0.0.1", 0))
+    opened.queue.keep_spare = False
     set_lab(opened)
     opened.start()
     if not serves_experiments:

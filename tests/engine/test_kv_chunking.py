@@ -27,7 +27,6 @@ TEXT = 128  # tokens
 
 @pytest.fixture(scope="module")
 def model() -> LoadedModel:
-    torch.set_num_threads(2)
     return load(resolve(EMBEDDED_MODEL), torch.device("cpu"), torch.float32, seed=0)
 
 

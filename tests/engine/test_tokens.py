@@ -35,7 +35,7 @@ PROMPTS = [
 ]
 OUTPUT = 64
 if not SOAKING:
-    PROMPTS = PROMPTS[:8]
+    PROMPTS, OUTPUT = PROMPTS[:8], 40
 VARIANTS = {
     **{policy: EngineConfig(policy=policy) for policy in POLICIES},
     **{

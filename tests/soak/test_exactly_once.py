@@ -19,7 +19,7 @@ from store.ingest import Collector
 from store.schema import TABLES
 
 HERE = Path(__file__).parent
-ROUNDS = int(os.environ.get("SERVESCOPE_SOAK_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("SERVESCOPE_SOAK_ROUNDS", "1"))
 RUN = "r1"
 
 

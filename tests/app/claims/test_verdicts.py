@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +17,15 @@ from app.claims.records import claim_experiments, judgements, latest, rows_of
 from app.claims.report import claims_page
 from app.claims.words import heading, sentences
 from app.errors import LabError
-from app.experiments.file import create_experiment, read_experiment, write_experiment
-from app.experiments.plan import spec_of_turn, with_turn
+from app.experiments.file import read_experiment
 from app.home import Home
-from app.runs.folder import create_run
-from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config.errors import IntegrityError
 from engine.failures import describe
 from scenarios import papers
 from scenarios.papers import claimfile
 from scenarios.papers.claim import Claim
 from store.plan import ClaimMark, Experiment
+from tests.app.small_runs import served_experiment
 
 CLAIM = """
 says: Looking guesses up changes no token, and mistakes that batched speculation is known for do.
@@ -72,10 +68,6 @@ plot: {kind: bars, of: [plain, guesses], title: Prompt tokens computed}
 """
 
 
-SERVE = "import sys, pathlib, engine.worker; [engine.worker.run(pathlib.Path(folder)) for folder in sys.argv[1:]]"
-"""All runs in one process: what takes time is to import the engine."""
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A store in which the claim above was run."""
@@ -83,14 +75,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     path = home.root / "eqspec.yaml"
     path.write_text(CLAIM, encoding="utf-8")
     experiment, specs = planned(claimfile.read_claim(path), path, quick=True)
-    create_experiment(home, experiment, specs)
-    folders = []
-    for index in range(len(experiment.turns)):
-        spec = spec_of_turn(specs, experiment, index)
-        folders.append(str(create_run(home, spec)))
-        experiment = with_turn(experiment, index, run_id=spec.run_id, done=True)
-    subprocess.run([sys.executable, "-c", SERVE, *folders], check=True, cwd=SOURCE_ROOT, env=worker_environment())
-    write_experiment(home, replace(experiment, state="finished"))
+    served_experiment(home, experiment, specs)
     return home
 
 

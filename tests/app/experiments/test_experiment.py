@@ -28,7 +28,7 @@ from engine.config import ChunkedPrefill, ConfigError, RunSpec
 from store.metrics import METRICS
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
-from tests.app.small_runs import experiment_here, wait_for
+from tests.app.small_runs import served_experiment, wait_for
 
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
 ARGUMENTS = ("--variant", "on:chunked_prefill.token_budget=16", "--variant", "off:chunked_prefill=off")
@@ -182,7 +182,7 @@ def test_a_run_that_was_lost_is_tried_again_and_a_failed_one_ends_the_experiment
 
 def test_runs_that_were_asked_something_else_are_not_compared(home: Home, small: str) -> None:
     experiment, specs = planned(small, repeats=1)
-    experiment_here(home, experiment, specs)
+    served_experiment(home, experiment, specs)
     after = read_experiment(home, experiment.experiment_id)
     write_experiment(home, replace(after, workload_hashes=dict.fromkeys(after.workload_hashes, "0" * 64)))
     with pytest.raises(LabError, match="workload hash differs"):
@@ -193,27 +193,12 @@ def test_runs_that_were_asked_something_else_are_not_compared(home: Home, small:
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_promised_object_and_nothing_else(
-    home: Home, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_prints_the_promised_object_and_nothing_else(home: Home, small: str) -> None:
     done = servescope(home, "compare", small, *ARGUMENTS, "--repeats", "1", "--json")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert set(result) >= {"experiment_id", "workload_hash", "variants", "metrics"}
     assert set(result["variants"]) == {"on", "off"}
-    swept = servescope(home, "sweep", small, "--over", "max_num_seqs=1,4", "--repeats", "1", "--json")
-    assert swept.returncode == 0, swept.stderr
-    swept_result = json.loads(swept.stdout)
-    assert set(swept_result["variants"]) == {"max_num_seqs=1", "max_num_seqs=4"}
-    pages = {}
-    for most in (-1.0, 1000.0):  # percent of the machine that others may use
-        monkeypatch.setattr("store.samples.OTHERS_CPU", most)
-        path = tmp_path / f"{most}.html"
-        export(home, swept_result["experiment_id"], path)
-        pages[most] = path.read_text()
-    assert f"{METRICS['itl_ms'].title}, p99 over max_num_seqs" in pages[1000.0], "the sweep's curve"
-    assert DISTURBED in pages[-1.0]
-    assert DISTURBED not in pages[1000.0]
 
 
 @pytest.mark.slow
@@ -256,19 +241,31 @@ def test_an_experiment_goes_on_after_the_lab_was_killed(home: Home, small: str) 
 
 
 @pytest.mark.slow
-def test_objectives_are_judged_as_asked(home: Home, small: str) -> None:
+def test_a_sweep_is_judged_by_the_objectives_asked_for_and_exported_as_a_curve(
+    home: Home, small: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     given = ("--over", "workload.speed=1,2", "--repeats", "1", "--slo", "ttft=60000,tpot=60000", "--json")
     path = Path(small)
     path.write_text(path.read_text().replace("{kind: at-once}", "{kind: interval, every_s: 0.05}"))
     swept = servescope(home, "sweep", small, *given)
     assert swept.returncode == 0, swept.stderr
     result = json.loads(swept.stdout)
+    assert set(result["variants"]) == {"workload.speed=1", "workload.speed=2"}
     assert [effect["value"] for effect in result["metrics"]["slo_attainment"].values()] == [1, 1]
     assert result["goodput"][0]["requests_per_s"] == pytest.approx(40, rel=0.01)
     experiment_id = result["experiment_id"]
     stricter = result_of_experiment(home, experiment_id, "ttft=0.001,tpot=0.001")
     assert stricter["goodput"][0]["requests_per_s"] is None
     assert max(stricter["slo"]["attainment"]["workload.speed=1"]) == 0
+    pages = {}
+    for most in (-1.0, 1000.0):  # percent of the machine that others may use
+        monkeypatch.setattr("store.samples.OTHERS_CPU", most)
+        path = tmp_path / f"{most}.html"
+        export(home, experiment_id, path)
+        pages[most] = path.read_text()
+    assert f"{METRICS['itl_ms'].title}, p99 over workload.speed" in pages[1000.0], "the sweep's curve"
+    assert DISTURBED in pages[-1.0]
+    assert DISTURBED not in pages[1000.0]
     refused = servescope(home, "compare", small, *ARGUMENTS, "--slo", "soon", "--json")
     assert refused.returncode == 1
     assert json.loads(refused.stdout)["error"]["kind"] == "slo"

@@ -24,7 +24,7 @@ from telemetry.jsonfile import write_json
 from telemetry.status import write_status
 from tests.app.lab_process import lab_here, scenario_file, servescope
 from tests.app.pages.test_page_live import LAB, texts
-from tests.app.small_runs import wait_for
+from tests.app.small_runs import served_experiment, wait_for
 
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
 
@@ -39,12 +39,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A comparison of two repeats, whole and in the database."""
     experiment, specs = plan(str(scenario_file(tmp_path_factory.mktemp("scenario"))), SIDES, 2)
-    create_experiment(lab.home, experiment, specs)
-    for done in range(1, len(experiment.turns) + 1):
-        wait_for(
-            lambda done=done: sum(t.done for t in read_experiment(lab.home, experiment.experiment_id).turns) >= done
-        )
-    wait_for(lambda: read_experiment(lab.home, experiment.experiment_id).state == "finished")
+    served_experiment(lab.home, experiment, specs)
     runs = [turn.run_id for turn in read_experiment(lab.home, experiment.experiment_id).turns]
     wait_for(lambda: all(figures(lab, run_id) for run_id in runs))
     return experiment.experiment_id

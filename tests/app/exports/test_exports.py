@@ -29,7 +29,7 @@ from store.database import Database
 from store.errors import StoreError
 from store.summary import compute_summary
 from tests.app.lab_process import scenario_file, servescope
-from tests.app.small_runs import experiment_here
+from tests.app.small_runs import served_experiment
 from tests.store.test_quality_rows import codec as measured
 from tests.store.test_quality_rows import write as write_quality
 
@@ -44,7 +44,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     home = Home(folder / "home").prepare()
     variants = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant(HOSTILE, {"chunked_prefill": "off"}))
     experiment, specs = plan(str(scenario_file(folder)), variants, 2)
-    return home, experiment_here(home, experiment, specs)
+    return home, served_experiment(home, experiment, specs)
 
 
 def test_another_lab_gets_the_same_figures_to_the_last_digit(served: tuple[Home, str], tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_the_page_of_a_comparison_sets_codecs_side_by_side(tmp_path: Path) -> No
     home = Home(tmp_path / "home").prepare()
     variants = (Variant("full"), Variant("packed", {"kv_quantization.codec": "int8"}))
     experiment, specs = plan(str(scenario_file(tmp_path)), variants, 1)
-    export(home, experiment_here(home, experiment, specs), tmp_path / "out.html")
+    export(home, served_experiment(home, experiment, specs), tmp_path / "out.html")
     text = (tmp_path / "out.html").read_text()
     assert "Codecs of the KV cache" in text
     assert "<td>full precision</td>" in text
@@ -171,13 +171,14 @@ def test_a_page_says_how_to_serve_its_run_again() -> None:
 @pytest.mark.slow
 def test_the_commands_print_what_was_promised(served: tuple[Home, str], tmp_path: Path) -> None:
     home, experiment_id = served
+    mine = read_experiment(home, experiment_id).runs_of("on")[0]
+    write_notes(home, mine, name=HOSTILE)
     out = tmp_path / "out.servescope"
     exported = servescope(home, "export", experiment_id, "-o", str(out), "--json")
     assert json.loads(exported.stdout) == {"path": str(out), "bytes": out.stat().st_size}
     imported = servescope(Home(tmp_path / "other"), "import", str(out), "--json")
     assert len(json.loads(imported.stdout)["runs"]) == 4
     assert (json.loads(imported.stdout)["taken"], json.loads(imported.stdout)["kept"]) == ([], [])
-    mine = read_experiment(home, experiment_id).runs_of("on")[0]
     write_notes(Home(tmp_path / "other"), mine, name="mine")
     again = servescope(Home(tmp_path / "other"), "import", str(out))
     assert again.returncode == 0

@@ -131,6 +131,7 @@ def test_a_card_opens_and_the_gallery_is_as_it_was_on_the_way_back() -> None:
 
 
 @pytest.mark.parametrize("name", CARDS)
+@pytest.mark.sampled(5)  # one piece of code draws them all
 def test_a_card_says_everything_it_has(name: str) -> None:
     page, card = page_at(paper=name), CARDS[name]
     text = said(page) + " ".join(cell for table in page.table for cell in table.value.to_numpy().flat).replace("\\", "")

@@ -28,7 +28,7 @@ def home(tmp_path: Path) -> Home:
 
 @pytest.fixture
 def queue(home: Home) -> Iterator[RunQueue]:
-    queue = RunQueue(home, keep_spare=True)
+    queue = RunQueue(home)
     queue.start()
     yield queue
     queue.stop()
@@ -124,6 +124,7 @@ def test_a_run_the_engine_refuses_fails_with_the_engines_own_words(home: Home, q
 
 
 def test_a_warm_worker_waits_while_nothing_runs_and_serves_the_next_run(home: Home, queue: RunQueue) -> None:
+    queue.keep_spare = True
     wait_for(lambda: queue.spare_is_ready)
     spare = queue._spare
     assert spare is not None
