@@ -1,4 +1,4 @@
-"""Fields of a form that a reload finds again: those that differ from what they usually hold are named in the address."""
+"""Fields of a form that a reload finds again: the address names those that differ from what they usually hold."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class KeptFields:
     def begin(self, name: str, usual: T, read: Callable[[str], T]) -> T:
         """What the field begins with: what the reader came with, where ``read`` takes it, else ``usual``.
 
-        It stays the same for as long as the page is open. ``read`` raises ``ValueError`` for what the field cannot hold.
+        It stays the same for as long as the page is open. ``read`` raises ``ValueError`` for what the field cannot
+        hold.
         """
         try:
             return read(self._came_with[name])
