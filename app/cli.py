@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands import compare, doctor, exchange, lab, papers, quality, run, runs, sql
+from app.commands import compare, doctor, exchange, lab, papers, preview, quality, run, runs, sql
 from app.commands.console import command
 from app.commands.printable import guard_terminal
 from engine.config import load_plugins
@@ -39,7 +39,7 @@ def _main(
     load_plugins()
 
 
-for module in (lab, run, compare, quality, exchange, runs, papers, doctor, sql):
+for module in (lab, run, preview, compare, quality, exchange, runs, papers, doctor, sql):
     module.register(app)
 
 

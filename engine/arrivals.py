@@ -70,8 +70,10 @@ class Arrivals:
         return gone
 
     def ended(self, request: Request, now_ns: int) -> None:
-        """A request ended: whoever waited for it arrives ``arrival_ns`` later."""
+        """A request ended: whoever waited for it arrives ``arrival_ns`` later, with its tokens where it continues it."""
         for follower in self._after.pop(request.request_id, ()):
+            if follower.spec.continues:
+                follower.carry(request)
             self._schedule(follower, now_ns + follower.spec.arrival_ns)
 
     def due(self, now_ns: int) -> list[Request]:

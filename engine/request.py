@@ -50,6 +50,8 @@ class Request:
     arrival_ns: int = 0
     rank: int = 0  # place among requests that were put in an order of their own
 
+    most_carried_tokens: int = 0  # that may yet come before the prompt: of the request that it continues
+
     token_ids: list[int] = field(default_factory=list)  # prompt + output
     draft: Draft = NO_DRAFT  # guesses that this iteration verifies; empty between iterations
     in_flight: int | None = None  # row of the step still running on the device that will give it its next token
@@ -86,6 +88,11 @@ class Request:
     @property
     def num_prompt_tokens(self) -> int:
         return len(self.prompt_token_ids)
+
+    @property
+    def most_prompt_tokens(self) -> int:
+        """Tokens that the prompt has at most, with what it may yet carry."""
+        return len(self.prompt_token_ids) + self.most_carried_tokens
 
     @property
     def num_output_tokens(self) -> int:
@@ -131,7 +138,15 @@ class Request:
     @property
     def most_computed_tokens(self) -> int:
         """Tokens whose keys and values it may hold in the end; the last output token is never computed."""
-        return len(self.prompt_token_ids) + self.max_tokens - 1
+        return self.most_prompt_tokens + self.max_tokens - 1
+
+    def carry(self, earlier: Request) -> None:
+        """Begin the prompt with all that an ended request was asked and answered."""
+        self.prompt_token_ids = [*earlier.token_ids, *self.prompt_token_ids]
+        self.token_ids = list(self.prompt_token_ids)
+        self.prefill_target = len(self.token_ids)
+        self.most_carried_tokens = 0
+        self.sampling_state.observe(earlier.token_ids)
 
     def reset_for_recompute(self) -> None:
         """Forget what was computed; everything known will be computed again."""

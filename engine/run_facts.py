@@ -64,7 +64,7 @@ def _describe_codec(prepared: Prepared) -> dict[str, Any]:
 def mean_request_tokens(prepared: Prepared) -> float:
     """Prompt and output of the workload's mean request, as asked; one that ends early takes less."""
     most = prepared.max_model_len
-    asked = [min(r.num_prompt_tokens + r.max_tokens, most) for r in prepared.servable]
+    asked = [min(r.most_prompt_tokens + r.max_tokens, most) for r in prepared.servable]
     return sum(asked) / max(1, len(asked))
 
 

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from engine.config import LATEST_NS
+from scenarios.lengths import Fixed, Lengths
 from scenarios.part import Part
-from scenarios.traces import Sessions, TraceFormat, TraceRow
+from scenarios.pauses import LONGEST_S, FixedPause, Pauses
+from scenarios.traces import Sessions as SessionRows
+from scenarios.traces import TraceFormat, TraceRow
 
 
 @dataclass(frozen=True)
@@ -21,9 +23,10 @@ class Arrival:
 
     at_s: float
     after: int | None = None
+    session: int = 0  # of sessions: which one, counted from 0 ...
+    turn: int = 0  # ... and which of its turns
 
 
-LONGEST_S = LATEST_NS / 1e9
 TIMES = ("start_s", "every_s", "spread_s", "think_s", "stagger_s")  # keys that are times
 PACES = ("rate", "speed")  # and those that are one over a time
 
@@ -147,6 +150,40 @@ class ClosedLoop(Process):
         return first + [Arrival(self.think_s, after=i - self.clients) for i in range(self.clients, count)]
 
 
+class Sessions(Process):
+    """Sessions of several turns begin independently, ``rate`` a second on average (empty: all at once). A turn comes ``pause`` after the
+    answer to the one before: the time that a person thinks, or a tool works.
+    """
+
+    kind: Literal["sessions"] = "sessions"
+    rate: float | None = Field(None, gt=0, description="Sessions that begin in a second. Empty: all at once.")
+    turns: Lengths = Field(Fixed(tokens=4), description="Turns of a session.")
+    pause: Pauses = Field(FixedPause(pause_s=1.0), description="From an answer's end to the next turn.")
+
+    @model_validator(mode="after")
+    def _turns_come_from_no_trace(self) -> Sessions:
+        if self.turns.kind == "trace":
+            raise ValueError("turns of kind trace: a trace's rows are no sessions")
+        return self
+
+    def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
+        found: list[Arrival] = []
+        at, session = self.start_s, 0
+        while len(found) < count:
+            turns = self.turns.draw(rng, 1)
+            pauses = [self.pause.draw(rng) for _ in range(min(turns - 1, count))]
+            first = len(found)
+            found.append(Arrival(at, session=session))
+            found += [Arrival(p, first + n, session, n + 1) for n, p in enumerate(pauses[: count - len(found)])]
+            at += rng.expovariate(self.rate) if self.rate is not None else 0.0
+            session += 1
+        return found
+
+    def stretched(self, factor: float) -> Self:
+        changes = {"start_s": self.start_s * factor, "pause": self.pause.stretched(factor)}
+        return self.model_copy(update=changes | ({"rate": self.rate / factor} if self.rate is not None else {}))
+
+
 class Replay(Process):
     """The arrivals of a recorded trace from row ``skip`` on, ``speed`` times as fast, the first one at ``start_s``."""
 
@@ -156,7 +193,7 @@ class Replay(Process):
     block_tokens: int | None = Field(
         None, ge=1, le=65_536, description="Tokens that one of hash_ids stands for. Empty: as the format has it."
     )
-    sessions: Sessions = Field("refused", description="cumulative: rows with session_id describe whole prompts.")
+    sessions: SessionRows = Field("refused", description="cumulative: rows with session_id describe whole prompts.")
     speed: float = Field(1.0, gt=0)
     licence: str = Field(
         "", max_length=200, description="Of the trace. Empty: that of the published ones in its format."
@@ -169,6 +206,6 @@ class Replay(Process):
 
 
 Arrivals = Annotated[
-    AtOnce | Interval | Poisson | Gamma | Bursts | ClosedLoop | Replay,
+    AtOnce | Interval | Poisson | Gamma | Bursts | ClosedLoop | Sessions | Replay,
     Field(discriminator="kind"),
 ]

@@ -156,7 +156,10 @@ def _override_workload(workload: Workload, asked: Mapping[str, str]) -> tuple[Wo
 
 def _sets_a_time(name: str, group: str) -> bool:
     """Whether a setting by its full name says when a group's requests come."""
-    return name in {f"groups.{group}.arrivals", *(f"groups.{group}.arrivals.{key}" for key in ("kind", *TIMES, *PACES))}
+    own = f"groups.{group}.arrivals"
+    return name in {own, *(f"{own}.{key}" for key in ("kind", "pause", *TIMES, *PACES))} or name.startswith(
+        f"{own}.pause."
+    )
 
 
 def _full_names(workload: Workload, asked: Mapping[str, str]) -> dict[str, str]:

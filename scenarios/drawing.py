@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def draw(
 def mean_request(name: str, group: Group, seed: int, rates: MachineRates) -> MeanRequest:
     """The mean of the group's first ``SAMPLE`` requests, whether it has as many or not."""
     lengths = list(_drawn_lengths(name, group, seed, [None] * SAMPLE))
-    prompts = [_prompt(name, group, seed, i, tokens, None) for i, (tokens, _) in enumerate(lengths)]
+    prompts = [group.prompt.make(_ask(name, seed, i, tokens)) for i, (tokens, _) in enumerate(lengths)]
     return tokens_asked(prompts, lengths, rates)
 
 
@@ -65,8 +66,10 @@ def _draw_group(
     lengths = list(_drawn_lengths(name, group, seed, traced))
     if sum(tokens or 0 for tokens, _ in lengths) > MOST_PROMPT_TOKENS:
         raise _too_long(name, group)
+    shared = group.prompt.shared_tokens([tokens or 0 for tokens, _ in lengths])
     for i, (arrival, row, (prompt_tokens, max_tokens)) in enumerate(zip(arrivals, traced, lengths, strict=True)):
-        fields = _prompt(name, group, seed, i, prompt_tokens, row)
+        ask = _ask(name, seed, i, prompt_tokens, row)
+        fields = group.prompt.make(replace(ask, session=arrival.session, turn=arrival.turn, shared=shared[i]))
         yield RequestSpec(
             request_id=_request_id(name, i),
             arrival_ns=_nanoseconds(name, arrival, speed),
@@ -81,15 +84,13 @@ def _draw_group(
         )
 
 
-def _prompt(
-    name: str, group: Group, seed: int, index: int, tokens: int | None, row: traces.TraceRow | None
-) -> dict[str, Any]:
-    """The fields of ``RequestSpec`` that hold the prompt of the group's request ``index``."""
+def _ask(name: str, seed: int, index: int, tokens: int | None, row: traces.TraceRow | None = None) -> Ask:
+    """What the prompt of the group's request ``index`` is made of."""
 
     def common(key: object) -> random.Random:
         return stream(seed, name, "common", key)
 
-    return group.prompt.make(Ask(index, tokens, stream(seed, name, "prompt", index), common, row))
+    return Ask(index, tokens, stream(seed, name, "prompt", index), common, row)
 
 
 def _drawn_lengths(

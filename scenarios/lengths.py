@@ -131,10 +131,11 @@ def _bare_number(value: Any) -> Any:
     return {"kind": "fixed", "tokens": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+_Kinds = Annotated[
+    Fixed | Uniform | Normal | Lognormal | Zipf | FromTrace | Reasoning,
+    Field(discriminator="kind"),
+]
 Lengths = Annotated[
-    Annotated[
-        Fixed | Uniform | Normal | Lognormal | Zipf | FromTrace | Reasoning,
-        Field(discriminator="kind"),
-    ],
-    BeforeValidator(_bare_number),
+    _Kinds,
+    BeforeValidator(_bare_number, json_schema_input_type=_Kinds | Annotated[int, Field(ge=1, le=LONGEST)]),
 ]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from scenarios import texts
+from scenarios.lengths import Lengths, Uniform
 from scenarios.part import Part
 from scenarios.questions import ABOUT_A_TEXT, QUESTIONS
 from scenarios.traces import TraceRow
@@ -24,6 +25,9 @@ class Ask:
     rng: random.Random  # this request's own stream
     common: Callable[[object], random.Random]  # a stream that every request of the group can open again, by name
     row: TraceRow | None  # the trace row it replays
+    session: int = 0  # of arrivals of kind sessions: which one ...
+    turn: int = 0  # ... and which of its turns, counted from 0
+    shared: int = 0  # first tokens that are to be those of one text, where the kind says how many (``shared_tokens``)
 
 
 class Prompt(Part):
@@ -32,6 +36,10 @@ class Prompt(Part):
     def make(self, ask: Ask) -> dict[str, Any]:
         """The fields of ``RequestSpec`` that hold the prompt."""
         raise NotImplementedError
+
+    def shared_tokens(self, lengths: Sequence[int]) -> Sequence[int]:
+        """How many first tokens each of the group's requests is to share, for kinds that say so; ``lengths``: of their prompts."""
+        return [0] * len(lengths)
 
 
 class Chat(Prompt):
@@ -92,6 +100,36 @@ class TraceBlocks(RandomTokens):
         for name in row.block_ids:
             ids += self.ids(min(block, wanted - len(ids)), ask.common(f"block {name}"))
         return {"prompt_token_ids": tuple(ids + self.ids(wanted - len(ids), ask.rng))}
+
+
+class PrefixHits(RandomTokens):
+    """Random token ids of which the share ``share``, over the group, stands in the cache of an engine that shares prefixes and forgets none.
+
+    All prompts begin with more or less of one text. The first finds nothing of it; the next make up for that, whole prompts long if need
+    be; from then on each begins with the share.
+    """
+
+    kind: Literal["prefix-hits"] = "prefix-hits"
+    share: float = Field(0.5, ge=0, lt=1)
+
+    def shared_tokens(self, lengths: Sequence[int]) -> Sequence[int]:
+        known = asked = found = 0  # tokens of the text in the cache; of prompts so far; of those, found
+        shared = []
+        for length in lengths:
+            asked += length
+            wanted = round(self.share * asked) - found
+            most = min(known, length - 1)  # the last token of a prompt is always computed
+            if wanted >= most:
+                shared.append(length)
+                known, found = max(known, length), found + most
+            else:
+                shared.append(max(0, wanted))
+                found += max(0, wanted)
+        return shared
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        text = self.ids(ask.shared, ask.common("text"))
+        return {"prompt_token_ids": tuple(text + self.ids((ask.tokens or 1) - len(text), ask.rng))}
 
 
 class Prose(Prompt):
@@ -182,6 +220,37 @@ class Conversation(Prompt):
         return {"prompt": "\n\n".join([*said[:-1], "Assistant:"])}
 
 
+class Dialogue(Prompt):
+    """A talk in turns with the answers really given: each turn sends the whole talk so far and a new question. ``system_words`` of house
+    notes come first, the same in every talk. For arrivals of kind sessions.
+    """
+
+    kind: Literal["dialogue"] = "dialogue"
+    system_words: int = Field(0, ge=0, le=50_000)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        asked = f"User: {ask.rng.choice(QUESTIONS)}\n\nAssistant:"
+        if ask.turn:
+            return {"prompt": f"\n\n{asked}", "continues": True}
+        return {"prompt": f"{_notes(self.system_words, ask)}{asked}"}
+
+
+class Agent(Prompt):
+    """A program that works by turns: a task, and then after each answer what a tool gave, ``result_words`` of it. ``system_words`` of
+    instructions come first, the same in every program. For arrivals of kind sessions, whose pauses are the tools at work.
+    """
+
+    kind: Literal["agent"] = "agent"
+    system_words: int = Field(150, ge=0, le=50_000)
+    result_words: Lengths = Uniform(low=20, high=80)
+
+    def make(self, ask: Ask) -> dict[str, Any]:
+        if ask.turn:
+            result = texts.code(self.result_words.draw(ask.rng, 1), ask.rng)
+            return {"prompt": f"\n\nTool: {result}\n\nAgent:", "continues": True}
+        return {"prompt": f"{_notes(self.system_words, ask)}Task: {ask.rng.choice(QUESTIONS)}\n\nAgent:"}
+
+
 class SharedSystem(Prompt):
     """Chat questions behind one system message of about ``words`` words: the prefix that every request shares."""
 
@@ -207,9 +276,27 @@ class Texts(Prompt):
 
 
 Prompts = Annotated[
-    Chat | Tokens | TraceBlocks | Prose | Code | CodeEdit | Documents | FewShot | Conversation | SharedSystem | Texts,
+    Chat
+    | Tokens
+    | PrefixHits
+    | TraceBlocks
+    | Prose
+    | Code
+    | CodeEdit
+    | Documents
+    | FewShot
+    | Conversation
+    | Dialogue
+    | Agent
+    | SharedSystem
+    | Texts,
     Field(discriminator="kind"),
 ]
+
+
+def _notes(words: int, ask: Ask) -> str:
+    """The same text for every session of the group, or nothing."""
+    return f"{texts.prose(words, ask.common('notes'))}\n\n" if words else ""
 
 
 def _in_turn(pool: tuple[str, ...], ask: Ask) -> str:

@@ -10,11 +10,12 @@ from engine.config import LARGEST_COUNT, LATEST_NS, EngineConfig
 from scenarios.arrivals import Arrivals, AtOnce
 from scenarios.lengths import Lengths
 from scenarios.part import Part
-from scenarios.prompts import Chat, Prompts
+from scenarios.prompts import Chat, PrefixHits, Prompts, RandomTokens
 from scenarios.sizing import FromMachine, SizedBy, SizingKinds
 
 RecipeName = Literal["ragged", "nano-bench"]
 MOST_REQUESTS = 20_000  # of a workload; each is an object with a prompt, in memory and in the run's spec
+TURNS = ("dialogue", "agent")  # prompts of kinds whose turns carry the answers really given
 SIZED_PROMPTS = ("documents", "shared-system", "prose", "code")  # their length is one number of words
 MOST_RECIPE_REQUESTS = 5_000  # of random tokens
 
@@ -45,7 +46,7 @@ class Group(Part):
             raise ValueError("give either output_tokens, or total_tokens with prompt_to_output")
         if self.total_tokens is not None and self.prompt_tokens is not None:
             raise ValueError("total_tokens already fixes prompt_tokens")
-        if self.prompt.kind in ("tokens", "trace-blocks") and self.prompt_tokens is None and self.total_tokens is None:
+        if isinstance(self.prompt, RandomTokens) and self.prompt_tokens is None and self.total_tokens is None:
             raise ValueError(f"prompts of kind {self.prompt.kind} need prompt_tokens")
         return self
 
@@ -57,6 +58,23 @@ class Group(Part):
                 raise ValueError("lengths of kind trace need arrivals of kind trace")
             if self.prompt.kind == "trace-blocks":
                 raise ValueError("prompts of kind trace-blocks need arrivals of kind trace")
+        return self
+
+    @model_validator(mode="after")
+    def _turns_need_sessions(self) -> Group:
+        if (self.prompt.kind in TURNS) != (self.arrivals.kind == "sessions"):
+            raise ValueError(
+                f"arrivals of kind sessions go with prompts of kind {' or '.join(TURNS)}, and these with no other arrivals"
+            )
+        if self.prompt.kind in TURNS and (self.prompt_tokens is not None or self.total_tokens is not None):
+            raise ValueError(
+                f"prompts of kind {self.prompt.kind} are as long as what is said in them: leave out prompt_tokens and total_tokens"
+            )
+        if isinstance(self.prompt, PrefixHits) and self.prompt.share > 1 - 1 / self.requests:
+            most = 1 - 1 / self.requests
+            raise ValueError(
+                f"prompt.share {self.prompt.share:g} cannot be: the first of {self.requests} requests finds nothing, so {most:.2f} at most"
+            )
         return self
 
     @model_validator(mode="after")

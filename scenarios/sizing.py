@@ -60,8 +60,9 @@ def _bare_word(value: Any) -> Any:
     return {"kind": value.strip()} if isinstance(value, str) else value
 
 
+_Kinds = Annotated[FromMachine | FromGiven | AsWritten, Field(discriminator="kind")]
 SizingKinds = Annotated[
-    Annotated[FromMachine | FromGiven | AsWritten, Field(discriminator="kind")], BeforeValidator(_bare_word)
+    _Kinds, BeforeValidator(_bare_word, json_schema_input_type=_Kinds | Literal["machine", "fixed"])
 ]
 
 

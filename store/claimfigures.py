@@ -78,12 +78,6 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "coalesce(sum(ms) FILTER (running <= 0.25 * (SELECT max(running) FROM steps) AND waiting = 0 AND iteration > "
         "(SELECT arg_max(iteration, running) FROM steps)), 0) / sum(ms) FROM steps",
     ),
-    "steady_tokens_per_s": StepFigure(
-        "Output tokens/s of the steady state: from the first to the last step with nine tenths of the most requests at once",
-        "tokens/s",
-        "1e9 * sum(emitted_tokens) / (max(end_ns) - min(start_ns)) FROM steps, (SELECT min(iteration) AS first, max(iteration) AS last FROM steps "
-        "WHERE running >= 0.9 * (SELECT max(running) FROM steps)) WHERE iteration BETWEEN first AND last",
-    ),
     "beats_bound_share": StepFigure(
         "Share of steps that took less than the cost model's bound at the measured peaks",
         "",

@@ -25,6 +25,8 @@ STALL_MS = 200.0
 """A gap between two tokens above this is a stall: text then comes slower than people read, five tokens a second. The bound that
 Sarathi-Serve's capacity search puts on p99 TBT (papers 4.0). The same for every run, so that a run has as many stalls beside another as on
 its own."""
+FULL = 0.9  # share of the most requests in flight from which a step counts as full
+FEWEST_STEADY = 10  # steps of the steady state, below which a rate over it says little
 FEWEST_BEYOND = 5  # samples that must lie beyond a percentile before it says more than the largest one does
 
 
@@ -120,6 +122,17 @@ METRICS: dict[str, Metric] = _metrics(
         "output_tokens_per_s",
         "Output tokens per second",
         "Tokens emitted / time from the first arrival to the last emission.",
+        "tokens/s",
+        "higher",
+        "derived",
+        "run",
+    ),
+    Metric(
+        "output_tokens_per_s_steady",
+        "Output tokens per second, steady",
+        f"Tokens emitted per second of the steady state, which leaves out how the batch fills and empties: from the first step with "
+        f"{FULL:.0%} of the most requests in flight to the last arrival, or the last such step where that comes later. Of "
+        f"{FEWEST_STEADY} steps or more, else there is none.",
         "tokens/s",
         "higher",
         "derived",

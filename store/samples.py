@@ -232,6 +232,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
         "itl_ms_p99": gaps.get("p99"),
         "itl_ms_max": gaps.get("max"),
         "output_tokens_per_s": speed,
+        "output_tokens_per_s_steady": figures.get("output_tokens_per_s_steady"),
         "requests_per_s": finished / span_s if span_s == span_s else None,
         "makespan_s": span_s,
         "iteration_ms": steps["iteration_ms"],

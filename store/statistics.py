@@ -59,6 +59,7 @@ STATISTICS: dict[str, Statistic] = {
         Statistic("scheduling_delay_ms", "scheduling_delay_ms", 0.5),
         Statistic("normalized_latency_ms", "normalized_latency_ms", 0.5),
         Statistic("output_tokens_per_s", "output_tokens_per_s"),
+        Statistic("output_tokens_per_s_steady", "output_tokens_per_s_steady"),
         Statistic("requests_per_s", "requests_per_s"),
         Statistic("makespan_s", "makespan_s"),
         Statistic("slo_attainment", "slo_attainment"),

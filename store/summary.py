@@ -13,7 +13,16 @@ from typing import Any
 
 import duckdb
 
-from store.metrics import COMPLETED_SQL, METRICS, PERCENTILES, STALL_MS, percentile_name, too_few_in_words
+from store.metrics import (
+    COMPLETED_SQL,
+    FEWEST_STEADY,
+    FULL,
+    METRICS,
+    PERCENTILES,
+    STALL_MS,
+    percentile_name,
+    too_few_in_words,
+)
 from store.query import Query
 
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
@@ -59,6 +68,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         "iterations": _first(stated.get("iterations"), steps["iterations"]),
         "output_tokens": output_tokens,
         "output_tokens_per_s": output_tokens / span_s if span_s else None,
+        "output_tokens_per_s_steady": steady_query(run_id).rows(con)[0]["tokens_per_s"],
         **{name: latency_query(run_id, name).rows(con)[0] for name in LATENCIES},
         "stalls": stalls_query(run_id).rows(con)[0]["stalls"],
         "prefix_hit_tokens": _first(stated.get("prefix_hit_tokens"), steps["prefix_hit"], 0),
@@ -129,6 +139,20 @@ SELECT nullif(count(*), 0) AS iterations, min(start_ns) AS first_start_ns,
        sum(preempted)::BIGINT AS preempted, max(kv_tokens) AS peak_kv_tokens
 FROM iterations WHERE run_id = $run""".strip(),
         {"run": run_id},
+    )
+
+
+def steady_query(run_id: str) -> Query:
+    """Output tokens/s of the steady state, as ``METRICS`` defines it; null where there is none."""
+    return Query(
+        """
+WITH steps AS (FROM iterations WHERE run_id = $run),
+     full_steps AS (FROM steps WHERE running >= $full * (SELECT max(running) FROM steps) AND running > 0),
+     arrivals AS (SELECT max(arrival_ns) AS last_ns FROM requests WHERE run_id = $run),
+     steady AS (SELECT min(start_ns) AS from_ns, greatest(max(start_ns), (SELECT last_ns FROM arrivals)) AS until_ns FROM full_steps)
+SELECT CASE WHEN count(*) >= $fewest THEN 1e9 * sum(emitted_tokens) / nullif(max(end_ns) - min(start_ns), 0) END AS tokens_per_s
+FROM steps, steady WHERE start_ns BETWEEN from_ns AND until_ns""".strip(),
+        {"run": run_id, "full": FULL, "fewest": FEWEST_STEADY},
     )
 
 

@@ -193,7 +193,10 @@ def print_result(result: dict[str, Any]) -> None:
         ("status", ", ".join([result["status"], *result["labels"]])),
         ("requests", f"{requests['finished']} of {requests['total']} finished, {requests['failed']} failed"),
         ("iterations", result["iterations"] or 0),
-        ("output", f"{result['output_tokens'] or 0:,} tokens, {_figure(result['output_tokens_per_s'])} tokens/s"),
+        (
+            "output",
+            f"{result['output_tokens'] or 0:,} tokens, {_figure(result['output_tokens_per_s'])} tokens/s{_steady(result)}",
+        ),
     ]
     for key, name in (("ttft_ms", "TTFT"), ("itl_ms", "ITL"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E")):
         figures = result[key]
@@ -223,6 +226,12 @@ def _hits(result: dict[str, Any]) -> str:
     again = result.get("preempted_hit_tokens") or 0
     hits = f"{result['prefix_hit_tokens'] or 0:,} tokens"
     return f"{hits}; {again:,} more found again after preemptions" if again else hits
+
+
+def _steady(result: dict[str, Any]) -> str:
+    """The rate without how the batch fills and empties, where the run was long enough to have one."""
+    speed = result.get("output_tokens_per_s_steady")
+    return "" if speed is None else f"; steady {_figure(speed)}"
 
 
 def _figure(value: float | None) -> str:

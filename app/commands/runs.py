@@ -80,10 +80,19 @@ def show(run: RunId, json: Json = False) -> None:
 
 
 @command
-def scenarios(json: Json = False) -> None:
+def scenarios(
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of scenario files, for editors.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """List the built-in scenarios."""
     from scenarios import available
+    from scenarios.fileschema import schema_text
 
+    if schema:
+        typer.echo(schema_text(), nl=False)
+        return
     found = [{"name": s.name, "title": s.title, "summary": s.summary, "path": str(s.path)} for s in available()]
     if json:
         emit({"scenarios": found})

@@ -50,11 +50,7 @@ def machine_rates(
 
     A model that cannot be loaded is no error here: the run will say so itself.
     """
-    model = Path(config.model).expanduser()
-    if model.exists():  # the measuring process works in another folder
-        config = config.model_copy(update={"model": str(model.resolve())})
-    facts = _facts(config)
-    place = rates_dir() / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]}.json"
+    config, facts, place = _found_by(config)
     if (kept := _kept(place)) is not None:
         return kept
     device = FileLock(home.locks / f"{device_key(config.device)}.lock", thread_local=False)
@@ -72,6 +68,21 @@ def machine_rates(
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         say(f"This machine was not measured ({error}). Times are those of the scenario's file.")
     return None
+
+
+def known_rates(config: EngineConfig) -> MachineRates | None:
+    """The rates of this machine for these settings where they were measured before; nothing is measured now."""
+    return _kept(_found_by(config)[2])
+
+
+def _found_by(config: EngineConfig) -> tuple[EngineConfig, dict[str, Any], Path]:
+    """The settings with the model's whole path, what their rates depend on, and the file these are kept in."""
+    model = Path(config.model).expanduser()
+    if model.exists():  # the measuring process works in another folder
+        config = config.model_copy(update={"model": str(model.resolve())})
+    facts = _facts(config)
+    name = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:24]
+    return config, facts, rates_dir() / f"{name}.json"
 
 
 def rates_dir() -> Path:

@@ -78,9 +78,10 @@ def _wait_for_rows(lab: Lab, facts: RunFacts, since: float) -> None:
 
 def _key_figures(figures: dict[str, Any], held: PoolRoom | None, asked: int) -> None:
     requests = figures.get("requests", {})
-    speed = figures.get("output_tokens_per_s")
+    speed, steady = figures.get("output_tokens_per_s"), figures.get("output_tokens_per_s_steady")
     shown = [
         ("Output tok/s", f"{speed:,.1f}" if speed else "–", "output_tokens_per_s"),
+        *([("Steady tok/s", f"{steady:,.1f}", "output_tokens_per_s_steady")] if steady else []),
         ("First token p50", milliseconds(figures.get("ttft_ms", {}).get("p50")), "ttft_ms"),
         ("First token p99", milliseconds(figures.get("ttft_ms", {}).get("p99")), "ttft_ms"),
         ("Token gap p50", milliseconds(figures.get("itl_ms", {}).get("p50")), "itl_ms"),

@@ -15,6 +15,7 @@ from app.runs.folder import read_spec
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
 from app.settings.form import changes_of, restore, settings_form, take_settings
+from app.views.preview import what_will_be_asked
 from app.words.plain import counted, plain
 from app.words.text import PARTS, in_sentence
 from engine.config import ConfigError, EngineConfig, RunSpec
@@ -59,6 +60,7 @@ def start_panel(lab: Lab, run_id: str | None = None) -> None:
         _start(lab, name, changed)
     if wrong:
         st.error(f"{counted(len(wrong), 'setting')} to mend before the start; marked below.", icon=":material/error:")
+    what_will_be_asked(name, changed, wrong=bool(wrong))
     settings_form(base, name)
     _keep(base, name, changed)
 

@@ -20,6 +20,10 @@ class RequestSpec(Settings):
         0, ge=0, le=LATEST_NS, description="After the run's start; with `after`, after that request's end."
     )
     after: str | None = Field(None, description="Arrive only once this request has ended (closed loop, conversations).")
+    continues: bool = Field(
+        False,
+        description="The prompt goes on after the prompt of the request named in `after` and the answer it really got.",
+    )
     prompt: str | None = None
     prompt_token_ids: tuple[int, ...] | None = None
     prompt_tokens: int | None = Field(None, ge=1, le=LARGEST_COUNT)
@@ -44,4 +48,10 @@ class RequestSpec(Settings):
             )
         if self.prompt is not None and not self.prompt:
             raise ValueError(f"request {self.request_id!r}: prompt is empty; a prompt needs at least one token")
+        if self.continues and self.after is None:
+            raise ValueError(f"request {self.request_id!r}: continues needs after, the request that it continues")
+        if self.continues and self.chat:
+            raise ValueError(
+                f"request {self.request_id!r}: a chat template begins a talk anew, so chat cannot go with continues"
+            )
         return self

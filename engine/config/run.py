@@ -68,7 +68,8 @@ class RunSpec(Settings):
     @property
     def workload_hash(self) -> str:
         """SHA-256 over everything that is asked of the engine, and nothing of how it is served."""
-        payload = [r.model_dump(mode="json") for r in self.requests]
+        # Where no request continues another, the hash is what it was before requests could.
+        payload = [r.model_dump(mode="json", exclude=None if r.continues else {"continues"}) for r in self.requests]
         default = self.engine.sampling.model_dump(mode="json")
         text = json.dumps([default, self.engine.seed, payload], sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

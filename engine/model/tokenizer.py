@@ -53,6 +53,7 @@ class TextTokens(TokenText, Protocol):
         system: str | None = None,
         length: int | None = None,
         now: datetime | None = None,
+        begins: bool = True,
     ) -> list[int]:
         """Token ids of a request's prompt.
 
@@ -62,6 +63,7 @@ class TextTokens(TokenText, Protocol):
             system: system message, with ``chat``.
             length: make the whole prompt exactly this many tokens; the text is cut, or repeated where it is too short.
             now: the date that templates are told, where they ask for one; None: this moment.
+            begins: the text begins a sequence; False: it goes on after another one, so no mark of a beginning is put before it.
 
         Raises:
             EngineError: there is no chat template, it fails, ``length`` leaves no room for the message, or no tokens
@@ -144,12 +146,17 @@ class Tokenizer:
         system: str | None = None,
         length: int | None = None,
         now: datetime | None = None,
+        begins: bool = True,
     ) -> list[int]:
         if length is None:
-            ids = self._encode(self._render(text, system, now), special=False) if chat else self.encode(text)
+            ids = (
+                self._encode(self._render(text, system, now), special=False)
+                if chat
+                else self._encode(text, special=begins)
+            )
             return ids or self._no_tokens(text)
         if not chat:
-            return self._stretched(text, length, special=True)
+            return self._stretched(text, length, special=begins)
         before, found, after = self._render(_SLOT, system, now).partition(_SLOT)
         if not found:
             raise bad_template("it does not show the user's message as it is")
@@ -244,6 +251,7 @@ class ByteTokenizer:
         system: str | None = None,
         length: int | None = None,
         now: datetime | None = None,
+        begins: bool = True,
     ) -> list[int]:
         ids = self.encode(f"{system}\n{text}" if chat and system else text)
         return ids if length is None else (ids * math.ceil(length / len(ids)))[:length]

@@ -15,7 +15,7 @@ from engine.phases import Progress, silent
 from engine.start.attention import choose_backend, choose_reader, fitting_head
 from engine.start.calibrate import calibrate, has_fp8
 from engine.start.prepared import Prepared
-from engine.start.requests import check_any, make_requests, unfit
+from engine.start.requests import bound_carried, check_any, make_requests, unfit
 from engine.start.sizing import pool_size
 from engine.start.speculation import check_speculation, load_guesser
 
@@ -48,6 +48,7 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
     Arrivals(requests)  # raises where one waits for another in vain
+    bound_carried(requests, max_model_len)
     check_any(requests)
     guesser = load_guesser(config, model, progress)
     models = [model, guesser] if isinstance(guesser, LoadedModel) else [model]

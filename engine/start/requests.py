@@ -57,7 +57,48 @@ def _prompt_token_ids(asked: RequestSpec, spec: RunSpec, model: LoadedModel) -> 
         return list(asked.prompt_token_ids)
     assert asked.prompt is not None
     return model.tokenizer.prompt(
-        asked.prompt, chat=asked.chat, system=asked.system, length=asked.prompt_tokens, now=spec.asked_at
+        asked.prompt,
+        chat=asked.chat,
+        system=asked.system,
+        length=asked.prompt_tokens,
+        now=spec.asked_at,
+        begins=not asked.continues,
+    )
+
+
+def bound_carried(requests: Sequence[Request], max_model_len: int) -> None:
+    """Find how many tokens requests that continue others may come to carry; refuse those that would get too long, and all after them.
+
+    What ``after`` names must be there, and nobody may wait for itself (``Arrivals`` checks both).
+    """
+    by_name = {r.request_id: r for r in requests}
+    bounded = {r.request_id for r in requests if not r.spec.continues}
+    for last in requests:
+        chain = [last]
+        while chain[-1].request_id not in bounded:
+            chain.append(by_name[chain[-1].spec.after or ""])
+        for earlier, request in zip(chain[::-1], chain[-2::-1], strict=False):
+            request.most_carried_tokens = earlier.most_prompt_tokens + earlier.max_tokens
+            request.refusal = request.refusal or _too_long(request, earlier, max_model_len)
+            request.max_tokens = max(1, min(request.max_tokens, max_model_len - request.most_prompt_tokens))
+            bounded.add(request.request_id)
+
+
+def _too_long(request: Request, earlier: Request, max_model_len: int) -> EngineError | None:
+    """Why a request cannot continue another one; None where it can."""
+    name = f"requests[{request.request_id}]"
+    if earlier.refusal is not None:
+        message = f"it continues {earlier.request_id!r}, which cannot be served."
+        return EngineError(earlier.refusal.kind, f"{name}.after", earlier.request_id, message, earlier.refusal.mend)
+    most = request.most_prompt_tokens
+    if most < max_model_len:
+        return None
+    return EngineError(
+        "prompt-too-long",
+        f"{name}.prompt",
+        f"{most} tokens",
+        f"with all that was said before it, the prompt may leave no room for an answer within {max_model_len:,} tokens (max_model_len).",
+        "Ask for fewer turns, or shorter prompts and answers, or choose a model with a longer context.",
     )
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 import scenarios
 from engine.config import EngineConfig
+from scenarios.fileschema import SCHEMA, schema_text
 from scenarios.yamlfile import read_yaml
 
+VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
 NAMES = [info.name for info in scenarios.available()]
 
 GOOD = """
@@ -53,6 +57,44 @@ def test_every_built_in_scenario_teaches_and_builds(name: str):
     assert timed[0] == 0
     known = {r.request_id for r in spec.requests}
     assert all(r.after in known for r in spec.requests if r.after is not None)
+
+
+def test_the_published_schema_is_the_scenarios_own():
+    assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "python -m scenarios.fileschema writes it anew"
+
+
+@pytest.mark.parametrize(
+    "path", [*(info.path for info in scenarios.available()), None], ids=lambda p: p.stem if p else "GOOD"
+)
+def test_the_schema_takes_what_the_loader_takes(path: Path | None, tmp_path: Path):
+    if path is None:
+        path = tmp_path / "good.yaml"
+        path.write_text(GOOD, encoding="utf-8")
+    assert not list(VALIDATOR.iter_errors(read_yaml(path)))
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("title: A", "titel: A"),
+        ("max_num_seqs: 4", "max_num_seqs: many"),
+        ("output_tokens: 8", "output_tokens: 0"),
+        ("output_tokens: 8", "output_tokens: {kind: unifrom, low: 1, high: 2}"),
+        ("requests: 2", "requests: 2, arrivals: {kind: poisson, rate: -1}"),
+    ],
+)
+def test_the_schema_refuses_what_the_loader_refuses(tmp_path: Path, old: str, new: str):
+    text = GOOD.replace(old, new)
+    refusal(tmp_path, text)
+    assert list(VALIDATOR.iter_errors(read_yaml(tmp_path / "mine.yaml")))
+
+
+@pytest.mark.parametrize("technique", ["true", "false", "null", "{}", "{token_budget: 32}"])
+def test_the_schema_knows_switches(tmp_path: Path, technique: str):
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD.replace("max_num_seqs: 4", f"chunked_prefill: {technique}"), encoding="utf-8")
+    scenarios.load(path)
+    assert not list(VALIDATOR.iter_errors(read_yaml(path)))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -102,6 +102,7 @@ def test_summary_has_exactly_the_keys_scripts_rely_on(summary_and_requests) -> N
     summary, _ = summary_and_requests
     assert list(summary) == [
         *("run_id", "status", "labels", "requests", "iterations", "output_tokens", "output_tokens_per_s"),
+        "output_tokens_per_s_steady",
         *(
             "ttft_ms",
             "itl_ms",
@@ -246,3 +247,29 @@ def test_a_metric_is_defined_in_one_module(definition: str) -> None:
     ]
     assert re.search(definition, home.read_text()), "the pattern finds the definition itself"
     assert not elsewhere, "\n".join(elsewhere)
+
+
+STEADY = {
+    # running and tokens of each 10 ms step; arrivals in ms; tokens/s of the steady state
+    "a batch that fills and empties": ([1, 2, *[10] * 12, 3, 1], [0] * 10, 1000.0),
+    "arrivals that go on after the most were there": ([1, 2, 10, *[5] * 15, 1, 1], [0, 178], (10 + 15 * 5) / 0.16),
+    "nine of ten places count as full": ([1, 9, *[5] * 12, 10, 1], [0], (9 + 60 + 10) / 0.14),
+    "too few steps": ([1, 10, 10, 10, 1], [0], None),
+    "nothing ever ran": ([0] * 12, [0], None),
+}
+
+
+@pytest.mark.parametrize("name", STEADY)
+def test_steady_throughput_leaves_out_how_the_batch_fills_and_empties(tmp_path: Path, name: str) -> None:
+    running, arrivals, expected = STEADY[name]
+    run_dir = make_run(tmp_path / "runs", "steady")
+    with Recorder(run_dir) as recorder:
+        for i, count in enumerate(running):
+            recorder.iteration(**iteration_values(i, running=count, emitted_tokens=count))
+        for k, arrival in enumerate(arrivals):
+            recorder.request(**request_values(k, arrival_ns=arrival * MS, end_ns=200 * MS))
+    set_status(run_dir, "finished")
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        Collector(tmp_path / "runs", database).ingest_once("steady")
+        found = queries.summary(con, "steady")["output_tokens_per_s_steady"]
+    assert found == (expected if expected is None else pytest.approx(expected))
