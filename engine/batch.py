@@ -68,6 +68,7 @@ class Batch:
     sampled: list[Slice]  # whose rows they are: 1 + drafted rows each, in this order
     attention: BatchRows
     context_tokens: int  # keys read in one layer
+    padded_tokens: int = 0  # rows of padding that are computed after them, for nothing
     graph_size: int | None = (
         None  # rows of the recorded step that this batch is padded to; None: it is computed as it is
     )
@@ -135,4 +136,5 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> PlainBatch
             single_tails=[s.request.tail or 0 for s in singles],
         ),
         context_tokens=context_tokens,
+        padded_tokens=plan.padded_tokens,
     )

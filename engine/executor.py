@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
@@ -13,6 +14,18 @@ from engine.phases import Progress, silent
 from engine.sampling import sample
 from engine.scheduling.plan import Plan
 from engine.speculation.verify import verify
+
+
+class _BesidePadding:
+    """Attention of a batch whose last rows are padding: these are projected like all others, attend to nothing and store nothing."""
+
+    def __init__(self, attention: AttentionBackend, rows: int) -> None:
+        self._attention = attention
+        self._rows = rows  # before the padding
+
+    def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        found = self._attention.forward(layer, *(x[: self._rows] for x in (q, k, v)))
+        return F.pad(found, (0, 0, 0, len(q) - self._rows))
 
 
 class Executor:
@@ -42,7 +55,11 @@ class Executor:
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits ``[sampled rows, vocab]`` of the rows that reached the end of what is known."""
         self.attention.begin(batch.attention)
-        hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
+        if batch.padded_tokens:
+            ids, positions = (F.pad(x, (0, batch.padded_tokens)) for x in (batch.token_ids, batch.positions))
+            hidden = self.decoder.forward(ids, positions, _BesidePadding(self.attention, len(batch.token_ids)))
+        else:
+            hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
         self.left = hidden.index_select(0, batch.sample_rows)
         return self.decoder.logits(self.left)
 
@@ -67,6 +84,10 @@ class Executor:
         """Keys per layer that the batch's forward pass did not read again, because rows that share them read them
         once."""
         return self.attention.spared_tokens
+
+    def padding(self, batch: Batch) -> tuple[int, int]:
+        """Rows and, in one layer, keys that the batch's forward pass computed and read for nothing."""
+        return batch.padded_tokens + self.attention.padded_tokens, self.attention.padded_keys
 
     def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = silent) -> None:
         """Record decode steps of padded sizes, where steps can be recorded; ``build`` pads to them from now on."""

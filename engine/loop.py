@@ -118,6 +118,7 @@ class Engine:
         logits = self.executor.forward(batch)
         marks.end()
         plan.spared_tokens = self.executor.spared_tokens(batch)
+        plan.padded_tokens, plan.padded_keys = self.executor.padding(batch)
         times.computed = self.clock.now_ns()
 
         tokens = self.executor.tokens(batch, logits)

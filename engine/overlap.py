@@ -90,6 +90,7 @@ class OverlappedEngine(Engine):
         tokens = self.executor.sample(batch, self.executor.forward(batch))
         marks.end()
         plan.spared_tokens = self.executor.spared_tokens(batch)
+        plan.padded_tokens, plan.padded_keys = self.executor.padding(batch)
         times.computed = self.clock.now_ns()
 
         previous, self._flight = self._flight, self._depart(Flight(plan, batch, times, marks, tokens))

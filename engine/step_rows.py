@@ -192,6 +192,8 @@ class StepRecorder:
             prefix_query_tokens=prompts[1],
             prefix_hit_tokens=plan.prefix_hit_tokens,
             preempted_hit_tokens=plan.preempted_hit_tokens,
+            padded_tokens=plan.padded_tokens,
+            padded_keys=plan.padded_keys,
             context_tokens=batch.context_tokens,
             token_budget=plan.token_budget,
             admission_stop=plan.admission_stop,

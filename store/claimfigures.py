@@ -78,6 +78,11 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "coalesce(sum(ms) FILTER (running <= 0.25 * (SELECT max(running) FROM steps) AND waiting = 0 AND iteration > "
         "(SELECT arg_max(iteration, running) FROM steps)), 0) / sum(ms) FROM steps",
     ),
+    "padding_share": StepFigure(
+        "Share of padding in the rows that steps computed",
+        "",
+        "sum(padded_tokens) / nullif(sum(padded_tokens + tokens), 0) FROM steps",
+    ),
     "beats_bound_share": StepFigure(
         "Share of steps that took less than the cost model's bound at the measured peaks",
         "",

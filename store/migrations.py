@@ -53,9 +53,16 @@ def _chunking(con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"ALTER TABLE quality ADD COLUMN IF NOT EXISTS {name} DOUBLE")
 
 
-VERSION = 7
+def _padding(con: duckdb.DuckDBPyConnection) -> None:
+    """Iterations count padding. Summaries have one more figure, of the steady state: the collector makes them anew."""
+    con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS padded_tokens INTEGER DEFAULT 0")
+    con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS padded_keys BIGINT DEFAULT 0")
+    con.execute("UPDATE runs SET figures = NULL")
+
+
+VERSION = 8
 MIGRATIONS: Mapping[int, Step] = {
-    1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking,
+    1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
 }  # fmt: skip
 
 

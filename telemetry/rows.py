@@ -102,6 +102,12 @@ class IterationRow:
     preempted_hit_tokens: int = column(
         "int32", "tokens", "Tokens found there when a preempted request came back: mostly its own, so no prefix hits."
     )
+    padded_tokens: int = column(
+        "int32",
+        "tokens",
+        "Rows computed for nothing, to make a rectangle: of the whole pass with a padded policy, of attention with padded verification.",
+    )
+    padded_keys: int = column("int64", "tokens", "KV entries read for nothing in one layer, to make such a rectangle.")
     context_tokens: int = column("int64", "tokens", "KV entries read by attention in one layer, summed over the batch.")
     token_budget: int = column("int32", "tokens", "Most tokens the scheduler would give to this step.", nullable=True)
     admission_stop: str = column("int8", "", "What ended admission of waiting requests.", choices=ADMISSION_STOPS)

@@ -25,6 +25,8 @@ class AttentionBackend(ABC):
         self.spared_tokens = (
             0  # keys per layer that this batch does not read again: rows that share them read them once
         )
+        self.padded_tokens = 0  # rows of this batch that are computed for nothing, to make a rectangle
+        self.padded_keys = 0  # keys per layer that are read for nothing
 
     @abstractmethod
     def begin(self, batch: Any) -> None:

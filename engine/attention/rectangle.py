@@ -73,8 +73,11 @@ class RectangleAttention(GatheredAttention):
         groups: dict[tuple[int, int], list[tuple[int, int, int, torch.Tensor]]] = defaultdict(list)
         for sequence in short:
             groups[(sequence[2], sequence[1]) if self.same_length else (0, 0)].append(sequence)
-        self.counts.steps += 1
+        self.padded_tokens = self.padded_keys = 0
         self.rectangles = [self._rectangle(group) for group in groups.values()]
+        self.counts.steps += 1
+        self.counts.padded_tokens += self.padded_tokens
+        self.counts.padded_keys += self.padded_keys
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         out = super().forward(layer, q, k, v).view(q.shape)
@@ -124,11 +127,11 @@ class RectangleAttention(GatheredAttention):
             if not self.hides_pads:
                 visible[i, queries - length :, : keys - kv_len] = True
         counts = self.counts
-        counts.tokens += sum(entry[1] for entry in group)
-        counts.padded_tokens += len(group) * queries - sum(entry[1] for entry in group)
-        real_keys = sum(entry[2] for entry in group)
+        real_tokens, real_keys = sum(entry[1] for entry in group), sum(entry[2] for entry in group)
+        counts.tokens += real_tokens
         counts.keys += real_keys
-        counts.padded_keys += len(group) * keys - real_keys
+        self.padded_tokens += len(group) * queries - real_tokens
+        self.padded_keys += len(group) * keys - real_keys
         if len(group) * keys > real_keys:
             counts.aligned_keys += real_keys
         return Rectangle(rows, real, slots.flatten(), visible)

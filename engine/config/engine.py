@@ -12,7 +12,8 @@ from engine.config.sampling import Sampling
 from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, OneOf, Settings, setting
 from engine.config.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
 
-POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static"]
+POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static", "padded", "padded-sorted"]
+PADDED_POLICIES = frozenset({"padded", "padded-sorted"})
 """Of ``engine.scheduling.policies.POLICIES``, which adds to them what is registered later. Kept here too, for the
 classes are not imported to read a setting."""
 Recording = Literal["full", "iterations", "off"]
@@ -117,7 +118,8 @@ class EngineConfig(Settings):
         "Policy",
         "The scheduling rule. Empty: stall-free with chunked prefill, prefill-first without. Others: orca (whole "
         "prompts join the decodes), chunk-only (chunks and decodes take turns), splitfuse (every pass filled to the "
-        "budget), static (finish a batch before the next).",
+        "budget), static (finish a batch before the next), padded (the same in a rectangle whose padding is computed), "
+        "padded-sorted (batches of prompts of like length).",
         group="Scheduling",
         paper="Orca (2022), Sarathi-Serve (2024), DeepSpeed-FastGen (2024)",
         advanced=True,
@@ -221,6 +223,11 @@ class EngineConfig(Settings):
 
     @property
     def pads(self) -> bool:
+        """Whether batches are padded, for teaching: by the policy, or by the verification of guesses."""
+        return self.policy in PADDED_POLICIES or self.pads_guesses
+
+    @property
+    def pads_guesses(self) -> bool:
         """Whether verification is one of the padded teaching variants."""
         return self.speculation is not None and self.speculation.verification != "ragged"
 

@@ -63,6 +63,8 @@ class Plan:
     prefix_hit_tokens: int = 0  # found in the prefix cache by the requests admitted for the first time
     preempted_hit_tokens: int = 0  # the same of those that come back after a preemption: their own blocks above all
     spared_tokens: int = 0  # keys per layer that attention did not read a second time
+    padded_tokens: int = 0  # rows of padding that are computed with it
+    padded_keys: int = 0  # keys per layer that attention read for padding
 
     @property
     def num_tokens(self) -> int:

@@ -70,7 +70,7 @@ def make_run_attention(backend: str, config: EngineConfig, cache: KVCache, model
     """The run's attention over its cache."""
     heads = (model.shape.heads, model.shape.kv_heads, model.shape.head_dim)
     speculation = config.speculation
-    if speculation is not None and config.pads:
+    if speculation is not None and config.pads_guesses:
         return RectangleAttention(cache, *heads, same_length=speculation.verification == "same-length")
     return make_attention(backend, cache, *heads, exact_prefill=exact_prefill(config), rule=group_rule(config))
 

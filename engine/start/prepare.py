@@ -29,7 +29,7 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     config = spec.engine
     device = resolve_device(config.device)
     dtype = resolve_dtype(config.dtype, device)
-    # padded verification is a form of gathered attention
+    # padding is computed by PyTorch's own operations
     asked = "gathered" if config.pads else config.attention_backend
     backend, notice = choose_backend(asked, device)
     if device.type == "cpu":

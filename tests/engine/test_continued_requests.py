@@ -46,7 +46,7 @@ def test_a_turn_carries_the_whole_talk_with_the_answers_really_given(tmp_path: P
 
 @pytest.mark.parametrize("sharing", [None, PrefixSharing()])
 def test_a_carried_talk_is_answered_as_the_same_prompt_alone(tmp_path: Path, sharing: PrefixSharing | None):
-    last = serve(make_spec(config(prefix_sharing=sharing), talk(3)), tmp_path / "a")[-1]
+    last = serve(make_spec(config(prefix_sharing=sharing, block_size=4), talk(3)), tmp_path / "a")[-1]
     alone = RequestSpec(request_id="r", prompt_token_ids=tuple(last.prompt_token_ids), max_tokens=4)
     assert serve(make_spec(config(), [alone]), tmp_path / "b")[0].output_token_ids == last.output_token_ids
     assert (last.cached_tokens > 0) == (sharing is not None)
@@ -93,7 +93,6 @@ def test_the_share_of_prompt_tokens_found_is_the_one_asked_for(tmp_path: Path, s
         "workload.prompt_tokens": lengths,
         "workload.output_tokens": "2",
         "workload.arrivals.kind": "at-once",
-        "workload.sized_by": "none",
     }
     drawn = scenarios.build("hit-rate", asked)
     served = serve(make_spec(config(prefix_sharing=PrefixSharing()), drawn.requests), tmp_path)

@@ -194,6 +194,7 @@ def _engine(
     executor: Any = SimpleNamespace(
         cache=SimpleNamespace(block_size=prepared.spec.engine.block_size, copy_block=lambda *_: None),
         spared_tokens=lambda batch: 0,
+        padding=lambda batch: (0, 0),
         forward=lambda batch: torch.empty(0),
         left=torch.empty(0),
     )

@@ -74,7 +74,6 @@ def test_the_load_is_work_over_the_time_it_comes_in():
         "workload.users.prompt_tokens": "500",
         "workload.users.output_tokens": "1",
         "workload.users.requests": "11",
-        "workload.users.sized_by": "none",
     }
     found = preview(scenarios.build("hit-rate", asked), RATES)
     assert found.arrive_within_s == 20
@@ -84,7 +83,7 @@ def test_the_load_is_work_over_the_time_it_comes_in():
 
 
 def test_load_is_what_a_sized_scenario_asks_for():
-    asked = {"workload.requests": "400", "workload.sizing": "given"} | {
+    asked = {"workload.requests": "400", "workload.sizing.kind": "given"} | {
         f"workload.sizing.{key}": str(getattr(RATES, key))
         for key in ("prefill_tokens_per_s", "step_ms", "batch_step_ms")
     }

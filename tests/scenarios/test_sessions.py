@@ -85,8 +85,8 @@ def test_a_bare_number_is_a_fixed_pause():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"workload.arrivals.kind": "at-once"}, "arrivals of kind sessions"),
-        ({"workload.prompt.kind": "chat"}, "arrivals of kind sessions"),
+        ({"workload.arrivals.kind": "at-once"}, "rrivals of kind sessions go with"),
+        ({"workload.prompt.kind": "chat"}, "rrivals of kind sessions go with"),
         ({"workload.prompt_tokens": "40"}, "leave out prompt_tokens"),
         ({"workload.arrivals.turns.kind": "trace"}, "a trace's rows are no sessions"),
         ({"workload.arrivals.pause": "soon"}, "map with kind: one of fixed, uniform, lognormal"),

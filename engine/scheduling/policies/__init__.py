@@ -7,13 +7,15 @@ from engine.config import POLICY_NAMES
 from engine.scheduling.policies.base import Policy
 from engine.scheduling.policies.chunk_only import ChunkOnly
 from engine.scheduling.policies.orca import Orca
+from engine.scheduling.policies.padded import Padded, PaddedSorted
 from engine.scheduling.policies.prefill_first import PrefillFirst
 from engine.scheduling.policies.splitfuse import SplitFuse
 from engine.scheduling.policies.stall_free import StallFree
 from engine.scheduling.policies.static import Static
 
 POLICIES: dict[str, type[Policy]] = {
-    policy.name: policy for policy in (StallFree, PrefillFirst, Orca, ChunkOnly, SplitFuse, Static)
+    policy.name: policy
+    for policy in (StallFree, PrefillFirst, Orca, ChunkOnly, SplitFuse, Static, Padded, PaddedSorted)
 }
 """The registry, in the order the settings list them."""
 

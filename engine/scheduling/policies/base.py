@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+from engine.request import Request
 from engine.scheduling.builder import PlanBuilder
 
 
@@ -53,7 +55,7 @@ class Policy(ABC):
     def admit_whole(self, builder: PlanBuilder) -> None:
         """Admit waiting prompts uncut until ``max_num_batched_tokens``; the first one may be longer than that."""
         prompt_tokens = 0
-        for request in builder.waiting():
+        for request in self.queue(builder):
             tokens = builder.remaining(request)
             if prompt_tokens and prompt_tokens + tokens > self.limits.max_num_batched_tokens:
                 builder.refuse(request, "budget", tokens)
@@ -61,6 +63,10 @@ class Policy(ABC):
             if not builder.admit(request, tokens):
                 return
             prompt_tokens += tokens
+
+    def queue(self, builder: PlanBuilder) -> Iterable[Request]:
+        """Waiting requests in the order in which ``admit_whole`` takes them."""
+        return builder.waiting()
 
     def fill_with_chunks(self, builder: PlanBuilder, chunk_size: int | None) -> None:
         """Spend what is left of the budget on prompt chunks: started prompts first, then waiting ones."""
