@@ -24,7 +24,7 @@ class Arrival:
     at_s: float
     after: int | None = None
     session: int = 0  # of sessions: which one, counted from 0 ...
-    turn: int = 0  # ... and which of its turns
+    turn: int = 0  # ... and which of its turns; all but the first carry what was said before
 
 
 TIMES = ("start_s", "every_s", "spread_s", "think_s", "stagger_s")  # keys that are times
@@ -193,7 +193,10 @@ class Replay(Process):
     block_tokens: int | None = Field(
         None, ge=1, le=65_536, description="Tokens that one of hash_ids stands for. Empty: as the format has it."
     )
-    sessions: SessionRows = Field("refused", description="cumulative: rows with session_id describe whole prompts.")
+    sessions: SessionRows = Field(
+        "refused",
+        description="What rows with session_id describe. cumulative: whole prompts; deltas: what is new in each turn.",
+    )
     speed: float = Field(1.0, gt=0)
     licence: str = Field(
         "", max_length=200, description="Of the trace. Empty: that of the published ones in its format."
@@ -202,7 +205,17 @@ class Replay(Process):
 
     def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
         origin = rows[0].arrival_s
-        return [Arrival(self.start_s + (row.arrival_s - origin) / self.speed) for row in rows[:count]]
+        found: list[Arrival] = []
+        last: dict[str, int] = {}  # of each session of deltas
+        for index, row in enumerate(rows[:count]):
+            before = None if row.session is None else last.get(row.session)
+            if before is None:
+                found.append(Arrival(self.start_s + (row.arrival_s - origin) / self.speed))
+            else:
+                found.append(Arrival(row.delay_s / self.speed, before, turn=found[before].turn + 1))
+            if row.session is not None:
+                last[row.session] = index
+        return found
 
 
 Arrivals = Annotated[

@@ -74,6 +74,7 @@ def _draw_group(
             request_id=_request_id(name, i),
             arrival_ns=_nanoseconds(name, arrival, speed),
             after=None if arrival.after is None else _request_id(name, arrival.after),
+            continues=arrival.turn > 0,
             prompt_tokens=prompt_tokens if "prompt" in fields else None,
             max_tokens=max_tokens,
             sampling=_sampling(engine.sampling, group.ignore_eos, group.temperature),

@@ -231,7 +231,7 @@ class Dialogue(Prompt):
     def make(self, ask: Ask) -> dict[str, Any]:
         asked = f"User: {ask.rng.choice(QUESTIONS)}\n\nAssistant:"
         if ask.turn:
-            return {"prompt": f"\n\n{asked}", "continues": True}
+            return {"prompt": f"\n\n{asked}"}
         return {"prompt": f"{_notes(self.system_words, ask)}{asked}"}
 
 
@@ -247,7 +247,7 @@ class Agent(Prompt):
     def make(self, ask: Ask) -> dict[str, Any]:
         if ask.turn:
             result = texts.code(self.result_words.draw(ask.rng, 1), ask.rng)
-            return {"prompt": f"\n\nTool: {result}\n\nAgent:", "continues": True}
+            return {"prompt": f"\n\nTool: {result}\n\nAgent:"}
         return {"prompt": f"{_notes(self.system_words, ask)}Task: {ask.rng.choice(QUESTIONS)}\n\nAgent:"}
 
 

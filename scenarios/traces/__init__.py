@@ -54,7 +54,8 @@ def read(
         format: ``auto``: as the file's own keys or columns say.
         limit: stop after so many good rows; a file that is not in order of arrival is read to its end first.
         block_tokens: what one of ``hash_ids`` stands for, where that is not the format's own number.
-        sessions: ``cumulative``: rows with a ``session_id`` have the lengths and blocks of whole prompts.
+        sessions: ``cumulative``: rows with a ``session_id`` have the lengths and blocks of whole prompts; ``deltas``: of what is new in
+            each turn, which comes ``delay`` after the one before.
 
     Raises:
         ConfigError: no such file, unknown format, or a bad line, with its number.

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from engine.config import ConfigError
 from scenarios.traces.rows import TraceRow, bad, count, number, refuse_unknown
 
-Sessions = Literal["refused", "cumulative"]
+Sessions = Literal["refused", "cumulative", "deltas"]
 
 READ = ("timestamp", "input_length", "output_length", "hash_ids")
 HARMLESS = ("id", "request_id", "model")  # names of things, which change nothing
@@ -60,8 +60,9 @@ def shape_of(path: Path, line: int, record: Mapping[str, Any]) -> str:
 def read_jsonl(
     path: Path, lines: Iterable[str], format: str, *, block_tokens: int | None = None, sessions: Sessions = "refused"
 ) -> Iterator[TraceRow]:
-    """The rows. ``block_tokens``: where a hash stands for other than the format's number of tokens."""
+    """The rows. ``block_tokens``: where a hash stands for other than the format's number of tokens. ``sessions``: as ``traces.read``."""
     shape = SHAPES[format]
+    began: dict[str, Any] = {}  # timestamp of each session's first row
     for line, text in enumerate(lines, start=1):
         if not text.strip():
             continue
@@ -69,10 +70,19 @@ def read_jsonl(
         if shape_of(path, line, record) != format:
             keys = "without" if format == "bailian" else "with"
             raise bad(path, line, sorted(record), f"a row {keys} a chat_id is none of format {format}")
-        refuse_unknown(path, line, record, shape.keys, REFUSED)
+        deltas = sessions == "deltas" and record.get("session_id") is not None
+        refuse_unknown(path, line, record, (*shape.keys, "delay") if deltas else shape.keys, REFUSED)
         if "session_id" in record and sessions == "refused":
             raise _which_lengths(path, line, record["session_id"])
-        yield _row(path, line, record, shape, block_tokens or shape.block_tokens)
+        if not deltas:
+            yield _row(path, line, record, shape, block_tokens or shape.block_tokens)
+            continue
+        session = str(record["session_id"])
+        given = {"timestamp": began.get(session), "hash_ids": []} | record  # a later turn may leave its moment out
+        row = _row(path, line, given, shape, block_tokens or shape.block_tokens)
+        delay_s = number(path, line, {"delay": 0} | record, "delay") / shape.per_second
+        began.setdefault(session, given["timestamp"])
+        yield replace(row, in_session=False, session=session, delay_s=delay_s)
 
 
 def _row(path: Path, line: int, record: Mapping[str, Any], shape: Shape, block_tokens: int) -> TraceRow:
@@ -122,6 +132,6 @@ def _which_lengths(path: Path, line: int, session: Any) -> ConfigError:
         line,
         session,
         "it has a session_id, and some writers give the whole prompt of each turn, others only what is new in it",
-        "If input_length and hash_ids are those of whole prompts, say so: arrivals.sessions=cumulative. Turns given as what is new in them "
-        "are not replayed.",
+        "If input_length and hash_ids are those of whole prompts, say so: arrivals.sessions=cumulative; if of what is new in each turn: "
+        "arrivals.sessions=deltas.",
     )

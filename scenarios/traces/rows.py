@@ -24,7 +24,11 @@ class TraceRow:
     block_tokens: int = 0  # tokens of each but the last block; 0 where the trace has none
     images: int = 0
     medium: str = "text"  # or search, image, file, ...
-    in_session: bool = False  # a conversation's later turn, or one that has a session's name
+    in_session: bool = (
+        False  # a conversation's later turn, or one that has a session's name, served at its recorded moment
+    )
+    session: str | None = None  # whose turns give what is new in them, and come after one another
+    delay_s: float = 0.0  # of such a turn, from the end of the one before it
 
 
 @dataclass(frozen=True)

@@ -313,3 +313,45 @@ def test_a_workload_says_which_traces_it_is_drawn_from_and_their_licences(tmp_pa
     own = scenario_with_trace(tmp_path, trace, 1, licence="ours")
     assert scenarios.build(own).licences == {"a.jsonl": "ours"}
     assert scenarios.build("starter").licences == {}
+
+
+DELTAS = """
+{"timestamp": 1000, "input_length": 600, "output_length": 3, "hash_ids": [1, 2], "session_id": "a"}
+{"timestamp": 1500, "input_length": 40, "output_length": 2, "hash_ids": [7], "session_id": "b"}
+{"input_length": 30, "output_length": 5, "session_id": "a", "delay": 2500}
+{"input_length": 20, "output_length": 4, "hash_ids": [9], "session_id": "a", "delay": 500}
+{"timestamp": 4000, "input_length": 10, "output_length": 1, "hash_ids": [3]}
+"""
+
+REPLAYED = """
+title: A
+summary: B
+question: C?
+workload:
+  groups:
+    users:
+      requests: 5
+      arrivals: {kind: trace, path: s.jsonl, sessions: deltas, speed: 2}
+      prompt: {kind: trace-blocks}
+      prompt_tokens: {kind: trace}
+      output_tokens: {kind: trace}
+"""
+
+
+def test_turns_given_as_deltas_come_after_the_answer_and_carry_what_was_said(tmp_path: Path):
+    written(tmp_path, "s.jsonl", DELTAS)
+    (tmp_path / "mine.yaml").write_text(REPLAYED, encoding="utf-8")
+    spec = scenarios.build(tmp_path / "mine.yaml")
+    by_length = {len(r.prompt_token_ids): r for r in spec.requests}
+    first, second, third = by_length[600], by_length[30], by_length[20]
+    assert (first.after, second.after, third.after) == (None, first.request_id, second.request_id)
+    assert [r.continues for r in (first, second, third)] == [False, True, True]
+    assert (second.arrival_ns, third.arrival_ns) == (1_250_000_000, 250_000_000)
+    assert [by_length[n].arrival_ns for n in (600, 40, 10)] == [0, 250_000_000, 1_500_000_000]
+    assert not [label for label in spec.labels if "sessions" in label]
+
+
+def test_a_sessions_first_turn_needs_its_moment(tmp_path: Path):
+    line = '{"input_length": 30, "output_length": 5, "session_id": "a", "delay": 2500}\n'
+    with pytest.raises(ConfigError, match="timestamp is missing"):
+        traces.read(written(tmp_path, "s.jsonl", line), sessions="deltas")
