@@ -83,6 +83,11 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "",
         "sum(padded_tokens) / nullif(sum(padded_tokens + tokens), 0) FROM steps",
     ),
+    "padded_key_share": StepFigure(
+        "Share of padding in the keys that attention read",
+        "",
+        "sum(padded_keys) / nullif(sum(padded_keys + context_tokens), 0) FROM steps",
+    ),
     "beats_bound_share": StepFigure(
         "Share of steps that took less than the cost model's bound at the measured peaks",
         "",

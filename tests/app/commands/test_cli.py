@@ -15,6 +15,7 @@ import pytest
 from app.home import Home
 from app.runs.folder import create_run
 from app.runs.process import worker_environment
+from scenarios.fileschema import SCHEMA
 from telemetry.status import read_status, state, write_status
 from tests.app.lab_process import lab_on, scenario_file, servescope
 from tests.app.small_runs import small_spec, spooled, wait_for, wait_for_state
@@ -327,3 +328,27 @@ def test_a_refusal_names_the_option_it_is_about(home: Home, arguments: tuple[str
     done = servescope(home, *arguments)
     assert done.returncode == 1
     assert words in done.stderr
+
+
+def test_a_preview_says_what_would_be_asked_and_leaves_no_run(home: Home, tmp_path: Path) -> None:
+    asked = [
+        "chat",
+        "--set",
+        "model=random:tiny",
+        "--set",
+        "workload.chat.requests=5",
+        "--set",
+        "workload.sizing=fixed",
+    ]
+    found = json.loads(servescope(home, "preview", *asked, "--json").stdout)
+    assert (found["requests"], found["following"]) == (5, 0)
+    assert sum(one["count"] for one in found["arrivals_s"]) == 5
+    assert found["load"] > 0
+    said = servescope(home, "preview", *asked)
+    assert "5 requests" in said.stderr
+    assert "#" in said.stdout
+    assert json.loads(servescope(home, "runs", "--json").stdout)["runs"] == []
+
+
+def test_scenarios_schema_is_the_published_one(home: Home) -> None:
+    assert servescope(home, "scenarios", "--schema").stdout == SCHEMA.read_text(encoding="utf-8")

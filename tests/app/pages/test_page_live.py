@@ -311,3 +311,16 @@ def test_an_experiment_whose_plan_is_damaged_is_deleted_on_its_page(lab: Lab, do
     assert not page.exception
     assert not folder.exists()
     assert "x-damaged" in lab.home.trashed_ids()
+
+
+def test_what_will_be_asked_is_shown_before_anything_runs(lab: Lab) -> None:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["scenario"] = "agents"
+    page.run()
+    assert "come by the clock" not in texts(page), "nothing is worked out while it is closed"
+    page.session_state["preview"] = True
+    page.run()
+    assert not page.exception
+    assert "40 requests, about" in texts(page)
+    assert "30 after an answer" in texts(page)
+    assert {"**Arrivals**", "**Most tokens of answers**"} <= {str(element.value) for element in page.markdown}
