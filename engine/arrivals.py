@@ -70,7 +70,7 @@ class Arrivals:
         return gone
 
     def ended(self, request: Request, now_ns: int) -> None:
-        """A request ended: whoever waited for it arrives ``arrival_ns`` later, with its tokens where it continues it."""
+        """A request ended: whoever waited for it arrives ``arrival_ns`` later, carrying it where it continues it."""
         for follower in self._after.pop(request.request_id, ()):
             if follower.spec.continues:
                 follower.carry(request)

@@ -17,7 +17,8 @@ from engine.speculation.verify import verify
 
 
 class _BesidePadding:
-    """Attention of a batch whose last rows are padding: these are projected like all others, attend to nothing and store nothing."""
+    """Attention of a batch whose last rows are padding: these are projected like all others, attend to nothing and
+    store nothing."""
 
     def __init__(self, attention: AttentionBackend, rows: int) -> None:
         self._attention = attention

@@ -195,7 +195,7 @@ def print_result(result: dict[str, Any]) -> None:
         ("iterations", result["iterations"] or 0),
         (
             "output",
-            f"{result['output_tokens'] or 0:,} tokens, {_figure(result['output_tokens_per_s'])} tokens/s{_steady(result)}",
+            f"{result['output_tokens'] or 0:,} tokens, {_speed(result)}",
         ),
     ]
     for key, name in (("ttft_ms", "TTFT"), ("itl_ms", "ITL"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E")):
@@ -228,10 +228,11 @@ def _hits(result: dict[str, Any]) -> str:
     return f"{hits}; {again:,} more found again after preemptions" if again else hits
 
 
-def _steady(result: dict[str, Any]) -> str:
-    """The rate without how the batch fills and empties, where the run was long enough to have one."""
-    speed = result.get("output_tokens_per_s_steady")
-    return "" if speed is None else f"; steady {_figure(speed)}"
+def _speed(result: dict[str, Any]) -> str:
+    """The run's rate, and beside it that of its steady state, where the run was long enough to have one."""
+    steady = result.get("output_tokens_per_s_steady")
+    beside = "" if steady is None else f"; steady {_figure(steady)}"
+    return f"{_figure(result['output_tokens_per_s'])} tokens/s{beside}"
 
 
 def _figure(value: float | None) -> str:

@@ -18,7 +18,9 @@ from scenarios.preview import Preview, preview
 
 
 def what_will_be_asked(name: str, changed: Mapping[str, str], *, wrong: bool) -> None:
-    """Draw the expander; what is in it is only worked out once it is open. ``wrong``: settings cannot be served as they are."""
+    """Draw the expander; what is in it is only worked out once it is open. ``wrong``: settings cannot be served as they
+    are.
+    """
     box = st.expander("What will be asked", icon=":material/schedule_send:", key="preview", on_change="rerun")
     if not box.open or wrong:
         return

@@ -63,7 +63,8 @@ class TextTokens(TokenText, Protocol):
             system: system message, with ``chat``.
             length: make the whole prompt exactly this many tokens; the text is cut, or repeated where it is too short.
             now: the date that templates are told, where they ask for one; None: this moment.
-            begins: the text begins a sequence; False: it goes on after another one, so no mark of a beginning is put before it.
+            begins: the text begins a sequence; False: it goes on after another one, so no mark of a beginning is put
+                before it.
 
         Raises:
             EngineError: there is no chat template, it fails, ``length`` leaves no room for the message, or no tokens

@@ -67,7 +67,8 @@ def _prompt_token_ids(asked: RequestSpec, spec: RunSpec, model: LoadedModel) -> 
 
 
 def bound_carried(requests: Sequence[Request], max_model_len: int) -> None:
-    """Find how many tokens requests that continue others may come to carry; refuse those that would get too long, and all after them.
+    """Find how many tokens requests that continue others may come to carry; refuse those that would get too long, and
+    all after them.
 
     What ``after`` names must be there, and nobody may wait for itself (``Arrivals`` checks both).
     """
@@ -97,7 +98,8 @@ def _too_long(request: Request, earlier: Request, max_model_len: int) -> EngineE
         "prompt-too-long",
         f"{name}.prompt",
         f"{most} tokens",
-        f"with all that was said before it, the prompt may leave no room for an answer within {max_model_len:,} tokens (max_model_len).",
+        f"with all that was said before it, the prompt may leave no room for an answer within {max_model_len:,} tokens "
+        "(max_model_len).",
         "Ask for fewer turns, or shorter prompts and answers, or choose a model with a longer context.",
     )
 

@@ -9,8 +9,9 @@ from engine.scheduling.policies.static import Static
 
 
 class Padded(Static):
-    """Request-level batching in a rectangle, as before packed batches: prompts are padded to the longest beside them, and a request that
-    ended keeps its row until the batch's longest answer does. The rows of padding are computed like all others."""
+    """Request-level batching in a rectangle, as before packed batches: prompts are padded to the longest beside them,
+    and a request that ended keeps its row until the batch's longest answer does. The rows of padding are computed like
+    all others."""
 
     name = "padded"
 
@@ -31,7 +32,7 @@ class Padded(Static):
 
 
 class PaddedSorted(Padded):
-    """``Padded``, whose batches are filled with waiting prompts in order of their lengths, so that less of them is padding."""
+    """``Padded``, whose batches are filled with waiting prompts in order of their lengths, so that less is padding."""
 
     name = "padded-sorted"
 
