@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from app.charts.comparison import variant_style
 from app.charts.frame import new_figure
 from app.theme import Palette
 
+WIDEST_TITLE = 28  # characters beside the vertical axis, which is shorter than a line
+
 Drawn = Mapping[str, Mapping[str, Any]]  # figure -> x, values and intervals, as a judgement's evidence has them
 
 
@@ -18,7 +21,8 @@ def claim_chart(
     kind: str, of: Sequence[str], figures: Drawn, palette: Palette, *, title: str, axis: str = ""
 ) -> go.Figure:
     """``kind``: bars, one per figure and point, or lines over the sweep's ``axis``. ``of``: the figures, in order."""
-    figure = new_figure(palette, y_title=title, x_title=axis if kind == "lines" else "")
+    y_title = "<br>".join(textwrap.wrap(title, WIDEST_TITLE))
+    figure = new_figure(palette, y_title=y_title, x_title=axis if kind == "lines" else "")
     for index, name in enumerate(of):
         colour, dash, marker = variant_style(index, palette)
         drawn = figures[name]

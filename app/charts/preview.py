@@ -11,6 +11,7 @@ from app.theme import Palette
 from scenarios.preview import Bin
 
 HEIGHT = 170
+TICKS = 4
 
 
 def counted_bars(counted: Sequence[Bin], palette: Palette, *, x_title: str) -> go.Figure:
@@ -25,5 +26,6 @@ def counted_bars(counted: Sequence[Bin], palette: Palette, *, x_title: str) -> g
         hovertemplate="%{customdata}: %{y:,}<extra></extra>",
     )
     figure.update_layout(showlegend=False, bargap=0, margin={"t": 8})
-    figure.update_yaxes(tickformat=",d", nticks=4)
+    most = max(one.count for one in counted)
+    figure.update_yaxes(tickformat=",d", dtick=-(-most // TICKS))
     return figure
