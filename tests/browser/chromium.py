@@ -10,6 +10,13 @@ from playwright.sync_api import Browser, sync_playwright
 
 from app.chromium import HOW_TO_GET_ONE, find_chromium
 
+OPTIONS = (
+    "--no-sandbox",
+    "--disable-dev-shm-usage",
+    "--disable-gpu",  # no page draws in three dimensions, and to play a graphics card takes a processor
+    "--disable-software-rasterizer",
+)
+
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
@@ -18,9 +25,7 @@ def open_browser() -> Iterator[Browser]:
     if program is None:
         pytest.fail(HOW_TO_GET_ONE, pytrace=False)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(program), args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
+        browser = playwright.chromium.launch(executable_path=str(program), args=list(OPTIONS))
         try:
             yield browser
         finally:

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
 from app.home import Home
 from app.locks import LabAddress, running_lab
@@ -21,6 +22,7 @@ from telemetry.status import is_final
 from tests.app.small_runs import read_status, small_spec, wait_for, wait_for_state
 from tests.browser.chromium import open_browser
 
+Scheme = Literal["light", "dark"]
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_MS = 120_000
 expect.set_options(timeout=PATIENCE_MS)
@@ -110,16 +112,25 @@ def said(message: ConsoleMessage) -> str:
     return f"{message.text} {message.location.get('url', '')}"
 
 
+@pytest.fixture(scope="session")
+def profile(browser: Browser) -> Iterator[BrowserContext]:
+    """One browser profile for all pages: what it has loaded and compiled of Streamlit and Plotly it does not load again."""
+    context = browser.new_context()
+    yield context
+    context.close()
+
+
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open an address in a fresh browser profile; the test fails if the page complained on its console."""
-    contexts = []
+def open_page(profile: BrowserContext) -> Iterator[Callable[..., Page]]:
+    """Open an address as a browser that was never here would; the test fails if the page complained on its console."""
+    pages = []
     complaints: list[str] = []
 
-    def open_one(url: str, *, width: int = 1440, height: int = 900, scheme: str = "light") -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
-        contexts.append(context)
-        page = context.new_page()
+    def open_one(url: str, *, width: int = 1440, height: int = 900, scheme: Scheme = "light") -> Page:
+        page = profile.new_page()
+        pages.append(page)
+        page.set_viewport_size({"width": width, "height": height})
+        page.emulate_media(color_scheme=scheme)
         page.set_default_timeout(PATIENCE_MS)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("console", lambda message: complaints.append(said(message)) if message.type == "error" else None)
@@ -127,6 +138,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         return page
 
     yield open_one
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.evaluate("localStorage.clear(); sessionStorage.clear()")
+        page.close()
+    profile.clear_cookies()
     assert [text for text in complaints if not any(word in text for word in HARMLESS)] == []

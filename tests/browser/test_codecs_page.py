@@ -53,7 +53,7 @@ def test_every_codec_stands_beside_full_precision(served: OpenLab, open_page: Op
     expect(page.get_by_text("context // width", exact=False).first).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])  # of one layout
 def test_a_phone_shows_the_section_without_scrolling_sideways(
     served: OpenLab, open_page: OpenPage, scheme: str
 ) -> None:

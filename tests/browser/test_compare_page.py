@@ -116,7 +116,7 @@ def test_a_search_for_capacity_is_followed_to_its_end(open_lab: OpenLab, open_pa
         assert no_sideways_scroll(page)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])  # of one layout
 def test_it_fits_a_narrow_screen(open_lab: OpenLab, experiment_id: str, open_page: OpenPage, scheme: str) -> None:
     wait_for(lambda: read_experiment(open_lab.home, experiment_id).state == "finished")
     page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), width=390, scheme=scheme)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Locator, Page, expect
 
 from app.runs.folder import read_spec
 from app.settings import controls as book
@@ -75,15 +75,21 @@ def quick_run(open_lab: OpenLab) -> str:
     return run_id
 
 
+def title_of(page: Page, run_id: str) -> Locator:
+    """The line below the title of a run's page. Its page also names the run before it, and both are there while it is drawn anew."""
+    return page.get_by_text(f"random:tiny, run {run_id}", exact=False)
+
+
 def test_back_after_run_again_shows_the_run_before(open_lab: OpenLab, open_page: OpenPage, quick_run: str) -> None:
     page = open_page(open_lab.url(quick_run))
     before = set(open_lab.home.run_ids())
     page.get_by_role("button", name="Run again with").click()
     again = begun(open_lab, before)
-    expect(page.get_by_text(f"run {again}", exact=False)).to_be_visible()
+    page.wait_for_url(re.compile(f"run={again}"))
+    expect(title_of(page, again)).to_be_visible()
     page.go_back()
     page.wait_for_url(re.compile(f"run={quick_run}"))
-    expect(page.get_by_text(f"run {quick_run}", exact=False)).to_be_visible()
+    expect(title_of(page, quick_run)).to_be_visible()
     wait_for_state(open_lab.home, again, "finished")
 
 

@@ -13,7 +13,7 @@ from playwright.sync_api import Locator, Page, expect
 
 from telemetry.spool import SpoolReader, spool_path
 from telemetry.status import read_status, state
-from tests.app.small_runs import endless_spec, wait_for, wait_for_state
+from tests.app.small_runs import calm_spec, endless_spec, wait_for, wait_for_state
 from tests.browser.conftest import OpenLab, stumbling_blocks
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -24,7 +24,7 @@ _numbers = itertools.count()
 @pytest.fixture
 def serving(open_lab: OpenLab) -> Iterator[str]:
     """A run that goes on for as long as the test looks."""
-    run_id = open_lab.submit(endless_spec(f"endless-{next(_numbers)}"))
+    run_id = open_lab.submit(calm_spec(f"endless-{next(_numbers)}"))
     wait_for_state(open_lab.home, run_id, "running")
     yield run_id
     open_lab.cancel(run_id)
@@ -127,7 +127,7 @@ def test_start_serves_the_chosen_scenario_with_the_chosen_settings(open_lab: Ope
 
 
 def test_a_run_behind_another_says_its_place(open_lab: OpenLab, serving: str, open_page: OpenPage) -> None:
-    waiting = open_lab.submit(endless_spec(f"waiting-{next(_numbers)}"))
+    waiting = open_lab.submit(calm_spec(f"waiting-{next(_numbers)}"))
     page = open_page(open_lab.url(waiting))
     expect(page.get_by_text("Next, once the device is free")).to_be_visible()
     page.get_by_role("button", name="Cancel the run").click()
