@@ -72,7 +72,6 @@ def heaviness(item: pytest.Item) -> int:
     return HEAVY_FIRST.index(name) if name in HEAVY_FIRST else len(HEAVY_FIRST)
 
 
-@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=heaviness)
     cases: Counter[str] = Counter()
