@@ -78,7 +78,10 @@ def read_jsonl(
             yield _row(path, line, record, shape, block_tokens or shape.block_tokens)
             continue
         session = str(record["session_id"])
-        given = {"timestamp": began.get(session), "hash_ids": []} | record  # a later turn may leave its moment out
+        given: dict[str, Any] = {
+            "timestamp": began.get(session),
+            "hash_ids": [],
+        } | record  # a later turn may leave its moment out
         row = _row(path, line, given, shape, block_tokens or shape.block_tokens)
         delay_s = number(path, line, {"delay": 0} | record, "delay") / shape.per_second
         began.setdefault(session, given["timestamp"])
