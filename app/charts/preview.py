@@ -16,7 +16,7 @@ TICKS = 4
 
 def counted_bars(counted: Sequence[Bin], palette: Palette, *, x_title: str) -> go.Figure:
     """Requests by bin, a bar each, as wide as its bin."""
-    figure = new_figure(palette, y_title="requests", x_title=x_title, height=HEIGHT)
+    figure = new_figure(palette, y_title="asked, requests", x_title=x_title, height=HEIGHT)
     figure.add_bar(
         x=[(one.start + one.end) / 2 for one in counted],
         y=[one.count for one in counted],

@@ -103,7 +103,7 @@ def test_number_formats_have_short_names_wherever_one_is_asked(short: str):
     ("name", "value", "words"),
     [
         ("dtype", "fp33", "no such choice. It must be one of auto, float32, bfloat16, float16 (fp32, bf16, fp16 for short)."),
-        ("policy", "fifo", "It must be one of stall-free, prefill-first, orca, chunk-only, splitfuse, static, or none."),
+        ("policy", "fifo", "It must be one of stall-free, prefill-first, orca, chunk-only, splitfuse, static, padded, padded-sorted, or none."),
         ("kv_quantization.key_bits", "3", "It must be one of 2, 4, 8."),
         ("max_num_seqs", "0", "too small. It must be a whole number, at least 1, at most 4096."),
         ("sampling.top_p", "2", "too large. It must be a number, above 0, at most 1."),
