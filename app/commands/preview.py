@@ -30,7 +30,9 @@ def preview(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Say what a scenario will ask: arrivals, lengths, shared text, and the load against what this machine can do.
+    """Say what a scenario will ask, before it runs.
+
+    Arrivals, lengths, shared text, and the load against what this machine can do.
 
     Nothing is served. For example: servescope preview chat --set workload.speed=2
     """

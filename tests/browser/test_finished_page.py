@@ -167,7 +167,9 @@ def test_the_list_opens_and_deletes_and_takes_it_back(open_lab: OpenLab, open_pa
     page = open_page(open_lab.url(path="/runs"))
     page.get_by_placeholder("name, scenario, label, model or id").fill("to-delete")
     expect(page.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
-    box = page.locator("[data-testid='stDataFrame']").bounding_box()
+    table = page.locator("[data-testid='stDataFrame']")
+    expect(table).to_have_count(1)  # while the list is drawn anew there are two
+    box = table.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 18, box["y"] + 52)
     page.get_by_role("button", name="Delete").click()
@@ -188,7 +190,9 @@ def test_a_row_that_was_chosen_is_not_chosen_again_in_another_list(
 ) -> None:
     page = open_page(open_lab.url(path="/runs"))
     expect(page.get_by_text("Choose a row", exact=False)).to_be_visible()
-    box = page.locator("[data-testid='stDataFrame']").bounding_box()
+    table = page.locator("[data-testid='stDataFrame']")
+    expect(table).to_have_count(1)  # while the list is drawn anew there are two
+    box = table.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 18, box["y"] + 52)
     expect(page.get_by_role("button", name="Delete")).to_be_visible()
