@@ -6,7 +6,7 @@ a process in which Triton does not interpret (``TRITON_INTERPRET=0`` before it i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,8 +54,13 @@ class Compiled:
 
 
 @contextmanager
-def compiling(capability: int, processors: int) -> Iterator[list[Compiled]]:
-    """Inside, launches compile for this compute capability (90: Hopper) and are listed; ``processors``: of the device that is not there."""
+def compiling(
+    capability: int, processors: int, launched: Callable[..., None] | None = None
+) -> Iterator[list[Compiled]]:
+    """Inside, launches compile for this compute capability (90: Hopper) and are listed; ``processors``: of the device that is not there.
+
+    ``launched``: is told of every launch: the kernel, what it was compiled to, the grid and the arguments, by place and by name.
+    """
     assert not backend.interpreted(), "Triton interprets here: set TRITON_INTERPRET=0 before it is imported"
     launches: list[Compiled] = []
     run = JITFunction.run
@@ -70,6 +75,8 @@ def compiling(capability: int, processors: int) -> Iterator[list[Compiled]]:
             if isinstance(value, torch.Tensor)
         )
         launches.append(Compiled(kernel.fn.__name__, tuple(grid), constants, types, result))
+        if launched is not None:
+            launched(kernel, result, grid, arguments, named)
         return result
 
     before = driver._active, backend.INTERPRETED_PROCESSORS

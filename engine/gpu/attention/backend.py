@@ -326,7 +326,6 @@ class TritonAttention(AttentionBackend):
             "PRECISION": self._precision,
             "WIDEN": self.widen,
             **self.form.constants(),
-            "READS_BYTES": self.form.reads_bytes(self.head_dim),
             "num_warps": tile.warps,
             "num_stages": min(tile.stages, self._most_stages(tile)),
         }

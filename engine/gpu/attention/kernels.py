@@ -117,7 +117,7 @@ def attend(
     HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
     MASKED: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     KEY_FORM: tl.constexpr, KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr,
-    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr, READS_BYTES: tl.constexpr,
+    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr,
 ):  # fmt: skip
     """Online softmax over places ``[start, stop)`` as they are stored; without MASKED every row sees all of them.
 
@@ -141,12 +141,12 @@ def attend(
         offsets = rows[:, None] * HEAD_DIM + dims[None, :]
         if KEY_FORM != PLAIN:
             k = unpack(
-                keys, key_meta, key_scale, rows, inside,
-                BLOCK_N, HEAD_DIM, HEAD_P, KEY_FORM, KEY_BITS, KEY_GROUP, READS_BYTES,
+                keys, key_meta, key_scale, rows, inside, table, at, stop,
+                BLOCK_N, HEAD_DIM, HEAD_P, BLOCK_SIZE, KEY_FORM, KEY_BITS, KEY_GROUP,
             )  # fmt: skip
             v = unpack(
-                values, value_meta, value_scale, rows, inside,
-                BLOCK_N, HEAD_DIM, HEAD_P, VALUE_FORM, VALUE_BITS, VALUE_GROUP, READS_BYTES,
+                values, value_meta, value_scale, rows, inside, table, at, stop,
+                BLOCK_N, HEAD_DIM, HEAD_P, BLOCK_SIZE, VALUE_FORM, VALUE_BITS, VALUE_GROUP,
             )  # fmt: skip
             k, v = k.to(q.dtype), v.to(q.dtype)
         elif MASKED:
@@ -223,7 +223,7 @@ def attend_stored(
     HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     KEY_FORM: tl.constexpr, KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr,
-    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr, READS_BYTES: tl.constexpr,
+    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr,
 ):  # fmt: skip
     """A tile's queries against places ``[start, stop)`` of the cache, of which each sees those up to ``last``.
 
@@ -246,13 +246,13 @@ def attend_stored(
         acc, total, top, q, last, head_keys, head_values,
         head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, start, whole, scale,
         HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, False, PRECISION, WIDEN,
-        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP, READS_BYTES,
+        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP,
     )  # fmt: skip
     acc, total, top = attend(
         acc, total, top, q, last, head_keys, head_values,
         head_key_meta, head_value_meta, head_key_scale, head_value_scale, table, whole, stop, scale,
         HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_N, True, PRECISION, WIDEN,
-        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP, READS_BYTES,
+        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP,
     )  # fmt: skip
     return acc, total, top
 
@@ -300,7 +300,7 @@ def paged_attention(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SINGLES: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
     WIDEN: tl.constexpr, WINDOW: tl.constexpr, TAIL_TOKENS: tl.constexpr,
     KEY_FORM: tl.constexpr, KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr,
-    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr, READS_BYTES: tl.constexpr,
+    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr,
 ):  # fmt: skip
     """One tile against one segment. Grid: (tiles, kv_heads, segments).
 
@@ -367,7 +367,7 @@ def paged_attention(
         q_tile, keys, values, key_meta, value_meta, key_scale, value_scale, since - 1, kv_head, table, start, whole, stop, scale,
         slots_per_head, key_meta_stride, value_meta_stride,
         HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, PRECISION, WIDEN,
-        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP, READS_BYTES,
+        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP,
     )  # fmt: skip
     if (WINDOW > 0) | (prefills is not None):
         sequence_tail_keys, sequence_tail_values = tail_keys, tail_values
@@ -402,7 +402,7 @@ def shared_prefixes(
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, PRECISION: tl.constexpr, WIDEN: tl.constexpr,
     KEY_FORM: tl.constexpr, KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr,
-    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr, READS_BYTES: tl.constexpr,
+    VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr,
 ):  # fmt: skip
     """Single tokens that share places of their sequences, as one tile, against a stretch of these. Grid: (items, kv_heads)."""
     item = items + tl.program_id(0) * 5
@@ -428,7 +428,7 @@ def shared_prefixes(
         q_tile, keys, values, key_meta, value_meta, key_scale, value_scale, last, kv_head, table, start, whole, stop, scale,
         slots_per_head, key_meta_stride, value_meta_stride,
         HEAD_DIM, HEAD_P, BLOCK_SIZE, BLOCK_M, BLOCK_N, PRECISION, WIDEN,
-        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP, READS_BYTES,
+        KEY_FORM, KEY_BITS, KEY_GROUP, VALUE_FORM, VALUE_BITS, VALUE_GROUP,
     )  # fmt: skip
     leave(acc, total, top, q, partial_out, partial_lse, place, valid, HEAD_DIM, HEAD_P, True)
 

@@ -18,8 +18,8 @@ SYMMETRIC: tl.constexpr = tl.constexpr(1)  # int8 codes, a step per token and gr
 ASYMMETRIC: tl.constexpr = tl.constexpr(2)  # codes side by side in bytes, step and minimum per token and group
 FLOAT8: tl.constexpr = tl.constexpr(3)  # e4m3 bytes, a scale per head
 PER_CHANNEL: tl.constexpr = tl.constexpr(4)  # as ASYMMETRIC, but step and minimum per channel and group of tokens
+FEWEST_READ_BY_BYTES: tl.constexpr = tl.constexpr(32)  # rows, and numbers of each
 ROUNDER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding and taking it away rounds to even
-HEADS_READ_BY_BYTES = (64, 128)
 FEWEST_BITS_AT_ONCE = 4  # that ``engine.gpu.kernels.rope_pack`` lays side by side
 
 
@@ -70,14 +70,6 @@ class KernelForm:
     def bits(self) -> int:
         """Of a stored number, of keys or values the fewer."""
         return min(self.keys.bits, self.values.bits)
-
-    def reads_bytes(self, head_dim: int) -> bool:
-        """Whether keys and values are read byte by byte and not number by number, several times as fast.
-
-        Triton 3.6 compiled this to wrong results for windows of 2 and 4 bits with heads of 16 and 256 (seen on an H100), so it is kept to what
-        was seen to be right there.
-        """
-        return self.at_once and head_dim in HEADS_READ_BY_BYTES
 
     def constants(self) -> dict[str, int]:
         """The arguments that every kernel which reads or writes both sides is compiled for."""
@@ -176,6 +168,14 @@ def unpack_numbers(
 
 
 @triton.jit
+def slots_of(table, places, inside, BLOCK_SIZE: tl.constexpr):
+    """Slots of a sequence's places; those not inside are slots of block 0."""
+    block = tl.load(table + places // BLOCK_SIZE, mask=inside, other=0)
+    # Triton 3.6 takes a sum of these to be as even as its first place is, and reads packed rows of, say, 40 bytes 16 at a time.
+    return tl.multiple_of(block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE, 1)
+
+
+@triton.jit
 def steps_and_minimums(meta, first, wanted, ROWS: tl.constexpr, COUNT: tl.constexpr):
     """COUNT pairs that lie side by side from ``first`` [ROWS] on: steps [ROWS, COUNT] and minimums, float32; 0 where not wanted [ROWS]."""
     place = meta + first[:, None] + tl.arange(0, 2 * COUNT)[None, :]
@@ -184,17 +184,34 @@ def steps_and_minimums(meta, first, wanted, ROWS: tl.constexpr, COUNT: tl.conste
 
 
 @triton.jit
+def halves(x, BITS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """x [ROWS, WIDTH] of two numbers of so many bits -> [ROWS, 2 * WIDTH]: the lower ones first."""
+    both = tl.join(x & ((1 << BITS) - 1), x >> BITS)
+    return tl.reshape(tl.permute(both, (0, 2, 1)), [ROWS, 2 * WIDTH])
+
+
+@triton.jit
+def side_by_side(packed, BITS: tl.constexpr, ROWS: tl.constexpr, HEAD_DIM: tl.constexpr):
+    """packed [ROWS, bytes] -> [ROWS, HEAD_DIM]: a row's lowest bits first, then the next ones (``engine.kv.codecs.packing``)."""
+    WIDTH: tl.constexpr = HEAD_DIM * BITS // 8
+    numbers = halves(packed, 4, ROWS, WIDTH)
+    if BITS == 2:  # each nibble as a row of its own
+        numbers = halves(tl.reshape(numbers, [2 * ROWS, WIDTH]), 2, 2 * ROWS, WIDTH)
+    return tl.reshape(numbers, [ROWS, HEAD_DIM])
+
+
+@triton.jit
 def unpack_bytes(
-    codes, meta, scale, rows, inside,
+    codes, meta, scale, rows, inside, run_rows, runs_inside,
     ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """As ``unpack``: each byte, step and minimum is read once, and meets its numbers in registers. For ``reads_bytes``."""
-    LOW_WIDTH: tl.constexpr = HEAD_DIM if BITS == 8 else HEAD_DIM // 2
-    GROUPS: tl.constexpr = HEAD_DIM // GROUP
+    """As ``unpack``: each byte, step and minimum is read once, and meets its numbers in registers."""
+    LOW_BITS: tl.constexpr = 4 if BITS == 5 else BITS
+    LOW_WIDTH: tl.constexpr = HEAD_DIM * LOW_BITS // 8
     row = codes + rows[:, None] * (HEAD_DIM * BITS // 8)
     packed = tl.load(row + tl.arange(0, LOW_WIDTH)[None, :], mask=inside[:, None], other=0)
-    if BITS < 8:  # low nibbles are a row's first half (``engine.kv.codecs.packing``)
-        packed = tl.reshape(tl.permute(tl.join(packed & 15, packed >> 4), (0, 2, 1)), [ROWS, HEAD_DIM])
+    if LOW_BITS < 8:
+        packed = side_by_side(packed, LOW_BITS, ROWS, HEAD_DIM)
     if BITS == 5:  # the fifth bits lie behind the nibbles
         EIGHTHS: tl.constexpr = HEAD_DIM // 8
         place = row + LOW_WIDTH + tl.arange(0, EIGHTHS)[None, :]
@@ -204,28 +221,47 @@ def unpack_bytes(
     if FORM == FLOAT8:
         result = e4m3(packed) * (256.0 * tl.load(scale))
     elif FORM == SYMMETRIC:
+        GROUPS: tl.constexpr = HEAD_DIM // GROUP
         place = meta + rows[:, None] * GROUPS + tl.arange(0, GROUPS)[None, :]
         step = tl.load(place, mask=inside[:, None], other=0.0).to(tl.float32)
         result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None]
-    else:
+    elif FORM == ASYMMETRIC:
+        GROUPS: tl.constexpr = HEAD_DIM // GROUP
         step, least = steps_and_minimums(meta, rows * (2 * GROUPS), inside, ROWS, GROUPS)
         result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None] + least[:, :, None]
+    else:
+        RUNS: tl.constexpr = run_rows.shape[0]
+        step, least = steps_and_minimums(meta, run_rows // GROUP * (2 * HEAD_DIM), runs_inside, RUNS, HEAD_DIM)
+        result = (
+            tl.reshape(packed, [RUNS, ROWS // RUNS, HEAD_DIM]).to(tl.float32) * step[:, None, :] + least[:, None, :]
+        )
     return tl.reshape(result, [ROWS, HEAD_DIM])
 
 
 @triton.jit
 def unpack(
-    codes, meta, scale, rows, inside,
-    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr,
-    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr, READS_BYTES: tl.constexpr,
+    codes, meta, scale, rows, inside, table, at, stop,
+    ROWS: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    FORM: tl.constexpr, BITS: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
     """Slots ``rows`` of one head, [ROWS, HEAD_P] float32, of which those ``inside`` are read; the others are finite.
 
-    ``codes``, ``meta``: of that head; ``scale``: its address. PER_CHANNEL: rows follow each other in their sequence, from a multiple of the
-    smaller of GROUP and their number on where one divides the other. READS_BYTES: ``reads_bytes`` of the cache's form.
+    ``codes``, ``meta``: of that head; ``scale``: its address. ``rows`` are those of places ``at`` and following of the sequence with this
+    ``table``, of which those before ``stop`` are inside. PER_CHANNEL: ``at`` is a multiple of the smaller of GROUP and ROWS where one divides
+    the other.
     """
-    if READS_BYTES:
-        result = unpack_bytes(codes, meta, scale, rows, inside, ROWS, HEAD_DIM, FORM, BITS, GROUP)
+    RUN: tl.constexpr = GROUP if FORM == PER_CHANNEL and GROUP < ROWS else ROWS  # rows that share their channels' steps
+    EVEN: tl.constexpr = HEAD_P == HEAD_DIM and (FORM != PER_CHANNEL or GROUP % RUN + ROWS % RUN == 0)
+    # Bytes reach the matrix units in an order that takes 32 of either: with fewer, Triton 3.6 gives wrong sums.
+    if EVEN and HEAD_DIM >= FEWEST_READ_BY_BYTES and ROWS >= FEWEST_READ_BY_BYTES:
+        run_places = at + tl.arange(0, ROWS // RUN) * RUN
+        runs_inside = run_places < stop
+        run_rows = run_places
+        if FORM == PER_CHANNEL:
+            run_rows = slots_of(table, run_places, runs_inside, BLOCK_SIZE)
+        result = unpack_bytes(
+            codes, meta, scale, rows, inside, run_rows, runs_inside, ROWS, HEAD_DIM, FORM, BITS, GROUP
+        )  # fmt: skip
     else:
         dims = tl.arange(0, HEAD_P)
         wanted = inside[:, None] & (dims < HEAD_DIM)[None, :]
