@@ -208,6 +208,7 @@ def unpack_bytes(
     """As ``unpack``: each byte, step and minimum is read once, and meets its numbers in registers."""
     LOW_BITS: tl.constexpr = 4 if BITS == 5 else BITS
     LOW_WIDTH: tl.constexpr = HEAD_DIM * LOW_BITS // 8
+    GROUPS: tl.constexpr = HEAD_DIM // GROUP  # of channels
     row = codes + rows[:, None] * (HEAD_DIM * BITS // 8)
     packed = tl.load(row + tl.arange(0, LOW_WIDTH)[None, :], mask=inside[:, None], other=0)
     if LOW_BITS < 8:
@@ -221,12 +222,10 @@ def unpack_bytes(
     if FORM == FLOAT8:
         result = e4m3(packed) * (256.0 * tl.load(scale))
     elif FORM == SYMMETRIC:
-        GROUPS: tl.constexpr = HEAD_DIM // GROUP
         place = meta + rows[:, None] * GROUPS + tl.arange(0, GROUPS)[None, :]
         step = tl.load(place, mask=inside[:, None], other=0.0).to(tl.float32)
         result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None]
     elif FORM == ASYMMETRIC:
-        GROUPS: tl.constexpr = HEAD_DIM // GROUP
         step, least = steps_and_minimums(meta, rows * (2 * GROUPS), inside, ROWS, GROUPS)
         result = tl.reshape(packed, [ROWS, GROUPS, GROUP]).to(tl.float32) * step[:, :, None] + least[:, :, None]
     else:
