@@ -10,6 +10,7 @@ What instructions do, and which thread holds what of a matrix, is NVIDIA's "PTX 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import re
 import struct
@@ -22,15 +23,11 @@ import numpy as np
 import torch
 
 from benchmarks.compiling import driver
-from benchmarks.compiling.emulated_ops import OPS, Unsupported, value_type
+from benchmarks.compiling.driver import WARP
+from benchmarks.compiling.emulated_ops import OPS, Fault, Unsupported, value_type
 
 _LABEL = re.compile(r"^(\$\w+|\w+):")
 _STATEMENT = re.compile(r"^(?:@(!?)(%p\d+)\s+)?([a-z][\w.:]*)\s*(.*)$", re.S)
-_WARP = 32
-
-
-class Fault(RuntimeError):
-    """An access that the hardware would refuse, or that touches memory of nobody."""
 
 
 @dataclass
@@ -66,7 +63,7 @@ def parse(ptx: str) -> Program:
     statements: list[Statement] = []
     labels: dict[str, int] = {}
     body = re.sub(r"//[^\n]*", "", entry[3]).split(".section", 1)[0]
-    for part in body.replace("{ //", "{").split(";"):
+    for part in body.split(";"):
         text = part.strip()
         while text:
             label = _LABEL.match(text)
@@ -112,7 +109,7 @@ class Memory:
         storage = tensor.untyped_storage()
         base = storage.data_ptr()
         if all(base != known for known, _ in self.segments):
-            array = np.frombuffer((np.ctypeslib.as_array(_bytes_at(base, storage.nbytes()))), dtype=np.uint8)
+            array = np.ctypeslib.as_array(_bytes_at(base, storage.nbytes()))
             self.segments.append((base, array))
 
     def each(self, addresses: np.ndarray, width: int, text: str) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -135,8 +132,6 @@ class Memory:
 
 
 def _bytes_at(address: int, count: int) -> Any:
-    import ctypes
-
     return (ctypes.c_uint8 * count).from_address(address)
 
 
@@ -158,7 +153,7 @@ class Block:
         self.special = {
             "%tid.x": np.arange(self.threads, dtype=np.uint32),
             "%ntid.x": np.full(self.threads, self.threads, np.uint32),
-            "%laneid": np.arange(self.threads, dtype=np.uint32) % _WARP,
+            "%laneid": np.arange(self.threads, dtype=np.uint32) % WARP,
             **{f"%ctaid.{axis}": np.full(self.threads, n, np.uint32) for axis, n in zip("xyz", place, strict=True)},
         }
 

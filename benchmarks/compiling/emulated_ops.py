@@ -8,8 +8,13 @@ from typing import Any
 
 import numpy as np
 
-_WARP = 32
+from benchmarks.compiling.driver import WARP
+
 _TYPES = {"f": "f", "s": "i", "u": "u", "b": "u"}
+
+
+class Fault(RuntimeError):
+    """An access that the hardware would refuse, or that touches memory of nobody."""
 
 
 class Unsupported(NotImplementedError):
@@ -231,9 +236,9 @@ def _ld(block: Any, s: Any) -> None:
 
 
 def _read(block: Any, s: Any, space: str, addresses: np.ndarray, width: int) -> np.ndarray:
-    if space == "shared" or space.startswith("shared"):
+    if space.startswith("shared"):
         if (addresses % np.uint64(width)).any():
-            raise RuntimeError(f"misaligned shared address: {s.text}")
+            raise Fault(f"misaligned shared address: {s.text}")
         return block.shared[addresses.astype(np.int64)[:, None] + np.arange(width)]
     data = np.zeros((len(addresses), width), np.uint8)
     for array, which, places in block.memory.each(addresses, width, s.text):
@@ -269,7 +274,7 @@ def _cp(block: Any, s: Any) -> None:
         to = block.address(s.operands[0])[active].astype(np.int64)
         source = block.address(s.operands[1])[active]
         if (to % width).any():
-            raise RuntimeError(f"misaligned shared address: {s.text}")
+            raise Fault(f"misaligned shared address: {s.text}")
         data = np.zeros((len(to), width), np.uint8)
         if (some := wanted == width).any():
             data[some] = _read(block, s, "global", source[some], width)
@@ -286,11 +291,11 @@ def _shfl(block: Any, s: Any) -> None:
     x, by = block.get(s.operands[1], "u32"), block.get(s.operands[2], "u32")
     lane = np.arange(block.threads)
     mode = s.op.split(".")[2]
-    within = lane % _WARP
+    within = lane % WARP
     source = {"bfly": within ^ by, "idx": by & 31, "up": within - by, "down": within + by}[mode].astype(np.int64)
-    inside = (source >= 0) & (source < _WARP)
+    inside = (source >= 0) & (source < WARP)
     block.set(
-        s.operands[0].partition("|")[0], np.where(inside, x[np.where(inside, lane // _WARP * _WARP + source, lane)], x)
+        s.operands[0].partition("|")[0], np.where(inside, x[np.where(inside, lane // WARP * WARP + source, lane)], x)
     )
 
 
@@ -324,7 +329,7 @@ def _lop3(block: Any, s: Any) -> None:
 
 
 def _warps(values: np.ndarray) -> np.ndarray:
-    return values.reshape(-1, _WARP)
+    return values.reshape(-1, WARP)
 
 
 def _matrices(s: Any) -> int:
@@ -338,7 +343,7 @@ def _ldmatrix(block: Any, s: Any) -> None:
     halves = np.ascontiguousarray(rows).view(np.uint16).reshape(len(addresses), count, 8, 8)
     if ".trans" in s.op:
         halves = halves.swapaxes(2, 3)
-    words = np.ascontiguousarray(halves).view(np.uint32).reshape(len(addresses), count, _WARP)
+    words = np.ascontiguousarray(halves).view(np.uint32).reshape(len(addresses), count, WARP)
     for n, name in enumerate(_registers(s.operands[0])):
         block.set(name, words[:, n].reshape(-1))
 
@@ -353,7 +358,7 @@ def _stmatrix(block: Any, s: Any) -> None:
         block.shared[addresses[:, 8 * n : 8 * n + 8, None] + np.arange(16)] = halves.view(np.uint8).reshape(-1, 8, 16)
 
 
-_GROUP, _IN_GROUP = np.arange(_WARP) // 4, np.arange(_WARP) % 4
+_GROUP, _IN_GROUP = np.arange(WARP) // 4, np.arange(WARP) % 4
 
 
 def _mma(block: Any, s: Any) -> None:

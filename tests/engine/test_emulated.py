@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.compiling.emulate import Block, Fault, Memory, Program, parse
-from benchmarks.compiling.emulated_ops import Unsupported
+from benchmarks.compiling.emulate import Block, Memory, Program, parse
+from benchmarks.compiling.emulated_ops import Fault, Unsupported
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """.version 8.7

@@ -32,7 +32,7 @@ Integers that change from batch to batch are not specialised on, so that no batc
 import triton
 import triton.language as tl
 
-from engine.gpu.kernels.forms import PLAIN, unpack
+from engine.gpu.kernels.forms import PLAIN, slots, unpack
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
 CHANGING = ["first_sequence", "first_token", "num_sequences", "segments"]
@@ -129,15 +129,11 @@ def attend(
         inside = places < stop
         if BLOCK_SIZE % BLOCK_N == 0:
             block = tl.load(table + at // BLOCK_SIZE)
-            rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
         elif MASKED:
             block = tl.load(table + places // BLOCK_SIZE, mask=inside, other=0)
-            rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
         else:
             block = tl.load(table + places // BLOCK_SIZE)
-            rows = block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE
-        # Triton 3.6 takes a sum of these to be as even as its first place is, and reads packed rows of, say, 40 bytes 16 at a time.
-        rows = tl.multiple_of(rows, 1)
+        rows = slots(block, places, BLOCK_SIZE)
         offsets = rows[:, None] * HEAD_DIM + dims[None, :]
         if KEY_FORM != PLAIN:
             k = unpack(

@@ -168,10 +168,9 @@ def unpack_numbers(
 
 
 @triton.jit
-def slots_of(table, places, inside, BLOCK_SIZE: tl.constexpr):
-    """Slots of a sequence's places; those not inside are slots of block 0."""
-    block = tl.load(table + places // BLOCK_SIZE, mask=inside, other=0)
-    # Triton 3.6 takes a sum of these to be as even as its first place is, and reads packed rows of, say, 40 bytes 16 at a time.
+def slots(block, places, BLOCK_SIZE: tl.constexpr):
+    """Slots of places that lie in ``block``, one for all or one each."""
+    # Triton 3.6 takes the sum to be as even as its first place is, and reads packed rows of, say, 40 bytes 16 at a time.
     return tl.multiple_of(block.to(tl.int64) * BLOCK_SIZE + places % BLOCK_SIZE, 1)
 
 
@@ -257,7 +256,8 @@ def unpack(
         runs_inside = run_places < stop
         run_rows = run_places
         if FORM == PER_CHANNEL:
-            run_rows = slots_of(table, run_places, runs_inside, BLOCK_SIZE)
+            block = tl.load(table + run_places // BLOCK_SIZE, mask=runs_inside, other=0)
+            run_rows = slots(block, run_places, BLOCK_SIZE)
         result = unpack_bytes(
             codes, meta, scale, rows, inside, run_rows, runs_inside, ROWS, HEAD_DIM, FORM, BITS, GROUP
         )  # fmt: skip
