@@ -1,6 +1,7 @@
 """A run that was recorded on an H100, exported there, opens on a machine without a GPU: figures, counters and the device's name.
 
-``data/starter-h100.servescope``: ``servescope run starter --set model=random:qwen3-0.6b``, by ``benchmarks.gpu_run`` at e64b527.
+``data/starter-h100.servescope``: ``servescope run starter --set model=random:qwen3-0.6b``, by ``benchmarks.gpu_run`` at e64b527; of the kernel's
+name only the version was kept.
 """
 
 from __future__ import annotations
