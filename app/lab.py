@@ -21,7 +21,7 @@ from app.runs.machine_rates import measure_for
 from app.runs.queue import RunQueue
 from store.database import Database
 from store.figures import final_figures
-from store.inflight import in_flight_of
+from store.in_flight import in_flight_of
 from store.ingest import Collector
 from store.live_run import LiveRun
 from store.live_runs import LiveRuns

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from app.errors import LabError
 from app.home import Home
-from telemetry.jsonfile import Nanoseconds, Unreadable, plain, read_as
+from telemetry.json_file import Nanoseconds, Unreadable, plain, read_as
 from telemetry.process import is_alive
 from telemetry.status import Identity, Label
 

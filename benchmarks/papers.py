@@ -25,7 +25,7 @@ from app.experiments.file import create_experiment, read_experiment
 from app.home import Home
 from app.runs.machine_rates import measure_for
 from benchmarks.harness import Report, arguments
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 
 MOST_MINUTES = 25.0  # of all quick forms together
 LOOK_S = 0.05
@@ -34,7 +34,7 @@ LOOK_S = 0.05
 def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="the quick forms")
-    parser.add_argument("--only", default=",".join(claimfile.names()), help="these papers, with commas between")
+    parser.add_argument("--only", default=",".join(claim_file.names()), help="these papers, with commas between")
     options = parser.parse_args(words)
     report = Report("papers")
     report.note_load()

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from engine import finite
 from engine.config.errors import EngineError, IntegrityError
 from telemetry.folder import SPEC
-from telemetry.jsonfile import Unreadable
+from telemetry.json_file import Unreadable
 from telemetry.refusal import error_object
 
 SEE_LOG = "See worker.log in the run's folder."

@@ -40,7 +40,7 @@ from engine.start.warmup import rehearse, warm_up
 from telemetry.clock import RunClock
 from telemetry.damage import spool_sizes
 from telemetry.folder import SPEC
-from telemetry.jsonfile import read_as
+from telemetry.json_file import read_as
 from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.machine import environment
 from telemetry.recorder import Recorder

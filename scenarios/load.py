@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import suggest
 from scenarios.schema import Scenario
-from scenarios.yamlfile import ScenarioError, read_as
+from scenarios.yaml_file import ScenarioError, read_as
 
 SUFFIXES = (".yaml", ".yml")
 

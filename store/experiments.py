@@ -13,7 +13,7 @@ from store.query import Query
 from store.schema import EXPERIMENT_COLUMNS
 from store.transaction import transaction
 from telemetry.folder import RUN_ID
-from telemetry.jsonfile import Unreadable
+from telemetry.json_file import Unreadable
 
 
 class ExperimentIndex:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import duckdb
 
-from store.claimfigures import RunFigures, matched_share
+from store.claim_figures import RunFigures, matched_share
 from store.metrics import COMPLETED_SQL
 from store.query import Query
 

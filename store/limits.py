@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeGuard
 
 import numpy as np
 
-from store.inflight import Step
+from store.in_flight import Step
 from store.query import Query
 
 Kind = Literal["memory_bandwidth", "compute", "kv_capacity", "host_overhead", "other_processes", "no_work"]

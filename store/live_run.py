@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from store.figures import Trend, latency, plain, window
 from store.history import History, LatencyHistogram
-from store.inflight import InFlight, OpenRequest
+from store.in_flight import InFlight, OpenRequest
 from store.limits import Outside, Work, what_limits
 from store.metrics import STALL_MS, request_latencies, too_few, ttft_ms
 from store.pool_room import PoolRoom, pool_room_of
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 from store.schema import TABLES
-from telemetry.runfacts import facts_of
+from telemetry.run_facts import facts_of
 
 REQUEST_COLUMNS = ("t", "ttft_ms", "tpot_ms", "e2e_ms", "request")
 TOKEN_COLUMNS = ("t", "itl_ms", "request")

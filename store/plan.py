@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 from pydantic.dataclasses import dataclass
 
 from store.slo import DEFAULT_SLO
-from telemetry.jsonfile import Count, Nanoseconds, Unreadable, parse_as, read_bounded
+from telemetry.json_file import Count, Nanoseconds, Unreadable, parse_as, read_bounded
 from telemetry.status import Label, Words
 
 FILE = "experiment.json"

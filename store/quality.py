@@ -10,12 +10,12 @@ from typing import Any
 
 import duckdb
 
-from store.qualityfile import MOST_BYTES, Chunking, CodecCost, Needle, Quality, Side
+from store.quality_file import MOST_BYTES, Chunking, CodecCost, Needle, Quality, Side
 from store.query import Query
 from store.schema import QUALITY_COLUMNS, quoted
 from store.transaction import transaction
 from telemetry.folder import QUALITY as FILE
-from telemetry.jsonfile import Unreadable, parse_as, read_bounded
+from telemetry.json_file import Unreadable, parse_as, read_bounded
 
 FULL_PRECISION = "full precision"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from store.claimfigures import STEPS, RunFigures
+from store.claim_figures import STEPS, RunFigures
 from store.query import Query
 
 

@@ -29,18 +29,18 @@ import pyarrow.parquet as pq
 
 from store.errors import StoreError
 from store.notes import Notes
-from store.parquetspool import ROWS_PER_BATCH, plain_schema
-from store.qualityfile import MOST_BYTES as MOST_QUALITY_BYTES
-from store.qualityfile import Quality
+from store.parquet_spool import ROWS_PER_BATCH, plain_schema
+from store.quality_file import MOST_BYTES as MOST_QUALITY_BYTES
+from store.quality_file import Quality
 from telemetry.arrow import of_today
 from telemetry.damage import damage_of
 from telemetry.folder import NOTES, QUALITY, SPEC, STATUS, TELEMETRY_FOLDER
-from telemetry.jsonfile import MOST_BYTES, Unreadable, parse_as, read_as, read_bounded
+from telemetry.json_file import MOST_BYTES, Unreadable, parse_as, read_as, read_bounded
 from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.machine import package_version
 from telemetry.process import IDENTITY_KEYS
 from telemetry.rows import ROW_TYPES, columns
-from telemetry.runfacts import SpecHead
+from telemetry.run_facts import SpecHead
 from telemetry.spool import SpoolCorrupt, SpoolReader, spool_path
 from telemetry.status import LABEL_UNREADABLE, is_final, read_status, state
 

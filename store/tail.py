@@ -23,9 +23,9 @@ from store.transaction import transaction
 from telemetry.arrow import of_today
 from telemetry.damage import damage_of
 from telemetry.folder import SPEC, STATUS
-from telemetry.jsonfile import Unreadable, plain, read_as
+from telemetry.json_file import Unreadable, plain, read_as
 from telemetry.limits import MOST_SPEC_BYTES
-from telemetry.runfacts import SpecHead, as_text, fact, facts_of
+from telemetry.run_facts import SpecHead, as_text, fact, facts_of
 from telemetry.spool import SpoolBatch, SpoolCorrupt, SpoolReader, spool_path
 from telemetry.status import FINAL_STATES, LABEL_DAMAGED, Status, read_status
 

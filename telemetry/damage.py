@@ -6,7 +6,7 @@ from pathlib import Path
 
 from telemetry.folder import spool_path
 from telemetry.framing import END_OF_STREAM
-from telemetry.jsonfile import open_regular
+from telemetry.json_file import open_regular
 from telemetry.rows import ROW_TYPES
 from telemetry.status import LABEL_INCOMPLETE, Status, is_final, state
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 from telemetry import framing
 from telemetry.folder import spool_path as spool_path
 from telemetry.framing import END_OF_STREAM, MAX_BODY_BYTES, MAX_METADATA_BYTES, RECORD_BATCH, FrameError
-from telemetry.jsonfile import open_regular
+from telemetry.json_file import open_regular
 
 READ_BYTES = 4 << 20
 MOST_AT_ONCE = MAX_BODY_BYTES + 2 * MAX_METADATA_BYTES  # the largest message, and the schema before it

@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from telemetry.folder import STATUS as FILE
 from telemetry.folder import TELEMETRY_FOLDER, WORKER_LOG
-from telemetry.jsonfile import Count, Nanoseconds, Unreadable, plain, read_as, write_json
+from telemetry.json_file import Count, Nanoseconds, Unreadable, plain, read_as, write_json
 from telemetry.limits import MOST_REQUESTS
 from telemetry.process import is_alive, own_identity
 from telemetry.refusal import error_object
@@ -143,7 +143,7 @@ class RunStatus(Identity):
     updated_unix_ns: Nanoseconds | None = None
     ended_unix_ns: Nanoseconds | None = None
     progress: Progress | None = None
-    in_flight: dict[str, JsonValue] | None = None  # as ``store.inflight`` reads it
+    in_flight: dict[str, JsonValue] | None = None  # as ``store.in_flight`` reads it
     error: Fault | None = None
     labels: Labels = []
     summary: Summary | None = None

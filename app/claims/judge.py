@@ -15,11 +15,11 @@ import duckdb
 import numpy as np
 
 from app.errors import LabError
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 from scenarios.papers.claim import Claim, Gate, Predicate, Regime
-from scenarios.papers.claimfile import variant_name
+from scenarios.papers.claim_file import variant_name
 from store import gates, predicates, queries
-from store.claimfigures import RunFigures, title_of
+from store.claim_figures import RunFigures, title_of
 from store.plan import Experiment
 from store.query import Query
 from store.regimes import regime
@@ -67,8 +67,8 @@ def judge_claim(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> Judge
         raise LabError(
             "no-claim", field="experiment", value=experiment.experiment_id, message="It tests no paper's claim."
         )
-    claim = claimfile.claim(mark.paper) if mark.paper in claimfile.names() else None
-    if claim is None or claimfile.claim_hash(claim, mark.quick) != mark.hash:
+    claim = claim_file.claim(mark.paper) if mark.paper in claim_file.names() else None
+    if claim is None or claim_file.claim_hash(claim, mark.quick) != mark.hash:
         return _judgement(con, experiment, "stale", {"reasons": ["The claim file is not the one that was run."]})
     broken = _broken_books(con, experiment)
     if broken:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from app.experiments.plan import WORKLOAD, Variant, plan
 from engine.config import ConfigError, RunSpec, suggest
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 from scenarios.papers.claim import Claim
-from scenarios.papers.claimfile import as_settings, as_text, refusal, repeats, shared_settings, variant_name, with_line
-from scenarios.yamlfile import ScenarioError
-from store import claimfigures
+from scenarios.papers.claim_file import as_settings, as_text, refusal, repeats, shared_settings, variant_name, with_line
+from scenarios.yaml_file import ScenarioError
+from store import claim_figures
 from store.plan import ClaimMark, Experiment
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def plan_claim(paper: str, *, quick: bool, measure: Measure | None = None) -> tu
     Raises:
         ScenarioError: there is no claim of this name, or something in its file is wrong (file, line, key, value, mend).
     """
-    claim = claimfile.claim(paper)
-    return planned(claim, claimfile.folder() / f"{paper}.yaml", quick=quick, measure=measure)
+    claim = claim_file.claim(paper)
+    return planned(claim, claim_file.folder() / f"{paper}.yaml", quick=quick, measure=measure)
 
 
 def planned(
@@ -56,13 +56,13 @@ def planned(
     for point in points:
         names = {name: variant_name(name, point) for name in claim.variants}
         refuse_unnamed_differences(claim, path, {name: specs[full] for name, full in names.items()})
-    mark = ClaimMark(path.stem, claimfile.claim_hash(claim, quick), quick)
+    mark = ClaimMark(path.stem, claim_file.claim_hash(claim, quick), quick)
     return replace(experiment, claim=mark, title=f"{path.stem}: {experiment.title}", question=claim.says), specs
 
 
 def refuse_unknown_metrics(claim: Claim, path: Path) -> None:
     """Raises ``ScenarioError`` for a figure of a metric that does not exist."""
-    known = claimfigures.names()
+    known = claim_figures.names()
     for name, figure in claim.figures.items():
         if figure.metric is not None and figure.metric not in known:
             message = f"There is no metric {figure.metric!r}."

@@ -11,7 +11,7 @@ from app.claims.words import ended, figure_rows, sentences
 from app.exports import html
 from app.theme import LIGHT
 from scenarios import papers
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 
 TITLE = "What reproduces on this machine"
 INTERVALS = (
@@ -27,7 +27,7 @@ def claims_page(found: Sequence[Judgement]) -> str:
         (papers.card(name).system, one.verdict, "quick" if one.quick else "whole", ended(one), one.experiment_id)
         for name, one in sorted(best.items())
     ]
-    without = [papers.card(name).system for name in claimfile.names() if name not in best]
+    without = [papers.card(name).system for name in claim_file.names() if name not in best]
     told = [f"{verdict}: {meaning}" for verdict, meaning in VERDICTS.items() if any(row[1] == verdict for row in rows)]
     parts = [
         html.story(
@@ -49,7 +49,7 @@ def _paper(name: str, found: Judgement) -> str:
     rows = figure_rows(found)
     if not rows:
         return told
-    claim = claimfile.claim(name)
+    claim = claim_file.claim(name)
     axis = claim.sweep.axis if claim.sweep else ""
     plot = claim.plot
     drawing = claim_chart(plot.kind, plot.of, found.evidence["figures"], LIGHT, title=plot.title, axis=axis)

@@ -30,13 +30,13 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object and no
 
 def stderr() -> Console:
     """A console on standard error."""
-    from app.commands.richconsole import TerminalConsole
+    from app.commands.rich_console import TerminalConsole
 
     return TerminalConsole(sys.stderr)
 
 
 def stdout() -> Console:
-    from app.commands.richconsole import TerminalConsole
+    from app.commands.rich_console import TerminalConsole
 
     return TerminalConsole(sys.stdout)
 

@@ -23,9 +23,9 @@ papers = typer.Typer(help="Papers on LLM serving, a card each.", rich_markup_mod
 
 
 def register(app: typer.Typer) -> None:
-    from app.commands import paperruns
+    from app.commands import paper_runs
 
-    paperruns.register(papers)
+    paper_runs.register(papers)
     app.add_typer(papers, name="papers")
 
 

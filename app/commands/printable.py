@@ -3,7 +3,7 @@
 Titles, notes, labels, model names and errors may come from a file that somebody sent. A terminal would take an escape
 character in them for a command: clear the screen, rename the window, write to the clipboard. ``guard_terminal`` puts
 ``PrintableStream`` in front of both standard streams, so every ``print``, log line and traceback passes it;
-``app.commands.richconsole`` does the same for rich, whose own colours it leaves alone.
+``app.commands.rich_console`` does the same for rich, whose own colours it leaves alone.
 """
 
 from __future__ import annotations

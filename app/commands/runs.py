@@ -88,7 +88,7 @@ def scenarios(
 ) -> None:
     """List the built-in scenarios."""
     from scenarios import available
-    from scenarios.fileschema import schema_text
+    from scenarios.file_schema import schema_text
 
     if schema:
         typer.echo(schema_text(), nl=False)

@@ -34,7 +34,7 @@ from app.runs.folder import SPEC
 from app.runs.process import LOG, SOURCE_ROOT, worker_environment
 from app.runs.settle import settle
 from engine.config import RunSpec
-from telemetry.jsonfile import write_json
+from telemetry.json_file import write_json
 from telemetry.process import IDENTITY_KEYS
 from telemetry.refusal import in_words
 from telemetry.status import read_status, state, write_status

@@ -10,7 +10,7 @@ from app.home import EXPERIMENT_FILE, Home
 from app.runs.trash import move_to_trash
 from engine.config import RunSpec
 from store.plan import Experiment, document_of, read_plan
-from telemetry.jsonfile import Unreadable, read_as, write_json
+from telemetry.json_file import Unreadable, read_as, write_json
 from telemetry.limits import MOST_SPEC_BYTES
 
 

@@ -11,7 +11,7 @@ from app.home import EXPERIMENT_FILE, Home
 from app.words.plain import counted
 from engine.config import RunSpec
 from store.plan import parse_plan
-from store.snapshotimport import Imported, import_snapshot
+from store.snapshot_import import Imported, import_snapshot
 
 BESIDE_WORDS = {
     "quality.json": "The measured quality",

@@ -12,7 +12,7 @@ from app.lab import get_lab
 from app.views.capacity import capacity_view
 from app.views.comparison import comparison
 from app.views.experiments import damaged_experiment, exchange_row, experiment_picker, experiment_progress
-from app.views.newcomparison import new_comparison
+from app.views.new_comparison import new_comparison
 from app.words.plain import plain
 
 lab = get_lab()

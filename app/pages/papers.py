@@ -7,8 +7,8 @@ from __future__ import annotations
 import streamlit as st
 
 from app.lab import get_lab
-from app.views.papercard import paper_card
-from app.views.paperreport import report_page
+from app.views.paper_card import paper_card
+from app.views.paper_report import report_page
 from app.views.papers import gallery
 
 lab = get_lab()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.lab import get_lab
-from app.views.runlist import run_list
+from app.views.run_list import run_list
 
 st.title("Runs", anchor=False)
 run_list(get_lab())

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from engine.config import SPEC_VERSION, RunSpec
 from telemetry.folder import SPEC
-from telemetry.jsonfile import Count, Nanoseconds, Unreadable, read_as, write_json
+from telemetry.json_file import Count, Nanoseconds, Unreadable, read_as, write_json
 from telemetry.limits import MOST_SPEC_BYTES
-from telemetry.runfacts import SpecHead
+from telemetry.run_facts import SpecHead
 from telemetry.status import Label, Labels, Words
 
 FILE = "brief.json"

@@ -19,7 +19,7 @@ from app.runs.notes import notes_or_none
 from app.settings import controls as book
 from app.words.text import in_sentence
 from engine.config import EngineConfig, RunSpec
-from telemetry.jsonfile import first_fault
+from telemetry.json_file import first_fault
 from telemetry.status import FINAL_STATES, Status, read_status, state
 
 MOST_LOOKED_AT = 12  # earlier runs whose workload is compared before giving up

@@ -12,7 +12,7 @@ from app.home import Home
 from app.runs.brief import keep_brief
 from engine.config import RunSpec
 from telemetry.folder import SPEC
-from telemetry.jsonfile import Unreadable, read_as, write_json
+from telemetry.json_file import Unreadable, read_as, write_json
 from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.status import write_status
 

@@ -25,7 +25,7 @@ from app.home import Home
 from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig, MachineRates
 from engine.config.models import models_dir
-from telemetry.jsonfile import Nanoseconds, Unreadable, read_as, write_json
+from telemetry.json_file import Nanoseconds, Unreadable, read_as, write_json
 
 LAYOUT = 1  # raised when what is measured changes
 DISTURBED_KEEP_S = 3600.0  # rates of a busy machine are measured again after this

@@ -6,7 +6,7 @@ from app.errors import LabError
 from app.home import Home
 from store.notes import LONGEST, Notes
 from telemetry.folder import NOTES
-from telemetry.jsonfile import Unreadable, read_as, write_json
+from telemetry.json_file import Unreadable, read_as, write_json
 
 
 def read_notes(home: Home, run_id: str) -> Notes:

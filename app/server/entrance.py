@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from app.home import Home
 from app.locks import LabAddress
 from app.server.guard import header_values
-from telemetry.jsonfile import read_as, write_json
+from telemetry.json_file import read_as, write_json
 
 COOKIE_S = 30 * 86_400
 MOST_TICKETS = 256  # that wait to be used; the oldest go first

@@ -11,7 +11,7 @@ from app.errors import LabError
 from app.home import Home
 from app.locks import LabAddress, LabFile, read_lab_file, running_lab
 from app.server.client import page_address
-from telemetry.jsonfile import write_json
+from telemetry.json_file import write_json
 from telemetry.process import own_identity
 
 

@@ -14,7 +14,7 @@ from app.claims.judge import VERDICTS
 from app.components.address import keep_in_address
 from app.lab import Lab
 from app.papers import CLASSES, STATUS_HELP, STATUSES, Wanted, find, in_a_line, techniques, years
-from app.views.paperclaim import verdict_badge, verdicts_here
+from app.views.paper_claim import verdict_badge, verdicts_here
 from app.words.plain import plain
 from scenarios import papers
 from scenarios.papers.card import Card

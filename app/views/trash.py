@@ -17,7 +17,7 @@ from app.words.plain import clock, counted, plain
 from store.notes import Notes
 from store.plan import read_plan
 from telemetry.folder import NOTES
-from telemetry.jsonfile import Unreadable, read_as
+from telemetry.json_file import Unreadable, read_as
 
 OFFERED_S = 3600.0  # how long the last deletion is offered back above the list; the trash keeps it for longer
 

@@ -13,8 +13,8 @@ from engine.config.errors import EngineError
 from engine.config.models import EMBEDDED_MODEL, embedded_dir
 
 if TYPE_CHECKING:
+    from engine.model.token_text import EveryToken
     from engine.model.tokenizer import TextTokens
-    from engine.model.tokentext import EveryToken
 
 
 @lru_cache(maxsize=16)
@@ -44,7 +44,7 @@ def token_texts(model: str, ids: Sequence[int]) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _every_token(model: str) -> EveryToken | None:
-    from engine.model.tokentext import EveryToken
+    from engine.model.token_text import EveryToken
 
     folder = _folder(model)
     return None if folder is None else EveryToken.from_directory(folder)

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from engine.config.errors import EngineError
-from engine.model import configfile
+from engine.model import config_file
 from engine.model.reading import read_json
 from engine.model.shape import EMBEDDING, HEAD, ModelShape
 from engine.model.source import refuse_pickle
@@ -121,7 +121,7 @@ class Checkpoint:
                 f"The heads of the weights are {width} wide; config.json says {shape.head_dim}, or nothing, which is "
                 "128 for Qwen3."
             )
-            raise configfile.bad("head_dim", shape.head_dim, message, f"Set it to {width}.")
+            raise config_file.bad("head_dim", shape.head_dim, message, f"Set it to {width}.")
 
     def _tensor(self, name: str) -> torch.Tensor:
         return self._handle(name).get_tensor(self._alias.get(name, name))

@@ -23,11 +23,11 @@ from engine.config.errors import EngineError
 from engine.config.models import converted_dir, is_converted
 from engine.config.models import sha256 as file_sha256
 from engine.model import cache
-from engine.model.configfile import FILE as CONFIG
-from engine.model.configfile import KIND as BAD_CONFIG
+from engine.model.config_file import FILE as CONFIG
+from engine.model.config_file import KIND as BAD_CONFIG
+from engine.model.gguf_header import KIND, Stored, read_header, stored_bytes, unreadable_format
+from engine.model.gguf_keys import ARCHITECTURES, GgufKeys, read_gguf_keys
 from engine.model.gguf_tokenizer import tokenizer_files
-from engine.model.ggufheader import KIND, Stored, read_header, stored_bytes, unreadable_format
-from engine.model.ggufkeys import ARCHITECTURES, GgufKeys, read_gguf_keys
 from engine.model.rope import inverse_frequencies
 from engine.model.shape import ModelShape, RopeScaling
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.model import configfile
+from engine.model import config_file
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
@@ -111,10 +111,10 @@ class ModelShape:
         Raises:
             EngineError: the architecture or a key is not covered, has the wrong type, or contradicts another one.
         """
-        architecture, keys = configfile.read_config(config)
-        heads, kv_heads, head_dim = configfile.heads(architecture, keys)
-        longest = configfile.context(architecture, keys)
-        theta, rope, kind, original = configfile.rope(keys, longest)
+        architecture, keys = config_file.read_config(config)
+        heads, kv_heads, head_dim = config_file.heads(architecture, keys)
+        longest = config_file.context(architecture, keys)
+        theta, rope, kind, original = config_file.rope(keys, longest)
         scaling = None
         if kind == "linear":
             scaling = RopeScaling("linear", rope.factor)
@@ -134,11 +134,11 @@ class ModelShape:
             rope_scaling=scaling,
             norm_eps=keys.rms_norm_eps,
             max_position=longest,
-            qkv_bias=architecture == configfile.QWEN2 or keys.attention_bias,
-            output_bias=keys.attention_bias and architecture != configfile.QWEN2,
+            qkv_bias=architecture == config_file.QWEN2 or keys.attention_bias,
+            output_bias=keys.attention_bias and architecture != config_file.QWEN2,
             mlp_bias=keys.mlp_bias,
-            qk_norm=architecture == configfile.QWEN3,
-            eos_token_ids=configfile.read_stop_tokens(keys, generation),
+            qk_norm=architecture == config_file.QWEN3,
+            eos_token_ids=config_file.read_stop_tokens(keys, generation),
             bos_token_id=keys.bos_token_id,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from engine.scheduling.builder import PlanBuilder
 from engine.scheduling.plan import Plan, Slice
-from engine.speculation.steptime import Measured
+from engine.speculation.step_time import Measured
 
 
 class LengthControl(ABC):

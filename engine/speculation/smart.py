@@ -22,7 +22,7 @@ import numpy as np
 from engine.scheduling.builder import PlanBuilder
 from engine.scheduling.plan import Decision, Plan, Slice
 from engine.speculation.control import LengthControl
-from engine.speculation.steptime import Load, Measured, StepTime
+from engine.speculation.step_time import Load, Measured, StepTime
 
 FIRST_ACCEPTANCE = 0.7
 FIRST_COUNTS_FOR = 2.0  # tested guesses

@@ -12,7 +12,7 @@ from engine.scheduling.builder import PlanBuilder
 from engine.scheduling.plan import Plan, Slice
 from engine.speculation.base import Proposer
 from engine.speculation.control import LengthControl
-from engine.speculation.lengthpool import SameLengthPool
+from engine.speculation.length_pool import SameLengthPool
 
 
 class Speculator:

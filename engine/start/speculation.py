@@ -12,7 +12,7 @@ from engine.phases import Progress, silent
 from engine.scheduling.policies import POLICIES
 from engine.speculation import CONTROLS, PROPOSERS
 from engine.speculation.base import Means
-from engine.speculation.lengthpool import SameLengthPool
+from engine.speculation.length_pool import SameLengthPool
 from engine.speculation.speculator import Speculator
 from engine.start.prepared import Prepared
 

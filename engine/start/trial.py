@@ -25,7 +25,7 @@ from engine.speculation.base import Proposer
 from engine.speculation.control import LengthControl
 from engine.speculation.smart import measured
 from engine.speculation.speculator import Speculator
-from engine.speculation.steptime import Measured
+from engine.speculation.step_time import Measured
 from engine.start.build import build_engine
 from engine.start.prepared import Prepared
 from engine.start.requests import make_requests

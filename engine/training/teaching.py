@@ -19,7 +19,7 @@ from engine.config.errors import EngineError
 from engine.speculation.head import POINTER
 from engine.speculation.lookup import followed
 from engine.training.corpus import UNSEEN_FILE, shard_path
-from engine.training.headtraining import LONGEST_MATCH, HeadTraining, Texts
+from engine.training.head_training import LONGEST_MATCH, HeadTraining, Texts
 from engine.training.recipe import CHECKPOINT, HELD_OUT, Recipe
 
 MEASURED = 24  # sequences of each held-out shard

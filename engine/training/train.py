@@ -1,7 +1,7 @@
 """Train a draft head for a model: ``python -m engine.training [--model NAME] [--out FILE]``.
 
 Two stages, each of which goes on where it was interrupted: the target writes and reads texts
-(``engine.training.corpus``), then the head learns to say what the target says (``engine.training.headtraining``).
+(``engine.training.corpus``), then the head learns to say what the target says (``engine.training.head_training``).
 Written are the weights (safetensors) and beside them a record (JSON): data, steps, losses, what it reaches on texts it
 never saw, machine and seconds. The record's numbers are also in the weights file, with the SHA-256 of the target's
 weights: a head is refused beside any other weights.
@@ -30,7 +30,7 @@ from engine.model.load import checkpoint, load, model_directory, resolve
 from engine.model.shape import ModelShape
 from engine.speculation.head import DEFAULT_HEAD, FORMAT, weights_sha256
 from engine.training.corpus import KINDS, LONGEST, UNSEEN_FILE, shard_path, write_shard, write_unseen
-from engine.training.headtraining import HeadTraining
+from engine.training.head_training import HeadTraining
 from engine.training.recipe import CHECKPOINT, Recipe
 from engine.training.teaching import Teaching
 from telemetry.machine import environment

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engine.config import suggest
 from scenarios.papers.card import Card
-from scenarios.yamlfile import ScenarioError, read_as
+from scenarios.yaml_file import ScenarioError, read_as
 
 
 def folder() -> Path:

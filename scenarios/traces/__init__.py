@@ -22,7 +22,7 @@ from typing import Literal, TextIO
 
 from engine.config import ConfigError
 from scenarios.traces.files import lines, opened
-from scenarios.traces.jsonlines import Sessions, json_object, read_jsonl, shape_of
+from scenarios.traces.json_lines import Sessions, json_object, read_jsonl, shape_of
 from scenarios.traces.rows import Trace, TraceRow, bad, unserved
 from scenarios.traces.tables import columns_of, read_table
 

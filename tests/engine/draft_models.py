@@ -15,7 +15,7 @@ from engine.model.checkpoint import Checkpoint
 from engine.model.load import load, resolve
 from engine.speculation.head import FORMAT, weights_sha256
 from engine.training.corpus import Writer, shard_path
-from engine.training.headtraining import HeadTraining
+from engine.training.head_training import HeadTraining
 from engine.training.recipe import Recipe
 from engine.training.teaching import Teaching
 from engine.training.train import vocabulary, write

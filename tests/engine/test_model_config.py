@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from engine.config.errors import EngineError
 from engine.model.assemble import build
-from engine.model.configfile import ConfigKeys, RopeKeys
+from engine.model.config_file import ConfigKeys, RopeKeys
 from engine.model.load import load, resolve
 from engine.model.shape import RANDOM, ModelShape
 from tests.engine.full_attention import FullAttention

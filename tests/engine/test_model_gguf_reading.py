@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from engine.config.errors import EngineError
 from engine.model.gguf import _dequantised, read_model
-from engine.model.ggufheader import Stored
+from engine.model.gguf_header import Stored
 from engine.model.load import load, model_directory, resolve
 from engine.model.shape import RopeScaling
 from tests.engine.full_attention import FullAttention

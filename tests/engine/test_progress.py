@@ -11,12 +11,12 @@ from engine.config import EngineConfig, RequestSpec, Sampling
 from engine.progress import MOST_LISTED, in_flight, progress
 from engine.start.build import allocate, build_engine
 from engine.start.prepare import prepare
-from store.inflight import InFlight, in_flight_of
+from store.in_flight import InFlight, in_flight_of
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from telemetry.rows import IterationRow, columns
 from tests.engine.serving import make_spec
-from tests.rowmaker import spooled
+from tests.row_maker import spooled
 
 PROMPT = 40
 

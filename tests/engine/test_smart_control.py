@@ -19,7 +19,7 @@ from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.speculation.control import FixedLength, LengthControl
 from engine.speculation.smart import PROBE_SHARE, SmartLength, measured
-from engine.speculation.steptime import Measured
+from engine.speculation.step_time import Measured
 
 NOISE = 0.08  # of an iteration's time, one standard deviation
 INTERRUPTED = 0.02  # of the iterations take up to 2.5 times as long

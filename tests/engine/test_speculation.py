@@ -44,7 +44,7 @@ from engine.speculation.smart import (
     best_common_length,
     best_lengths,
 )
-from engine.speculation.steptime import Load, StepTime
+from engine.speculation.step_time import Load, StepTime
 from engine.start.build import allocate
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared

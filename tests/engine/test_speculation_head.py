@@ -22,7 +22,7 @@ from engine.model.load import load, resolve
 from engine.speculation.head import DEFAULT_HEAD, POINTER, Head, TrainedHead, check_head
 from engine.start.prepare import prepare
 from engine.training.corpus import Writer, shard_path
-from engine.training.headtraining import LONGEST_MATCH, HeadTraining, Texts
+from engine.training.head_training import LONGEST_MATCH, HeadTraining, Texts
 from engine.training.teaching import Teaching, packed, walked
 from engine.training.train import main, vocabulary
 from tests.engine.draft_models import READS, periodic, small_models, trained_head, write_texts

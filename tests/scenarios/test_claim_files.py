@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from app.claims.plan import planned
 from scenarios import ScenarioError, papers
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 from scenarios.papers.claim import (
     Claim,
     Crossing,
@@ -31,10 +31,10 @@ from scenarios.papers.claim import (
     Within,
 )
 from scenarios.papers.schema import CLAIM_SCHEMA, schema_text
-from store import claimfigures
+from store import claim_figures
 
-GOOD = (claimfile.folder() / "hydragen.yaml").read_text(encoding="utf-8")
-EACH = pytest.mark.parametrize("name", claimfile.names())
+GOOD = (claim_file.folder() / "hydragen.yaml").read_text(encoding="utf-8")
+EACH = pytest.mark.parametrize("name", claim_file.names())
 PARTS = (
     Claim, Figure, Ratio, Difference, Level, Slope, Crossing, Monotone, Rank, Within, Gate, Regime, Point, Sweep, Plot, Quick,
     Stated,
@@ -44,19 +44,19 @@ PARTS = (
 @EACH
 @pytest.mark.parametrize("quick", [True, False])
 def test_every_claim_becomes_an_experiment_fixed_by_its_hash(name: str, quick: bool):
-    claim = claimfile.claim(name)
-    experiment, specs = planned(claim, claimfile.folder() / f"{name}.yaml", quick=quick)
+    claim = claim_file.claim(name)
+    experiment, specs = planned(claim, claim_file.folder() / f"{name}.yaml", quick=quick)
     assert experiment.claim is not None
     assert (experiment.claim.paper, experiment.claim.quick) == (name, quick)
-    assert experiment.claim.hash == claimfile.claim_hash(claim, quick)
-    assert experiment.repeats == claimfile.repeats(claim, quick)
+    assert experiment.claim.hash == claim_file.claim_hash(claim, quick)
+    assert experiment.repeats == claim_file.repeats(claim, quick)
     assert len(specs) == len(claim.variants) * len(claim.points(quick))
     assert {spec.engine.seed for spec in specs.values()} == {claim.seed}
 
 
 @EACH
 def test_a_claim_is_that_of_a_card_and_its_plot_can_be_drawn(name: str):
-    claim = claimfile.claim(name)
+    claim = claim_file.claim(name)
     assert name in papers.names()
     assert claim.repeats >= 5
     for shown in claim.plot.of:
@@ -65,7 +65,7 @@ def test_a_claim_is_that_of_a_card_and_its_plot_can_be_drawn(name: str):
 
 
 def test_a_card_says_that_it_runs_exactly_where_its_claim_does():
-    assert {name for name, card in papers.cards().items() if card.status == "runs"} <= set(claimfile.names())
+    assert {name for name, card in papers.cards().items() if card.status == "runs"} <= set(claim_file.names())
 
 
 def test_the_published_schema_is_the_claims_own():
@@ -83,7 +83,7 @@ def test_every_key_is_documented(model: type[BaseModel]):
 
 def test_every_metric_is_documented():
     document = (Path(__file__).parents[2] / "docs" / "papers.md").read_text(encoding="utf-8")
-    own = [*claimfigures.STEP_FIGURES, *claimfigures.FITTED, *claimfigures.AGAINST_BASELINE]
+    own = [*claim_figures.STEP_FIGURES, *claim_figures.FITTED, *claim_figures.AGAINST_BASELINE]
     assert [name for name in own if f"`{name}`" not in document] == []
 
 
@@ -121,7 +121,7 @@ def test_a_bad_claim_is_refused_with_file_line_field_and_mend(
     path = tmp_path / "hydragen.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ScenarioError) as caught:
-        planned(claimfile.read_claim(path), path, quick=False)
+        planned(claim_file.read_claim(path), path, quick=False)
     where, _, named = caught.value.field.partition(": ")
     assert named == field
     assert mend in f"{caught.value.message} {caught.value.mend}"
@@ -137,13 +137,13 @@ def test_a_claim_with_a_sweep_predicate_and_no_sweep_is_refused(tmp_path: Path):
     path = tmp_path / "hydragen.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ScenarioError, match="about a sweep"):
-        claimfile.read_claim(path)
+        claim_file.read_claim(path)
 
 
 @pytest.mark.parametrize("name", ["h2o", "../hydragen", "no-such-paper", ""])
 def test_a_paper_without_a_claim_is_refused_with_those_that_have_one(name: str):
     with pytest.raises(ScenarioError) as caught:
-        claimfile.claim(name)
+        claim_file.claim(name)
     assert "hydragen" in caught.value.mend
 
 
@@ -171,4 +171,4 @@ def test_prose_and_the_whole_runs_repeats_do_not_change_the_quick_hash(tmp_path:
 def hash_of(folder: Path, text: str) -> str:
     path = folder / "hydragen.yaml"
     path.write_text(text, encoding="utf-8")
-    return claimfile.claim_hash(claimfile.read_claim(path), quick=True)
+    return claim_file.claim_hash(claim_file.read_claim(path), quick=True)

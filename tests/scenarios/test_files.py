@@ -11,8 +11,8 @@ import pytest
 
 import scenarios
 from engine.config import EngineConfig
-from scenarios.fileschema import SCHEMA, schema_text
-from scenarios.yamlfile import read_yaml
+from scenarios.file_schema import SCHEMA, schema_text
+from scenarios.yaml_file import read_yaml
 
 VALIDATOR = jsonschema.Draft202012Validator(json.loads(schema_text()))
 NAMES = [info.name for info in scenarios.available()]
@@ -60,7 +60,7 @@ def test_every_built_in_scenario_teaches_and_builds(name: str):
 
 
 def test_the_published_schema_is_the_scenarios_own():
-    assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "python -m scenarios.fileschema writes it anew"
+    assert SCHEMA.read_text(encoding="utf-8") == schema_text(), "python -m scenarios.file_schema writes it anew"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from rowmaker import record_step, request_values, set_status
+from row_maker import record_step, request_values, set_status
 
 from telemetry.recorder import Recorder
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rowmaker import make_run, spooled, stored
+from row_maker import make_run, spooled, stored
 
 from store import queries
 from store.database import Database

@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from rowmaker import record_run, set_status, spooled, stored
+from row_maker import record_run, set_status, spooled, stored
 
 from app.errors import LabError
 from app.experiments.file import create_experiment, delete_experiment, read_experiment
@@ -31,7 +31,7 @@ from store.ingest import Collector
 from store.plan import Experiment, Turn, Variant
 from store.reindex import reindex
 from telemetry.damage import spool_sizes
-from telemetry.jsonfile import write_json
+from telemetry.json_file import write_json
 from telemetry.process import own_identity
 from telemetry.status import is_final, read_status
 from tests.app.small_runs import small_spec

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from rowmaker import make_run, record_run, set_status, spooled, stored
+from row_maker import make_run, record_run, set_status, spooled, stored
 
 from store import queries
 from store.database import Database

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rowmaker import iteration_values, make_run, record_run, record_step, request_values, set_status, spooled, stored
+from row_maker import iteration_values, make_run, record_run, record_step, request_values, set_status, spooled, stored
 
 from store import queries
 from store.database import Database

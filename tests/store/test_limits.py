@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from store.inflight import Step
+from store.in_flight import Step
 from store.limits import Limit, Outside, Work, what_limits
 
 PEAKS = {"flops_per_s": 1e12, "bytes_per_s": 1e11}  # 1 GFLOP takes 1 ms, 100 MB take 1 ms

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rowmaker import STEP_NS, iteration_values, make_run, record_run, record_step, request_values
+from row_maker import STEP_NS, iteration_values, make_run, record_run, record_step, request_values
 
 from store import queries
 from store.database import Database
 from store.history import History, LatencyHistogram, thin
-from store.inflight import InFlight, in_flight_of
+from store.in_flight import InFlight, in_flight_of
 from store.ingest import Collector
 from store.live_run import LiveRun
 from store.live_runs import LiveRuns

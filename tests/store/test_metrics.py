@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rowmaker import iteration_values, make_run, request_values, set_status
+from row_maker import iteration_values, make_run, request_values, set_status
 
 from store import queries
 from store.database import Database

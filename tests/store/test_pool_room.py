@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from rowmaker import make_run, request_values, set_status
+from row_maker import make_run, request_values, set_status
 
 from store.database import Database
 from store.ingest import Collector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from rowmaker import iteration_values, make_run
+from row_maker import iteration_values, make_run
 
 from store import migrations, prefix
 from store.database import Database

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rowmaker import record_run
+from row_maker import record_run
 
 from store.database import Database
 from store.ingest import Collector
 from store.quality import FILE, quality, rows_of
 from store.reindex import reindex
 from store.snapshot import export_snapshot
-from store.snapshotimport import import_snapshot
+from store.snapshot_import import import_snapshot
 
 HOSTILE = "<b>x</b>'; DROP TABLE runs --"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
-from rowmaker import STEP_NS, iteration_values, make_run, record_run, set_status
+from row_maker import STEP_NS, iteration_values, make_run, record_run, set_status
 
 from store import queries
 from store.database import Database

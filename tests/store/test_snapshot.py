@@ -13,14 +13,14 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rowmaker import record_run, set_status, spooled
+from row_maker import record_run, set_status, spooled
 
-from store import parquetspool
+from store import parquet_spool
 from store.database import Database
 from store.errors import StoreError
 from store.ingest import Collector
 from store.snapshot import DATE, export_snapshot
-from store.snapshotimport import Imported, import_snapshot
+from store.snapshot_import import Imported, import_snapshot
 from store.summary import summary
 from telemetry.rows import ROW_TYPES
 from tests.store.test_quality_rows import codec, document
@@ -302,7 +302,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(there: Lab, file: Path) -> None
 
 
 def test_too_many_rows_are_refused(there: Lab, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquetspool, "MOST_ROWS", 10)
+    monkeypatch.setattr(parquet_spool, "MOST_ROWS", 10)
     with pytest.raises(StoreError, match="rows"):
         there.read(file)
     assert there.content() == ["experiments", "runs"]

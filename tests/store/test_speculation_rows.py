@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import duckdb
 import pytest
-from rowmaker import STEP_NS, iteration_values, make_run
+from row_maker import STEP_NS, iteration_values, make_run
 
 from store import speculation
 from store.database import Database

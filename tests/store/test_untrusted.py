@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rowmaker import record_run, set_status, spooled
+from row_maker import record_run, set_status, spooled
 
 from store.errors import StoreError
-from store.parquetpages import Pages, pages_of
+from store.parquet_pages import Pages, pages_of
 from store.snapshot import export_snapshot
 from tests.store.test_quality_rows import codec, document
 from tests.store.test_snapshot import Lab, rewrite

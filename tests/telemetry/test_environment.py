@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rowmaker import spooled
+from row_maker import spooled
 
 from telemetry.clock import RunClock
 from telemetry.machine import environment, package_version

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rowmaker import iteration_values, record_step, request_values, spooled
+from row_maker import iteration_values, record_step, request_values, spooled
 
 from telemetry.recorder import LABEL_INCOMPLETE, Recorder
 from telemetry.rows import ROW_TYPES, IterationRow, columns

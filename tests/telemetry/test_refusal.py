@@ -10,7 +10,7 @@ import pytest
 from app.commands.console import describe
 from app.errors import LabError
 from engine.config import ConfigError, EngineError
-from scenarios.yamlfile import ScenarioError
+from scenarios.yaml_file import ScenarioError
 from store.errors import StoreError
 from telemetry.refusal import Refusal, error_object, in_words, place
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from rowmaker import record_step
+from row_maker import record_step
 
 from telemetry import arrow
 from telemetry.framing import END_OF_STREAM

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from telemetry.jsonfile import Unreadable, json_bytes, read_bounded, write_json
+from telemetry.json_file import Unreadable, json_bytes, read_bounded, write_json
 from telemetry.status import LABEL_UNREADABLE, StatusFile, end_orphan, is_final, read_status, write_status
 
 HOSTILE = {

@@ -22,8 +22,8 @@ from pydantic import BaseModel
 from app.errors import LabError
 from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig, KVQuantization
-from store.qualityfile import MOST_BYTES, Quality
-from telemetry.jsonfile import Unreadable, parse_as, plain, read_as, read_bounded
+from store.quality_file import MOST_BYTES, Quality
+from telemetry.json_file import Unreadable, parse_as, plain, read_as, read_bounded
 from telemetry.process import identity_of, is_alive
 from telemetry.status import Fault, Identity, Share, Words
 

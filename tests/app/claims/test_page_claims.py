@@ -13,8 +13,8 @@ from app.claims.judge import VERDICTS, Judgement
 from app.claims.report import TITLE
 from app.experiments.file import read_experiment, write_experiment
 from app.lab import Lab
-from app.views import paperclaim, paperreport
-from scenarios.papers import claimfile
+from app.views import paper_claim, paper_report
+from scenarios.papers import claim_file
 from tests.app.lab_process import lab_here
 from tests.app.pages.test_page_papers import page_at, said, shown
 
@@ -36,7 +36,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
 
 
 def judged(paper: str, verdict: str, *, quick: bool = True) -> Judgement:
-    evidence = EVIDENCE | {"figures": dict.fromkeys(claimfile.claim(paper).plot.of, EVIDENCE["figures"]["a"])}  # type: ignore[index]
+    evidence = EVIDENCE | {"figures": dict.fromkeys(claim_file.claim(paper).plot.of, EVIDENCE["figures"]["a"])}  # type: ignore[index]
     return Judgement(paper, verdict, "x-none", quick, 1_800_000_000_000_000_000, evidence)  # type: ignore[arg-type]
 
 
@@ -58,7 +58,7 @@ def test_a_pressed_button_fixes_the_claim_and_begins_its_runs(lab: Lab) -> None:
     experiment = read_experiment(lab.home, experiment_id)
     assert experiment.claim is not None
     assert (experiment.claim.paper, experiment.claim.quick) == ("batchllm", True)
-    assert experiment.claim.hash == claimfile.claim_hash(claimfile.claim("batchllm"), quick=True)
+    assert experiment.claim.hash == claim_file.claim_hash(claim_file.claim("batchllm"), quick=True)
     assert page.button(key="claim-quick").disabled
     write_experiment(lab.home, replace(experiment, state="failed", problem="The engine <b>fell</b>."))
     page.run()
@@ -68,7 +68,7 @@ def test_a_pressed_button_fixes_the_claim_and_begins_its_runs(lab: Lab) -> None:
 
 def test_a_verdict_stands_with_the_papers_figure_and_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        paperclaim, "_verdicts", lambda lab, name, found: paperclaim._judgement(name, judged(name, "reproduced"))
+        paper_claim, "_verdicts", lambda lab, name, found: paper_claim._judgement(name, judged(name, "reproduced"))
     )
     page = page_at(paper="hydragen")
     text = said(page)
@@ -92,11 +92,11 @@ def test_the_page_of_verdicts_has_the_newest_of_each_paper_and_those_not_run(mon
         judged("kivi", "inconclusive"),
         judged("kivi", "not reproduced", quick=False),
     ]
-    monkeypatch.setattr(paperreport, "judgements_here", lambda lab: found)
+    monkeypatch.setattr(paper_report, "judgements_here", lambda lab: found)
     page = page_at(report="yes")
     assert page.title[0].value == TITLE
     cells = [str(cell) for table in page.table for cell in table.value.to_numpy().flat]
     assert ":green-badge[reproduced]" in cells
     assert ":orange-badge[not reproduced]" in cells
     assert not any("inconclusive" in cell for cell in cells)
-    assert shown(page) == set(claimfile.names()) - {"hydragen", "kivi"}
+    assert shown(page) == set(claim_file.names()) - {"hydragen", "kivi"}

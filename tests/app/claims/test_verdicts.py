@@ -22,7 +22,7 @@ from app.home import Home
 from engine.config.errors import IntegrityError
 from engine.failures import describe
 from scenarios import papers
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 from scenarios.papers.claim import Claim
 from store.plan import ClaimMark, Experiment
 from tests.app.small_runs import served_experiment
@@ -74,7 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     home = Home(tmp_path_factory.mktemp("claims") / "home").prepare()
     path = home.root / "eqspec.yaml"
     path.write_text(CLAIM, encoding="utf-8")
-    experiment, specs = planned(claimfile.read_claim(path), path, quick=True)
+    experiment, specs = planned(claim_file.read_claim(path), path, quick=True)
     served_experiment(home, experiment, specs)
     return home
 
@@ -100,16 +100,16 @@ def verdict_under(
     """The verdict on the very same rows, had the claim been fixed as ``text`` before they were made."""
     claim = _use(monkeypatch, tmp_path, text)
     assert served.claim is not None
-    mark = replace(served.claim, hash=claimfile.claim_hash(claim, quick=True))
+    mark = replace(served.claim, hash=claim_file.claim_hash(claim, quick=True))
     return judge_claim(con, replace(served, claim=mark))
 
 
 def _use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> Claim:
     path = tmp_path / "eqspec.yaml"
     path.write_text(text, encoding="utf-8")
-    claim = claimfile.read_claim(path)
-    monkeypatch.setattr(claimfile, "claim", lambda name: claim)
-    monkeypatch.setattr(claimfile, "names", lambda: ["eqspec"])
+    claim = claim_file.read_claim(path)
+    monkeypatch.setattr(claim_file, "claim", lambda name: claim)
+    monkeypatch.setattr(claim_file, "names", lambda: ["eqspec"])
     return claim
 
 
@@ -140,7 +140,7 @@ def test_a_quality_bound_is_a_gate_too(con, served, monkeypatch, tmp_path):
 
 def test_equal_tokens_in_another_number_format_are_no_gate(con, served, monkeypatch, tmp_path):
     from store import gates
-    from store.claimfigures import RunFigures
+    from store.claim_figures import RunFigures
 
     run = RunFigures("r", None, {"model": {"dtype": "bfloat16"}})  # type: ignore[arg-type]
     assert "float32" in gates.tokens_equal([(run, run)])
@@ -154,7 +154,7 @@ def test_a_run_that_the_engines_own_checks_ended_makes_it_invalid(
 ):
     claim = _use(monkeypatch, tmp_path, CLAIM)
     last = replace(served.turns[-1], done=False)
-    mark = ClaimMark("eqspec", claimfile.claim_hash(claim, quick=True), quick=True)
+    mark = ClaimMark("eqspec", claim_file.claim_hash(claim, quick=True), quick=True)
     failed = replace(served, claim=mark, state="failed", turns=(*served.turns[:-1], last))
     error = {"kind": kind, "message": "request 0: ended, and still holds a place"}
     monkeypatch.setattr(judging.queries, "run", lambda con, run_id: {"error": error if run_id == last.run_id else None})
@@ -225,7 +225,7 @@ def test_the_report_shows_every_paper_once_and_escapes_what_it_shows(con, served
 def test_an_unfinished_experiment_has_no_verdict(con, served, monkeypatch, tmp_path):
     claim = _use(monkeypatch, tmp_path, CLAIM)
     assert served.claim is not None
-    mark = replace(served.claim, hash=claimfile.claim_hash(claim, quick=True))
+    mark = replace(served.claim, hash=claim_file.claim_hash(claim, quick=True))
     half = replace(served, claim=mark, turns=tuple(replace(t, done=t.repeat == 0) for t in served.turns))
     with pytest.raises(LabError, match="1 of 2 repeats"):
         judge_claim(con, half)

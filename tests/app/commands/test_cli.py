@@ -15,7 +15,7 @@ import pytest
 from app.home import Home
 from app.runs.folder import create_run
 from app.runs.process import worker_environment
-from scenarios.fileschema import SCHEMA
+from scenarios.file_schema import SCHEMA
 from telemetry.status import read_status, state, write_status
 from tests.app.lab_process import lab_on, scenario_file, servescope
 from tests.app.small_runs import small_spec, spooled, wait_for, wait_for_state

@@ -19,7 +19,7 @@ import pytest
 
 from app.commands.console import emit, say, table
 from app.commands.printable import PrintableStream, guard_terminal, printable, printable_json
-from app.commands.richconsole import TerminalConsole
+from app.commands.rich_console import TerminalConsole
 from app.errors import LabError
 from app.home import Home
 from app.runs.folder import create_run
@@ -151,7 +151,7 @@ def test_every_way_of_writing_passes_the_guard(monkeypatch: pytest.MonkeyPatch) 
 def test_nothing_in_the_house_makes_a_console_of_its_own() -> None:
     for file in (ROOT / "app").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
-        if file.name not in ("richconsole.py", "printable.py"):
+        if file.name not in ("rich_console.py", "printable.py"):
             assert not re.search(r"\bConsole\(|__std(out|err)__|sys\.std(out|err)\.(write|buffer)", text), file
 
 

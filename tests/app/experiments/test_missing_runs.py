@@ -20,7 +20,7 @@ from app.lab import Lab
 from app.runs import trash
 from app.views import missing as views
 from store import queries
-from telemetry.jsonfile import write_json
+from telemetry.json_file import write_json
 from telemetry.status import write_status
 from tests.app.lab_process import lab_here, scenario_file, servescope
 from tests.app.pages.test_page_live import LAB, texts

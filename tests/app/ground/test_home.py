@@ -13,7 +13,7 @@ import pytest
 from app.errors import LabError
 from app.home import Home, checked_run_id
 from store.database import Database
-from telemetry.jsonfile import write_json
+from telemetry.json_file import write_json
 
 
 @pytest.mark.parametrize(

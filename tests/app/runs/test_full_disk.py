@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rowmaker import record_run
+from row_maker import record_run
 from typer.testing import CliRunner
 
 from app.cli import app

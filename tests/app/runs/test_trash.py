@@ -11,7 +11,7 @@ from app.errors import LabError
 from app.home import Home
 from app.runs import trash
 from app.runs.notes import Notes, read_notes, write_notes
-from telemetry.jsonfile import write_json
+from telemetry.json_file import write_json
 from telemetry.process import identity_of
 from telemetry.status import write_status
 

@@ -10,11 +10,11 @@ from app.claims.report import INTERVALS, TITLE, claims_page
 from app.claims.words import ended
 from app.components.address import keep_in_address
 from app.lab import Lab
-from app.views.paperclaim import judgements_here, verdict_badge
+from app.views.paper_claim import judgements_here, verdict_badge
 from app.views.papers import all_papers_button, open_button
 from app.words.plain import plain
 from scenarios import papers
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 
 
 def report_page(lab: Lab) -> None:
@@ -55,7 +55,7 @@ def report_page(lab: Lab) -> None:
             on_click="ignore",
             help="One file with every verdict, its figures and pictures; opens anywhere, offline.",
         )
-    without = [name for name in claimfile.names() if name not in best]
+    without = [name for name in claim_file.names() if name not in best]
     if without:
         st.markdown("**Not run here yet**")
         with st.container(horizontal=True):

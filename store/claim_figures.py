@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from store.claimfit import marginal_decode_ms, mixed_steps_query
+from store.claim_fit import marginal_decode_ms, mixed_steps_query
 from store.metrics import too_few_in_words
 from store.query import Query
 from store.samples import Alone, RunSamples, read_samples, with_slo

@@ -10,7 +10,7 @@ from app.components.address import keep_in_address
 from app.errors import nearest
 from app.lab import Lab
 from app.papers import NOT_OURS, UNCHECKED, WEIGHTS, address, techniques, titles
-from app.views.paperclaim import claim_here
+from app.views.paper_claim import claim_here
 from app.views.papers import all_papers_button, badges, open_button
 from app.words.plain import counted, plain
 from scenarios import ScenarioError, papers

@@ -24,7 +24,7 @@ from app.views.experiments import experiment_progress
 from app.views.missing import rows_to_come, say_waiting
 from app.words.plain import plain
 from engine.config import ConfigError
-from scenarios.papers import claimfile
+from scenarios.papers import claim_file
 from store.plan import Experiment
 from telemetry.refusal import in_words, with_field
 
@@ -45,9 +45,9 @@ def claim_here(lab: Lab, name: str) -> None:
     """Draw a paper's claim: buttons, the run in progress, and every verdict that its runs give. Nothing where it has
     none.
     """
-    if name not in claimfile.names():
+    if name not in claim_file.names():
         return
-    claim = claimfile.claim(name)
+    claim = claim_file.claim(name)
     st.subheader("On this machine", anchor=False)
     st.markdown(plain(claim.says))
     experiments = claim_experiments(lab.home, name)
@@ -134,7 +134,7 @@ def _judgement(name: str, found: Judgement) -> None:
         st.markdown("\n".join(f"- {plain(reason)}" for reason in evidence["reasons"]))
     rows = figure_rows(found)
     if rows:
-        claim = claimfile.claim(name)
+        claim = claim_file.claim(name)
         drawing = claim_chart(
             claim.plot.kind,
             claim.plot.of,
@@ -184,7 +184,7 @@ def _judged_if_ready(lab: Lab, experiment: Experiment) -> Judgement | None:
     if experiment.claim is None or experiment.state in ("running", "paused") or _waiting(lab, [experiment]):
         return None
     paper, quick = experiment.claim.paper, experiment.claim.quick
-    now = claimfile.claim_hash(claimfile.claim(paper), quick) if paper in claimfile.names() else ""
+    now = claim_file.claim_hash(claim_file.claim(paper), quick) if paper in claim_file.names() else ""
     runs = tuple(run for variant in experiment.variants for run in experiment.runs_of(variant.name))
     return _judged(experiment.experiment_id, experiment.state, runs, now)
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from engine.config.errors import EngineError
-from engine.model.ggufheader import KIND, Header
+from engine.model.gguf_header import KIND, Header
 from engine.model.reading import Context, Keys, Layers, One, Positive, Size, TokenId, read_keys, shortened
 
 ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}

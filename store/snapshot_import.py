@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from store.errors import StoreError
 from store.notes import Notes
-from store.parquetspool import ROWS_PER_BATCH, rebuild_spool, refused
-from store.qualityfile import MOST_BYTES as MOST_QUALITY_BYTES
-from store.qualityfile import Quality
+from store.parquet_spool import ROWS_PER_BATCH, rebuild_spool, refused
+from store.quality_file import MOST_BYTES as MOST_QUALITY_BYTES
+from store.quality_file import Quality
 from store.snapshot import FORMAT, FORMAT_VERSION, NOT_OURS, SCHEMA_VERSION, read_rows
 from telemetry.damage import spool_sizes
 from telemetry.folder import NOTES, QUALITY, RUN_ID, SPEC, STATUS, TELEMETRY_FOLDER
-from telemetry.jsonfile import Unreadable, plain, read_as, write_json
+from telemetry.json_file import Unreadable, plain, read_as, write_json
 from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.rows import ROW_TYPES
 from telemetry.status import FINAL_STATES, RunStatus

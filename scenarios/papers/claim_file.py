@@ -11,7 +11,7 @@ from typing import Any
 from engine.config import ConfigError, suggest
 from scenarios.load import load
 from scenarios.papers.claim import OVER_A_SWEEP, Claim, Point, Setting, Settings
-from scenarios.yamlfile import ScenarioError, line_of, read_as
+from scenarios.yaml_file import ScenarioError, line_of, read_as
 
 BEGIN = "says, paper and scenario"
 WORDS = {True: "on", False: "off", None: "none"}

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
-from telemetry.jsonfile import Count, Nanoseconds, Unreadable, parse_as, plain
+from telemetry.json_file import Count, Nanoseconds, Unreadable, parse_as, plain
 from telemetry.status import Fault, Label, Labels, Number, Summary, Words
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

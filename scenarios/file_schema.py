@@ -1,4 +1,4 @@
-"""The keys of a scenario file as a JSON Schema, for editors and other programs. ``python -m scenarios.fileschema`` writes it anew.
+"""The keys of a scenario file as a JSON Schema, for editors and other programs. ``python -m scenarios.file_schema`` writes it anew.
 
 It says what each key takes. What keys must hold together, ``scenarios.load`` says when it reads a file.
 """

@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.errors import StoreError
-from store.parquetpages import Pages, pages_of
+from store.parquet_pages import Pages, pages_of
 from telemetry.arrow import choice_array, of_today, schema
 from telemetry.folder import TELEMETRY_FOLDER
 from telemetry.limits import MOST_REQUESTS
 from telemetry.rows import ROW_TYPES, columns
-from telemetry.runfacts import facts_of
+from telemetry.run_facts import facts_of
 from telemetry.spool import SpoolWriter, spool_path
 
 ROWS_PER_BATCH = 65_536  # of a row group
