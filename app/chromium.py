@@ -32,12 +32,12 @@ def find_chromium() -> Path | None:
     """
     wanted = os.environ.get(ENV)
     if wanted:
-        found = shutil.which(wanted)
-        return Path(found) if found else None
+        path = shutil.which(wanted)
+        return Path(path) if path else None
     for name in (*NAMES, *PLACES):
-        found = shutil.which(name)
-        if found:
-            return Path(found)
+        path = shutil.which(name)
+        if path:
+            return Path(path)
     return None
 
 

@@ -89,13 +89,13 @@ def _packages() -> Iterator[Check]:
             continue
         name, wanted = match["name"], match["version"]
         try:
-            found = metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             if _canonical(name) in wanted_names:
                 missing.append(name)
             continue
-        if found.partition("+")[0] != wanted:
-            other.append(f"{name} {found} (tested: {wanted})")
+        if version.partition("+")[0] != wanted:
+            other.append(f"{name} {version} (tested: {wanted})")
     if missing:
         yield Check("packages", "broken", f"not installed: {', '.join(missing)}", "make setup")
     elif other:
@@ -233,11 +233,11 @@ def _model() -> Iterator[Check]:
 def _browser() -> Iterator[Check]:
     from app.chromium import HOW_TO_GET_ONE, find_chromium
 
-    found = find_chromium()
-    if found is None:
+    chromium = find_chromium()
+    if chromium is None:
         yield Check("browser", "note", "none: no browser tests, no pictures from the command line", HOW_TO_GET_ONE)
     else:
-        yield Check("browser", "ok", str(found))
+        yield Check("browser", "ok", str(chromium))
 
 
 def _lab(home: Home) -> Iterator[Check]:

@@ -171,7 +171,11 @@ class Home:
 
     def experiment_ids(self) -> list[str]:
         """Ids of every experiment on disk, sorted; a folder without its file is none yet."""
-        return [found for found in _ids_in(self.experiments) if (self.experiments / found / EXPERIMENT_FILE).exists()]
+        return [
+            experiment_id
+            for experiment_id in _ids_in(self.experiments)
+            if (self.experiments / experiment_id / EXPERIMENT_FILE).exists()
+        ]
 
     def run_ids(self) -> list[str]:
         """Ids of every run on disk, sorted."""

@@ -120,9 +120,9 @@ class Lab:
         """
         if is_final(status):
             with self.cursor() as cursor:
-                found = final_figures(cursor, run_id)
-            if found is not None:
-                return found
+                final = final_figures(cursor, run_id)
+            if final is not None:
+                return final
         return self.live(run_id).figures(in_flight_of(status))
 
     def submit(self, spec: RunSpec) -> str:

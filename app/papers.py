@@ -61,8 +61,8 @@ def find(wanted: Wanted, verdicts: Mapping[str, str] | None = None) -> dict[str,
     ``verdicts``: those on this machine, by card.
     """
     known = verdicts or {}
-    found = [(name, card) for name, card in papers.cards().items() if wanted.takes(name, card, known.get(name))]
-    return dict(sorted(found, key=lambda pair: (pair[1].status != "runs", pair[1].system.casefold())))
+    matching = [(name, card) for name, card in papers.cards().items() if wanted.takes(name, card, known.get(name))]
+    return dict(sorted(matching, key=lambda pair: (pair[1].status != "runs", pair[1].system.casefold())))
 
 
 def years() -> tuple[int, int]:

@@ -60,16 +60,16 @@ class Row:
 def compile_case(capability: int, set_name: str, number: int) -> dict[str, Row | str]:
     """Rows of one case by the hash of what was compiled; a string is why it could not be."""
     case = SETS[set_name]()[number]
-    found: dict[str, Row | str] = {}
+    rows: dict[str, Row | str] = {}
     with compiling(capability, DEVICES[capability].processors) as launches:
         try:
             case.launch()
         except Exception as error:  # whatever the compiler says, the other cases go on
-            found[f"{case.title}: failed"] = f"{case.title}: {type(error).__name__}: {error}"[:2000]
+            rows[f"{case.title}: failed"] = f"{case.title}: {type(error).__name__}: {error}"[:2000]
     for launch in launches:
-        if launch.key not in found:
-            found[launch.key] = Row.of(case.title, launch)
-    return found
+        if launch.key not in rows:
+            rows[launch.key] = Row.of(case.title, launch)
+    return rows
 
 
 def compile_all(capability: int, set_name: str, jobs: int, every: int = 1) -> tuple[list[Row], list[str]]:

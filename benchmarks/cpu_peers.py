@@ -80,10 +80,10 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
 
     sides = [side for side in SIDES if side in options.sides.split(",")]
     measures = {side: partial(child, side) for side in (*sides, "bound")}
-    found = interleave(measures, options.repeats, before=report.note_load)
-    speeds = {side: [one["output_tokens"] / one["seconds"] for one in found[side]] for side in sides}
-    report.details[dtype] = found
-    resolved = {side: found[side][0]["resolved"] for side in sides}
+    by_side = interleave(measures, options.repeats, before=report.note_load)
+    speeds = {side: [one["output_tokens"] / one["seconds"] for one in by_side[side]] for side in sides}
+    report.details[dtype] = by_side
+    resolved = {side: by_side[side][0]["resolved"] for side in sides}
     report.table(
         f"{dtype}: what each side resolved to",
         ["setting", *(SIDES[side] for side in sides)],
@@ -92,8 +92,8 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
     for side in sides:
         speed = summarise(speeds[side])
         note = None
-        if side != "ours" and "ours" in found:
-            note = f"{same_outputs(found, side)} outputs equal ours token by token"
+        if side != "ours" and "ours" in by_side:
+            note = f"{same_outputs(by_side, side)} outputs equal ours token by token"
         report.figure(f"{dtype} {side}", speed.median, "tokens/s", spread=speed.spread, note=note)
     if "ours" not in sides:
         return
@@ -101,7 +101,7 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
         ratio = paired_ratio(speeds["ours"], speeds[side])
         goal = LEAST_RATIO[dtype][side] if dtype in LEAST_RATIO else None
         report.figure(f"{dtype} ours / {side}", ratio.median, "x", goal=goal, spread=ratio.spread)
-    bounds(report, dtype, found["bound"], speeds["ours"], options.requests)
+    bounds(report, dtype, by_side["bound"], speeds["ours"], options.requests)
 
 
 def bounds(
@@ -129,9 +129,9 @@ def bounds(
         report.figure(f"{dtype} share of that bound, {kind}", share.median, "", goal=goal, spread=share.spread)
 
 
-def same_outputs(found: Mapping[str, Sequence[Mapping[str, Any]]], side: str) -> str:
+def same_outputs(by_side: Mapping[str, Sequence[Mapping[str, Any]]], side: str) -> str:
     """How many requests got the same tokens on both sides, in the first repeat."""
-    pairs = list(zip(found["ours"][0]["digests"], found[side][0]["digests"], strict=True))
+    pairs = list(zip(by_side["ours"][0]["digests"], by_side[side][0]["digests"], strict=True))
     return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
 
 

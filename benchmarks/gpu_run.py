@@ -46,18 +46,18 @@ def main(words: Sequence[str] | None = None) -> int:
             settings = [f"chunked_prefill={way}", f"model={options.model}", f"device={options.device}", *options.set]
             return servescope(home, "run", "starter", *(w for s in settings for w in ("--set", s)), "--json")
 
-        found = interleave({way: lambda way=way: run(way) for way in ("on", "off")}, options.repeats)
-        runs = [result["run_id"] for way in found.values() for result in way]
-        compare(report, found)
+        by_way = interleave({way: lambda way=way: run(way) for way in ("on", "off")}, options.repeats)
+        runs = [result["run_id"] for way in by_way.values() for result in way]
+        compare(report, by_way)
         with rows_aside(home / "runs", runs) as rows:
             report.details["problems"] = dict(rows.problems)
             counters(report, rows.con, runs)
-        for way, results in found.items():
+        for way, results in by_way.items():
             file = (options.export or home) / f"starter-chunked-{way}.servescope"
             file.parent.mkdir(parents=True, exist_ok=True)
             size = servescope(home, "export", results[0]["run_id"], "-o", str(file.resolve()), "--json")["bytes"]
             report.figure(f"exported run, chunked prefill {way}", size / 1e6, "MB", better="lower")
-    report.details["results"] = found
+    report.details["results"] = by_way
     return report.finish(options)
 
 
@@ -80,15 +80,15 @@ def servescope(home: Path, *words: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def compare(report: Report, found: dict[str, list[dict[str, Any]]]) -> None:
+def compare(report: Report, by_way: dict[str, list[dict[str, Any]]]) -> None:
     """What chunking changed, by the figures a run's result has."""
     rows = []
     for name, key, part in TIMES:
-        on, off = ([result[key][part] for result in found[way]] for way in ("on", "off"))
+        on, off = ([result[key][part] for result in by_way[way]] for way in ("on", "off"))
         rows.append((f"{name}, ms", summarise(on).median, summarise(off).median))
         ratio = paired_ratio(off, on)
         report.figure(f"starter, {name}: off / on", ratio.median, "x", spread=ratio.spread)
-    speeds = [summarise([r["output_tokens_per_s"] for r in found[way]]).median for way in ("on", "off")]
+    speeds = [summarise([r["output_tokens_per_s"] for r in by_way[way]]).median for way in ("on", "off")]
     rows.append(("output tokens/s", *speeds))
     report.table("chunked prefill under the starter's load", ["figure", "on", "off"], rows)
 

@@ -183,13 +183,13 @@ def interleave(
 
     ``before`` is called ahead of each measurement.
     """
-    found: dict[str, list[T]] = {name: [] for name in measures}
+    results: dict[str, list[T]] = {name: [] for name in measures}
     for round_number in range(repeats):
         names = list(measures) if round_number % 2 == 0 else list(reversed(list(measures)))
         for name in names:
             before()
-            found[name].append(measures[name]())
-    return found
+            results[name].append(measures[name]())
+    return results
 
 
 @dataclass(frozen=True)

@@ -162,13 +162,13 @@ def serving(report: Report, prepared: dict[str, Prepared], repeats: int) -> None
         name: lambda side=side: serve(side)  # type: ignore[misc]
         for name, side in prepared.items()
     }
-    found = interleave(sides, repeats)
+    by_codec = interleave(sides, repeats)
     keys = ("in_flight", "tokens_per_s", "preemptions")
-    rows = [[name, *(summarise([run[key] for run in runs]).median for key in keys)] for name, runs in found.items()]
+    rows = [[name, *(summarise([run[key] for run in runs]).median for key in keys)] for name, runs in by_codec.items()]
     title = f"{REQUESTS} requests of {PROMPT} + {OUTPUT} tokens in the same bytes"
     report.table(title, ["codec", "most in flight", "output tokens/s", "preemptions"], rows)
-    before = found["none"]
-    for name, runs in found.items():
+    before = by_codec["none"]
+    for name, runs in by_codec.items():
         if name == "none":
             continue
         more = runs[0]["in_flight"] / before[0]["in_flight"]
@@ -207,12 +207,12 @@ def store(report: Report, repeats: int, tokens: int = 512) -> None:
     for name, asked in CODECS.items():
         cache = make_cache(asked, tokens // BLOCK, 1)
         sides[name] = lambda cache=cache: timed(lambda: cache.store(0, slots, k, v), 30)  # type: ignore[misc]
-    found = interleave(sides, repeats)
-    rows = [[name, 1e6 * summarise(times).median] for name, times in found.items()]
+    by_codec = interleave(sides, repeats)
+    rows = [[name, 1e6 * summarise(times).median] for name, times in by_codec.items()]
     report.table(f"store {tokens} tokens, one layer", ["codec", "us"], rows)
-    for name, times in found.items():
+    for name, times in by_codec.items():
         if name != "none":
-            ratio = paired_ratio(times, found["none"])
+            ratio = paired_ratio(times, by_codec["none"])
             report.figure(
                 f"store, {name} / none", ratio.median, "x", better="lower", goal=STORE_RATIO, spread=ratio.spread,
                 note="plain PyTorch, several passes over the numbers; the goal is that of one fused kernel",
@@ -238,11 +238,11 @@ def decode(report: Report, repeats: int, requests: int = 4, contexts: Sequence[i
             attention = make_attention("gathered", cache, HEADS, KV_HEADS, HEAD_DIM)
             attention.begin(batch)
             sides[name] = lambda attention=attention: timed(lambda: attention.forward(0, q, k, v), 10)  # type: ignore[misc]
-        found = interleave(sides, repeats)
-        rows.append([context, *(1e3 * summarise(times).median for times in found.values())])
-        for name, times in found.items():
+        by_codec = interleave(sides, repeats)
+        rows.append([context, *(1e3 * summarise(times).median for times in by_codec.values())])
+        for name, times in by_codec.items():
             if name != "none":
-                ratio = paired_ratio(times, found["none"])
+                ratio = paired_ratio(times, by_codec["none"])
                 report.figure(
                     f"decode at {context}, {name} / none", ratio.median, "x", better="lower", spread=ratio.spread
                 )

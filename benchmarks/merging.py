@@ -87,17 +87,17 @@ def _tables(earlier: list[Results], later: list[Results]) -> list[Results]:
     before, after = ({table["title"]: table for table in tables} for tables in (earlier, later))
     measured = {row[0] for row in after.get("parts", {"rows": []})["rows"]}
     failed = {row[0] for row in after.get(FAILED, {"rows": []})["rows"]}
-    found = []
+    merged = []
     for title in [*before, *(t for t in after if t not in before)]:
         old, new = before.get(title), after.get(title)
         if title == FAILED:
             rows = [row for row in (old["rows"] if old else []) if row[0] not in measured | failed]
             rows += new["rows"] if new else []
             if rows:
-                found.append({**(new or old or {}), "rows": rows})
+                merged.append({**(new or old or {}), "rows": rows})
         elif title in BY_ROW and old and new:
             again = {row[0] for row in new["rows"]}
-            found.append({**new, "rows": [*(row for row in old["rows"] if row[0] not in again), *new["rows"]]})
+            merged.append({**new, "rows": [*(row for row in old["rows"] if row[0] not in again), *new["rows"]]})
         else:
-            found.append(new or old)
-    return found
+            merged.append(new or old)
+    return merged

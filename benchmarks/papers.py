@@ -39,14 +39,14 @@ def main(words: Sequence[str] | None = None) -> int:
     report = Report("papers")
     report.note_load()
     began = time.monotonic()
-    found: dict[str, Judgement] = {}
+    judgements: dict[str, Judgement] = {}
     with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
         home = Home(Path(os.environ.get("SERVESCOPE_HOME") or folder)).prepare()
         for name in options.only.split(","):
             start = time.monotonic()
             try:
-                found[name] = run(home, name, quick=options.quick)
-                said = found[name].verdict
+                judgements[name] = run(home, name, quick=options.quick)
+                said = judgements[name].verdict
             except LabError as error:
                 said = f"no verdict: {error.message}"
             print(f"{name}: {said} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
@@ -56,13 +56,13 @@ def main(words: Sequence[str] | None = None) -> int:
     report.table(
         "Verdicts",
         ("paper", "verdict", "reasons"),
-        [(name, one.verdict, " ".join(one.evidence["reasons"])) for name, one in found.items()],
+        [(name, one.verdict, " ".join(one.evidence["reasons"])) for name, one in judgements.items()],
     )
-    for name, one in found.items():
+    for name, one in judgements.items():
         report.table(f"{name}: figures", ("figure", "what it is", "at", "here"), figure_rows(one))
-    report.details["judgements"] = {name: one.as_dict() for name, one in found.items()}
-    report.figure("claims without a verdict", asked - len(found), "", goal=0, better="lower")
-    invalid = sum(one.verdict == "invalid" for one in found.values())
+    report.details["judgements"] = {name: one.as_dict() for name, one in judgements.items()}
+    report.figure("claims without a verdict", asked - len(judgements), "", goal=0, better="lower")
+    invalid = sum(one.verdict == "invalid" for one in judgements.values())
     report.figure("invalid verdicts", invalid, "", goal=0, better="lower")
     goal = MOST_MINUTES if options.quick else None
     report.figure("all of them", minutes, "min", goal=goal, better="lower")

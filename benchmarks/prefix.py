@@ -120,11 +120,11 @@ def serve(prepared: Prepared, spec: RunSpec, sharing: PrefixSharing | None) -> d
         start = time.perf_counter()
         engine.run(requests)
         seconds = time.perf_counter() - start
-    found = engine.totals.prefix_hit_tokens
+    hits = engine.totals.prefix_hit_tokens
     ttft = statistics.mean((r.first_token_ns or 0) - r.arrival_ns for r in requests) / 1e6
     prompt = sum(r.num_prompt_tokens for r in requests)
-    computed = float(prompt - found)
-    return {"seconds": seconds, "host_s": host.seconds, "ttft_ms": ttft, "computed": computed, "found": float(found)}
+    computed = float(prompt - hits)
+    return {"seconds": seconds, "host_s": host.seconds, "ttft_ms": ttft, "computed": computed, "found": float(hits)}
 
 
 class Stopwatch:
@@ -148,16 +148,16 @@ def serving(report: Report, prepared: Prepared, repeats: int) -> None:
         "off": lambda: serve(prepared, prepared.spec, None),
         "on": lambda: serve(prepared, prepared.spec, PrefixSharing()),
     }
-    found = interleave(sides, repeats)
+    by_side = interleave(sides, repeats)
     rows = [
         [side, *(summarise([run[key] for run in runs]).median for key in ("ttft_ms", "computed", "found", "seconds"))]
-        for side, runs in found.items()
+        for side, runs in by_side.items()
     ]
     title = f"{len(prepared.requests)} requests behind {SHARED} common tokens, {OWN} of their own"
     report.table(title, ["prefix sharing", "TTFT mean, ms", "prefill computed", "prefix found", "seconds"], rows)
-    ratio = paired_ratio([r["ttft_ms"] for r in found["on"]], [r["ttft_ms"] for r in found["off"]])
+    ratio = paired_ratio([r["ttft_ms"] for r in by_side["on"]], [r["ttft_ms"] for r in by_side["off"]])
     report.figure("TTFT on / off", ratio.median, "x", better="lower", spread=ratio.spread)
-    computed = found["on"][0]["computed"] / found["off"][0]["computed"]
+    computed = by_side["on"][0]["computed"] / by_side["off"][0]["computed"]
     report.figure("prefill tokens on / off", computed, "x", better="lower")
 
 
@@ -200,9 +200,9 @@ def no_overlap(report: Report, prepared: Prepared, model: str, repeats: int) -> 
         "off": lambda: serve(prepared, apart, None),
         "on": lambda: serve(prepared, apart, PrefixSharing()),
     }
-    found = interleave(sides, repeats)
-    ratio = paired_ratio([r["seconds"] for r in found["on"]], [r["seconds"] for r in found["off"]])
-    best = {side: min(r["seconds"] for r in runs) for side, runs in found.items()}
+    by_side = interleave(sides, repeats)
+    ratio = paired_ratio([r["seconds"] for r in by_side["on"]], [r["seconds"] for r in by_side["off"]])
+    best = {side: min(r["seconds"] for r in runs) for side, runs in by_side.items()}
     note = "best of the repeats; the spread is that of neighbouring runs"
     report.figure(
         "time without overlap, on / off",
@@ -213,7 +213,7 @@ def no_overlap(report: Report, prepared: Prepared, model: str, repeats: int) -> 
         spread=ratio.spread,
         note=note,
     )
-    added = statistics.median(a["host_s"] - b["host_s"] for a, b in zip(found["on"], found["off"], strict=True))
+    added = statistics.median(a["host_s"] - b["host_s"] for a, b in zip(by_side["on"], by_side["off"], strict=True))
     share = added / best["off"]
     report.figure("scheduling added without overlap", share, "of the run", better="lower", goal=OVERHEAD_SHARE)
 
@@ -247,7 +247,7 @@ def documents(model: str) -> RunSpec:
 
 def order(report: Report, model: str, repeats: int) -> None:
     prepared = prepare(documents(model))
-    found = interleave(
+    by_order = interleave(
         {
             "arrival": lambda: serve(prepared, prepared.spec, PrefixSharing()),
             "grouped": lambda: serve(prepared, prepared.spec, PrefixSharing(order="grouped")),
@@ -256,11 +256,11 @@ def order(report: Report, model: str, repeats: int) -> None:
     )
     rows = [
         [side, *(summarise([run[key] for run in runs]).median for key in ("seconds", "computed", "found"))]
-        for side, runs in found.items()
+        for side, runs in by_order.items()
     ]
     title = f"{DOCUMENTS} documents of {DOCUMENT} tokens x {QUESTIONS} questions, a pool for half of the documents"
     report.table(title, ["order", "makespan, s", "prefill computed", "prefix found"], rows)
-    ratio = paired_ratio([r["seconds"] for r in found["grouped"]], [r["seconds"] for r in found["arrival"]])
+    ratio = paired_ratio([r["seconds"] for r in by_order["grouped"]], [r["seconds"] for r in by_order["arrival"]])
     report.figure("makespan, grouped / arrival order", ratio.median, "x", better="lower", spread=ratio.spread)
 
 

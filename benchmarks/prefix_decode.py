@@ -65,8 +65,8 @@ def decode_step_ms(group: int, prefix: int, repeats: int) -> tuple[float, float]
         return (time.perf_counter() - start) / LAYERS * 1e3
 
     with torch.inference_mode():
-        found = interleave({name: lambda name=name: step(name) for name in backends}, max(3, repeats))
-    return min(found["own"]), min(found["shared"])
+        by_backend = interleave({name: lambda name=name: step(name) for name in backends}, max(3, repeats))
+    return min(by_backend["own"]), min(by_backend["shared"])
 
 
 def decode_plan(group: int, shared: int, suffix: int) -> Plan:

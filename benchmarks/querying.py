@@ -97,7 +97,7 @@ def parts_ms(database: Database) -> dict[str, float]:
         "requests": lambda con: queries.requests(con, "big"),
         "one iteration": lambda con: queries.iteration_detail(con, "big", 1000),
     }
-    found = {}
+    fastest = {}
     with database.read() as con:
         for name, ask in asked.items():
             times = []
@@ -105,8 +105,8 @@ def parts_ms(database: Database) -> dict[str, float]:
                 start = time.perf_counter()
                 ask(con)
                 times.append((time.perf_counter() - start) * 1e3)
-            found[name] = min(times)
-    return found
+            fastest[name] = min(times)
+    return fastest
 
 
 def make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:

@@ -81,12 +81,12 @@ def visible_after_ms(seconds: float) -> list[float]:
             with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT) as recorder, database.read() as con:
                 delays, seen = [], -1
                 while recorder.poll() is None:
-                    found = con.execute(
+                    rows = con.execute(
                         "SELECT iteration, end_ns FROM iterations WHERE iteration > ?", [seen]
                     ).fetchall()
                     now = time.monotonic_ns()
-                    delays += [(now - end_ns) / 1e6 for _, end_ns in found]
-                    seen = max((iteration for iteration, _ in found), default=seen)
+                    delays += [(now - end_ns) / 1e6 for _, end_ns in rows]
+                    seen = max((iteration for iteration, _ in rows), default=seen)
                     time.sleep(0.005)
     return delays
 

@@ -95,15 +95,17 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def variants(model: str) -> dict[str, Speculation | None]:
     """What is compared, by name; the head only where there is one for the model. Every proposer has plain decoding beside it."""
-    found: dict[str, Speculation | None] = {}
+    choices: dict[str, Speculation | None] = {}
     for proposer, lengths in FIXED.items():
         if proposer == "trained-head" and (model != EMBEDDED_MODEL or not DEFAULT_HEAD.is_file()):
             continue
-        found[plain(proposer)] = None
+        choices[plain(proposer)] = None
         for k in lengths:
-            found[f"{proposer} k={k}"] = Speculation.model_validate({"proposer": proposer, "control": "fixed", "k": k})
-        found[f"{proposer} smart"] = Speculation.model_validate({"proposer": proposer, "k": SMART[proposer]})
-    return found
+            choices[f"{proposer} k={k}"] = Speculation.model_validate(
+                {"proposer": proposer, "control": "fixed", "k": k}
+            )
+        choices[f"{proposer} smart"] = Speculation.model_validate({"proposer": proposer, "k": SMART[proposer]})
+    return choices
 
 
 def plain(proposer: str) -> str:
@@ -119,16 +121,16 @@ def measure(report: Report, options: Any, workload: str, load: int) -> None:
     """All configurations at one load, and what the goals say of them."""
     prepared = prepare(asked(options.model, workload, load, options.threads, options.device))
     compared = variants(options.model)
-    found: dict[str, list[Served]] = {}
+    served: dict[str, list[Served]] = {}
     for _, group in groupby(compared, key=proposer_of):
         sides: dict[str, Callable[[], Served]] = {name: partial(serve, prepared, compared[name]) for name in group}
-        found |= interleave(sides, options.repeats)
+        served |= interleave(sides, options.repeats)
     at = f"{workload}, {load} at once"
-    speed = {name: [run.tokens_per_s for run in runs] for name, runs in found.items()}
+    speed = {name: [run.tokens_per_s for run in runs] for name, runs in served.items()}
     rows = []
-    for name, runs in found.items():
+    for name, runs in served.items():
         off = plain(proposer_of(name))
-        same = sum(a == b for a, b in zip(runs[0].answers, found[off][0].answers, strict=True))
+        same = sum(a == b for a, b in zip(runs[0].answers, served[off][0].answers, strict=True))
         middle = {
             key: statistics.median(getattr(run, key) for run in runs)
             for key in ("tokens_per_s", "itl_p50_ms", "itl_p99_ms", "tokens_per_pass", "accepted", "draft_share")
@@ -149,16 +151,17 @@ def measure(report: Report, options: Any, workload: str, load: int) -> None:
     ]
     report.table(at, columns, rows)
     report.details.setdefault("runs", {})[at] = {
-        name: [{k: v for k, v in asdict(run).items() if k != "answers"} for run in runs] for name, runs in found.items()
+        name: [{k: v for k, v in asdict(run).items() if k != "answers"} for run in runs]
+        for name, runs in served.items()
     }
-    judge(report, workload, load, found)
+    judge(report, workload, load, served)
 
 
-def judge(report: Report, workload: str, load: int, found: dict[str, list[Served]]) -> None:
+def judge(report: Report, workload: str, load: int, served: dict[str, list[Served]]) -> None:
     """The goals' figures of one load."""
     at = f"{workload}, {load} at once"
-    speed = {name: [run.tokens_per_s for run in runs] for name, runs in found.items()}
-    fixed = [name for name in found if not name.endswith("smart")]
+    speed = {name: [run.tokens_per_s for run in runs] for name, runs in served.items()}
+    fixed = [name for name in served if not name.endswith("smart")]
     if workload == "copy-heavy" and load == 1:
         best = max(fixed, key=lambda name: statistics.median(speed[name]))
         ratio = paired_ratio(speed[best], speed[plain(proposer_of(best))])
@@ -170,7 +173,7 @@ def judge(report: Report, workload: str, load: int, found: dict[str, list[Served
             spread=ratio.spread,
             note=best,
         )
-    for smart in (name for name in found if name.endswith("smart")):
+    for smart in (name for name in served if name.endswith("smart")):
         proposer = smart.removesuffix(" smart")
         rivals = [name for name in fixed if proposer_of(name) == proposer]
         best = max(rivals, key=lambda name: statistics.median(speed[name]))
@@ -178,8 +181,8 @@ def judge(report: Report, workload: str, load: int, found: dict[str, list[Served
             ratio = paired_ratio(speed[smart], speed[rival])
             note = f"best fixed: {best}" if name == "best fixed" else None
             report.figure(f"{smart} / {name}, {at}", ratio.median, "x", goal=goal, spread=ratio.spread, note=note)
-    if workload == "chat" and "trained-head k=3" in found:
-        accepted = summarise([run.accepted for run in found["trained-head k=3"]])
+    if workload == "chat" and "trained-head k=3" in served:
+        accepted = summarise([run.accepted for run in served["trained-head k=3"]])
         report.figure(
             f"accepted of 3 guesses, trained head, {at}",
             accepted.median,

@@ -56,8 +56,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def measure_cost(report: Report, quick: bool) -> None:
     repeats, steps = (2, 500) if quick else (7, 2000)
     forms = {form: partial(recording_cost_us, steps, form) for form in ("arrays", "lists")}
-    found = interleave(forms, repeats)
-    for form, rounds in found.items():
+    by_form = interleave(forms, repeats)
+    for form, rounds in by_form.items():
         means = summarise([r["mean"] for r in rounds])
         report.figure(
             f"per iteration, {BATCH} requests ({form})",

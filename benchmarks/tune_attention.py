@@ -126,17 +126,17 @@ def tune(bench: Bench, line: Line) -> Tile:
     """One table; the fastest tile."""
     now = configs.tile_for(2, line.head_dim, line.rows or 4096, line.bits)
     tiles = [*line.tiles, *([] if now in line.tiles else [now])]
-    found = {codec: timed(bench, line, codec, tiles) for codec in line.codecs}
+    by_codec = {codec: timed(bench, line, codec, tiles) for codec in line.codecs}
 
     def relative(tile: Tile) -> float:
-        return statistics.geometric_mean(times[tile] / times[now] for times in found.values())
+        return statistics.geometric_mean(times[tile] / times[now] for times in by_codec.values())
 
-    possible = [tile for tile in tiles if all(tile in times for times in found.values())]
+    possible = [tile for tile in tiles if all(tile in times for times in by_codec.values())]
     ranked = sorted(possible, key=relative)
     bench.report.table(
         line.name,
         ["tile", *(f"{codec}, us" for codec in line.codecs), "of now"],
-        [(shown(tile, now), *(1e6 * times[tile] for times in found.values()), relative(tile)) for tile in ranked],
+        [(shown(tile, now), *(1e6 * times[tile] for times in by_codec.values()), relative(tile)) for tile in ranked],
     )
     bench.report.figure(
         f"{line.name}: fastest / now", relative(ranked[0]), "x", better="lower", note=shown(ranked[0], now)
@@ -150,17 +150,17 @@ def timed(bench: Bench, line: Line, codec: str, tiles: Sequence[Tile]) -> dict[T
     tokens = line.prefill or line.batch * (line.context + 1)
     cache = filled_cache(bench, codec, shape, LAYERS, tokens // BLOCK_SIZE + line.batch + 1, dtype, tails=line.batch)
     plan = decode_plan(line.batch, line.context, BLOCK_SIZE, line.prefill)
-    found = {}
+    seconds = {}
     for tile in tiles:
         with using(tile):
             attention = TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim)
             try:
-                found[tile] = layer_seconds(bench, attention, plan)
+                seconds[tile] = layer_seconds(bench, attention, plan)
             except Exception as error:  # such a tile needs more shared memory than there is
                 print(f"{line.name}, {codec}, {tile}: {error}"[:200], file=sys.stderr)
     del cache
     bench.free()
-    return found
+    return seconds
 
 
 @contextmanager

@@ -25,8 +25,8 @@ class _BesidePadding:
         self._rows = rows  # before the padding
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        found = self._attention.forward(layer, *(x[: self._rows] for x in (q, k, v)))
-        return F.pad(found, (0, 0, 0, len(q) - self._rows))
+        attended = self._attention.forward(layer, *(x[: self._rows] for x in (q, k, v)))
+        return F.pad(attended, (0, 0, 0, len(q) - self._rows))
 
 
 class Executor:
@@ -78,8 +78,8 @@ class Executor:
         """Put tokens that were still on their way into a batch: id ``-1 - row`` is row ``row`` of ``previous`` [rows]
         int64."""
         ids = batch.token_ids
-        found = previous.index_select(0, (-1 - ids).clamp_(0, len(previous) - 1)).clamp_(min=0)  # one may be BROKEN
-        ids.copy_(torch.where(ids < 0, found.to(ids.dtype), ids))
+        sampled = previous.index_select(0, (-1 - ids).clamp_(0, len(previous) - 1)).clamp_(min=0)  # one may be BROKEN
+        ids.copy_(torch.where(ids < 0, sampled.to(ids.dtype), ids))
 
     def spared_tokens(self, batch: Batch) -> int:
         """Keys per layer that the batch's forward pass did not read again, because rows that share them read them

@@ -99,5 +99,5 @@ def summarise(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, 
 
 def _refused(prepared: Prepared) -> list[dict[str, str]]:
     """Requests that could not be served and why, the first of them; their rows say it of all."""
-    found = [r for r in prepared.requests if r.refusal is not None]
-    return [{"request_id": r.request_id, "error": str(r.refusal)} for r in found[:SHOWN_REFUSALS]]
+    refused = [r for r in prepared.requests if r.refusal is not None]
+    return [{"request_id": r.request_id, "error": str(r.refusal)} for r in refused[:SHOWN_REFUSALS]]

@@ -107,8 +107,8 @@ class StepRecorder:
 
     def last_token_ns(self, request: Request) -> int | None:
         """When the request was last given tokens; None before its first."""
-        found = self._last_token_ns[request.index] if request.index < len(self._last_token_ns) else 0
-        return int(found) or None
+        last_ns = self._last_token_ns[request.index] if request.index < len(self._last_token_ns) else 0
+        return int(last_ns) or None
 
     def _stamp(self, sampled: list[Request], now_ns: int) -> tuple[np.ndarray, int]:
         """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token, and the

@@ -47,8 +47,8 @@ class Outputs:
         if not self.keep_text or self.tokenizer is None:
             return
         text = self.tokenizer.decode(request.output_token_ids)
-        found = [i for i in (text.find(stop) for stop in request.sampling.stop) if i >= 0]
-        request.text = text[: min(found)] if found else text
+        stops_at = [i for i in (text.find(stop) for stop in request.sampling.stop) if i >= 0]
+        request.text = text[: min(stops_at)] if stops_at else text
 
     def _end_reason(self, request: Request, token: int) -> str | None:
         sampling = request.sampling

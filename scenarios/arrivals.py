@@ -167,17 +167,17 @@ class Sessions(Process):
         return self
 
     def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
-        found: list[Arrival] = []
+        arrivals: list[Arrival] = []
         at, session = self.start_s, 0
-        while len(found) < count:
+        while len(arrivals) < count:
             turns = self.turns.draw(rng, 1)
             pauses = [self.pause.draw(rng) for _ in range(min(turns - 1, count))]
-            first = len(found)
-            found.append(Arrival(at, session=session))
-            found += [Arrival(p, first + n, session, n + 1) for n, p in enumerate(pauses[: count - len(found)])]
+            first = len(arrivals)
+            arrivals.append(Arrival(at, session=session))
+            arrivals += [Arrival(p, first + n, session, n + 1) for n, p in enumerate(pauses[: count - len(arrivals)])]
             at += rng.expovariate(self.rate) if self.rate is not None else 0.0
             session += 1
-        return found
+        return arrivals
 
     def stretched(self, factor: float) -> Self:
         changes = {"start_s": self.start_s * factor, "pause": self.pause.stretched(factor)}
@@ -205,17 +205,17 @@ class Replay(Process):
 
     def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
         origin = rows[0].arrival_s
-        found: list[Arrival] = []
+        arrivals: list[Arrival] = []
         last: dict[str, int] = {}  # of each session of deltas
         for index, row in enumerate(rows[:count]):
             before = None if row.session is None else last.get(row.session)
             if before is None:
-                found.append(Arrival(self.start_s + (row.arrival_s - origin) / self.speed))
+                arrivals.append(Arrival(self.start_s + (row.arrival_s - origin) / self.speed))
             else:
-                found.append(Arrival(row.delay_s / self.speed, before, turn=found[before].turn + 1))
+                arrivals.append(Arrival(row.delay_s / self.speed, before, turn=arrivals[before].turn + 1))
             if row.session is not None:
                 last[row.session] = index
-        return found
+        return arrivals
 
 
 Arrivals = Annotated[

@@ -120,9 +120,9 @@ def _sized(
             output = mean_request(name, group, seed, rates).output_tokens
             words = sized_words(sized.prefill_steps, group.prompt.words, output, rates)  # type: ignore[union-attr]
             group = group.model_copy(update={"prompt": group.prompt.model_copy(update={"words": words})})
-        found = stretch_of(sized, group.arrivals.mean_gap_s, mean_request(name, group, seed, rates), engine, rates)
-        changed[name] = group.model_copy(update={"arrivals": group.arrivals.stretched(found.stretch)})
-        chosen[name] = found.model_copy(update={"words": words})
+        fitted = stretch_of(sized, group.arrivals.mean_gap_s, mean_request(name, group, seed, rates), engine, rates)
+        changed[name] = group.model_copy(update={"arrivals": group.arrivals.stretched(fitted.stretch)})
+        chosen[name] = fitted.model_copy(update={"words": words})
     measured = not isinstance(workload.sizing, FromGiven)
     sizing = Sizing(rates=rates, measured=measured, groups=chosen, as_given=tuple(as_given))
     return workload.model_copy(update={"groups": changed}), sizing

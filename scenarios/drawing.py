@@ -167,11 +167,11 @@ def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
 def licences(workload: Workload, base: Path | None) -> dict[str, str]:
     """The traces that the workload replays, by file name, and their licences."""
     replays = [group.arrivals for group in workload.groups.values() if isinstance(group.arrivals, Replay)]
-    found = {}
+    by_trace = {}
     for replay in replays:
         path = _trace_path(replay, base)
-        found[path.name] = replay.licence or traces.licence_of(path, replay.format)
-    return found
+        by_trace[path.name] = replay.licence or traces.licence_of(path, replay.format)
+    return by_trace
 
 
 def _trace_path(replay: Replay, base: Path | None) -> Path:

@@ -21,16 +21,16 @@ class _AsWritten(GenerateJsonSchema):
     """What may be left empty and has parts of its own, such as a technique, may also be ``on`` or ``off``."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
-        found = super().nullable_schema(schema)
+        nullable = super().nullable_schema(schema)
         if schema["schema"]["type"] in ("model", "definition-ref"):
-            found = {"anyOf": [*found["anyOf"], {"type": "boolean"}]}
-        return found
+            nullable = {"anyOf": [*nullable["anyOf"], {"type": "boolean"}]}
+        return nullable
 
 
 def schema_text(model: type[BaseModel] = Scenario) -> str:
     """A schema as its file has it."""
-    found = model.model_json_schema(by_alias=True, schema_generator=_AsWritten)
-    return json.dumps(found, indent=2, ensure_ascii=False) + "\n"
+    schema = model.model_json_schema(by_alias=True, schema_generator=_AsWritten)
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
 
 def main() -> None:

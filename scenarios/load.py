@@ -27,8 +27,8 @@ class ScenarioInfo:
 def available() -> list[ScenarioInfo]:
     """The built-in scenarios, ``starter`` first, then by name."""
     paths = sorted(library().glob("*.yaml"), key=lambda path: (path.stem != "starter", path.stem))
-    found = ((path, load(path)) for path in paths)
-    return [ScenarioInfo(path.stem, s.title, s.summary, path, s.technique) for path, s in found]
+    loaded = ((path, load(path)) for path in paths)
+    return [ScenarioInfo(path.stem, s.title, s.summary, path, s.technique) for path, s in loaded]
 
 
 def library() -> Path:

@@ -65,8 +65,8 @@ class LognormalPause(Pause):
         return min(self.median_s * rng.lognormvariate(0.0, self.sigma), self.longest_s)
 
     def stretched(self, factor: float) -> Self:
-        found = super().stretched(factor)
-        return found.model_copy(update={"longest_s": min(found.longest_s, LONGEST_S)})
+        longer = super().stretched(factor)
+        return longer.model_copy(update={"longest_s": min(longer.longest_s, LONGEST_S)})
 
 
 def _bare_number(value: Any) -> Any:

@@ -155,21 +155,21 @@ def bins(values: Sequence[float], *, whole: bool = False) -> tuple[Bin, ...]:
 
 def _asked(requests: Iterable[RequestSpec], tokens_per_word: float) -> tuple[list[Asked], bool]:
     """The requests, those that follow after the ones they follow, and whether some of their token counts are estimated."""
-    found: dict[str, Asked] = {}
+    by_id: dict[str, Asked] = {}
     seen: set[int] = set()
     estimated = False
     for request in _in_order(requests):
         length, exact = _prompt_length(request, tokens_per_word)
         shared = _known_before(request, length, seen)
         if request.continues:
-            earlier = found[request.after or ""]
+            earlier = by_id[request.after or ""]
             carried = earlier.prompt_tokens + earlier.output_tokens
             length, shared = length + carried, carried
         estimated |= not exact
         arrival_s = None if request.after is not None else request.arrival_ns / 1e9
         group = request.group or ""
-        found[request.request_id] = Asked(group, arrival_s, length, request.max_tokens, shared)
-    return list(found.values()), estimated
+        by_id[request.request_id] = Asked(group, arrival_s, length, request.max_tokens, shared)
+    return list(by_id.values()), estimated
 
 
 def _in_order(requests: Iterable[RequestSpec]) -> list[RequestSpec]:

@@ -113,18 +113,18 @@ class PrefixHits(RandomTokens):
     share: float = Field(0.5, ge=0, lt=1)
 
     def shared_tokens(self, lengths: Sequence[int]) -> Sequence[int]:
-        known = asked = found = 0  # tokens of the text in the cache; of prompts so far; of those, found
+        known = asked = hits = 0  # tokens of the text in the cache; of prompts so far; of those, found
         shared = []
         for length in lengths:
             asked += length
-            wanted = round(self.share * asked) - found
+            wanted = round(self.share * asked) - hits
             most = min(known, length - 1)  # the last token of a prompt is always computed
             if wanted >= most:
                 shared.append(length)
-                known, found = max(known, length), found + most
+                known, hits = max(known, length), hits + most
             else:
                 shared.append(max(0, wanted))
-                found += max(0, wanted)
+                hits += max(0, wanted)
         return shared
 
     def make(self, ask: Ask) -> dict[str, Any]:

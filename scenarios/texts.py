@@ -22,29 +22,29 @@ def paragraphs() -> tuple[str, ...]:
     """Running English paragraphs of the language reference, in the order of their topics' names."""
     from pydoc_data.topics import topics
 
-    found = []
+    kept = []
     for name in sorted(topics):
         for block in topics[name].split("\n\n"):
             lines = block.splitlines()
             running = all(line[:1].isalnum() or line.startswith(('"', "'", "(")) for line in lines)
             if len(lines) >= 3 and running and block.endswith("."):
-                found.append(" ".join(lines))
-    return tuple(found)
+                kept.append(" ".join(lines))
+    return tuple(kept)
 
 
 @cache
 def functions() -> tuple[str, ...]:
     """Top-level functions of some standard library modules, as source text."""
-    found = []
+    texts = []
     for module in SOURCES:
         spec = importlib.util.find_spec(module)
         source = spec.loader.get_source(module) if spec and spec.loader else None  # type: ignore[attr-defined]
         if source:
             nodes = (n for n in ast.parse(source).body if isinstance(n, ast.FunctionDef))
-            found += [text for n in nodes if (text := ast.get_source_segment(source, n))]
-    if not found:
+            texts += [text for n in nodes if (text := ast.get_source_segment(source, n))]
+    if not texts:
         raise RuntimeError("this Python carries no source of its standard library; use another prompt kind than code")
-    return tuple(found)
+    return tuple(texts)
 
 
 def prose(words: int, rng: random.Random) -> str:

@@ -39,8 +39,8 @@ def weighted_quantile(values: np.ndarray, weights: np.ndarray, share: float) -> 
     low = np.clip((reached <= np.floor(place)).sum(axis=1), 0, len(order) - 1)
     high = np.clip((reached <= np.floor(place) + 1).sum(axis=1), 0, len(order) - 1)
     part = (place - np.floor(place))[:, 0]
-    found = ranked[low] + part * (ranked[high] - ranked[low])
-    return np.where(reached[:, -1] > 0, found, np.nan)
+    quantiles = ranked[low] + part * (ranked[high] - ranked[low])
+    return np.where(reached[:, -1] > 0, quantiles, np.nan)
 
 
 def weighted_histogram_quantile(counts: np.ndarray, edges: np.ndarray, weights: np.ndarray, share: float) -> np.ndarray:
@@ -54,8 +54,8 @@ def weighted_histogram_quantile(counts: np.ndarray, edges: np.ndarray, weights: 
     rows = np.arange(len(weights))
     inside, whole = drawn[rows, bin_of], reached[rows, bin_of]
     part = np.where(inside > 0, (target - (whole - inside)) / np.maximum(inside, 1), 0.5)
-    found = edges[bin_of] * (edges[bin_of + 1] / edges[bin_of]) ** np.clip(part, 0, 1)
-    return np.where(reached[:, -1] > 0, found, np.nan)
+    quantiles = edges[bin_of] * (edges[bin_of + 1] / edges[bin_of]) ** np.clip(part, 0, 1)
+    return np.where(reached[:, -1] > 0, quantiles, np.nan)
 
 
 def interval(

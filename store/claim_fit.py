@@ -31,5 +31,5 @@ def marginal_decode_ms(steps: pa.Table) -> float:
         return float("nan")
     scales = [max(1.0, float(np.max(cause))) for cause in causes]
     matrix = np.column_stack([np.ones(len(ms)), *(cause / scale for cause, scale in zip(causes, scales, strict=True))])
-    found, _, rank, _ = np.linalg.lstsq(matrix, ms, rcond=1e-6)
-    return float(found[2] / scales[1]) if rank == matrix.shape[1] else float("nan")
+    fitted, _, rank, _ = np.linalg.lstsq(matrix, ms, rcond=1e-6)
+    return float(fitted[2] / scales[1]) if rank == matrix.shape[1] else float("nan")

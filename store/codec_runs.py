@@ -28,11 +28,11 @@ ORDER BY created_unix_ns DESC NULLS LAST, run_id LIMIT $limit""".strip(),
 
 def same_requests(con: duckdb.DuckDBPyConnection, workload_hash: str) -> list[dict[str, Any]]:
     """The same with JSON decoded."""
-    found = same_requests_query(workload_hash).rows(con)
-    for row in found:
+    runs = same_requests_query(workload_hash).rows(con)
+    for row in runs:
         for name in ("spec", "model", "peaks", "labels", "figures"):
             row[name] = json.loads(row[name]) if row[name] else {}
-    return found
+    return runs
 
 
 def steps_query(run_ids: Sequence[str]) -> Query:

@@ -27,7 +27,7 @@ class ExperimentIndex:
         """Take in what is new or changed, take out what is gone; returns how many rows changed."""
         if not self._folder.is_dir():  # unmounted, not emptied
             return 0
-        found = {}
+        stamps = {}
         for path in self._folder.glob(f"*/{FILE}"):
             if not RUN_ID.fullmatch(path.parent.name):
                 continue
@@ -35,11 +35,11 @@ class ExperimentIndex:
                 about = path.stat()
             except OSError:  # deleted meanwhile
                 continue
-            found[path.parent.name] = (about.st_mtime_ns, about.st_size)
+            stamps[path.parent.name] = (about.st_mtime_ns, about.st_size)
         stored = {row[0] for row in con.execute("SELECT experiment_id FROM experiments").fetchall()}
-        changed = [name for name, stamp in found.items() if self._seen.get(name) != stamp or name not in stored]
+        changed = [name for name, stamp in stamps.items() if self._seen.get(name) != stamp or name not in stored]
         rows = {name: row_of(self._folder / name) for name in changed}
-        gone = stored - found.keys()
+        gone = stored - stamps.keys()
         if rows or gone:
             with transaction(con):
                 for name in (*rows, *gone):
@@ -48,7 +48,7 @@ class ExperimentIndex:
                     if row is not None:
                         marks = ", ".join("?" for _ in row)
                         con.execute(f"INSERT INTO experiments ({', '.join(row)}) VALUES ({marks})", list(row.values()))
-        self._seen = found
+        self._seen = stamps
         return len(rows) + len(gone)
 
 

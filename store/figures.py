@@ -126,12 +126,12 @@ def _limit(
     peaks: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any] | None:
-    found = work_query(run_id, peaks).rows(con)[0]
-    if not found["steps"]:
+    work = work_query(run_id, peaks).rows(con)[0]
+    if not work["steps"]:
         return None
-    span_ms = found.pop("span_ms")
+    span_ms = work.pop("span_ms")
     outside = Outside.of(device["host_cpu_percent"], device["cpu_percent"], environment)
-    return what_limits(Work(**found), span_ms, peaks=peaks, outside=outside).as_dict()
+    return what_limits(Work(**work), span_ms, peaks=peaks, outside=outside).as_dict()
 
 
 def _loads(text: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ def books_query(run_id: str) -> Query:
 SELECT count(*) FILTER (prefill_tokens + decode_tokens + draft_tokens > token_budget) AS beyond,
        coalesce(sum(prefill_tokens), 0)::BIGINT AS computed, coalesce(sum(preempted), 0)::BIGINT AS preempted,
        (SELECT coalesce(sum(prompt_tokens), 0)::BIGINT FROM requests WHERE run_id = $run) AS asked,
-       (SELECT coalesce(sum(cached_tokens), 0)::BIGINT FROM requests WHERE run_id = $run) AS found,
+       (SELECT coalesce(sum(cached_tokens), 0)::BIGINT FROM requests WHERE run_id = $run) AS cached,
        (SELECT count(*) FROM requests WHERE run_id = $run AND NOT {COMPLETED_SQL}) AS incomplete
 FROM iterations WHERE run_id = $run""".strip(),
         {"run": run_id},
@@ -67,7 +67,7 @@ def prefilled_once(con: duckdb.DuckDBPyConnection, pairs: Sequence[Pair]) -> str
     """Every prompt token is computed once or found in the cache; after a preemption, once more."""
     for own, _ in pairs:
         books = books_query(own.run_id).rows(con)[0]
-        accounted = books["computed"] + books["found"]
+        accounted = books["computed"] + books["cached"]
         if accounted < books["asked"] or (accounted > books["asked"] and not books["preempted"]):
-            return f"of {books['asked']} prompt tokens, {own.run_id} computed {books['computed']} and found {books['found']}"
+            return f"of {books['asked']} prompt tokens, {own.run_id} computed {books['computed']} and found {books['cached']}"
     return ""

@@ -200,12 +200,12 @@ class Collector:
             self._con = self._database.cursor()
 
     def _discover(self, con: duckdb.DuckDBPyConnection) -> None:
-        found = {run_dir.name: run_dir for run_dir in self.run_dirs()}
-        for run_id in self._tails.keys() - found.keys():
+        on_disk = {run_dir.name: run_dir for run_dir in self.run_dirs()}
+        for run_id in self._tails.keys() - on_disk.keys():
             del self._tails[run_id]
-        for run_id in self._stored_runs(con) - found.keys():
+        for run_id in self._stored_runs(con) - on_disk.keys():
             self._forget(con, run_id)
-        for run_id, run_dir in found.items():
+        for run_id, run_dir in on_disk.items():
             tail = self._tails.get(run_id)
             if tail is None and run_id not in self._known:
                 tail = RunTail(run_dir, con)

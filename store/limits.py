@@ -166,8 +166,8 @@ def what_limits(
         return Limit("other_processes", said, figures | _figures(work))
     if step is not None and running_ms > work.busy_ms:
         return Limit(*_of_step(step, running_ms, peaks), figures | _figures(work))
-    found = _figures(work)
-    return Limit(*_verdict(found), figures | found)
+    work_figures = _figures(work)
+    return Limit(*_verdict(work_figures), figures | work_figures)
 
 
 def _figures(work: Work) -> dict[str, float | None]:

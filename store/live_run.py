@@ -211,11 +211,11 @@ class LiveRun:
     def _take_requests(self, batch: pa.RecordBatch) -> None:
         names = ("request", "arrival_ns", "first_token_ns", "end_ns", "output_tokens")
         columns = {name: _floats(batch, name) for name in names}
-        found = request_latencies(columns, batch.column("end_reason").cast(pa.string()).to_pylist())
-        found |= {"t": columns["end_ns"] / 1e9, "request": columns["request"]}
+        latencies = request_latencies(columns, batch.column("end_reason").cast(pa.string()).to_pylist())
+        latencies |= {"t": columns["end_ns"] / 1e9, "request": columns["request"]}
         self._over.update(columns["request"].astype(np.int64).tolist())
-        self._take_first_tokens(columns["request"], columns["first_token_ns"], found["ttft_ms"])
-        self._requests.append(np.column_stack([found[name] for name in REQUEST_COLUMNS]))
+        self._take_first_tokens(columns["request"], columns["first_token_ns"], latencies["ttft_ms"])
+        self._requests.append(np.column_stack([latencies[name] for name in REQUEST_COLUMNS]))
 
     def _take_first_tokens(self, numbers: np.ndarray, first_ns: np.ndarray, ttft_ms: np.ndarray) -> None:
         """First tokens of requests; those known already, and nulls, are left out."""

@@ -72,26 +72,26 @@ def migrate(con: duckdb.DuckDBPyConnection, *, version: int = VERSION, steps: Ma
     Raises:
         StoreError: the database was written by a newer ServeScope, or a step is missing.
     """
-    found = _found(con)
-    if found is None:
+    stored = _found(con)
+    if stored is None:
         with transaction(con):
             for statement in create_statements():
                 con.execute(statement)
             con.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
             con.execute("INSERT INTO schema_version VALUES (?)", [version])
         return
-    if found > version:
+    if stored > version:
         raise StoreError(
             "newer",
-            f"The database has version {found}; this ServeScope knows versions up to {version}.",
+            f"The database has version {stored}; this ServeScope knows versions up to {version}.",
             "Use the newer ServeScope, or run `servescope reindex` to rebuild the database from the runs.",
         )
-    for current in range(found, version):
+    for current in range(stored, version):
         step = steps.get(current)
         if step is None:
             raise StoreError(
                 "newer",
-                f"The database has version {found}, and no step leads from {current} to {current + 1}.",
+                f"The database has version {stored}, and no step leads from {current} to {current + 1}.",
                 "Run `servescope reindex` to rebuild the database from the runs.",
             )
         with transaction(con):

@@ -90,11 +90,11 @@ class _Rebuilding:
             raise refused(f"{self._run_dir.name} has {about.num_rows:,} {self._row} rows", "Do not trust this file.")
         if about.num_rows * self._width > self._most_bytes:
             raise self._too_large()
-        found = {field.name: field.type for field in parquet.schema_arrow}
+        declared = {field.name: field.type for field in parquet.schema_arrow}
         known = {f.name: f for f in plain_schema(self._row)}
-        lacking = [f for name, f in known.items() if name not in found and not f.nullable and _is_long(f.type)]
-        same = all(name in known and known[name].type == kind for name, kind in found.items())
-        if lacking or not same or len(found) != len(parquet.schema_arrow):
+        lacking = [f for name, f in known.items() if name not in declared and not f.nullable and _is_long(f.type)]
+        same = all(name in known and known[name].type == kind for name, kind in declared.items())
+        if lacking or not same or len(declared) != len(parquet.schema_arrow):
             raise refused(f"the {self._row} rows of {self._run_dir.name} have other columns", "Fetch it again.")
         pages = Pages(0, 0)
         for page in pages_of(self._file, about):

@@ -47,14 +47,14 @@ def ratio(top: np.ndarray, bottom: np.ndarray, comparator: Comparator, threshold
     """``top / bottom`` reaches the threshold at every point; 1 is no effect."""
     if not (np.all(top > 0) and np.all(bottom > 0)):
         return Judged("inconclusive", "a ratio needs figures above zero, and one of these is not")
-    found = [around(a / b, log=True) for a, b in zip(top, bottom, strict=True)]
-    return _worst_point(found, top.shape[1], comparator, threshold, neutral=1.0)
+    points = [around(a / b, log=True) for a, b in zip(top, bottom, strict=True)]
+    return _worst_point(points, top.shape[1], comparator, threshold, neutral=1.0)
 
 
 def difference(first: np.ndarray, second: np.ndarray, comparator: Comparator, threshold: float) -> Judged:
     """``first - second`` reaches the threshold at every point; 0 is no effect."""
-    found = [around(row) for row in first - second]
-    return _worst_point(found, first.shape[1], comparator, threshold, neutral=0.0)
+    points = [around(row) for row in first - second]
+    return _worst_point(points, first.shape[1], comparator, threshold, neutral=0.0)
 
 
 def level(figure: np.ndarray, comparator: Comparator, threshold: float, neutral: float | None = None) -> Judged:
@@ -85,15 +85,15 @@ def slopes(figure: np.ndarray, places: Sequence[float]) -> np.ndarray:
 
 def crossing(first: np.ndarray, second: np.ndarray, places: Sequence[float]) -> Judged:
     """``first`` is below ``second`` at one point of the sweep and above it at another."""
-    found = [around(row)[1] for row in first - second]
-    below = [f"{x:g}" for x, (_, high) in zip(places, found, strict=True) if high < 0]
-    above = [f"{x:g}" for x, (low, _) in zip(places, found, strict=True) if low > 0]
+    intervals = [around(row)[1] for row in first - second]
+    below = [f"{x:g}" for x, (_, high) in zip(places, intervals, strict=True) if high < 0]
+    above = [f"{x:g}" for x, (low, _) in zip(places, intervals, strict=True) if low > 0]
     said = f"the first is surely below the second at {_listed(below)}, surely above it at {_listed(above)}"
     if first.shape[1] < 2:
         return Judged("inconclusive", said)
     if below and above:
         return Judged("reproduced", said)
-    same_side = len(below) == len(found) or len(above) == len(found)
+    same_side = len(below) == len(intervals) or len(above) == len(intervals)
     return Judged("not reproduced" if same_side else "inconclusive", said)
 
 
@@ -127,8 +127,8 @@ def within(
     threshold = 1 + share if better == "lower" else 1 - share
     if not (np.all(figure > 0) and np.all(best > 0)):
         return Judged("inconclusive", "a ratio needs figures above zero, and one of these is not")
-    found = [around(a / b, log=True) for a, b in zip(figure, best, strict=True)]
-    return _worst_point(found, figure.shape[1], comparator, threshold, neutral=None)
+    points = [around(a / b, log=True) for a, b in zip(figure, best, strict=True)]
+    return _worst_point(points, figure.shape[1], comparator, threshold, neutral=None)
 
 
 def around(repeats: np.ndarray, *, log: bool = False) -> tuple[float, Interval]:
@@ -140,13 +140,13 @@ def around(repeats: np.ndarray, *, log: bool = False) -> tuple[float, Interval]:
 
 
 def _worst_point(
-    found: Sequence[tuple[float, Interval]],
+    points: Sequence[tuple[float, Interval]],
     repeats: int,
     comparator: Comparator,
     threshold: float,
     neutral: float | None,
 ) -> Judged:
-    judged = [(_outcome(repeats, ends, comparator, threshold, neutral), value, ends) for value, ends in found]
+    judged = [(_outcome(repeats, ends, comparator, threshold, neutral), value, ends) for value, ends in points]
     outcome, value, ends = min(judged, key=lambda one: WORST_FIRST.index(one[0]))
     return Judged(
         outcome, f"{value:.4g} ({ends[0]:.4g} to {ends[1]:.4g}), {comparator} {threshold:g} is claimed", value, ends

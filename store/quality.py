@@ -34,17 +34,17 @@ class QualityIndex:
         """Take in what is new or changed in any run's folder, take out what is gone; returns how many runs changed."""
         if not self._runs_dir.is_dir():  # unmounted, not emptied
             return 0
-        found = {path.parent.name: path for path in self._runs_dir.glob(f"*/{FILE}")}
-        return self._take(con, found, _digests(con))
+        paths = {path.parent.name: path for path in self._runs_dir.glob(f"*/{FILE}")}
+        return self._take(con, paths, _digests(con))
 
     def sync_run(self, con: duckdb.DuckDBPyConnection, run_id: str) -> int:
         """The same for one run."""
         path = self._runs_dir / run_id / FILE
         return self._take(con, {run_id: path} if path.is_file() else {}, _digests(con, run_id))
 
-    def _take(self, con: duckdb.DuckDBPyConnection, found: dict[str, Path], stored: dict[str, str]) -> int:
+    def _take(self, con: duckdb.DuckDBPyConnection, paths: dict[str, Path], stored: dict[str, str]) -> int:
         fresh: dict[str, list[dict[str, Any]]] = {}
-        for run_id, path in found.items():
+        for run_id, path in paths.items():
             try:
                 about = path.stat()
                 stamp = (about.st_mtime_ns, about.st_size)
@@ -58,7 +58,7 @@ class QualityIndex:
             if stored.get(run_id) != hashlib.sha256(data).hexdigest():
                 fresh[run_id] = rows_of(run_id, data) or []
             self._seen[run_id] = stamp
-        gone = stored.keys() - found.keys()
+        gone = stored.keys() - paths.keys()
         changed = {run_id for run_id, rows in fresh.items() if rows or run_id in stored} | gone
         if changed:
             try:
@@ -78,29 +78,29 @@ class QualityIndex:
 def rows_of(run_id: str, data: bytes) -> list[dict[str, Any]] | None:
     """A file's rows: full precision first, then every codec; None for a file that is none."""
     try:
-        found = parse_as(Quality, data[: MOST_BYTES + 1], Path(FILE))
+        quality = parse_as(Quality, data[: MOST_BYTES + 1], Path(FILE))
     except Unreadable:
         return None
     about = {
-        "model": found.model,
-        "dtype": found.dtype,
-        "device": found.device,
-        "block_size": found.block_size,
-        "seed": found.seed,
-        "labels": json.dumps(found.labels, ensure_ascii=False),
-        "text": found.text,
-        "text_tokens": found.tokens,
-        "new_tokens": found.new_tokens,
-        "needle_tokens": found.needle_tokens,
+        "model": quality.model,
+        "dtype": quality.dtype,
+        "device": quality.device,
+        "block_size": quality.block_size,
+        "seed": quality.seed,
+        "labels": json.dumps(quality.labels, ensure_ascii=False),
+        "text": quality.text,
+        "text_tokens": quality.tokens,
+        "new_tokens": quality.new_tokens,
+        "needle_tokens": quality.needle_tokens,
         "digest": hashlib.sha256(data).hexdigest(),
     }
-    full = found.full
+    full = quality.full
     row = dict.fromkeys(QUALITY_COLUMNS) | about
     row |= {"run_id": run_id, "place": 0, "name": FULL_PRECISION, "capacity": 1.0, "perplexity_ratio": 1.0}
     row |= {"bytes_per_token": full.bytes_per_token, "perplexity": full.perplexity}
     row |= {**_needles(full.needles), **_chunking(full)}
     rows = [row]
-    for place, codec in enumerate(found.codecs, 1):
+    for place, codec in enumerate(quality.codecs, 1):
         rows.append(_codec(codec, full.perplexity) | about | {"run_id": run_id, "place": place})
     assert all(row.keys() == QUALITY_COLUMNS.keys() for row in rows)
     return rows
@@ -144,8 +144,8 @@ def _needles(needles: Sequence[Needle]) -> dict[str, int]:
 
 def _chunking(side: Side) -> dict[str, float | None]:
     """What reading the text in other pieces changed; files of earlier versions do not say."""
-    found = side.chunking or Chunking()
-    return {f"chunking_{name}": value for name, value in found.model_dump().items()}
+    chunking = side.chunking or Chunking()
+    return {f"chunking_{name}": value for name, value in chunking.model_dump().items()}
 
 
 def _digests(con: duckdb.DuckDBPyConnection, run_id: str | None = None) -> dict[str, str]:

@@ -179,8 +179,8 @@ def alone(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> Alone:
     A decode step: the 5th percentile of steps that decoded for the fewest requests and did nothing else. A prompt token: the
     5th percentile of time per prompt token in the steps with large chunks.
     """
-    found = alone_query(run_ids).rows(con)[0]
-    return Alone(*(np.nan if found[name] is None else found[name] for name in ("step_ms", "prompt_token_ms")))
+    row = alone_query(run_ids).rows(con)[0]
+    return Alone(*(np.nan if row[name] is None else row[name] for name in ("step_ms", "prompt_token_ms")))
 
 
 def with_slo(run: RunSamples, slo: Slo, alone: Alone | None) -> RunSamples:
@@ -227,7 +227,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
     span_s = tokens / speed if speed else np.nan
     finished = figures.get("requests", {}).get("finished") or 0
     gaps = figures.get("itl_ms") or {}
-    found = {
+    totals = {
         "itl_ms": gaps.get("p50"),
         "itl_ms_p99": gaps.get("p99"),
         "itl_ms_max": gaps.get("max"),
@@ -243,7 +243,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
         "preemptions": figures.get("preemptions"),
         "peak_kv_tokens": figures.get("peak_kv_tokens"),
     }
-    return {name: np.nan if value is None else float(value) for name, value in found.items()}
+    return {name: np.nan if value is None else float(value) for name, value in totals.items()}
 
 
 def _share(part: float | None, whole: float | None) -> float | None:

@@ -92,11 +92,11 @@ def export_snapshot(path: Path, run_dirs: Sequence[Path], experiment_dir: Path |
 
 def licences_of(run_dirs: Sequence[Path]) -> dict[str, str]:
     """The recorded traces that the runs' requests come from, and their licences. Raises StoreError."""
-    found: dict[str, str] = {}
+    licences: dict[str, str] = {}
     for run_dir in run_dirs:
         with _refused_if_unreadable(run_dir):
-            found |= read_as(SpecHead, run_dir / SPEC, MOST_SPEC_BYTES).licences
-    return dict(sorted(found.items()))
+            licences |= read_as(SpecHead, run_dir / SPEC, MOST_SPEC_BYTES).licences
+    return dict(sorted(licences.items()))
 
 
 def _run_members(run_dir: Path, folder: Path) -> list[tuple[str, bytes]]:
@@ -110,19 +110,19 @@ def _run_members(run_dir: Path, folder: Path) -> list[tuple[str, bytes]]:
         raise StoreError("corrupt", f"Run {run_dir.name}: {'; '.join(damage.values())}.", "It cannot be exported.")
     kept = {key: value for key, value in status.items() if key not in NOT_OURS}
     with _refused_if_unreadable(run_dir):
-        found = [(SPEC, read_bounded(run_dir / SPEC, MOST_SPEC_BYTES)), (STATUS, json_bytes(kept))]
+        members = [(SPEC, read_bounded(run_dir / SPEC, MOST_SPEC_BYTES)), (STATUS, json_bytes(kept))]
     for name, kind, most in ((NOTES, Notes, MOST_BYTES), (QUALITY, Quality, MOST_QUALITY_BYTES)):
         with contextlib.suppress(FileNotFoundError, Unreadable):  # what cannot be read here is not handed on
             data = read_bounded(run_dir / name, most)
             parse_as(kind, data, run_dir / name)
-            found.append((name, data))
+            members.append((name, data))
     for row in ROW_TYPES:
         table = read_rows(run_dir, row)
         if table is not None:
             file = folder / "rows.parquet"
             pq.write_table(table, file, compression="zstd", row_group_size=ROWS_PER_BATCH, store_schema=False)
-            found.append((f"{TELEMETRY_FOLDER}/{row}.parquet", file.read_bytes()))
-    return [(f"runs/{run_dir.name}/{name}", data) for name, data in found]
+            members.append((f"{TELEMETRY_FOLDER}/{row}.parquet", file.read_bytes()))
+    return [(f"runs/{run_dir.name}/{name}", data) for name, data in members]
 
 
 @contextlib.contextmanager

@@ -181,8 +181,8 @@ def _put_in_place(
     check_experiment: Check,
 ) -> Imported:
     run_ids = [str(run_id) for run_id in manifest["runs"]]
-    found = sorted(path.name for path in (folder / "runs").iterdir()) if (folder / "runs").is_dir() else []
-    if found != sorted(run_ids) or not run_ids:
+    unpacked = sorted(path.name for path in (folder / "runs").iterdir()) if (folder / "runs").is_dir() else []
+    if unpacked != sorted(run_ids) or not run_ids:
         raise refused("its runs are not those of its manifest", "Fetch it again.")
     for run_id in run_ids:
         _check_run(folder / "runs" / run_id, check_spec)

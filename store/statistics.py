@@ -102,7 +102,7 @@ def compare(
     """
     size = max((len(own) for runs in variants.values() for run in runs for own in run.requests.values()), default=0)
     weights = draw_weights(size, seed)
-    found: dict[str, dict[str, Effect]] = {}
+    by_statistic: dict[str, dict[str, Effect]] = {}
     for statistic in STATISTICS.values():
         samples = {name: _Drawn.of(runs, statistic, weights) for name, runs in variants.items()}
         effects = {
@@ -111,8 +111,8 @@ def compare(
             if drawn is not None
         }
         if effects:
-            found[statistic.name] = effects
-    return found
+            by_statistic[statistic.name] = effects
+    return by_statistic
 
 
 @dataclass(frozen=True)

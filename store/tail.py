@@ -67,14 +67,14 @@ class RunTail:
     def read(self, on_batch: OnBatch | None = None) -> int:
         """Take in what is new in the folder; returns how many batches. A damaged file stops, the others go on."""
         self._read_status()
-        found = 0
+        batches = 0
         for row, reader in self._readers.items():
             if row in self.problems or self._pending_bytes > MAX_PENDING_BYTES:
                 continue
             try:
                 for item in reader.read():
                     batch = of_today(item.batch, row)
-                    found += 1
+                    batches += 1
                     self._pending.setdefault(row, []).append(SpoolBatch(item.sequence, batch, item.offset))
                     self._pending_bytes += batch.nbytes
                     if on_batch is not None:
@@ -83,7 +83,7 @@ class RunTail:
                         break
             except (SpoolCorrupt, OSError, pa.ArrowException, KeyError) as error:
                 self._give_up(row, error)
-        return found
+        return batches
 
     def insert(self, con: duckdb.DuckDBPyConnection, *, force: bool = False) -> int:
         """Commit everything read so far; returns how many rows. On an error nothing is committed and all of it is
@@ -158,10 +158,10 @@ class RunTail:
         return rows[0] if rows else {}
 
     def _positions(self, con: duckdb.DuckDBPyConnection) -> dict[str, tuple[int, int]]:
-        found = con.execute(
+        rows = con.execute(
             "SELECT row_type, sequence, byte_offset FROM spool_positions WHERE run_id = ?", [self.run_id]
         ).fetchall()
-        return dict.fromkeys(TABLES, (-1, 0)) | {row: (sequence, offset) for row, sequence, offset in found}
+        return dict.fromkeys(TABLES, (-1, 0)) | {row: (sequence, offset) for row, sequence, offset in rows}
 
     def _insert_rows(self, con: duckdb.DuckDBPyConnection, row: str, items: list[SpoolBatch]) -> int:
         table = pa.Table.from_batches([item.batch for item in items])

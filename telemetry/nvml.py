@@ -195,8 +195,8 @@ def processes_on(index: int = 0, uuid: str | None = None) -> list[DeviceProcess]
     """
     _start()
     try:
-        found = pynvml.nvmlDeviceGetComputeRunningProcesses(_handle(index, uuid))
-        return [DeviceProcess(p.pid, p.usedGpuMemory) for p in found]
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(_handle(index, uuid))
+        return [DeviceProcess(p.pid, p.usedGpuMemory) for p in processes]
     except pynvml.NVMLError as error:
         raise NvmlUnavailable(f"NVML does not list the processes on device {uuid or index}: {error}") from error
     finally:

@@ -105,15 +105,15 @@ def fact(name: str, text: str) -> Any:
 
 def facts_of(event: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The JSON columns that a run's row has, as Python values; and what cannot be read of it."""
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     problems = []
     for name in TEXTS:
         if event.get(name) is not None:
             try:
-                found[name] = fact(name, event[name])
+                facts[name] = fact(name, event[name])
             except Unreadable as error:
                 problems.append(str(error))
-    return found, problems
+    return facts, problems
 
 
 def as_text(value: Any) -> str:

@@ -144,17 +144,17 @@ class SpoolReader:
             while not self.ended:
                 file.seek(self.offset)
                 want, data = READ_BYTES, b""
-                found = False
+                decoded = False
                 while True:
                     more = file.read(want)
                     data += more
                     for item in self._decode(data):
-                        found = True
+                        decoded = True
                         yield item
-                    if found or self.ended or not more or len(data) > MOST_AT_ONCE:
+                    if decoded or self.ended or not more or len(data) > MOST_AT_ONCE:
                         break
                     want *= 2  # one message larger than a read
-                if not found:
+                if not decoded:
                     return
 
     def finish(self) -> int:

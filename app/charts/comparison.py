@@ -247,10 +247,10 @@ def curve(
 def _numbers(values: Sequence[str]) -> list[float] | None:
     """The values as numbers, if all of them are."""
     try:
-        found = [float(value) for value in values]
+        numbers = [float(value) for value in values]
     except ValueError:
         return None
-    return found if all(np.isfinite(found)) else None
+    return numbers if all(np.isfinite(numbers)) else None
 
 
 def _clickable(colour: str) -> dict[str, Any]:

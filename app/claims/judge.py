@@ -113,19 +113,19 @@ class _Case:
             if reached.value is None or reached.value < of.least
         ]
         judged = [(predicate, self.judge(predicate)) for predicate in self.claim.predicates]
-        verdict: Verdict = predicates.worst(found.outcome for _, found in judged)
+        verdict: Verdict = predicates.worst(result.outcome for _, result in judged)
         if absent:
             verdict = "regime not reached"
         if failed:
             verdict = "invalid"
         evidence = _about(self.claim) | {
-            "reasons": failed or absent or [f"{_named(p)}: {found.says}: {found.outcome}." for p, found in judged],
+            "reasons": failed or absent or [f"{_named(p)}: {result.says}: {result.outcome}." for p, result in judged],
             "gates": {name: wrong or "held" for name, wrong in gates_found.items()},
             "regimes": [
                 {"kind": of.kind, "value": reached.value, "least": of.least, "says": reached.says}
                 for of, reached in regimes
             ],
-            "predicates": [{"kind": p.kind, "of": _named(p)} | asdict(found) for p, found in judged],
+            "predicates": [{"kind": p.kind, "of": _named(p)} | asdict(result) for p, result in judged],
             "figures": {name: self._drawn(name) for name in self.claim.figures},
             "notes": self.notes(),
             "repeats": self.experiment.repeats,
@@ -170,11 +170,13 @@ class _Case:
 
     def gate_outcomes(self) -> dict[str, str]:
         """Each gate in words, with what is wrong or nothing."""
-        found = {"every request served": next(filter(None, (gates.served(self.con, run) for run in self._all())), "")}
+        outcomes = {
+            "every request served": next(filter(None, (gates.served(self.con, run) for run in self._all())), "")
+        }
         for gate in self.claim.gates:
             pairs = [pair for of in gate.of for point in self.points for pair in self._pairs(of, point)]
-            found[f"{gate.kind} ({', '.join(gate.of)})"] = self._gate(gate, pairs)
-        return found
+            outcomes[f"{gate.kind} ({', '.join(gate.of)})"] = self._gate(gate, pairs)
+        return outcomes
 
     def notes(self) -> list[str]:
         """What must be said beside the figures: percentiles of too few samples, machines that were disturbed, steps

@@ -102,14 +102,14 @@ def _in_file(claim: Claim, path: Path, error: ConfigError) -> ScenarioError:
     places += [(f"variants.{name}", settings) for name, settings in claim.variants.items()]
     for key, points in (("sweep.points", claim.points(False)), ("quick.points", claim.quick.points or ())):
         places += [(f"{key}.{n}.set", point.set) for n, point in enumerate(points) if point is not None]
-    found = [
+    candidates = [
         (as_text(value) == str(error.value), len(name), f"{place}.{name}")
         for place, settings in places
         for name, value in settings.items()
         if f"{error.field}.".startswith(f"{name}.")
     ]
-    if found:
-        return with_line(path, max(found)[2], error)
+    if candidates:
+        return with_line(path, max(candidates)[2], error)
     if isinstance(error, ScenarioError) and error.field == "scenario":
         return with_line(path, "scenario", error)
     return ScenarioError(f"{path.name}: {error.field}", error.value, error.message, error.mend)

@@ -20,13 +20,13 @@ def claim_experiments(home: Home, paper: str | None = None) -> list[Experiment]:
     """Experiments that test a claim, of one paper or of all, the newest first, resting on the runs that are there.
     Damaged ones are left out.
     """
-    found = []
+    experiments = []
     for experiment_id in home.experiment_ids():
         with contextlib.suppress(LabError):
             experiment = read_experiment(home, experiment_id)
             if experiment.claim is not None and paper in (None, experiment.claim.paper):
-                found.append(as_it_is(home, experiment))
-    return sorted(found, key=lambda experiment: experiment.created_unix_ns, reverse=True)
+                experiments.append(as_it_is(home, experiment))
+    return sorted(experiments, key=lambda experiment: experiment.created_unix_ns, reverse=True)
 
 
 def judgement_of_experiment(home: Home, experiment_id: str) -> Judgement:
@@ -40,11 +40,11 @@ def judgement_of_experiment(home: Home, experiment_id: str) -> Judgement:
 
 def judgements(con: duckdb.DuckDBPyConnection, experiments: Iterable[Experiment]) -> list[Judgement]:
     """The verdicts of those that have one."""
-    found = []
+    verdicts = []
     for experiment in experiments:
         with contextlib.suppress(LabError):
-            found.append(judge_claim(con, experiment))
-    return found
+            verdicts.append(judge_claim(con, experiment))
+    return verdicts
 
 
 def judgements_in(home: Home, paper: str | None = None) -> list[Judgement]:
@@ -56,10 +56,10 @@ def judgements_in(home: Home, paper: str | None = None) -> list[Judgement]:
         return judgements(con, experiments)
 
 
-def latest(found: Iterable[Judgement]) -> dict[str, Judgement]:
+def latest(verdicts: Iterable[Judgement]) -> dict[str, Judgement]:
     """Each paper's newest verdict: of a whole run before one of a quick run, and any before a stale one."""
     best: dict[str, Judgement] = {}
-    for judgement in found:
+    for judgement in verdicts:
         known = best.get(judgement.paper)
         if known is None or _rank(judgement) > _rank(known):
             best[judgement.paper] = judgement

@@ -20,9 +20,9 @@ INTERVALS = (
 )
 
 
-def claims_page(found: Sequence[Judgement]) -> str:
-    """The page. ``found``: verdicts of any number of experiments; each paper's latest is shown in full."""
-    best = latest(found)
+def claims_page(judgements: Sequence[Judgement]) -> str:
+    """The page. ``judgements``: verdicts of any number of experiments; each paper's latest is shown in full."""
+    best = latest(judgements)
     rows = [
         (papers.card(name).system, one.verdict, "quick" if one.quick else "whole", ended(one), one.experiment_id)
         for name, one in sorted(best.items())
@@ -38,23 +38,26 @@ def claims_page(found: Sequence[Judgement]) -> str:
     ]
     if without:
         parts.append(html.section("Not run yet", "", f"{', '.join(without)}."))
-    return html.page(TITLE, [*parts, html.fine_print(f"{len(best)} papers, {len(found)} experiments.")])
+    return html.page(TITLE, [*parts, html.fine_print(f"{len(best)} papers, {len(judgements)} experiments.")])
 
 
-def _paper(name: str, found: Judgement) -> str:
+def _paper(name: str, judgement: Judgement) -> str:
     """One paper's verdict: sentences, the picture, the figures."""
     told = html.story(
-        f"{papers.card(name).system}: {found.verdict}", found.evidence.get("claim", ""), [], sentences(found)
+        f"{papers.card(name).system}: {judgement.verdict}",
+        judgement.evidence.get("claim", ""),
+        [],
+        sentences(judgement),
     )
-    rows = figure_rows(found)
+    rows = figure_rows(judgement)
     if not rows:
         return told
     claim = claim_file.claim(name)
     axis = claim.sweep.axis if claim.sweep else ""
     plot = claim.plot
-    drawing = claim_chart(plot.kind, plot.of, found.evidence["figures"], LIGHT, title=plot.title, axis=axis)
+    drawing = claim_chart(plot.kind, plot.of, judgement.evidence["figures"], LIGHT, title=plot.title, axis=axis)
     table = html.table_of(("figure", "what it is", "at", "here"), rows)
-    gates = "; ".join(f"{gate}: {said}" for gate, said in found.evidence["gates"].items())
+    gates = "; ".join(f"{gate}: {said}" for gate, said in judgement.evidence["gates"].items())
     return (
         told + html.chart_section([(plot.title, drawing)], thinned=False) + html.section("Figures", table, f"{gates}.")
     )

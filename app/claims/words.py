@@ -9,19 +9,19 @@ from app.claims.judge import VERDICTS, Judgement
 from app.experiments.tables import with_interval
 
 
-def heading(found: Judgement) -> str:
+def heading(judgement: Judgement) -> str:
     """``reproduced, quick run of 2026-11-27 04:50 UTC``."""
-    return f"{found.verdict}, {'quick' if found.quick else 'whole'} run of {ended(found)}"
+    return f"{judgement.verdict}, {'quick' if judgement.quick else 'whole'} run of {ended(judgement)}"
 
 
-def ended(found: Judgement) -> str:
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(found.ended_unix_ns / 1e9))
+def ended(judgement: Judgement) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(judgement.ended_unix_ns / 1e9))
 
 
-def sentences(found: Judgement) -> Iterator[str]:
+def sentences(judgement: Judgement) -> Iterator[str]:
     """What the verdict means, what it rests on, and what stands beside it: the paper's figure and what differs."""
-    evidence = found.evidence
-    yield VERDICTS[found.verdict]
+    evidence = judgement.evidence
+    yield VERDICTS[judgement.verdict]
     yield from evidence["reasons"]
     if "paper" in evidence:
         yield f"The paper: {evidence['paper']['figure']} ({evidence['paper']['setup']})."
@@ -29,10 +29,10 @@ def sentences(found: Judgement) -> Iterator[str]:
     yield from evidence.get("notes", ())
 
 
-def figure_rows(found: Judgement) -> list[tuple[str, str, str, str]]:
+def figure_rows(judgement: Judgement) -> list[tuple[str, str, str, str]]:
     """Our figures: name, what it is, where on the sweep, and its value with its interval."""
     rows = []
-    for name, drawn in found.evidence.get("figures", {}).items():
+    for name, drawn in judgement.evidence.get("figures", {}).items():
         for x, value, ends in zip(drawn["x"], drawn["values"], drawn["intervals"], strict=True):
             rows.append((name, drawn["title"], "" if x is None else f"{x:g}", with_interval(value, ends) or "none"))
     return rows

@@ -328,8 +328,8 @@ def print_comparison(result: dict[str, Any]) -> None:
     for words in small_samples(result["metrics"]):
         say(words)
     say(f"Objective {result['slo']['name']}: {result['slo']['words']}.")
-    for found in result["goodput"]:
-        say(goodput_in_words(found))
+    for goodput in result["goodput"]:
+        say(goodput_in_words(goodput))
     for sentence in result["summary"]:
         say(sentence)
     _say_disturbed(result)

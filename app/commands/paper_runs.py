@@ -47,11 +47,11 @@ def run_claim(
     if follow(home, experiment.experiment_id):
         say(f"Stopped; what is done is kept. Go on with: servescope compare --resume {experiment.experiment_id}")
         raise typer.Exit(130)
-    found = judgement_of_experiment(home, experiment.experiment_id)
+    judgement = judgement_of_experiment(home, experiment.experiment_id)
     if json:
-        emit(found.as_dict())
+        emit(judgement.as_dict())
     else:
-        print_judgement(found)
+        print_judgement(judgement)
 
 
 @command
@@ -66,8 +66,8 @@ def report(
 
     if not output.parent.is_dir():
         raise LabError("no-folder", field="-o", value=str(output), message=f"There is no folder {output.parent}.")
-    found = judgements_in(Home.from_environment().prepare())
-    page = claims_page(found)
+    judgements = judgements_in(Home.from_environment().prepare())
+    page = claims_page(judgements)
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".report-") as folder:
         whole = Path(folder) / "report"
         whole.write_text(page, encoding="utf-8")
@@ -77,22 +77,22 @@ def report(
             {
                 "path": str(output),
                 "bytes": len(page.encode()),
-                "verdicts": {name: one.verdict for name, one in latest(found).items()},
+                "verdicts": {name: one.verdict for name, one in latest(judgements).items()},
             }
         )
     else:
-        say(f"{output}: the verdicts of {len(latest(found))} papers.")
+        say(f"{output}: the verdicts of {len(latest(judgements))} papers.")
 
 
-def print_judgement(found: Judgement) -> None:
+def print_judgement(judgement: Judgement) -> None:
     """A verdict as a table of figures and sentences."""
     from app.claims.words import figure_rows, heading, sentences
 
-    rows = figure_rows(found)
+    rows = figure_rows(judgement)
     if rows:
         columns = ("figure", "what it is", "at", "here")
-        stdout().print(table(columns, rows, title=f"{found.paper}: {heading(found)}"))
+        stdout().print(table(columns, rows, title=f"{judgement.paper}: {heading(judgement)}"))
     else:
-        stdout().print(f"{found.paper}: {heading(found)}", markup=False, highlight=False)
-    for sentence in sentences(found):
+        stdout().print(f"{judgement.paper}: {heading(judgement)}", markup=False, highlight=False)
+    for sentence in sentences(judgement):
         say(sentence)

@@ -55,16 +55,16 @@ def list_papers(
         technique=one_of("--technique", technique, techniques()),
         status=status,
     )
-    found = find(asked)
+    cards = find(asked)
     if json:
-        emit({"papers": [_line(name, card) for name, card in found.items()]})
+        emit({"papers": [_line(name, card) for name, card in cards.items()]})
         return
-    if not found:
+    if not cards:
         say("No card is like that.")
         return
     out = stdout()
-    out.print(_table(found, wide=out.width >= WIDE))
-    say(f"{len(found)} of {len(names())} cards. One of them: servescope papers show {next(iter(found))}")
+    out.print(_table(cards, wide=out.width >= WIDE))
+    say(f"{len(cards)} of {len(names())} cards. One of them: servescope papers show {next(iter(cards))}")
 
 
 @papers.command()
@@ -78,12 +78,12 @@ def show(
     from app.home import Home
     from scenarios.papers import card
 
-    found = card(name)
+    paper = card(name)
     verdicts = judgements_in(Home.from_environment(), name)
     if json:
-        emit({"name": name} | found.model_dump(by_alias=True) | {"verdicts": [one.as_dict() for one in verdicts]})
+        emit({"name": name} | paper.model_dump(by_alias=True) | {"verdicts": [one.as_dict() for one in verdicts]})
     else:
-        _print(found, _said(verdicts))
+        _print(paper, _said(verdicts))
 
 
 def _line(name: str, card: Card) -> dict[str, Any]:
@@ -93,12 +93,12 @@ def _line(name: str, card: Card) -> dict[str, Any]:
     return {"name": name} | {key: known[key] for key in keys}
 
 
-def _table(found: Mapping[str, Card], *, wide: bool) -> Table:
+def _table(cards: Mapping[str, Card], *, wide: bool) -> Table:
     """The list as a table; on a narrow terminal the system stands below the name. No word is broken."""
     from app.papers import STATUSES
 
     rows = []
-    for name, card in found.items():
+    for name, card in cards.items():
         called = (name, textwrap.fill(card.system, 28)) if wide else (f"{name}\n{textwrap.fill(card.system, 22)}",)
         group = textwrap.fill(card.paper_class, 13)
         rows.append((*called, card.year, group, "\n".join(card.techniques), STATUSES[card.status]))

@@ -42,18 +42,18 @@ def preview(
 
     home = Home.from_environment().prepare()
     spec = build_spec(scenario, set or [], home)
-    found = look_ahead(spec, machine_rates(home, spec.engine, say))
+    expected = look_ahead(spec, machine_rates(home, spec.engine, say))
     if json:
-        emit(found.as_dict())
+        emit(expected.as_dict())
         return
     out = stdout()
     for title, unit, counted in (
-        ("Arrivals", "s", found.arrivals_s),
-        ("Prompt lengths", "tokens", found.prompt_lengths),
-        ("Most tokens of answers", "tokens", found.output_lengths),
+        ("Arrivals", "s", expected.arrivals_s),
+        ("Prompt lengths", "tokens", expected.prompt_lengths),
+        ("Most tokens of answers", "tokens", expected.output_lengths),
     ):
         out.print(table((unit, "requests", ""), _rows(counted), title=title, right=("requests",), whole=(unit,)))
-    for sentence in (*found.in_words, found.sizing, *found.labels):
+    for sentence in (*expected.in_words, expected.sizing, *expected.labels):
         if sentence:
             say(sentence)
 

@@ -19,7 +19,7 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069
 
 def printable(text: str) -> str:
     """The text with every such character written out: ``\\x1b``, ``\\u202e``."""
-    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}" if found[0] < "\x80" else _json_escape(found), text)
+    return UNPRINTABLE.sub(lambda match: f"\\x{ord(match[0]):02x}" if match[0] < "\x80" else _json_escape(match), text)
 
 
 def printable_json(text: str) -> str:
@@ -27,8 +27,8 @@ def printable_json(text: str) -> str:
     return UNPRINTABLE.sub(_json_escape, text)
 
 
-def _json_escape(found: re.Match[str]) -> str:
-    return f"\\u{ord(found[0]):04x}"
+def _json_escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 class PrintableStream:

@@ -32,11 +32,11 @@ def runs(json: Json = False) -> None:
 
     home = Home.from_environment()
     settle_orphans(home)
-    found = list_runs(home)
+    entries = list_runs(home)
     if json:
-        emit({"runs": found})
+        emit({"runs": entries})
         return
-    if not found:
+    if not entries:
         say("There is no run yet. Serve one: servescope run starter")
         return
     columns = ("run", "name", "scenario", "done", "tokens", "status")
@@ -49,10 +49,10 @@ def runs(json: Json = False) -> None:
             f"{run['output_tokens'] or 0:,}",
             ", ".join([run["status"], *run["labels"]]),
         )
-        for run in found
+        for run in entries
     )
     stdout().print(table(columns, rows, right=("done", "tokens"), whole=("run", "scenario")))
-    for run in found:
+    for run in entries:
         if run["problem"]:
             say(f"{run['run_id']}: {run['problem']}. servescope delete {run['run_id']} removes the run.")
 
@@ -93,11 +93,11 @@ def scenarios(
     if schema:
         typer.echo(schema_text(), nl=False)
         return
-    found = [{"name": s.name, "title": s.title, "summary": s.summary, "path": str(s.path)} for s in available()]
+    entries = [{"name": s.name, "title": s.title, "summary": s.summary, "path": str(s.path)} for s in available()]
     if json:
-        emit({"scenarios": found})
+        emit({"scenarios": entries})
     else:
-        stdout().print(table(("name", "title"), ((s["name"], s["title"]) for s in found), whole=("name",)))
+        stdout().print(table(("name", "title"), ((s["name"], s["title"]) for s in entries), whole=("name",)))
 
 
 @command

@@ -34,9 +34,9 @@ def chart_links(on_open: Callable[[dict[str, str]], None]) -> None:
     _component()(key=KEY, on_opened_change=opened, height="content")
 
 
-def clicked(found: Any) -> dict[str, str]:
+def clicked(click: Any) -> dict[str, str]:
     """A click as parts of an address; empty for anything that is none."""
-    if not isinstance(found, Mapping) or found.get("opens") not in OPENS or type(found.get("number")) is not int:
+    if not isinstance(click, Mapping) or click.get("opens") not in OPENS or type(click.get("number")) is not int:
         return {}
-    target = {str(found["opens"]): str(found["number"])}
-    return target | ({"run": str(found["run"])} if found.get("run") else {})
+    target = {str(click["opens"]): str(click["number"])}
+    return target | ({"run": str(click["run"])} if click.get("run") else {})

@@ -150,16 +150,16 @@ class Cluster:
 
     def nodes(self, device: str) -> list[Node]:
         """Living nodes that can serve on the device, by address. Raises ``LabError`` where there is none."""
-        found = []
+        living = []
         for about in self._ray.nodes():
             has = about["Resources"]
             node = Node(about["NodeID"], about["NodeManagerAddress"], has.get("CPU", 0.0), has.get("GPU", 0.0))
             if about["Alive"] and (node.gpus >= 1 if device.startswith("cuda") else node.cpus >= 1):
-                found.append(node)
-        if not found:
+                living.append(node)
+        if not living:
             what = "a GPU" if device.startswith("cuda") else "a free CPU"
             raise LabError("no-node", field="--ray", value=device, message=f"No node of the cluster has {what}.")
-        return sorted(found, key=lambda node: (node.address, node.node_id))
+        return sorted(living, key=lambda node: (node.address, node.node_id))
 
     def submit(self, spec: RunSpec, node: Node) -> Any:
         """Start a run on a node; what ``result`` asks for."""
@@ -177,10 +177,10 @@ class Cluster:
     def result(self, task: Any) -> tuple[bytes, float | None] | str:
         """What a task that is over returned, or why it did not."""
         try:
-            found: tuple[bytes, float | None] = self._ray.get(task)
+            answer: tuple[bytes, float | None] = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             return str(error).splitlines()[0]
-        return found
+        return answer
 
     def cancel(self, task: Any) -> None:
         self._ray.cancel(task, force=True)

@@ -26,7 +26,7 @@ def distribution(samples: Mapping[str, Sequence[RunSamples]], metric: str) -> di
     """
     if metric != "itl_ms":
         return {name: np.concatenate([run.requests[metric] for run in runs]) for name, runs in samples.items()}
-    found = {}
+    values = {}
     for name, runs in samples.items():
         pooled = []
         for run in runs:
@@ -36,8 +36,8 @@ def distribution(samples: Mapping[str, Sequence[RunSamples]], metric: str) -> di
             )
             thin = max(1.0, float(counts.sum()) / 20_000)
             pooled.append(np.repeat(middles, np.ceil(counts / thin).astype(int)))
-        found[name] = np.concatenate(pooled) if pooled else np.array([])
-    return found
+        values[name] = np.concatenate(pooled) if pooled else np.array([])
+    return values
 
 
 def plane(result: Mapping[str, Any], latency: str = "itl_ms_p99", palette: Any = LIGHT) -> go.Figure:
@@ -79,7 +79,10 @@ def _or_nan(value: float | None) -> float:
 def rates(result: Mapping[str, Any], palette: Any = LIGHT) -> go.Figure:
     """Attainment at each rate of a sweep over rates."""
     groups = [
-        {"name": ", ".join(f"{k}={v}" for k, v in found["settings"].items()) or "all", "measured": found["measured"]}
-        for found in result["goodput"]
+        {
+            "name": ", ".join(f"{k}={v}" for k, v in goodput["settings"].items()) or "all",
+            "measured": goodput["measured"],
+        }
+        for goodput in result["goodput"]
     ]
     return attainment_by_rate(groups, palette, goal=GOODPUT_ATTAINMENT)

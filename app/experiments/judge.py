@@ -119,7 +119,7 @@ def what_differs(experiment: Experiment, rows: Mapping[str, Mapping[str, Any]]) 
         name: EngineConfig.model_validate(spec_of_today(row.get("spec") or {}).get("engine") or {})
         for name, row in rows.items()
     }
-    found: dict[str, dict[str, str]] = {}
+    differences: dict[str, dict[str, str]] = {}
     for control in book.controls():
         technique = control.path.rpartition(".")[0]
         told = {
@@ -128,15 +128,15 @@ def what_differs(experiment: Experiment, rows: Mapping[str, Mapping[str, Any]]) 
             if not technique or getattr(engine, technique) is not None
         }
         if len(set(told.values())) > 1:
-            found[control.path] = {name: told.get(name, "no say") for name in engines}
+            differences[control.path] = {name: told.get(name, "no say") for name in engines}
     asked = dict.fromkeys(
         key for variant in experiment.variants for key in variant.settings if key.startswith(WORKLOAD)
     )
     for key in asked:
         told = {variant.name: variant.settings.get(key, "as the scenario has it") for variant in experiment.variants}
         if len(set(told.values())) > 1:
-            found[key] = told
-    return found
+            differences[key] = told
+    return differences
 
 
 def baseline_of(experiment: Experiment, name: str) -> str:
@@ -147,14 +147,14 @@ def baseline_of(experiment: Experiment, name: str) -> str:
 
 def effects_of(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> Effects:
     """Every statistic of every variant, each against the baseline that was asked the same."""
-    found: Effects = {name: {} for name in STATISTICS}
+    effects: Effects = {name: {} for name in STATISTICS}
     groups: dict[str, dict[str, list[RunSamples]]] = {}
     for variant in experiment.variants:
         groups.setdefault(baseline_of(experiment, variant.name), {})[variant.name] = samples[variant.name]
     for base, group in groups.items():
         for name, by_variant in compare(group, base).items():
-            found[name] |= by_variant
-    return {name: by_variant for name, by_variant in found.items() if by_variant}
+            effects[name] |= by_variant
+    return {name: by_variant for name, by_variant in effects.items() if by_variant}
 
 
 def _slo_figures(objective: Slo, unloaded: Alone, samples: dict[str, list[RunSamples]]) -> dict[str, Any]:
@@ -200,10 +200,10 @@ def goodputs(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> li
     ]
 
 
-def goodput_in_words(found: dict[str, Any]) -> str:
+def goodput_in_words(goodput: dict[str, Any]) -> str:
     """One line of ``goodputs``."""
-    where = ", ".join(f"{key}={value}" for key, value in found["settings"].items()) or "Goodput"
-    rate = found["requests_per_s"]
+    where = ", ".join(f"{key}={value}" for key, value in goodput["settings"].items()) or "Goodput"
+    rate = goodput["requests_per_s"]
     said = "none of the rates" if rate is None else f"up to {rate:.3g} requests/s"
     return f"{where}: {said} with {GOODPUT_ATTAINMENT:.0%} of the requests in time."
 

@@ -118,19 +118,19 @@ def grid(over: Mapping[str, Sequence[str]]) -> list[Variant]:
     """Every combination of a sweep's values, as variants named by what they set. Raises ``LabError`` for none or too
     many.
     """
-    found = [
+    variants = [
         Variant(", ".join(f"{k}={v}" for k, v in zip(over, values, strict=True)), dict(zip(over, values, strict=True)))
         for values in itertools.product(*over.values())
     ]
-    if not over or not 2 <= len(found) <= MOST_VARIANTS:
+    if not over or not 2 <= len(variants) <= MOST_VARIANTS:
         raise LabError(
             "bad-experiment",
             field="--over",
-            value=len(found),
-            message=f"A sweep takes 2 to {MOST_VARIANTS} combinations; these are {len(found) if over else 0}.",
+            value=len(variants),
+            message=f"A sweep takes 2 to {MOST_VARIANTS} combinations; these are {len(variants) if over else 0}.",
             mend="For example: --over chunked_prefill.token_budget=32,64,128",
         )
-    return found
+    return variants
 
 
 def refuse_unlike(base_name: str, base: RunSpec, name: str, spec: RunSpec) -> None:

@@ -94,13 +94,13 @@ def verdicts(experiment: Experiment, name: str) -> dict[float, bool | None]:
     say either.
     """
     enough = experiment.repeats // 2 + 1
-    found: dict[float, list[bool]] = {}
+    held_at: dict[float, list[bool]] = {}
     for turn in probes(experiment, name):
         if turn.rate is not None:
-            found.setdefault(turn.rate, []).append(bool(turn.held))
+            held_at.setdefault(turn.rate, []).append(bool(turn.held))
     return {
         rate: True if sum(held) >= enough else False if held.count(False) > experiment.repeats - enough else None
-        for rate, held in found.items()
+        for rate, held in held_at.items()
     }
 
 

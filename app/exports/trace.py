@@ -84,8 +84,8 @@ def _rows(con: duckdb.DuckDBPyConnection, table: str, run_id: str, key: str) -> 
     hidden = "run_id, text, output_token_ids" if table == "requests" else "run_id"
     sql = f"SELECT * EXCLUDE ({hidden}) FROM {table} WHERE run_id = $run AND {key} > $after ORDER BY {key} LIMIT $most"
     while True:
-        found = Query(sql, {"run": run_id, "after": after, "most": ROWS_AT_ONCE}).rows(con)
-        yield from found
-        if len(found) < ROWS_AT_ONCE:
+        batch = Query(sql, {"run": run_id, "after": after, "most": ROWS_AT_ONCE}).rows(con)
+        yield from batch
+        if len(batch) < ROWS_AT_ONCE:
             return
-        after = found[-1][key]
+        after = batch[-1][key]

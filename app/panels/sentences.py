@@ -38,7 +38,7 @@ def label_in_words(label: str) -> str:
 
 
 def _with(common: Mapping[str, str], name: str) -> dict[str, str]:
-    found = dict(common)
+    sentences = dict(common)
     for panel in PANELS:
-        found |= getattr(panel.words, name)
-    return found
+        sentences |= getattr(panel.words, name)
+    return sentences

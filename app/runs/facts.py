@@ -92,7 +92,7 @@ def flipped(spec: RunSpec, technique: str, run_id: str, created_unix_ns: int) ->
 
 def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
     """How two runs' settings differ, each in a few words about ``before``: ``chunked prefill off``."""
-    found = []
+    phrases = []
     for control in book.controls():
         technique = control.path.rpartition(".")[0]
         if technique in {t.path for t in book.techniques()} and None in (
@@ -108,8 +108,8 @@ def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
             book.as_text(control, book.value_of(after, control.path)),
         )
         if old != new:
-            found.append(f"{in_sentence(control.title)} {'automatic' if old == 'none' else old}")
-    return found
+            phrases.append(f"{in_sentence(control.title)} {'automatic' if old == 'none' else old}")
+    return phrases
 
 
 def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> list[RunFacts]:
@@ -117,7 +117,7 @@ def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> 
 
     ``runs``: rows with ``run_id``, ``state`` and ``scenario``, newest first.
     """
-    found: list[RunFacts] = []
+    comparable: list[RunFacts] = []
     looked_at = 0
     for row in runs:
         if row["scenario"] != facts.spec.scenario or row["state"] != "finished" or row["run_id"] == facts.run_id:
@@ -132,8 +132,8 @@ def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> 
         earlier = other.spec.created_unix_ns < facts.spec.created_unix_ns
         same_workload = other.spec.workload_hash == facts.spec.workload_hash
         if earlier and same_workload and differences(other.spec.engine, facts.spec.engine):
-            found.append(other)
-    return found
+            comparable.append(other)
+    return comparable
 
 
 def _in_brief(run_dir: Path) -> SpecInBrief:

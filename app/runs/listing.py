@@ -16,8 +16,8 @@ from telemetry.status import LABEL_DAMAGED, Status, read_status, state
 
 def list_runs(home: Home) -> list[dict[str, Any]]:
     """One entry per run, newest first."""
-    found = [entry(home, run_id) for run_id in home.run_ids() if is_run(home.run_dir(run_id))]
-    return sorted(found, key=lambda run: (run["created_unix_ns"], run["run_id"]), reverse=True)
+    entries = [entry(home, run_id) for run_id in home.run_ids() if is_run(home.run_dir(run_id))]
+    return sorted(entries, key=lambda run: (run["created_unix_ns"], run["run_id"]), reverse=True)
 
 
 def entry(home: Home, run_id: str) -> dict[str, Any]:

@@ -60,9 +60,9 @@ def machine_rates(
             if (kept := _kept(place)) is not None:  # another process has just measured
                 return kept
             say(f"Measuring how fast this machine serves {config.model}, once.")
-            found = _measure(config)
-            write_json(place, {"facts": facts, "measured_unix_ns": time.time_ns(), "rates": found.model_dump()})
-            return found
+            rates = _measure(config)
+            write_json(place, {"facts": facts, "measured_unix_ns": time.time_ns(), "rates": rates.model_dump()})
+            return rates
     except Timeout:
         say("This machine was not measured: another run has the device. Times are those of the scenario's file.")
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
@@ -100,8 +100,8 @@ class KeptRates(BaseModel):
 
 def kept_rates() -> list[dict[str, Any]]:
     """Everything that is kept, newest first: ``facts``, ``rates``, ``measured_unix_ns`` and ``path`` of each."""
-    found = [(path, _read(path)) for path in rates_dir().glob("*.json") if _kept(path) is not None]
-    readable = [about.model_dump() | {"path": str(path)} for path, about in found if about is not None]
+    files = [(path, _read(path)) for path in rates_dir().glob("*.json") if _kept(path) is not None]
+    readable = [about.model_dump() | {"path": str(path)} for path, about in files if about is not None]
     return sorted(readable, key=lambda about: -about["measured_unix_ns"])
 
 

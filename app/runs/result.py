@@ -18,10 +18,10 @@ def result_of(home: Home, run_id: str) -> dict[str, Any]:
     home.existing_run_dir(run_id)
     about = entry(home, run_id)
     with rows_aside(home.runs, [run_id]) as rows:
-        found = summary(rows.con, run_id)
+        measured = summary(rows.con, run_id)
         recording = rows.problems.get(run_id)
-    labels = list(dict.fromkeys([*about["labels"], *(found or {}).get("labels", ())]))
-    result = about | (found or {}) | {"status": about["status"], "labels": labels}
+    labels = list(dict.fromkeys([*about["labels"], *(measured or {}).get("labels", ())]))
+    result = about | (measured or {}) | {"status": about["status"], "labels": labels}
     result["requests_done"] = result["requests"]["finished"]
     result["requests"]["total"] = result["requests"]["total"] or about["requests_total"]  # refused before it began
     problems = dict.fromkeys(filter(None, [about["problem"], recording]))

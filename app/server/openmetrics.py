@@ -43,13 +43,13 @@ class Page:
             self.lines.append(f"{name}{{{inside}}} {float(value):.10g}" if inside else f"{name} {float(value):.10g}")
 
     def histogram(
-        self, name: str, help: str, labels: dict[str, Any], bounds: Iterable[float], found: Histogram
+        self, name: str, help: str, labels: dict[str, Any], bounds: Iterable[float], counted: Histogram
     ) -> None:
         self.family(name, "histogram", help)
-        for bound, count in zip([*map(str, bounds), "+Inf"], found.cumulative, strict=True):
+        for bound, count in zip([*map(str, bounds), "+Inf"], counted.cumulative, strict=True):
             self.sample(f"{name}_bucket", labels | {"le": bound}, count)
-        self.sample(f"{name}_sum", labels, found.total)
-        self.sample(f"{name}_count", labels, found.cumulative[-1])
+        self.sample(f"{name}_sum", labels, counted.total)
+        self.sample(f"{name}_count", labels, counted.cumulative[-1])
 
     def text(self) -> str:
         return "\n".join([*self.lines, "# EOF"]) + "\n"
@@ -82,8 +82,8 @@ def _newest(lab: Lab) -> str | None:
     if running:
         return running[-1]
     with lab.cursor() as cursor:
-        found = cursor.execute("SELECT run_id FROM runs ORDER BY started_unix_ns DESC NULLS LAST LIMIT 1").fetchall()
-    known = [row[0] for row in found if row[0] in lab.home.run_ids()]
+        rows = cursor.execute("SELECT run_id FROM runs ORDER BY started_unix_ns DESC NULLS LAST LIMIT 1").fetchall()
+    known = [row[0] for row in rows if row[0] in lab.home.run_ids()]
     return known[0] if known else None
 
 
@@ -114,10 +114,10 @@ def _run(page: Page, lab: Lab, run_id: str) -> None:
             if (
                 metric == "ttft_ms" and first_tokens is not None
             ):  # a first token counts when it comes, not when its request ends
-                found = _counted(first_tokens / 1e3, bounds)
+                counted = _counted(first_tokens / 1e3, bounds)
             else:
-                found = _histogram(cursor, run_id, metric, bounds)
-            page.histogram(name, METRICS[metric].formula, labels, bounds, found)
+                counted = _histogram(cursor, run_id, metric, bounds)
+            page.histogram(name, METRICS[metric].formula, labels, bounds, counted)
 
 
 _COUNTERS = (

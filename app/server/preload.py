@@ -37,9 +37,9 @@ def import_pages() -> list[str]:
     import app.views
 
     names = [
-        found.name
+        module.name
         for room in (app.charts, app.panels, app.views)
-        for found in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
+        for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
     ]
     for name in names:
         importlib.import_module(name)

@@ -99,10 +99,10 @@ def from_text(control: Control, text: str) -> Any:
     if control.kind in ("switch", "technique"):
         return text in ON
     if control.kind == "list":
-        found = json.loads(text)
-        if not isinstance(found, list):
+        values = json.loads(text)
+        if not isinstance(values, list):
             raise ValueError(f"{text!r} is no list")
-        return [str(value) for value in found]
+        return [str(value) for value in values]
     if control.optional and text == "none":
         return None
     if control.kind == "choice":
@@ -141,18 +141,18 @@ def overrides(base: EngineConfig, values: Mapping[str, Any]) -> dict[str, str]:
 
 def complaints(base: EngineConfig, changed: Mapping[str, str]) -> dict[str, ConfigError]:
     """What is wrong with the changes, by dotted name; each is judged alone, then all of them together."""
-    found: dict[str, ConfigError] = {}
+    errors: dict[str, ConfigError] = {}
     for path, text in changed.items():
         try:
             apply_overrides(base, {path: text})
         except ConfigError as error:
-            found[path] = error
-    if not found:
+            errors[path] = error
+    if not errors:
         try:
             apply_overrides(base, changed)
         except ConfigError as error:
-            found[error.field] = error
-    return found
+            errors[error.field] = error
+    return errors
 
 
 def at_the_control(error: ConfigError) -> str:
@@ -179,18 +179,18 @@ def _defaults() -> dict[str, Any]:
 
 
 def _walk(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str) -> list[Control]:
-    found: list[Control] = []
+    controls: list[Control] = []
     for name, field in schema.get("properties", {}).items():
         path = prefix + name
         inner = _object(field, definitions)
         optional = any(option.get("type") == "null" for option in field.get("anyOf", ()))
         if inner is not None and optional:
-            found.append(_control(path, "technique", field, optional))
+            controls.append(_control(path, "technique", field, optional))
         if inner is not None:
-            found += _walk(inner, definitions, f"{path}.")
+            controls += _walk(inner, definitions, f"{path}.")
         else:
-            found.append(_control(path, _kind(field, definitions), _plain(field, definitions), optional))
-    return found
+            controls.append(_control(path, _kind(field, definitions), _plain(field, definitions), optional))
+    return controls
 
 
 def _control(path: str, kind: Kind, field: Mapping[str, Any], optional: bool) -> Control:
@@ -241,6 +241,6 @@ def _bounds(field: Mapping[str, Any], kind: Kind) -> str:
     if kind not in ("whole", "number"):
         return ""
     words = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
-    found = [f"{text} {field[key]}" for key, text in words.items() if key in field and worth_saying(field[key])]
+    bounds = [f"{text} {field[key]}" for key, text in words.items() if key in field and worth_saying(field[key])]
     noun = "a whole number" if kind == "whole" else "a number"
-    return f"{noun} {' and '.join(found)}" if found else noun
+    return f"{noun} {' and '.join(bounds)}" if bounds else noun

@@ -38,13 +38,13 @@ def shown(control: book.Control, value: Any) -> str:
 
 def flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     """Nested facts as dotted names and texts, in order."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for name, value in tree.items():
         if isinstance(value, dict):
-            found += flat(value, f"{prefix}{name}.")
+            pairs += flat(value, f"{prefix}{name}.")
         elif value is not None:
-            found.append((f"{prefix}{name}", ", ".join(map(_text, value)) if isinstance(value, list) else _text(value)))
-    return found
+            pairs.append((f"{prefix}{name}", ", ".join(map(_text, value)) if isinstance(value, list) else _text(value)))
+    return pairs
 
 
 def _text(value: Any) -> str:

@@ -220,9 +220,9 @@ def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experime
     if result["goodput"]:
         table = pa.table(
             {
-                "settings": [str(found["settings"]) for found in result["goodput"] for _ in found["measured"]],
-                "requests_per_s": [rate for found in result["goodput"] for rate, _ in found["measured"]],
-                "attainment": [share for found in result["goodput"] for _, share in found["measured"]],
+                "settings": [str(goodput["settings"]) for goodput in result["goodput"] for _ in goodput["measured"]],
+                "requests_per_s": [rate for goodput in result["goodput"] for rate, _ in goodput["measured"]],
+                "attainment": [share for goodput in result["goodput"] for _, share in goodput["measured"]],
             }
         )
         told_rates = " ".join(map(goodput_in_words, result["goodput"]))

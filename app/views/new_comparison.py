@@ -189,13 +189,13 @@ def _variants(kept: KeptFields, scenario: str, asked: str | None, common: list[s
             kept.note(f"{n}.more", more, "")
             sides.append(_side(engine, toggles, _lines(more)))
     usual = names_by_difference(engine, [side if isinstance(side, dict) else {} for side in sides])
-    found: list[Variant | LabError | ConfigError] = []
+    variants_or_errors: list[Variant | LabError | ConfigError] = []
     for n, (place, side) in enumerate(zip(places, sides, strict=True)):
         begun = kept.begin(f"{n}.name", "", str)[:MOST_LETTERS]
         name = place.text_input("Name", begun, key=f"side-{n}", max_chars=MOST_LETTERS, placeholder=usual[n])
         kept.note(f"{n}.name", name, "")
-        found.append(Variant((name or "").strip() or usual[n], side) if isinstance(side, dict) else side)
-    return found
+        variants_or_errors.append(Variant((name or "").strip() or usual[n], side) if isinstance(side, dict) else side)
+    return variants_or_errors
 
 
 def _lines(text: str | None) -> list[str]:
@@ -239,15 +239,15 @@ def names_by_difference(engine: EngineConfig, sides: Sequence[Mapping[str, str]]
 def _rates(kept: KeptFields) -> tuple[float | None, float | None]:
     """Between which rates a search for capacity looks, requests/s; None: as usual."""
     st.caption("The highest rate of arrivals that each variant of the first tab still serves in time, by bisection.")
-    found = []
+    bounds = []
     for name, words, usual in (
         ("low", "Lowest rate, requests/s", "a quarter of its own"),
         ("high", "Highest rate", "eight times its own"),
     ):
         begun = kept.begin(name, None, rate)
-        found.append(st.number_input(words, 0.0, value=begun, key=f"rate-{name}", placeholder=usual))
-        kept.note(name, found[-1], None)
-    return found[0], found[1]
+        bounds.append(st.number_input(words, 0.0, value=begun, key=f"rate-{name}", placeholder=usual))
+        kept.note(name, bounds[-1], None)
+    return bounds[0], bounds[1]
 
 
 def _over(kept: KeptFields) -> dict[str, list[str]]:

@@ -53,9 +53,9 @@ def _unknown(name: str) -> None:
 
 
 def _head(card: Card) -> None:
-    found = address(card)
+    link = address(card)
     st.markdown(f"**{plain(card.title)}**")
-    st.markdown(badges(card) + (f" · [arXiv {card.arxiv}]({found})" if found else ""))
+    st.markdown(badges(card) + (f" · [arXiv {card.arxiv}]({link})" if link else ""))
     if card.reason:
         st.info(f"Explained, not run here. {plain(card.reason)}", icon=":material/menu_book:")
     st.caption(f"Weights: {WEIGHTS[card.weights]}.")
@@ -106,8 +106,8 @@ def _knobs(card: Card) -> None:
 
 def _here(knob: Knob) -> str:
     """What a knob is in this lab, as Markdown."""
-    found = f"{plain(titles().get(knob.setting, ''))} `{knob.setting}`" if knob.setting else "none"
-    return f"{found}. {plain(knob.note)}" if knob.note else found
+    here = f"{plain(titles().get(knob.setting, ''))} `{knob.setting}`" if knob.setting else "none"
+    return f"{here}. {plain(knob.note)}" if knob.note else here
 
 
 def _links(names: Iterable[str]) -> None:

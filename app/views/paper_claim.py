@@ -76,8 +76,8 @@ def claim_here(lab: Lab, name: str) -> None:
 
 def verdicts_here(lab: Lab) -> dict[str, str]:
     """Each paper's verdict on this machine, of those that have one."""
-    found = [one for experiment in claim_experiments(lab.home) if (one := _judged_if_ready(lab, experiment))]
-    return {name: one.verdict for name, one in latest(found).items()}
+    judgements = [one for experiment in claim_experiments(lab.home) if (one := _judged_if_ready(lab, experiment))]
+    return {name: one.verdict for name, one in latest(judgements).items()}
 
 
 def verdict_badge(verdict: str) -> str:
@@ -106,20 +106,20 @@ def _verdicts(lab: Lab, name: str, experiments: list[Experiment]) -> None:
     waiting = _waiting(lab, [one for one in experiments if one.state == "finished"])
     if waiting:
         st.fragment(_until_read, run_every=0.5)(lab, waiting, time.monotonic())
-    found = [one for experiment in experiments if (one := _judged_if_ready(lab, experiment)) is not None]
-    if not found:
+    judgements = [one for experiment in experiments if (one := _judged_if_ready(lab, experiment)) is not None]
+    if not judgements:
         if not experiments:
             st.caption("It was not run on this machine yet.")
         return
-    for place, one in enumerate(found):
+    for place, one in enumerate(judgements):
         title = f"{verdict_badge(one.verdict)} {plain(heading(one).partition(', ')[2])}"
         with st.expander(title, expanded=place == 0, key=f"verdict-{one.experiment_id}"):
             _judgement(name, one)
 
 
-def _judgement(name: str, found: Judgement) -> None:
-    evidence = found.evidence
-    st.markdown(f"**{plain(VERDICTS[found.verdict])}**")
+def _judgement(name: str, judgement: Judgement) -> None:
+    evidence = judgement.evidence
+    st.markdown(f"**{plain(VERDICTS[judgement.verdict])}**")
     if "paper" in evidence:
         ours, theirs = st.columns(2)
         with ours:
@@ -132,7 +132,7 @@ def _judgement(name: str, found: Judgement) -> None:
             )
     else:
         st.markdown("\n".join(f"- {plain(reason)}" for reason in evidence["reasons"]))
-    rows = figure_rows(found)
+    rows = figure_rows(judgement)
     if rows:
         claim = claim_file.claim(name)
         drawing = claim_chart(
@@ -146,7 +146,7 @@ def _judgement(name: str, found: Judgement) -> None:
         alt = (
             f"{claim.plot.title}: {'; '.join(f'{row[0]} {row[2]} {row[3]}' for row in rows if row[0] in claim.plot.of)}"
         )
-        st.plotly_chart(drawing, alt=alt, key=f"chart-{found.experiment_id}", config=CONFIG, theme=None)
+        st.plotly_chart(drawing, alt=alt, key=f"chart-{judgement.experiment_id}", config=CONFIG, theme=None)
         head = ("Figure", "What it is", "At", "Here")
         table: list[dict[str, Any]] = [dict(zip(head, map(plain, row), strict=True)) for row in rows]
         st.table(table, border="horizontal", hide_index=True, alt="The figures of the claim, with their intervals")
@@ -158,7 +158,7 @@ def _judgement(name: str, found: Judgement) -> None:
         "pages/compare.py",
         label="The runs, compared",
         icon=":material/balance:",
-        query_params={"experiment": found.experiment_id},
+        query_params={"experiment": judgement.experiment_id},
         width="content",
         help="Every figure of these runs, beside each other.",
     )

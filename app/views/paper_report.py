@@ -22,8 +22,8 @@ def report_page(lab: Lab) -> None:
     keep_in_address({"report": ["yes"]}, view="papers report")
     all_papers_button()
     st.title(TITLE, anchor=False)
-    found = judgements_here(lab)
-    best = latest(found)
+    judgements = judgements_here(lab)
+    best = latest(judgements)
     if best:
         rows = [
             {
@@ -47,7 +47,7 @@ def report_page(lab: Lab) -> None:
         )
         st.download_button(
             "One page",
-            data=lambda: claims_page(found).encode(),
+            data=lambda: claims_page(judgements).encode(),
             file_name="papers.html",
             mime="text/html",
             icon=":material/article:",

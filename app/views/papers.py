@@ -41,9 +41,9 @@ def gallery(lab: Lab) -> None:
     wanted = _filters()
     st.session_state[KEPT] = wanted
     keep_in_address(as_address(wanted), view="papers")
-    found = find(wanted, verdicts)
+    cards = find(wanted, verdicts)
     total = len(papers.names())
-    if not found:
+    if not cards:
         st.info("No card is like that.", icon=":material/search_off:")
         st.button(
             "Clear the filters",
@@ -54,9 +54,9 @@ def gallery(lab: Lab) -> None:
             args=(Wanted(),),
         )
         return
-    st.caption(f"{total} cards." if len(found) == total else f"{len(found)} of {total} cards.")
+    st.caption(f"{total} cards." if len(cards) == total else f"{len(cards)} of {total} cards.")
     with st.container(key="paper-cards"):
-        for name, card in found.items():
+        for name, card in cards.items():
             _tile(name, card, verdicts.get(name))
 
 

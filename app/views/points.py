@@ -40,8 +40,8 @@ def emission_of(
 
     def target(point: Point) -> Target:
         runs = [run.run_id for run in samples[variants[int(point["curve_number"])]]]
-        found = emission_near(con, runs, float(point["x"]))
-        return found and {"run": str(found["run_id"]), "iteration": str(found["iteration"])}
+        emission = emission_near(con, runs, float(point["x"]))
+        return emission and {"run": str(emission["run_id"]), "iteration": str(emission["iteration"])}
 
     return target
 
@@ -84,10 +84,10 @@ def cell_of(experiment: Experiment, first: Mapping[str, str]) -> Callable[[Point
 
 
 def _custom(point: Point) -> Any:
-    found = point.get("customdata")
-    if isinstance(found, Mapping):
-        found = list(found.values())
-    return found[0] if isinstance(found, list | tuple) and found else found
+    custom = point.get("customdata")
+    if isinstance(custom, Mapping):
+        custom = list(custom.values())
+    return custom[0] if isinstance(custom, list | tuple) and custom else custom
 
 
 def _number(point: Point) -> int | None:

@@ -21,8 +21,8 @@ def capacity_figures(held: PoolRoom) -> list[tuple[str, str, str]]:
     derived = PROVENANCE["derived"]
     requests = "–" if held.requests is None else f"{held.requests:,.1f}"
     tokens = " ".join(filter(None, (WORDS["tokens"], held.why_in_words, derived)))
-    found = [("KV capacity", f"{held.tokens:,} tok", tokens)]
+    figures = [("KV capacity", f"{held.tokens:,} tok", tokens)]
     if held.is_trimmed:
-        found.append(("Memory could hold", f"{held.could_hold_tokens:,} tok", f"{WORDS['could_hold']} {derived}"))
-    found.append(("Fits at once", f"{requests} req", f"{WORDS['requests']} {derived}"))
-    return found
+        figures.append(("Memory could hold", f"{held.could_hold_tokens:,} tok", f"{WORDS['could_hold']} {derived}"))
+    figures.append(("Fits at once", f"{requests} req", f"{WORDS['requests']} {derived}"))
+    return figures

@@ -26,18 +26,18 @@ def what_will_be_asked(name: str, changed: Mapping[str, str], *, wrong: bool) ->
         return
     with box:
         try:
-            found = _preview(name, tuple(sorted(changed.items())))
+            expected = _preview(name, tuple(sorted(changed.items())))
         except ConfigError as error:
             st.error(plain(book.in_words(error)), icon=":material/error:")
             return
-        for sentence in (*found.in_words, found.sizing, *found.labels):
+        for sentence in (*expected.in_words, expected.sizing, *expected.labels):
             if sentence:
                 st.caption(plain(sentence))
-        about = ", estimated" if found.estimated else ""
+        about = ", estimated" if expected.estimated else ""
         for key, title, unit, counted in (
-            ("arrivals", "Arrivals", "time since the start, s", found.arrivals_s),
-            ("prompts", f"Prompt lengths{about}", "tokens", found.prompt_lengths),
-            ("answers", "Most tokens of answers", "tokens", found.output_lengths),
+            ("arrivals", "Arrivals", "time since the start, s", expected.arrivals_s),
+            ("prompts", f"Prompt lengths{about}", "tokens", expected.prompt_lengths),
+            ("answers", "Most tokens of answers", "tokens", expected.output_lengths),
         ):
             st.markdown(f"**{title}**")
             alt = f"{title}: " + ", ".join(f"{one.in_words}: {one.count}" for one in counted if one.count)

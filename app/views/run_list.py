@@ -34,9 +34,9 @@ def run_list(lab: Lab) -> None:
 
 def _table(lab: Lab, runs: list[dict[str, Any]]) -> None:
     wanted = st.text_input("Search", key="run-search", placeholder="name, scenario, label, model or id", live=True)
-    found = [run for run in runs if (wanted or "").lower() in _haystack(run)]
-    st.caption(f"{counted(len(found), 'run')}. Choose a row to open, rename or delete it.")
-    shown = found[:NEWEST]
+    matching = [run for run in runs if (wanted or "").lower() in _haystack(run)]
+    st.caption(f"{counted(len(matching), 'run')}. Choose a row to open, rename or delete it.")
+    shown = matching[:NEWEST]
     chosen = st.dataframe(
         [_row(lab, run) for run in shown],
         hide_index=True,

@@ -49,16 +49,16 @@ def _ghost(lab: Lab, facts: RunFacts) -> dict[str, Any] | None:
     kept = st.session_state.get("ghost")
     if kept is None or kept[0] != facts.run_id:
         with lab.database.read() as con:
-            found = ghost_of(lab, con, facts)
-            figures = (summary(con, found.run_id) if found is not None else None) or {}
+            ghost = ghost_of(lab, con, facts)
+            figures = (summary(con, ghost.run_id) if ghost is not None else None) or {}
         points = None
-        if found is not None:
+        if ghost is not None:
             points = {
-                "name": found.name,
+                "name": ghost.name,
                 "stalls": figures.get("stalls"),
                 "longest_ms": (figures.get("itl_ms") or {}).get("max"),
-                "t": charts.column(found.table, "t").round(3).tolist(),
-                "itl_ms": charts.column(found.table, "itl_ms").round(3).tolist(),
+                "t": charts.column(ghost.table, "t").round(3).tolist(),
+                "itl_ms": charts.column(ghost.table, "itl_ms").round(3).tolist(),
             }
         kept = (facts.run_id, points)
         st.session_state["ghost"] = kept

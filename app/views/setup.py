@@ -21,9 +21,9 @@ def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
         ("peaks", "Measured peaks"),
         ("summary", "Totals"),
     ):
-        found = row.get(key)
-        if not isinstance(found, dict) or not found:
+        section = row.get(key)
+        if not isinstance(section, dict) or not section:
             continue
         st.markdown(f"**{title}**")
-        pairs = [{"what": name, "value": value} for name, value in flat(found)]
+        pairs = [{"what": name, "value": value} for name, value in flat(section)]
         st.dataframe(pairs, hide_index=True, height="content", alt=title)

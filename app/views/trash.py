@@ -37,12 +37,14 @@ def undo_line(lab: Lab) -> None:
 
 def trash_list(lab: Lab) -> None:
     """Everything in the trash: bring one back, remove one for good, remove all."""
-    found = trash.trashed(lab.home)
-    if not found:
+    deleted = trash.trashed(lab.home)
+    if not deleted:
         return
-    with st.expander(f"Trash: {counted(len(found), 'deletion')}", icon=":material/delete:", key="trash"):
+    with st.expander(f"Trash: {counted(len(deleted), 'deletion')}", icon=":material/delete:", key="trash"):
         st.caption(f"Removed for good {trash.KEEP_DAYS} days after the deletion, when the lab starts.")
-        chosen = st.selectbox("In the trash", found, format_func=lambda run_id: _line(lab.home, run_id), key="trashed")
+        chosen = st.selectbox(
+            "In the trash", deleted, format_func=lambda run_id: _line(lab.home, run_id), key="trashed"
+        )
         with st.container(horizontal=True):
             st.button(
                 "Bring it back",
@@ -60,7 +62,7 @@ def trash_list(lab: Lab) -> None:
                     args=(trash.delete_for_good, lab.home, chosen),
                 )
                 st.button(
-                    f"Empty the trash: {len(found)}",
+                    f"Empty the trash: {len(deleted)}",
                     key="trash-empty",
                     on_click=attempt,
                     args=(trash.empty_trash, lab.home),

@@ -17,11 +17,11 @@ def run_to_show(lab: Lab) -> str | None:
         return named
     serving = lab.queue.running() or lab.queue.queued()
     if serving:
-        found = serving[0]
+        run_id = serving[0]
     else:
         runs = list_runs(lab.home)
         if not runs:
             return None
-        found = str(runs[0]["run_id"])
-    st.query_params["run"] = found
-    return found
+        run_id = str(runs[0]["run_id"])
+    st.query_params["run"] = run_id
+    return run_id

@@ -26,8 +26,8 @@ class ChartWords:
         """The sentence on where the figures come from; the weakest of the columns' provenances counts."""
         known = columns(ROW_TYPES[self.table])
         order = list(PROVENANCE)
-        found = [known[name].provenance for name in self.columns]
-        return PROVENANCE[max(found, key=order.index)]
+        kinds = [known[name].provenance for name in self.columns]
+        return PROVENANCE[max(kinds, key=order.index)]
 
     @property
     def explained(self) -> str:

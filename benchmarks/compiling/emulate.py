@@ -87,16 +87,16 @@ def parse(ptx: str) -> Program:
 
 def split_operands(text: str) -> list[str]:
     """At commas outside braces and brackets."""
-    found, depth, last = [], 0, 0
+    operands, depth, last = [], 0, 0
     for at, char in enumerate(text):
         depth += char in "{[("
         depth -= char in "}])"
         if char == "," and depth == 0:
-            found.append(text[last:at].strip())
+            operands.append(text[last:at].strip())
             last = at + 1
     if text[last:].strip():
-        found.append(text[last:].strip())
-    return found
+        operands.append(text[last:].strip())
+    return operands
 
 
 @dataclass

@@ -212,8 +212,8 @@ def _cut(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def _vector(op: str) -> int:
-    found = re.search(r"\.v(\d)", op)
-    return int(found[1]) if found else 1
+    match = re.search(r"\.v(\d)", op)
+    return int(match[1]) if match else 1
 
 
 def _ld(block: Any, s: Any) -> None:

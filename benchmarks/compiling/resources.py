@@ -74,9 +74,9 @@ def resources(result: Any) -> Resources:
         said = subprocess.run(
             [_cuobjdump(), "--dump-resource-usage", file.name], capture_output=True, text=True, check=True
         ).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", said)
-    assert found, f"cuobjdump says nothing of registers: {said[-300:]}"
-    registers, stack, local = map(int, found.groups())
+    match = re.search(r"REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", said)
+    assert match, f"cuobjdump says nothing of registers: {said[-300:]}"
+    registers, stack, local = map(int, match.groups())
     return Resources(registers, stack + local, result.metadata.shared, result.metadata.num_warps)
 
 

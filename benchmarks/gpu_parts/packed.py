@@ -103,35 +103,35 @@ def stores(bench: Bench) -> None:
     centre = torch.zeros(shape.kv_heads, shape.head_dim, dtype=dtype, device=bench.device)
     rows: list[tuple[object, ...]] = []
     for tokens in (5, STORED[0] + 1) if bench.dry else STORED:
-        found: dict[str, float] = {}
+        seconds: dict[str, float] = {}
         qkv = torch.randn(tokens, (shape.heads + 2 * shape.kv_heads) * shape.head_dim, device=bench.device, dtype=dtype)
         slots = torch.arange(tokens, dtype=torch.int32, device=bench.device)
         where = (qkv, slots, slots, table)
         for name in CODECS:
             if window := window_of(bench, name):
-                found[name] = window_seconds(bench, name, window, shape, where)
+                seconds[name] = window_seconds(bench, name, window, shape, where)
                 continue
             cache = filled_cache(bench, name, shape, 1, tokens // BLOCK_SIZE + 1, dtype)
             if not isinstance(cache, QuantizedCache):
                 plain = (cache.key_blocks[0], cache.value_blocks[0])
-                found[name] = device_seconds(
+                seconds[name] = device_seconds(
                     bench, lambda where=where, plain=plain: rope_store(*where, *plain, shape.heads)
                 )
                 continue
             sides = (Side.of(cache.packed_keys[0]), Side.of(cache.packed_values[0]))
             form, mixes = KernelForm.of(cache.codec, shape.head_dim), cache.codec.rotates
             before = (centre, matrix) if mixes else (None, None)
-            found[name] = device_seconds(
+            seconds[name] = device_seconds(
                 bench,
                 lambda where=where, sides=sides, form=form, before=before: rope_pack(
                     *where, *sides, form, shape.heads, None, 0.0, *before
                 ),
             )
-        rows.append((tokens, *(1e6 * found[name] for name in CODECS)))
+        rows.append((tokens, *(1e6 * seconds[name] for name in CODECS)))
         for name in CODECS[1:]:
             bench.report.figure(
                 f"rotate, pack and store {tokens:,} tokens, {name} / none",
-                found[name] / found["none"],
+                seconds[name] / seconds["none"],
                 "x",
                 better="lower",
                 goal=None if bench.dry else GOAL_STORE,
@@ -145,7 +145,7 @@ def window_seconds(bench: Bench, name: str, window: int, shape: ModelShape, wher
     tokens, dtype = len(qkv), qkv.dtype
     prefill = tokens > STORED[0]
     requests = 1 if prefill else tokens
-    found = []
+    times = []
     for context in (0,) if prefill else (window // 2, window - 1):
         blocks = requests * (context + tokens // requests) // BLOCK_SIZE + requests
         cache = filled_cache(bench, name, shape, 1, blocks, dtype, tails=requests)
@@ -164,8 +164,8 @@ def window_seconds(bench: Bench, name: str, window: int, shape: ModelShape, wher
             if own is not None:
                 keep(own, (keys, values), attention.slots, singles, tokens)
 
-        found.append(device_seconds(bench, work))
-    return found[0] + max(0.0, found[-1] - found[0]) / window
+        times.append(device_seconds(bench, work))
+    return times[0] + max(0.0, times[-1] - times[0]) / window
 
 
 def device_seconds(bench: Bench, work: Callable[[], Any]) -> float:

@@ -55,14 +55,14 @@ def _profiled(bench: Bench, name: str, work: Callable[[], Any]) -> None:
     work()
     if gpu:
         torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as found:
+    with profile(activities=[ProfilerActivity.CUDA if gpu else ProfilerActivity.CPU]) as profiled:
         start = time.perf_counter()
         work()
         if gpu:
             torch.cuda.synchronize()
         passed = 1e6 * (time.perf_counter() - start)
     spent: dict[str, tuple[float, int]] = {}
-    for event in found.key_averages():
+    for event in profiled.key_averages():
         us = event.self_device_time_total if gpu else event.self_cpu_time_total
         before = spent.get(event.key[:NAME], (0.0, 0))
         spent[event.key[:NAME]] = before[0] + us, before[1] + event.count

@@ -66,11 +66,11 @@ def recording(bench: Bench) -> None:
     requests = [_request(i, prompt, output) for i in range(count)]
     server = Server(engine_config(bench), requests)
     server.serve(_short(requests, 4))
-    found = interleave(
+    by_recording = interleave(
         {mode: lambda mode=mode: server.serve(requests, recording=mode).tokens_per_s for mode in ("full", "off")},
         1 if bench.dry else 3,
     )
-    ratio = paired_ratio(found["full"], found["off"])
+    ratio = paired_ratio(by_recording["full"], by_recording["off"])
     bench.report.figure(
         "recording at batch 256",
         1.0 - ratio.median,
@@ -78,7 +78,7 @@ def recording(bench: Bench) -> None:
         better="lower",
         goal=None if bench.dry else GOAL_RECORDING_COST,
         spread=(1.0 - ratio.high, 1.0 - ratio.low),
-        note=f"{summarise(found['full']).median:,.0f} with, {summarise(found['off']).median:,.0f} output tokens/s without",
+        note=f"{summarise(by_recording['full']).median:,.0f} with, {summarise(by_recording['off']).median:,.0f} output tokens/s without",
     )
 
 

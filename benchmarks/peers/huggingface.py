@@ -95,14 +95,14 @@ def _generate_static(model: Any, work: Work) -> list[list[int]]:
 def _serve_continuous(manager: Any, work: Work, name: str) -> list[list[int]]:
     for index, (ids, count) in enumerate(work.requests):
         manager.add_request(ids, request_id=f"{name}-{index}", max_new_tokens=count, eos_token_id=NEVER)
-    found: dict[str, list[int]] = {}
-    while len(found) < len(work.requests):
+    token_ids: dict[str, list[int]] = {}
+    while len(token_ids) < len(work.requests):
         result = manager.get_result(timeout=120)
         if result is None or result.error:
             raise RuntimeError(f"continuous batching gave no result: {result and result.error}")
         if result.is_finished():
-            found[result.request_id] = list(result.generated_tokens)
-    return [found[f"{name}-{index}"] for index in range(len(work.requests))]
+            token_ids[result.request_id] = list(result.generated_tokens)
+    return [token_ids[f"{name}-{index}"] for index in range(len(work.requests))]
 
 
 def _result(

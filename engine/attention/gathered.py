@@ -136,7 +136,7 @@ class GatheredAttention(AttentionBackend):
             out[part.start : part.stop].view(heads).copy_(result.transpose(0, 1))
 
     def _gather_chunks(self, chunks: Sequence[Chunk], heads: torch.Tensor) -> list[ChunkRows]:
-        found = []
+        gathered = []
         for chunk in chunks:
             first = chunk.kv_len - chunk.length
             mask = None
@@ -144,16 +144,16 @@ class GatheredAttention(AttentionBackend):
                 visible = torch.ones(chunk.length, chunk.kv_len, dtype=torch.bool, device=heads.device).tril(first)
                 mask = additive_mask(visible, self.cache.dtype)
             index = (heads + chunk.blocks).flatten()
-            found.append(
+            gathered.append(
                 ChunkRows(chunk.start, chunk.start + chunk.length, index, mask, chunk.kv_len, chunk.is_prefill)
             )
-        return found
+        return gathered
 
     def _gather_short(self, chunks: list[Chunk], heads: torch.Tensor) -> list[ShortChunks]:
         """Passes for chunks of about one length, those with contexts of similar length together."""
         size, device = self.cache.block_size, heads.device
         chunks = sorted(chunks, key=lambda chunk: chunk.kv_len)
-        found = []
+        gathered = []
         for start, stop in alike([chunk.kv_len for chunk in chunks]):
             part = chunks[start:stop]
             lengths = [chunk.length for chunk in part]
@@ -174,8 +174,8 @@ class GatheredAttention(AttentionBackend):
             rows = (starts + within).flatten()
             own = None if min(lengths) == length else (ahead <= last).flatten().nonzero()[:, 0]
             index = (heads + blocks.flatten()).flatten()
-            found.append(ShortChunks(rows, length, own, rows if own is None else rows[own], index, mask))
-        return found
+            gathered.append(ShortChunks(rows, length, own, rows if own is None else rows[own], index, mask))
+        return gathered
 
     def _gather_singles(self, batch: AttentionBatch, heads: torch.Tensor, start: int, stop: int) -> SingleRows:
         size = self.cache.block_size

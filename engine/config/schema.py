@@ -142,8 +142,8 @@ def _describe_option(option: Any, where: Place) -> str:
 
 def _describe_bounds(bounds: Iterable[Any]) -> str:
     words = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    found = ((text, getattr(bound, name, None)) for bound in bounds for name, text in words.items())
-    return "".join(f", {text} {limit}" for text, limit in found if limit is not None and worth_saying(limit))
+    limits = ((text, getattr(bound, name, None)) for bound in bounds for name, text in words.items())
+    return "".join(f", {text} {limit}" for text, limit in limits if limit is not None and worth_saying(limit))
 
 
 def suggest(name: str, known: Iterable[str] | Mapping[str, str]) -> str:

@@ -111,23 +111,23 @@ def chat_template(directory: Path) -> ChatTemplate | None:
         EngineError: it is there and is no text.
     """
     settings = read_json(directory / "tokenizer_config.json", required=False)
-    found = settings.get("chat_template")
-    if isinstance(found, list):  # several, by name
-        named = {entry.get("name"): entry.get("template") for entry in found if isinstance(entry, dict)}
-        found = named.get("default")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several, by name
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
     if (own_file := directory / "chat_template.jinja").is_file():
-        found = own_file.read_text("utf-8")
-    if found is None:
+        template = own_file.read_text("utf-8")
+    if template is None:
         return None
-    if not isinstance(found, str):
+    if not isinstance(template, str):
         raise EngineError(
             "bad-file",
             "chat_template",
             str(directory / "tokenizer_config.json"),
-            f"a chat template is a text, or a list of named ones; this is {type(found).__name__}.",
+            f"a chat template is a text, or a list of named ones; this is {type(template).__name__}.",
             "Correct chat_template in tokenizer_config.json.",
         )
-    return ChatTemplate(found, special_tokens(directory, settings))
+    return ChatTemplate(template, special_tokens(directory, settings))
 
 
 def special_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, str]:
@@ -143,8 +143,8 @@ def special_tokens(directory: Path, settings: Mapping[str, Any]) -> dict[str, st
     own = {name: token for name, token in known.items() if name.endswith("_token") and name not in _NAMED}
     for more in (known.get("extra_special_tokens"), known.get("model_specific_special_tokens")):
         own |= more if isinstance(more, dict) else {}
-    found = {name: _content(token) for name, token in ({name: known.get(name) for name in _NAMED} | own).items()}
-    return {name: token for name, token in found.items() if token is not None}
+    texts = {name: _content(token) for name, token in ({name: known.get(name) for name in _NAMED} | own).items()}
+    return {name: token for name, token in texts.items() if token is not None}
 
 
 def _content(token: Any) -> str | None:

@@ -204,8 +204,8 @@ def read_config(config: Mapping[str, Any]) -> tuple[str, ConfigKeys]:
 def read_stop_tokens(keys: ConfigKeys, generation: Mapping[str, Any] | None) -> tuple[int, ...]:
     """Ids that end a text: those of ``generation_config.json`` where it names some, else those of ``config.json``."""
     file = "generation_config.json"
-    found = read_keys(GenerationKeys, generation or {}, KIND, file).eos_token_id
-    ids, file = (found, file) if found else (keys.eos_token_id, FILE)
+    generated = read_keys(GenerationKeys, generation or {}, KIND, file).eos_token_id
+    ids, file = (generated, file) if generated else (keys.eos_token_id, FILE)
     for token in ids:
         if token >= keys.vocab_size:
             message = f"The vocabulary has {keys.vocab_size} tokens: a text would never end."
@@ -249,21 +249,23 @@ def rope(keys: ConfigKeys, longest: int) -> tuple[float, RopeKeys, _Scaling, int
     ``rope_scaling`` stands in for the whole of ``rope_parameters`` where both are there, as in transformers 5.
     """
     where = "rope_scaling" if keys.rope_scaling and keys.rope_scaling.model_fields_set else "rope_parameters"
-    found = getattr(keys, where) or RopeKeys()
-    theta = found.rope_theta if found.has("rope_theta") else keys.rope_theta
-    kind = found.rope_type or found.type or "default"
+    rope_keys = getattr(keys, where) or RopeKeys()
+    theta = rope_keys.rope_theta if rope_keys.has("rope_theta") else keys.rope_theta
+    kind = rope_keys.rope_type or rope_keys.type or "default"
     wanted = {"default": (), "linear": ("factor",), "llama3": ("factor", "low_freq_factor", "high_freq_factor")}[kind]
     for name in ("factor", "low_freq_factor", "high_freq_factor"):
-        if name in wanted and not found.has(name):
+        if name in wanted and not rope_keys.has(name):
             raise bad(f"{where}.{name}", None, f"{kind} scaling needs it.")
-        if name not in wanted and found.has(name):
+        if name not in wanted and rope_keys.has(name):
             message = f"{kind} scaling does not use it."
-            raise bad(f"{where}.{name}", getattr(found, name), message, "Name the rope_type that does, or take it out.")
-    if kind == "llama3" and found.low_freq_factor >= found.high_freq_factor:
-        message = f"It must be larger than low_freq_factor = {found.low_freq_factor}."
-        raise bad(f"{where}.high_freq_factor", found.high_freq_factor, message)
-    original = keys.original_max_position_embeddings or found.original_max_position_embeddings or longest
-    return theta, found, kind, original
+            raise bad(
+                f"{where}.{name}", getattr(rope_keys, name), message, "Name the rope_type that does, or take it out."
+            )
+    if kind == "llama3" and rope_keys.low_freq_factor >= rope_keys.high_freq_factor:
+        message = f"It must be larger than low_freq_factor = {rope_keys.low_freq_factor}."
+        raise bad(f"{where}.high_freq_factor", rope_keys.high_freq_factor, message)
+    original = keys.original_max_position_embeddings or rope_keys.original_max_position_embeddings or longest
+    return theta, rope_keys, kind, original
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

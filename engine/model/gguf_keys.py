@@ -157,10 +157,10 @@ def read_gguf_keys(path: Path, header: Header) -> GgufKeys:
             raise EngineError(KIND, f"{path.name}: {key}", shortened(value), message, _DENSE)
     model = read_keys(ModelKeys, groups[kind], KIND, path.name, f"{kind}.")
     tokenizer = read_keys(TokenizerKeys, groups["tokenizer"], KIND, path.name, "tokenizer.")
-    found = GgufKeys(path, kind, model, tokenizer)
-    _check_model(found)
-    _check_tokenizer(found)
-    return found
+    gguf = GgufKeys(path, kind, model, tokenizer)
+    _check_model(gguf)
+    _check_tokenizer(gguf)
+    return gguf
 
 
 def _refuse_parts(path: Path, keys: dict[str, Any]) -> None:
@@ -172,42 +172,42 @@ def _refuse_parts(path: Path, keys: dict[str, Any]) -> None:
     raise EngineError(KIND, f"{path.name}: split.count", shortened(parts), f"This file is {said} of a model.", mend)
 
 
-def _check_model(found: GgufKeys) -> None:
-    model, prefix = found.model, f"{found.kind}."
+def _check_model(gguf: GgufKeys) -> None:
+    model, prefix = gguf.model, f"{gguf.kind}."
     head_dim = model.head_dim or model.embedding_length // model.heads
     for key, value in (("attention.value_length", model.value_dim), ("rope.dimension_count", model.rotated)):
         if value not in (None, head_dim):
             message = f"The heads are {head_dim} wide."
-            raise found.bad(prefix + key, value, message, "Use a model whose heads are rotated whole and of one width.")
+            raise gguf.bad(prefix + key, value, message, "Use a model whose heads are rotated whole and of one width.")
     if model.scale not in (None, 0.0) and abs(model.scale * head_dim**0.5 - 1) > 1e-5:
         message = f"The heads are {head_dim} wide: 1 / sqrt({head_dim}) is covered."
-        raise found.bad(f"{prefix}attention.scale", model.scale, message, _DENSE)
+        raise gguf.bad(f"{prefix}attention.scale", model.scale, message, _DENSE)
     if model.window and model.window < model.context_length:
         message = f"Attention over a window shorter than the context ({model.context_length} tokens) is not covered."
-        raise found.bad(f"{prefix}attention.sliding_window", model.window, message, "Use a model without it.")
+        raise gguf.bad(f"{prefix}attention.sliding_window", model.window, message, "Use a model without it.")
     if model.factor and model.old_factor and model.factor != model.old_factor:
         message = f"rope.scaling.factor says {model.factor}."
-        raise found.bad(f"{prefix}rope.scale_linear", model.old_factor, message, "Keep one of them.")
+        raise gguf.bad(f"{prefix}rope.scale_linear", model.old_factor, message, "Keep one of them.")
     if model.scaling == "linear" and not (model.factor or model.old_factor):
         message = "rope.scaling.type is linear."
-        raise found.bad(f"{prefix}rope.scaling.factor", model.factor, message, "Give a number of at least 1.")
-    if model.vocab_size not in (None, len(found.tokenizer.tokens)):
-        message = f"tokenizer.ggml.tokens has {len(found.tokenizer.tokens)} entries."
-        raise found.bad(f"{prefix}vocab_size", model.vocab_size, message, "Both must be the same.")
+        raise gguf.bad(f"{prefix}rope.scaling.factor", model.factor, message, "Give a number of at least 1.")
+    if model.vocab_size not in (None, len(gguf.tokenizer.tokens)):
+        message = f"tokenizer.ggml.tokens has {len(gguf.tokenizer.tokens)} entries."
+        raise gguf.bad(f"{prefix}vocab_size", model.vocab_size, message, "Both must be the same.")
 
 
-def _check_tokenizer(found: GgufKeys) -> None:
-    keys, size = found.tokenizer, len(found.tokenizer.tokens)
+def _check_tokenizer(gguf: GgufKeys) -> None:
+    keys, size = gguf.tokenizer, len(gguf.tokenizer.tokens)
     for name, field in TokenizerKeys.model_fields.items():
         value, key = getattr(keys, name), f"tokenizer.{field.alias}"
         if isinstance(value, int) and key.endswith("_token_id") and value >= size:
-            raise found.bad(key, value, f"The vocabulary has {size} tokens.", _ID)
+            raise gguf.bad(key, value, f"The vocabulary has {size} tokens.", _ID)
         if isinstance(value, list) and name in ("types", "scores") and len(value) != size:
-            raise found.bad(key, f"{len(value)} entries", f"The vocabulary has {size} tokens.", "Give one for each.")
+            raise gguf.bad(key, f"{len(value)} entries", f"The vocabulary has {size} tokens.", "Give one for each.")
     if len(set(keys.tokens)) < size:
         twice = Counter(keys.tokens).most_common(1)[0][0]
-        raise found.bad("tokenizer.ggml.tokens", twice, "This token is there twice.", "Give every token one id.")
+        raise gguf.bad("tokenizer.ggml.tokens", twice, "This token is there twice.", "Give every token one id.")
     for name, flag, token in (("bos", keys.add_bos, keys.bos), ("eos", keys.add_eos, keys.eos)):
         if flag and token is None:
             message = f"tokenizer.ggml.add_{name}_token is true."
-            raise found.bad(f"tokenizer.ggml.{name}_token_id", None, message, _ID)
+            raise gguf.bad(f"tokenizer.ggml.{name}_token_id", None, message, _ID)

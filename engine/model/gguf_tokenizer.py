@@ -90,14 +90,14 @@ def merges_by_score(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
     Ways to make the same piece are ordered by the scores of the first part, then of the second.
     """
-    found = []
+    scored = []
     for piece, score in scores.items():
         ways = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
         ways = [(left, right) for left, right in ways if left in scores and right in scores]
         ways.sort(key=lambda way: (scores[way[0]], scores[way[1]]), reverse=True)
-        found += [(score, way) for way in ways]
-    found.sort(key=lambda entry: -entry[0])
-    return [way for _, way in found]
+        scored += [(score, way) for way in ways]
+    scored.sort(key=lambda entry: -entry[0])
+    return [way for _, way in scored]
 
 
 def _content(token: str, kind: int) -> str:
@@ -160,17 +160,17 @@ def _byte_level(keys: GgufKeys) -> tuple[Tokenizer, bool]:
 
 
 def _merges(keys: GgufKeys, vocabulary: Mapping[str, int]) -> list[tuple[str, str]]:
-    found = []
+    merges = []
     for number, merge in enumerate(keys.tokenizer.merges or ()):
         left, space, right = merge.partition(" ")
         if not (space and left in vocabulary and right in vocabulary and left + right in vocabulary):
             message, mend = "It does not make a token of two others.", "Give two tokens with a space between them."
             raise keys.bad(f"tokenizer.ggml.merges.{number}", merge, message, mend)
-        found.append((left, right))
-    if not found:
+        merges.append((left, right))
+    if not merges:
         message = "Byte-level BPE needs them: without, every byte is a token."
         raise keys.bad("tokenizer.ggml.merges", None, message, "Use a complete file.")
-    return found
+    return merges
 
 
 def _vocabulary(keys: GgufKeys, contents: Sequence[str]) -> dict[str, int]:

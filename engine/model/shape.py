@@ -86,10 +86,10 @@ class ModelShape:
         layer |= {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
         if self.qk_norm:
             layer |= {f"self_attn.{name}_norm.weight": (self.head_dim,) for name in "qk"}
-        found: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab, hidden), "model.norm.weight": (hidden,)}
+        shapes: dict[str, tuple[int, ...]] = {EMBEDDING: (self.vocab, hidden), "model.norm.weight": (hidden,)}
         for number in range(self.layers):
-            found |= {f"model.layers.{number}.{name}": dims for name, dims in layer.items()}
-        return found if self.tied else {**found, HEAD: (self.vocab, hidden)}
+            shapes |= {f"model.layers.{number}.{name}": dims for name, dims in layer.items()}
+        return shapes if self.tied else {**shapes, HEAD: (self.vocab, hidden)}
 
     @property
     def parameters(self) -> int:

@@ -81,8 +81,8 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    if (found := hub_cached(name)) is not None:
-        return found
+    if (cached := hub_cached(name)) is not None:
+        return cached
     try:
         return Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except RepositoryNotFoundError:

@@ -158,8 +158,8 @@ class Tokenizer:
             return ids or self._no_tokens(text)
         if not chat:
             return self._stretched(text, length, special=begins)
-        before, found, after = self._render(_SLOT, system, now).partition(_SLOT)
-        if not found:
+        before, slot, after = self._render(_SLOT, system, now).partition(_SLOT)
+        if not slot:
             raise bad_template("it does not show the user's message as it is")
         head, tail = self._encode(before, special=False), self._encode(after, special=False)
         room = length - len(head) - len(tail)

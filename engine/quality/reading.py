@@ -94,9 +94,9 @@ class Reader:
                 request.token_ids.append(token)
             # build_batch puts the shortest contexts first
             order = sorted(range(len(requests)), key=lambda i: len(requests[i].token_ids))
-            found = forward(Plan([Slice(r, 1, len(r.token_ids) - 1, False) for r in requests]))
-            hidden = torch.empty_like(found)
-            hidden[order] = found
+            in_order = forward(Plan([Slice(r, 1, len(r.token_ids) - 1, False) for r in requests]))
+            hidden = torch.empty_like(in_order)
+            hidden[order] = in_order
         return [r.output_token_ids for r in requests]
 
     @torch.inference_mode()
@@ -104,14 +104,14 @@ class Reader:
         """Unquantised keys (after the rotation by position) and values of a text, [layers, kv_heads, tokens, head_dim]
         each."""
         decoder, device = self.model.decoder, self.model.device
-        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        by_layer: list[tuple[torch.Tensor, torch.Tensor]] = []
 
         def look(layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
-            found.append((k.transpose(0, 1).float().cpu(), v.transpose(0, 1).float().cpu()))
+            by_layer.append((k.transpose(0, 1).float().cpu(), v.transpose(0, 1).float().cpu()))
 
         places = torch.arange(len(ids), device=device)
         decoder.forward(torch.tensor(ids, device=device), places, Probe(decoder.shape, look))
-        keys, values = zip(*found, strict=True)
+        keys, values = zip(*by_layer, strict=True)
         return torch.stack(keys), torch.stack(values)
 
     def nll(self, hidden: torch.Tensor, ids: Sequence[int]) -> torch.Tensor:

@@ -69,14 +69,14 @@ class NGramIndex:
 def followed(tokens: Sequence[int], longest: int) -> tuple[list[int], list[int]]:
     """Of each place of a text: the token that followed the longest earlier match of what ends there (-1 for none), and
     the match's length."""
-    index, found, lengths = NGramIndex(1, longest), [], []
+    index, guesses, lengths = NGramIndex(1, longest), [], []
     for end in range(1, len(tokens) + 1):
         known = tokens[:end]
         index.update(known)
         place, size = index.find(known)
-        found.append(known[place] if size else -1)
+        guesses.append(known[place] if size else -1)
         lengths.append(size)
-    return found, lengths
+    return guesses, lengths
 
 
 class Indexes:

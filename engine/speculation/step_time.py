@@ -138,15 +138,15 @@ class StepTime:
         """
         ridge = _RIDGE * np.eye(5) * max(1.0, self._gram.trace() / 5) * 0.01
         kept = list(range(5))
-        found = np.zeros(5)
+        coefficients = np.zeros(5)
         while kept:
-            found[:] = 0.0
-            found[kept] = np.linalg.solve((self._gram + ridge)[np.ix_(kept, kept)], self._moment[kept])
-            worst = min(kept, key=lambda place: found[place])
-            if found[worst] >= 0:
+            coefficients[:] = 0.0
+            coefficients[kept] = np.linalg.solve((self._gram + ridge)[np.ix_(kept, kept)], self._moment[kept])
+            worst = min(kept, key=lambda place: coefficients[place])
+            if coefficients[worst] >= 0:
                 break
             kept.remove(worst)
-        return found
+        return coefficients
 
     def _judge(self, measured: float, predicted: float) -> None:
         before = self._mean

@@ -68,11 +68,13 @@ def measure_attention(prepared: Prepared, extent: ReadingSize | None = None) -> 
         None if fixed.scales is None else fixed.scales[:layers],
         None if fixed.centre is None else fixed.centre[:layers],
     ).apply(packed)
-    found: dict[str, Any] = {"context_tokens": [extent.requests * context for context in contexts]}
+    timings: dict[str, Any] = {"context_tokens": [extent.requests * context for context in contexts]}
     for name, cache in (("packed", packed), ("plain", KVCache(*dimensions))):
         passes = [_pass(prepared, cache, layers, extent.requests, context) for context in contexts]
-        found[name] = [shortest(work, device, extent.budget_s, FEWEST_TRIES) * shape.layers / layers for work in passes]
-    return found
+        timings[name] = [
+            shortest(work, device, extent.budget_s, FEWEST_TRIES) * shape.layers / layers for work in passes
+        ]
+    return timings
 
 
 def _pass(prepared: Prepared, cache: KVCache, layers: int, count: int, context: int) -> Callable[[], None]:

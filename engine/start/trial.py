@@ -90,7 +90,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
             "sampling": config.sampling.model_copy(update={"ignore_eos": True, "stop": ()}),
         }
     )
-    found: list[Measured] = []
+    measurements: list[Measured] = []
     for count in sorted({1, most} - {0}):
         asked = tuple(
             RequestSpec(request_id=str(i), prompt_token_ids=tuple(range(PROMPT)), max_tokens=most_tokens - PROMPT)
@@ -112,5 +112,5 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
                     raise
                 what = "While guesses were tried out before the run, the model's logits were"
                 raise not_finite(what, executor.dtype) from error
-        found += control.measured[1:]
-    drafter.control.know(found)
+        measurements += control.measured[1:]
+    drafter.control.know(measurements)

@@ -176,10 +176,10 @@ class Writer:
             for column, pieces in zip(columns, zip(*parts, strict=True), strict=True):
                 column += pieces
         names = [f"at {layer}" for layer in self._cuts[:-1]] + ["final"]
-        found = {name: torch.cat(column).to(torch.bfloat16) for name, column in zip(names, columns, strict=True)}
+        states = {name: torch.cat(column).to(torch.bfloat16) for name, column in zip(names, columns, strict=True)}
         prompts = [request.num_prompt_tokens for request in self._requests]
         whole = {"ids": ids, "lengths": lengths, "prompts": prompts}
-        return found | {name: torch.tensor(values, dtype=torch.int32) for name, values in whole.items()}
+        return states | {name: torch.tensor(values, dtype=torch.int32) for name, values in whole.items()}
 
     def _step(self, parts: list[Slice], ends: Sequence[int]) -> None:
         decoder = self.model.decoder

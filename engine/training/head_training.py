@@ -295,15 +295,15 @@ def _layer(shape: ModelShape, take, at: str) -> dict[str, torch.Tensor]:  # type
         "mlp.up_proj": (width, hidden, shape.mlp_bias),
         "mlp.down_proj": (hidden, width, shape.mlp_bias),
     }
-    found = {}
+    weights = {}
     for name, (outputs, inputs, biased) in matrices.items():
-        found[f"{name}.weight"] = take(f"{at}{name}.weight", outputs, inputs)
+        weights[f"{name}.weight"] = take(f"{at}{name}.weight", outputs, inputs)
         if biased:
-            found[f"{name}.bias"] = take(f"{at}{name}.bias", outputs)
+            weights[f"{name}.bias"] = take(f"{at}{name}.bias", outputs)
     vectors = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
     if shape.qk_norm:
         vectors |= {"self_attn.q_norm": shape.head_dim, "self_attn.k_norm": shape.head_dim}
-    return found | {f"{name}.weight": take(f"{at}{name}.weight", size) for name, size in vectors.items()}
+    return weights | {f"{name}.weight": take(f"{at}{name}.weight", size) for name, size in vectors.items()}
 
 
 def _linear(weights: dict[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:

@@ -110,7 +110,7 @@ class Teaching:
             for number in HELD_OUT
             if number < self.recipe.shards
         }
-        found = {}
+        results = {}
         for name, path in {"unseen questions": self.work / UNSEEN_FILE, **held_out}.items():
             if not path.exists():
                 continue
@@ -123,13 +123,13 @@ class Teaching:
                     outcome = self.head.outcome(text, STEPS_AHEAD, measure=True)
                 tested, right = tested + outcome.tested.cpu(), right + outcome.right.cpu()
                 accepted += walked(text, outcome.guesses)
-            found[name] = {
+            results[name] = {
                 "places": int(tested[0]),
                 "acceptance_by_position": [round(float(r / t), 4) for r, t in zip(right, tested, strict=True)],
                 "mean_accepted_of_3": round(float((right / tested[0]).sum()), 4),
                 "mean_accepted_of_3_where_verifications_begin": round(sum(accepted) / max(1, len(accepted)), 4),
             }
-        return found
+        return results
 
     def facts(self) -> dict[str, Any]:
         return {"steps": self.step, "seconds": round(self.seconds, 1), "losses": self.losses, "resumed": self.resumed}
@@ -172,16 +172,16 @@ class Teaching:
         kept = file.get_tensor("vocabulary")
         shapes = {f"weight {name}": list(tensor.shape) for name, tensor in self.head.weights.items()}
         names = [name for name in file.keys() if name.startswith("weight ")]  # noqa: SIM118
-        found = {name: file.get_slice(name).get_shape() for name in names}
+        stored_shapes = {name: file.get_slice(name).get_shape() for name in names}
         size = min(self.recipe.vocabulary, self.head.shape.vocab)
-        if len(kept) == size and torch.equal(kept, self.head.vocabulary.cpu()) and found == shapes:
+        if len(kept) == size and torch.equal(kept, self.head.vocabulary.cpu()) and stored_shapes == shapes:
             return
         raise EngineError(
             "other-recipe",
             "work",
             str(self.work),
             f"the checkpoint there is of a head of another form: it guesses {len(kept)} tokens, this recipe {size}"
-            + (", and its weights have other shapes." if found != shapes else "."),
+            + (", and its weights have other shapes." if stored_shapes != shapes else "."),
             f"Give another --work folder, or remove {CHECKPOINT} in it.",
         )
 

@@ -45,13 +45,13 @@ def claim(name: str) -> Claim:
 def read_claim(path: Path) -> Claim:
     """Read and check a claim file by itself; metrics and settings are checked where it is planned. Raises ``ScenarioError``."""
     try:
-        found = read_as(Claim, path, BEGIN)
+        parsed = read_as(Claim, path, BEGIN)
     except ScenarioError as error:
         raise with_line(path, error.field.partition(": ")[2], error) from None
-    _refuse_unknown_names(path, found)
-    _refuse_circles(path, found)
-    _refuse_lone_sweeps(path, found)
-    return found
+    _refuse_unknown_names(path, parsed)
+    _refuse_circles(path, parsed)
+    _refuse_lone_sweeps(path, parsed)
+    return parsed
 
 
 def with_line(path: Path, field: str, error: ConfigError) -> ScenarioError:

@@ -91,8 +91,8 @@ def _parser(
     file.seek(0)
     if format in JSON_FORMATS or (format == "auto" and first.lstrip().startswith("{")):
         name = shape_of(path, number, json_object(path, number, first)) if format == "auto" else format
-        found = read_jsonl(path, lines(path, file), name, block_tokens=block_tokens, sessions=sessions)
-        return LICENCES[name], found
+        rows = read_jsonl(path, lines(path, file), name, block_tokens=block_tokens, sessions=sessions)
+        return LICENCES[name], rows
     table = columns_of(path, first, format)
     for key, value, usual in (("block_tokens", block_tokens, None), ("sessions", sessions, "refused")):
         if value != usual:

@@ -41,24 +41,24 @@ class Trace:
 
 def unserved(rows: Iterable[TraceRow]) -> list[str]:
     """What of these requests is not served as recorded, each in a few words for the run's labels."""
-    found = list(rows)
-    pictured = [row.images for row in found if row.images]
+    listed = list(rows)
+    pictured = [row.images for row in listed if row.images]
     others: dict[str, int] = {}
-    for row in found:
+    for row in listed:
         if row.medium != "text":
             others[row.medium] = others.get(row.medium, 0) + 1
-    chained = sum(row.in_session for row in found)
+    chained = sum(row.in_session for row in listed)
     notes = []
     if pictured:
         notes.append(
-            f"{len(pictured)} of {len(found)} requests of the trace had images ({sum(pictured)} in all), served as text of the recorded lengths"
+            f"{len(pictured)} of {len(listed)} requests of the trace had images ({sum(pictured)} in all), served as text of the recorded lengths"
         )
     if others:
         counts = ", ".join(f"{count} {medium}" for medium, count in sorted(others.items()))
         notes.append(f"not all of the trace was plain text ({counts}), served as text of the recorded lengths")
     if chained:
         notes.append(
-            f"{chained} of {len(found)} requests belong to sessions of the trace, served at their recorded moments"
+            f"{chained} of {len(listed)} requests belong to sessions of the trace, served at their recorded moments"
         )
     return notes
 
@@ -67,22 +67,22 @@ def number(path: Path, line: int, record: Mapping[str, Any], key: str) -> float:
     """A finite number of at least 0. Raises ``ConfigError`` for anything else."""
     value = record.get(key)
     try:
-        found = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]
+        parsed = float(value) if not isinstance(value, bool) else math.nan  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
-        found = math.nan
-    if not math.isfinite(found) or found < 0:
+        parsed = math.nan
+    if not math.isfinite(parsed) or parsed < 0:
         raise bad(path, line, value, f"{key} is missing or not a number of at least 0")
-    return found
+    return parsed
 
 
 def count(path: Path, line: int, record: Mapping[str, Any], key: str) -> int:
     """A whole number of at least 0. Raises ``ConfigError`` for anything else."""
-    found = number(path, line, record, key)
-    if found != int(found):
+    parsed = number(path, line, record, key)
+    if parsed != int(parsed):
         raise bad(path, line, record.get(key), f"{key} is not a whole number")
-    if found > LONGEST_PROMPT:
+    if parsed > LONGEST_PROMPT:
         raise bad(path, line, record.get(key), f"{key} is above {LONGEST_PROMPT:,}")
-    return int(found)
+    return int(parsed)
 
 
 def bad(path: Path, line: int, value: Any, what: str, mend: str = "Mend or remove the line.") -> ConfigError:

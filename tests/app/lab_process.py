@@ -62,9 +62,9 @@ class LabProcess:
 
     @property
     def address(self) -> LabAddress:
-        found = running_lab(self.home)
-        assert found is not None
-        return found
+        running = running_lab(self.home)
+        assert running is not None
+        return running
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         return call(self.address, method, path, body)

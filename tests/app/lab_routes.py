@@ -16,17 +16,17 @@ from app.server.serve import build_app
 def every_route() -> list[tuple[str, str]]:
     """(method, path) of each route the server has, Streamlit's included; new routes appear here by themselves."""
     app = build_app(Lab(Home(Path("/nowhere")), LabAddress.fresh("127.0.0.1", 1)))
-    found = []
+    routes = []
     for route in app._build_starlette_app().routes:
         if isinstance(route, WebSocketRoute):
-            found.append(("WEBSOCKET", route.path))
+            routes.append(("WEBSOCKET", route.path))
         elif isinstance(route, Route):
-            found += [(method, route.path) for method in sorted(route.methods or {"GET"})]
+            routes += [(method, route.path) for method in sorted(route.methods or {"GET"})]
         elif isinstance(route, Mount):
-            found.append(("GET", f"{route.path}/index.html"))
+            routes.append(("GET", f"{route.path}/index.html"))
         else:
             raise AssertionError(f"a route of a new kind: {route}")
-    return found
+    return routes
 
 
 ROUTES = [(method, re.sub(r"\{[^}]*\}", "x", path) or "/") for method, path in every_route()]

@@ -74,11 +74,11 @@ def test_results_say_where_they_come_from_but_not_from_whose_machine(tmp_path: P
 def test_repeats_alternate_so_that_drift_hits_all_alike():
     order: list[str] = []
     before: list[int] = []
-    found = interleave(
+    results = interleave(
         {name: lambda name=name: order.append(name) or len(order) for name in "abc"}, 3, before=lambda: before.append(1)
     )
     assert "".join(order) == "abc" + "cba" + "abc"
-    assert found == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+    assert results == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
     assert len(before) == 9
 
 

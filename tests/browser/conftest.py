@@ -101,8 +101,8 @@ def stumbling_blocks(page: Page) -> list[str]:
     for _ in range(3):
         page.wait_for_timeout(300)  # what was done is on its way to the server
         page.wait_for_function(STILL)
-        found = set(page.evaluate(AUDIT))
-        seen = found if seen is None else seen & found
+        audited = set(page.evaluate(AUDIT))
+        seen = audited if seen is None else seen & audited
         if not seen:
             break
     return sorted(seen or ())

@@ -31,13 +31,13 @@ def serving(open_lab: OpenLab) -> Iterator[str]:
 
 
 def board(page: Page) -> Locator:
-    found = page.locator(".board")
-    expect(found).to_have_attribute("data-draws", re.compile(r"^\d+$"))
-    return found
+    shown = page.locator(".board")
+    expect(shown).to_have_attribute("data-draws", re.compile(r"^\d+$"))
+    return shown
 
 
-def number(found: Locator, name: str) -> float:
-    return float(found.get_attribute(f"data-{name}") or 0)
+def number(board: Locator, name: str) -> float:
+    return float(board.get_attribute(f"data-{name}") or 0)
 
 
 def test_charts_move_at_least_five_times_a_second(open_lab: OpenLab, serving: str, open_page: OpenPage) -> None:

@@ -81,31 +81,33 @@ def write_gguf(
         scale = 1.0 if len(dims) == 1 else 0.3
         return (random.standard_normal(dims) * scale).astype(np.float32)
 
-    found: dict[str, np.ndarray] = {"token_embd.weight": tensor(len(TOKENS), HIDDEN)}
+    arrays: dict[str, np.ndarray] = {"token_embd.weight": tensor(len(TOKENS), HIDDEN)}
     for number in range(LAYERS):
         at = f"blk.{number}."
         for norm in ("attn_norm", "ffn_norm"):
-            found[f"{at}{norm}.weight"] = tensor(HIDDEN)
+            arrays[f"{at}{norm}.weight"] = tensor(HIDDEN)
         for name, width in (("attn_q", HIDDEN), ("attn_k", KV_HEADS * HEAD_DIM), ("attn_v", KV_HEADS * HEAD_DIM)):
-            found[f"{at}{name}.weight"] = gguf.quants.quantize(tensor(width, HIDDEN), Q8)
+            arrays[f"{at}{name}.weight"] = gguf.quants.quantize(tensor(width, HIDDEN), Q8)
             if kind == "qwen2":
-                found[f"{at}{name}.bias"] = tensor(width)
+                arrays[f"{at}{name}.bias"] = tensor(width)
         if kind == "qwen3":
-            found[f"{at}attn_q_norm.weight"] = tensor(HEAD_DIM)
-            found[f"{at}attn_k_norm.weight"] = tensor(HEAD_DIM)
+            arrays[f"{at}attn_q_norm.weight"] = tensor(HEAD_DIM)
+            arrays[f"{at}attn_k_norm.weight"] = tensor(HEAD_DIM)
         for name, rows, width in (
             ("attn_output", HIDDEN, HIDDEN),
             ("ffn_gate", MLP, HIDDEN),
             ("ffn_up", MLP, HIDDEN),
             ("ffn_down", HIDDEN, MLP),
         ):
-            found[f"{at}{name}.weight"] = gguf.quants.quantize(tensor(rows, width), Q8)
-    found["output_norm.weight"] = tensor(HIDDEN)
+            arrays[f"{at}{name}.weight"] = gguf.quants.quantize(tensor(rows, width), Q8)
+    arrays["output_norm.weight"] = tensor(HIDDEN)
     if rope_factors is not None:
         plain = ModelShape(**{**vars(rope_factors), "rope_scaling": None})
         factors: torch.Tensor = inverse_frequencies(plain) / inverse_frequencies(rope_factors)
-        found["rope_freqs.weight"] = factors.numpy()
-    write_file(path, kind, model_keys(kind) | tokenizer_keys(splitting) | dict(keys or {}), found | dict(tensors or {}))
+        arrays["rope_freqs.weight"] = factors.numpy()
+    write_file(
+        path, kind, model_keys(kind) | tokenizer_keys(splitting) | dict(keys or {}), arrays | dict(tensors or {})
+    )
 
 
 def write_file(path: Path, kind: str, keys: Mapping[str, Any], tensors: Mapping[str, np.ndarray | None]) -> None:
@@ -140,7 +142,7 @@ _NAMES = {
 def tensors_of(model: Any, kind: str) -> dict[str, np.ndarray]:
     """The weights of a model of transformers, named and ordered as in a GGUF file: of Llama's q and k, the two halves of a
     head take turns."""
-    found = {}
+    arrays = {}
     for name, parameter in model.named_parameters():
         stem, _, what = name.rpartition(".")
         block = ""
@@ -151,5 +153,5 @@ def tensors_of(model: Any, kind: str) -> dict[str, np.ndarray]:
         if kind == "llama" and stem in ("self_attn.q_proj", "self_attn.k_proj"):
             halves = array.reshape(-1, 2, model.config.head_dim // 2, *array.shape[1:])
             array = np.ascontiguousarray(np.swapaxes(halves, 1, 2)).reshape(array.shape)
-        found[f"{block}{_NAMES[stem]}.{what}"] = array
-    return found
+        arrays[f"{block}{_NAMES[stem]}.{what}"] = array
+    return arrays

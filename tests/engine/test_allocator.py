@@ -27,12 +27,12 @@ print(faults() - before)
 
 
 def test_what_the_user_says_stays() -> None:
-    found = allocator.with_tunables({"GLIBC_TUNABLES": "glibc.malloc.mmap_max=7:glibc.cpu.x=1", "A": "b"})
-    parts = found["GLIBC_TUNABLES"].split(":")
+    environment = allocator.with_tunables({"GLIBC_TUNABLES": "glibc.malloc.mmap_max=7:glibc.cpu.x=1", "A": "b"})
+    parts = environment["GLIBC_TUNABLES"].split(":")
     assert parts[:2] == ["glibc.malloc.mmap_max=7", "glibc.cpu.x=1"]
     assert {part.split("=")[0] for part in parts[2:]} == set(allocator.TUNABLES) - {"glibc.malloc.mmap_max"}
-    assert found["A"] == "b"
-    assert allocator.with_tunables(found) == found
+    assert environment["A"] == "b"
+    assert allocator.with_tunables(environment) == environment
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")

@@ -314,9 +314,9 @@ def whole_numbers(model: type[BaseModel], before: str = "") -> Iterator[tuple[st
 
 @pytest.mark.parametrize("model", [EngineConfig, RequestSpec, RunSpec])
 def test_no_whole_number_is_larger_than_the_column_it_may_reach(model: type[BaseModel]):
-    found = dict(whole_numbers(model))
-    assert found
-    for name, field in found.items():
+    fields = dict(whole_numbers(model))
+    assert fields
+    for name, field in fields.items():
         bounds = {key: getattr(bound, key) for bound in field.metadata for key in ("ge", "le") if hasattr(bound, key)}
         in_nanoseconds = name.endswith("_ns") or name.endswith("seed")
         assert bounds.get("le", 2**70) <= (2**63 - 1 if in_nanoseconds else LARGEST_COUNT), name

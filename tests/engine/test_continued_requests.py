@@ -96,5 +96,5 @@ def test_the_share_of_prompt_tokens_found_is_the_one_asked_for(tmp_path: Path, s
     }
     drawn = scenarios.build("hit-rate", asked)
     served = serve(make_spec(config(prefix_sharing=PrefixSharing()), drawn.requests), tmp_path)
-    found = sum(r.cached_tokens for r in served) / sum(r.num_prompt_tokens for r in served)
-    assert found == pytest.approx(share, abs=0.05 * share + 0.002)
+    hit_rate = sum(r.cached_tokens for r in served) / sum(r.num_prompt_tokens for r in served)
+    assert hit_rate == pytest.approx(share, abs=0.05 * share + 0.002)

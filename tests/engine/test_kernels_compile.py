@@ -33,7 +33,7 @@ GRID_LIMIT = 65_535  # programs along the second and third side of a grid
 
 def launched_kernels() -> set[str]:
     """Names of all kernels that the engine's source launches: ``name[grid](...)``."""
-    found = set()
+    kernels = set()
     for path in (ROOT / "engine").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         if "triton" not in text:
@@ -45,8 +45,8 @@ def launched_kernels() -> set[str]:
                 and isinstance(node.func.slice, ast.Tuple)
                 and isinstance(node.func.value, ast.Name)
             ):
-                found.add(node.func.value.id)
-    return found
+                kernels.add(node.func.value.id)
+    return kernels
 
 
 @pytest.fixture(scope="module", params=CAPABILITIES, ids=lambda asked: f"{asked[0] / 10} every {asked[1]}")

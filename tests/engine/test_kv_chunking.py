@@ -46,10 +46,10 @@ def reader_of(model: LoadedModel, name: str | None) -> Reader:
 
 def test_at_full_precision_nothing_depends_on_where_a_text_is_cut(model: LoadedModel, ids: list[int]) -> None:
     reader = reader_of(model, None)
-    found = sensitivity(reader, ids, reader.read(ids))
-    assert found["logits"] < 1e-3
-    assert found["agreement"] == 1
-    assert found["codes"] is None
+    moved = sensitivity(reader, ids, reader.read(ids))
+    assert moved["logits"] < 1e-3
+    assert moved["agreement"] == 1
+    assert moved["codes"] is None
 
 
 @pytest.mark.parametrize("name", CODECS)
@@ -58,16 +58,16 @@ def test_a_packed_cache_is_sensitive_to_where_a_text_is_cut(name: str, model: Lo
     """The meter tells it apart from rounding, and it is less than what the codec costs."""
     reader = reader_of(model, name)
     first = reader.read(ids)
-    found = sensitivity(reader, ids, first)
-    assert found["logits"] < MOVES[name]
-    assert found["codes"] < 0.6
+    moved = sensitivity(reader, ids, first)
+    assert moved["logits"] < MOVES[name]
+    assert moved["codes"] < 0.6
     if name == "int4":
-        assert found["codes"] > 0
-    assert (found["codes"] > 0) == (found["logits"] > 1e-3), "no code on a border: rounding only"
-    assert found["agreement"] > 0.9
+        assert moved["codes"] > 0
+    assert (moved["codes"] > 0) == (moved["logits"] > 1e-3), "no code on a border: rounding only"
+    assert moved["agreement"] > 0.9
     exact = reader_of(model, None).read(ids).hidden
     p, q = (reader.logits(hidden).log_softmax(-1) for hidden in (exact, first.hidden))
-    assert found["kl"] < float((p.exp() * (p - q)).sum(-1).mean())
+    assert moved["kl"] < float((p.exp() * (p - q)).sum(-1).mean())
 
 
 def test_one_code_on_a_border_changes_many_of_the_last_layers(model: LoadedModel, ids: list[int], monkeypatch) -> None:

@@ -209,13 +209,13 @@ def test_the_mean_key_is_that_of_keys_at_every_place_they_may_have(tiny: Path) -
     asked = [RequestSpec(request_id="0", prompt_token_ids=(9, 9), max_tokens=1)]
     decoder = prepare(make_spec(engine_config(tiny, None), asked)).model.decoder
     text, unrotated = list(range(8, 60)), torch.zeros(len(range(8, 60)), dtype=torch.int64)
-    found: list[torch.Tensor] = []
-    probe = Probe(decoder.shape, lambda layer, k, v: found.append(k[0]))
+    keys: list[torch.Tensor] = []
+    probe = Probe(decoder.shape, lambda layer, k, v: keys.append(k[0]))
     for place in range(256):  # the first layer's keys depend on their tokens alone
         decoder.forward(torch.tensor(text[:1]), unrotated[:1] + place, probe, layers=[0])
     first = measure(decoder, text[:1]).mean_keys[0]
-    assert torch.allclose(first, torch.stack(found).mean(0), atol=1e-4)
-    assert not torch.allclose(first, found[0], rtol=0.5, atol=0.1), "the place does matter"
+    assert torch.allclose(first, torch.stack(keys).mean(0), atol=1e-4)
+    assert not torch.allclose(first, keys[0], rtol=0.5, atol=0.1), "the place does matter"
 
 
 def test_a_calibration_text_shorter_than_a_block_is_refused(tiny: Path) -> None:

@@ -42,17 +42,17 @@ def prepared(codec: KVQuantization | None, **engine: object) -> Prepared:
     ],
 )
 def test_both_forms_are_timed_at_two_contexts(asked: KVQuantization) -> None:
-    found = measure_attention(prepared(asked), SMALL)
-    assert found is not None
-    assert found["context_tokens"] == [32, 64]
-    assert all(len(found[form]) == 2 and min(found[form]) > 0 for form in ("packed", "plain"))
-    json.dumps(found)
+    timings = measure_attention(prepared(asked), SMALL)
+    assert timings is not None
+    assert timings["context_tokens"] == [32, 64]
+    assert all(len(timings[form]) == 2 and min(timings[form]) > 0 for form in ("packed", "plain"))
+    json.dumps(timings)
 
 
 def test_the_contexts_stay_within_what_the_model_reads() -> None:
-    found = measure_attention(prepared(KVQuantization(), max_model_len=30), ReadingSize(3, (16, 64), 1 << 20, 0.0))
-    assert found is not None
-    assert found["context_tokens"] == [3 * 7, 3 * 30]
+    timings = measure_attention(prepared(KVQuantization(), max_model_len=30), ReadingSize(3, (16, 64), 1 << 20, 0.0))
+    assert timings is not None
+    assert timings["context_tokens"] == [3 * 7, 3 * 30]
 
 
 def test_at_full_precision_there_is_nothing_to_measure() -> None:
@@ -89,6 +89,6 @@ def test_the_custom_kernels_are_timed_where_they_are_not_interpreted() -> None:
     kernels = prepared(KVQuantization(codec="int4"), attention_backend="triton", cuda_graphs=False, overlap="off")
     assert kernels.backend == "triton"
     assert measure_attention(kernels) is None or torch.cuda.is_available()
-    found = measure_attention(kernels, SMALL)  # interpreted: that it runs is what is shown
-    assert found is not None
-    assert min(found["packed"]) > 0
+    timings = measure_attention(kernels, SMALL)  # interpreted: that it runs is what is shown
+    assert timings is not None
+    assert min(timings["packed"]) > 0

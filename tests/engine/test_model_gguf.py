@@ -156,11 +156,11 @@ def test_two_processes_at_once_convert_once(small: Path):
     processes = [spawn.Process(target=_convert, args=(str(small), results)) for _ in range(2)]
     for process in processes:
         process.start()
-    found = [results.get(timeout=120) for _ in processes]
+    outcomes = [results.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()
-    assert len({directory for directory, _ in found}) == 1
-    assert [did for _, did in found].count(True) == 1
+    assert len({directory for directory, _ in outcomes}) == 1
+    assert [did for _, did in outcomes].count(True) == 1
 
 
 def test_the_wrong_hash_is_refused_and_nothing_stays(small: Path, own_cache: Path):

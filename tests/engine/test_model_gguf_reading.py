@@ -329,10 +329,10 @@ def test_number_formats_are_read_as_the_library_reads_them(name: str, tmp_path: 
     )  # finite whatever they mean
     path = tmp_path / "stored"
     path.write_bytes(b"abc" + stored.tobytes())
-    found = _dequantised(np.memmap(path, np.uint8, "r"), Stored((3, 5, width), int(kind), 3))
+    ours = _dequantised(np.memmap(path, np.uint8, "r"), Stored((3, 5, width), int(kind), 3))
     expected = gguf.quants.dequantize(stored, kind).astype(np.float32)
-    assert found.shape == (3, 5, width)
-    np.testing.assert_array_equal(found, expected)
+    assert ours.shape == (3, 5, width)
+    np.testing.assert_array_equal(ours, expected)
 
 
 def text(value: str) -> bytes:

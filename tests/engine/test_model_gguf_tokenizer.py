@@ -187,7 +187,7 @@ def slow_byte_level(text: str, pattern: str, tokens: list[str], merges: list[str
     signs = byte_characters()
     ids = {token: number for number, token in enumerate(tokens)}
     ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
-    found = []
+    token_ids = []
     for match in regex.finditer(pattern, text):
         parts = [signs[byte] for byte in match.group().encode()]
         if whole_words and "".join(parts) in ids:
@@ -195,8 +195,8 @@ def slow_byte_level(text: str, pattern: str, tokens: list[str], merges: list[str
         while ways := [(ranks[pair], at) for at, pair in enumerate(itertools.pairwise(parts)) if pair in ranks]:
             at = min(ways)[1]
             parts[at : at + 2] = [parts[at] + parts[at + 1]]
-        found += [ids[part] for part in parts]
-    return found
+        token_ids += [ids[part] for part in parts]
+    return token_ids
 
 
 def byte_characters() -> list[str]:

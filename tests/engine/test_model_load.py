@@ -51,15 +51,15 @@ def saved(tmp_path: Path) -> Path:
 
 def tensors() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    found = {"model.embed_tokens.weight": torch.randn(64, 32), "model.norm.weight": torch.ones(32)}
+    weights = {"model.embed_tokens.weight": torch.randn(64, 32), "model.norm.weight": torch.ones(32)}
     for number in range(2):
         at = f"model.layers.{number}."
         dims = {"self_attn.q_proj": (32, 32), "self_attn.k_proj": (16, 32), "self_attn.v_proj": (16, 32)}
         dims |= {"self_attn.o_proj": (32, 32), "mlp.gate_proj": (48, 32), "mlp.up_proj": (48, 32)}
         dims |= {"mlp.down_proj": (32, 48)}
-        found |= {f"{at}{name}.weight": torch.randn(shape) for name, shape in dims.items()}
-        found |= {f"{at}{n}.weight": torch.ones(32) for n in ("input_layernorm", "post_attention_layernorm")}
-    return found
+        weights |= {f"{at}{name}.weight": torch.randn(shape) for name, shape in dims.items()}
+        weights |= {f"{at}{n}.weight": torch.ones(32) for n in ("input_layernorm", "post_attention_layernorm")}
+    return weights
 
 
 def refusal(directory: Path | str, dtype: torch.dtype = torch.float32) -> EngineError:

@@ -168,11 +168,11 @@ def test_unreferenced_blocks_leave_least_recently_used_first_and_leaves_before_t
     assert scheduler.pool.num_cached == 9
     serve_in_turn(scheduler, [make_request(3, [*A, 1])])  # A is used, and needs one more block: B's last one goes
     probes = {"a": [*A, 2], "b": [*B, 2], "c": [*C, 2]}
-    found = {}
+    hits = {}
     for name, probe in probes.items():
         match = scheduler.prefixes.match(make_request(9, probe), 9)
-        found[name] = len(match.path)
-    assert found == {"a": 3, "b": 2, "c": 3}
+        hits[name] = len(match.path)
+    assert hits == {"a": 3, "b": 2, "c": 3}
 
 
 def test_blocks_with_nothing_to_find_are_taken_before_cached_ones():

@@ -32,9 +32,9 @@ def watched(tmp_path: Path, requests: list[RequestSpec], **settings: Any) -> tup
         forward = executor.forward
 
         def and_look(batch: Any) -> Any:
-            found = in_flight_of({"in_flight": in_flight(engine)})
-            assert found is not None
-            seen.append(found)
+            written = in_flight_of({"in_flight": in_flight(engine)})
+            assert written is not None
+            seen.append(written)
             return forward(batch)
 
         executor.forward = and_look  # type: ignore[method-assign]

@@ -76,12 +76,12 @@ class Machine:
 
     def tried_out(self, lengths: Sequence[int]) -> list[Measured]:
         """What ``engine.start.trial`` would have measured here."""
-        found = []
+        measurements = []
         for length in lengths:
             plan = self.plan()
-            found.append(measured(plan, self.iterate([length] * len(plan.slices), plan)))
+            measurements.append(measured(plan, self.iterate([length] * len(plan.slices), plan)))
         self.lengths = [0] * len(self.lengths)
-        return found
+        return measurements
 
 
 def made_up(number: int) -> Request:

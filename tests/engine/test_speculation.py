@@ -121,11 +121,11 @@ def test_a_match_goes_through_guesses_and_they_leave_no_trace(tokens: list[int],
     before = dict(index._next)
     place, size = index.find(tokens, ahead)
     whole = [*tokens, *ahead]
-    found, matched = followed(whole, longest)
+    guesses, matched = followed(whole, longest)
     assert size == matched[-1]
-    assert (whole[place] if size else -1) == found[-1]
+    assert (whole[place] if size else -1) == guesses[-1]
     assert index._next == before
-    for end, (token, length) in enumerate(zip(found, matched, strict=True), start=1):
+    for end, (token, length) in enumerate(zip(guesses, matched, strict=True), start=1):
         known = whole[:end]
         sizes = [n for n in range(1, longest + 1) if any(known[e - n : e] == known[-n:] for e in range(n, end))]
         assert length == max(sizes, default=0)
@@ -292,10 +292,10 @@ def test_step_time_is_learnt_from_iterations():
 
 
 def test_one_slow_guess_is_not_the_usual_one():
-    found = StepTime()
+    step_time = StepTime()
     for draft_ns in (4e6, 4e6, 600e6, 4e6):
-        found.update(Load(100, 4, 2, True), 2, int(20e6 + draft_ns), int(draft_ns))
-    assert 2e6 <= found.draft_ns <= 4e6
+        step_time.update(Load(100, 4, 2, True), 2, int(20e6 + draft_ns), int(draft_ns))
+    assert 2e6 <= step_time.draft_ns <= 4e6
 
 
 def test_no_step_is_expected_to_take_no_time():

@@ -111,7 +111,7 @@ def test_the_loss_is_that_of_the_mixture_and_so_is_its_gradient(trained):
     head.weights[POINTER] = pointer
     loss = head._divergence(normed, wanted, pointed, matched)
     head.weights[POINTER] = kept
-    found = torch.autograd.grad(loss, (normed, pointer))
+    gradients = torch.autograd.grad(loss, (normed, pointer))
 
     place = torch.tensor([head.vocabulary.tolist().index(t) if t in head.vocabulary else -1 for t in pointed.tolist()])
     share = torch.where((matched > 0) & (place >= 0), pointer[matched].sigmoid(), 0.0)[:, None]
@@ -120,7 +120,7 @@ def test_the_loss_is_that_of_the_mixture_and_so_is_its_gradient(trained):
     law = (1 - share) * (normed @ head.head.T).softmax(-1) + share * one
     plain = -(wanted.softmax(-1) * law.log()).sum(-1).mean()
     torch.testing.assert_close(loss, plain)
-    torch.testing.assert_close(found, torch.autograd.grad(plain, (normed, pointer)))
+    torch.testing.assert_close(gradients, torch.autograd.grad(plain, (normed, pointer)))
 
 
 def test_the_pointer_decides_some_guesses(trained, tmp_path: Path):

@@ -86,9 +86,9 @@ def test_pieces_joined_are_the_whole_text_decoded(kind: str, data: st.DataObject
 
 
 def ids_of(tokenizer: Tokenizer, *names: str) -> list[int]:
-    found = [tokenizer._backend.token_to_id(name) for name in names]
-    assert None not in found
-    return found
+    ids = [tokenizer._backend.token_to_id(name) for name in names]
+    assert None not in ids
+    return ids
 
 
 def pieces(tokenizer: Tokenizer, ids: list[int]) -> list[str]:

@@ -24,29 +24,29 @@ def test_fixed_is_fixed():
 
 
 def test_uniform_takes_both_ends_and_all_between():
-    found = draws(Uniform(low=3, high=9))
-    assert set(found) == set(range(3, 10))
-    assert statistics.fmean(found) == pytest.approx(6, rel=0.05)
+    lengths = draws(Uniform(low=3, high=9))
+    assert set(lengths) == set(range(3, 10))
+    assert statistics.fmean(lengths) == pytest.approx(6, rel=0.05)
 
 
 def test_normal_keeps_mean_and_deviation():
-    found = draws(Normal(mean=1200, cv=0.3))
-    assert statistics.fmean(found) == pytest.approx(1200, rel=0.05)
-    assert statistics.stdev(found) == pytest.approx(360, rel=0.05)
+    lengths = draws(Normal(mean=1200, cv=0.3))
+    assert statistics.fmean(lengths) == pytest.approx(1200, rel=0.05)
+    assert statistics.stdev(lengths) == pytest.approx(360, rel=0.05)
 
 
 def test_lognormal_keeps_its_median_and_sigma():
-    found = sorted(draws(Lognormal(median=800, sigma=1.0)))
-    assert found[MANY // 2] == pytest.approx(800, rel=0.05)
-    assert found[int(MANY * 0.8413)] / found[MANY // 2] == pytest.approx(2.718, rel=0.05)
+    lengths = sorted(draws(Lognormal(median=800, sigma=1.0)))
+    assert lengths[MANY // 2] == pytest.approx(800, rel=0.05)
+    assert lengths[int(MANY * 0.8413)] / lengths[MANY // 2] == pytest.approx(2.718, rel=0.05)
 
 
 def test_zipf_has_the_shape_of_burstgpt_demo():
-    found = sorted(draws(Zipf(theta=1.1, low=1, high=1024)))
-    assert statistics.fmean(found) == pytest.approx(102, rel=0.05)
-    assert found[MANY // 2] == pytest.approx(12, abs=1)
-    assert found[int(MANY * 0.90)] == pytest.approx(355, rel=0.05)
-    assert found[int(MANY * 0.99)] == pytest.approx(916, rel=0.05)
+    lengths = sorted(draws(Zipf(theta=1.1, low=1, high=1024)))
+    assert statistics.fmean(lengths) == pytest.approx(102, rel=0.05)
+    assert lengths[MANY // 2] == pytest.approx(12, abs=1)
+    assert lengths[int(MANY * 0.90)] == pytest.approx(355, rel=0.05)
+    assert lengths[int(MANY * 0.99)] == pytest.approx(916, rel=0.05)
 
 
 def test_zipf_of_theta_zero_is_uniform():
@@ -66,10 +66,10 @@ def test_no_length_leaves_its_bounds(lengths):
 
 
 def test_a_thought_is_cut_at_its_budget():
-    found = draws(Reasoning(median=800, sigma=2, budget=1000, answer_low=50, answer_high=60), 1000)
-    assert max(found) <= 1060
-    assert min(found) >= 51
-    assert sum(n >= 1050 for n in found) > 300
+    lengths = draws(Reasoning(median=800, sigma=2, budget=1000, answer_low=50, answer_high=60), 1000)
+    assert max(lengths) <= 1060
+    assert min(lengths) >= 51
+    assert sum(n >= 1050 for n in lengths) > 300
 
 
 def test_a_traced_length_is_scaled_and_never_zero():

@@ -17,18 +17,18 @@ NAMES = [info.name for info in scenarios.available()]
 @pytest.mark.parametrize("name", NAMES)
 def test_every_request_is_in_every_picture(name: str):
     spec = scenarios.build(name)
-    found = preview(spec, RATES)
-    assert found.requests == len(spec.requests) == sum(found.groups.values())
+    expected = preview(spec, RATES)
+    assert expected.requests == len(spec.requests) == sum(expected.groups.values())
     assert (
-        sum(one.count for one in found.prompt_lengths)
-        == sum(one.count for one in found.output_lengths)
-        == found.requests
+        sum(one.count for one in expected.prompt_lengths)
+        == sum(one.count for one in expected.output_lengths)
+        == expected.requests
     )
-    assert sum(one.count for one in found.arrivals_s) == found.requests - found.following
-    assert found.output_tokens == sum(r.max_tokens for r in spec.requests)
-    assert 0 <= found.shared_tokens < found.prompt_tokens
-    assert found.work_s > 0
-    assert all(sentence.endswith(".") for sentence in found.in_words)
+    assert sum(one.count for one in expected.arrivals_s) == expected.requests - expected.following
+    assert expected.output_tokens == sum(r.max_tokens for r in spec.requests)
+    assert 0 <= expected.shared_tokens < expected.prompt_tokens
+    assert expected.work_s > 0
+    assert all(sentence.endswith(".") for sentence in expected.in_words)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1, max_size=200))
@@ -50,8 +50,8 @@ def test_bins_of_lengths_begin_and_end_at_whole_numbers(values: list[int]):
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.9])
 def test_shared_tokens_are_those_that_a_cache_can_find(share: float):
     asked = {"workload.prompt.share": str(share), "workload.prompt_tokens": "512"}
-    found = preview(scenarios.build("hit-rate", asked), RATES)
-    assert found.shared_tokens / found.prompt_tokens == pytest.approx(share, abs=0.02)
+    expected = preview(scenarios.build("hit-rate", asked), RATES)
+    assert expected.shared_tokens / expected.prompt_tokens == pytest.approx(share, abs=0.02)
 
 
 def test_a_turn_is_as_long_as_the_talk_before_it():
@@ -60,11 +60,11 @@ def test_a_turn_is_as_long_as_the_talk_before_it():
         "workload.programs.requests": "3",
         "workload.programs.arrivals.turns": "3",
     }
-    found = preview(scenarios.build("agents", asked), RATES)
-    assert found.following == 2
-    first = found.prompt_lengths[0].start
-    assert found.prompt_lengths[-1].end - 1 >= first + 2 * 10
-    assert found.shared_tokens >= 2 * (first + 10)
+    expected = preview(scenarios.build("agents", asked), RATES)
+    assert expected.following == 2
+    first = expected.prompt_lengths[0].start
+    assert expected.prompt_lengths[-1].end - 1 >= first + 2 * 10
+    assert expected.shared_tokens >= 2 * (first + 10)
 
 
 def test_the_load_is_work_over_the_time_it_comes_in():
@@ -75,10 +75,10 @@ def test_the_load_is_work_over_the_time_it_comes_in():
         "workload.users.output_tokens": "1",
         "workload.users.requests": "11",
     }
-    found = preview(scenarios.build("hit-rate", asked), RATES)
-    assert found.arrive_within_s == 20
-    assert found.work_s == pytest.approx(11 * 0.5)
-    assert found.load == pytest.approx(0.25)
+    expected = preview(scenarios.build("hit-rate", asked), RATES)
+    assert expected.arrive_within_s == 20
+    assert expected.work_s == pytest.approx(11 * 0.5)
+    assert expected.load == pytest.approx(0.25)
     assert preview(scenarios.build("hit-rate", asked | {"workload.speed": "8"}), RATES).load == pytest.approx(2)
 
 
@@ -91,8 +91,8 @@ def test_load_is_what_a_sized_scenario_asks_for():
 
 
 def test_without_rates_no_load_is_said():
-    found = preview(scenarios.build("chat"))
-    assert found.work_s is None
-    assert found.load is None
-    assert "not known" in found.in_words[-1]
+    expected = preview(scenarios.build("chat"))
+    assert expected.work_s is None
+    assert expected.load is None
+    assert "not known" in expected.in_words[-1]
     assert preview(scenarios.build("ragged"), RATES).load is None

@@ -64,11 +64,11 @@ def test_pauses_keep_their_mean(pause, mean: float, most: float):
 
 
 def test_sessions_begin_at_their_rate():
-    found = Sessions(rate=2.0, turns=Uniform(low=1, high=3)).draw(100_000, random.Random(1))
-    begins = [a.at_s for a in found if a.after is None]
+    arrivals = Sessions(rate=2.0, turns=Uniform(low=1, high=3)).draw(100_000, random.Random(1))
+    begins = [a.at_s for a in arrivals if a.after is None]
     assert begins == sorted(begins)
     assert len(begins) / begins[-1] == pytest.approx(2.0, rel=0.05)
-    turns = Counter(a.session for a in found)
+    turns = Counter(a.session for a in arrivals)
     assert statistics.fmean(turns.values()) == pytest.approx(2.0, rel=0.05)
 
 

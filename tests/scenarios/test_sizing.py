@@ -64,9 +64,9 @@ def test_the_pattern_of_arrivals_is_the_same_on_every_machine(name: str):
     written = scenarios.build(name)
     for machine in MACHINES.values():
         sized = scenarios.build(name, measure=machine.rates)
-        for group, found in sized.sizing.groups.items():
+        for group, fitted in sized.sizing.groups.items():
             before, after = ([r.arrival_ns for r in s.requests if r.group == group] for s in (written, sized))
-            assert after == [pytest.approx(at * found.stretch, abs=100) for at in before]
+            assert after == [pytest.approx(at * fitted.stretch, abs=100) for at in before]
 
 
 def test_without_rates_and_with_fixed_the_times_are_those_of_the_file():

@@ -42,12 +42,12 @@ def machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @cache
 def rates(machine: str) -> MachineRates:
     """What was measured; at half the speed, of a machine that takes twice as long."""
-    found, slow = measure_rates(apply_overrides(EngineConfig(), SAME_TOKENS)), SLOWDOWN[machine]
-    return found.model_copy(
+    measured, slow = measure_rates(apply_overrides(EngineConfig(), SAME_TOKENS)), SLOWDOWN[machine]
+    return measured.model_copy(
         update={
-            "prefill_tokens_per_s": found.prefill_tokens_per_s / slow,
-            "step_ms": found.step_ms * slow,
-            "batch_step_ms": found.batch_step_ms * slow,
+            "prefill_tokens_per_s": measured.prefill_tokens_per_s / slow,
+            "step_ms": measured.step_ms * slow,
+            "batch_step_ms": measured.batch_step_ms * slow,
         }
     )
 
@@ -75,12 +75,12 @@ def test_what_a_scenario_expects_comes_out_here(claim: expectations.Claim, machi
 
 def test_the_modelled_machine_serves_starter_as_this_one_does():
     """The p99 ratio of on and off, modelled with a line through this machine's own rates, against the measured one."""
-    found = rates("as it is")
-    per_sequence = max(0.0, found.batch_step_ms - found.step_ms) / 7
-    base = max(0.0, found.step_ms - per_sequence)
-    token = max(0.0, 1e3 * 256 / found.prefill_tokens_per_s - base) / 256
+    measured = rates("as it is")
+    per_sequence = max(0.0, measured.batch_step_ms - measured.step_ms) / 7
+    base = max(0.0, measured.step_ms - per_sequence)
+    token = max(0.0, 1e3 * 256 / measured.prefill_tokens_per_s - base) / 256
     model = Machine(base=base, token=token, sequence=max(0.0, per_sequence - token), pair=0.0)
-    spec = scenarios.build("starter", SAME_TOKENS, measure=lambda config: found)
+    spec = scenarios.build("starter", SAME_TOKENS, measure=lambda config: measured)
 
     def ratio(serve) -> float:
         on, off = (

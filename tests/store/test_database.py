@@ -30,8 +30,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def test_every_row_type_has_its_table_led_by_run_id(database: Database) -> None:
     with database.read() as con:
         for row, table in TABLES.items():
-            found = [r[0] for r in con.execute(f"DESCRIBE {table}").fetchall()]
-            assert found == ["run_id", *columns(ROW_TYPES[row])]
+            names = [r[0] for r in con.execute(f"DESCRIBE {table}").fetchall()]
+            assert names == ["run_id", *columns(ROW_TYPES[row])]
 
 
 def test_a_second_owner_is_told_who_has_it(tmp_path: Path) -> None:

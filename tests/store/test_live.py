@@ -193,9 +193,9 @@ def test_an_engine_that_stands_still_has_too_little_work(tmp_path: Path) -> None
 def in_flight(at_s: float, iterations: int, **more: Any) -> InFlight:
     """As ``status.json`` says it, ``at_s`` after the run's start and after so many iterations."""
     about = {"at_ns": round(at_s * 1e9), "iterations": iterations, "running": 4, "waiting": 0, "requests": []} | more
-    found = in_flight_of({"in_flight": about})
-    assert found is not None
-    return found
+    parsed = in_flight_of({"in_flight": about})
+    assert parsed is not None
+    return parsed
 
 
 def prompt_step(start_s: float, iteration: int) -> dict[str, Any]:

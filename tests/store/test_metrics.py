@@ -129,8 +129,8 @@ def test_the_database_and_numpy_agree_on_percentiles(tmp_path: Path) -> None:
     with Database(tmp_path / "db.duckdb") as database, database.read() as con:
         for share in (0.5, 0.9, 0.99):
             query = "SELECT quantile_cont(v, ?) FROM (SELECT unnest(?::DOUBLE[]) AS v)"
-            ((found,),) = con.execute(query, [share, values.tolist()]).fetchall()
-            assert found == pytest.approx(percentile(values, share), rel=1e-12)
+            ((quantile,),) = con.execute(query, [share, values.tolist()]).fetchall()
+            assert quantile == pytest.approx(percentile(values, share), rel=1e-12)
 
 
 def test_a_stall_is_a_gap_above_the_one_bound_and_a_run_of_slow_gaps_is_all_stalls(tmp_path: Path) -> None:
@@ -271,5 +271,5 @@ def test_steady_throughput_leaves_out_how_the_batch_fills_and_empties(tmp_path: 
     set_status(run_dir, "finished")
     with Database(tmp_path / "db.duckdb") as database, database.read() as con:
         Collector(tmp_path / "runs", database).ingest_once("steady")
-        found = queries.summary(con, "steady")["output_tokens_per_s_steady"]
-    assert found == (expected if expected is None else pytest.approx(expected))
+        steady = queries.summary(con, "steady")["output_tokens_per_s_steady"]
+    assert steady == (expected if expected is None else pytest.approx(expected))

@@ -192,13 +192,13 @@ def test_a_snapshot_carries_it_and_exporting_again_gives_the_same_bytes(runs: Pa
     import_snapshot(file, *folders, _named, _named)
     export_snapshot(again, [there / "runs" / "r2", there / "runs" / "r1"])
     assert again.read_bytes() == file.read_bytes()
-    found = []
+    rows = []
     for number, folder in enumerate((runs, there / "runs")):
         with Database(tmp_path / f"{number}.duckdb") as database, database.read() as con:
             Collector(folder, database).ingest_once("r1")
-            found.append(quality(con, "r1"))
-    assert found[0] == found[1]
-    assert len(found[0]) == 2
+            rows.append(quality(con, "r1"))
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 2
 
 
 def test_a_damaged_result_is_not_handed_on(runs: Path, tmp_path: Path) -> None:

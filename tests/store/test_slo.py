@@ -33,10 +33,10 @@ def test_goodput_is_the_highest_rate_before_attainment_breaks() -> None:
 
 @given(st.floats(0.2, 90))
 def test_bisection_finds_the_knee(knee: float) -> None:
-    found = capacity(lambda rate: rate <= knee, 0.1, 100, tolerance=0.01)
-    assert found is not None
-    assert found <= knee
-    assert found == pytest.approx(knee, rel=0.02)
+    highest = capacity(lambda rate: rate <= knee, 0.1, 100, tolerance=0.01)
+    assert highest is not None
+    assert highest <= knee
+    assert highest == pytest.approx(knee, rel=0.02)
 
 
 def test_capacity_outside_the_range_is_said() -> None:

@@ -116,17 +116,17 @@ def test_a_run_that_is_here_gets_what_it_lacks_and_keeps_what_it_has(
     (here.runs / "r1" / "quality.json").write_bytes(measured)
     later = tmp_path / "later.servescope"
     export_snapshot(later, [here.runs / "r1", here.runs / "r2"], here.experiments / "x-1")
-    found = there.read(later)
-    assert (found.runs, found.known) == ((), ("r1", "r2"))
-    assert set(found.taken) == {("r1", "quality.json"), ("r2", "notes.json")}
-    assert set(found.kept) == {("r1", "notes.json"), ("x-1", "experiment.json")}
-    assert set(found.changed) == {"r1", "r2"}
+    imported = there.read(later)
+    assert (imported.runs, imported.known) == ((), ("r1", "r2"))
+    assert set(imported.taken) == {("r1", "quality.json"), ("r2", "notes.json")}
+    assert set(imported.kept) == {("r1", "notes.json"), ("x-1", "experiment.json")}
+    assert set(imported.changed) == {"r1", "r2"}
     assert (there.runs / "r1" / "quality.json").read_bytes() == measured
     assert (there.runs / "r2" / "notes.json").read_bytes() == (here.runs / "r2" / "notes.json").read_bytes()
     assert json.loads(mine.read_text()) == {"name": "mine"}
     before = there.content()
     again = there.read(later)
-    assert (again.taken, again.kept) == ((), found.kept)
+    assert (again.taken, again.kept) == ((), imported.kept)
     assert there.content() == before
 
 

@@ -81,9 +81,9 @@ def test_one_repeat_never_gives_a_verdict() -> None:
 def test_more_repeats_narrow_the_interval() -> None:
     widths = []
     for repeats in (2, 5, 20):
-        found = compare(experiment(11, 1.0, repeats), "a")["output_tokens_per_s"]["b"].ratio_interval
-        assert found is not None
-        widths.append(found[1] - found[0])
+        interval = compare(experiment(11, 1.0, repeats), "a")["output_tokens_per_s"]["b"].ratio_interval
+        assert interval is not None
+        widths.append(interval[1] - interval[0])
     assert widths[0] > widths[1] > widths[2]
 
 
@@ -141,8 +141,8 @@ def test_binned_quantiles_are_close_to_exact_ones() -> None:
     edges = 10 ** (np.arange(0, 401) / 100)
     counts = np.histogram(values, edges)[0][None].astype(np.float32)
     for share in (0.5, 0.9, 0.99):
-        found = weighted_histogram_quantile(counts, edges, np.ones((1, 1), np.float32), share)[0]
-        assert found == pytest.approx(np.quantile(values, share), rel=0.024)
+        quantile = weighted_histogram_quantile(counts, edges, np.ones((1, 1), np.float32), share)[0]
+        assert quantile == pytest.approx(np.quantile(values, share), rel=0.024)
 
 
 def test_an_interval_of_repeats_that_agree_is_the_requests_own() -> None:

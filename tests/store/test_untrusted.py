@@ -156,11 +156,11 @@ def test_what_pages_become_is_read_from_their_own_headers(tmp_path: Path) -> Non
     path = tmp_path / "x.parquet"
     table = pa.table({"a": pa.array(np.zeros(200_000, np.int64)), "b": [[1, 2]] * 200_000})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, store_schema=False)
-    found = Pages(0, 0)
+    total = Pages(0, 0)
     for page in pages_of(path, pq.ParquetFile(path).metadata):
-        found += page
-    assert found.values == 200_000 + 400_000
-    assert 1_600_000 < found.bytes < 6_000_000
+        total += page
+    assert total.values == 200_000 + 400_000
+    assert 1_600_000 < total.bytes < 6_000_000
     assert path.stat().st_size < 100_000
 
 

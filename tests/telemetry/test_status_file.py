@@ -42,14 +42,14 @@ def write(run_dir: Path, content: str | bytes) -> None:
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_status_that_cannot_be_read_is_the_end_of_its_run_by_name(tmp_path: Path, what: str) -> None:
     write(tmp_path / "r1", HOSTILE[what])
-    found = read_status(tmp_path / "r1")
-    assert is_final(found), "it is never queued, so never served again"
-    assert found["labels"] == [LABEL_UNREADABLE]
-    assert "status.json cannot be read" in found["error"]["message"]
-    assert "servescope delete r1" in found["error"]["mend"]
+    status = read_status(tmp_path / "r1")
+    assert is_final(status), "it is never queued, so never served again"
+    assert status["labels"] == [LABEL_UNREADABLE]
+    assert "status.json cannot be read" in status["error"]["message"]
+    assert "servescope delete r1" in status["error"]["mend"]
     if "." in what or what in ("labels", "summary"):
-        assert what in found["error"]["message"], "the place is named"
-    json_bytes(found)
+        assert what in status["error"]["message"], "the place is named"
+    json_bytes(status)
 
 
 @pytest.mark.parametrize("left", ["telemetry", "worker.log"])
@@ -76,10 +76,10 @@ def test_what_was_written_is_read_and_merged(tmp_path: Path) -> None:
     status = StatusFile(tmp_path)
     status.update(state="loading", progress={"phase": "weights", "phase_share": 0.5})
     status.close("finished", summary={"requests": {"total": 3}, "iterations": 4}, spool={"slice": 10})
-    found = read_status(tmp_path)
-    assert found["state"] == "finished"
-    assert found["summary"] == {"requests": {"total": 3}, "iterations": 4}
-    assert found["spool"] == {"slice": 10}
+    stored = read_status(tmp_path)
+    assert stored["state"] == "finished"
+    assert stored["summary"] == {"requests": {"total": 3}, "iterations": 4}
+    assert stored["spool"] == {"slice": 10}
     assert write_status(tmp_path, labels=["x"])["summary"]["iterations"] == 4
     assert not end_orphan(tmp_path), "it is over"
 

@@ -71,20 +71,20 @@ function nearestToken(board, time, u, limit) {
   const t = tokens.get("t");
   const values = tokens.get("itl_ms");
   let best = 12;
-  let found = -1;
+  let nearest = -1;
   for (let row = tokens.at(time - reach); row < t.length && t[row] <= time + reach; row++) {
     if (!(values[row] > 0)) continue;
     const dx = u.valToPos(t[row], "x") - u.cursor.left;
     const dy = u.valToPos(values[row], "y") - u.cursor.top;
     const distance = Math.hypot(dx, dy);
-    if (distance < best) [best, found] = [distance, row];
+    if (distance < best) [best, nearest] = [distance, row];
   }
-  if (found < 0) return null;
-  const request = tokens.get("request")[found];
-  const lines = [milliseconds(values[found]) + " gap", "request " + request, "at " + t[found].toFixed(2) + " s"];
-  if (values[found] > limit) {
+  if (nearest < 0) return null;
+  const request = tokens.get("request")[nearest];
+  const lines = [milliseconds(values[nearest]) + " gap", "request " + request, "at " + t[nearest].toFixed(2) + " s"];
+  if (values[nearest] > limit) {
     const rows = board.tables.iteration;
-    const row = Math.min(rows.rows - 1, rows.at(t[found]));
+    const row = Math.min(rows.rows - 1, rows.at(t[nearest]));
     const prefill = row >= 0 ? rows.get("prefill_tokens")[row] : NaN;
     const why = prefill > 0 ? `the iteration computed ${prefill} prompt tokens` : "it waited for other iterations";
     lines.push("stall: " + why);

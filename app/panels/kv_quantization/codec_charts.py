@@ -55,7 +55,7 @@ def against_full(sides: Sequence[Mapping[str, Any]], full: Mapping[str, Any], pa
     return figure
 
 
-def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Palette) -> go.Figure:
+def crossover(crossings: Sequence[Crossover], styles: Mapping[str, int], palette: Palette) -> go.Figure:
     """Step time with each codec as a multiple of full precision's, by context: measured as marks, modelled as dashed
     lines.
 
@@ -65,7 +65,7 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
         palette, y_title="step time against full precision, times", x_title="context in a step, tokens", height=330
     )
     low, high, drawn = 0.8, 1.25, False
-    for side in found:
+    for side in crossings:
         name, ratios, model = side.name, side.measured, side.modelled
         if not len(ratios.ratio):
             continue
@@ -94,7 +94,7 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
         drawn = True
     if not drawn:
         return say_nothing_here(figure, "No steps of the same size and context on both sides.", palette)
-    if any(side.modelled is not None for side in found):
+    if any(side.modelled is not None for side in crossings):
         modelled = {"color": palette.muted, "width": 1.75, "dash": "dash"}
         figure.add_scatter(x=[None], y=[None], mode="lines", name="modelled", line=modelled, hoverinfo="skip")
     figure.add_hline(y=1, line={"color": palette.text, "width": 1.5})
@@ -110,7 +110,7 @@ def crossover(found: Sequence[Crossover], styles: Mapping[str, int], palette: Pa
         font={"color": palette.muted},
     )
     figure.update_yaxes(**_times(low, high))
-    room_for_names(figure, len(found) + 1)
+    room_for_names(figure, len(crossings) + 1)
     return figure
 
 

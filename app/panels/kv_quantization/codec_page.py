@@ -66,12 +66,12 @@ def _against_full(con: duckdb.DuckDBPyConnection, sides: Sides, side: Side) -> N
     chart_card(AGAINST, figure, sides.table(), query, name="codecs-against", summary=said)
     query = queries.cells_query(sides.runs)
     cells = query.table(con)
-    found = crossovers(cells, sides)
-    told = " ".join(one.words for one in found)
-    figure = charts.crossover(found, styles, colours)
+    crossings = crossovers(cells, sides)
+    told = " ".join(one.words for one in crossings)
+    figure = charts.crossover(crossings, styles, colours)
     chart_card(CROSSOVER, figure, cells, query, name="codecs-crossover", summary=told, remark=told)
     st.dataframe(
-        [one.row() for one in found],
+        [one.row() for one in crossings],
         hide_index=True,
         height="content",
         column_config={name: st.column_config.TextColumn(help=words) for name, words in CROSSOVER_HELP.items()},

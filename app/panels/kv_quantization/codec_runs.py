@@ -41,7 +41,7 @@ class Side:
 
     def row(self) -> dict[str, Any]:
         """Its figures as one row; None for what is not known."""
-        held, found = self.capacity, self.quality or {}
+        held, quality = self.capacity, self.quality or {}
         return {
             "codec": self.name,
             "bits": None if held is None else held.bits,
@@ -52,7 +52,7 @@ class Side:
             "decode_requests": self.steps.get("decode_requests"),
             "output_tokens_per_s": self.output_tokens_per_s,
             "preemptions": self.steps.get("preemptions"),
-            **{name: found.get(name) for name in QUALITY},
+            **{name: quality.get(name) for name in QUALITY},
             "disturbed": "; ".join(self.disturbed) or "nothing seen",
             "run_id": self.run_id,
         }
@@ -189,9 +189,9 @@ def _quality(con: duckdb.DuckDBPyConnection, engine: EngineConfig, row: Mapping[
     """
     if engine.kv_quantization is None:
         return {"perplexity_ratio": 1.0, "kl": 0.0, "agreement": 1.0, "greedy_agreement": 1.0, "text_tokens": None}
-    found = quality_of_model_query(engine.model, str(row["model"].get("dtype"))).rows(con)
-    found.sort(key=lambda other: other["run_id"] != row["run_id"])
-    for other in found:
+    others = quality_of_model_query(engine.model, str(row["model"].get("dtype"))).rows(con)
+    others.sort(key=lambda other: other["run_id"] != row["run_id"])
+    for other in others:
         spec = (json.loads(other["spec"] or "{}").get("engine")) or {}
         size = spec.get("block_size") if other["block_size"] is None else other["block_size"]
         seed = spec.get("seed") if other["seed"] is None else other["seed"]

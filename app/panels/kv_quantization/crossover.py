@@ -90,11 +90,11 @@ def step_ratios(cells: pa.Table, packed: str, plain: str) -> StepRatios:
         bands.setdefault(key[1], []).append((middle, one["step_ms"] / other["step_ms"], other["step_ms"], weight))
     columns: list[list[float]] = [[], [], [], []]
     for band in sorted(bands):
-        found = np.array(bands[band])
-        weights = found[:, 3]
-        columns[0].append(float(np.average(found[:, 0], weights=weights)))
-        columns[1].append(float(np.exp(np.average(np.log(found[:, 1]), weights=weights))))
-        columns[2].append(float(np.average(found[:, 2], weights=weights)))
+        in_band = np.array(bands[band])
+        weights = in_band[:, 3]
+        columns[0].append(float(np.average(in_band[:, 0], weights=weights)))
+        columns[1].append(float(np.exp(np.average(np.log(in_band[:, 1]), weights=weights))))
+        columns[2].append(float(np.average(in_band[:, 2], weights=weights)))
         columns[3].append(float(weights.sum()))
     return StepRatios(*(np.array(values) for values in columns))
 

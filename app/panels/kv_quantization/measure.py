@@ -74,12 +74,12 @@ def codecs_for(engine: EngineConfig, names: list[str] | None = None) -> dict[str
             message=f"There is no codec {unknown[0]!r} to measure.",
             mend=f"Known: {', '.join(STANDARD)}.",
         )
-    found = {name: STANDARD[name] for name in wanted}
+    codecs = {name: STANDARD[name] for name in wanted}
     own = engine.kv_quantization
-    if own is not None and own not in found.values():
-        found = {"as set": own, **found}
+    if own is not None and own not in codecs.values():
+        codecs = {"as set": own, **codecs}
     return {
-        name: asked for name, asked in found.items() if not asked.residual % engine.block_size or asked.codec != "kivi"
+        name: asked for name, asked in codecs.items() if not asked.residual % engine.block_size or asked.codec != "kivi"
     }
 
 

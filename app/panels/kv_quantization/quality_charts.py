@@ -36,14 +36,14 @@ def room_and_loss(codecs: Sequence[dict[str, Any]], palette: Palette) -> go.Figu
 def beside_each_other(places: Sequence[float]) -> list[str]:
     """Where each name stands: above its dot, or below where the last name to the left would be in its way."""
     span = max(places, default=0.0)
-    found, last = ["top center"] * len(places), -1.0
+    positions, last = ["top center"] * len(places), -1.0
     for n in sorted(range(len(places)), key=lambda n: places[n]):
         if last >= 0 and places[n] - last < NAME_SHARE * span:
-            found[n] = "bottom center"
+            positions[n] = "bottom center"
             last = -1.0
         else:
             last = places[n]
-    return found
+    return positions
 
 
 def error_map(errors: Sequence[Sequence[float]], palette: Palette, *, most: float) -> go.Figure:

@@ -69,15 +69,15 @@ def quality_section(run: FinishedRun) -> None:
 def codec_figures(held: PoolRoom) -> list[tuple[str, str, str]]:
     """Label, value and help of each figure of how a number is stored."""
     derived = PROVENANCE["derived"]
-    found = []
+    figures = []
     if held.bits is not None:
-        found.append(("Effective bits", f"{held.bits:.4g}", f"{QUALITY['bits']} {derived}"))
+        figures.append(("Effective bits", f"{held.bits:.4g}", f"{QUALITY['bits']} {derived}"))
     if held.bits_served is not None:
-        found.append(("Bits with windows", f"{held.bits_served:.3g}", f"{QUALITY['bits_served']} {derived}"))
+        figures.append(("Bits with windows", f"{held.bits_served:.3g}", f"{QUALITY['bits_served']} {derived}"))
     if held.codec is not None:
         gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
-        found.append(("Room gained", gain, f"{QUALITY['gain']} {derived}"))
-    return found
+        figures.append(("Room gained", gain, f"{QUALITY['gain']} {derived}"))
+    return figures
 
 
 def _room(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:

@@ -28,10 +28,10 @@ def prefix_tokens(table: Table, palette: Palette) -> go.Figure:
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     t = column(table, "t")
-    found = step_line(
+    hits = step_line(
         t, column(table, "found_tokens"), "found", palette.kv_used, unit="tokens", fill=faded(palette.kv_used, 0.3)
     )
-    figure.add_trace(found)
+    figure.add_trace(hits)
     figure.add_trace(step_line(t, column(table, "computed_tokens"), "computed", palette.prefill, unit="tokens"))
     figure.update_layout(hovermode="x unified")
     return figure
@@ -95,7 +95,7 @@ def spans(table: Table) -> dict[int, Span]:
 
     A block joins the one it follows where nothing else follows it and users, holders and state are the same.
     """
-    found = {
+    by_hash = {
         row["hash"]: Span(
             row["hash"],
             row["parent"],
@@ -108,22 +108,22 @@ def spans(table: Table) -> dict[int, Span]:
         )
         for row in table.to_pylist()
     }
-    for span in found.values():
-        if span.parent in found:
-            found[span.parent].children.append(span.name)
+    for span in by_hash.values():
+        if span.parent in by_hash:
+            by_hash[span.parent].children.append(span.name)
         else:
             span.parent = None
-    for name in sorted(found, key=lambda name: -found[name].first):
-        span = found[name]
-        above = found.get(span.parent) if span.parent is not None else None
+    for name in sorted(by_hash, key=lambda name: -by_hash[name].first):
+        span = by_hash[name]
+        above = by_hash.get(span.parent) if span.parent is not None else None
         alike = above and (above.requests, above.holders, above.state) == (span.requests, span.holders, span.state)
         if above is not None and alike and len(above.children) == 1:
             above.blocks += span.blocks
             above.children = span.children
             for child in span.children:
-                found[child].parent = above.name
-            del found[name]
-    return found
+                by_hash[child].parent = above.name
+            del by_hash[name]
+    return by_hash
 
 
 def in_hover(text: str) -> str:
@@ -142,10 +142,10 @@ def prefix_tree(
     most used spans are drawn.
     """
     figure = new_figure(palette, y_title="", x_title="", height=420)
-    found = spans(table)
-    if not found:
+    tree = spans(table)
+    if not tree:
         return say_nothing_here(figure, "No block of a prefix was recorded up to here.", palette)
-    shown = _most_used(found)
+    shown = _most_used(tree)
 
     def ends(span: Span) -> tuple[int, int]:
         return span.first * block_size, (span.first + span.blocks) * block_size
@@ -176,9 +176,9 @@ def prefix_tree(
     return figure
 
 
-def _most_used(found: dict[int, Span]) -> list[Span]:
+def _most_used(tree: dict[int, Span]) -> list[Span]:
     """The most used spans, none without its parent."""
-    order = sorted(found.values(), key=lambda s: (-s.requests, s.first))[:MOST_SPANS]
+    order = sorted(tree.values(), key=lambda s: (-s.requests, s.first))[:MOST_SPANS]
     kept: dict[int, Span] = {}
     for span in sorted(order, key=lambda s: s.first):
         if span.parent is None or span.parent in kept:

@@ -87,10 +87,10 @@ def _row_best(best_scores, best_tokens, tokens, STRIPES: tl.constexpr, STRIPES_P
     row = tl.program_id(0).to(tl.int64)
     lanes = tl.arange(0, STRIPES_P)
     scores = tl.load(best_scores + row * STRIPES + lanes, mask=lanes < STRIPES, other=float("-inf"))
-    found = tl.load(best_tokens + row * STRIPES + lanes, mask=lanes < STRIPES, other=2147483647)
+    candidates = tl.load(best_tokens + row * STRIPES + lanes, mask=lanes < STRIPES, other=2147483647)
     top = tl.max(scores, 0)
-    token = tl.min(tl.where((scores == top) & (lanes < STRIPES), found, 2147483647), 0)
-    worst = tl.min(tl.where(lanes < STRIPES, found, 0), 0)
+    token = tl.min(tl.where((scores == top) & (lanes < STRIPES), candidates, 2147483647), 0)
+    worst = tl.min(tl.where(lanes < STRIPES, candidates, 0), 0)
     tl.store(tokens + row, tl.where(worst == BROKEN, BROKEN, token).to(tl.int64))
 
 
@@ -111,7 +111,7 @@ def sample_tokens(
     rows, vocab = logits.shape
     stripes = triton.cdiv(vocab, _STRIPE)
     scores = torch.empty((rows, stripes), dtype=torch.float32, device=logits.device)
-    found = torch.empty((rows, stripes), dtype=torch.int32, device=logits.device)
+    candidates = torch.empty((rows, stripes), dtype=torch.int32, device=logits.device)
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
     _stripe_best[(rows, stripes)](
         logits,
@@ -119,7 +119,7 @@ def sample_tokens(
         seeds,
         counters,
         scores,
-        found,
+        candidates,
         logits.stride(0),
         VOCAB=vocab,
         STRIPE=_STRIPE,
@@ -128,5 +128,5 @@ def sample_tokens(
         num_warps=4,
     )
     padded = triton.next_power_of_2(stripes)
-    _row_best[(rows,)](scores, found, tokens, STRIPES=stripes, STRIPES_P=padded, BROKEN=BROKEN, num_warps=1)
+    _row_best[(rows,)](scores, candidates, tokens, STRIPES=stripes, STRIPES_P=padded, BROKEN=BROKEN, num_warps=1)
     return tokens

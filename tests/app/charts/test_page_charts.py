@@ -175,10 +175,10 @@ def test_marks_carry_the_number_of_what_they_open() -> None:
 
 
 @pytest.mark.parametrize(
-    "found", [None, 3, {}, {"opens": "page", "number": 1}, {"opens": "request", "number": "1; DROP"}]
+    "click", [None, 3, {}, {"opens": "page", "number": 1}, {"opens": "request", "number": "1; DROP"}]
 )
-def test_a_click_that_names_nothing_known_opens_nothing(found: object) -> None:
-    assert clicked(found) == {}
+def test_a_click_that_names_nothing_known_opens_nothing(click: object) -> None:
+    assert clicked(click) == {}
 
 
 def test_a_click_is_told_as_a_part_of_an_address() -> None:

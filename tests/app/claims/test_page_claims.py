@@ -68,7 +68,9 @@ def test_a_pressed_button_fixes_the_claim_and_begins_its_runs(lab: Lab) -> None:
 
 def test_a_verdict_stands_with_the_papers_figure_and_what_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        paper_claim, "_verdicts", lambda lab, name, found: paper_claim._judgement(name, judged(name, "reproduced"))
+        paper_claim,
+        "_verdicts",
+        lambda lab, name, experiments: paper_claim._judgement(name, judged(name, "reproduced")),
     )
     page = page_at(paper="hydragen")
     text = said(page)
@@ -87,12 +89,12 @@ def test_the_gallery_is_narrowed_to_a_verdict_and_shows_it(monkeypatch: pytest.M
 
 
 def test_the_page_of_verdicts_has_the_newest_of_each_paper_and_those_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [
+    judgements = [
         judged("hydragen", "reproduced"),
         judged("kivi", "inconclusive"),
         judged("kivi", "not reproduced", quick=False),
     ]
-    monkeypatch.setattr(paper_report, "judgements_here", lambda lab: found)
+    monkeypatch.setattr(paper_report, "judgements_here", lambda lab: judgements)
     page = page_at(report="yes")
     assert page.title[0].value == TITLE
     cells = [str(cell) for table in page.table for cell in table.value.to_numpy().flat]

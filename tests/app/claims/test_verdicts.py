@@ -114,26 +114,26 @@ def _use(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str) -> Claim:
 
 
 def test_sound_outputs_and_figures_that_satisfy_the_claim_reproduce_it(con, served, monkeypatch, tmp_path):
-    found = verdict_under(con, served, monkeypatch, tmp_path)
-    assert found.verdict == "reproduced", found.evidence["reasons"]
-    assert set(found.evidence["gates"].values()) == {"held"}
-    assert found.evidence["figures"]["plain"]["values"] == [6 * 24]
+    judgement = verdict_under(con, served, monkeypatch, tmp_path)
+    assert judgement.verdict == "reproduced", judgement.evidence["reasons"]
+    assert set(judgement.evidence["gates"].values()) == {"held"}
+    assert judgement.evidence["figures"]["plain"]["values"] == [6 * 24]
 
 
 @pytest.mark.parametrize("bug", ["no-rollback", "padding"])
 def test_a_known_bug_makes_the_verdict_invalid_whatever_the_figures(con, served, monkeypatch, tmp_path, bug):
     text = CLAIM.replace("tokens-equal, of: [guesses]", f"tokens-equal, of: [guesses, {bug}]")
-    found = verdict_under(con, served, monkeypatch, tmp_path, text)
-    assert found.verdict == "invalid"
-    assert any("the tokens of" in reason for reason in found.evidence["reasons"])
-    assert all(predicate["outcome"] == "reproduced" for predicate in found.evidence["predicates"])
+    judgement = verdict_under(con, served, monkeypatch, tmp_path, text)
+    assert judgement.verdict == "invalid"
+    assert any("the tokens of" in reason for reason in judgement.evidence["reasons"])
+    assert all(predicate["outcome"] == "reproduced" for predicate in judgement.evidence["predicates"])
 
 
 def test_a_quality_bound_is_a_gate_too(con, served, monkeypatch, tmp_path):
     lossy = "{kind: matched, of: [padding], least: 0.99}"
     text = CLAIM.replace("{kind: tokens-equal, of: [guesses]}", lossy)
-    found = verdict_under(con, served, monkeypatch, tmp_path, text)
-    assert found.verdict == "invalid"
+    judgement = verdict_under(con, served, monkeypatch, tmp_path, text)
+    assert judgement.verdict == "invalid"
     loose = text.replace("of: [padding], least: 0.99", "of: [guesses], least: 0.99")
     assert verdict_under(con, served, monkeypatch, tmp_path, loose).verdict == "reproduced"
 
@@ -162,8 +162,8 @@ def test_a_run_that_the_engines_own_checks_ended_makes_it_invalid(
         with pytest.raises(LabError, match="repeats are there"):
             judge_claim(con, failed)
     else:
-        found = judge_claim(con, failed)
-        assert (found.verdict, "holds a place" in found.evidence["reasons"][0]) == (verdict, True)
+        judgement = judge_claim(con, failed)
+        assert (judgement.verdict, "holds a place" in judgement.evidence["reasons"][0]) == (verdict, True)
 
 
 def test_a_run_says_that_its_own_checks_ended_it():
@@ -179,10 +179,10 @@ def test_a_claim_changed_after_the_run_is_stale(con, served, monkeypatch, tmp_pa
 
 def test_a_regime_that_is_not_there_names_the_knob_and_the_size(con, served, monkeypatch, tmp_path):
     regime = "regimes:\n  - {kind: pool-full, of: plain, least: 0.99, knob: KV blocks (kv_blocks)}\nplot:"
-    found = verdict_under(con, served, monkeypatch, tmp_path, CLAIM.replace("plot:", regime))
-    assert found.verdict == "regime not reached"
+    judgement = verdict_under(con, served, monkeypatch, tmp_path, CLAIM.replace("plot:", regime))
+    assert judgement.verdict == "regime not reached"
     assert re.search(
-        r"KV blocks \(kv_blocks\) would have to be \d+ blocks or fewer \(here 200\)", found.evidence["reasons"][0]
+        r"KV blocks \(kv_blocks\) would have to be \d+ blocks or fewer \(here 200\)", judgement.evidence["reasons"][0]
     )
     present = regime.replace("least: 0.99", "least: 0.01")
     assert verdict_under(con, served, monkeypatch, tmp_path, CLAIM.replace("plot:", present)).verdict == "reproduced"
@@ -201,23 +201,23 @@ def test_figures_outside_the_claim_do_not_reproduce_it(con, served, monkeypatch,
 
 def test_percentiles_of_too_few_requests_say_so(con, served, monkeypatch, tmp_path):
     text = CLAIM.replace("metric: computed_prompt_tokens, of: plain", "metric: ttft_ms_p99, of: plain")
-    found = verdict_under(con, served, monkeypatch, tmp_path, text)
-    assert any("too few of 6 samples" in note for note in found.evidence["notes"])
+    judgement = verdict_under(con, served, monkeypatch, tmp_path, text)
+    assert any("too few of 6 samples" in note for note in judgement.evidence["notes"])
 
 
 def test_a_verdict_comes_with_the_papers_figure_and_what_differs(con, served, monkeypatch, tmp_path):
-    found = verdict_under(con, served, monkeypatch, tmp_path)
-    words = " ".join(sentences(found))
+    judgement = verdict_under(con, served, monkeypatch, tmp_path)
+    words = " ".join(sentences(judgement))
     assert "95 % of outputs are equal" in words
     assert "A model of random weights." in words
     assert "outside the model" in words
-    assert heading(found).startswith("reproduced, quick run of 20")
+    assert heading(judgement).startswith("reproduced, quick run of 20")
 
 
 def test_the_report_shows_every_paper_once_and_escapes_what_it_shows(con, served, monkeypatch, tmp_path):
     text = CLAIM.replace("[A model of random weights.]", "['<script>alert(1)</script>']")
-    found = verdict_under(con, served, monkeypatch, tmp_path, text)
-    page = claims_page([found, found])
+    judgement = verdict_under(con, served, monkeypatch, tmp_path, text)
+    page = claims_page([judgement, judgement])
     assert page.count(f"<h1>{papers.card('eqspec').system}: reproduced</h1>") == 1
     assert "<script>alert(1)" not in page
 
@@ -234,10 +234,10 @@ def test_an_unfinished_experiment_has_no_verdict(con, served, monkeypatch, tmp_p
 
 def test_the_mark_outlives_the_file_and_the_newest_whole_verdict_counts(home, con, served, monkeypatch, tmp_path):
     assert read_experiment(home, served.experiment_id).claim == served.claim
-    found = verdict_under(con, served, monkeypatch, tmp_path)
-    whole = replace(found, quick=False, verdict="not reproduced", ended_unix_ns=found.ended_unix_ns - 1)
-    stale = replace(whole, verdict="stale", ended_unix_ns=found.ended_unix_ns + 1)
-    assert latest([found, whole, stale]) == {"eqspec": whole}
+    judgement = verdict_under(con, served, monkeypatch, tmp_path)
+    whole = replace(judgement, quick=False, verdict="not reproduced", ended_unix_ns=judgement.ended_unix_ns - 1)
+    stale = replace(whole, verdict="stale", ended_unix_ns=judgement.ended_unix_ns + 1)
+    assert latest([judgement, whole, stale]) == {"eqspec": whole}
 
 
 def test_every_verdict_has_its_meaning():

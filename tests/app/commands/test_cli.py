@@ -340,10 +340,10 @@ def test_a_preview_says_what_would_be_asked_and_leaves_no_run(home: Home, tmp_pa
         "--set",
         "workload.sizing=fixed",
     ]
-    found = json.loads(servescope(home, "preview", *asked, "--json").stdout)
-    assert (found["requests"], found["following"]) == (5, 0)
-    assert sum(one["count"] for one in found["arrivals_s"]) == 5
-    assert found["load"] > 0
+    expected = json.loads(servescope(home, "preview", *asked, "--json").stdout)
+    assert (expected["requests"], expected["following"]) == (5, 0)
+    assert sum(one["count"] for one in expected["arrivals_s"]) == 5
+    assert expected["load"] > 0
     said = servescope(home, "preview", *asked)
     assert "5 requests" in said.stderr
     assert "#" in said.stdout

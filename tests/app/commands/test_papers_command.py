@@ -106,9 +106,9 @@ def test_every_word_of_a_search_must_be_there() -> None:
 
 
 def test_filters_count_together() -> None:
-    found = find(Wanted(paper_class="attention", technique="prefix_sharing", years=(2024, 2024)))
-    assert found
-    for card in found.values():
+    cards = find(Wanted(paper_class="attention", technique="prefix_sharing", years=(2024, 2024)))
+    assert cards
+    for card in cards.values():
         assert (card.paper_class, card.year) == ("attention", 2024)
         assert "prefix_sharing" in card.techniques
 

@@ -65,16 +65,16 @@ def test_the_same_requests_come_faster(timed: str) -> None:
 
 def test_every_variant_gets_its_own_bracket_and_they_take_turns(timed: str, home: Home) -> None:
     planned, specs = plan_capacity(timed, [Variant("a"), Variant("b", {"policy": "orca"})], low=1, high=64)
-    found = answer(planned, {"a": 10, "b": 25})
-    assert runs_planned(found) == most_runs(found) >= len(found.turns)
-    assert [turn.variant for turn in found.turns[1:5]] == ["a", "b", "a", "b"]
-    result = capacity_result(home, found)
+    answered = answer(planned, {"a": 10, "b": 25})
+    assert runs_planned(answered) == most_runs(answered) >= len(answered.turns)
+    assert [turn.variant for turn in answered.turns[1:5]] == ["a", "b", "a", "b"]
+    result = capacity_result(home, answered)
     for name, knee in (("a", 10), ("b", 25)):
         held, failed = result["variants"][name]["bracket"]
         assert held <= knee < failed <= 1.051 * held
     assert "x2.5" in result["summary"][1]
-    served = spec_of_turn(specs, found, 3)
-    assert natural_rate(served) == pytest.approx(found.turns[3].rate)
+    served = spec_of_turn(specs, answered, 3)
+    assert natural_rate(served) == pytest.approx(answered.turns[3].rate)
 
 
 def flickering(experiment: Experiment, says: dict[float, list[bool]]) -> Experiment:
@@ -93,20 +93,20 @@ def test_a_rate_is_served_until_most_of_its_repeats_agree(timed: str, home: Home
     planned, specs = plan_capacity(timed, [Variant("a")], low=20, high=40, tolerance=1.0, repeats=3)
     assert planned.repeats == 3
     says = {20.0: [True, False, True], 40.0: [False, False, True]}
-    found = flickering(planned, says)
-    assert [turn.rate for turn in found.turns[1:]] == [20, 20, 20, 40, 40]
+    answered = flickering(planned, says)
+    assert [turn.rate for turn in answered.turns[1:]] == [20, 20, 20, 40, 40]
     assert says == {20.0: [], 40.0: [True]}, "the third run at 40 could not change the answer"
-    assert len(found.turns) <= most_runs(found) == 1 + 3 * most_runs(replace(found, repeats=1)) - 3
-    result = capacity_result(home, found)
+    assert len(answered.turns) <= most_runs(answered) == 1 + 3 * most_runs(replace(answered, repeats=1)) - 3
+    result = capacity_result(home, answered)
     assert result["variants"]["a"]["bracket"] == [20, 40]
     assert repeats_in_words(3) == "Each rate was served up to 3 times, and holds where most of these do."
-    assert spec_of_turn(specs, found, 3).title.endswith("20 requests/s, repeat 3")
+    assert spec_of_turn(specs, answered, 3).title.endswith("20 requests/s, repeat 3")
 
 
 def test_of_two_repeats_both_must_hold(timed: str) -> None:
     planned, _ = plan_capacity(timed, [Variant("a")], low=20, high=40, tolerance=1.0, repeats=2)
-    found = flickering(planned, {20.0: [True, False], 40.0: []})
-    assert [turn.held for turn in found.turns[1:]] == [True, False]
+    answered = flickering(planned, {20.0: [True, False], 40.0: []})
+    assert [turn.held for turn in answered.turns[1:]] == [True, False]
 
 
 def test_a_disturbed_search_says_so_in_its_result_and_in_its_file(timed: str, home: Home) -> None:

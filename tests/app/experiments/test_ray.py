@@ -41,12 +41,12 @@ def cluster() -> Iterator[str]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
     head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": MEMORY}
-    found = Cluster(initialize_head=True, head_node_args=head)
+    started = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(2):
-        found.add_node(num_cpus=1, object_store_memory=MEMORY)
-    found.wait_for_nodes()
-    yield found.address
-    found.shutdown()
+        started.add_node(num_cpus=1, object_store_memory=MEMORY)
+    started.wait_for_nodes()
+    yield started.address
+    started.shutdown()
 
 
 @pytest.mark.slow

@@ -29,10 +29,10 @@ def test_a_run_from_a_gpu_opens_on_a_machine_without_one(tmp_path: Path):
     with rows_aside(home.runs, [run_id]) as rows:
         assert not rows.problems
         counted = ("power", "energy", "sm_clock", "temperature", "pcie_rx", *GpmSampler.COLUMNS)
-        found = rows.con.execute(
+        counts = rows.con.execute(
             f"SELECT {', '.join(f'count({name})' for name in counted)} FROM devices WHERE run_id = ?", [run_id]
         ).fetchone()
-        assert found is not None
-        assert min(found) >= 15
+        assert counts is not None
+        assert min(counts) >= 15
         (environment,) = rows.con.execute("SELECT environment FROM runs WHERE run_id = ?", [run_id]).fetchone()
     assert json.loads(environment)["gpu"]["name"] == "NVIDIA H100 80GB HBM3"

@@ -136,16 +136,16 @@ def test_only_runs_that_differ_in_the_codec_alone_stand_side_by_side(store: Stor
     store.run("unreadable", None, spec='{"engine": {"codec": "int3"}}')
     store.run("int4", KVQuantization(codec="int4"))
     store.run("grouped", KVQuantization(codec="int4", group=8))
-    found = codecs.side_by_side(store.con, "int4", WORKLOAD)
-    assert found.names == {
+    beside = codecs.side_by_side(store.con, "int4", WORKLOAD)
+    assert beside.names == {
         "full": FULL_PRECISION,
         "int4": "int4",
         "grouped": "int4, group 8",
         "int8": "int8",
     }
-    assert next(iter(found.names)) == "full"
-    assert found.left_out == 2
-    assert found.full.run_id == "full"
+    assert next(iter(beside.names)) == "full"
+    assert beside.left_out == 2
+    assert beside.full.run_id == "full"
     assert codecs.side_by_side(store.con, "old-full", WORKLOAD).full.run_id == "old-full", "the run itself, if older"
     assert codecs.side_by_side(store.con, "nothing", WORKLOAD).sides == ()
 
@@ -173,14 +173,14 @@ def test_a_run_stored_before_keys_could_be_wide_stands_apart_from_today_s_int4(s
     )
     (store.folder / "full" / "quality.json").write_text(json.dumps(said))
     QualityIndex(store.folder).sync(store.con)
-    found = codecs.side_by_side(store.con, "full", WORKLOAD)
-    assert found.names == {
+    beside = codecs.side_by_side(store.con, "full", WORKLOAD)
+    assert beside.names == {
         "full": FULL_PRECISION,
         "before": "int4, wide keys off, group 32",
         "today": "int4",
         "int8-before": "int8",
     }
-    rows = {side.run_id: side.row() for side in found.sides}
+    rows = {side.run_id: side.row() for side in beside.sides}
     assert rows["before"]["perplexity_ratio"] == pytest.approx(1.02)
     assert rows["today"]["perplexity_ratio"] is None, "measured with 4-bit keys"
 
@@ -230,8 +230,8 @@ def test_quality_counts_for_every_run_of_the_same_codec_and_model(store: Store) 
         said = document(measured("int4", settings=settings), model="random:tiny", **changes)
         (folder / "quality.json").write_text(json.dumps(said))
         QualityIndex(store.folder).sync(store.con)
-        found = codecs.side_by_side(store.con, "int4", WORKLOAD)
-        return {side.name: side.row() for side in found.sides}
+        beside = codecs.side_by_side(store.con, "int4", WORKLOAD)
+        return {side.name: side.row() for side in beside.sides}
 
     rows = write()
     assert rows["int4"]["perplexity_ratio"] == pytest.approx(1.02)
@@ -254,11 +254,11 @@ def test_steps_are_compared_at_the_same_size_and_context(store: Store) -> None:
     store.steps("full", lambda batch, context: batch + context / 100)
     store.steps("int4", lambda batch, context: 1e3 if batch == 8 else batch + 1.01 + context / 200, batches=(2, 4, 8))
     cells = queries.cells_query(["full", "int4"]).table(store.con)
-    found = step_ratios(cells, "int4", "full")
-    assert found.ratio.max() < 1.5, "batches of eight are left out"
-    assert found.ratio[0] > 1 > found.ratio[-1]
-    assert 200 < found.crossover < 300
-    told = Crossover("int4", found, None)
+    ratios = step_ratios(cells, "int4", "full")
+    assert ratios.ratio.max() < 1.5, "batches of eight are left out"
+    assert ratios.ratio[0] > 1 > ratios.ratio[-1]
+    assert 200 < ratios.crossover < 300
+    told = Crossover("int4", ratios, None)
     assert "faster from 2" in told.words
     assert told.row()["faster, modelled"] == "not known"
     never = step_ratios(cells, "full", "full")
@@ -368,8 +368,8 @@ def test_charts_draw_codecs_the_same_way_and_say_when_they_are_empty() -> None:
     assert list(figure.data[0].y) == ["KV capacity", "perplexity"]
     ratios = StepRatios(*(np.array(values) for values in ([100.0], [1.4], [10.0], [7.0])))
     model = ReadingModel(220, 1e-6, 2e-6, 1e-3)
-    found = [Crossover("int4", ratios, model), Crossover("fp8", ratios, None)]
-    drawn = charts.crossover(found, {"int4": 0, "fp8": 1}, LIGHT)
+    crossings = [Crossover("int4", ratios, model), Crossover("fp8", ratios, None)]
+    drawn = charts.crossover(crossings, {"int4": 0, "fp8": 1}, LIGHT)
     assert [trace.name for trace in drawn.data] == ["int4", "int4, modelled", "fp8", "modelled"]
     empty = charts.crossover([Crossover("int4", EMPTY, model)], {"int4": 0}, LIGHT)
     assert "No steps" in empty.layout.annotations[0].text

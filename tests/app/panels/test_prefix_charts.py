@@ -24,8 +24,8 @@ def table(rows: list[tuple]) -> pa.Table:
 
 
 def test_blocks_of_one_fate_become_one_span() -> None:
-    found = spans(table(TREE))
-    assert {s.name: (s.parent, s.first, s.blocks, s.state) for s in found.values()} == {
+    by_hash = spans(table(TREE))
+    assert {s.name: (s.parent, s.first, s.blocks, s.state) for s in by_hash.values()} == {
         1: (None, 0, 2, "in use"),
         3: (1, 2, 1, "in use"),
         4: (1, 2, 1, "cached"),

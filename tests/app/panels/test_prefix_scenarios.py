@@ -73,5 +73,5 @@ def test_a_recorded_trace_is_replayed_with_its_sharing(tmp_path: Path) -> None:
     ]
     (tmp_path / "trace.jsonl").write_text("\n".join(map(json.dumps, lines)))
     (tmp_path / "replay.yaml").write_text(MOONCAKE)
-    found = served(home, str(tmp_path / "replay.yaml"), "on", ())
-    assert found["prefix_hit_tokens"] == 4 * 64, "of four requests the two blocks that the first had"
+    result = served(home, str(tmp_path / "replay.yaml"), "on", ())
+    assert result["prefix_hit_tokens"] == 4 * 64, "of four requests the two blocks that the first had"

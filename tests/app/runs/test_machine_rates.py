@@ -65,14 +65,14 @@ def measurements(monkeypatch: pytest.MonkeyPatch) -> list[EngineConfig]:
 
 def test_rates_are_measured_for_real_and_then_kept(home: Home, monkeypatch: pytest.MonkeyPatch):
     told: list[str] = []
-    found = machine_rates(home, TINY, told.append)
-    assert found is not None
-    assert found.batch_step_ms > 0
-    assert found.tokens_per_word > 2  # bytes, with a random model
+    rates = machine_rates(home, TINY, told.append)
+    assert rates is not None
+    assert rates.batch_step_ms > 0
+    assert rates.tokens_per_word > 2  # bytes, with a random model
     assert told == ["Measuring how fast this machine serves random:tiny, once."]
     monkeypatch.setattr(app.runs.machine_rates, "_measure", lambda config: pytest.fail("measured again"))
-    assert machine_rates(home, TINY, told.append) == found
-    assert [about["rates"] for about in kept_rates()] == [found.model_dump()]
+    assert machine_rates(home, TINY, told.append) == rates
+    assert [about["rates"] for about in kept_rates()] == [rates.model_dump()]
 
 
 def test_each_number_format_and_number_of_threads_has_its_own_rates(home: Home, measurements: list[EngineConfig]):

@@ -122,7 +122,7 @@ def test_a_board_that_followed_to_the_end_had_the_same_run_before_it(
 
 def test_the_metrics_page_counts_the_same(lab: Lab, answer: dict[str, Any], run: str, monkeypatch: Any) -> None:
     monkeypatch.setattr("app.server.openmetrics._newest", lambda lab: run)
-    found = {name: float(value) for name, value in re.findall(r"^([\w:]+)\{[^}]*\} (\S+)$", metrics_page(lab), re.M)}
+    samples = {name: float(value) for name, value in re.findall(r"^([\w:]+)\{[^}]*\} (\S+)$", metrics_page(lab), re.M)}
     for name, value in (
         ("servescope_iterations_total", answer["iterations"]),
         ("vllm:generation_tokens_total", answer["output_tokens"]),
@@ -134,16 +134,16 @@ def test_the_metrics_page_counts_the_same(lab: Lab, answer: dict[str, Any], run:
         ("vllm:inter_token_latency_seconds_count", answer["itl_ms"]["count"]),
         ("vllm:e2e_request_latency_seconds_count", answer["e2e_ms"]["count"]),
     ):
-        assert found[name] == value, name
+        assert samples[name] == value, name
     for name, key in (("time_to_first_token", "ttft_ms"), ("inter_token_latency", "itl_ms")):
-        mean_ms = 1e3 * found[f"vllm:{name}_seconds_sum"] / found[f"vllm:{name}_seconds_count"]
+        mean_ms = 1e3 * samples[f"vllm:{name}_seconds_sum"] / samples[f"vllm:{name}_seconds_count"]
         assert mean_ms == pytest.approx(answer[key]["mean"], rel=1e-6)
 
 
 def test_the_metrics_page_has_what_a_rate_needs(lab: Lab, run: str, answer: dict[str, Any], monkeypatch: Any) -> None:
     monkeypatch.setattr("app.server.openmetrics._newest", lambda lab: run)
     lines = re.findall(r"^vllm:([\w]+?)_total\{[^}]*\} (\S+)$", metrics_page(lab), re.M)
-    found = {name: [float(value) for key, value in lines if key == name] for name, _ in lines}
+    samples = {name: [float(value) for key, value in lines if key == name] for name, _ in lines}
     with lab.cursor() as con:
         asked = con.execute(
             "SELECT sum(prompt_tokens) FILTER (first_token_ns IS NOT NULL), sum(prompt_tokens) FILTER (first_scheduled_ns IS NOT NULL) "
@@ -151,11 +151,11 @@ def test_the_metrics_page_has_what_a_rate_needs(lab: Lab, run: str, answer: dict
             [run],
         ).fetchall()[0]
         drafts = con.execute("SELECT count(*) FROM slices WHERE run_id = ? AND drafted > 0", [run]).fetchall()[0][0]
-    assert found["prompt_tokens"] == [asked[0]], "cached tokens are prompt tokens too"
-    assert found["prefix_cache_queries"] == [asked[1] if run == "shared" else 0]
-    assert found["prefix_cache_hits"][0] < max(1, found["prefix_cache_queries"][0])
-    assert found["spec_decode_num_drafts"] == [drafts]
-    accepted = found.get("spec_decode_num_accepted_tokens_per_pos", [])
+    assert samples["prompt_tokens"] == [asked[0]], "cached tokens are prompt tokens too"
+    assert samples["prefix_cache_queries"] == [asked[1] if run == "shared" else 0]
+    assert samples["prefix_cache_hits"][0] < max(1, samples["prefix_cache_queries"][0])
+    assert samples["spec_decode_num_drafts"] == [drafts]
+    accepted = samples.get("spec_decode_num_accepted_tokens_per_pos", [])
     assert sum(accepted) == answer["accepted_tokens"]
     assert accepted == sorted(accepted, reverse=True), "a guess is accepted only after those before it"
     assert bool(accepted) == bool(drafts) == (run == "shared")

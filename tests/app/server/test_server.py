@@ -143,15 +143,15 @@ def decode(frame: bytes) -> tuple[dict[str, Any], dict[str, list[float]]]:
 
 def collect(client: ClientConnection, done: Any) -> dict[str, list[Any]]:
     """Messages by kind until ``done(messages)``."""
-    found: dict[str, list[Any]] = {"frame": []}
-    while not done(found):
+    messages: dict[str, list[Any]] = {"frame": []}
+    while not done(messages):
         message = client.recv(timeout=60)
         if isinstance(message, bytes):
-            found["frame"].append(decode(message))
+            messages["frame"].append(decode(message))
         else:
             text = json.loads(message)
-            found.setdefault(text["type"], []).append(text)
-    return found
+            messages.setdefault(text["type"], []).append(text)
+    return messages
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_several_tabs_see_the_same_rows(lab: LabProcess, finished: str) -> None:
     rows = []
     for _ in range(3):
         with follow(lab, finished) as client:
-            found = collect(client, lambda m: any(h["table"] == "iteration" for h, _ in m["frame"]))
-            rows.append([frame for frame in found["frame"] if frame[0]["table"] == "iteration"])
+            messages = collect(client, lambda m: any(h["table"] == "iteration" for h, _ in m["frame"]))
+            rows.append([frame for frame in messages["frame"] if frame[0]["table"] == "iteration"])
     assert rows[0] == rows[1] == rows[2]
 
 

@@ -92,9 +92,9 @@ def as_another_user(what: Callable[[], Any]) -> Any:
         os._exit(0)
     os.close(writer)
     with os.fdopen(reader, "rb") as pipe:
-        found = pipe.read()
+        answer = pipe.read()
     os.waitpid(child, 0)
-    return json.loads(found)
+    return json.loads(answer)
 
 
 def test_a_lab_that_is_up_gives_its_owner_a_fresh_address(lab: LabProcess) -> None:

@@ -19,10 +19,10 @@ def control(path: str) -> book.Control:
 def test_every_setting_has_a_control_with_title_and_help() -> None:
     paths = {c.path.partition(".")[0] for c in book.controls()}
     assert paths == set(EngineConfig.model_fields)
-    for found in book.controls():
-        assert found.title, found.path
-        assert found.help, found.path
-        assert found.path in found.explanation
+    for control in book.controls():
+        assert control.title, control.path
+        assert control.help, control.path
+        assert control.path in control.explanation
 
 
 def test_techniques_are_found_and_followed_by_their_own_settings() -> None:

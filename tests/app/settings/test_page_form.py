@@ -40,8 +40,8 @@ def key(control: Control) -> str:
 
 
 def limit(control: Control, words: str) -> float | None:
-    found = re.search(rf"{words} (\S+)", control.bounds)
-    return None if found is None else float(found[1])
+    match = re.search(rf"{words} (\S+)", control.bounds)
+    return None if match is None else float(match[1])
 
 
 def values(control: Control) -> list[Any]:
@@ -59,10 +59,10 @@ def values(control: Control) -> list[Any]:
     step, make = (1, int) if control.kind == "whole" else (0.05, float)
     lows = [bound for words in ("at least", "above") if (bound := limit(control, words)) is not None]
     highs = [bound for words in ("at most", "below") if (bound := limit(control, words)) is not None]
-    found = [make(b) for low in lows for b in (low, low - step)] + [
+    near_limits = [make(b) for low in lows for b in (low, low - step)] + [
         make(b) for high in highs for b in (high, high + step)
     ]
-    return [*found, LARGEST_EXACT - 1 if control.kind == "whole" else 0.5, None]
+    return [*near_limits, LARGEST_EXACT - 1 if control.kind == "whole" else 0.5, None]
 
 
 def element_of(page: AppTest, control: Control) -> Any:
