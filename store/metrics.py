@@ -1,7 +1,7 @@
 """What each figure means: one definition each, used by every query, page and export.
 
 Per request r: arrival a, first scheduled s, first token f, emission times t_1..t_n (t_1 = f), completion c = t_n.
-With speculation several tokens share one emission, so inter-token latency is counted per emission and TPOT per token.
+With speculation several tokens share one emission: ``itl_ms`` counts emissions, ``itl_token_ms`` and TPOT count tokens.
 Percentiles interpolate linearly between order statistics (numpy's and DuckDB's ``quantile_cont`` default).
 
 ``expression`` is the figure of one row in SQL, over ``requests`` or ``slices``; null where the row has no such
@@ -42,6 +42,7 @@ class Metric:
     provenance: Provenance
     source: Literal["requests", "slices", "iterations", "run"]
     expression: str | None = None
+    times: str | None = None  # in SQL: how many samples a row stands for; None: one
 
 
 def _metrics(*metrics: Metric) -> dict[str, Metric]:
@@ -78,6 +79,18 @@ METRICS: dict[str, Metric] = _metrics(
         "derived",
         "slices",
         "itl_ns / 1e6",
+    ),
+    Metric(
+        "itl_token_ms",
+        "Inter-token latency, per token",
+        "(t_i - t_(i-1)) / k for each of the k tokens of an emission: as if its tokens had come evenly. Without speculation it is the "
+        "inter-token latency.",
+        "ms",
+        "lower",
+        "derived",
+        "slices",
+        "itl_ns / 1e6 / emitted",
+        "emitted",
     ),
     Metric(
         "stalls",

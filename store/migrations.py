@@ -60,9 +60,15 @@ def _padding(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("UPDATE runs SET figures = NULL")
 
 
-VERSION = 8
+def _groups(con: duckdb.DuckDBPyConnection) -> None:
+    """Summaries have figures by group of requests: the collector makes them anew."""
+    con.execute("UPDATE runs SET figures = NULL")
+
+
+VERSION = 9
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
+    8: _groups,
 }  # fmt: skip
 
 

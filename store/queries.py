@@ -102,6 +102,14 @@ def run(con: Connection, run_id: str) -> dict[str, Any] | None:
     return None if row is None else _decoded(row)
 
 
+def labels(con: Connection, run_id: str) -> dict[str, list[str]]:
+    """The run's ``labels``, and ``disturbances``: what disturbed it, in words; empty of a run that is not known."""
+    row = Query(
+        "SELECT labels, figures->'$.disturbances' AS disturbances FROM runs WHERE run_id = $run", {"run": run_id}
+    ).one(con)
+    return {name: json.loads((row or {}).get(name) or "[]") for name in ("labels", "disturbances")}
+
+
 # ---------------------------------------------------------------------- series
 
 

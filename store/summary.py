@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from store.machine import LABEL_DISTURBED, machine_of
 from store.metrics import (
     COMPLETED_SQL,
     FEWEST_STEADY,
@@ -26,6 +27,9 @@ from store.metrics import (
 from store.query import Query
 
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
+ITL_PER_TOKEN = "itl_token_ms"
+GROUP = '''coalesce("group", '') AS "group"'''
+GROUPS = '(SELECT run_id, request, "group" FROM requests WHERE run_id = $run)'
 LATENCY_FIGURES = (*map(percentile_name, PERCENTILES), "mean", "max")
 
 
@@ -51,6 +55,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
     stated = _loads(run["summary"])
     requests = totals_query(run_id).rows(con)[0]
     steps = steps_query(run_id).rows(con)[0]
+    disturbances = machine_of(con, run_id)["disturbances"]
     stated_requests = stated.get("requests", {})
     progress = _loads(run["progress"])
     output_tokens = _first(stated.get("output_tokens"), steps["emitted"], requests["output_tokens"], 0)
@@ -58,7 +63,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
     return {
         "run_id": run_id,
         "status": run["state"],
-        "labels": json.loads(run["labels"] or "[]"),
+        "labels": _with_disturbed(json.loads(run["labels"] or "[]"), disturbances),
         "requests": {
             "total": _first(stated_requests.get("total"), progress.get("requests_total"), requests["total"]),
             "finished": _first(stated_requests.get("finished"), requests["finished"]),
@@ -69,7 +74,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         "output_tokens": output_tokens,
         "output_tokens_per_s": output_tokens / span_s if span_s else None,
         "output_tokens_per_s_steady": steady_query(run_id).rows(con)[0]["tokens_per_s"],
-        **{name: latency_query(run_id, name).rows(con)[0] for name in LATENCIES},
+        **{name: latency_query(run_id, name).rows(con)[0] for name in (*LATENCIES, ITL_PER_TOKEN)},
         "stalls": stalls_query(run_id).rows(con)[0]["stalls"],
         "prefix_hit_tokens": _first(stated.get("prefix_hit_tokens"), steps["prefix_hit"], 0),
         "preempted_hit_tokens": _first(stated.get("preempted_hit_tokens"), steps["preempted_hit"], 0),
@@ -82,7 +87,48 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         "refused": stated.get("refused") or [],
         "output_digest": stated.get("output_digest"),
         "workload_hash": _first(run["workload_hash"], stated.get("workload_hash")),
+        "groups": group_figures(con, run_id, span_s),
+        "disturbances": disturbances,
     }
+
+
+def group_figures(con: duckdb.DuckDBPyConnection, run_id: str, span_s: float | None) -> dict[str, dict[str, Any]]:
+    """The figures of each group of requests, by its name; of requests without a group the name is empty.
+
+    Latencies as in the summary, ``requests``, ``stalls``, ``output_tokens``, and ``output_tokens_per_s`` over the whole run's span.
+    """
+    counts = {row.pop("group"): row for row in group_totals_query(run_id).rows(con)}
+    latencies = {
+        name: {row.pop("group"): row for row in latency_query(run_id, name, by_group=True).rows(con)}
+        for name in (*LATENCIES, ITL_PER_TOKEN)
+    }
+    none = dict.fromkeys(LATENCY_FIGURES) | {"count": 0}
+    return {
+        group: {
+            "requests": {"total": row["total"], "finished": row["finished"]},
+            **{name: by_group.get(group, none) for name, by_group in latencies.items()},
+            "stalls": row["stalls"],
+            "output_tokens": row["output_tokens"],
+            "output_tokens_per_s": row["output_tokens"] / span_s if span_s else None,
+        }
+        for group, row in counts.items()
+    }
+
+
+def latencies_of(*figures: Mapping[str, Any]) -> dict[str, str]:
+    """The latencies that summaries are shown with, and their titles. Inter-token latency is two, per emission and per token, where
+    speculation makes them differ in any of the summaries.
+    """
+    titles = {name: METRICS[name].title for name in LATENCIES}
+    counts = [[(told.get(name) or {}).get("count") for name in ("itl_ms", ITL_PER_TOKEN)] for told in figures]
+    if not any(tokens is not None and tokens != emissions for emissions, tokens in counts):
+        return titles
+    apart: dict[str, str] = {}
+    for name, title in titles.items():
+        apart[name] = title
+        if name == "itl_ms":
+            apart |= {name: f"{title}, per emission", ITL_PER_TOKEN: METRICS[ITL_PER_TOKEN].title}
+    return apart
 
 
 def small_samples(
@@ -93,19 +139,41 @@ def small_samples(
     return [words for name, count in counts.items() if (words := too_few_in_words(METRICS[name].title, count, shares))]
 
 
-def latency_query(run_id: str, metric: str) -> Query:
-    """Percentiles, ``mean`` and ``max`` of a per-row metric, in its unit, and the ``count`` of samples; null where the run has none."""
+def latency_query(run_id: str, metric: str, *, by_group: bool = False) -> Query:
+    """Percentiles, ``mean`` and ``max`` of a per-row metric, in its unit, and the ``count`` of samples; null where the run has none.
+    ``by_group``: a row for each group of requests, led by ``group``.
+    """
     definition = METRICS[metric]
     shares = ", ".join(f"{p}" for p in PERCENTILES)
     names = ", ".join(f"q[{k + 1}] AS {percentile_name(p)}" for k, p in enumerate(PERCENTILES))
-    value = definition.expression
+    value, source = definition.expression, definition.source
+    rows = (
+        source
+        if definition.times is None
+        else f"(SELECT *, unnest(range({definition.times})) FROM {source} WHERE run_id = $run)"
+    )
+    if by_group and source != "requests":
+        rows = f"{rows} JOIN {GROUPS} USING (run_id, request)"
+    group = f"{GROUP}, " if by_group else ""
     return Query(
         f"""
-SELECT {names}, mean, max, count FROM (
-  SELECT quantile_cont({value}, [{shares}]) AS q, avg({value}) AS mean, max({value}) AS max, count({value}) AS count
-  FROM {definition.source} WHERE run_id = $run
+SELECT {'"group", ' if by_group else ""}{names}, mean, max, count FROM (
+  SELECT {group}quantile_cont({value}, [{shares}]) AS q, avg({value}) AS mean, max({value}) AS max, count({value}) AS count
+  FROM {rows} WHERE run_id = $run{" GROUP BY ALL" if by_group else ""}
 )""".strip(),
         {"run": run_id},
+    )
+
+
+def group_totals_query(run_id: str) -> Query:
+    """Requests, output tokens and stalls of each group."""
+    return Query(
+        f"""
+WITH gaps AS (SELECT request, count(*) FILTER (itl_ns > $above) AS stalls FROM slices WHERE run_id = $run GROUP BY request)
+SELECT {GROUP}, count(*) AS total, count(*) FILTER ({COMPLETED_SQL}) AS finished, sum(output_tokens)::BIGINT AS output_tokens,
+       coalesce(sum(stalls), 0)::BIGINT AS stalls
+FROM requests LEFT JOIN gaps USING (request) WHERE run_id = $run GROUP BY ALL ORDER BY ALL""".strip(),
+        {"run": run_id, "above": STALL_MS * 1e6},
     )
 
 
@@ -163,6 +231,10 @@ def _span_s(requests: dict[str, Any], steps: dict[str, Any]) -> float | None:
     if not starts or end is None or end <= min(starts):
         return None
     return (end - min(starts)) / 1e9
+
+
+def _with_disturbed(labels: list[str], disturbances: Sequence[str]) -> list[str]:
+    return [*labels, LABEL_DISTURBED] if disturbances and LABEL_DISTURBED not in labels else labels
 
 
 def _first(*values: Any) -> Any:

@@ -121,6 +121,8 @@ class RunTail:
         self.insert(con)
         figures = compute_summary(con, self.run_id)
         self._row["figures"] = json.dumps(figures)
+        if figures is not None:
+            self._row["labels"] = as_text(figures["labels"])  # with what only the rows show
         self.insert(con, force=True)
 
     def look_again(self, con: duckdb.DuckDBPyConnection) -> None:

@@ -185,6 +185,7 @@ def _index(home: Home) -> None:
 
 def print_result(result: dict[str, Any]) -> None:
     """A run's result as a table."""
+    from app.runs.latencies import ALL, latency_rows
     from store.metrics import STALL_MS
     from store.summary import LATENCY_FIGURES, small_samples
 
@@ -198,10 +199,10 @@ def print_result(result: dict[str, Any]) -> None:
             f"{result['output_tokens'] or 0:,} tokens, {_speed(result)}",
         ),
     ]
-    for key, name in (("ttft_ms", "TTFT"), ("itl_ms", "ITL"), ("tpot_ms", "TPOT"), ("e2e_ms", "E2E")):
-        figures = result[key]
-        told = "  ".join(f"{k} {_figure(figures[k])}" for k in LATENCY_FIGURES)
-        rows.append((f"{name} (ms)", f"{told}  of {figures['count']:,}"))
+    for row in latency_rows(result):
+        told = "  ".join(f"{k} {_figure(row.figures.get(k))}" for k in LATENCY_FIGURES)
+        whose = "" if row.group == ALL else f"{row.group}: "
+        rows.append((f"{whose}{row.short} (ms)", f"{told}  of {row.figures.get('count') or 0:,}"))
     rows += [
         ("stalls", f"{result['stalls']:,} gaps above {STALL_MS:g} ms"),
         ("prefix hits", _hits(result)),
@@ -217,6 +218,8 @@ def print_result(result: dict[str, Any]) -> None:
     stdout().print(table(("", ""), rows, title=result["run_id"]))
     for words in small_samples(result):
         say(words)
+    if result["disturbances"]:
+        say(f"Disturbed: {'; '.join(result['disturbances'])}.")
     for request in result.get("refused") or []:
         say(f"Request {request['request_id']} was refused: {request['error']}")
 

@@ -18,6 +18,7 @@ from app.experiments.plan import natural_rate, plan
 from app.home import Home
 from engine.config import RunSpec
 from store.aside import rows_aside
+from store.machine import LABEL_DISTURBED
 from store.metrics import METRICS, percentile, too_few_in_words
 from store.plan import Experiment, Search, Turn, Variant
 from store.samples import alone, read_samples, with_slo
@@ -162,7 +163,7 @@ def capacity_result(home: Home, experiment: Experiment) -> dict[str, Any]:
                 for t in sorted(tried, key=lambda t: t.rate or 0.0)
             ],
         }
-    labels = {label for turn in experiment.turns if turn.done for label in _labels(home, turn.run_id)} - {"warm-up"}
+    labels = {label for turn in experiment.turns if turn.done for label in _labels(home, turn)} - {"warm-up"}
     return {
         **experiment.about(),
         "labels": sorted(labels),
@@ -229,5 +230,6 @@ def in_words(name: str, about: Mapping[str, Any], base: Mapping[str, Any], exper
     return said
 
 
-def _labels(home: Home, run_id: str) -> list[str]:
-    return list(read_status(home.runs / run_id).get("labels") or [])
+def _labels(home: Home, turn: Turn) -> list[str]:
+    labels = list(read_status(home.runs / turn.run_id).get("labels") or [])
+    return [*labels, LABEL_DISTURBED] if turn.figures.get("disturbances") else labels

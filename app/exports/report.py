@@ -22,6 +22,7 @@ from app.experiments.plan import Experiment
 from app.experiments.tables import differs_table, figures_table, served_table
 from app.exports.html import again, chart_section, fine_print, page, pairs, section, story, table_of, table_section
 from app.panels import PANELS
+from app.runs.latencies import COUNTED, latency_rows
 from app.settings.given import flat
 from app.theme import LIGHT
 from app.words.states import DISTURBED
@@ -31,7 +32,7 @@ from store import queries
 from store.metrics import METRICS
 from store.samples import read_samples
 from store.statistics import STATISTICS
-from store.summary import LATENCIES, LATENCY_FIGURES, small_samples
+from store.summary import LATENCY_FIGURES, small_samples
 
 MOST_GAPS = 4000
 CHART_POINTS = 1500
@@ -121,18 +122,18 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         f"iterations; {number(figures.get('output_tokens_per_s'))} output tokens/s."
     ]
     table = table_of(
-        ("", *LATENCY_FIGURES, "samples"),
+        ("requests", "", *LATENCY_FIGURES, "samples"),
         [
-            (
-                f"{METRICS[name].title}, ms",
-                *(number((figures.get(name) or {}).get(s)) for s in (*LATENCY_FIGURES, "count")),
-            )
-            for name in LATENCIES
+            (row.group, f"{row.title}, ms", *(number(row.figures.get(share)) for share in COUNTED))
+            for row in latency_rows(figures)
         ],
     )
+    disturbances = figures.get("disturbances") or []
     spec = spec_of_today(row.get("spec") or {})
     parts = [
-        story(title, "", row.get("labels") or [], told),
+        story(
+            title, "", row.get("labels") or [], told, [f"Disturbed: {'; '.join(disturbances)}."] if disturbances else []
+        ),
         section("Latency", table, " ".join(small_samples(figures))),
         chart_section(drawn, (figures.get("iterations") or 0) > CHART_POINTS),
         *(table_section(table) for panel in PANELS for table in panel.run_tables(con, run_id)),

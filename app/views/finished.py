@@ -13,6 +13,7 @@ from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts
+from app.runs.latencies import ALL, latency_rows
 from app.views.finished_charts import finished_charts
 from app.views.inspector import iteration_inspector
 from app.views.missing import say_waiting
@@ -24,7 +25,7 @@ from app.words.text import PARTS, PROVENANCE
 from store import queries
 from store.metrics import METRICS
 from store.pool_room import PoolRoom, pool_room
-from store.summary import LATENCIES, LATENCY_FIGURES, latency_query, small_samples
+from store.summary import LATENCY_FIGURES, latencies_of, latency_query, small_samples
 
 INGEST_CHECK_S = 0.5
 SYMBOLS = (
@@ -108,13 +109,17 @@ def metric_help(name: str) -> str:
 
 
 def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any]) -> None:
+    told = latency_rows(figures)
+    names = latencies_of(figures)
+    grouped = any(row.group != ALL for row in told)
     rows = [
         {
-            "": METRICS[name].title,
-            **{share: _tenths(figures.get(name, {}).get(share)) for share in LATENCY_FIGURES},
-            "samples": figures.get(name, {}).get("count"),
+            **({"requests": row.group} if grouped else {}),
+            "": row.title,
+            **{share: _tenths(row.figures.get(share)) for share in LATENCY_FIGURES},
+            "samples": row.figures.get("count"),
         }
-        for name in LATENCIES
+        for row in told
     ]
     st.dataframe(
         rows,
@@ -123,16 +128,17 @@ def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any
         column_config={
             share: st.column_config.NumberColumn(f"{share}, ms", format="localized") for share in LATENCY_FIGURES
         },
-        alt="Latency in ms: " + "; ".join(f"{row['']} p50 {row['p50']}, p99 {row['p99']}" for row in rows),
+        alt="Latency in ms: "
+        + "; ".join(f"{row['']} p50 {row['p50']}, p99 {row['p99']}" for row in rows[: len(names)]),
     )
     for words in small_samples(figures):
         st.caption(plain(words))
     st.caption(plain(SYMBOLS))
-    for name in LATENCIES:
+    for name in names:
         st.caption(plain(metric_help(name)))
     with st.expander("SQL"):
-        for name in LATENCIES:
-            st.code(latency_query(run_id, name).sql, language="sql", wrap_lines=True)
+        for name in names:
+            st.code(latency_query(run_id, name, by_group=grouped).sql, language="sql", wrap_lines=True)
 
 
 def _tenths(value: float | None) -> float | None:

@@ -14,6 +14,8 @@ from app.settings import controls as book
 from app.views.start import flip_button
 from app.words.plain import plain
 from app.words.states import STATES
+from store import queries
+from store.machine import LABEL_DISTURBED
 from telemetry.refusal import in_words
 
 CHECK_EVERY_S = 1.0
@@ -36,9 +38,21 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         state, help_text = STATES.get(facts.state, (facts.state, ""))
         st.badge(state, color=_colour(facts.state), help=help_text)
-        for label in facts.labels:
-            st.badge(plain(label), color="orange", icon=":material/label:", help=label_in_words(label))
+        for label, words in _labels(lab, facts).items():
+            st.badge(plain(label), color="orange", icon=":material/label:", help=plain(words))
         st.caption(plain(f"{facts.switches}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
+
+
+def _labels(lab: Lab, facts: RunFacts) -> dict[str, str]:
+    """The run's labels and what they mean; of a run that is over also what only its rows show."""
+    labels = {label: label_in_words(label) for label in facts.labels}
+    if facts.is_final:
+        with lab.database.read() as con:
+            known = queries.labels(con, facts.run_id)
+        labels |= {label: label_in_words(label) for label in known["labels"]}
+        if known["disturbances"]:
+            labels[LABEL_DISTURBED] += f" Here: {'; '.join(known['disturbances'])}."
+    return labels
 
 
 def why_it_ended(facts: RunFacts) -> None:

@@ -27,6 +27,7 @@ STATES = {
 LABELS = {
     "random weights": "The model's weights are random: the speed is real, the text is noise.",
     "simulated": "Times come from a model of the machine, not from this machine.",
+    "disturbed": "Other processes or the device itself disturbed this run, so its times say less; Setup says by what.",
     "unfinished": "The run ended before every request was served.",
     "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",
     "telemetry damaged": "Rows that were recorded are missing or changed on disk; figures drawn from them are "

@@ -17,6 +17,7 @@ from store import queries
 from store.database import Database
 from store.ingest import Collector
 from store.metrics import METRICS, STALL_MS, carries, percentile, request_latencies, too_few, too_few_in_words
+from store.summary import latencies_of
 from telemetry.recorder import Recorder
 from telemetry.rows import END_REASONS
 
@@ -108,13 +109,14 @@ def test_summary_has_exactly_the_keys_scripts_rely_on(summary_and_requests) -> N
             "itl_ms",
             "tpot_ms",
             "e2e_ms",
+            "itl_token_ms",
             "stalls",
             "prefix_hit_tokens",
             "preempted_hit_tokens",
             "draft_tokens",
         ),
         *("accepted_tokens", "preemptions", "kv_capacity_tokens", "kv_could_hold_tokens", "peak_kv_tokens", "refused"),
-        *("output_digest", "workload_hash"),
+        *("output_digest", "workload_hash", "groups", "disturbances"),
     ]
 
 
@@ -273,3 +275,56 @@ def test_steady_throughput_leaves_out_how_the_batch_fills_and_empties(tmp_path: 
         Collector(tmp_path / "runs", database).ingest_once("steady")
         steady = queries.summary(con, "steady")["output_tokens_per_s_steady"]
     assert steady == (expected if expected is None else pytest.approx(expected))
+
+
+def test_a_group_has_its_own_figures_and_an_emission_of_several_tokens_counts_once_or_by_token(tmp_path: Path) -> None:
+    """Two groups: one emission of 3 tokens after 30 ms beside gaps of 10 ms; a stall of 250 ms in the other."""
+    run_dir = make_run(tmp_path / "runs", "grouped")
+    with Recorder(run_dir) as recorder:
+        for request, group, first in ((0, "chat", 20), (1, "chat", 40), (2, "long", 100)):
+            times = {"arrival_ns": 0, "first_scheduled_ns": 0, "first_token_ns": first * MS, "end_ns": 400 * MS}
+            recorder.request(**request_values(request, group=group, output_tokens=4, end_reason="length", **times))
+        recorder.iteration(**iteration_values(0, emitted_tokens=6))
+        recorder.slices(
+            0,
+            request=range(3),
+            kind="decode",
+            tokens=1,
+            context_len=0,
+            emitted=[3, 1, 1],
+            itl_ns=[30 * MS, 10 * MS, 250 * MS],
+        )
+    set_status(run_dir, "finished")
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        Collector(tmp_path / "runs", database).ingest_once("grouped")
+        summary = queries.summary(con, "grouped")
+    assert summary is not None
+    chat, long = summary["groups"]["chat"], summary["groups"]["long"]
+    assert list(summary["groups"]) == ["chat", "long"]
+    assert (chat["ttft_ms"]["p50"], long["ttft_ms"]["p50"], chat["ttft_ms"]["count"]) == (30, 100, 2)
+    assert (chat["itl_ms"]["p50"], chat["itl_ms"]["count"]) == (20, 2)
+    assert (chat["itl_token_ms"]["p50"], chat["itl_token_ms"]["max"], chat["itl_token_ms"]["count"]) == (10, 10, 4)
+    assert (chat["stalls"], long["stalls"], summary["stalls"]) == (0, 1, 1)
+    assert (chat["output_tokens"], chat["requests"]) == (8, {"total": 2, "finished": 2})
+    assert latencies_of(summary)["itl_ms"] == "Inter-token latency, per emission"
+    assert "itl_token_ms" not in latencies_of({"itl_ms": {"count": 5}, "itl_token_ms": {"count": 5}})
+
+
+def test_a_run_beside_which_others_worked_is_labelled_disturbed_wherever_its_labels_stand(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "runs", "beside-others")
+    with Recorder(run_dir) as recorder:
+        recorder.run("start", "running", environment={"cpu": {"cores": 2}})
+        recorder.iteration(**iteration_values(0, emitted_tokens=1))
+        for second in range(5):
+            recorder.device(time_ns=second * 1000 * MS, device="cpu", host_cpu_percent=95.0, cpu_percent=10.0)
+    set_status(run_dir, "finished")
+    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
+        Collector(tmp_path / "runs", database).ingest_once("beside-others")
+        summary, row = queries.summary(con, "beside-others"), queries.run(con, "beside-others")
+        known = queries.labels(con, "beside-others")
+    assert summary is not None
+    assert row is not None
+    assert "disturbed" in summary["labels"]
+    assert summary["labels"] == row["labels"] == known["labels"]
+    assert known["disturbances"] == summary["disturbances"]
+    assert "other processes used" in summary["disturbances"][0]

@@ -15,9 +15,9 @@ from app.panels.kv_quantization.measure import STANDARD
 from app.words.text import in_sentence
 from engine.config import EngineConfig, KVQuantization, codec_of_today, spec_of_today
 from store import codec_runs as queries
+from store.machine import machine_of
 from store.pool_room import PoolRoom, pool_room
 from store.quality import FULL_PRECISION, quality_of_model_query
-from store.samples import machine_of
 
 QUALITY = ("perplexity_ratio", "kl", "agreement", "greedy_agreement", "text_tokens")
 

@@ -117,6 +117,7 @@ def test_a_disturbed_search_says_so_in_its_result_and_in_its_file(timed: str, ho
     )
     assert capacity_result(home, quiet)["variants"]["a"]["disturbed"] == []
     assert capacity_result(home, disturbed)["variants"]["a"]["disturbed"] == ["r2"]
+    assert [capacity_result(home, one)["labels"] for one in (quiet, disturbed)] == [[], ["disturbed"]]
     assert DISTURBED_RATES in capacity_report(home, disturbed)
     assert DISTURBED_RATES not in capacity_report(home, quiet)
 
