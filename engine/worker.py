@@ -23,6 +23,7 @@ import torch
 from engine.config import EngineError, RunSpec, load_plugins
 from engine.executor import Executor
 from engine.failures import describe, labels_of, stopped, unrecorded
+from engine.fork_server import serve_forks
 from engine.loop import Engine
 from engine.model.device import device_uuid
 from engine.phases import Progress
@@ -174,10 +175,13 @@ def _measure_reading(prepared: Prepared) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments == ["--spare"]:
+    if arguments in (["--spare"], ["--fork-server"]):
+        if arguments == ["--spare"]:
+            rehearse()
+        elif not _fork_rehearsed():
+            return 0
         with contextlib.suppress(EngineError):  # the run it gets will say so
             load_plugins()
-        rehearse()
         print("ready", flush=True)
         line = sys.stdin.readline().strip()
         if not line:
@@ -185,9 +189,18 @@ def main(arguments: list[str]) -> int:
         arguments = [line]
         _redirect_output(Path(line))
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        print("usage: python -m engine.worker RUN_DIR | --spare", file=sys.stderr)
+        print("usage: python -m engine.worker RUN_DIR | --spare | --fork-server", file=sys.stderr)
         return 2
     return run(Path(arguments[0]))
+
+
+def _fork_rehearsed() -> bool:
+    """Rehearse in one thread, as threads that have computed would be missing in a fork, and serve forks; True in each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    rehearse()
+    torch.set_num_threads(threads)
+    return serve_forks()
 
 
 def _redirect_output(run_dir: Path) -> None:

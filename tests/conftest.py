@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,22 @@ def embedded_model_dir() -> Path:
     from engine.model.load import model_directory, resolve
 
     return model_directory(resolve(EMBEDDED_MODEL))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def workers_of_all_tests_share_one_environment() -> Iterator[None]:
+    """Engine processes are forked from one that was started in the same environment, and pytest puts each test's name
+    into ours."""
+    from app.runs import process
+
+    with pytest.MonkeyPatch.context() as patch:
+        ours = process.worker_environment
+        patch.setattr(process, "worker_environment", lambda: without(ours(), "PYTEST_CURRENT_TEST"))
+        yield
+
+
+def without(environment: dict[str, str], name: str) -> dict[str, str]:
+    return {key: value for key, value in environment.items() if key != name}
 
 
 SOAKING = "SERVESCOPE_SOAK_ROUNDS" in os.environ

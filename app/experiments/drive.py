@@ -20,6 +20,7 @@ from app.experiments import rate_search as capacity
 from app.experiments.file import read_experiment, read_specs, write_experiment
 from app.experiments.plan import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
 from app.home import Home
+from app.runs.process import start_fork_server
 from app.runs.queue import RunQueue
 from engine.config import RunSpec
 from telemetry.folder import is_run
@@ -159,6 +160,7 @@ class Experimenter:
 def drive_here(home: Home, experiment_id: str) -> tuple[Driver, RunQueue]:
     """A driver with a run queue of its own, for a command line with no lab. Raises ``Timeout`` where another has it."""
     queue = RunQueue(home, only="none")
+    start_fork_server()
 
     def submit(spec: RunSpec) -> None:
         queue.only = spec.run_id

@@ -1,9 +1,9 @@
 """One engine process: started warm, handed a run, watched, ended.
 
-Every worker starts as a spare (``python -m engine.worker --spare``): it imports what it needs and waits for one line on
-its standard input, the run's folder. Until then it belongs to the process that started it, and ends with it (end of
-input). From then on it is on its own, in its own session and with its output in a file, so the run outlives a lab that
-is killed, and the next lab takes it over.
+Every worker starts as a spare (``python -m engine.worker --spare``, or a fork of a process that has done its imports):
+it makes ready what any run needs and waits for one line on its standard input, the run's folder. Until then it belongs
+to the process that started it, and ends with it (end of input). From then on it is on its own, in its own session and
+with its output in a file, so the run outlives a lab that is killed, and the next lab takes it over.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
 import app
 from app.home import Home
+from app.runs import fork_server
+from app.runs.fork_server import ForkServer, server_for
 from engine.config.allocator import with_tunables
 from telemetry.process import Identity, identity_in, identity_of, is_alive, own_identity, start_ticks
 from telemetry.status import read_status, write_status
@@ -31,40 +34,34 @@ LOG = "worker.log"
 class EngineProcess:
     """A worker of this process (``start``) or a survivor of an earlier one (``adopt``)."""
 
-    def __init__(self, identity: Identity, child: subprocess.Popen[bytes] | None, log: Path | None) -> None:
+    def __init__(self, identity: Identity, pipe: IO[bytes] | None = None, log: Path | None = None) -> None:
         self.identity = identity
-        self._child = child
+        self._pipe = pipe  # a waiting spare's standard input
         self._log = log
 
-    @classmethod
-    def start(cls, home: Home) -> EngineProcess:
+    @staticmethod
+    def start(home: Home) -> EngineProcess:
         """Start a warm worker that waits for a run."""
         mine = own_identity()
         log = home.spare / f"{mine['pid']}-{mine['process_start_ticks']}-{uuid.uuid4().hex[:8]}.log"
+        environment = worker_environment()
+        server = server_for(environment)
         with log.open("xb") as output:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "engine.worker", "--spare"],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=SOURCE_ROOT,
-                env=worker_environment(),
-                start_new_session=True,
-            )
-        return cls(identity_of(child.pid), child, log)
+            if server is not None and server.is_ready:
+                with contextlib.suppress(OSError):
+                    return _Forked(server, output, log)
+            return _Executed(environment, output, log)
 
     @classmethod
     def adopt(cls, run_dir: Path) -> EngineProcess:
         """The living worker that ``status.json`` names, started by a supervisor that is gone."""
-        return cls(identity_in(read_status(run_dir)), None, None)
+        return cls(identity_in(read_status(run_dir)))
 
     @property
     def pid(self) -> int:
         return int(self.identity["pid"])
 
     def is_alive(self) -> bool:
-        if self._child is not None:
-            return self._child.poll() is None
         return is_alive(self.identity)
 
     @property
@@ -77,18 +74,17 @@ class EngineProcess:
 
         The status names this process before it learns of the run: a run that is served never lacks an owner on disk.
         """
-        assert self._child is not None
-        assert self._child.stdin is not None
+        assert self._pipe is not None
         assert self._log is not None
         write_status(run_dir, state="starting", started_unix_ns=time.time_ns(), **self.identity)
         self._log.replace(run_dir / LOG)
         self._log = None
-        with contextlib.suppress(BrokenPipeError), self._child.stdin as pipe:
+        with contextlib.suppress(BrokenPipeError), self._pipe as pipe:
             _send_line(pipe, str(run_dir))
 
     def exit_code(self) -> int | None:
         """Exit status of an ended child (negative: the signal that ended it); None while it runs and for survivors."""
-        return self._child.poll() if self._child is not None else None
+        return None
 
     def terminate(self) -> None:
         """Ask it to finish the iteration, flush and exit."""
@@ -104,11 +100,11 @@ class EngineProcess:
 
     def dismiss(self) -> None:
         """Send a waiting spare away and remove its output."""
-        if self._child is not None and self._child.stdin is not None:
+        if self._pipe is not None:
             with contextlib.suppress(BrokenPipeError, OSError):
-                self._child.stdin.close()
+                self._pipe.close()
             self.kill()
-            self._child.wait()
+            self._wait()
         if self._log is not None:
             self._log.unlink(missing_ok=True)
 
@@ -116,6 +112,70 @@ class EngineProcess:
         if self.is_alive():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
+
+    def _wait(self) -> None:
+        """Wait for the end of a worker that was killed."""
+
+
+class _Executed(EngineProcess):
+    """A new process, this one's child."""
+
+    def __init__(self, environment: Mapping[str, str], output: IO[bytes], log: Path) -> None:
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "engine.worker", "--spare"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=SOURCE_ROOT,
+            env=dict(environment),
+            start_new_session=True,
+        )
+        super().__init__(identity_of(self._child.pid), self._child.stdin, log)
+
+    def is_alive(self) -> bool:
+        return self._child.poll() is None
+
+    def exit_code(self) -> int | None:
+        return self._child.poll()
+
+    def _wait(self) -> None:
+        self._child.wait()
+
+
+class _Forked(EngineProcess):
+    """A child of the process that has done the imports.
+
+    Raises ``OSError`` when that process is gone.
+    """
+
+    def __init__(self, server: ForkServer, output: IO[bytes], log: Path) -> None:
+        self._server = server
+        theirs, ours = os.pipe()
+        try:
+            pid = server.fork(theirs, output.fileno())
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+        super().__init__(identity_of(pid), os.fdopen(ours, "wb"), log)
+
+    def exit_code(self) -> int | None:
+        return None if self.is_alive() else self._server.code_of(self.pid)
+
+    def _wait(self) -> None:
+        self._server.code_of(self.pid)
+
+
+def start_fork_server() -> None:
+    """Have a process ready that the workers of several runs are forked from."""
+    fork_server.start(SOURCE_ROOT, worker_environment())
+
+
+def imports_are_under_way() -> bool:
+    """Whether a worker would start sooner a little later."""
+    server = server_for(worker_environment())
+    return server is not None and not server.is_ready
 
 
 def sweep_logs(home: Home) -> None:

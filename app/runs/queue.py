@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from app.errors import LabError
 from app.home import Home
 from app.runs.folder import create_run, device_of
-from app.runs.process import EngineProcess, sweep_logs
+from app.runs.process import EngineProcess, imports_are_under_way, start_fork_server, sweep_logs
 from app.runs.settle import settle
 from engine.config import RunSpec
 from telemetry.folder import is_run
@@ -87,13 +87,15 @@ class RunQueue:
     # ---- asked from outside, any thread -------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """Start the spare worker now, so that its imports run beside whatever the caller does next."""
+        """Start what the first run needs now, so that its imports run beside whatever the caller does next."""
         sweep_logs(self.home)
+        start_fork_server()
         with self._lock:
             self._keep_spare()
 
     def start(self) -> None:
         """Take up what is on disk and keep the queue moving in a thread of its own."""
+        start_fork_server()
         self._thread = threading.Thread(target=self._loop, name="run-queue", daemon=True)
         self._thread.start()
 
@@ -276,7 +278,7 @@ class RunQueue:
 
     def _start_next(self) -> None:
         for queued in list(self._queued):
-            if queued.device in self._running:
+            if queued.device in self._running or (self._spare is None and imports_are_under_way()):
                 continue
             lock = self._device_lock(queued.device)
             if lock is None:
@@ -299,7 +301,7 @@ class RunQueue:
             self._spare.dismiss()
             self._spare = None
             self._spare_failures += 1
-        if self._spare is None and self._spare_failures < 3:
+        if self._spare is None and self._spare_failures < 3 and not imports_are_under_way():
             self._spare = EngineProcess.start(self.home)
 
     # ---- small questions ----------------------------------------------------------------------------------------
