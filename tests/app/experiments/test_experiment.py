@@ -259,7 +259,7 @@ def test_a_sweep_is_judged_by_the_objectives_asked_for_and_exported_as_a_curve(
     assert max(stricter["slo"]["attainment"]["workload.speed=1"]) == 0
     pages = {}
     for most in (-1.0, 1000.0):  # percent of the machine that others may use
-        monkeypatch.setattr("store.samples.OTHERS_CPU", most)
+        monkeypatch.setattr("store.machine.OTHERS_CPU", most)
         path = tmp_path / f"{most}.html"
         export(home, experiment_id, path)
         pages[most] = path.read_text()
