@@ -3,7 +3,7 @@
 ``python -m benchmarks.papers [--quick] [--only NAME,...] [--json FILE] [--check]``
 
 A verdict is no goal: *not reproduced* is an answer. The goals are that every claim reaches one, that none is *invalid*, and that all quick
-forms together end within 25 minutes on two cores.
+forms together end within 25 minutes on two cores. FILE is written anew after each claim.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from app.claims.judge import Judgement
@@ -29,6 +29,7 @@ from scenarios.papers import claim_file
 
 MOST_MINUTES = 25.0  # of all quick forms together
 LOOK_S = 0.05
+FIGURE_COLUMNS = ("figure", "what it is", "at", "here")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -36,37 +37,39 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="the quick forms")
     parser.add_argument("--only", default=",".join(claim_file.names()), help="these papers, with commas between")
     options = parser.parse_args(words)
+    asked = options.only.split(",")
     report = Report("papers")
     report.note_load()
     began = time.monotonic()
     judgements: dict[str, Judgement] = {}
     with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
         home = Home(Path(os.environ.get("SERVESCOPE_HOME") or folder)).prepare()
-        for name in options.only.split(","):
+        for name in asked:
             start = time.monotonic()
             try:
                 judgements[name] = run(home, name, quick=options.quick)
                 said = judgements[name].verdict
+                report.table(f"{name}: figures", FIGURE_COLUMNS, figure_rows(judgements[name]))
             except LabError as error:
                 said = f"no verdict: {error.message}"
             print(f"{name}: {said} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
             report.note_load()
-    minutes = (time.monotonic() - began) / 60
-    asked = len(options.only.split(","))
-    report.table(
-        "Verdicts",
-        ("paper", "verdict", "reasons"),
-        [(name, one.verdict, " ".join(one.evidence["reasons"])) for name, one in judgements.items()],
-    )
-    for name, one in judgements.items():
-        report.table(f"{name}: figures", ("figure", "what it is", "at", "here"), figure_rows(one))
+            _sum_up(report, judgements, len(asked), (time.monotonic() - began) / 60, quick=options.quick)
+            if options.json:
+                report.save(options.json)  # a run that is cut off keeps the claims it has come to
+    rows = [(name, one.verdict, " ".join(one.evidence["reasons"])) for name, one in judgements.items()]
+    report.table("Verdicts", ("paper", "verdict", "reasons"), rows)
+    return report.finish(options)
+
+
+def _sum_up(report: Report, judgements: Mapping[str, Judgement], asked: int, minutes: float, *, quick: bool) -> None:
+    """Bring the report's figures to the judgements so far, of ``asked`` claims."""
     report.details["judgements"] = {name: one.as_dict() for name, one in judgements.items()}
+    report.figures.clear()
     report.figure("claims without a verdict", asked - len(judgements), "", goal=0, better="lower")
     invalid = sum(one.verdict == "invalid" for one in judgements.values())
     report.figure("invalid verdicts", invalid, "", goal=0, better="lower")
-    goal = MOST_MINUTES if options.quick else None
-    report.figure("all of them", minutes, "min", goal=goal, better="lower")
-    return report.finish(options)
+    report.figure("all of them", minutes, "min", goal=MOST_MINUTES if quick else None, better="lower")
 
 
 def run(home: Home, name: str, *, quick: bool) -> Judgement:
