@@ -19,13 +19,13 @@ from app.claims.judge import Judgement
 from app.claims.plan import plan_claim
 from app.claims.records import judgement_of_experiment
 from app.claims.words import figure_rows
-from app.errors import LabError
 from app.experiments.drive import drive_here
 from app.experiments.file import create_experiment, read_experiment
 from app.home import Home
 from app.runs.machine_rates import measure_for
 from benchmarks.harness import Report, arguments
 from scenarios.papers import claim_file
+from telemetry.refusal import Refusal
 
 MOST_MINUTES = 25.0  # of all quick forms together
 LOOK_S = 0.05
@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 judgements[name] = run(home, name, quick=options.quick)
                 said = judgements[name].verdict
                 report.table(f"{name}: figures", FIGURE_COLUMNS, figure_rows(judgements[name]))
-            except LabError as error:
+            except Refusal as error:
                 said = f"no verdict: {error.message}"
             print(f"{name}: {said} ({time.monotonic() - start:.0f} s)", file=sys.stderr, flush=True)
             report.note_load()

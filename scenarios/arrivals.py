@@ -31,6 +31,12 @@ TIMES = ("start_s", "every_s", "spread_s", "think_s", "stagger_s")  # keys that 
 PACES = ("rate", "speed")  # and those that are one over a time
 
 
+def filling(span: float, gaps: Sequence[float]) -> list[float]:
+    """The gaps, all stretched alike until they fill ``span``."""
+    drawn = sum(gaps)
+    return [gap * span / drawn for gap in gaps] if drawn > 0 else [span / len(gaps) for _ in gaps]
+
+
 class Process(Part):
     """Base of all arrival processes."""
 
@@ -83,37 +89,48 @@ class Interval(Process):
         return [self.every_s] * count
 
 
-class Poisson(Process):
-    """Independent arrivals, ``rate`` requests per second on average."""
+class Drawn(Process):
+    """Base of the processes whose gaps are drawn, ``rate`` requests a second on average."""
 
-    kind: Literal["poisson"] = "poisson"
     rate: float = Field(gt=0)
+    exact_rate: bool = Field(
+        False, description="Stretch the gaps so that these very requests come at ``rate``, whatever was drawn."
+    )
 
     @property
     def mean_gap_s(self) -> float | None:
         return 1 / self.rate
 
     def gaps(self, count: int, rng: random.Random) -> list[float]:
-        return [rng.expovariate(self.rate) for _ in range(count)]
+        gaps = [self.gap(rng) for _ in range(count)]
+        return filling(count / self.rate, gaps) if self.exact_rate else gaps
+
+    def gap(self, rng: random.Random) -> float:
+        """One time between neighbouring arrivals, in seconds."""
+        raise NotImplementedError
 
 
-class Gamma(Process):
+class Poisson(Drawn):
+    """Independent arrivals, ``rate`` requests per second on average."""
+
+    kind: Literal["poisson"] = "poisson"
+
+    def gap(self, rng: random.Random) -> float:
+        return rng.expovariate(self.rate)
+
+
+class Gamma(Drawn):
     """Gamma-distributed gaps; coefficient of variation ``cv``: 1 is Poisson, less is smoother, more comes in clumps.
 
     Shape 1 / cv^2 and scale cv^2 / rate, as in the load generators of Sarathi-Serve and DistServe.
     """
 
     kind: Literal["gamma"] = "gamma"
-    rate: float = Field(gt=0)
     cv: float = Field(1.0, gt=0, le=20)
 
-    @property
-    def mean_gap_s(self) -> float | None:
-        return 1 / self.rate
-
-    def gaps(self, count: int, rng: random.Random) -> list[float]:
+    def gap(self, rng: random.Random) -> float:
         variance = self.cv**2
-        return [rng.gammavariate(1 / variance, variance / self.rate) for _ in range(count)]
+        return rng.gammavariate(1 / variance, variance / self.rate)
 
 
 class Bursts(Process):

@@ -39,6 +39,19 @@ def test_poisson_keeps_its_rate_and_has_no_memory():
     assert sum(gap > mean for gap in gaps) / MANY == pytest.approx(math.exp(-1), rel=0.05)
 
 
+@pytest.mark.parametrize(
+    "process", [Poisson(rate=2, exact_rate=True), *(Gamma(rate=2, cv=cv, exact_rate=True) for cv in (0.5, 4))]
+)
+def test_an_exact_rate_holds_for_few_requests_and_keeps_the_ratios_of_the_gaps(process):
+    times = [a.at_s for a in process.draw(16, stream(0))]
+    drawn = [a.at_s for a in process.model_copy(update={"exact_rate": False}).draw(16, stream(0))]
+    assert times[-1] - times[0] == pytest.approx(15 / 2)
+    assert drawn[-1] != pytest.approx(15 / 2)
+    assert [t * drawn[-1] for t in times] == pytest.approx([t * times[-1] for t in drawn])
+    stretched = process.stretched(3).draw(16, stream(0))
+    assert [a.at_s for a in stretched] == pytest.approx([3 * t for t in times])
+
+
 @pytest.mark.parametrize("process", PROCESSES, ids=lambda p: p.kind)
 def test_arrivals_are_in_order_from_the_start(process):
     times = [a.at_s for a in process.draw(200, stream(0))]
