@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from scenarios.gaps import filling
 from scenarios.lengths import Fixed, Lengths
 from scenarios.part import Part
 from scenarios.pauses import LONGEST_S, FixedPause, Pauses
@@ -29,12 +30,6 @@ class Arrival:
 
 TIMES = ("start_s", "every_s", "spread_s", "think_s", "stagger_s")  # keys that are times
 PACES = ("rate", "speed")  # and those that are one over a time
-
-
-def filling(span: float, gaps: Sequence[float]) -> list[float]:
-    """The gaps, all stretched alike until they fill ``span``."""
-    drawn = sum(gaps)
-    return [gap * span / drawn for gap in gaps] if drawn > 0 else [span / len(gaps) for _ in gaps]
 
 
 class Process(Part):
@@ -235,7 +230,28 @@ class Replay(Process):
         return arrivals
 
 
+class ServeGen(Process):
+    """Requests drawn from the recorded windows of a service's clients (ServeGen), ``speed`` times as fast."""
+
+    kind: Literal["servegen"] = "servegen"
+    path: str = Field(
+        min_length=1,
+        description="Folder of its clients. Relative to the working directory or to the scenario file.",
+    )
+    from_s: float = Field(0.0, ge=0, description="Where in the recorded time to begin, in seconds.")
+    rate: float | None = Field(None, gt=0, description="Of all clients together. Empty: as recorded.")
+    clients: int | None = Field(None, ge=1, description="Only so many, the busiest. Empty: all.")
+    speed: float = Field(1.0, gt=0)
+    licence: str = Field("", max_length=200, description="Of the data. Empty: that of the published ones.")
+
+    def draw(self, count: int, rng: random.Random, rows: Sequence[TraceRow] = ()) -> list[Arrival]:
+        return [Arrival(self.start_s + (row.arrival_s - rows[0].arrival_s) / self.speed) for row in rows[:count]]
+
+    def stretched(self, factor: float) -> Self:
+        return self.model_copy(update={"start_s": self.start_s * factor, "speed": self.speed / factor})
+
+
 Arrivals = Annotated[
-    AtOnce | Interval | Poisson | Gamma | Bursts | ClosedLoop | Sessions | Replay,
+    AtOnce | Interval | Poisson | Gamma | Bursts | ClosedLoop | Sessions | Replay | ServeGen,
     Field(discriminator="kind"),
 ]

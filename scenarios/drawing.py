@@ -10,13 +10,14 @@ from typing import Any
 
 from engine.config import LATEST_NS, ConfigError, EngineConfig, MachineRates, RequestSpec, Sampling
 from scenarios import traces
-from scenarios.arrivals import Arrival, Replay
+from scenarios.arrivals import Arrival, Replay, ServeGen
 from scenarios.load import ScenarioError
 from scenarios.prompts import Ask
 from scenarios.recipes import RECIPES
 from scenarios.schema import Group, Workload
 from scenarios.sizing import SAMPLE, MeanRequest, tokens_asked
 from scenarios.streams import stream
+from scenarios.traces import servegen
 
 MOST_PROMPT_TOKENS = (
     5_000_000  # of a workload; of texts, whose tokens nobody has counted yet, a quarter of the characters
@@ -38,7 +39,11 @@ def draw(
     notes: list[str] = []
     tokens = 0
     for name, group in workload.groups.items():
-        trace = _trace_for(name, group, base)
+        trace = _trace_for(name, group, seed, base)
+        if trace.cut:
+            notes.append(
+                f"{name}: {trace.cut} turns of the trace are shorter than what was said before, and begin anew"
+            )
         if trace.failed:
             notes.append(f"{name}: {trace.failed} failed requests of the trace left out")
         notes += [f"{name}: {note}" for note in traces.unserved(trace.rows)]
@@ -144,14 +149,21 @@ def _lengths(group: Group, row: traces.TraceRow | None, prompts: Any, outputs: A
     return prompt_tokens, group.output_tokens.draw(outputs, traced_output)
 
 
-def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
-    replay = group.arrivals
-    if not isinstance(replay, Replay):
+def _trace_for(name: str, group: Group, seed: int, base: Path | None) -> traces.Trace:
+    """The rows that the group's requests are: read from a trace, drawn from recorded clients, or none."""
+    recorded = group.arrivals
+    if not isinstance(recorded, Replay | ServeGen):
         return traces.Trace((), 0)
-    path = _trace_path(replay, base)
-    wanted = replay.skip + group.requests
+    path = _trace_path(recorded, base)
+    skip = recorded.skip if isinstance(recorded, Replay) else 0
+    wanted = skip + group.requests
     try:
-        trace = traces.read(path, replay.format, wanted, block_tokens=replay.block_tokens, sessions=replay.sessions)
+        if isinstance(recorded, ServeGen):
+            rng, keys = stream(seed, name, "clients"), {"from_s", "rate", "clients"}
+            trace = servegen.draw(path, wanted, rng, **recorded.model_dump(include=keys))
+        else:
+            keys = {"block_tokens", "sessions"}
+            trace = traces.read(path, recorded.format, wanted, **recorded.model_dump(include=keys))
     except ConfigError as error:
         raise ScenarioError(
             f"workload.groups.{name}.arrivals.{error.field}", error.value, error.message, error.mend
@@ -161,22 +173,27 @@ def _trace_for(name: str, group: Group, base: Path | None) -> traces.Trace:
         raise ScenarioError(
             f"workload.groups.{name}.requests", group.requests, message, "Ask for fewer requests or skip fewer rows."
         )
-    return traces.Trace(trace.rows[replay.skip :], trace.failed)
+    whole = isinstance(recorded, Replay) and recorded.sessions == "cumulative"
+    rows, cut = traces.in_turns(trace.rows[skip:], whole=whole)
+    return traces.Trace(rows, trace.failed, cut)
 
 
 def licences(workload: Workload, base: Path | None) -> dict[str, str]:
     """The traces that the workload replays, by file name, and their licences."""
-    replays = [group.arrivals for group in workload.groups.values() if isinstance(group.arrivals, Replay)]
     by_trace = {}
-    for replay in replays:
-        path = _trace_path(replay, base)
-        by_trace[path.name] = replay.licence or traces.licence_of(path, replay.format)
+    for group in workload.groups.values():
+        recorded = group.arrivals
+        if isinstance(recorded, ServeGen):
+            by_trace[_trace_path(recorded, base).name] = recorded.licence or servegen.LICENCE
+        elif isinstance(recorded, Replay):
+            path = _trace_path(recorded, base)
+            by_trace[path.name] = recorded.licence or traces.licence_of(path, recorded.format)
     return by_trace
 
 
-def _trace_path(replay: Replay, base: Path | None) -> Path:
-    path = Path(replay.path).expanduser()
-    return base / path if not path.is_absolute() and not path.is_file() and base is not None else path
+def _trace_path(recorded: Replay | ServeGen, base: Path | None) -> Path:
+    path = Path(recorded.path).expanduser()
+    return base / path if not path.is_absolute() and not path.exists() and base is not None else path
 
 
 def _sampling(default: Sampling, ignore_eos: bool, temperature: float | None) -> Sampling | None:

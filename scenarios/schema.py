@@ -52,12 +52,12 @@ class Group(Part):
 
     @model_validator(mode="after")
     def _trace_parts_need_a_trace(self) -> Group:
-        if self.arrivals.kind != "trace":
-            lengths = (self.prompt_tokens, self.output_tokens, self.total_tokens)
-            if any(length is not None and length.kind == "trace" for length in lengths):
-                raise ValueError("lengths of kind trace need arrivals of kind trace")
-            if self.prompt.kind == "trace-blocks":
-                raise ValueError("prompts of kind trace-blocks need arrivals of kind trace")
+        lengths = (self.prompt_tokens, self.output_tokens, self.total_tokens)
+        traced = any(length is not None and length.kind == "trace" for length in lengths)
+        if traced and self.arrivals.kind not in ("trace", "servegen"):
+            raise ValueError("lengths of kind trace need arrivals of kind trace or servegen")
+        if self.prompt.kind == "trace-blocks" and self.arrivals.kind != "trace":
+            raise ValueError("prompts of kind trace-blocks need arrivals of kind trace")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,9 @@ The project ships none. Formats, told apart by the keys or columns of the file i
 - ``splitwise``: CSV with ``arrived_at`` (s), ``num_prefill_tokens``, ``num_decode_tokens`` (Vidur's form of the Azure
   traces), or the original ``TIMESTAMP``, ``ContextTokens``, ``GeneratedTokens``, in newer ones with ``NumImages``.
 - ``burstgpt``: CSV with ``Timestamp`` (s), ``Request tokens``, ``Response tokens`` and more; newer files add
-  ``Session ID`` and ``Elapsed time``.
+  ``Session ID`` and ``Elapsed time`` (s, from the request to the response).
+
+ServeGen's clients (``servegen``) are no trace, and requests are drawn from them.
 
 A response (or prompt) of 0 tokens is a failed request of the recorded service: it is skipped and counted. Every other key and column is
 read, known to change nothing, or refused by name. Files may be packed with gzip.
@@ -24,9 +26,10 @@ from engine.config import ConfigError
 from scenarios.traces.files import lines, opened
 from scenarios.traces.json_lines import Sessions, json_object, read_jsonl, shape_of
 from scenarios.traces.rows import Trace, TraceRow, bad, unserved
-from scenarios.traces.tables import columns_of, read_table
+from scenarios.traces.sessions import in_turns
+from scenarios.traces.tables import columns_of, has_sessions, read_table
 
-__all__ = ["Sessions", "Trace", "TraceFormat", "TraceRow", "licence_of", "read", "unserved"]
+__all__ = ["Sessions", "Trace", "TraceFormat", "TraceRow", "in_turns", "licence_of", "read", "unserved"]
 
 TraceFormat = Literal["auto", "mooncake", "bailian", "splitwise", "burstgpt"]
 JSON_FORMATS = ("mooncake", "bailian")
@@ -55,7 +58,7 @@ def read(
         limit: stop after so many good rows; a file that is not in order of arrival is read to its end first.
         block_tokens: what one of ``hash_ids`` stands for, where that is not the format's own number.
         sessions: ``cumulative``: rows with a ``session_id`` have the lengths and blocks of whole prompts; ``deltas``: of what is new in
-            each turn, which comes ``delay`` after the one before.
+            each turn, which comes ``delay`` after the one before. With ``Session ID`` either makes turns (``in_turns``).
 
     Raises:
         ConfigError: no such file, unknown format, or a bad line, with its number.
@@ -94,8 +97,10 @@ def _parser(
         rows = read_jsonl(path, lines(path, file), name, block_tokens=block_tokens, sessions=sessions)
         return LICENCES[name], rows
     table = columns_of(path, first, format)
-    for key, value, usual in (("block_tokens", block_tokens, None), ("sessions", sessions, "refused")):
-        if value != usual:
-            message = f"A trace in the columns of {table.format} has no hash_ids and no session_id."
-            raise ConfigError(key, value, message, f"Leave {key} out.")
-    return table.licence, read_table(path, lines(path, file), table)
+    if block_tokens is not None:
+        message = f"A trace in the columns of {table.format} has no hash_ids."
+        raise ConfigError("block_tokens", block_tokens, message, "Leave block_tokens out.")
+    if sessions != "refused" and not has_sessions(first):
+        message = f"This trace in the columns of {table.format} has no session_id: no Session ID with an Elapsed time."
+        raise ConfigError("sessions", sessions, message, "Leave sessions out.")
+    return table.licence, read_table(path, lines(path, file), table, sessions=sessions != "refused")

@@ -29,14 +29,18 @@ class TraceRow:
     )
     session: str | None = None  # whose turns give what is new in them, and come after one another
     delay_s: float = 0.0  # of such a turn, from the end of the one before it
+    elapsed_s: float | None = None  # from its arrival to its answer's end, where its session is known by the clock
 
 
 @dataclass(frozen=True)
 class Trace:
-    """The rows of a trace in order of arrival, and how many failed requests were left out."""
+    """The rows of a trace in order of arrival, how many failed requests were left out, and how many turns were cut off
+    from what was said before.
+    """
 
     rows: tuple[TraceRow, ...]
     failed: int
+    cut: int = 0
 
 
 def unserved(rows: Iterable[TraceRow]) -> list[str]:

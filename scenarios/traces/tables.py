@@ -11,6 +11,8 @@ from pathlib import Path
 from engine.config import ConfigError
 from scenarios.traces.rows import TraceRow, bad, count, number, refuse_unknown
 
+SESSION, ELAPSED = "Session ID", "Elapsed time"
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -49,10 +51,15 @@ BURSTGPT = Columns(
     "Timestamp",
     "Request tokens",
     "Response tokens",
-    ("Session ID", "Elapsed time", "Model", "Total tokens", "Log Type"),
+    (SESSION, ELAPSED, "Model", "Total tokens", "Log Type"),
     "published as BurstGPT under CC-BY-4.0",
 )
 TABLES = (BURSTGPT, VIDUR, AZURE)
+
+
+def has_sessions(first: str) -> bool:
+    """Whether a table says by its header whose turn each row is, and how long its answer took."""
+    return {SESSION, ELAPSED} <= set(_header(first))
 
 
 def columns_of(path: Path, first: str, format: str) -> Columns:
@@ -75,8 +82,8 @@ def columns_of(path: Path, first: str, format: str) -> Columns:
     )
 
 
-def read_table(path: Path, lines: Iterable[str], table: Columns) -> Iterator[TraceRow]:
-    """The rows of a table whose header is its first line."""
+def read_table(path: Path, lines: Iterable[str], table: Columns, *, sessions: bool = False) -> Iterator[TraceRow]:
+    """The rows of a table whose header is its first line. ``sessions``: those of a session are its turns."""
     reader = csv.reader(lines)
     origin: float | None = None
     try:
@@ -94,12 +101,16 @@ def read_table(path: Path, lines: Iterable[str], table: Columns) -> Iterator[Tra
                 arrival = moment - origin
             else:
                 arrival = number(path, line, record, table.arrival)
+            session = (record.get(SESSION) or "").strip()
+            turns = sessions and bool(session)
             yield TraceRow(
                 arrival,
                 count(path, line, record, table.prompt),
                 count(path, line, record, table.output),
                 images=count(path, line, record, "NumImages") if record.get("NumImages") else 0,
-                in_session=bool((record.get("Session ID") or "").strip()),
+                in_session=bool(session) and not sessions,
+                session=session if turns else None,
+                elapsed_s=number(path, line, record, ELAPSED) if turns else None,
             )
     except csv.Error as error:
         raise bad(path, reader.line_num, None, str(error)) from None

@@ -355,3 +355,41 @@ def test_a_sessions_first_turn_needs_its_moment(tmp_path: Path):
     line = '{"input_length": 30, "output_length": 5, "session_id": "a", "delay": 2500}\n'
     with pytest.raises(ConfigError, match="timestamp is missing"):
         traces.read(written(tmp_path, "s.jsonl", line), sessions="deltas")
+
+
+TALKS = """5,s1,2,ChatGPT,40,10,50,Conversation log
+6,,1,GPT-4,9,9,18,API log
+10,s1,4,ChatGPT,70,20,90,Conversation log
+12,s2,1,ChatGPT,30,5,35,Conversation log
+30,s1,1,ChatGPT,60,8,68,Conversation log
+36,s1,1,ChatGPT,75,3,78,Conversation log
+"""
+
+
+def test_burstgpts_sessions_become_turns_that_come_after_their_answers(tmp_path: Path):
+    trace = written(tmp_path, "n.csv", BURSTGPT_NEWER + TALKS)
+    path = scenario_with_trace(tmp_path, trace, 6, sessions="cumulative")
+    path.write_text(path.read_text().replace("scale: 0.1", "scale: 1"))
+    spec = scenarios.build(path)
+    one, _, two, other, three, four = sorted(spec.requests, key=lambda r: r.request_id)
+    assert [len(r.prompt_token_ids) for r in (one, two, other)] == [40, 70 - 40 - 10, 30]
+    assert (two.after, two.continues, two.arrival_ns) == (one.request_id, True, 3_000_000_000)  # 10 s less 5 s less 2 s
+    assert (other.after, other.arrival_ns) == (None, 7_000_000_000)
+    assert (three.after, three.continues, len(three.prompt_token_ids)) == (None, False, 60)  # of 90 said before
+    assert (four.after, len(four.prompt_token_ids)) == (three.request_id, 75 - 60 - 8)
+    assert spec.labels == ("users: 1 turns of the trace are shorter than what was said before, and begin anew",)
+
+
+def test_burstgpts_sessions_may_give_what_is_new_in_each_turn(tmp_path: Path):
+    trace = written(tmp_path, "n.csv", BURSTGPT_NEWER + TALKS)
+    path = scenario_with_trace(tmp_path, trace, 6, sessions="deltas")
+    spec = scenarios.build(path)
+    assert sum(r.continues for r in spec.requests) == 3
+    assert spec.labels == ()
+
+
+def test_sessions_need_to_be_in_the_file(tmp_path: Path):
+    older = written(tmp_path, "o.csv", BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n")
+    assert "no Session ID" in refusal(older, sessions="deltas").message
+    newer = written(tmp_path, "n.csv", BURSTGPT_NEWER + "5,s1,,ChatGPT,4,2,6,Conversation log\n")
+    assert "Elapsed time is missing" in refusal(newer, sessions="deltas").message
