@@ -9,7 +9,6 @@ from pathlib import Path
 import streamlit as st
 
 from app.components.chart_card import page_palette
-from app.panels.sentences import glossary
 from app.theme import page_styles
 
 SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
@@ -29,11 +28,9 @@ page = st.navigation(
         st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list:"),
         st.Page("pages/papers.py", title="Papers", icon=":material/library_books:"),
+        st.Page("pages/glossary.py", title="Glossary", icon=":material/dictionary:"),
     ],
     position="top",
 )
 st.html(f"<style>{page_styles(page_palette())}</style>")
 page.run()
-with st.sidebar, st.expander("Words of the field", icon=":material/dictionary:"):
-    for word, meaning in glossary().items():
-        st.markdown(f"**{word}**: {meaning}")

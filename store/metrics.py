@@ -62,8 +62,8 @@ METRICS: dict[str, Metric] = _metrics(
     ),
     Metric(
         "ttft_ms",
-        "Time to first token",
-        "f - a: from arrival to the end of the step that gave the first token. Every request that got one counts.",
+        "TTFT",
+        "Time to first token, f - a: from arrival to the end of the step that gave the first token. Every request that got one counts.",
         "ms",
         "lower",
         "derived",
@@ -72,8 +72,8 @@ METRICS: dict[str, Metric] = _metrics(
     ),
     Metric(
         "itl_ms",
-        "Inter-token latency",
-        "t_i - t_(i-1): time between one emission to a request and the next, per emission (also called TBT).",
+        "ITL",
+        "Inter-token latency, t_i - t_(i-1): time between one emission to a request and the next, per emission (also called TBT).",
         "ms",
         "lower",
         "derived",
@@ -103,8 +103,8 @@ METRICS: dict[str, Metric] = _metrics(
     ),
     Metric(
         "tpot_ms",
-        "Time per output token",
-        "(t_n - t_1) / (n - 1) of each completed request; a request with one token has none.",
+        "TPOT",
+        "Time per output token, (t_n - t_1) / (n - 1) of each completed request; a request with one token has none.",
         "ms",
         "lower",
         "derived",
@@ -113,8 +113,8 @@ METRICS: dict[str, Metric] = _metrics(
     ),
     Metric(
         "e2e_ms",
-        "End-to-end latency",
-        "c - a: from arrival to completion, of each completed request.",
+        "E2E latency",
+        "End-to-end latency, c - a: from arrival to completion, of each completed request.",
         "ms",
         "lower",
         "derived",
@@ -124,7 +124,7 @@ METRICS: dict[str, Metric] = _metrics(
     Metric(
         "normalized_latency_ms",
         "Normalized latency",
-        "(c - a) / n: end-to-end latency per output token, of each completed request.",
+        "(c - a) / n: E2E latency per output token, of each completed request.",
         "ms/token",
         "lower",
         "derived",
@@ -180,7 +180,7 @@ METRICS: dict[str, Metric] = _metrics(
     ),
     Metric(
         "in_time_per_s",
-        "Requests in time per second",
+        "Request goodput",
         "Requests that met the objective / time from the first arrival to the last emission, at this rate of arrivals.",
         "requests/s",
         "higher",
@@ -218,7 +218,7 @@ METRICS: dict[str, Metric] = _metrics(
     ),
     Metric(
         "prefix_hit_rate",
-        "Prefix hit rate",
+        "Prefix-cache hit rate",
         "Prompt tokens found in the prefix cache at first admission / prompt tokens.",
         "share",
         "higher",

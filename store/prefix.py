@@ -27,7 +27,7 @@ FROM counted WHERE number = rows OR number % (rows // $points + 1) = 0 ORDER BY 
 
 
 def savings(con: duckdb.DuckDBPyConnection, run_id: str, max_points: int = 2000) -> pa.Table:
-    """Prompt tokens found and computed so far, the share found, and blocks and bytes spared at the moment."""
+    """Prefix-cache hits and computed prompt tokens so far, the hit rate, and blocks and bytes spared at the moment."""
     return savings_query(run_id, max_points).table(con)
 
 

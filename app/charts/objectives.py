@@ -18,7 +18,7 @@ def attainment_by_scale(
     """Share of requests in time with both bounds multiplied by each scale, a line per variant; 1 is the objective
     itself.
     """
-    figure = new_figure(palette, y_title="requests in time, %", x_title="bounds of the objective, times")
+    figure = new_figure(palette, y_title="SLO attainment, %", x_title="bounds of the SLO, times")
     _as_shares(figure)
     for index, (name, reached) in enumerate(attainment.items()):
         colour, dash, _ = variant_style(index, palette)
@@ -40,7 +40,7 @@ def attainment_by_rate(groups: Sequence[Mapping[str, Any]], palette: Palette, *,
     """Share of requests in time at each rate of arrivals, a line per group of the other settings (``name``,
     ``measured``).
     """
-    figure = new_figure(palette, y_title="requests in time, %", x_title="arrivals, requests/s")
+    figure = new_figure(palette, y_title="SLO attainment, %", x_title="arrivals, requests/s")
     _as_shares(figure)
     if not any(group["measured"] for group in groups):
         return say_nothing_here(figure, "No rate was measured.", palette)

@@ -32,7 +32,7 @@ def token_gaps(
     ``table``: ``t`` (s), ``itl_ms``, ``request``. Gaps above ``stall_ms`` are stalls. Of more than ``MOST_DOTS`` dots
     every stall is kept and the others are thinned evenly.
     """
-    figure = new_figure(palette, y_title="gap before the token, ms", height=340)
+    figure = new_figure(palette, y_title="ITL, ms", height=340)
     if log:
         figure.update_yaxes(type="log", rangemode="normal", dtick=1)
     if ghost is not None:
@@ -48,7 +48,7 @@ def token_gaps(
         )
     if not rows(table):
         return say_nothing_here(figure, "No gap between tokens was recorded.", palette)
-    _dots(figure, table, "gap before a token", palette.decode, stall_ms, palette.stall, palette)
+    _dots(figure, table, "ITL", palette.decode, stall_ms, palette.stall, palette)
     if np.isfinite(stall_ms):
         figure.add_hline(y=stall_ms, line={"color": palette.stall, "width": 1.5, "dash": "dash"})
         figure.add_annotation(

@@ -26,7 +26,7 @@ SHOWN = (
     *("ttft_ms", "ttft_ms_p99", "itl_ms", "itl_ms_p99", "stalls", "tpot_ms", "e2e_ms"),
     *("output_tokens_per_s", "slo_attainment", "in_time_per_s", "peak_kv_tokens"),
 )
-SHOWN_OF_RATES = ("variant", "requests/s", "in time", "ITL p99, ms", "delay p50, ms", "holds")
+SHOWN_OF_RATES = ("variant", "requests/s", "SLO attainment", "ITL p99, ms", "scheduling delay p50, ms", "holds")
 
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="How often each variant is served.")]
 Set = Annotated[

@@ -70,10 +70,10 @@ SERVED = (
 RATES = (
     words_of("variant", "variant"),
     figure_of("requests/s", "requests_per_s", "%.3f"),
-    figure_of("in time", "attainment", "percent"),
+    figure_of("SLO attainment", "attainment", "percent"),
     figure_of("ITL p99, ms", "itl_ms_p99", ""),
     figure_of("ITL samples", "itl_samples", "localized"),
-    figure_of("delay p50, ms", "scheduling_delay_ms", ""),
+    figure_of("scheduling delay p50, ms", "scheduling_delay_ms", ""),
     figure_of("output tokens/s", "output_tokens_per_s", ""),
     Column("holds", ("held",), lambda row: "yes" if row["held"] else "no"),
     figure_of("disturbances", "disturbances", ""),

@@ -31,7 +31,7 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
             report.disturbance_warning(result, DISTURBED_RATES),
         ),
         html.table_section(rates_table(result)),
-        html.chart_section([("Requests in time, by rate", figure)], thinned=False),
+        html.chart_section([("SLO attainment by request rate", figure)], thinned=False),
         html.table_section(asked_table(result)),
         html.again(rate_search_command(experiment, result)),
         html.fine_print(f"Experiment {experiment.experiment_id}, workload {experiment.workload_hash}."),

@@ -53,12 +53,12 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
     objective = result["slo"]
     figures.append(
         (
-            f"Requests in time, by how strict the objective is (at 1: {objective['words']})",
+            f"SLO attainment by how strict the SLO is (at 1: {objective['words']})",
             attainment_by_scale(objective["scales"], objective["attainment"], LIGHT),
         )
     )
     if result["goodput"]:
-        figures.append(("Requests in time, by rate", rates(result)))
+        figures.append(("SLO attainment by request rate", rates(result)))
     if len(experiment.over) in (1, 2):
         figures += [
             (
@@ -104,8 +104,8 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
     samples = read_samples(con, run_id)
     drawn = [
         ("Iterations", charts.iteration_timeline(steps, LIGHT)),
-        ("Gap before every token", charts.token_gaps(gaps, LIGHT)),
-        ("What each iteration computed", charts.batch_makeup(steps, LIGHT)),
+        ("ITL of every token", charts.token_gaps(gaps, LIGHT)),
+        ("Batch composition", charts.batch_makeup(steps, LIGHT)),
         ("KV pool", charts.kv_pool(steps, LIGHT, queries.preemptions_query(run_id).table(con))),
         *(
             (

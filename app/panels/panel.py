@@ -39,7 +39,7 @@ class Words:
     actions: Mapping[str, str] = field(default_factory=dict)
     """The scheduler's actions likewise, with places for ``{request}``, ``{tokens}`` and ``{count}`` (*no* for none)."""
     glossary: Mapping[str, str] = field(default_factory=dict)
-    """Words of the field, in a sentence each."""
+    """Words of the field, in a sentence each, that ``app/words/glossary.yaml`` lacks."""
 
 
 class Panel:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.panels import PANELS
-from app.words import decisions, states, text
+from app.words import decisions, glossary, states
+from app.words.glossary import Entry
 
 
 def decision_in_words(decision: Mapping[str, Any]) -> str:
@@ -27,9 +28,10 @@ def reasons() -> dict[str, str]:
     return _with(decisions.REASONS, "reasons")
 
 
-def glossary() -> dict[str, str]:
-    """Words of the field in a sentence each."""
-    return _with(text.GLOSSARY, "glossary")
+def words_of_the_field() -> dict[str, Mapping[str, Entry]]:
+    """The glossary by parts; techniques from elsewhere add a part of their own."""
+    added = {word: Entry(means=means) for word, means in _with({}, "glossary").items()}
+    return {**glossary.groups(), **({"Techniques from elsewhere": added} if added else {})}
 
 
 def label_in_words(label: str) -> str:

@@ -25,7 +25,7 @@ from store.samples import request_figures_query
 from store.slo import GOODPUT_ATTAINMENT
 
 RATES = ChartWords(
-    "Requests in time by rate",
+    "SLO attainment by request rate",
     "Every point is a run of the same requests, arriving faster or slower. A click opens that run.",
     "request",
     ("arrival_ns", "first_token_ns", "end_ns"),

@@ -53,14 +53,14 @@ PLANE = ChartWords(
     ("itl_ns",),
 )
 OBJECTIVE = ChartWords(
-    "Requests in time",
+    "SLO attainment",
     "The share of all submitted requests whose first token and mean time per token were within the objective, with "
     "both bounds multiplied by what the axis says; the dotted line is the objective itself.",
     "request",
     ("arrival_ns", "first_token_ns", "end_ns"),
 )
 RATES = ChartWords(
-    "Requests in time by rate",
+    "SLO attainment by request rate",
     "The share of requests in time at each rate of arrivals; goodput is the highest rate that keeps it above the "
     "dotted line.",
     "request",
@@ -133,7 +133,7 @@ def objective(experiment: Experiment) -> str:
         )
         if chosen != OWN:
             return str(chosen)
-        ttft = st.number_input("First token within, ms", 0.1, 1e6, 1000.0, key="slo-ttft", width=180)
+        ttft = st.number_input("TTFT within, ms", 0.1, 1e6, 1000.0, key="slo-ttft", width=180)
         tpot = st.number_input("Further tokens, ms each", 0.1, 1e6, 100.0, key="slo-tpot", width=180)
     return f"ttft={ttft:g},tpot={tpot:g}"
 

@@ -20,6 +20,7 @@ from app.views.missing import say_waiting
 from app.views.pool_room import capacity_figures
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
+from app.words.glossary import spelled_out
 from app.words.plain import milliseconds, plain
 from app.words.text import PARTS, PROVENANCE
 from store import queries
@@ -83,10 +84,10 @@ def _key_figures(figures: dict[str, Any], held: PoolRoom | None, asked: int) -> 
     shown = [
         ("Output tok/s", f"{speed:,.1f}" if speed else "–", "output_tokens_per_s"),
         *([("Steady tok/s", f"{steady:,.1f}", "output_tokens_per_s_steady")] if steady else []),
-        ("First token p50", milliseconds(figures.get("ttft_ms", {}).get("p50")), "ttft_ms"),
-        ("First token p99", milliseconds(figures.get("ttft_ms", {}).get("p99")), "ttft_ms"),
-        ("Token gap p50", milliseconds(figures.get("itl_ms", {}).get("p50")), "itl_ms"),
-        ("Token gap p99", milliseconds(figures.get("itl_ms", {}).get("p99")), "itl_ms"),
+        ("TTFT p50", milliseconds(figures.get("ttft_ms", {}).get("p50")), "ttft_ms"),
+        ("TTFT p99", milliseconds(figures.get("ttft_ms", {}).get("p99")), "ttft_ms"),
+        ("ITL p50", milliseconds(figures.get("itl_ms", {}).get("p50")), "itl_ms"),
+        ("ITL p99", milliseconds(figures.get("itl_ms", {}).get("p99")), "itl_ms"),
     ]
     with st.container(horizontal=True, key="figures"):
         for label, value, metric in shown:
@@ -98,6 +99,7 @@ def _key_figures(figures: dict[str, Any], held: PoolRoom | None, asked: int) -> 
         if held is not None:
             for label, value, words in capacity_figures(held):
                 st.metric(label, value, help=words, border=True, width="content")
+    st.caption(plain(spelled_out("TTFT", "ITL", "Max concurrent requests")))
     for words in small_samples(figures, ("ttft_ms", "itl_ms"), (0.5, 0.99)):
         st.caption(plain(words))
 

@@ -49,7 +49,7 @@ def iteration_inspector(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
         config = {
             name: st.column_config.Column(name.replace("_", " "), help=column.help) for name, column in known.items()
         }
-        config["itl_ms"] = st.column_config.NumberColumn("gap, ms", format="%.1f", help=known["itl_ns"].help)
+        config["itl_ms"] = st.column_config.NumberColumn("ITL, ms", format="%.1f", help=known["itl_ns"].help)
         st.dataframe(detail["slices"], hide_index=True, column_config=config, alt=f"{len(detail['slices'])} requests")
     else:
         st.caption("Slices were not recorded (recording: iterations or off).")

@@ -130,7 +130,7 @@ def _filters() -> Wanted:
         words = st.text_input(
             "Search",
             key="papers-words",
-            placeholder="a name, an idea, a number",
+            placeholder="name or idea",
             icon=":material/search:",
             help=NARROWING["words"],
             live=True,

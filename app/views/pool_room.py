@@ -24,5 +24,5 @@ def capacity_figures(held: PoolRoom) -> list[tuple[str, str, str]]:
     figures = [("KV capacity", f"{held.tokens:,} tok", tokens)]
     if held.is_trimmed:
         figures.append(("Memory could hold", f"{held.could_hold_tokens:,} tok", f"{WORDS['could_hold']} {derived}"))
-    figures.append(("Fits at once", f"{requests} req", f"{WORDS['requests']} {derived}"))
+    figures.append(("Max concurrent requests", f"{requests}", f"{WORDS['requests']} {derived}"))
     return figures

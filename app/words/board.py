@@ -16,50 +16,61 @@ from telemetry.rows import DeviceRow, IterationRow, Provenance, columns
 
 @dataclass(frozen=True)
 class FigureWords:
+    """A figure's label, the same in plain words, and its explanation."""
+
     label: str
+    plain: str
     help: str
 
 
-def _figure(label: str, words: str, origin: Provenance) -> FigureWords:
-    return FigureWords(label, f"{words} {PROVENANCE[origin]}")
+def _figure(label: str, plain: str, words: str, origin: Provenance) -> FigureWords:
+    return FigureWords(label, plain, f"{words} {PROVENANCE[origin]}")
 
 
 TILES = {
     "speed": _figure(
-        "Output",
+        "Throughput",
+        "speed for all users",
         "Tokens given to users per second: over the last seconds while the run goes on, over all of it once it has "
         "ended.",
         METRICS["output_tokens_per_s"].provenance,
     ),
     "ttft": _figure(
-        "First token",
-        "TTFT: from a request's arrival to its first token. A request still without one counts with its wait so far "
+        "TTFT",
+        "time to first token",
+        "Time to first token: from a request's arrival to its first token. A request still without one counts with its wait so far "
         "once that is longer than the median. The large figure is the median, p99 is what one request in a hundred "
         "exceeds (of too few for that, their number stands beside it); the trend is the median lately.",
         METRICS["ttft_ms"].provenance,
     ),
     "itl": _figure(
-        "Token gap",
-        "ITL: between two tokens of one request, over the run. A gap that is still open counts with its length so far "
+        "ITL",
+        "time between tokens",
+        "Inter-token latency: between two tokens of one request, over the run. A gap that is still open counts with its length so far "
         "once that is longer than the median. The large figure is the median; the trend is p99 lately, where stalls "
         "show.",
         METRICS["itl_ms"].provenance,
     ),
     "requests": _figure(
-        "Running", "Requests that hold a place in the engine now.", columns(IterationRow)["running"].provenance
+        "Running",
+        "requests served now",
+        "Requests that hold a place in the engine now.",
+        columns(IterationRow)["running"].provenance,
     ),
-    "kv": _figure("KV use", "Share of the KV pool's blocks that requests hold.", "derived"),
+    "kv": _figure("KV usage", "memory in use", "Share of the KV pool's blocks that requests hold.", "derived"),
     "capacity": _figure(
         "KV capacity",
+        "tokens that fit",
         "Tokens whose keys and values the KV pool holds. It takes its share of the free memory, but no more than this "
-        "workload can fill; then the second line says how many tokens the share could hold. The requests are how many "
-        "of this workload fit into that at once: of its mean prompt and asked output, each with memory of its own "
+        "workload can fill; then the second line says how many tokens the share could hold. The requests are the max "
+        "concurrent requests, how many of this workload fit into that at once: of its mean prompt and asked output, each with memory of its own "
         "(shared prefixes leave room for more). Below: how a number is stored, and the bits it takes on average with "
         "the steps and minima stored beside it (effective bits).",
         "derived",
     ),
     "device": _figure(
         "Device",
+        "how busy it is",
         "How busy the device is, its memory in use and its power. On a CPU: this process's share of its cores, its "
         "memory.",
         columns(DeviceRow)["utilization"].provenance,
@@ -68,10 +79,18 @@ TILES = {
 
 
 TILES_AFTER = {
-    "requests": _figure("Finished", "Requests that were served to their end, of all that were asked.", "measured"),
-    "kv": _figure("KV use at most", "Share of the KV pool's blocks that requests held when it was fullest.", "derived"),
+    "requests": _figure(
+        "Finished", "requests served", "Requests that were served to their end, of all that were asked.", "measured"
+    ),
+    "kv": _figure(
+        "Peak KV usage",
+        "memory in use",
+        "Share of the KV pool's blocks that requests held when it was fullest.",
+        "derived",
+    ),
     "device": _figure(
         "Device",
+        "how busy it was",
         "How busy the device was over the run, the most memory in use and the mean power. On a CPU: this process's "
         "share of its cores, its memory.",
         columns(DeviceRow)["utilization"].provenance,

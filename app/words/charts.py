@@ -43,7 +43,7 @@ CHARTS = {
         ("start_ns", "end_ns", "schedule_ns", "draft_ns", "prepare_ns", "forward_ns", "sample_ns", "finish_ns"),
     ),
     "itl": ChartWords(
-        "Gap before every token",
+        "ITL of every token",
         "One dot per token: how long its reader waited since the token before (inter-token latency, ITL). Smooth text "
         "is a flat "
         f"band; a stall is a gap of more than {STALL_MS:g} ms, slower than people read. The bound is the same for "
@@ -52,7 +52,7 @@ CHARTS = {
         ("itl_ns",),
     ),
     "makeup": ChartWords(
-        "What each iteration computed",
+        "Batch composition",
         "Tokens per step: prompt tokens (prefill) on top of one decode token per generating request. No step exceeds "
         "the token budget where there is one.",
         "iteration",
@@ -67,7 +67,7 @@ CHARTS = {
         ("flops", "bytes", "forward_ns"),
     ),
     "queue": ChartWords(
-        "Running and waiting",
+        "Running and waiting requests",
         "Requests that hold a place in the engine, and requests that have arrived and wait for one.",
         "iteration",
         ("running", "waiting"),

@@ -28,18 +28,3 @@ def in_sentence(title: str) -> str:
 
 PARTS = ("Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup")
 """The tabs of a finished run."""
-
-
-GLOSSARY = {
-    "Prefill": "Computing a prompt's keys and values. All its tokens can be computed at once.",
-    "Decode": "Making output tokens, one per step and request; each step reads all the model's weights.",
-    "Iteration": "One step of the engine: one pass of the model over the tokens the scheduler chose.",
-    "TTFT": "Time to first token: from a request's arrival to its first output token.",
-    "ITL": "Inter-token latency: the gap between two output tokens of one request.",
-    "TPOT": "Time per output token: the mean gap of one request, first token left out.",
-    "E2E": "End-to-end latency: from arrival to the last token.",
-    "KV pool": "Memory for the keys and values of every token that running requests may look back at, in blocks.",
-    "p50, p99": "The value half of the samples, or 99 in a hundred, do not exceed. A p99 needs about 500 samples; of "
-    "a dozen it is nearly the largest.",
-}
-"""Words of the field in a sentence each."""

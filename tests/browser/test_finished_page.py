@@ -26,9 +26,9 @@ def test_the_address_of_a_finished_run_opens_it_with_every_chart(
     page = open_page(open_lab.url(finished_run))
     for title in (
         "Iterations",
-        "Gap before every token",
-        "What each iteration computed",
-        "Running and waiting",
+        "ITL of every token",
+        "Batch composition",
+        "Running and waiting requests",
         "KV pool",
         "Roofline",
     ):

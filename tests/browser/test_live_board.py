@@ -315,26 +315,26 @@ def test_stalls_and_median_are_the_labs_figures(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send(tokens(0, [20.0] * 60 + [90.0, 300.0, 500.0]))
     board.socket.send(figures())
-    legend = board.page.locator(".card", has_text="Gap before every token").locator(".legend")
+    legend = board.page.locator(".card", has_text="ITL of every token").locator(".legend")
     expect(legend).to_contain_text("median 20 ms")
     expect(legend).to_contain_text("2 stalls, longest gap 500 ms")
 
 
 def test_durations_and_rates_read_as_on_a_finished_runs_page(open_board: OpenOne) -> None:
     board = open_board()
-    tile = tile_of(board, "First token").locator(".tile-value")
+    tile = tile_of(board, "TTFT").locator(".tile-value")
     for value in (0.0, 0.0123, 0.9997, 5.126, 28.64, 286.4, 999.7, 1234.0, 12_340.0, 123_456.0, 1_234_567.0):
         times = {"count": 1000, "p50": value, "p99": value, "max": value, "recent": {"p50": value, "p99": value}}
         board.socket.send(figures(ttft_ms=times, tokens_per_s=value, final=True, requests={"total": 1, "finished": 1}))
         expect(tile).to_have_text(milliseconds(value))
-        expect(tile_of(board, "Output").locator(".tile-value")).to_have_text(f"{value:,.1f}")
+        expect(tile_of(board, "Throughput").locator(".tile-value")).to_have_text(f"{value:,.1f}")
 
 
 def test_a_p99_of_few_samples_says_of_how_few(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send(figures())
-    expect(tile_of(board, "First token").locator(".tile-minor")).to_have_text("p99 300 ms of 12")
-    expect(tile_of(board, "Token gap").locator(".tile-minor")).to_have_text("p99 300 ms")
+    expect(tile_of(board, "TTFT").locator(".tile-minor")).to_have_text("p99 300 ms of 12")
+    expect(tile_of(board, "ITL").locator(".tile-minor")).to_have_text("p99 300 ms")
 
 
 def test_after_the_end_nothing_is_said_to_be_now(open_board: OpenOne) -> None:
@@ -355,7 +355,7 @@ def test_after_the_end_nothing_is_said_to_be_now(open_board: OpenOne) -> None:
     board.socket.send(figures(final=True, limit=limit, requests=counts, running=0, waiting=0))
     expect(board.page.locator(".limit-title")).to_have_text("What limited the engine, over the run")
     expect(tile_of(board, "Finished")).to_contain_text("24of 26 requests")
-    expect(tile_of(board, "KV use at most")).to_contain_text("25 %")
+    expect(tile_of(board, "Peak KV usage")).to_contain_text("25 %")
     expect(board.page.locator(".progress-text")).to_contain_text("24 of 26 requests")
     assert tile_of(board, "Running").count() == 0
     assert "now" not in board.page.locator(".board").inner_text().split()
@@ -365,7 +365,7 @@ def test_an_earlier_run_lies_behind_and_is_named_as_text(open_board: OpenOne) ->
     ghost = {"name": PLANTED, "stalls": 1, "longest_ms": 900, "t": [0.1, 0.2, 0.3], "itl_ms": [20, 900, 20]}
     board = open_board(ghost=ghost)
     board.socket.send(tokens(0, [20.0] * 60))
-    legend = board.page.locator(".card", has_text="Gap before every token").locator(".legend")
+    legend = board.page.locator(".card", has_text="ITL of every token").locator(".legend")
     expect(legend).to_contain_text(f"before: {PLANTED}")
     expect(legend).to_contain_text("1 stall, longest gap 900 ms")
     assert board.page.locator("#planted").count() == 0

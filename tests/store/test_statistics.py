@@ -111,8 +111,8 @@ def test_words_name_what_got_worse_beside_what_got_better() -> None:
         "ttft_ms": {"on": Effect(30, (29, 31), 10, (8, 12), 1.5, (1.4, 1.6), "slower", 8, 5)},
     }
     words = in_words(effects, "on", "off")
-    assert "Better than off: inter-token latency, p99 x0.2" in words
-    assert "At the price of time to first token, p50 x1.5" in words
+    assert "Better than off: ITL, p99 x0.2" in words
+    assert "At the price of TTFT, p50 x1.5" in words
 
 
 @settings(max_examples=60, deadline=None)
@@ -185,5 +185,5 @@ def test_a_percentile_of_few_requests_is_told_by_the_repeat_with_the_fewest() ->
     assert effects["itl_ms_p99"]["a"].samples == REQUESTS * 40
     assert effects["output_tokens_per_s"]["a"].samples is None
     said = small_samples({name: {v: e.as_dict() for v, e in by.items()} for name, by in effects.items()})
-    assert "Time to first token: p99 rests on too few of 30 samples: p99 is close to the largest." in said
-    assert not any(words.startswith("Inter-token latency") for words in said)
+    assert "TTFT: p99 rests on too few of 30 samples: p99 is close to the largest." in said
+    assert not any(words.startswith("ITL") for words in said)

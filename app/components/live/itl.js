@@ -12,12 +12,12 @@ function itlSpec(board) {
   return {
     id: "itl",
     rows: () => board.tables.token.rows,
-    waiting: "The first gap between two tokens appears here.",
+    waiting: "The first ITL appears here, once a request has two tokens.",
     wide: true,
     log,
     unit: milliseconds,
     legend: [
-      { name: "gap before a token", colour: (c) => c.decode, mark: "dot" },
+      { name: "ITL", colour: (c) => c.decode, mark: "dot" },
       { name: "stall", colour: (c) => c.stall, mark: "dot big" },
       {
         name: "before: " + (board.data.ghost ? board.data.ghost.name : ""), colour: (c) => c.ghost, mark: "dot",
@@ -81,7 +81,7 @@ function nearestToken(board, time, u, limit) {
   }
   if (nearest < 0) return null;
   const request = tokens.get("request")[nearest];
-  const lines = [milliseconds(values[nearest]) + " gap", "request " + request, "at " + t[nearest].toFixed(2) + " s"];
+  const lines = ["ITL " + milliseconds(values[nearest]), "request " + request, "at " + t[nearest].toFixed(2) + " s"];
   if (values[nearest] > limit) {
     const rows = board.tables.iteration;
     const row = Math.min(rows.rows - 1, rows.at(t[nearest]));

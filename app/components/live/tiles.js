@@ -8,8 +8,10 @@ class Tile {
     this.trend = [];
     this.root = element("div", "tile");
     this.label = element("div", "tile-label");
+    this.plain = element("div", "tile-plain");
     this.after = null; // whether it is named for a run that is over
     this.name(false);
+    this.root.append(this.label, this.plain);
     this.value = element("div", "tile-value", DASH);
     this.minor = element("div", "tile-minor", "");
     this.spark = document.createElementNS("http://www.w3.org/2000/svg", "svg");
@@ -25,7 +27,7 @@ class Tile {
     // A figure that stays as it is has no trend: a second line of words takes its place.
     this.note = spec.note ? element("div", "tile-minor tile-note", "") : null;
     if (this.note) this.minor.classList.add("tile-note");
-    this.root.append(this.label, this.value, this.minor, this.note || this.spark);
+    this.root.append(this.value, this.minor, this.note || this.spark);
   }
 
   /** Its label and help: those of a run that goes on, or of one that is over. */
@@ -34,6 +36,7 @@ class Tile {
     this.after = after;
     const words = (after && this.spec.after) || this.spec;
     this.label.replaceChildren(element("span", "", words.label), helpButton(words.label, words.help));
+    this.plain.textContent = words.plain;
   }
 
   /** Take a `figures` message. A trend that comes with it replaces what was gathered here. */
@@ -75,7 +78,7 @@ class Tile {
   }
 }
 
-/** Tile specifications; `words` maps ids to {label, help}, `after` those of a run that is over where they differ. */
+/** Tile specifications; `words` maps ids to {label, plain, help}, `after` those of a run that is over where they differ. */
 function tileSpecs(words, after) {
   const p = (figure, name) => (figure ? figure[name] : null);
   const p99 = (figures, name) => {

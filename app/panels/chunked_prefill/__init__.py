@@ -12,5 +12,4 @@ class ChunkedPrefill(Panel):
     words = Words(
         actions={"chunked": "the prompt of {request} was cut: {tokens} tokens now, the rest later"},
         reasons={"budget": "the token budget was spent"},
-        glossary={"Token budget": "The most tokens one iteration may compute with chunked prefill."},
     )

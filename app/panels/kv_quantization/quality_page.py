@@ -73,10 +73,12 @@ def codec_figures(held: PoolRoom) -> list[tuple[str, str, str]]:
     if held.bits is not None:
         figures.append(("Effective bits", f"{held.bits:.4g}", f"{QUALITY['bits']} {derived}"))
     if held.bits_served is not None:
-        figures.append(("Bits with windows", f"{held.bits_served:.3g}", f"{QUALITY['bits_served']} {derived}"))
+        figures.append(
+            ("Effective bits with windows", f"{held.bits_served:.3g}", f"{QUALITY['bits_served']} {derived}")
+        )
     if held.codec is not None:
         gain = f"{held.tokens / max(1, held.full_precision_tokens):.2f}x"
-        figures.append(("Room gained", gain, f"{QUALITY['gain']} {derived}"))
+        figures.append(("KV capacity, times", gain, f"{QUALITY['gain']} {derived}"))
     return figures
 
 
@@ -116,14 +118,14 @@ def _result(rows: list[dict[str, Any]]) -> None:
     result_table(table)
     colours = page_palette()
     with st.container(border=True, key="card-room-and-loss"):
-        st.markdown("**Room against loss**", help=QUALITY["chart"])
+        st.markdown("**KV capacity against perplexity**", help=QUALITY["chart"])
         figure = room_and_loss(codecs, colours)
         st.plotly_chart(
             figure,
             key="chart-room-and-loss",
             config=CONFIG,
             theme=None,
-            alt=f"Room against loss. {plain(table.summary)}",
+            alt=f"KV capacity against perplexity. {plain(table.summary)}",
         )
     names = [codec["name"] for codec in codecs]
     with st.container(border=True, key="card-head-error"):

@@ -8,9 +8,9 @@ from app.words.text import PROVENANCE
 QUALITY = {
     "how": "Each codec against full precision with this run's model and real weights, on English reference text that "
     "was held back. Every token attends to the cache as it is stored. Perplexity: how surprised the model is by the "
-    "text. KL: how far the law of the next token moves. Same greedy text: how much of a continuation is equal before "
-    "the first difference. Logits, cut otherwise: the largest change of a logit when the same text is read in other "
-    "pieces.",
+    "text. KL divergence: how far the law of the next token moves. Greedy agreement: how much of a continuation is "
+    "equal before the first difference. Logit change, cut otherwise: the largest change of a logit when the same text "
+    "is read in other pieces.",
     "button": "Reads a few texts once at full precision and once per codec, in a process of its own: minutes on a "
     "CPU, seconds on a GPU.",
     "none": "Not measured yet for this run.",

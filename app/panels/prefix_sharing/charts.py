@@ -29,7 +29,7 @@ def prefix_tokens(table: Table, palette: Palette) -> go.Figure:
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     t = column(table, "t")
     hits = step_line(
-        t, column(table, "found_tokens"), "found", palette.kv_used, unit="tokens", fill=faded(palette.kv_used, 0.3)
+        t, column(table, "found_tokens"), "hits", palette.kv_used, unit="tokens", fill=faded(palette.kv_used, 0.3)
     )
     figure.add_trace(hits)
     figure.add_trace(step_line(t, column(table, "computed_tokens"), "computed", palette.prefill, unit="tokens"))

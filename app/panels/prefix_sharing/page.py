@@ -39,7 +39,7 @@ def prefix_section(run: FinishedRun) -> None:
     left, right = st.columns(2)
     over_time = partial(chart_card, until=run.until_s)
     with left:
-        words = f"{float(np.nan_to_num(column(savings, 'hit_rate')[-1])) * 100:.1f} % of the prompt tokens were found."
+        words = f"{float(np.nan_to_num(column(savings, 'hit_rate')[-1])) * 100:.1f} % of the prompt tokens were prefix-cache hits."
         again = float(np.nan_to_num(column(effects, "tokens_found_again")[0]))
         words += f" Preempted requests found {counted(int(again), 'token')} again." if again else ""
         figure = prefix_tokens(savings, colours)
@@ -48,7 +48,7 @@ def prefix_section(run: FinishedRun) -> None:
         )
     with right:
         most = float(np.nanmax(column(savings, "blocks_spared"), initial=0))
-        words = f"At most {most:,.0f} blocks spared."
+        words = f"At most {most:,.0f} blocks saved."
         figure = prefix_memory(savings, colours)
         over_time(
             CHARTS["prefix-memory"], figure, savings, savings_query, name="prefix-memory", summary=words, remark=words

@@ -14,15 +14,15 @@ CHARTS = {
         ("prefix_hit_tokens", "prefill_tokens", "blocks_spared", "blocks_used", "kv_bytes_spared", "bytes"),
     ),
     "prefix-tokens": ChartWords(
-        "Prompt tokens found and computed",
-        "Found: taken from blocks that somebody had computed before, at a request's first admission. Computed: "
-        "everything else, also what was computed again after a preemption. What a preempted request found of its own "
-        "blocks is neither.",
+        "Prefix-cache hits",
+        "Hits: prompt tokens taken from blocks that were computed before, at a request's first admission. Computed: "
+        "all other prompt tokens, also those computed again after a preemption. What a preempted request took back of "
+        "its own blocks is neither.",
         "iteration",
         ("prefix_hit_tokens", "preempted_hit_tokens", "prefill_tokens"),
     ),
     "prefix-memory": ChartWords(
-        "Memory not held twice",
+        "KV memory saved",
         "Blocks more that the running requests would hold if each had its own copy.",
         "iteration",
         ("blocks_spared",),

@@ -13,7 +13,7 @@ NOTHING = "Nothing was verified."
 
 def acceptance_by_position(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``place``, ``acceptance``, ``tested``."""
-    figure = new_figure(palette, y_title="guesses accepted, %", x_title="place of the guess")
+    figure = new_figure(palette, y_title="acceptance rate, %", x_title="position of the draft token")
     if not rows(table):
         return say_nothing_here(figure, NOTHING, palette)
     figure.add_bar(
@@ -21,7 +21,7 @@ def acceptance_by_position(table: Table, palette: Palette) -> go.Figure:
         y=column(table, "acceptance"),
         marker={"color": palette.draft, "line": {"width": 0}},
         customdata=column(table, "tested"),
-        hovertemplate="%{y:.1%} of %{customdata:,d} tested<extra>guess %{x:d}</extra>",
+        hovertemplate="%{y:.1%} of %{customdata:,d} tested<extra>position %{x:d}</extra>",
     )
     figure.update_yaxes(tickformat=".0%", range=[0, 1])
     figure.update_xaxes(dtick=1, range=[0.4, max(4, float(column(table, "place").max())) + 0.6])
@@ -30,7 +30,7 @@ def acceptance_by_position(table: Table, palette: Palette) -> go.Figure:
 
 def accepted_lengths(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``accepted``, ``verifications``, ``whole`` (those that accepted all they guessed)."""
-    figure = new_figure(palette, y_title="verifications", x_title="guesses accepted")
+    figure = new_figure(palette, y_title="verifications", x_title="draft tokens accepted")
     figure.update_layout(barmode="stack")
     if not rows(table):
         return say_nothing_here(figure, NOTHING, palette)
@@ -58,7 +58,7 @@ def acceptance_over_time(table: Table, palette: Palette) -> go.Figure:
     t = column(table, "t")
     for name, label, colour, dash in (
         ("tokens_per_pass", "tokens per pass", palette.decode, "solid"),
-        ("guesses", "guesses", palette.draft, "dash"),
+        ("guesses", "draft tokens", palette.draft, "dash"),
         ("acceptance", "share accepted", palette.good, "dot"),
     ):
         figure.add_trace(step_line(t, column(table, name), label, colour, unit="", dash=dash))
@@ -70,7 +70,7 @@ def chosen_lengths(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``batch``, ``guesses`` (mean per request), ``steps``, ``verifies``; all steps of a batch size
     count.
     """
-    figure = new_figure(palette, y_title="guesses per request", x_title="requests in the step")
+    figure = new_figure(palette, y_title="draft tokens per request", x_title="requests in the step")
     if not rows(table):
         return say_nothing_here(figure, "No step without prompt work was recorded.", palette)
     batch, steps = column(table, "batch"), column(table, "steps")
@@ -85,7 +85,7 @@ def chosen_lengths(table: Table, palette: Palette) -> go.Figure:
         line={"color": palette.draft, "width": 2},
         marker={"size": 9},
         customdata=count,
-        hovertemplate="%{y:.2f} guesses each in %{customdata:,d} steps<extra>%{x:d} requests</extra>",
+        hovertemplate="%{y:.2f} draft tokens each in %{customdata:,d} steps<extra>%{x:d} requests</extra>",
     )
     return figure
 
@@ -110,7 +110,7 @@ def predicted_times(table: Table, palette: Palette) -> go.Figure:
             marker={"color": colour, "size": 6, "opacity": 0.7, "symbol": "diamond" if name[0] == "v" else "circle"},
             customdata=np.stack([column(table, "batch")[mask], column(table, "guesses")[mask]], -1),
             hovertemplate="%{y:,.1f} ms, predicted %{x:,.1f}<br>%{customdata[0]:d} requests, %{customdata[1]:d} "
-            "guesses<extra></extra>",
+            "draft tokens<extra></extra>",
         )
     figure.add_scatter(
         x=[0, end], y=[0, end], mode="lines", name="equal", line={"color": palette.muted, "dash": "dash", "width": 1.5}

@@ -38,7 +38,7 @@ def speculation_section(run: FinishedRun) -> None:
         query = speculation.acceptance_query(run_id)
         table = query.table(con)
         first = column(table, "acceptance")
-        words = f"{100 * float(first[0]):.0f} % of first guesses were accepted." if first.size else charts.NOTHING
+        words = f"{100 * float(first[0]):.0f} % of first draft tokens were accepted." if first.size else charts.NOTHING
         chart_card(
             CHARTS["spec-position"],
             charts.acceptance_by_position(table, colours),
@@ -92,7 +92,7 @@ def totals_in_words(totals: Mapping[str, Any]) -> str:
             "decoding."
         )
     return (
-        f"{totals['drafted']:,} guesses, {totals['accepted']:,} accepted: {totals['mean_accepted']:.2f} per "
+        f"{totals['drafted']:,} draft tokens, {totals['accepted']:,} accepted: {totals['mean_accepted']:.2f} per "
         f"verification, "
         f"{totals['tokens_per_pass']:.2f} tokens per request and pass of the model. Guessing took "
         f"{100 * totals['draft_share']:.1f} % of the time, {milliseconds(totals['draft_ms'])} in each step that "

@@ -132,9 +132,9 @@ def test_every_axis_names_quantity_and_unit() -> None:
 UNITS = r"(s|ms|%|tokens|blocks|requests|GiB|W|times|TFLOP/s|FLOP/byte|tokens/s|requests/s|tokens or share)$"
 COUNTED = {
     "verifications",
-    "guesses accepted",
-    "guesses per request",
-    "place of the guess",
+    "draft tokens accepted",
+    "draft tokens per request",
+    "position of the draft token",
     "requests in the step",
     "layer",
     "KV head",

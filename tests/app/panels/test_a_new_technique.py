@@ -122,7 +122,8 @@ def test_it_is_a_choice_of_the_command_line_and_of_the_form(toy: None, lab: Lab)
     page = AppTest.from_file(str(PAGE), default_timeout=60).run()
     assert not page.exception
     assert "toy" in page.selectbox(key="set:starter:policy").options
-    assert any("A policy that lives in a test" in str(word.value) for word in page.markdown)
+    glossary = page.switch_page("pages/glossary.py").run()
+    assert any("A policy that lives in a test" in table.value.to_string() for table in glossary.table)
 
 
 def test_a_comparison_names_it_and_a_report_has_its_table(compared: tuple[Home, str], tmp_path: Path) -> None:

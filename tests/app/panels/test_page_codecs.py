@@ -65,7 +65,7 @@ def test_runs_that_differ_in_the_codec_stand_side_by_side(lab: Lab) -> None:
     assert values["Stored as"] == "int4"
     assert values["Effective bits"]
     assert values["KV capacity"] == f"{packed['KV capacity, tok']:,} tok"
-    assert values["Room gained"].endswith("x")
+    assert values["KV capacity, times"].endswith("x")
 
 
 def test_what_is_missing_is_named_with_the_button_and_the_command(lab: Lab) -> None:
@@ -119,7 +119,11 @@ def test_measured_quality_is_drawn_from_the_database_and_names_stay_text(lab: La
     assert not is_measuring(lab.home.run_dir("full"))
     page = opened("full")
     assert not page.exception
-    table = next(frame.value for frame in page.dataframe if "same next token" in frame.value and "room" in frame.value)
+    table = next(
+        frame.value
+        for frame in page.dataframe
+        if "top-1 agreement" in frame.value and "KV capacity, times" in frame.value
+    )
     assert list(table["codec"]) == ["full precision", HOSTILE]
     assert "\\<img" in texts(page)
     assert "<img" not in texts(page).replace("\\<", "")

@@ -79,7 +79,7 @@ def test_every_figure_of_the_page_is_the_command_lines(lab: Lab, run: str, answe
     page = shown(run)
     tiles = {metric.label: metric.value for metric in page.metric}
     assert tiles["Output tok/s"] == f"{answer['output_tokens_per_s']:,.1f}"
-    for label, name in (("First token", "ttft_ms"), ("Token gap", "itl_ms")):
+    for label, name in (("TTFT", "ttft_ms"), ("ITL", "itl_ms")):
         for share in ("p50", "p99"):
             assert tiles[f"{label} {share}"] == milliseconds(answer[name][share])
     counts = answer["requests"]
