@@ -117,6 +117,38 @@ class Workload(Part):
         return self
 
 
+class ExpectedFigure(Part):
+    """Which way a figure goes on the side that an expectation speaks of, against the other side."""
+
+    of: str = Field(description="A metric that claims can name, such as itl_ms_p99 or computed_prompt_tokens.")
+    group: str | None = Field(None, description="Of this group of requests alone; empty: of all.")
+    goes: Literal["down", "up", "zero", "same"]
+
+
+class Expectation(Part):
+    """What should come out, in words, and the figures by which two runs show it or refute it."""
+
+    says: str = Field(min_length=1, description="Which way the figures should go: directions, not numbers.")
+    when: dict[str, bool | int | float | str] = Field(
+        default_factory=dict, description="Settings of the side it speaks of; a value may be larger or smaller."
+    )
+    figures: tuple[ExpectedFigure, ...] = ()
+
+    @model_validator(mode="after")
+    def _figures_need_a_side(self) -> Expectation:
+        if self.figures and not self.when:
+            raise ValueError("figures need when: the settings of the side that they are about")
+        return self
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """``when`` as settings are written."""
+        return {
+            path: ("on" if value else "off") if isinstance(value, bool) else str(value)
+            for path, value in self.when.items()
+        }
+
+
 class Scenario(Part):
     """A scenario file: a question for the room, what to watch, the engine's settings and the workload."""
 
@@ -124,9 +156,24 @@ class Scenario(Part):
     summary: str = Field(min_length=1)
     question: str = Field(min_length=1, description="What to ask the room before the switch is flipped.")
     watch: tuple[str, ...] = Field((), description="What to look at on the page.")
-    expect: tuple[str, ...] = Field((), description="Which way the figures should go: directions, not numbers.")
+    expect: tuple[str | Expectation, ...] = Field((), description="What should come out: in words, or with figures.")
     technique: str | None = Field(None, description="The engine setting whose effect it shows.")
     engine: EngineConfig = EngineConfig()
     workload: Workload
     labels: tuple[str, ...] = ()
     time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)
+
+    @model_validator(mode="after")
+    def _expects_of_its_groups(self) -> Scenario:
+        for line in self.expectations:
+            for figure in line.figures:
+                if figure.group is not None and figure.group not in self.workload.groups:
+                    raise ValueError(
+                        f"expect names a group {figure.group!r}, and the workload has {', '.join(self.workload.groups)}"
+                    )
+        return self
+
+    @property
+    def expectations(self) -> tuple[Expectation, ...]:
+        """What should come out, line by line."""
+        return tuple(Expectation(says=line) if isinstance(line, str) else line for line in self.expect)

@@ -125,13 +125,21 @@ def names() -> list[str]:
 
 def title_of(name: str) -> str:
     """A metric's title and unit."""
-    if name in STATISTICS:
-        title, unit = STATISTICS[name].title, STATISTICS[name].unit
-    elif name in STEP_FIGURES:
-        title, unit = STEP_FIGURES[name].title, STEP_FIGURES[name].unit
-    else:
-        title, unit = (FITTED | AGAINST_BASELINE)[name]
+    title, unit = _title_and_unit(name)
     return f"{title}, {unit}" if unit else title
+
+
+def unit_of(name: str) -> str:
+    """A metric's unit; empty of counts and shares."""
+    return _title_and_unit(name)[1]
+
+
+def _title_and_unit(name: str) -> tuple[str, str]:
+    if name in STATISTICS:
+        return STATISTICS[name].title, STATISTICS[name].unit
+    if name in STEP_FIGURES:
+        return STEP_FIGURES[name].title, STEP_FIGURES[name].unit
+    return (FITTED | AGAINST_BASELINE)[name]
 
 
 @dataclass(frozen=True)
@@ -144,11 +152,14 @@ class RunFigures:
 
     @classmethod
     def read(cls, con: duckdb.DuckDBPyConnection, run_id: str, slo: Slo, unloaded: Alone) -> RunFigures:
-        row = (
-            Query("SELECT model, peaks, summary, labels FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
-        )
-        facts = {name: json.loads(text) if text else {} for name, text in row.items()}
-        return cls(run_id, with_slo(read_samples(con, run_id), slo, unloaded), facts)
+        return cls.of(con, with_slo(read_samples(con, run_id), slo, unloaded))
+
+    @classmethod
+    def of(cls, con: duckdb.DuckDBPyConnection, samples: RunSamples) -> RunFigures:
+        """Of a run whose samples were read already."""
+        query = Query("SELECT model, peaks, summary, labels FROM runs WHERE run_id = $run", {"run": samples.run_id})
+        facts = {name: json.loads(text) if text else {} for name, text in (query.one(con) or {}).items()}
+        return cls(samples.run_id, samples, facts)
 
     def value(self, con: duckdb.DuckDBPyConnection, name: str, baseline: RunFigures) -> float:
         """A metric's value in this run; NaN where it has none. ``baseline``: the baseline's run of the same repeat."""

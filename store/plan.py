@@ -67,6 +67,15 @@ class Search:
 
 
 @dataclass(frozen=True, config=_PART)
+class StopRule:
+    """Of a comparison that adds repeats: until which figure's ratio scatters by at most ``width`` (a share), and how many at most."""
+
+    metric: Label
+    width: Rate
+    most: Annotated[int, Field(ge=1, le=MOST_REPEATS)]
+
+
+@dataclass(frozen=True, config=_PART)
 class ClaimMark:
     """Of a paper's claim: which, and the hash of everything that decides its verdict, as it was before anything ran."""
 
@@ -98,6 +107,7 @@ class Experiment:
     search: Search | None = None  # of a search for capacity
     sizing: Words = ""  # how the requests were made to fit the machine, in words
     claim: ClaimMark | None = None  # of a paper's claim that this experiment tests
+    stop: StopRule | None = None  # of a comparison that adds repeats by itself
 
     @property
     def baseline(self) -> str:
@@ -163,6 +173,8 @@ class _Stored(BaseModel):
             raise ValueError(
                 f"there is no variant {strangers[0]!r}" if strangers else f"{lacking[0]!r} has no workload"
             )
+        if plan.stop is not None and plan.kind != "compare":
+            raise ValueError("only a comparison adds repeats by itself")
         if any(turn.done and not turn.run_id for turn in plan.turns):
             raise ValueError("a turn is done without a run")
         if plan.kind == "capacity" and (

@@ -19,6 +19,7 @@ from app.settings.written import parse_settings
 if TYPE_CHECKING:
     from app.experiments.plan import Experiment, Variant
     from app.home import Home
+    from store.plan import StopRule
 
 LOOK_S = 0.2
 REPEATS = 5
@@ -38,6 +39,15 @@ Objective = Annotated[
         "--slo", metavar="SLO", help="ttft=250,tpot=100 (ms), 5x (times a request alone), or a preset: strict."
     ),
 ]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="FIGURE=SHARE",
+        help="Add repeats until the figure's ratio is known to this share: itl_ms_p99=5%.",
+    ),
+]
+Most = Annotated[int, typer.Option("--most", min=2, help="With --until: repeats at most.")]
 Ray = Annotated[
     str | None,
     typer.Option("--ray", metavar="ADDRESS", help="Serve on this Ray cluster (auto: the one of this machine)."),
@@ -57,7 +67,12 @@ def compare(
         list[str] | None,
         typer.Option("--variant", metavar="NAME:KEY=VALUE,...", help="A way to serve it. The first is the baseline."),
     ] = None,
-    repeats: Repeats = REPEATS,
+    repeats: Annotated[
+        int | None,
+        typer.Option("--repeats", min=1, help=f"How often each variant is served: {REPEATS}, or 2 with --until."),
+    ] = None,
+    until: Until = None,
+    most: Most = 12,
     set: Set = None,
     slo: Objective = None,
     ray: Ray = None,
@@ -85,15 +100,16 @@ def compare(
     variants = [parse_variant(text) for text in variant or []]
     if len(variants) == 1:
         variants.insert(0, Variant("as it is"))
+    stop = parse_until(until, most) if until else None
     experiment, specs = plan(
         scenario,
         variants,
-        repeats,
+        repeats or (2 if stop else REPEATS),
         common=parse_settings(set or []),
         slo=slo or DEFAULT_SLO,
         measure=measure_for(home, say),
     )
-    _begin(home, experiment, specs, json, ray)
+    _begin(home, replace(experiment, stop=stop), specs, json, ray)
 
 
 @command
@@ -194,10 +210,32 @@ def parse_variant(text: str) -> Variant:
     return Variant(name.strip(), parse_settings(parts))
 
 
+def parse_until(text: str, most: int) -> StopRule:
+    """``itl_ms_p99=5%`` as a rule of when to stop. Raises ``LabError`` for what is none."""
+    from app.experiments.stop_rule import checked
+    from store.plan import StopRule
+
+    metric, _, width = text.partition("=")
+    try:
+        share = float(width.removesuffix("%")) / (100 if width.endswith("%") else 1)
+    except ValueError:
+        raise LabError(
+            "bad-experiment",
+            field="--until",
+            value=text,
+            message="It takes FIGURE=SHARE.",
+            mend="For example: --until itl_ms_p99=5%",
+        ) from None
+    return (
+        checked(StopRule(metric.strip(), share, most)) if share > 0 else checked(StopRule(metric.strip(), 1e-9, most))
+    )
+
+
 def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool, ray: str | None) -> None:
     from app.experiments.drive import runs_planned
     from app.experiments.file import create_experiment
     from app.experiments.rate_search import criterion_in_words
+    from app.experiments.stop_rule import stop_in_words
 
     home.require_space()
     if experiment.sizing:
@@ -207,6 +245,8 @@ def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool
     runs = runs_planned(experiment)
     if experiment.kind == "capacity":
         say(f"{experiment.experiment_id}: at most {runs} runs; a rate holds with {criterion_in_words(experiment)}.")
+    elif experiment.stop is not None:
+        say(f"{experiment.experiment_id}: at most {runs} runs. {stop_in_words(experiment)}")
     else:
         say(f"{experiment.experiment_id}: {runs} runs, {experiment.repeats} of each variant in turns and a warm-up.")
     _see_through(home, experiment.experiment_id, json, ray=ray)
@@ -332,6 +372,10 @@ def print_comparison(result: dict[str, Any]) -> None:
         say(goodput_in_words(goodput))
     for sentence in result["summary"]:
         say(sentence)
+    if result["stop"]:
+        say(result["stop"]["says"])
+    for line in result["expect"]:
+        say(f"{line['outcome']}: {line['says']} {line['why']}".strip())
     _say_disturbed(result)
 
 

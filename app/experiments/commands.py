@@ -33,6 +33,10 @@ def compare_command(experiment: Experiment) -> str:
         shared = {k: v for k, v in experiment.variants[0].settings.items() if k not in experiment.over}
         common = "".join(f" --set {shlex.quote(f'{k}={v}')}" for k, v in shared.items())
         return f"servescope sweep {experiment.scenario} {over}{common} --repeats {experiment.repeats}"
+    if experiment.stop is not None:
+        rule = experiment.stop
+        again = f"--until {rule.metric}={100 * rule.width:g}% --most {rule.most}"
+        return f"servescope compare {experiment.scenario} {variant_options(experiment)} {again}"
     return f"servescope compare {experiment.scenario} {variant_options(experiment)} --repeats {experiment.repeats}"
 
 

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from app.errors import LabError
 from app.experiments import rate_search as capacity
+from app.experiments import stop_rule
 from app.experiments.file import read_experiment, read_specs, write_experiment
 from app.experiments.plan import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
 from app.home import Home
@@ -53,6 +54,9 @@ class Driver:
             following = capacity.next_turn(experiment) if experiment.kind == "capacity" else None
             if following is not None:
                 return self._write(replace(experiment, turns=(*experiment.turns, following)))
+            more = stop_rule.another_repeat(experiment)
+            if more is not None:
+                return self._write(more)
             return self._write(replace(experiment, state="finished"))
         turn = experiment.turns[index]
         run_dir = self.home.runs / turn.run_id if turn.run_id else None
@@ -65,7 +69,8 @@ class Driver:
             held, figures = capacity.measure(self.home, experiment, turn)
             return self._write(with_turn(experiment, index, done=True, held=held, figures=figures))
         if state(status) == "finished":
-            return self._write(with_turn(experiment, index, done=True))
+            figures = {} if turn.warm_up else stop_rule.measure(self.home, experiment, turn.run_id)
+            return self._write(with_turn(experiment, index, done=True, figures=figures))
         if state(status) != "failed" and turn.attempts < MOST_ATTEMPTS:
             return self._begin(experiment, index)
         error = status.get("error") or {}
@@ -199,8 +204,17 @@ def current_turn(experiment: Experiment) -> Turn | None:
 
 
 def runs_planned(experiment: Experiment) -> int:
-    """How many runs it takes; of a search, at most."""
-    return capacity.most_runs(experiment) if experiment.kind == "capacity" else len(experiment.turns)
+    """How many runs it takes; of a search, and of a comparison that adds repeats, at most."""
+    if experiment.kind == "capacity":
+        return capacity.most_runs(experiment)
+    if experiment.stop is not None and experiment.state != "finished":
+        return max(len(experiment.turns), 1 + experiment.stop.most * len(experiment.variants))
+    return len(experiment.turns)
+
+
+def is_bounded(experiment: Experiment) -> bool:
+    """Whether it may take fewer runs than are planned."""
+    return experiment.kind == "capacity" or experiment.stop is not None
 
 
 def seconds_left(home: Home, experiment: Experiment) -> float | None:

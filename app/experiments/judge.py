@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import duckdb
 import numpy as np
 
 from app.errors import LabError
+from app.experiments import stop_rule
+from app.experiments.expectations import Side, expectations
 from app.experiments.file import read_experiment
 from app.experiments.missing_runs import as_it_is
 from app.experiments.plan import WORKLOAD, Experiment, is_synthetic
@@ -80,12 +82,28 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
         },
         "slo": _slo_figures(objective, unloaded, samples),
         "goodput": goodputs(experiment, samples),
+        "stop": stop_rule.about(experiment),
+        "expect": expectations(
+            con, experiment.scenario, _sides(experiment, runs, rows), [run for own in samples.values() for run in own]
+        ),
         "summary": [
             in_words(effects, v.name, base)
             for v in experiment.variants
             if (base := baseline_of(experiment, v.name)) != v.name
         ],
     }
+
+
+def _sides(
+    experiment: Experiment, runs: Mapping[str, Sequence[str]], rows: Mapping[str, Mapping[str, Any] | None]
+) -> list[Side]:
+    """The variants that were asked the same as the baseline, with their settings as they were served."""
+    alike = [v.name for v in experiment.variants if baseline_of(experiment, v.name) == experiment.baseline]
+    return [Side(name, _engine(rows[runs[name][0]] or {}), runs[name]) for name in alike]
+
+
+def _engine(row: Mapping[str, Any]) -> EngineConfig:
+    return EngineConfig.model_validate(spec_of_today(row.get("spec") or {}).get("engine") or {})
 
 
 def _complete_repeats(experiment: Experiment) -> int:
@@ -115,10 +133,7 @@ def what_differs(experiment: Experiment, rows: Mapping[str, Mapping[str, Any]]) 
 
     Parts of a technique that is off on a side have no say there, and say so.
     """
-    engines = {
-        name: EngineConfig.model_validate(spec_of_today(row.get("spec") or {}).get("engine") or {})
-        for name, row in rows.items()
-    }
+    engines = {name: _engine(row) for name, row in rows.items()}
     differences: dict[str, dict[str, str]] = {}
     for control in book.controls():
         technique = control.path.rpartition(".")[0]

@@ -67,6 +67,12 @@ SERVED = (
     words_of("disturbed by", "disturbed"),
 )
 
+EXPECTED = (
+    words_of("what should come out", "says"),
+    words_of("in these runs", "outcome"),
+    words_of("figures", "why"),
+)
+
 RATES = (
     words_of("variant", "variant"),
     figure_of("requests/s", "requests_per_s", "%.3f"),
@@ -116,6 +122,11 @@ def differs_table(result: Mapping[str, Any]) -> Table:
         for key, by_variant in result["differs"].items()
     ]
     return Table("What differs in the settings", columns, rows)
+
+
+def expected_table(lines: Sequence[Mapping[str, Any]]) -> Table:
+    """What the scenario says should come out, and what the runs say of it."""
+    return Table("What should come out", EXPECTED, list(lines), summary="What the scenario expects, seen or refuted")
 
 
 def served_table(result: Mapping[str, Any]) -> Table:

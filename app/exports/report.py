@@ -19,7 +19,7 @@ from app.experiments.commands import compare_command, run_command
 from app.experiments.figures import DISTRIBUTIONS, SWEPT, distribution, plane, rates, sweep_figure
 from app.experiments.judge import goodput_in_words, judge
 from app.experiments.plan import Experiment
-from app.experiments.tables import differs_table, figures_table, served_table
+from app.experiments.tables import differs_table, expected_table, figures_table, served_table
 from app.exports.html import again, chart_section, fine_print, page, pairs, section, story, table_of, table_section
 from app.panels import PANELS
 from app.runs.latencies import COUNTED, latency_rows
@@ -72,8 +72,10 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
     thinned = any(((row.get("figures") or {}).get("iterations") or 0) > TIMELINE_POINTS for row in rows.values())
     base = rows[first[experiment.baseline]]
     told = [*result["summary"], *map(goodput_in_words, result["goodput"])]
+    told += [result["stop"]["says"]] if result["stop"] else []
     parts = [
         story(experiment.title, experiment.question, result["labels"], told, disturbance_warning(result)),
+        *([table_section(expected_table(result["expect"]))] if result["expect"] else []),
         table_section(figures_table(result)),
         chart_section(figures, thinned),
         *(

@@ -112,8 +112,10 @@ def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
     return phrases
 
 
-def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> list[RunFacts]:
-    """Earlier finished runs of the same workload with other settings, newest first.
+def comparable_runs(
+    home: Home, facts: RunFacts, runs: list[dict[str, Any]], *, also_later: bool = False
+) -> list[RunFacts]:
+    """Earlier finished runs of the same workload with other settings, newest first; ``also_later``: later ones too.
 
     ``runs``: rows with ``run_id``, ``state`` and ``scenario``, newest first.
     """
@@ -131,7 +133,7 @@ def comparable_runs(home: Home, facts: RunFacts, runs: list[dict[str, Any]]) -> 
             continue
         earlier = other.spec.created_unix_ns < facts.spec.created_unix_ns
         same_workload = other.spec.workload_hash == facts.spec.workload_hash
-        if earlier and same_workload and differences(other.spec.engine, facts.spec.engine):
+        if (earlier or also_later) and same_workload and differences(other.spec.engine, facts.spec.engine):
             comparable.append(other)
     return comparable
 

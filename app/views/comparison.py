@@ -25,6 +25,7 @@ from app.experiments.plan import Experiment
 from app.experiments.tables import differs_table, figures_table, served_table
 from app.lab import Lab, get_lab
 from app.panels.sentences import label_in_words
+from app.views.expected import expected_lines
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words.charts import ChartWords
@@ -109,6 +110,11 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
     _labels(result)
     for sentence in [*result["summary"], *map(goodput_in_words, result["goodput"])]:
         st.markdown(f"- {plain(sentence)}")
+    if result["stop"]:
+        st.markdown(f"- {plain(result['stop']['says'])}")
+    if result["expect"]:
+        with st.expander("What should come out", expanded=True):
+            expected_lines(result["expect"])
     if any(about["disturbed"] for about in result["variants"].values()):
         st.warning(DISTURBED, icon=":material/warning:")
     _figures(result)

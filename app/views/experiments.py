@@ -10,7 +10,7 @@ from pathlib import Path
 import streamlit as st
 
 from app.errors import LabError, on_page
-from app.experiments.drive import current_turn, pause, resume, runs_planned, seconds_left
+from app.experiments.drive import current_turn, is_bounded, pause, resume, runs_planned, seconds_left
 from app.experiments.file import read_experiment
 from app.experiments.plan import Experiment, turn_in_words
 from app.exports.export import export
@@ -123,7 +123,7 @@ def _while_it_lasts(lab: Lab, experiment_id: str, seen: int) -> None:
     done = sum(turn.done for turn in experiment.turns)
     turn, left = current_turn(experiment), seconds_left(lab.home, experiment)
     planned = runs_planned(experiment)
-    words = f"Run {done + 1} of {'at most ' if experiment.kind == 'capacity' else ''}{planned}"
+    words = f"Run {done + 1} of {'at most ' if is_bounded(experiment) else ''}{planned}"
     if turn is not None:
         words += f": {turn_in_words(turn)}"
     if left is not None:

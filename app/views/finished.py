@@ -17,6 +17,7 @@ from app.runs.latencies import ALL, latency_rows
 from app.views.finished_charts import finished_charts
 from app.views.inspector import iteration_inspector
 from app.views.missing import say_waiting
+from app.views.pair import BESIDE, with_and_without
 from app.views.pool_room import capacity_figures
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
@@ -47,24 +48,27 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
         figures = queries.summary(con, facts.run_id) or {}
         _key_figures(figures, pool_room(con, facts.run_id), facts.spec.requests)
         points = {"iteration": "Iterations", "request": "Requests"}
-        first = first_tab(PARTS, "Latency" if below_board else "Charts", points)
+        usual = PARTS[0] if BESIDE in st.query_params else "Latency" if below_board else "Charts"
+        first = first_tab(PARTS, usual, points)
         tabs = st.tabs(
             PARTS,
             default=first,
             key=f"part-{below_board}-{first}",
         )
         with tabs[0]:
-            finished_charts(run, figures)
+            with_and_without(run)
         with tabs[1]:
-            _latency(con, facts.run_id, figures)
+            finished_charts(run, figures)
         with tabs[2]:
-            requests_table(run)
+            _latency(con, facts.run_id, figures)
         with tabs[3]:
-            iteration_inspector(con, facts.run_id)
+            requests_table(run)
         with tabs[4]:
+            iteration_inspector(con, facts.run_id)
+        with tabs[5]:
             for panel in PANELS:
                 panel.draw_cache(run)
-        with tabs[5]:
+        with tabs[6]:
             setup_tables(facts, row)
 
 

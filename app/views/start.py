@@ -15,6 +15,7 @@ from app.runs.folder import read_spec
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
 from app.settings.form import changes_of, restore, settings_form, take_settings
+from app.views.pair import BESIDE
 from app.views.preview import what_will_be_asked
 from app.words.plain import counted, plain
 from app.words.text import PARTS, in_sentence
@@ -181,4 +182,4 @@ def _flip(lab: Lab, facts: RunFacts, technique: str) -> None:
     except LabError as error:
         st.session_state["flip-error"] = in_words(error)
         return
-    st.query_params.from_dict({"run": turned.run_id})
+    st.query_params.from_dict({"run": turned.run_id, BESIDE: facts.run_id})

@@ -144,7 +144,7 @@ EVERY = [(claim, machine) for claims in CLAIMS.values() for _, claim, machines i
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_expectation_is_held_to(name: str):
-    lines = scenarios.load(name).expect
+    lines = [line.says for line in scenarios.load(name).expectations]
     assert [line[: len(begin)] for line, (begin, *_) in zip(lines, CLAIMS[name], strict=True)] == [
         begin for begin, *_ in CLAIMS[name]
     ]

@@ -146,7 +146,9 @@ def test_start_queues_the_run_with_the_changes_and_turns_the_page_to_it(lab: Lab
 def test_a_finished_run_shows_figures_charts_and_requests(lab: Lab, done: str) -> None:
     page = opened(done)
     assert not page.exception
-    assert {"Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"} == {tab.label for tab in page.tabs}
+    assert {"With and without", "Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"} == {
+        tab.label for tab in page.tabs
+    }
     assert len(page.get("plotly_chart")) == 8 + 1
     assert next(metric.value for metric in page.metric if metric.label == "Requests done") == "3 of 3"
     assert "random weights" in texts(page)
