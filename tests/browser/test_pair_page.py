@@ -41,4 +41,4 @@ def test_a_flip_ends_with_both_runs_on_one_screen_and_one_click_repeats_them(
     expect(page.get_by_text("Stopped after")).to_be_visible()
     (started,) = set(open_lab.home.experiment_ids()) - before
     wait_for(lambda: read_experiment(open_lab.home, started).state == "paused")
-    assert [turn.run_id for turn in read_experiment(open_lab.home, started).turns[1:3]][0] == "without"
+    assert read_experiment(open_lab.home, started).turns[1].run_id == "without"
