@@ -12,6 +12,8 @@ import plotly.graph_objects as go
 from app.charts.frame import HEIGHT, Table, column, faded, new_figure, rows, say_nothing_here
 from app.charts.iterations import tallest
 from app.theme import DARK, DASHES, MARKERS, VARIANTS, Palette
+from app.words.text import number
+from store.knee import knee
 from store.metrics import PERCENTILES, carried_up_to
 
 CDF_POINTS = 200
@@ -19,6 +21,7 @@ MOST_NAMES, NAME_HEIGHT = 12, 20
 TIMELINE_POINTS = 800
 WIDEST = 10.0  # an interval of more than such a factor would squeeze everything else: it is in the table, not drawn
 LOG_FROM = 4.0  # numbers that span such a factor stand on a logarithmic axis
+FAR = 4.0  # a limit that many times above everything would squeeze it
 INVISIBLE = "rgba(0,0,0,0)"
 
 
@@ -187,15 +190,29 @@ def pareto(points: Sequence[Point]) -> list[int]:
 
 
 def heat_map(
-    x: Sequence[str], y: Sequence[str], values: np.ndarray, palette: Palette, *, x_title: str, y_title: str, unit: str
+    x: Sequence[str],
+    y: Sequence[str],
+    values: np.ndarray,
+    palette: Palette,
+    *,
+    x_title: str,
+    y_title: str,
+    unit: str,
+    intervals: Mapping[tuple[int, int], tuple[float, float]] | None = None,
 ) -> go.Figure:
-    """A sweep over two settings. ``values``: [y, x], NaN where a combination is missing."""
-    figure = new_figure(palette, y_title=y_title, x_title=x_title, height=120 + 44 * len(y))
+    """A sweep over two settings. ``values``: [y, x], NaN where a combination is missing. ``intervals``: of cells, by (row, column)."""
+    figure = new_figure(palette, y_title=y_title, x_title=x_title, height=120 + 56 * len(y))
+    around = intervals or {}
+    text = [
+        [_cell(value, around.get((row, column))) for column, value in enumerate(line)]
+        for row, line in enumerate(values)
+    ]
     figure.add_heatmap(
         x=[str(v) for v in x],
         y=[str(v) for v in y],
         z=values,
-        texttemplate="%{z:,.4~g}",
+        text=text,
+        texttemplate="%{text}",
         colorscale=[[0, faded(palette.accent, 0.15)], [1, palette.accent]],
         colorbar={"title": {"text": unit}},
         hovertemplate=f"{x_title} %{{x}}, {y_title} %{{y}}: %{{z:,.4~g}} {unit}<extra></extra>",
@@ -205,11 +222,24 @@ def heat_map(
     return figure
 
 
+def _cell(value: float, around: tuple[float, float] | None) -> str:
+    if not np.isfinite(value):
+        return ""
+    return number(value) if around is None else f"{number(value)}<br>{number(around[0])} to {number(around[1])}"
+
+
 def curve(
-    values: Sequence[str], points: Sequence[Point], palette: Palette, *, x_title: str, y_title: str, unit: str
+    values: Sequence[str],
+    points: Sequence[Point],
+    palette: Palette,
+    *,
+    x_title: str,
+    y_title: str,
+    unit: str,
+    limit: tuple[float, str] | None = None,
 ) -> go.Figure:
     """A sweep over one setting. ``points``: one per value, in its order, ``x`` not read; numbers stand where they are,
-    words in a row.
+    words in a row. Of numbers the knee is marked; ``limit``: a line at a value, and what it is.
     """
     figure = new_figure(palette, y_title=f"{y_title}, {unit}" if unit else y_title, x_title=x_title, height=320)
     known = [(value, point) for value, point in zip(values, points, strict=True) if np.isfinite(point.y)]
@@ -235,6 +265,11 @@ def curve(
         customdata=[point.name for _, point in known],
         hovertemplate=f"{x_title} %{{x}}: %{{y:,.4~g}} {unit}<extra></extra>",
     )
+    if numbers is not None:
+        _mark_knee(figure, [(float(value), point.y) for value, point in known], palette)
+    if limit is not None and limit[0] <= FAR * max(point.y for _, point in known):
+        figure.add_hline(y=limit[0], line={"color": palette.stall, "width": 1.5, "dash": "dash"})
+        _note(figure, limit[1], palette.stall, x=1, y=limit[0], xref="x domain", xanchor="right", yanchor="bottom")
     if numbers is None:
         figure.update_xaxes(type="category", categoryorder="array", categoryarray=list(values))
     elif min(numbers) > 0 and max(numbers) >= LOG_FROM * min(numbers):
@@ -242,6 +277,29 @@ def curve(
             type="log", rangemode="normal", tickvals=sorted(numbers), ticktext=[f"{n:g}" for n in sorted(numbers)]
         )
     return figure
+
+
+def _mark_knee(figure: go.Figure, points: Sequence[tuple[float, float]], palette: Palette) -> None:
+    place = knee([x for x, _ in points], [y for _, y in points])
+    if place is None:
+        return
+    x, y = points[place]
+    figure.add_scatter(
+        x=[x],
+        y=[y],
+        mode="markers+text",
+        name="knee",
+        text=[f"knee: {x:g}"],
+        textposition="top center",
+        textfont={"color": palette.text, "size": 13},
+        marker={"size": 18, "symbol": "circle-open", "color": palette.text, "line": {"width": 2}},
+        hovertemplate=f"knee at {x:g}<extra></extra>",
+        showlegend=False,
+    )
+
+
+def _note(figure: go.Figure, text: str, colour: str, **where: Any) -> None:
+    figure.add_annotation(text=text, font={"color": colour, "size": 13}, showarrow=False, **where)
 
 
 def _numbers(values: Sequence[str]) -> list[float] | None:

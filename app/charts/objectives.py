@@ -38,7 +38,7 @@ def attainment_by_scale(
 
 def attainment_by_rate(groups: Sequence[Mapping[str, Any]], palette: Palette, *, goal: float) -> go.Figure:
     """Share of requests in time at each rate of arrivals, a line per group of the other settings (``name``,
-    ``measured``).
+    ``measured``; ``intervals`` of the shares, and ``goodput``, a rate that is marked, where known).
     """
     figure = new_figure(palette, y_title="SLO attainment, %", x_title="arrivals, requests/s")
     _as_shares(figure)
@@ -54,10 +54,31 @@ def attainment_by_rate(groups: Sequence[Mapping[str, Any]], palette: Palette, *,
             line={"color": colour, "width": 2, "dash": dash},
             marker={"symbol": marker, "size": 9},
             customdata=group.get("runs"),
+            error_y=_bars([share for _, share in group["measured"]], group.get("intervals")),
             hovertemplate="%{y:.1%} in time at %{x:.3~g} requests/s<extra></extra>",
         )
+        if (best := group.get("goodput")) is not None:
+            figure.add_vline(x=best, line={"color": colour, "width": 1.5, "dash": "dash"})
     figure.add_hline(y=goal, line={"color": palette.muted, "width": 1, "dash": "dot"})
+    figure.add_annotation(
+        text=f"{goal:.0%} in time", x=1, y=goal, xref="x domain", xanchor="right", yanchor="bottom", showarrow=False,
+        font={"color": palette.muted, "size": 13},
+    )  # fmt: skip
     return figure
+
+
+def _bars(shares: Sequence[float], intervals: Sequence[tuple[float, float] | None] | None) -> dict[str, Any]:
+    """The intervals as bars around the shares; none where there are none."""
+    if not intervals or not any(intervals):
+        return {}
+    ends = [around or (share, share) for share, around in zip(shares, intervals, strict=True)]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [high - share for share, (_, high) in zip(shares, ends, strict=True)],
+        "arrayminus": [share - low for share, (low, _) in zip(shares, ends, strict=True)],
+        "thickness": 1,
+    }
 
 
 def _as_shares(figure: go.Figure) -> None:

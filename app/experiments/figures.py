@@ -62,14 +62,31 @@ def sweep_figure(result: Mapping[str, Any], experiment: Experiment, metric: str,
             for value in values
             for effect in [effects.get(by_value[value]) or {}]
         ]
-        return curve(values, points, palette, x_title=name, y_title=about.title, unit=about.unit)
+        limit = slo_line(result, metric)
+        return curve(values, points, palette, x_title=name, y_title=about.title, unit=about.unit, limit=limit)
     (x_name, x), (y_name, y) = experiment.over.items()
     grid = np.full((len(y), len(x)), np.nan)
+    intervals = {}
     for variant in experiment.variants:
         effect = effects.get(variant.name)
         if effect is not None:
-            grid[y.index(variant.settings[y_name]), x.index(variant.settings[x_name])] = effect["value"]
-    return heat_map(x, y, grid, palette, x_title=x_name, y_title=y_name, unit=about.unit)
+            cell = y.index(variant.settings[y_name]), x.index(variant.settings[x_name])
+            grid[cell] = effect["value"]
+            intervals |= {cell: effect["interval"]} if effect["interval"] else {}
+    return heat_map(x, y, grid, palette, x_title=x_name, y_title=y_name, unit=about.unit, intervals=intervals)
+
+
+def slo_line(result: Mapping[str, Any], metric: str) -> tuple[float, str] | None:
+    """Where the objective bounds a figure, and what to call the line; None of figures it does not bound with one value."""
+    slo, about = result["slo"], STATISTICS[metric]
+    if metric == "slo_attainment":
+        return GOODPUT_ATTAINMENT, f"goodput asks for {GOODPUT_ATTAINMENT:.0%}"
+    if about.metric in ("tpot_ms", "itl_ms"):
+        step = slo["alone"]["step_ms"] if slo["relative"] else 1.0
+        return None if step is None else (slo["tpot"] * step, f"objective {slo['name']}")
+    if about.metric == "ttft_ms" and not slo["relative"]:  # else the bound is each prompt's own
+        return slo["ttft"], f"objective {slo['name']}"
+    return None
 
 
 def _or_nan(value: float | None) -> float:
@@ -82,6 +99,8 @@ def rates(result: Mapping[str, Any], palette: Any = LIGHT) -> go.Figure:
         {
             "name": ", ".join(f"{k}={v}" for k, v in goodput["settings"].items()) or "all",
             "measured": goodput["measured"],
+            "intervals": goodput["intervals"],
+            "goodput": goodput["requests_per_s"],
         }
         for goodput in result["goodput"]
     ]

@@ -81,7 +81,7 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
             for name, by_variant in effects.items()
         },
         "slo": _slo_figures(objective, unloaded, samples),
-        "goodput": goodputs(experiment, samples),
+        "goodput": goodputs(experiment, samples, effects.get("slo_attainment", {})),
         "stop": stop_rule.about(experiment),
         "expect": expectations(
             con, experiment.scenario, _sides(experiment, runs, rows), [run for own in samples.values() for run in own]
@@ -190,13 +190,16 @@ def _slo_figures(objective: Slo, unloaded: Alone, samples: dict[str, list[RunSam
     }
 
 
-def goodputs(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> list[dict[str, Any]]:
+def goodputs(
+    experiment: Experiment, samples: dict[str, list[RunSamples]], attainment: Mapping[str, Effect]
+) -> list[dict[str, Any]]:
     """Of a sweep over how fast requests come: the highest rate that is still served in time, by the other settings.
 
     Rates are requests/s as they came; attainment of 90 % (DistServe's goodput) and of 99 %.
     """
     rate_keys = [key for key in experiment.over if is_rate(key)]
     groups: dict[tuple[tuple[str, str], ...], list[tuple[float, float]]] = {}
+    intervals: dict[tuple[float, float], tuple[float, float] | None] = {}
     for variant in experiment.variants if rate_keys else ():
         others = tuple((key, variant.settings[key]) for key in experiment.over if key not in rate_keys)
         runs = samples[variant.name]
@@ -204,10 +207,12 @@ def goodputs(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> li
         reached = float(np.mean([run.totals["slo_attainment"] for run in runs]))
         if np.isfinite(offered) and np.isfinite(reached):
             groups.setdefault(others, []).append((offered, reached))
+            intervals[offered, reached] = attainment[variant.name].interval
     return [
         {
             "settings": dict(others),
             "measured": sorted(points),
+            "intervals": [intervals[point] for point in sorted(points)],
             "requests_per_s": goodput([rate for rate, _ in points], [share for _, share in points], GOODPUT_ATTAINMENT),
             "strict_requests_per_s": goodput([r for r, _ in points], [share for _, share in points], STRICT_ATTAINMENT),
         }

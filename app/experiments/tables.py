@@ -54,6 +54,9 @@ FIGURES = (
     _around("value"),
     _around("difference", "difference_"),
     _around("ratio", "ratio_"),
+    figure_of(
+        "samples", "samples", "localized", "Of a percentile: how many it rests on in the repeat with the fewest."
+    ),
     Column("verdict", ("verdict", "pairs", "repeats"), _verdict),
 )
 
@@ -102,7 +105,7 @@ def figures_table(result: Mapping[str, Any], metrics: Sequence[str] | None = Non
 
 def _flat(effect: Mapping[str, Any]) -> dict[str, Any]:
     """An effect with the ends of its intervals as columns of their own."""
-    row: dict[str, Any] = {key: effect[key] for key in ("verdict", "pairs", "repeats")}
+    row: dict[str, Any] = {key: effect[key] for key in ("verdict", "pairs", "repeats", "samples")}
     for key, interval, prefix in (
         ("value", "interval", ""),
         ("difference", "difference_interval", "difference_"),

@@ -18,7 +18,11 @@ def capacity_report(home: Home, experiment: Experiment) -> str:
     """The search as a page."""
     result = capacity_result(home, experiment)
     groups = [
-        {"name": name, "measured": [(probe["requests_per_s"], probe["attainment"]) for probe in about["probes"]]}
+        {
+            "name": name,
+            "measured": [(probe["requests_per_s"], probe["attainment"]) for probe in about["probes"]],
+            "goodput": about["capacity"],
+        }
         for name, about in result["variants"].items()
     ]
     figure = attainment_by_rate(groups, LIGHT, goal=GOODPUT_ATTAINMENT)

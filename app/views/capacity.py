@@ -52,6 +52,7 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
             "name": name,
             "measured": [(probe["requests_per_s"], probe["attainment"]) for probe in about["probes"]],
             "runs": [probe["run_id"] for probe in about["probes"]],
+            "goodput": about["capacity"],
         }
         for name, about in result["variants"].items()
     ]

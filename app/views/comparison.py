@@ -117,6 +117,10 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
             expected_lines(result["expect"])
     if any(about["disturbed"] for about in result["variants"].values()):
         st.warning(DISTURBED, icon=":material/warning:")
+    if result["goodput"]:
+        _rates(result, experiment)
+    if len(experiment.over) in (1, 2):
+        _swept(result, experiment)
     _figures(result)
     with lab.database.read() as con:
         _charts(con, judged, experiment)
@@ -204,15 +208,8 @@ def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experime
     told = f"{len(judged.steps)} variants."
     opens = iteration_of({name: first[name] for name in judged.steps if judged.steps[name].num_rows})
     chart_card(TIMELINE, figure, steps, query, name="timelines", summary=told, opens=opens)
-    table = pa.Table.from_pylist(
-        [
-            {"metric": metric, "variant": variant, "value": effect["value"]}
-            for metric, by_variant in result["metrics"].items()
-            for variant, effect in by_variant.items()
-        ]
-    )
+    table = figure_values(result)
     query = queries.run_query(base)
-    figures_of_all = table
     told = "; ".join(
         f"{row['variant']} {number(row['value'])}" for row in table.to_pylist() if row["metric"] == "itl_ms_p99"
     )
@@ -223,32 +220,46 @@ def _charts(con: duckdb.DuckDBPyConnection, judged: Judged, experiment: Experime
     figure = attainment_by_scale(told["scales"], told["attainment"], colours)
     said = f"{told['name']}: {told['words']}."
     chart_card(OBJECTIVE, figure, table, request_figures_query(base), name="objective", summary=said, remark=said)
-    if result["goodput"]:
-        table = pa.table(
-            {
-                "settings": [str(goodput["settings"]) for goodput in result["goodput"] for _ in goodput["measured"]],
-                "requests_per_s": [rate for goodput in result["goodput"] for rate, _ in goodput["measured"]],
-                "attainment": [share for goodput in result["goodput"] for _, share in goodput["measured"]],
-            }
-        )
-        told_rates = " ".join(map(goodput_in_words, result["goodput"]))
-        chart_card(RATES, rates(result, colours), table, request_figures_query(base), name="rates", summary=told_rates)
-    if len(experiment.over) in (1, 2):
-        _swept(result, experiment, colours, figures_of_all)
 
 
-def _swept(result: dict[str, Any], experiment: Experiment, colours: Any, table: pa.Table) -> None:
+def _rates(result: dict[str, Any], experiment: Experiment) -> None:
+    """Of a sweep over rates: the share in time at each, and the highest rate that is still served well."""
+    table = pa.table(
+        {
+            "settings": [str(goodput["settings"]) for goodput in result["goodput"] for _ in goodput["measured"]],
+            "requests_per_s": [rate for goodput in result["goodput"] for rate, _ in goodput["measured"]],
+            "attainment": [share for goodput in result["goodput"] for _, share in goodput["measured"]],
+        }
+    )
+    told = " ".join(map(goodput_in_words, result["goodput"]))
+    query = request_figures_query(result["variants"][experiment.baseline]["runs"][0])
+    chart_card(RATES, rates(result, page_palette()), table, query, name="rates", summary=told)
+
+
+def _swept(result: dict[str, Any], experiment: Experiment) -> None:
     """A figure over the setting, or the two settings, that were swept."""
     metric = st.selectbox(
         "Figure of the sweep", list(result["metrics"]), format_func=lambda m: STATISTICS[m].title, key="swept-figure"
     )
-    figure = sweep_figure(result, experiment, metric, colours)
+    figure = sweep_figure(result, experiment, metric, page_palette())
     query = queries.run_query(result["variants"][experiment.baseline]["runs"][0])
     first = {name: about["runs"][0] for name, about in result["variants"].items()}
     one = len(experiment.over) == 1
+    table = figure_values(result)
     opens = run_of(first) if one else cell_of(experiment, first)
     told = f"{STATISTICS[metric].title} over {' and '.join(experiment.over)}"
     chart_card(CURVE if one else GRID, figure, table, query, name="swept", summary=told, opens=opens)
+
+
+def figure_values(result: dict[str, Any]) -> pa.Table:
+    """Every figure of every variant, with the ends of its interval."""
+    rows = [
+        {"metric": metric, "variant": variant, "value": effect["value"]}
+        | dict(zip(("low", "high"), effect["interval"] or (None, None), strict=True))
+        for metric, by_variant in result["metrics"].items()
+        for variant, effect in by_variant.items()
+    ]
+    return pa.Table.from_pylist(rows)
 
 
 def _differences(result: dict[str, Any]) -> None:
