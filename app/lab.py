@@ -44,7 +44,7 @@ class Lab:
         self.home = home
         self.address = address
         self.queue = RunQueue(home, keep_spare=True)
-        self.experimenter = Experimenter(home, self.submit)
+        self.experimenter = Experimenter(home, self.submit, self.queue.cancel)
         self.started_unix_ns = time.time_ns()
         self._database_lock: FileLock | None = None
         self._database: Database | None = None

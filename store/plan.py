@@ -108,6 +108,7 @@ class Experiment:
     sizing: Words = ""  # how the requests were made to fit the machine, in words
     claim: ClaimMark | None = None  # of a paper's claim that this experiment tests
     stop: StopRule | None = None  # of a comparison that adds repeats by itself
+    again: Count = 0  # how often a run that was disturbed is served again
 
     @property
     def baseline(self) -> str:

@@ -154,6 +154,24 @@ def with_slo(run: RunSamples, slo: Slo, alone: Alone | None) -> RunSamples:
     )
 
 
+def objective_figures(con: duckdb.DuckDBPyConnection, run_id: str, slo: Slo) -> dict[str, Any]:
+    """How one run met an objective, as plain data: ``attainment`` (share of all submitted requests) and ``in_time_per_s`` (goodput at its
+    own rate); None where nothing is known. What a request alone would see is read from the run's own fastest steps.
+    """
+    unloaded = alone(con, [run_id])
+    run = with_slo(read_samples(con, run_id), slo, unloaded)
+    unknown = slo.relative and not np.isfinite(unloaded.step_ms)
+    told = {
+        "attainment": run.totals["slo_attainment"],
+        "in_time_per_s": run.totals["in_time_per_s"],
+        "alone_step_ms": unloaded.step_ms,
+        "alone_prompt_token_ms": unloaded.prompt_token_ms,
+    }
+    return {"name": slo.name, "words": slo.words} | {
+        name: None if unknown or not np.isfinite(value) else float(value) for name, value in told.items()
+    }
+
+
 def attainment_by_scale(runs: Sequence[RunSamples], slo: Slo, alone: Alone | None, scales: np.ndarray) -> np.ndarray:
     """Attainment of the runs together with both bounds multiplied by each scale (DistServe's plot)."""
     submitted = sum(run.submitted for run in runs)

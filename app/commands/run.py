@@ -204,6 +204,7 @@ def print_result(result: dict[str, Any]) -> None:
         whose = "" if row.group == ALL else f"{row.group}: "
         rows.append((f"{whose}{row.short} (ms)", f"{told}  of {row.figures.get('count') or 0:,}"))
     rows += [
+        ("objective", _objective(result["slo"])),
         ("stalls", f"{result['stalls']:,} gaps above {STALL_MS:g} ms"),
         ("prefix hits", _hits(result)),
         ("drafts", f"{result['accepted_tokens'] or 0:,} of {result['draft_tokens'] or 0:,} tokens accepted"),
@@ -222,6 +223,13 @@ def print_result(result: dict[str, Any]) -> None:
         say(f"Disturbed: {'; '.join(result['disturbances'])}.")
     for request in result.get("refused") or []:
         say(f"Request {request['request_id']} was refused: {request['error']}")
+
+
+def _objective(slo: dict[str, Any]) -> str:
+    """How the run met the usual objective."""
+    if slo["attainment"] is None:
+        return "not known"
+    return f"{slo['name']}: {slo['attainment']:.1%} of the requests in time, {_figure(slo['in_time_per_s'])} a second"
 
 
 def _hits(result: dict[str, Any]) -> str:

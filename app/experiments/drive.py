@@ -20,10 +20,14 @@ from app.experiments import rate_search as capacity
 from app.experiments import stop_rule
 from app.experiments.file import read_experiment, read_specs, write_experiment
 from app.experiments.plan import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
+from app.experiments.rate_search import STOPPED_EARLY
+from app.experiments.saturation import RateWatch
 from app.home import Home
 from app.runs.process import start_fork_server
 from app.runs.queue import RunQueue
 from engine.config import RunSpec
+from store import queries
+from store.aside import rows_aside
 from telemetry.folder import is_run
 from telemetry.refusal import in_words
 from telemetry.status import is_final, read_status, state
@@ -31,15 +35,17 @@ from telemetry.status import is_final, read_status, state
 log = logging.getLogger("servescope.experiments")
 LOOK_S = 0.2
 Submit = Callable[[RunSpec], object]
+Cancel = Callable[[str], object]
 
 
 class Driver:
     """Moves one experiment on, look by look. Raises ``Timeout`` from the constructor where another driver has it."""
 
-    def __init__(self, home: Home, experiment_id: str, submit: Submit) -> None:
+    def __init__(self, home: Home, experiment_id: str, submit: Submit, cancel: Cancel | None = None) -> None:
         self.home = home
         self.experiment_id = experiment_id
-        self._submit = submit
+        self._submit, self._cancel = submit, cancel
+        self._watch: RateWatch | None = None
         self._lock = FileLock(home.locks / f"experiment-{experiment_id}.lock", thread_local=False)
         self._lock.acquire(blocking=False)
         self._specs = read_specs(home, read_experiment(home, experiment_id))
@@ -64,13 +70,9 @@ class Driver:
             return self._begin(experiment, index)
         status = read_status(run_dir)
         if not is_final(status):
-            return experiment
-        if state(status) == "finished" and experiment.kind == "capacity" and not turn.warm_up:
-            held, figures = capacity.measure(self.home, experiment, turn)
-            return self._write(with_turn(experiment, index, done=True, held=held, figures=figures))
-        if state(status) == "finished":
-            figures = {} if turn.warm_up else stop_rule.measure(self.home, experiment, turn.run_id)
-            return self._write(with_turn(experiment, index, done=True, figures=figures))
+            return self._look_at_rate(experiment, index)
+        if state(status) == "finished" or turn.figures.get(STOPPED_EARLY):
+            return self._settle(experiment, index)
         if state(status) != "failed" and turn.attempts < MOST_ATTEMPTS:
             return self._begin(experiment, index)
         error = status.get("error") or {}
@@ -79,6 +81,33 @@ class Driver:
 
     def release(self) -> None:
         self._lock.release()
+
+    def _look_at_rate(self, experiment: Experiment, index: int) -> Experiment:
+        """Stop the run of a rate that cannot hold any more."""
+        turn = experiment.turns[index]
+        if turn.rate is None or self._cancel is None or turn.figures.get(STOPPED_EARLY):
+            return experiment
+        if self._watch is None or self._watch.run_id != turn.run_id:
+            self._watch = RateWatch(self.home, experiment, turn.run_id)
+        if not self._watch.cannot_hold():
+            return experiment
+        stopped = self._write(with_turn(experiment, index, figures={STOPPED_EARLY: 1.0}))
+        self._cancel(turn.run_id)
+        return stopped
+
+    def _settle(self, experiment: Experiment, index: int) -> Experiment:
+        """Keep what a run that is over showed; one that was disturbed is served again, as often as the plan allows."""
+        turn = experiment.turns[index]
+        if turn.warm_up:
+            return self._write(with_turn(experiment, index, done=True))
+        if turn.attempts <= experiment.again and is_disturbed(self.home, turn.run_id):
+            return self._begin(with_turn(experiment, index, figures={}), index)
+        if experiment.kind != "capacity":
+            figures = stop_rule.measure(self.home, experiment, turn.run_id)
+            return self._write(with_turn(experiment, index, done=True, figures=figures))
+        early = {STOPPED_EARLY: 1.0} if turn.figures.get(STOPPED_EARLY) else {}
+        held, figures = capacity.measure(self.home, experiment, turn)
+        return self._write(with_turn(experiment, index, done=True, held=held and not early, figures=figures | early))
 
     def _begin(self, experiment: Experiment, index: int) -> Experiment:
         turn = experiment.turns[index]
@@ -99,11 +128,17 @@ class Driver:
         return experiment
 
 
+def is_disturbed(home: Home, run_id: str) -> bool:
+    """Whether a finished run's rows show that something disturbed it."""
+    with rows_aside(home.runs, [run_id]) as rows:
+        return bool(queries.labels(rows.con, run_id)["disturbances"])
+
+
 class Experimenter:
     """The lab's thread that takes up every unfinished experiment nobody drives."""
 
-    def __init__(self, home: Home, submit: Submit) -> None:
-        self._home, self._submit = home, submit
+    def __init__(self, home: Home, submit: Submit, cancel: Cancel | None = None) -> None:
+        self._home, self._submit, self._cancel = home, submit, cancel
         self._drivers: dict[str, Driver] = {}
         self._over: set[str] = set()
         self._stop = threading.Event()
@@ -135,7 +170,7 @@ class Experimenter:
                     self._drop(experiment_id)
                     continue
                 if experiment_id not in self._drivers:
-                    self._drivers[experiment_id] = Driver(self._home, experiment_id, self._submit)
+                    self._drivers[experiment_id] = Driver(self._home, experiment_id, self._submit, self._cancel)
                 self._drivers[experiment_id].step()
             except Timeout:
                 continue  # somebody else drives it
@@ -171,7 +206,7 @@ def drive_here(home: Home, experiment_id: str) -> tuple[Driver, RunQueue]:
         queue.only = spec.run_id
         queue.submit(spec)
 
-    driver = Driver(home, experiment_id, submit)
+    driver = Driver(home, experiment_id, submit, queue.cancel)
     current = current_turn(read_experiment(home, experiment_id))
     if current is not None and current.run_id:
         queue.only = current.run_id  # a worker that outlived its supervisor is taken over

@@ -23,13 +23,15 @@ from store.metrics import METRICS, percentile, too_few_in_words
 from store.plan import Experiment, Search, Turn, Variant
 from store.samples import alone, read_samples, with_slo
 from store.slo import DEFAULT_SLO, GOODPUT_ATTAINMENT, Bisection, parse_slo
-from telemetry.status import read_status
+from telemetry.status import LABEL_UNFINISHED, read_status
 
 if TYPE_CHECKING:
     from scenarios.build import Measure
 
 LOW, HIGH = 0.25, 8.0  # of the scenario's own rate: where a search begins if nothing else is said
 MOST_DELAY_MS = 2000.0
+STOPPED_EARLY = "stopped_early"
+"""The figure of a turn whose run was stopped because its rate could not hold any more."""
 
 
 def plan_capacity(
@@ -173,11 +175,22 @@ def capacity_result(home: Home, experiment: Experiment) -> dict[str, Any]:
         "high": search.high,
         "tolerance": search.tolerance,
         "variants": variants,
-        "notes": _small_samples(variants),
+        "notes": [*_small_samples(variants), *_stopped_early(variants)],
         "summary": [
             in_words(name, about, variants[experiment.baseline], experiment) for name, about in variants.items()
         ],
     }
+
+
+def _stopped_early(variants: Mapping[str, Any]) -> list[str]:
+    """What to say of rates that were not served to the end."""
+    count = sum(bool(probe.get(STOPPED_EARLY)) for about in variants.values() for probe in about["probes"])
+    if not count:
+        return []
+    what = "1 rate was" if count == 1 else f"{count} rates were"
+    return [
+        f"{what} stopped early: more requests had missed the objective than it allows, so its other figures are of a part."
+    ]
 
 
 def _small_samples(variants: Mapping[str, Any]) -> list[str]:
@@ -232,4 +245,6 @@ def in_words(name: str, about: Mapping[str, Any], base: Mapping[str, Any], exper
 
 def _labels(home: Home, turn: Turn) -> list[str]:
     labels = list(read_status(home.runs / turn.run_id).get("labels") or [])
+    if turn.figures.get(STOPPED_EARLY):
+        labels = [label for label in labels if label != LABEL_UNFINISHED]  # which is as it should be
     return [*labels, LABEL_DISTURBED] if turn.figures.get("disturbances") else labels

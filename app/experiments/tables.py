@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.experiments.rate_search import repeats_in_words
+from app.experiments.rate_search import STOPPED_EARLY, repeats_in_words
 from app.words.table import Column, Row, Table, figure_of, words_of
 from app.words.text import number
 from store.statistics import BAD, GOOD, STATISTICS, small_samples
@@ -48,6 +48,10 @@ def _verdict(row: Row) -> str:
     return f"{mark}{row['verdict'] or 'baseline'}"
 
 
+def _holds(row: Row) -> str:
+    return "yes" if row["held"] else "no, stopped early" if row.get(STOPPED_EARLY) else "no"
+
+
 FIGURES = (
     Column("figure", ("metric",), _figure),
     words_of("variant", "variant"),
@@ -84,7 +88,7 @@ RATES = (
     figure_of("ITL samples", "itl_samples", "localized"),
     figure_of("scheduling delay p50, ms", "scheduling_delay_ms", ""),
     figure_of("output tokens/s", "output_tokens_per_s", ""),
-    Column("holds", ("held",), lambda row: "yes" if row["held"] else "no"),
+    Column("holds", ("held", STOPPED_EARLY), _holds),
     figure_of("disturbances", "disturbances", ""),
     Column("run", ("run_id",), lambda row: str(row["run_id"]), "run", "Opens the run."),
 )

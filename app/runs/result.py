@@ -7,6 +7,8 @@ from typing import Any
 from app.home import Home
 from app.runs.listing import entry
 from store.aside import rows_aside
+from store.samples import objective_figures
+from store.slo import DEFAULT_SLO, parse_slo
 from store.summary import summary
 
 
@@ -20,8 +22,9 @@ def result_of(home: Home, run_id: str) -> dict[str, Any]:
     with rows_aside(home.runs, [run_id]) as rows:
         measured = summary(rows.con, run_id)
         recording = rows.problems.get(run_id)
+        objective = objective_figures(rows.con, run_id, parse_slo(DEFAULT_SLO))
     labels = list(dict.fromkeys([*about["labels"], *(measured or {}).get("labels", ())]))
-    result = about | (measured or {}) | {"status": about["status"], "labels": labels}
+    result = about | (measured or {}) | {"status": about["status"], "labels": labels, "slo": objective}
     result["requests_done"] = result["requests"]["finished"]
     result["requests"]["total"] = result["requests"]["total"] or about["requests_total"]  # refused before it began
     problems = dict.fromkeys(filter(None, [about["problem"], recording]))

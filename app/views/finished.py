@@ -23,10 +23,12 @@ from app.views.requests import requests_table
 from app.views.setup import setup_tables
 from app.words.glossary import spelled_out
 from app.words.plain import milliseconds, plain
-from app.words.text import PARTS, PROVENANCE
+from app.words.text import PARTS, PROVENANCE, number
 from store import queries
 from store.metrics import METRICS
 from store.pool_room import PoolRoom, pool_room
+from store.samples import objective_figures
+from store.slo import PRESETS
 from store.summary import LATENCY_FIGURES, latencies_of, latency_query, small_samples
 
 INGEST_CHECK_S = 0.5
@@ -61,6 +63,7 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
             finished_charts(run, figures)
         with tabs[2]:
             _latency(con, facts.run_id, figures)
+            _objective(con, facts.run_id)
         with tabs[3]:
             requests_table(run)
         with tabs[4]:
@@ -145,6 +148,25 @@ def _latency(con: duckdb.DuckDBPyConnection, run_id: str, figures: dict[str, Any
     with st.expander("SQL"):
         for name in names:
             st.code(latency_query(run_id, name, by_group=grouped).sql, language="sql", wrap_lines=True)
+
+
+def _objective(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
+    """How the run met an objective that the reader chooses."""
+    name = st.selectbox(
+        "Objective (SLO)",
+        list(PRESETS),
+        format_func=lambda name: f"{name}: {PRESETS[name].words}",
+        key="run-slo",
+        help="What counts as served in time. strict and relaxed are multiples of what a request alone on this machine would see; the "
+        "others are DistServe's, for large models on large GPUs.",
+    )
+    told = objective_figures(con, run_id, PRESETS[name])
+    with st.container(horizontal=True):
+        share, rate = told["attainment"], told["in_time_per_s"]
+        shown = "–" if share is None else f"{share:.1%}"
+        st.metric("SLO attainment", shown, help=metric_help("slo_attainment"), border=True, width="content")
+        shown = "–" if rate is None else f"{number(rate)} requests/s"
+        st.metric("Goodput", shown, help=metric_help("in_time_per_s"), border=True, width="content")
 
 
 def _tenths(value: float | None) -> float | None:
