@@ -23,7 +23,7 @@ def test_a_flip_ends_with_both_runs_on_one_screen_and_one_click_repeats_them(
     open_lab.submit(spec)
     wait_for_state(open_lab.home, "without", "finished")
     page = open_page(open_lab.url("without"))
-    page.get_by_role("button", name="Run again with chunked prefill on").click()
+    page.get_by_role("button", name="Run again with chunked prefill").click()
     expect(page.get_by_role("tab", name="With and without")).to_have_attribute("aria-selected", "true")
     card = page.locator(".st-key-card-pair-timelines")
     expect(card.locator(".js-plotly-plot")).to_be_visible()
