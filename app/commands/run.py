@@ -206,13 +206,13 @@ def print_result(result: dict[str, Any]) -> None:
     rows += [
         ("objective", _objective(result["slo"])),
         ("stalls", f"{result['stalls']:,} gaps above {STALL_MS:g} ms"),
-        ("prefix hits", _hits(result)),
-        ("drafts", f"{result['accepted_tokens'] or 0:,} of {result['draft_tokens'] or 0:,} tokens accepted"),
+        ("prefix-cache hits", _hits(result)),
+        ("draft tokens", f"{result['accepted_tokens'] or 0:,} of {result['draft_tokens'] or 0:,} accepted"),
         ("preemptions", result["preemptions"]),
     ]
     if result["kv_capacity_tokens"]:
         if result["kv_could_hold_tokens"]:
-            rows.append(("KV memory", f"{result['kv_could_hold_tokens']:,} tokens could be held"))
+            rows.append(("KV memory", f"room for {result['kv_could_hold_tokens']:,} tokens"))
         rows.append(
             ("KV pool", f"{result['peak_kv_tokens'] or 0:,} of {result['kv_capacity_tokens']:,} tokens at its fullest")
         )
@@ -233,7 +233,7 @@ def _objective(slo: dict[str, Any]) -> str:
 
 
 def _hits(result: dict[str, Any]) -> str:
-    """Tokens found, and apart from them those that preempted requests found again."""
+    """Prefix-cache hits, and apart from them the tokens that preempted requests found again."""
     again = result.get("preempted_hit_tokens") or 0
     hits = f"{result['prefix_hit_tokens'] or 0:,} tokens"
     return f"{hits}; {again:,} more found again after preemptions" if again else hits

@@ -54,6 +54,9 @@ def test_nobody_stumbles_over_lists_and_refusals(
     page.goto(open_lab.url(path="/compare"))
     expect(page.get_by_role("button", name="Compare", exact=True)).to_be_visible()
     assert stumbling_blocks(page) == []
+    page.get_by_role("link", name="Glossary").click()
+    expect(page.get_by_text("ITL inter-token latency")).to_be_visible()
+    assert stumbling_blocks(page) == []
 
 
 @pytest.mark.parametrize(("path", "heading"), [("/", None), ("/runs", "Runs"), ("/compare", "Compare")])
