@@ -9,7 +9,9 @@ import typer
 from app.commands import compare, doctor, exchange, lab, papers, preview, quality, run, runs, sql
 from app.commands.console import command
 from app.commands.printable import guard_terminal
+from app.home import Home
 from engine.config import load_plugins
+from scenarios.load import look_also_in
 
 app = typer.Typer(
     name="servescope",
@@ -37,6 +39,7 @@ def _main(
     ] = False,
 ) -> None:
     load_plugins()
+    look_also_in(Home.from_environment().scenarios)
 
 
 for module in (lab, run, preview, compare, quality, exchange, runs, papers, doctor, sql):

@@ -5,6 +5,7 @@ Layout (``docs/architecture.md``)::
     HOME/runs/<run_id>/   one run
     HOME/trash/<run_id>/  a deleted run, until it is restored or emptied
     HOME/experiments/<experiment_id>/experiment.json  runs that belong together
+    HOME/scenarios/, HOME/settings/, HOME/traces/  scenarios, settings and traces of a person's own (absent until then)
     HOME/locks/           one lock per device, one for the database
     HOME/spare/           output of the warm worker that waits for the next run
     HOME/servescope.duckdb, HOME/lab.json, HOME/entrance.json
@@ -58,6 +59,18 @@ class Home:
     @property
     def experiments(self) -> Path:
         return self.root / "experiments"
+
+    @property
+    def scenarios(self) -> Path:
+        return self.root / "scenarios"
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "settings"
+
+    @property
+    def traces(self) -> Path:
+        return self.root / "traces"
 
     @property
     def locks(self) -> Path:

@@ -19,6 +19,7 @@ from app.runs import trash
 from app.runs.hub import require_models_here
 from app.runs.machine_rates import measure_for
 from app.runs.queue import RunQueue
+from scenarios.load import look_also_in
 from store.database import Database
 from store.figures import final_figures
 from store.in_flight import in_flight_of
@@ -82,6 +83,7 @@ class Lab:
         except BaseException:
             self._database_lock.release()
             raise
+        look_also_in(self.home.scenarios)
         self._live = LiveRuns(self._database)
         self._collector = Collector(self.home.runs, self._database, self._live.on_batch, mark_crashes=False).start()
         self.queue.start()
@@ -101,6 +103,7 @@ class Lab:
             self._database = None
         if self._database_lock is not None:
             self._database_lock.release()
+        look_also_in(None)
 
     @contextlib.contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:

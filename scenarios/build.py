@@ -57,10 +57,9 @@ def resolve(
     measure: Measure | None = None,
 ) -> RunSpec:
     """``build`` for a scenario already in hand; ``base`` is where relative trace paths are looked for second."""
-    given = dict(overrides or {})
-    asked = {k.removeprefix(WORKLOAD_PREFIX): v for k, v in given.items() if k.startswith(WORKLOAD_PREFIX)}
-    engine = apply_overrides(scenario.engine, {k: v for k, v in given.items() if not k.startswith(WORKLOAD_PREFIX)})
-    workload, as_given = _override_workload(scenario.workload, asked)
+    asked, engine_settings = _apart(overrides or {})
+    engine = apply_overrides(scenario.engine, engine_settings)
+    workload, as_given = override_workload(scenario.workload, asked)
     if seed is not None:
         engine = engine.model_copy(update={"seed": seed})
         workload = workload.model_copy(update={"seed": seed})
@@ -80,14 +79,28 @@ def resolve(
         licences=licences(workload, base),
         time_limit_s=scenario.time_limit_s,
         sizing=sizing,
+        workload={f"{WORKLOAD_PREFIX}{key}": str(value) for key, value in asked.items()},
         created_unix_ns=now,
         asked_unix_ns=now,
     )
 
 
+def apply_settings(scenario: Scenario, overrides: Mapping[str, str]) -> Scenario:
+    """The scenario with engine and workload settings, named as ``build`` takes them, as its own. Raises ``ConfigError``."""
+    asked, engine = _apart(overrides)
+    workload, _ = override_workload(scenario.workload, asked)
+    return scenario.model_copy(update={"engine": apply_overrides(scenario.engine, engine), "workload": workload})
+
+
 def new_run_id() -> str:
     """A name that sorts by time: ``20260131-142233-0f3a``."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def _apart(overrides: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The workload's settings, named as it names them, and the engine's."""
+    asked = {k.removeprefix(WORKLOAD_PREFIX): v for k, v in overrides.items() if k.startswith(WORKLOAD_PREFIX)}
+    return asked, {k: v for k, v in overrides.items() if not k.startswith(WORKLOAD_PREFIX)}
 
 
 def is_sized(workload: Workload) -> bool:
@@ -128,12 +141,12 @@ def _sized(
     return workload.model_copy(update={"groups": changed}), sizing
 
 
-def _override_workload(workload: Workload, asked: Mapping[str, str]) -> tuple[Workload, list[str]]:
-    """Apply ``workload.`` overrides: ``seed``, ``speed``, ``GROUP.key``, or with a single group just ``key``.
+def override_workload(workload: Workload, asked: Mapping[str, str]) -> tuple[Workload, list[str]]:
+    """Apply ``workload.`` overrides, named without that: ``seed``, ``speed``, ``GROUP.key``, or with a single group just ``key``.
 
-    Returns the workload, and the sized groups whose times were set by hand: those are taken as they are.
+    Returns the workload, and the sized groups whose times were set by hand: those are taken as they are. Raises ``ConfigError``.
     """
-    named = _full_names(workload, asked)
+    named = full_names(workload, asked)
     groups, as_given = dict(workload.groups), []
     for name, group in workload.groups.items():
         times = [key for key in named if _sets_a_time(key, name)]
@@ -162,8 +175,8 @@ def _sets_a_time(name: str, group: str) -> bool:
     )
 
 
-def _full_names(workload: Workload, asked: Mapping[str, str]) -> dict[str, str]:
-    """The settings by their names inside the workload: ``groups.GROUP.key``."""
+def full_names(workload: Workload, asked: Mapping[str, str]) -> dict[str, str]:
+    """The settings by their names inside the workload: ``groups.GROUP.key``. Raises ``ConfigError`` for an unknown one."""
     named = {}
     for name, value in asked.items():
         first = name.partition(".")[0]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from engine.config import MachineRates, RequestSpec, RunSpec
+from scenarios.forecast import Expected, forecast
 from scenarios.sizing import CHAT_FORM_TOKENS
 
 BLOCK = 16
@@ -44,12 +45,18 @@ class Asked:
     prompt_tokens: int
     output_tokens: int
     shared_tokens: int
+    pause_s: float = 0.0  # after the other one's end
+    after: int | None = None  # its place among all, where it comes after another one
 
 
 @dataclass(frozen=True)
 class Preview:
     """``load``: work asked for over the time in which it arrives, 1 is all the machine can do; None where nothing is known of the machine,
     or not all requests come by the clock.
+
+    ``run_s``, ``most_running``, ``most_waiting``: as ``scenarios.forecast`` has them; None where nothing is known of the machine.
+    ``pool_tokens`` and ``pool_blocks``: the most that the KV pool holds at once without sharing, at full precision; where nothing is known
+    of the machine, what it could hold at most. ``kv_blocks``: the pool as it is set; None: by the device's memory.
     """
 
     scenario: str
@@ -66,6 +73,12 @@ class Preview:
     arrive_within_s: float
     work_s: float | None
     load: float | None
+    run_s: float | None
+    most_running: int | None
+    most_waiting: int | None
+    pool_tokens: int
+    pool_blocks: int
+    kv_blocks: int | None
     sizing: str
     labels: tuple[str, ...]
 
@@ -98,6 +111,24 @@ class Preview:
             said.append(
                 f"About {self.work_s:,.1f} s of work for this machine, {self.load:.0%} of what it can do meanwhile.{heavy}"
             )
+        return [*said, *self.estimate]
+
+    @property
+    def estimate(self) -> list[str]:
+        """How long it takes and what it needs, in sentences."""
+        pool = f"about {self.pool_tokens:,} tokens of the KV pool, {self.pool_blocks:,} blocks"
+        if self.run_s is None:
+            said = [
+                f"Its requests hold {pool} at most; how long they take is not known before the model was timed here."
+            ]
+        else:
+            queue = f", with {self.most_waiting:,} waiting" if self.most_waiting else ""
+            said = [
+                f"About {_duration(self.run_s)} from the first request to the last answer, every technique off.",
+                f"Up to {self.most_running:,} run at once{queue}; they hold {pool}.",
+            ]
+        if self.kv_blocks is not None and self.pool_blocks > self.kv_blocks:
+            said.append(f"The pool has {self.kv_blocks:,}: requests will wait for blocks or be preempted.")
         return said
 
 
@@ -118,6 +149,10 @@ def preview(spec: RunSpec, rates: MachineRates | None = None) -> Preview:
     by_clock = within_s > 0 and len(timed) == len(asked)
     # The last request opens no gap of its own: n requests within a time stand for n - 1 mean gaps.
     load = work_s * (1 - 1 / len(asked)) / within_s if work_s is not None and by_clock else None
+    engine = spec.engine
+    expected = [_expected(a) for a in asked]
+    ahead = None if rates is None else forecast(expected, rates, engine.max_num_seqs, engine.block_size)
+    longest = sorted((a.prompt_tokens + a.output_tokens for a in asked), reverse=True)[: engine.max_num_seqs]
     return Preview(
         scenario=spec.scenario,
         requests=len(asked),
@@ -133,8 +168,29 @@ def preview(spec: RunSpec, rates: MachineRates | None = None) -> Preview:
         arrive_within_s=within_s,
         work_s=work_s,
         load=load,
+        run_s=None if ahead is None else ahead.run_s,
+        most_running=None if ahead is None else ahead.running,
+        most_waiting=None if ahead is None else ahead.waiting,
+        pool_tokens=sum(longest) if ahead is None else ahead.tokens,
+        pool_blocks=sum(-(-tokens // engine.block_size) for tokens in longest) if ahead is None else ahead.blocks,
+        kv_blocks=engine.kv_blocks,
         sizing="" if spec.sizing is None else spec.sizing.in_words,
         labels=spec.labels,
+    )
+
+
+def _expected(asked: Asked) -> Expected:
+    at_s = asked.pause_s if asked.arrival_s is None else asked.arrival_s
+    return Expected(at_s, asked.prompt_tokens, asked.output_tokens, asked.after)
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 90
+        else f"{seconds / 60:.0f} min"
+        if seconds < 5400
+        else f"{seconds / 3600:.1f} h"
     )
 
 
@@ -156,6 +212,7 @@ def bins(values: Sequence[float], *, whole: bool = False) -> tuple[Bin, ...]:
 def _asked(requests: Iterable[RequestSpec], tokens_per_word: float) -> tuple[list[Asked], bool]:
     """The requests, those that follow after the ones they follow, and whether some of their token counts are estimated."""
     by_id: dict[str, Asked] = {}
+    places: dict[str, int] = {}
     seen: set[int] = set()
     estimated = False
     for request in _in_order(requests):
@@ -168,7 +225,11 @@ def _asked(requests: Iterable[RequestSpec], tokens_per_word: float) -> tuple[lis
         estimated |= not exact
         arrival_s = None if request.after is not None else request.arrival_ns / 1e9
         group = request.group or ""
-        by_id[request.request_id] = Asked(group, arrival_s, length, request.max_tokens, shared)
+        after = None if request.after is None else places[request.after]
+        places[request.request_id] = len(by_id)
+        by_id[request.request_id] = Asked(
+            group, arrival_s, length, request.max_tokens, shared, request.arrival_ns / 1e9, after
+        )
     return list(by_id.values()), estimated
 
 

@@ -96,27 +96,34 @@ def read_yaml(path: Path) -> Any:
     """What a YAML file says. Raises ``ScenarioError`` with the file, the line and what is wrong with it."""
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise ScenarioError(
-                path.name,
-                path.stat().st_size,
-                "The file is too large for a scenario.",
-                f"Keep it below {LARGEST_FILE} bytes.",
-            )
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+            raise _too_large(path.name, path.stat().st_size)
+        return parse_yaml(path.read_text(encoding="utf-8"), path.name)
     except OSError as error:
         raise ScenarioError(
             str(path), None, f"The file cannot be read: {error.strerror}.", "Check its name and rights."
         ) from None
     except UnicodeDecodeError:
         raise ScenarioError(path.name, None, "The file is not UTF-8 text.", "Save it as UTF-8.") from None
+
+
+def parse_yaml(text: str, name: str) -> Any:
+    """The same of a text; ``name`` is what errors call it."""
+    if len(text) > LARGEST_FILE:
+        raise _too_large(name, len(text))
+    try:
+        return yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ScenarioError(
-            f"{path.name}{line}", None, f"The YAML cannot be read: {error.problem}.", "Mend this line."
+            f"{name}{line}", None, f"The YAML cannot be read: {error.problem}.", "Mend this line."
         ) from None
     except yaml.YAMLError as error:
-        raise ScenarioError(path.name, None, f"The YAML cannot be read: {error}.", "Mend the file.") from None
+        raise ScenarioError(name, None, f"The YAML cannot be read: {error}.", "Mend the file.") from None
+
+
+def _too_large(name: str, size: int) -> ScenarioError:
+    return ScenarioError(name, size, "The file is too large for a scenario.", f"Keep it below {LARGEST_FILE} bytes.")
 
 
 def line_of(path: Path, field: str) -> int | None:
@@ -142,10 +149,14 @@ def read_as(model: type[M], path: Path, begin: str) -> M:
     Raises:
         ScenarioError: not YAML, or something in it is wrong (file, key, value, what would be right).
     """
-    data = read_yaml(path)
+    return checked_as(model, read_yaml(path), path.name, begin)
+
+
+def checked_as(model: type[M], data: Any, name: str, begin: str) -> M:
+    """What was read from a file called ``name``, as ``model``. Raises as ``read_as`` does."""
     if not isinstance(data, dict):
-        raise ScenarioError(f"{path.name}:", data, "The file is not a map of keys.", f"Begin it with {begin}.")
+        raise ScenarioError(f"{name}:", data, "The file is not a map of keys.", f"Begin it with {begin}.")
     try:
         return check_settings(model, data, strict=True)
     except ConfigError as error:
-        raise ScenarioError(f"{path.name}: {error.field}", error.value, error.message, error.mend) from None
+        raise ScenarioError(f"{name}: {error.field}", error.value, error.message, error.mend) from None

@@ -86,14 +86,19 @@ def scenarios(
     ] = False,
     json: Json = False,
 ) -> None:
-    """List the built-in scenarios."""
+    """List the built-in scenarios, and those saved from the page."""
     from scenarios import available
     from scenarios.file_schema import schema_text
+    from scenarios.load import own_scenarios
 
     if schema:
         typer.echo(schema_text(), nl=False)
         return
-    entries = [{"name": s.name, "title": s.title, "summary": s.summary, "path": str(s.path)} for s in available()]
+    own, wrong = own_scenarios()
+    for error in wrong:
+        show_error(error.as_dict())
+    known = [*available(), *own]
+    entries = [{"name": s.name, "title": s.title, "summary": s.summary, "path": str(s.path)} for s in known]
     if json:
         emit({"scenarios": entries})
     else:

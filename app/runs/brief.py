@@ -41,6 +41,7 @@ class Brief(BaseModel):
     expected_tokens: Count = 0  # output tokens if no request ends early
     workload_hash: Label = ""
     sizing: Words = ""  # how the requests were made to fit the machine, in words
+    workload: dict[str, str] = {}  # workload settings that were given, by dotted name
     problem: Words | None = None  # why the spec cannot be read; never in the file
 
 
@@ -70,6 +71,7 @@ def keep_brief(run_dir: Path, spec: RunSpec) -> Brief:
         expected_tokens=sum(request.max_tokens for request in spec.requests),
         workload_hash=spec.workload_hash,
         sizing=spec.sizing.in_words if spec.sizing is not None else "",
+        workload=spec.workload,
     )
     with contextlib.suppress(OSError):
         write_json(run_dir / FILE, brief, durable=False)

@@ -4,7 +4,8 @@ another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ class SpecInBrief:
     workload_hash: str
     created_unix_ns: int
     sizing: str = ""  # how the requests were made to fit the machine, in words
+    workload: Mapping[str, str] = field(default_factory=dict)  # workload settings that were given, by dotted name
 
 
 @dataclass(frozen=True)
@@ -155,4 +157,5 @@ def _in_brief(run_dir: Path) -> SpecInBrief:
         brief.workload_hash,
         brief.created_unix_ns,
         brief.sizing,
+        brief.workload,
     )

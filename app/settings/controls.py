@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
+from app.settings.prompts import prompts_as_text, prompts_from_text
 from engine.config import ON, ConfigError, EngineConfig, apply_overrides, worth_saying
 from telemetry.refusal import in_words
 
-Kind = Literal["switch", "choice", "whole", "number", "text", "list", "technique"]
+Kind = Literal["switch", "choice", "whole", "number", "text", "list", "texts", "technique"]
+"""Of a control. ``texts``: prompts of a person's own in one field, as ``app.settings.prompts`` reads them."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def as_text(control: Control, value: Any) -> str:
         return "on" if value else "off"
     if control.kind == "list":
         return json.dumps(list(value or []), ensure_ascii=False)
+    if control.kind == "texts":
+        return json.dumps(prompts_from_text(value or ""), ensure_ascii=False)
     if value is None or (control.optional and value == ""):
         return "none"
     return str(value).strip()
@@ -103,6 +107,8 @@ def from_text(control: Control, text: str) -> Any:
         if not isinstance(values, list):
             raise ValueError(f"{text!r} is no list")
         return [str(value) for value in values]
+    if control.kind == "texts":
+        return prompts_as_text([str(value) for value in json.loads(text)])
     if control.optional and text == "none":
         return None
     if control.kind == "choice":
@@ -185,15 +191,15 @@ def _walk(schema: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str
         inner = _object(field, definitions)
         optional = any(option.get("type") == "null" for option in field.get("anyOf", ()))
         if inner is not None and optional:
-            controls.append(_control(path, "technique", field, optional))
+            controls.append(control_of(path, "technique", field, optional))
         if inner is not None:
             controls += _walk(inner, definitions, f"{path}.")
         else:
-            controls.append(_control(path, _kind(field, definitions), _plain(field, definitions), optional))
+            controls.append(control_of(path, kind_of(field, definitions), plain_field(field, definitions), optional))
     return controls
 
 
-def _control(path: str, kind: Kind, field: Mapping[str, Any], optional: bool) -> Control:
+def control_of(path: str, kind: Kind, field: Mapping[str, Any], optional: bool) -> Control:
     return Control(
         path=path,
         kind=kind,
@@ -219,7 +225,7 @@ def _object(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Mapping
     return None
 
 
-def _plain(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+def plain_field(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
     """A field with the facts of its one non-null type merged in (references followed)."""
     merged = dict(field)
     for option in (field, *field.get("anyOf", ())):
@@ -229,8 +235,8 @@ def _plain(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str
     return merged
 
 
-def _kind(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Kind:
-    plain = _plain(field, definitions)
+def kind_of(field: Mapping[str, Any], definitions: Mapping[str, Any]) -> Kind:
+    plain = plain_field(field, definitions)
     if "enum" in plain:
         return "choice"
     kinds: dict[str, Kind] = {"boolean": "switch", "integer": "whole", "number": "number", "array": "list"}

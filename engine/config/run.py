@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -31,6 +31,11 @@ class RunSpec(Settings):
     licences: dict[str, str] = Field(default_factory=dict, description="Of recorded traces the requests come from.")
     time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)
     sizing: Sizing | None = Field(None, description="How the requests were made to fit the machine. None: not at all.")
+    workload: dict[str, Annotated[str, Field(max_length=MOST_PROMPT_CHARACTERS)]] = Field(
+        default_factory=dict,
+        max_length=1000,
+        description="Workload settings that were given beside the scenario's own, by dotted name.",
+    )
     experiment_id: str | None = None
     created_unix_ns: int = Field(0, ge=0, le=2**63 - 1)
     asked_unix_ns: int = Field(
