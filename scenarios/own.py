@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel
 
 from engine.config import EngineConfig
-from scenarios.arrivals import Replay
+from scenarios.arrivals import Replay, ServeGen
 from scenarios.load import library, own_folder, read_scenario
 from scenarios.schema import Scenario
 from scenarios.yaml_file import ScenarioError
@@ -129,10 +129,10 @@ def _with_traces_found(scenario: Scenario, base: Path | None) -> Scenario:
     groups = dict(scenario.workload.groups)
     for name, group in groups.items():
         arrivals = group.arrivals
-        if not isinstance(arrivals, Replay) or Path(arrivals.path).expanduser().is_absolute():
+        if not isinstance(arrivals, Replay | ServeGen) or Path(arrivals.path).expanduser().is_absolute():
             continue
         places = [Path(arrivals.path), *([base / arrivals.path] if base is not None else [])]
-        found = next((place.resolve() for place in places if place.is_file()), None)
+        found = next((place.resolve() for place in places if place.exists()), None)
         if found is not None:
             groups[name] = group.model_copy(update={"arrivals": arrivals.model_copy(update={"path": str(found)})})
     return scenario.model_copy(update={"workload": scenario.workload.model_copy(update={"groups": groups})})

@@ -11,7 +11,8 @@ from app.lab import Lab
 from app.panels.sentences import label_in_words
 from app.runs.facts import RunFacts, load_run
 from app.settings import controls as book
-from app.views.start import flip_button
+from app.views.exchange_settings import run_settings_links
+from app.views.start import flip_button, use_settings
 from app.words.plain import plain
 from app.words.states import STATES
 from store import queries
@@ -41,6 +42,9 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
         for label, words in _labels(lab, facts).items():
             st.badge(plain(label), color="orange", icon=":material/label:", help=plain(words))
         st.caption(plain(f"{facts.switches}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
+        with st.popover("Use its settings", icon=":material/tune:", help="This run's settings, for another one"):
+            st.button("Set the panel so", key="use-settings", on_click=use_settings, args=(facts,))
+            run_settings_links(facts)
 
 
 def _labels(lab: Lab, facts: RunFacts) -> dict[str, str]:

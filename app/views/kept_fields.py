@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.components.address import keep_in_address
 
-T = TypeVar("T", str, int, float, bool, float | None)
+T = TypeVar("T", str, int, float, bool, float | None, list[str])
 
 
 class KeptFields:
@@ -71,7 +71,3 @@ def rate(text: str) -> float:
     if not 0 <= (number := float(text)) < float("inf"):
         raise ValueError(text)
     return number
-
-
-def switch(text: str) -> bool:
-    return one_of(["True", "False"])(text) == "True"

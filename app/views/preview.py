@@ -11,10 +11,12 @@ from app.charts.preview import counted_bars
 from app.components.chart_card import page_palette
 from app.runs.machine_rates import known_rates
 from app.settings import controls as book
+from app.settings.scenario_list import scenario_of
 from app.words.plain import plain
 from engine.config import ConfigError
 from scenarios import build
 from scenarios.preview import Preview, preview
+from telemetry.refusal import with_field
 
 
 def what_will_be_asked(name: str, changed: Mapping[str, str], *, wrong: bool) -> None:
@@ -26,7 +28,7 @@ def what_will_be_asked(name: str, changed: Mapping[str, str], *, wrong: bool) ->
         return
     with box:
         try:
-            expected = _preview(name, tuple(sorted(changed.items())))
+            expected = _preview(name, tuple(sorted(changed.items())), scenario_of(name).model_dump_json())
         except ConfigError as error:
             st.error(plain(book.in_words(error)), icon=":material/error:")
             return
@@ -45,8 +47,19 @@ def what_will_be_asked(name: str, changed: Mapping[str, str], *, wrong: bool) ->
             st.plotly_chart(drawing, alt=alt, key=f"chart-preview-{key}", config=CONFIG, theme=None)
 
 
+def estimate(name: str, changed: Mapping[str, str]) -> None:
+    """How long it takes and what it needs, in a line or two, before anything runs."""
+    try:
+        ahead = _preview(name, tuple(sorted(changed.items())), scenario_of(name).model_dump_json())
+    except ConfigError as error:
+        st.error(plain(with_field(error)), icon=":material/error:")
+        return
+    load = "" if ahead.load is None else f" Load {ahead.load:.0%} of what this machine can do."
+    st.caption(plain(" ".join(ahead.estimate) + load))
+
+
 @st.cache_data(show_spinner=False, max_entries=32, ttl=60)
-def _preview(name: str, changed: tuple[tuple[str, str], ...]) -> Preview:
+def _preview(name: str, changed: tuple[tuple[str, str], ...], file: str) -> Preview:
     """Kept for a minute: a machine that was not timed yet may be by then."""
     spec = build(name, dict(changed), measure=known_rates)
     return preview(spec, known_rates(spec.engine))

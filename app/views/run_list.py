@@ -9,9 +9,10 @@ import streamlit as st
 from app.errors import LabError, on_page
 from app.experiments.missing_runs import what_rests_on
 from app.lab import Lab
-from app.runs.facts import load_run
+from app.runs.facts import RunFacts, load_run
 from app.runs.listing import list_runs
 from app.runs.notes import write_notes
+from app.views.exchange_settings import run_settings_links
 from app.views.missing import deleted_run
 from app.views.trash import attempt, delete_damaged, trash_list, undo_line
 from app.words.plain import clock, counted, plain
@@ -57,6 +58,7 @@ def _table(lab: Lab, runs: list[dict[str, Any]]) -> None:
 
 def _actions(lab: Lab, run: dict[str, Any]) -> None:
     run_id = run["run_id"]
+    facts = _facts(lab, run_id)
     with st.container(border=True):
         st.markdown(f"**{plain(_title(run))}**")
         error = run.get("error") or {}
@@ -72,6 +74,8 @@ def _actions(lab: Lab, run: dict[str, Any]) -> None:
                 query_params={"run": run_id},
                 width="content",
             )
+            if facts is not None:
+                run_settings_links(facts)
             with st.popover("Rename", icon=":material/edit:"), st.form(f"rename-{run_id}", border=False):
                 name = st.text_input("Name", value=run["name"], max_chars=120)
                 if st.form_submit_button("Save"):
@@ -118,10 +122,16 @@ def _row(lab: Lab, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def _switches(lab: Lab, run_id: str) -> str:
+    facts = _facts(lab, run_id)
+    return "the spec cannot be read" if facts is None else facts.switches
+
+
+def _facts(lab: Lab, run_id: str) -> RunFacts | None:
+    """None for a run that is gone or damaged."""
     try:
-        return load_run(lab.home, run_id).switches
+        return load_run(lab.home, run_id)
     except LabError:
-        return "the spec cannot be read"
+        return None
 
 
 def _title(run: dict[str, Any]) -> str:

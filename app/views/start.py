@@ -14,76 +14,100 @@ from app.runs.facts import RunFacts, flipped, load_run
 from app.runs.folder import read_spec
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
-from app.settings.form import changes_of, restore, settings_form, take_settings
+from app.settings.form import Form
+from app.settings.held import LONGEST_KEPT, changes_of, complaints_of, edits, hold, reset, restore, take_settings
+from app.settings.scenario_list import scenario_infos, scenario_of, scenario_title
+from app.settings.workload_form import workload_form
+from app.views.exchange_settings import say_problems, settings_row
+from app.views.own_scenarios import own_scenario_row
 from app.views.pair import BESIDE
-from app.views.preview import what_will_be_asked
+from app.views.preview import estimate, what_will_be_asked
 from app.words.plain import counted, plain
 from app.words.text import PARTS, in_sentence
-from engine.config import ConfigError, EngineConfig, RunSpec
-from scenarios import ScenarioError, ScenarioInfo, available, build, load, new_run_id
+from engine.config import ConfigError, RunSpec
+from scenarios import Scenario, ScenarioError, build, new_run_id
 from telemetry.refusal import in_words, with_field
 
 DEFAULT_TECHNIQUE = "chunked_prefill"
-
-
-@st.cache_data(show_spinner=False)
-def _scenarios() -> list[ScenarioInfo]:
-    return available()
-
-
-@st.cache_data(show_spinner=False)
-def _scenario_settings(name: str) -> EngineConfig:
-    return load(name).engine
 
 
 def start_panel(lab: Lab, run_id: str | None = None) -> None:
     """Draw the panel; a pressed Start queues the run and shows it. ``run_id``: the run beside it, whose settings it
     takes.
     """
-    scenarios = {info.name: info for info in _scenarios()}
+    scenarios = {info.name: info for info in scenario_infos()}
     _follow(lab, run_id, list(scenarios))
     _switch_on(next(iter(scenarios)))
+    if st.session_state.get("scenario") not in scenarios:
+        st.session_state["scenario"] = next(iter(scenarios))
     name = st.selectbox(
         "Scenario",
         list(scenarios),
-        format_func=lambda key: scenarios[key].title,
+        format_func=lambda key: scenario_title(scenarios[key]),
         key="scenario",
         persist_state="session",
         help="What is asked of the engine: when requests come, how long they are, what they say.",
     )
     st.caption(plain(scenarios[name].summary))
-    base = _scenario_settings(name)
-    changed = changes_of(base, name)
-    wrong = book.complaints(base, changed)
+    form = Form(scenario_of(name), name, name)
+    changed, wrong = form.before, form.wrong
     if st.button(
         "Start", type="primary", width="stretch", icon=":material/play_arrow:", disabled=bool(wrong), key="start"
     ):
         _start(lab, name, changed)
     if wrong:
         st.error(f"{counted(len(wrong), 'setting')} to mend before the start; marked below.", icon=":material/error:")
+    else:
+        estimate(name, changed)
     what_will_be_asked(name, changed, wrong=bool(wrong))
-    settings_form(base, name)
-    _keep(base, name, changed)
+    workload_form(form, lab.home)
+    own_scenario_row(scenarios[name], form.scenario, changed)
+    settings_row(lab.home, form.scenario, name, name)
+    form.engine()
+    _keep(form.scenario, name, changed)
 
 
 def _follow(lab: Lab, run_id: str | None, known: list[str]) -> None:
     """Turn the panel to a run's scenario and settings when the run is first shown; what was set for other scenarios
-    stays.
+    stays. An address that names a scenario has its settings from there alone.
     """
     if st.session_state.get("followed") == (run_id or ""):
         return
     st.session_state["followed"] = run_id or ""
     st.session_state["followed-settings"] = ("", {})
-    with contextlib.suppress(LabError):
-        spec = load_run(lab.home, run_id).spec if run_id else None
-        if spec is not None and spec.scenario in known:
-            st.session_state["scenario"] = spec.scenario
-            take_settings(spec.scenario, spec.engine)
-            settings = book.settings_of(_scenario_settings(spec.scenario), spec.engine)
-            st.session_state["followed-settings"] = (spec.scenario, settings)
-    if (asked := st.query_params.get("scenario")) in known:
+    asked = st.query_params.get("scenario")
+    if asked in known:
         st.session_state["scenario"] = asked
-    restore(st.session_state.get("scenario", known[0]), st.query_params.get_all("set"))
+        reset(scenario_of(asked), asked)
+    elif run_id:
+        with contextlib.suppress(LabError):
+            facts = load_run(lab.home, run_id)
+            if facts.spec.scenario in known:
+                follow_run(facts)
+    name = st.session_state.get("scenario", known[0])
+    problems = [] if asked is None or asked in known else [f"There is no scenario {asked!r} here."]
+    if name in known:
+        say_problems(name, problems + restore(scenario_of(name), name, st.query_params.get_all("set")))
+
+
+def follow_run(facts: RunFacts) -> None:
+    """Turn the panel to a run's scenario, which is one of the list, and to its settings."""
+    spec = facts.spec
+    scenario = scenario_of(spec.scenario)
+    st.session_state["scenario"] = spec.scenario
+    say_problems(spec.scenario, take_settings(scenario, spec.scenario, spec.engine, spec.workload))
+    st.session_state["followed-settings"] = (spec.scenario, changes_of(scenario, spec.scenario))
+
+
+def use_settings(facts: RunFacts) -> None:
+    """What the button does: the panel as the run was served; where its scenario is not here, the chosen one so."""
+    known = [info.name for info in scenario_infos()]
+    if facts.spec.scenario in known:
+        follow_run(facts)
+        return
+    name = st.session_state.get("scenario", known[0])
+    take_settings(scenario_of(name), name, facts.spec.engine, {})
+    say_problems(name, [f"Its scenario, {facts.spec.scenario}, is not here: its settings are set for {name}."])
 
 
 def _switch_on(usual: str) -> None:
@@ -91,19 +115,16 @@ def _switch_on(usual: str) -> None:
     asked = st.query_params.get_all("technique")
     if asked != st.session_state.get("techniques-asked", []):
         st.session_state["techniques-asked"] = asked
-        restore(st.session_state.get("scenario", usual), [f"{c.path}=on" for c in book.techniques() if c.path in asked])
+        hold(st.session_state.get("scenario", usual), {c.path: True for c in book.techniques() if c.path in asked})
 
 
-def _keep(base: EngineConfig, scenario: str, changed: dict[str, str]) -> None:
+def _keep(scenario: Scenario, name: str, changed: dict[str, str]) -> None:
     """Have the address say how the panel differs from the shown run, for a reload."""
     followed, settings = st.session_state.get("followed-settings", ("", {}))
-    edited = book.edits(base, settings if scenario == followed else {}, changed)
+    edited = edits(scenario, settings if name == followed else {}, changed)
+    pairs = [f"{path}={text}" for path, text in edited.items() if len(text) <= LONGEST_KEPT]
     keep_in_address(
-        {
-            "scenario": [scenario] if scenario != followed else [],
-            "set": [f"{path}={text}" for path, text in edited.items()],
-            "technique": [],  # done
-        },
+        {"scenario": [name] if name != followed else [], "set": pairs, "technique": []},  # techniques are done
         tabs=PARTS,
     )
 
@@ -111,7 +132,7 @@ def _keep(base: EngineConfig, scenario: str, changed: dict[str, str]) -> None:
 def nothing_yet(lab: Lab) -> None:
     """What an empty store shows: what to do, and a button that does it."""
     name = st.session_state["scenario"]
-    info = next(info for info in _scenarios() if info.name == name)
+    info = next(info for info in scenario_infos() if info.name == name)
     st.title("Nothing has run yet", anchor=False)
     st.markdown(
         "A scenario says what is asked of the engine; its charts appear here and move while the engine works. The "
@@ -120,8 +141,8 @@ def nothing_yet(lab: Lab) -> None:
     with st.container(border=True):
         st.markdown(f"**{plain(info.title)}**")
         st.markdown(plain(info.summary))
-        changed = changes_of(_scenario_settings(name), name)
-        wrong = bool(book.complaints(_scenario_settings(name), changed))
+        changed = changes_of(scenario_of(name), name)
+        wrong = bool(complaints_of(scenario_of(name), changed))
         if st.button(
             "Start this scenario", type="primary", icon=":material/play_arrow:", key="start-first", disabled=wrong
         ):
@@ -170,7 +191,7 @@ def flip_button(lab: Lab, facts: RunFacts) -> None:
 def _technique_of(facts: RunFacts) -> str | None:
     """The switch a run is about: its scenario's, else chunked prefill; None if this version has neither."""
     known = {control.path for control in book.techniques()}
-    named = next((info.technique for info in _scenarios() if info.name == facts.spec.scenario), None)
+    named = next((info.technique for info in scenario_infos() if info.name == facts.spec.scenario), None)
     return next((path for path in (named, DEFAULT_TECHNIQUE) if path in known), None)
 
 

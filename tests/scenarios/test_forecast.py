@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scenarios
@@ -38,6 +38,7 @@ requests = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(requests, st.integers(1, 8))
 def test_nothing_is_lost_and_more_places_hold_more_at_once(asked: list[Expected], places: int):
     ahead = forecast(asked, RATES, places, block_size=16)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scenarios
@@ -34,6 +34,7 @@ def test_every_scenario_is_copied_without_a_loss(name: str, folder: Path):
     assert [info.name for info in own_scenarios()[0]] == [f"my-{name}"]
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40))
 def test_any_text_is_written_so_that_it_reads_back(text: str):
     chat = scenarios.load("chat")

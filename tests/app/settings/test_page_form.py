@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from app.experiments.file import read_experiment, read_specs
 from app.lab import Lab
-from app.runs.folder import create_run
+from app.runs.folder import create_run, read_spec
 from app.server.serve import PAGE
 from app.settings import controls as book
 from app.settings.controls import Control
-from app.settings.form import LARGEST_EXACT, SUGGESTIONS
-from engine.config import KVQuantization
-from scenarios import build
+from app.settings.widgets import LARGEST_EXACT, SUGGESTIONS
+from scenarios import build, load
 from tests.app.lab_process import lab_here
 
 LAB = str(PAGE)
@@ -170,96 +168,161 @@ def test_an_address_brings_the_readers_edits_back(lab: Lab) -> None:
     assert page.selectbox(key="set:chat:policy").value is None
     assert page.number_input(key="set:chat:max_num_seqs").value == 0
     assert page.button(key="start").disabled
+    said = " ".join(str(warning.value).replace("\\", "") for warning in page.warning)
+    for wrong in ("policy is 'fastest'", "nonsense is '1'", "sampling.stop is '{'", "<b> is 'x'"):
+        assert wrong in said
+    assert "It must be one of stall-free" in said
 
 
-def test_compare_with_and_without_keeps_what_was_set_and_names_the_variants_by_what_differs(lab: Lab) -> None:
-    page = compare_page(technique="kv_quantization", set=["kv_quantization.codec=int4", "seed=3"])
-    page.button(key="compare-start").click().run()
-    assert not page.exception, [error.message for error in page.exception]
-    (started,) = lab.home.experiment_ids()
-    experiment = read_experiment(lab.home, started)
-    assert [variant.name for variant in experiment.variants] == ["KV quantization on", "KV quantization off"]
-    specs = read_specs(lab.home, experiment)
-    with_it, without = (specs[variant.name].engine for variant in experiment.variants)
-    assert with_it.kv_quantization == KVQuantization(codec="int4")
-    assert without.kv_quantization is None
-    assert (with_it.seed, without.seed) == (3, 3)
-    fresh = next(box for box in page.selectbox if box.label == "Experiment")
-    assert any(option.startswith(experiment.title) for option in fresh.options), "no bare id"
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("chunked_prefill.token_budget=32", "contradicts chunked_prefill=off"),
-        ("chunked_prefill=on", "the switch above says off"),
-        ("seed=1\nseed=2", "given twice"),
-    ],
-)
-def test_a_variant_whose_switches_and_text_contradict_is_refused(lab: Lab, text: str, said: str) -> None:
-    page = compare_page()
-    before = set(lab.home.experiment_ids())
-    page.text_area(key="side-1-more").set_value(text).run()
-    page.button(key="compare-start").click().run()
-    assert not page.exception
-    assert any(said in str(error.value).replace("\\", "") for error in page.error)
-    assert set(lab.home.experiment_ids()) == before
-
-
-def test_a_reload_of_compare_keeps_what_was_typed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[str] = []
-    monkeypatch.setattr(
-        "app.views.kept_fields.keep_in_address",
-        lambda parameters, **_: told.__setitem__(slice(None), parameters["form"]),
-    )
-    page = compare_page()
-    assert told == []
-    page.number_input(key="compare-repeats").set_value(3)
-    page.text_input(key="compare-slo").set_value("")
-    page.number_input(key="compare-count").set_value(3)
-    page.text_area(key="side-0-more").set_value("policy=orca\nkv_blocks=64")
-    page.text_input(key="side-1").set_value("<b>a=b</b>")
-    page.text_input(key="over-1").set_value("max_num_seqs")
-    page.number_input(key="rate-high").set_value(2.5)
-    toggle = next(box for box in page.toggle if box.key.startswith("side-1-speculation"))
-    toggle.set_value(not toggle.value)
+def test_a_link_opens_its_settings_alone_whatever_run_is_shown(lab: Lab) -> None:
+    spec = build("chat", {"seed": "7", "chunked_prefill": "off"}, run_id="other")
+    create_run(lab.home, spec)
+    lab.queue.cancel(spec.run_id)
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["scenario"] = "chat"
+    page.query_params["set"] = ["policy=orca", "workload.requests=3"]
     page.run()
     assert not page.exception
-    again = compare_page(form=list(told))
-    for key in ("compare-repeats", "compare-count", "rate-high"):
-        assert again.number_input(key=key).value == page.number_input(key=key).value
-    for key in ("compare-slo", "side-1", "over-1", "values-0"):
-        assert again.text_input(key=key).value == page.text_input(key=key).value
-    assert again.text_area(key="side-0-more").value == "policy=orca\nkv_blocks=64"
-    assert [box.value for box in again.toggle] == [box.value for box in page.toggle]
+    assert page.number_input(key="set:chat:seed").value == 0
+    assert page.toggle(key="set:chat:chunked_prefill").value is True
+    assert page.selectbox(key="set:chat:policy").value == "orca"
+    assert page.session_state["set:chat:workload.chat.requests"] == 3
+    assert not page.warning
 
 
-def test_a_field_that_an_address_fills_with_nonsense_holds_its_usual_value(lab: Lab) -> None:
-    page = compare_page(
-        form=["repeats=0", "sides=seven", "low=nan", "high=inf", "0.speculation=maybe", "=", "x", "scenario=y"]
-    )
-    assert not page.exception
-    assert page.number_input(key="compare-repeats").value == 5
-    assert page.number_input(key="compare-count").value == 2
-    assert page.number_input(key="rate-low").value is None
-    assert page.number_input(key="rate-high").value is None
-    assert page.selectbox(key="compare-scenario").value == "starter"
-
-
-def test_another_link_to_compare_ends_what_the_reader_came_with(lab: Lab) -> None:
-    page = compare_page(form=["scenario=chat", "repeats=2"])
-    assert page.selectbox(key="compare-scenario").value == "chat"
-    page.switch_page("pages/runs.py").run()
-    page.query_params.clear()
-    page.query_params["scenario"] = "copy-heavy"
-    page.switch_page("pages/compare.py").run()
-    assert page.selectbox(key="compare-scenario").value == "copy-heavy"
-    assert page.number_input(key="compare-repeats").value == 5
-
-
-def compare_page(**parameters: Any) -> AppTest:
+def test_an_unknown_scenario_in_a_link_is_said(lab: Lab) -> None:
     page = AppTest.from_file(LAB, default_timeout=60)
-    for name, value in ({"scenario": "starter"} | parameters).items():
-        page.query_params[name] = value
-    page.switch_page("pages/compare.py").run()
-    return page
+    page.query_params["scenario"] = "<b>gone</b>"
+    page.run()
+    assert not page.exception
+    assert any("There is no scenario" in str(warning.value) for warning in page.warning)
+
+
+def test_the_panel_takes_the_workload_of_a_run_and_a_button_brings_it_back(lab: Lab) -> None:
+    spec = build("chat", {"workload.requests": "3", "policy": "orca"}, run_id="asked")
+    create_run(lab.home, spec)
+    lab.queue.cancel(spec.run_id)
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["run"] = "asked"
+    page.session_state["workload-chat"] = True
+    page.run()
+    assert not page.exception
+    count = "set:chat:workload.chat.requests"
+    assert page.number_input(key=count).value == 3
+    page.number_input(key=count).set_value(9)
+    page.selectbox(key="scenario").set_value("starter").run()
+    page.button(key="use-settings").click().run()
+    assert not page.exception
+    assert page.selectbox(key="scenario").value == "chat"
+    assert page.number_input(key=count).value == 3
+    assert page.selectbox(key="set:chat:policy").value == "orca"
+
+
+def test_the_workload_is_set_estimated_and_served_so(lab: Lab) -> None:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.session_state["workload-chat"] = True
+    page.query_params["scenario"] = "chat"
+    page.run()
+    before = [str(caption.value) for caption in page.caption]
+    page.selectbox(key="set:chat:workload.chat.arrivals.kind").set_value("closed-loop").run()
+    assert not page.exception
+    page.number_input(key="set:chat:workload.chat.arrivals.clients").set_value(2)
+    page.number_input(key="set:chat:workload.chat.requests").set_value(4)
+    page.selectbox(key="set:chat:workload.chat.prompt.kind").set_value("texts").run()
+    assert page.button(key="start").disabled, "prompts of one's own have to be typed first"
+    page.text_area(key="set:chat:workload.chat.prompt.texts").set_value("Why?\nHow <b>so</b>?")
+    page.selectbox(key="set:chat:model").set_value("random:tiny").run()
+    assert not page.exception
+    assert not page.button(key="start").disabled
+    after = [str(caption.value) for caption in page.caption]
+    assert any("KV pool" in text for text in after)
+    assert before != after
+    known = set(lab.home.run_ids())
+    page.button(key="start").click().run()
+    (run_id,) = set(lab.home.run_ids()) - known
+    lab.queue.cancel(run_id)
+    spec = read_spec(lab.home.run_dir(run_id))
+    assert [request.prompt for request in spec.requests] == ["Why?", "How <b>so</b>?"] * 2
+    assert sum(request.after is None for request in spec.requests) == 2
+    assert spec.workload["workload.chat.arrivals.clients"] == "2"
+
+
+def test_a_workload_that_cannot_be_is_said_though_its_panel_is_closed(lab: Lab) -> None:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["scenario"] = "chat"
+    page.query_params["set"] = ["workload.chat.requests=0"]
+    page.run()
+    assert not page.exception
+    assert any("requests" in str(error.value) and "at least 1" in str(error.value) for error in page.error)
+    assert page.button(key="start").disabled
+
+
+def test_a_preset_is_taken_and_saved_settings_come_back(lab: Lab) -> None:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["scenario"] = "chat"
+    page.run()
+    page.selectbox(key="set-taken-chat").set_value("preset:orca").run()
+    page.button(key="take-set-chat").click().run()
+    assert not page.exception
+    assert page.selectbox(key="set:chat:policy").value == "orca"
+    assert page.toggle(key="set:chat:chunked_prefill").value is False
+    page.text_input(key="save-name-chat").set_value("My Orca").run()
+    page.button(key="save-set-chat").click().run()
+    assert any("my-orca" in str(error.value).replace("\\", "") for error in page.error)
+    page.text_input(key="save-name-chat").set_value("my-orca").run()
+    page.button(key="save-set-chat").click().run()
+    assert not page.error
+    page.button(key="reset-all").click().run()
+    assert page.toggle(key="set:chat:chunked_prefill").value is True
+    page.selectbox(key="set-taken-chat").set_value("saved:my-orca").run()
+    page.button(key="take-set-chat").click().run()
+    assert page.selectbox(key="set:chat:policy").value == "orca"
+    (lab.home.settings / "my-orca.json").write_text('{"settings": {"policy": "fastest"}}')
+    page.button(key="reset-all").click().run()
+    page.button(key="take-set-chat").click().run()
+    assert not page.exception
+    assert any("my-orca.json: policy is 'fastest'" in str(w.value).replace("\\", "") for w in page.warning)
+    assert page.selectbox(key="set:chat:policy").value is None, "nothing of it is taken"
+
+
+def test_a_scenario_of_ones_own_is_saved_changed_and_removed(lab: Lab) -> None:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["scenario"] = "chat"
+    page.query_params["set"] = ["workload.requests=3", "policy=orca"]
+    page.run()
+    page.text_input(key="own-name").set_value("chat").run()
+    page.button(key="own-save").click().run()
+    assert any("A built-in scenario has this name" in str(e.value).replace("\\", "") for e in page.error)
+    page.text_input(key="own-name").set_value("my-chat")
+    page.text_input(key="own-title-chat").set_value("<b>Mine</b>").run()
+    page.button(key="own-save").click().run()
+    assert not page.exception
+    assert page.selectbox(key="scenario").value == "my-chat"
+    assert page.selectbox(key="set:my-chat:policy").value == "orca"
+    assert "reset-all" not in {button.key for button in page.button}, "what was set is now the scenario's own"
+    assert len(build("my-chat").requests) == 3
+    page.selectbox(key="set:my-chat:policy").set_value("static").run()
+    page.button(key="own-replace").click().run()
+    assert load("my-chat").engine.policy == "static"
+    (text,) = (area for area in page.text_area if str(area.key).startswith("own-text-my-chat"))
+    text.set_value(text.value.replace("requests: 3", "requests: nothing")).run()
+    page.button(key="own-save-text-my-chat").click().run()
+    assert any("requests" in str(error.value) for error in page.error)
+    assert len(build("my-chat").requests) == 3
+    page.checkbox(key="own-sure-my-chat").set_value(True).run()
+    page.button(key="own-remove-my-chat").click().run()
+    assert not page.exception
+    assert "my-chat" not in page.selectbox(key="scenario").options
+    assert not list(lab.home.scenarios.iterdir())
+
+
+def test_a_scenario_file_spoilt_by_hand_is_named_and_mended_on_the_page(lab: Lab) -> None:
+    lab.home.scenarios.mkdir(exist_ok=True)
+    (lab.home.scenarios / "spoilt.yaml").write_text("titel: <b>x</b>\n")
+    page = AppTest.from_file(LAB, default_timeout=60).run()
+    assert not page.exception
+    assert any("spoilt.yaml: titel" in str(error.value).replace("\\", "") for error in page.error)
+    page.checkbox(key="own-sure-spoilt").set_value(True).run()
+    page.button(key="own-remove-spoilt").click().run()
+    assert not page.exception
+    assert not page.error
