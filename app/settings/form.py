@@ -98,7 +98,7 @@ class Form:
         drawn = set(paths)
         for path, error in self.wrong.items():
             if path not in drawn:
-                st.error(plain(f"{error.field}: {book.in_words(error)}"), icon=":material/error:")
+                st.error(plain(f"{path}: {book.in_words(error)}"), icon=":material/error:")
 
     @property
     def _place(self) -> str:

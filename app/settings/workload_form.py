@@ -11,7 +11,7 @@ from app.settings import workload
 from app.settings.form import Form
 from app.settings.held import hold, key_of
 from app.settings.traces import keep_trace
-from app.words.plain import counted, plain
+from app.words.plain import cut, plain
 from scenarios.build import WORKLOAD_PREFIX
 from telemetry.refusal import Refusal, in_words
 
@@ -20,11 +20,13 @@ def workload_form(form: Form, home: Home) -> None:
     """Draw the expander; its controls only once it is open."""
     changed = [path for path in form.before if path.startswith(WORKLOAD_PREFIX)]
     wrong = [path for path in form.wrong if path.startswith(WORKLOAD_PREFIX)]
-    about = f": {counted(len(changed), 'setting')} changed" if changed else ""
-    box = st.expander(f"Workload{about}", icon=":material/group:", key=f"workload-{form.scope}", on_change="rerun")
-    if wrong and not box.open:
-        form.complain(path for path in form.wrong if path not in wrong)
+    # An expander whose label changed would be another one, and closed.
+    box = st.expander("Workload", icon=":material/group:", key=f"workload-{form.scope}", on_change="rerun")
     if not box.open:
+        if changed:
+            st.caption(plain("Changed: " + "; ".join(f"{path}={cut(form.before[path])}" for path in changed)))
+        if wrong:
+            form.complain(path for path in form.wrong if path not in wrong)
         return
     values = {path: st.session_state[key_of(form.scope, path)] for path in _held_paths(form.scope)}
     fields = sorted(

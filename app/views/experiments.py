@@ -87,15 +87,19 @@ def experiment_progress(lab: Lab, experiment: Experiment) -> None:
 
 
 def exchange_row(lab: Lab, experiment: Experiment, slo: str | None) -> None:
-    """Buttons that make the files at the moment they are pressed; figures by the objective ``slo``."""
-    experiment_id = experiment.experiment_id
+    """Buttons for the files of an experiment; figures by the objective ``slo``."""
+    take_away(lab, experiment.experiment_id, slo)
+
+
+def take_away(lab: Lab, name: str, slo: str | None) -> None:
+    """Buttons that make the files of a run or an experiment at the moment they are pressed."""
     st.markdown("**Take it away**")
     with st.container(horizontal=True):
         for suffix, (label, icon, mime, words) in FILES.items():
             st.download_button(
                 label,
-                data=_maker(lab, experiment_id, suffix, slo),
-                file_name=f"{experiment_id}{suffix}",
+                data=_maker(lab, name, suffix, slo),
+                file_name=f"{name}{suffix}",
                 mime=mime,
                 icon=icon,
                 help=words,
@@ -104,11 +108,11 @@ def exchange_row(lab: Lab, experiment: Experiment, slo: str | None) -> None:
             )
 
 
-def _maker(lab: Lab, experiment_id: str, suffix: str, slo: str | None) -> Callable[[], bytes]:
+def _maker(lab: Lab, name: str, suffix: str, slo: str | None) -> Callable[[], bytes]:
     def make() -> bytes:
         with tempfile.TemporaryDirectory(prefix="servescope-export-") as folder:  # the home's disk may be full
             path = Path(folder) / f"export{suffix}"
-            export(lab.home, experiment_id, path, slo)
+            export(lab.home, name, path, slo)
             return path.read_bytes()
 
     return make

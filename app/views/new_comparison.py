@@ -25,7 +25,7 @@ from app.views.exchange_settings import say_problems, settings_row
 from app.views.kept_fields import KeptFields, one_of, whole
 from app.views.sweep_form import Over, rates_form, sweep_form
 from app.views.variants_form import Sides, VariantsForm
-from app.words.plain import counted, plain
+from app.words.plain import cut, plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
 from scenarios import Scenario, ScenarioError
 from scenarios.build import Measure
@@ -154,13 +154,13 @@ def _shared(lab: Lab, kept: KeptFields, name: str, came: Asked, settings: list[s
         reset(scenario, scope)
         say_problems(scope, restore(scenario, scope, [line for line in lines.splitlines() if line.strip()]))
     form = Form(scenario, scope, name, links=False)
-    about = f": {counted(len(form.before), 'setting')} changed" if form.before else ""
-    box = st.expander(f"Settings of all variants{about}", key="compare-shared", on_change="rerun")
+    box = st.expander("Settings of all variants", key="compare-shared", on_change="rerun")
+    engine = apart(form.before)[0]
     if box.open:
         with box:
             form.engine()
-    elif form.before:
-        st.caption(plain("; ".join(f"{path}={_cut(text)}" for path, text in form.before.items())))
+    elif engine:
+        st.caption(plain("Changed: " + "; ".join(f"{path}={cut(text)}" for path, text in engine.items())))
     workload_form(form, lab.home)
     settings_row(lab.home, scenario, scope, name)
     if form.wrong and not box.open:
@@ -168,10 +168,6 @@ def _shared(lab: Lab, kept: KeptFields, name: str, came: Asked, settings: list[s
     pairs = [f"{path}={text}" for path, text in form.before.items() if len(text) <= LONGEST_KEPT]
     kept.note("shared", "\n".join(pairs), "")
     return form
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:60]} ..."
 
 
 def _served(scenario: Scenario, settings: Mapping[str, str]) -> EngineConfig:

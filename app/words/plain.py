@@ -16,6 +16,11 @@ def plain(text: Any) -> str:
     return _MARKS.sub(r"\\\1", " ".join(str(text).split()))
 
 
+def cut(text: str, letters: int = 60) -> str:
+    """The beginning of a long text."""
+    return text if len(text) <= letters else f"{text[:letters]} ..."
+
+
 def clock(unix_ns: int | None) -> str:
     """A wall-clock time as people write it; a dash when it is not known."""
     if not unix_ns:

@@ -326,3 +326,23 @@ def test_what_will_be_asked_is_shown_before_anything_runs(lab: Lab) -> None:
     assert "40 requests, about" in texts(page)
     assert "30 after an answer" in texts(page)
     assert {"**Arrivals**", "**Most tokens of answers**"} <= {str(element.value) for element in page.markdown}
+
+
+def test_the_list_of_runs_has_figures_filters_and_folds_warm_ups(lab: Lab, done: str) -> None:
+    warm = small_spec("warm-up-run").model_copy(update={"labels": ("warm-up",)})
+    create_run(lab.home, warm)
+    lab.queue.cancel(warm.run_id)
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.switch_page("pages/runs.py").run()
+    assert not page.exception
+    table = page.dataframe[0].value
+    assert warm.run_id not in set(table["id"])
+    assert table.set_index("id").loc[done]["output tokens/s"] > 0
+    page.toggle(key="run-warm-ups").set_value(True)
+    page.multiselect(key="run-columns").set_value(["itl_ms.p50"]).run()
+    table = page.dataframe[0].value
+    assert warm.run_id in set(table["id"])
+    assert "ITL p50, ms" in table
+    assert "output tokens/s" not in table
+    page.multiselect(key="run-states").set_value(["cancelled"]).run()
+    assert done not in set(page.dataframe[0].value["id"])
