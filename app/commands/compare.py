@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.commands.console import Json, command, emit, result_table, say, stdout
+from app.commands.comparison_results import print_capacity, print_comparison
+from app.commands.console import Json, command, emit, say
 from app.commands.run import interruptible
 from app.errors import LabError
 from app.locks import running_lab
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.2
 REPEATS = 5
-SHOWN = (
-    *("ttft_ms", "ttft_ms_p99", "itl_ms", "itl_ms_p99", "stalls", "tpot_ms", "e2e_ms"),
-    *("output_tokens_per_s", "slo_attainment", "in_time_per_s", "peak_kv_tokens"),
-)
-SHOWN_OF_RATES = ("variant", "requests/s", "SLO attainment", "ITL p99, ms", "scheduling delay p50, ms", "holds")
-
 Repeats = Annotated[int, typer.Option("--repeats", min=1, help="How often each variant is served.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting all variants share. Repeatable.")
@@ -48,6 +43,9 @@ Until = Annotated[
     ),
 ]
 Most = Annotated[int, typer.Option("--most", min=2, help="With --until: repeats at most.")]
+Again = Annotated[
+    int, typer.Option("--again", min=0, max=10, help="Serve a run that was disturbed again, up to so many times.")
+]
 Ray = Annotated[
     str | None,
     typer.Option("--ray", metavar="ADDRESS", help="Serve on this Ray cluster (auto: the one of this machine)."),
@@ -73,6 +71,7 @@ def compare(
     ] = None,
     until: Until = None,
     most: Most = 12,
+    again: Again = 0,
     set: Set = None,
     slo: Objective = None,
     ray: Ray = None,
@@ -109,7 +108,7 @@ def compare(
         slo=slo or DEFAULT_SLO,
         measure=measure_for(home, say),
     )
-    _begin(home, replace(experiment, stop=stop), specs, json, ray)
+    _begin(home, replace(experiment, stop=stop, again=again), specs, json, ray)
 
 
 @command
@@ -120,6 +119,7 @@ def sweep(
         typer.Option("--over", metavar="KEY=V1,V2,...", help="A setting and its values. Give it once or twice."),
     ],
     repeats: Repeats = 2,
+    again: Again = 0,
     set: Set = None,
     slo: Objective = None,
     ray: Ray = None,
@@ -147,7 +147,7 @@ def sweep(
         slo=slo or DEFAULT_SLO,
         measure=measure_for(home, say),
     )
-    _begin(home, experiment, specs, json, ray)
+    _begin(home, replace(experiment, again=again), specs, json, ray)
 
 
 @command
@@ -169,6 +169,7 @@ def capacity(
             "--tbt", metavar="MS", help="Instead of --slo: p99 inter-token latency, with 2 s of median delay."
         ),
     ] = None,
+    again: Again = 0,
     set: Set = None,
     slo: Objective = None,
     ray: Ray = None,
@@ -198,7 +199,7 @@ def capacity(
         tbt_ms=tbt,
         common=parse_settings(set or []),
     )
-    _begin(home, experiment, specs, json, ray)
+    _begin(home, replace(experiment, again=again), specs, json, ray)
 
 
 def parse_variant(text: str) -> Variant:
@@ -342,44 +343,3 @@ def follow(home: Home, experiment_id: str) -> bool:
     if experiment.problem:
         say(f"error: {experiment.problem}")
     return interrupted
-
-
-def print_capacity(result: dict[str, Any]) -> None:
-    """A search's result as a table and sentences."""
-    from app.experiments.tables import rates_table
-
-    told = rates_table(result)
-    shown = replace(told.only(SHOWN_OF_RATES), title=", ".join([result["experiment_id"], *result["labels"]]))
-    stdout().print(result_table(shown, right=shown.heads[1:-1]))
-    for sentence in (told.note, *result["summary"]):
-        say(sentence)
-    _say_disturbed(result)
-
-
-def print_comparison(result: dict[str, Any]) -> None:
-    """The result as a table and sentences."""
-    from app.experiments.judge import goodput_in_words
-    from app.experiments.tables import figures_table
-    from store.statistics import small_samples
-
-    title = ", ".join([f"{result['experiment_id']}: {result['repeats']} repeats", *result["labels"]])
-    shown = figures_table(result, SHOWN).only(("figure", "variant", "value", "ratio", "verdict"))
-    stdout().print(result_table(replace(shown, title=title)))
-    for words in small_samples(result["metrics"]):
-        say(words)
-    say(f"Objective {result['slo']['name']}: {result['slo']['words']}.")
-    for goodput in result["goodput"]:
-        say(goodput_in_words(goodput))
-    for sentence in result["summary"]:
-        say(sentence)
-    if result["stop"]:
-        say(result["stop"]["says"])
-    for line in result["expect"]:
-        say(f"{line['outcome']}: {line['says']} {line['why']}".strip())
-    _say_disturbed(result)
-
-
-def _say_disturbed(result: dict[str, Any]) -> None:
-    for name, about in result["variants"].items():
-        if about["disturbed"]:
-            say(f"{name}: disturbed while served: {', '.join(about['disturbed'])}.")
