@@ -17,7 +17,7 @@ from store.machine import machine_of
 from store.metrics import METRICS
 from store.query import Query
 from store.slo import Alone, Slo, in_time
-from store.summary import summary
+from store.summary import GROUP, summary
 
 BINS_PER_DECADE = 100
 REQUEST_FIGURES = ("scheduling_delay_ms", "ttft_ms", "tpot_ms", "e2e_ms", "normalized_latency_ms")
@@ -36,6 +36,30 @@ class RunSamples:
     submitted: int = 0
     output_digest: str | None = None
     machine: dict[str, Any] = field(default_factory=dict)
+    group_of: np.ndarray = field(
+        default_factory=lambda: np.zeros(0, object)
+    )  # [requests] name of its group, "" of none
+    groups: dict[str, dict[str, Any]] = field(default_factory=dict)  # the summary's figures of each group
+
+    def of_group(self, group: str) -> RunSamples:
+        """The latencies, stalls and tokens/s of one group of requests alone."""
+        inside = self.group_of == group
+        figures, gaps = self.groups[group], self.groups[group]["itl_ms"]
+        totals = {
+            "itl_ms": gaps["p50"],
+            "itl_ms_p99": gaps["p99"],
+            "itl_ms_max": gaps["max"],
+            "stalls": figures["stalls"],
+            "output_tokens_per_s": figures["output_tokens_per_s"],
+        }
+        return replace(
+            self,
+            requests={
+                name: np.where(inside, own, np.nan) for name, own in self.requests.items() if name in REQUEST_FIGURES
+            },
+            gaps=self.gaps[: len(inside)] * inside[: len(self.gaps), None],
+            totals={name: np.nan if value is None else float(value) for name, value in totals.items()},
+        )
 
     def samples_of(self, metric: str) -> int:
         """How many samples a percentile of a metric rests on."""
@@ -47,7 +71,7 @@ class RunSamples:
 def request_figures_query(run_id: str) -> Query:
     figures = ", ".join(f"{METRICS[name].expression} AS {name}" for name in REQUEST_FIGURES)
     return Query(
-        f"SELECT request, prompt_tokens, arrival_ns, {figures}\nFROM requests WHERE run_id = $run ORDER BY request",
+        f"SELECT request, {GROUP}, prompt_tokens, arrival_ns, {figures}\nFROM requests WHERE run_id = $run ORDER BY request",
         {"run": run_id},
     )
 
@@ -93,6 +117,8 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
         values = np.full(size, np.nan)
         values[numbers] = np.asarray(rows[name], np.float64)
         requests[name] = values
+    group_of = np.full(size, "", object)
+    group_of[numbers] = rows["group"].to_pylist()
     prompt_tokens = np.full(size, np.nan)
     prompt_tokens[numbers] = np.asarray(rows["prompt_tokens"], np.float64)
     arrivals = np.asarray(rows["arrival_ns"], np.float64)
@@ -112,6 +138,8 @@ def read_samples(con: duckdb.DuckDBPyConnection, run_id: str) -> RunSamples:
         max(size, figures.get("requests", {}).get("total") or 0),
         figures.get("output_digest"),
         machine_of(con, run_id),
+        group_of,
+        figures.get("groups") or {},
     )
 
 

@@ -93,17 +93,29 @@ class Effect:
         return asdict(self)
 
 
+OF_A_GROUP = tuple(
+    name
+    for name in STATISTICS
+    if name.startswith(("ttft_", "itl_", "tpot_", "e2e_")) or name in ("stalls", "output_tokens_per_s")
+)
+"""What is compared of a group of requests alone."""
+
+
 def compare(
-    variants: Mapping[str, Sequence[RunSamples]], baseline: str, *, seed: int = 0
+    variants: Mapping[str, Sequence[RunSamples]],
+    baseline: str,
+    *,
+    seed: int = 0,
+    statistics: Sequence[str] = tuple(STATISTICS),
 ) -> dict[str, dict[str, Effect]]:
     """``{statistic: {variant: Effect}}``; a statistic that no variant has is left out.
 
-    ``variants``: each variant's runs, one per repeat, in the order they are paired.
+    ``variants``: each variant's runs, one per repeat, in the order they are paired. ``statistics``: only these.
     """
     size = max((len(own) for runs in variants.values() for run in runs for own in run.requests.values()), default=0)
     weights = draw_weights(size, seed)
     by_statistic: dict[str, dict[str, Effect]] = {}
-    for statistic in STATISTICS.values():
+    for statistic in (STATISTICS[name] for name in statistics):
         samples = {name: _Drawn.of(runs, statistic, weights) for name, runs in variants.items()}
         effects = {
             name: _effect(statistic, drawn, None if name == baseline else samples[baseline])

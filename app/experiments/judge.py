@@ -16,13 +16,14 @@ from app.experiments.missing_runs import as_it_is
 from app.experiments.plan import WORKLOAD, Experiment, is_synthetic
 from app.experiments.rate_search import capacity_result
 from app.home import Home
+from app.runs.latencies import NO_GROUP
 from app.settings import controls as book
 from engine.config import EngineConfig, spec_of_today
 from store import queries
 from store.aside import rows_aside
 from store.samples import RunSamples, alone, attainment_by_scale, read_samples, with_slo
 from store.slo import GOODPUT_ATTAINMENT, STRICT_ATTAINMENT, Alone, Slo, goodput, parse_slo
-from store.statistics import STATISTICS, Effect, compare, in_words
+from store.statistics import OF_A_GROUP, STATISTICS, Effect, compare, in_words
 
 Effects = dict[str, dict[str, Effect]]
 SCALES = tuple(float(scale) for scale in np.round(np.geomspace(0.1, 10, 21), 4))
@@ -80,6 +81,7 @@ def judge(con: duckdb.DuckDBPyConnection, experiment: Experiment, slo: str | Non
             name: {variant: effect.as_dict() for variant, effect in by_variant.items()}
             for name, by_variant in effects.items()
         },
+        "groups": _by_group(experiment, samples),
         "slo": _slo_figures(objective, unloaded, samples),
         "goodput": goodputs(experiment, samples, effects.get("slo_attainment", {})),
         "stop": stop_rule.about(experiment),
@@ -160,14 +162,31 @@ def baseline_of(experiment: Experiment, name: str) -> str:
     return next(v.name for v in experiment.variants if experiment.workload_hashes[v.name] == wanted)
 
 
-def effects_of(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> Effects:
+def _by_group(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> dict[str, Any]:
+    """Latencies of each group of requests as ``metrics`` has those of all, by the group's name; empty where there is one group."""
+    runs = [run for own in samples.values() for run in own]
+    names = sorted(set.intersection(*(set(run.groups) for run in runs))) if runs else []
+    return {
+        group or NO_GROUP: {
+            name: {variant: effect.as_dict() for variant, effect in by_variant.items()}
+            for name, by_variant in effects_of(
+                experiment, {v: [run.of_group(group) for run in own] for v, own in samples.items()}, OF_A_GROUP
+            ).items()
+        }
+        for group in (names if len(names) > 1 else ())
+    }
+
+
+def effects_of(
+    experiment: Experiment, samples: dict[str, list[RunSamples]], statistics: Sequence[str] = tuple(STATISTICS)
+) -> Effects:
     """Every statistic of every variant, each against the baseline that was asked the same."""
     effects: Effects = {name: {} for name in STATISTICS}
     groups: dict[str, dict[str, list[RunSamples]]] = {}
     for variant in experiment.variants:
         groups.setdefault(baseline_of(experiment, variant.name), {})[variant.name] = samples[variant.name]
     for base, group in groups.items():
-        for name, by_variant in compare(group, base).items():
+        for name, by_variant in compare(group, base, statistics=statistics).items():
             effects[name] |= by_variant
     return {name: by_variant for name, by_variant in effects.items() if by_variant}
 

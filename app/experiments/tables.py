@@ -94,17 +94,19 @@ RATES = (
 )
 
 
-def figures_table(result: Mapping[str, Any], metrics: Sequence[str] | None = None) -> Table:
+def figures_table(result: Mapping[str, Any], metrics: Sequence[str] | None = None, group: str | None = None) -> Table:
     """Every figure of every variant with its interval, and what it says against the baseline. ``metrics``: only
-    these.
+    these. ``group``: of this group of requests alone.
     """
+    effects = result["metrics"] if group is None else result["groups"][group]
     rows = [
         {"metric": metric, "variant": variant} | _flat(effect)
-        for metric in metrics or result["metrics"]
-        for variant, effect in result["metrics"].get(metric, {}).items()
+        for metric in metrics or effects
+        for variant, effect in effects.get(metric, {}).items()
     ]
-    note = " ".join([INTERVALS, *small_samples(result["metrics"])])
-    return Table("Figures", FIGURES, rows, note, "Every figure with its interval and what it says")
+    note = " ".join([INTERVALS, *small_samples(effects)])
+    title = "Figures" if group is None else f"Figures of {group}"
+    return Table(title, FIGURES, rows, note, "Every figure with its interval and what it says")
 
 
 def _flat(effect: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
         story(experiment.title, experiment.question, result["labels"], told, disturbance_warning(result)),
         *([table_section(expected_table(result["expect"]))] if result["expect"] else []),
         table_section(figures_table(result)),
+        *(table_section(figures_table(result, group=group)) for group in result["groups"]),
         chart_section(figures, thinned),
         *(
             table_section(table)

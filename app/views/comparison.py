@@ -25,6 +25,7 @@ from app.experiments.plan import Experiment
 from app.experiments.tables import differs_table, figures_table, served_table
 from app.lab import Lab, get_lab
 from app.panels.sentences import label_in_words
+from app.runs.latencies import ALL
 from app.views.expected import expected_lines
 from app.views.missing import rows_to_come, say_missing, say_waiting
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
@@ -179,7 +180,11 @@ def _labels(result: dict[str, Any]) -> None:
 
 
 def _figures(result: dict[str, Any]) -> None:
-    table = figures_table(result)
+    group = None
+    if result["groups"]:
+        chosen = st.segmented_control("Requests of", [ALL, *result["groups"]], default=ALL, key="group", required=True)
+        group = None if chosen == ALL else chosen
+    table = figures_table(result, group=group)
     result_table(table, height=420)
     st.caption(plain(table.note))
 

@@ -19,6 +19,7 @@ from app.experiments.pair import pair_result, pair_table
 from app.experiments.plan import Experiment, Variant, plan
 from app.experiments.repeats import repeats_of
 from app.experiments.stop_rule import another_repeat, stop_in_words
+from app.experiments.tables import figures_table
 from app.home import Home
 from app.runs.folder import read_spec
 from app.runs.latencies import ALL
@@ -128,6 +129,19 @@ def test_a_comparison_judges_the_same_expectations(
     monkeypatch.setattr("app.experiments.expectations.load", lambda name: scenarios.load(scenario))
     result = result_of_experiment(home, served.experiment_id)
     assert [line["outcome"] for line in result["expect"]] == ["seen", "refuted", "not tested", "not tested"]
+
+
+def test_a_comparison_has_the_latencies_of_each_group(home: Home, served: Experiment) -> None:
+    result = result_of_experiment(home, served.experiment_id)
+    run = result_of(home, served.runs_of("on")[0])
+    assert list(result["groups"]) == ["one", "other"]
+    for group, effects in result["groups"].items():
+        told = run["groups"][group]
+        assert effects["ttft_ms"]["on"]["value"] == pytest.approx(told["ttft_ms"]["p50"])
+        assert effects["itl_ms_p99"]["on"]["value"] == pytest.approx(told["itl_ms"]["p99"])
+        assert effects["stalls"]["on"]["value"] == told["stalls"]
+        assert effects["ttft_ms"]["on"]["samples"] == told["ttft_ms"]["count"]
+    assert figures_table(result, group="one").title == "Figures of one"
 
 
 @pytest.mark.parametrize("name", [info.name for info in scenarios.available()])
