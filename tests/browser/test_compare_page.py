@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.experiments.file import create_experiment, read_experiment
-from app.experiments.plan import Variant, plan
+from app.experiments.plan import Variant, grid, plan
 from app.experiments.rate_search import plan_capacity
 from tests.app.lab_process import scenario_file
 from tests.app.small_runs import wait_for
@@ -114,6 +114,22 @@ def test_a_search_for_capacity_is_followed_to_its_end(open_lab: OpenLab, open_pa
         page.set_viewport_size({"width": width, "height": 900})
         assert stumbling_blocks(page) == []
         assert no_sideways_scroll(page)
+
+
+def test_a_sweep_shows_its_curve_before_its_tables(open_lab: OpenLab, open_page: OpenPage, tmp_path: Path) -> None:
+    over = {"chunked_prefill.token_budget": ["16", "32"]}
+    experiment, specs = plan(str(scenario_file(tmp_path)), grid(over), 1, kind="sweep", over=over)
+    create_experiment(open_lab.home, experiment, specs)
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment.experiment_id}"))
+    curve = page.locator(".st-key-card-swept .js-plotly-plot")
+    expect(curve).to_be_visible()
+    table = page.get_by_test_id("stDataFrame").first
+    expect(table).to_be_visible()
+    above, below = curve.bounding_box(), table.bounding_box()
+    assert above is not None
+    assert below is not None
+    assert above["y"] < below["y"]
+    wait_for(lambda: read_experiment(open_lab.home, experiment.experiment_id).state == "finished")
 
 
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])  # of one layout

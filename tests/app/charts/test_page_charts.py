@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from app import charts
+from app.charts.comparison import Point, curve, heat_map
 from app.charts.iterations import kind_of, tallest
 from app.charts.roofline import balance, roof
 from app.charts.tokens import thinned
@@ -275,3 +276,18 @@ def test_a_distribution_says_above_which_share_it_has_too_few_samples() -> None:
     assert marked(800) == []
     figure = cdf({"one": np.linspace(1, 9, 50)}, LIGHT, title="TTFT")
     assert figure.layout.shapes[0].y0 == pytest.approx(0.9)
+
+
+def test_a_sweeps_curve_marks_its_knee_and_the_objective_and_a_grid_the_interval_of_each_cell() -> None:
+    values, latencies = ["1", "2", "3", "4", "5", "6"], [10, 11, 12, 13, 200, 400]
+    points = [Point(value, 0.0, y, None, (y - 1.0, y + 1.0)) for value, y in zip(values, latencies, strict=True)]
+    given = {"x_title": "rate", "y_title": "TTFT", "unit": "ms"}
+    figure = curve(values, points, LIGHT, **given, limit=(100.0, "objective strict"))
+    assert [trace.name for trace in figure.data][1:] == ["knee"]
+    assert figure.data[1].x == (4.0,)
+    assert figure.layout.shapes[0].y0 == 100
+    assert not curve(values, points, LIGHT, **given, limit=(1e6, "far above")).layout.shapes, (
+        "it would squeeze the curve"
+    )
+    grid = heat_map(["a", "b"], ["c"], np.array([[5.0, np.nan]]), LIGHT, **given, intervals={(0, 0): (4.5, 5.5)})
+    assert grid.data[0].text == (["5<br>4.5 to 5.5", ""],)
