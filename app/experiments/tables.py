@@ -76,7 +76,7 @@ SERVED = (
 
 EXPECTED = (
     words_of("what should come out", "says"),
-    words_of("in these runs", "outcome"),
+    words_of("in the runs", "outcome"),
     words_of("figures", "why"),
 )
 

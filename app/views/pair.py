@@ -34,7 +34,7 @@ BESIDE = "beside"
 """The parameter of the address that names the run to set beside the shown one."""
 MOST_WORDS = 3
 TIMELINES = ChartWords(
-    "Iterations of both runs on one clock",
+    "Iterations of the runs on one clock",
     "A high step kept everybody waiting. Zooming one run zooms the other. A click opens the iteration.",
     "iteration",
     ("start_ns", "end_ns"),
@@ -154,7 +154,7 @@ def _repeat(lab: Lab, before: RunFacts, result: dict[str, Any]) -> None:
                 format_func=lambda name: STATISTICS[name].title,
                 key="pair-figure",
             )
-            percent = st.number_input("Its ratio known to ± %", 0.5, 50.0, 100 * WIDTH, key="pair-width")
+            percent = st.number_input("Ratio within ± %", 0.5, 50.0, 100 * WIDTH, key="pair-width")
             most = st.number_input("Repeats at most", 2, 100, MOST, key="pair-most")
         st.caption(
             plain(f"Until the ratio of {STATISTICS[metric].title} is known to ±{percent:g} %, {most} repeats at most."),
