@@ -73,17 +73,23 @@ def serve_again(home: Home, experiment_id: str) -> Experiment:
 
 
 def what_rests_on(home: Home, run_id: str, experiment_id: str | None) -> str | None:
-    """What a run is to its experiment, and what deleting it costs, in a sentence; None where nothing rests on it."""
-    if not experiment_id:
-        return None
-    try:
-        experiment = read_experiment(home, experiment_id)
-    except LabError:
-        return None
-    turn = next((turn for turn in experiment.turns if turn.run_id == run_id), None)
-    if turn is None or turn.warm_up:
-        return None
-    part = f"{part_in_words(turn)} in “{experiment.title}” ({experiment_id})"
+    """What a run is to an experiment, and what deleting it costs, in a sentence; None where nothing rests on it.
+
+    ``experiment_id``: the one that it was served for. One that was served for none may be the first repeat of any.
+    """
+    for name in [experiment_id] if experiment_id else home.experiment_ids():
+        try:
+            experiment = read_experiment(home, name)
+        except LabError:
+            continue
+        turn = next((turn for turn in experiment.turns if turn.run_id == run_id), None)
+        if turn is not None and not turn.warm_up:
+            return _what_it_costs(home, experiment, turn)
+    return None
+
+
+def _what_it_costs(home: Home, experiment: Experiment, turn: Turn) -> str | None:
+    part = f"{part_in_words(turn)} in “{experiment.title}” ({experiment.experiment_id})"
     if not turn.done:
         return f"This is {part}, which is not over: it will be served again." if experiment.state == "running" else None
     if experiment.kind == "capacity":

@@ -15,6 +15,7 @@ from app.experiments.drive import runs_planned
 from app.experiments.expectations import Side, meant
 from app.experiments.file import read_experiment
 from app.experiments.judge import result_of_experiment
+from app.experiments.missing_runs import what_rests_on
 from app.experiments.pair import pair_result, pair_table
 from app.experiments.plan import Experiment, Variant, plan
 from app.experiments.repeats import repeats_of
@@ -237,3 +238,6 @@ def test_a_pair_goes_on_as_a_comparison_whose_first_repeat_it_is(home: Home, ser
     assert (result["repeats"], result["stop"]["metric"]) == (2, "output_tokens_per_s")
     assert result["stop"]["scatter"] is not None
     assert runs_planned(over) == 5
+    own = what_rests_on(home, runs["on"], None)  # as of a run that was served for no experiment
+    assert own is not None
+    assert "repeat 1 of on" in own
