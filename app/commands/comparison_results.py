@@ -44,9 +44,25 @@ def print_comparison(result: dict[str, Any]) -> None:
         say(sentence)
     if result["stop"]:
         say(result["stop"]["says"])
+    _say_expected(result)
+    _say_disturbed(result)
+
+
+def print_pair(result: dict[str, Any]) -> None:
+    """Two runs side by side: a table for each group of requests, what should come out, and what one pair can tell."""
+    from app.experiments.pair import pair_table
+
+    for group in dict.fromkeys(row["group"] for row in result["figures"]):
+        table = pair_table(result, group)
+        stdout().print(result_table(table, right=table.heads[1:-1]))
+    _say_expected(result)
+    for sentence in result["says"]:
+        say(sentence)
+
+
+def _say_expected(result: dict[str, Any]) -> None:
     for line in result["expect"]:
         say(f"{line['outcome']}: {line['says']} {line['why']}".strip())
-    _say_disturbed(result)
 
 
 def _say_disturbed(result: dict[str, Any]) -> None:

@@ -58,9 +58,18 @@ def runs(json: Json = False) -> None:
 
 
 @command
-def show(run: RunId, json: Json = False) -> None:
-    """Everything that is known about one run."""
+def show(
+    run: RunId,
+    beside: Annotated[
+        str | None,
+        typer.Option("--beside", metavar="RUN", help="Another run of the same requests, in a column of its own."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Everything that is known about one run, or about two runs of the same requests side by side."""
+    from app.commands.comparison_results import print_pair
     from app.commands.run import print_result
+    from app.experiments.pair import pair_of
     from app.home import Home
     from app.runs.listing import find_run
     from app.runs.result import result_of
@@ -68,6 +77,13 @@ def show(run: RunId, json: Json = False) -> None:
 
     home = Home.from_environment()
     settle_orphans(home)
+    if beside is not None:
+        pair = pair_of(home, find_run(home, run), find_run(home, beside))
+        if json:
+            emit(pair)
+        else:
+            print_pair(pair)
+        return
     result = result_of(home, find_run(home, run))
     if json:
         emit(result)

@@ -7,7 +7,10 @@ from typing import Any
 
 import duckdb
 
+from app.errors import LabError
 from app.experiments.expectations import Side, expectations
+from app.home import Home
+from app.runs.facts import RunFacts, differences, load_run
 from app.runs.latencies import ALL, groups_of
 from app.words.plain import counted
 from app.words.table import Column, Row, Table
@@ -16,7 +19,44 @@ from store.metrics import METRICS, STALL_MS, carries
 from store.statistics import SMALL
 from store.summary import latencies_of, summary
 
+MOST_WORDS = 3
 SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": None}
+
+
+def pair_of(home: Home, one: str, other: str) -> dict[str, Any]:
+    """``pair_result`` of two runs by their ids, from their own spools. Raises ``LabError`` for unknown runs, and for runs that were not
+    asked the same.
+    """
+    before, after = in_order(load_run(home, one), load_run(home, other))
+    if before.spec.workload_hash != after.spec.workload_hash:
+        raise LabError(
+            "not-comparable",
+            field="--beside",
+            value=other,
+            message=f"{one} and {other} were not asked the same requests (their workload hashes differ).",
+            mend="Take a run of the same scenario, seed and workload.",
+        )
+    with rows_aside(home.runs, [one, other]) as rows:
+        return pair_result(rows.con, after.spec.scenario, *sides_of(before, after))
+
+
+def in_order(one: RunFacts, other: RunFacts) -> tuple[RunFacts, RunFacts]:
+    """The earlier run, then the later."""
+    first, second = sorted((one, other), key=lambda facts: (facts.spec.created_unix_ns, facts.run_id))
+    return first, second
+
+
+def sides_of(before: RunFacts, after: RunFacts) -> tuple[Side, Side]:
+    """Both runs, each called by how it differs from the other, in a few words."""
+    first, second = (
+        Side(
+            ", ".join(differences(one.spec.engine, other.spec.engine)[:MOST_WORDS]) or one.run_id,
+            one.spec.engine,
+            [one.run_id],
+        )
+        for one, other in ((before, after), (after, before))
+    )
+    return first, second
 
 
 def pair_result(con: duckdb.DuckDBPyConnection, scenario: str, before: Side, after: Side) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from app.charts.comparison import TIMELINE_POINTS, timelines
 from app.components.chart_card import chart_card, page_palette
 from app.components.result_table import result_table
 from app.errors import LabError
-from app.experiments.expectations import Side
 from app.experiments.file import create_experiment
-from app.experiments.pair import pair_result, pair_table
+from app.experiments.pair import in_order, pair_result, pair_table, sides_of
 from app.experiments.repeats import repeats_of
 from app.experiments.stop_rule import FIGURES, MOST, WIDTH
 from app.lab import Lab, get_lab
 from app.panels.panel import FinishedRun
-from app.runs.facts import RunFacts, comparable_runs, differences, load_run
+from app.runs.facts import RunFacts, comparable_runs, load_run
 from app.views.expected import expected_lines
 from app.views.points import iteration_of
 from app.words.charts import ChartWords
@@ -32,7 +31,6 @@ from telemetry.refusal import in_words
 
 BESIDE = "beside"
 """The parameter of the address that names the run to set beside the shown one."""
-MOST_WORDS = 3
 TIMELINES = ChartWords(
     "Iterations of the runs on one clock",
     "A high step kept everybody waiting. Zooming one run zooms the other. A click opens the iteration.",
@@ -51,7 +49,7 @@ def with_and_without(run: FinishedRun) -> None:
         )
         return
     other = _chosen(others)
-    before, after = sorted((run.facts, other), key=lambda facts: (facts.spec.created_unix_ns, facts.run_id))
+    before, after = in_order(run.facts, other)
     result, steps = _pair(before.run_id, after.run_id)
     _expected(result)
     _figures(result)
@@ -80,24 +78,13 @@ def _chosen(others: list[RunFacts]) -> RunFacts:
     return by_id[named]
 
 
-def names_of(before: RunFacts, after: RunFacts) -> tuple[str, str]:
-    """What each run is called: how it differs from the other, in a few words."""
-    sides = ((before, after), (after, before))
-    first, second = (", ".join(differences(one.spec.engine, other.spec.engine)[:MOST_WORDS]) for one, other in sides)
-    return first, second
-
-
 @lru_cache(maxsize=16)
 def _pair(before_id: str, after_id: str) -> tuple[dict[str, Any], dict[str, pa.Table]]:
     """Kept by the runs it rests on: they are over and never change."""
     lab = get_lab()
-    before, after = (load_run(lab.home, run_id) for run_id in (before_id, after_id))
-    sides = [
-        Side(name, facts.spec.engine, [facts.run_id])
-        for name, facts in zip(names_of(before, after), (before, after), strict=True)
-    ]
+    sides = sides_of(*(load_run(lab.home, run_id) for run_id in (before_id, after_id)))
     with lab.database.read() as con:
-        result = pair_result(con, after.spec.scenario, *sides)
+        result = pair_result(con, load_run(lab.home, after_id).spec.scenario, *sides)
         steps = {side.name: queries.iterations(con, side.runs[0], TIMELINE_POINTS) for side in sides}
     return result, steps
 

@@ -9,6 +9,7 @@ import pytest
 
 import scenarios
 from app.commands.compare import parse_until
+from app.commands.comparison_results import print_pair
 from app.errors import LabError
 from app.experiments.commands import compare_command
 from app.experiments.drive import runs_planned
@@ -16,7 +17,7 @@ from app.experiments.expectations import Side, meant
 from app.experiments.file import read_experiment
 from app.experiments.judge import result_of_experiment
 from app.experiments.missing_runs import what_rests_on
-from app.experiments.pair import pair_result, pair_table
+from app.experiments.pair import pair_of, pair_result, pair_table
 from app.experiments.plan import Experiment, Variant, plan
 from app.experiments.repeats import repeats_of
 from app.experiments.stop_rule import another_repeat, stop_in_words
@@ -111,6 +112,20 @@ def test_the_table_has_a_column_for_each_run_and_says_on_how_many_samples_a_perc
         "Stalls: gaps above 200 ms",
     }
     assert table.cells()[2][-1] == "4, too few", "the p99 of four requests"
+
+
+def test_the_command_shows_the_pair_and_refuses_runs_of_other_requests(
+    home: Home, served: Experiment, capsys: Any
+) -> None:
+    off, on = (served.runs_of(name)[0] for name in ("off", "on"))
+    told = pair_of(home, on, off)
+    assert (told["before"]["run_id"], told["after"]["run_id"]) == (off, on), "the earlier run first"
+    assert (told["before"]["name"], told["after"]["name"]) == ("prefix sharing off", "prefix sharing on")
+    print_pair(told)
+    assert "Figures of other" in capsys.readouterr().out
+    warm_up = served.turns[0].run_id
+    with pytest.raises(LabError, match="not asked the same"):
+        pair_of(home, on, warm_up)
 
 
 def test_expectations_are_seen_refuted_or_not_tested_by_these_runs(pair: dict[str, Any]) -> None:
