@@ -15,6 +15,7 @@ from app.runs.latencies import ALL, groups_of
 from app.words.plain import counted
 from app.words.table import Column, Row, Table
 from app.words.text import number
+from store.aside import rows_aside
 from store.metrics import METRICS, STALL_MS, carries
 from store.statistics import SMALL
 from store.summary import latencies_of, summary
