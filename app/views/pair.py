@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -143,6 +144,9 @@ def _repeat(lab: Lab, before: RunFacts, result: dict[str, Any]) -> None:
             )
             percent = st.number_input("Ratio within ± %", 0.5, 50.0, 100 * WIDTH, key="pair-width")
             most = st.number_input("Repeats at most", 2, 100, MOST, key="pair-most")
+            again = st.checkbox(
+                "Serve a disturbed run again", key="pair-again", help="Once, where the machine did something else too."
+            )
         st.caption(
             plain(f"Until the ratio of {STATISTICS[metric].title} is known to ±{percent:g} %, {most} repeats at most."),
             width="content",
@@ -153,7 +157,7 @@ def _repeat(lab: Lab, before: RunFacts, result: dict[str, Any]) -> None:
     try:
         lab.home.require_space()
         experiment, specs = repeats_of(lab.home, names, StopRule(metric, percent / 100, int(most)))
-        create_experiment(lab.home, experiment, specs)
+        create_experiment(lab.home, replace(experiment, again=int(again)), specs)
     except LabError as error:
         st.error(plain(in_words(error)), icon=":material/error:")
         return
