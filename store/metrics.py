@@ -82,8 +82,8 @@ METRICS: dict[str, Metric] = _metrics(
     ),
     Metric(
         "itl_token_ms",
-        "Inter-token latency, per token",
-        "(t_i - t_(i-1)) / k for each of the k tokens of an emission: as if its tokens had come evenly. Without speculation it is the "
+        "ITL, per token",
+        "Inter-token latency per token, (t_i - t_(i-1)) / k for each of the k tokens of an emission: as if its tokens had come evenly. Without speculation it is the "
         "inter-token latency.",
         "ms",
         "lower",

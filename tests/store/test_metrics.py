@@ -306,7 +306,7 @@ def test_a_group_has_its_own_figures_and_an_emission_of_several_tokens_counts_on
     assert (chat["itl_token_ms"]["p50"], chat["itl_token_ms"]["max"], chat["itl_token_ms"]["count"]) == (10, 10, 4)
     assert (chat["stalls"], long["stalls"], summary["stalls"]) == (0, 1, 1)
     assert (chat["output_tokens"], chat["requests"]) == (8, {"total": 2, "finished": 2})
-    assert latencies_of(summary)["itl_ms"] == "Inter-token latency, per emission"
+    assert latencies_of(summary)["itl_ms"] == "ITL, per emission"
     assert "itl_token_ms" not in latencies_of({"itl_ms": {"count": 5}, "itl_token_ms": {"count": 5}})
 
 

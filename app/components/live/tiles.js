@@ -90,7 +90,7 @@ function tileSpecs(words, after) {
     {
       id: "speed",
       value: (f) => rate(f.tokens_per_s),
-      minor: (f) => "tokens per second" + (f.final ? ", whole run" : ""),
+      minor: (f) => "tokens/s" + (f.final ? ", whole run" : ""),
       raw: (f) => f.tokens_per_s,
       trend: (t) => t.tokens_per_s,
     },

@@ -104,10 +104,10 @@ def test_the_table_has_a_column_for_each_run_and_says_on_how_many_samples_a_perc
     table = pair_table(pair, "one")
     assert table.heads == ("figure", "off", "on", "change", "samples")
     assert {row["figure"].split(", ")[0] for row in table.rows} >= {
-        "Time to first token",
-        "Inter-token latency",
-        "Time per output token",
-        "End-to-end latency",
+        "TTFT",
+        "ITL",
+        "TPOT",
+        "E2E latency",
         "Output tokens per second",
         "Stalls: gaps above 200 ms",
     }
