@@ -71,11 +71,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def lab_process(home: Home) -> Iterator[LabAddress]:
-    """A lab on a store of its own; ended cleanly when done."""
+def lab_process(home: Home, *options: str) -> Iterator[LabAddress]:
+    """A lab on a store of its own; ended cleanly when done. ``options``: of ``servescope lab``."""
     environment = os.environ | {"SERVESCOPE_HOME": str(home.root)}
     lab = subprocess.Popen(
-        [sys.executable, "-m", "app.cli", "lab", "--port", "0"],
+        [sys.executable, "-m", "app.cli", "lab", "--port", "0", *options],
         cwd=ROOT,
         env=environment,
         stdout=subprocess.DEVNULL,

@@ -18,7 +18,8 @@ from app.views.which import run_to_show
 lab = get_lab()
 run_id = run_to_show(lab)
 with st.sidebar:
-    start_panel(lab, run_id)
+    # beside a run the panel is drawn by itself: what is switched there changes nothing of the run
+    (start_panel if run_id is None else st.fragment(start_panel))(lab, run_id)
 
 if run_id is None:
     nothing_yet(lab)

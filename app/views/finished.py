@@ -46,33 +46,46 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
             return
         if row.get("problem"):
             st.warning(plain(row["problem"]), icon=":material/warning:")
-        run = FinishedRun(lab, con, facts, row)
         figures = queries.summary(con, facts.run_id) or {}
         _key_figures(figures, pool_room(con, facts.run_id), facts.spec.requests)
-        points = {"iteration": "Iterations", "request": "Requests"}
-        usual = PARTS[0] if BESIDE in st.query_params else "Latency" if below_board else "Charts"
-        first = first_tab(PARTS, usual, points)
-        tabs = st.tabs(
-            PARTS,
-            default=first,
-            key=f"part-{below_board}-{first}",
-        )
-        with tabs[0]:
+    st.fragment(_parts)(lab, facts, below_board)
+
+
+def _parts(lab: Lab, facts: RunFacts, below_board: bool) -> None:
+    """The run's tabs, of which the open one is drawn."""
+    if st.query_params.get("run", facts.run_id) != facts.run_id:
+        st.rerun()  # a mark of another run was clicked
+    points = {"iteration": "Iterations", "request": "Requests"}
+    usual = PARTS[0] if BESIDE in st.query_params else "Latency" if below_board else "Charts"
+    first = first_tab(PARTS, usual, points)
+    tabs = st.tabs(PARTS, default=first, key=f"part-{below_board}-{first}", on_change="rerun")
+    part = next((part for part, tab in zip(PARTS, tabs, strict=True) if tab.open), first)
+    with lab.database.read() as con, tabs[PARTS.index(part)]:
+        row = queries.run(con, facts.run_id)
+        if row is None:  # deleted meanwhile
+            st.rerun()
+        _part(part, FinishedRun(lab, con, facts, row))
+
+
+def _part(part: str, run: FinishedRun) -> None:
+    con, run_id = run.con, run.facts.run_id
+    match part:
+        case "With and without":
             with_and_without(run)
-        with tabs[1]:
-            finished_charts(run, figures)
-        with tabs[2]:
-            _latency(con, facts.run_id, figures)
-            _objective(con, facts.run_id)
-        with tabs[3]:
+        case "Charts":
+            finished_charts(run, queries.summary(con, run_id) or {})
+        case "Latency":
+            _latency(con, run_id, queries.summary(con, run_id) or {})
+            _objective(con, run_id)
+        case "Requests":
             requests_table(run)
-        with tabs[4]:
-            iteration_inspector(con, facts.run_id)
-        with tabs[5]:
+        case "Iterations":
+            iteration_inspector(con, run_id)
+        case "KV cache":
             for panel in PANELS:
                 panel.draw_cache(run)
-        with tabs[6]:
-            setup_tables(facts, row)
+        case _:
+            setup_tables(run.facts, run.row)
 
 
 def _wait_for_rows(lab: Lab, facts: RunFacts, since: float) -> None:
