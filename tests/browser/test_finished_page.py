@@ -33,7 +33,7 @@ def test_the_address_of_a_finished_run_opens_it_with_every_chart(
         "Roofline",
     ):
         expect(page.get_by_test_id("stMain").get_by_text(title, exact=True).first).to_be_visible()
-    expect(page.locator(".js-plotly-plot")).to_have_count(9)
+    expect(page.locator(".js-plotly-plot")).to_have_count(8)
     expect(page.get_by_text("6 of 6")).to_be_visible()
     expect(page.get_by_text("random weights").first).to_be_visible()
     assert page.locator(".js-plotly-plot [data-title*='Share']").count() == 0

@@ -53,7 +53,7 @@ def stored_state(lab: Lab, run_id: str) -> str | None:
 
 def opened(run: str | None = None, **parameters: str) -> AppTest:
     page = AppTest.from_file(LAB, default_timeout=60)
-    for name, value in ({"run": run} if run else {} | parameters).items():
+    for name, value in (({"run": run} if run else {}) | parameters).items():
         page.query_params[name] = value
     return page.run()
 
@@ -149,9 +149,14 @@ def test_a_finished_run_shows_figures_charts_and_requests(lab: Lab, done: str) -
     assert {"With and without", "Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"} == {
         tab.label for tab in page.tabs
     }
-    assert len(page.get("plotly_chart")) == 8 + 1
+    assert len(page.get("plotly_chart")) == 8
     assert next(metric.value for metric in page.metric if metric.label == "Requests done") == "3 of 3"
     assert "random weights" in texts(page)
+
+
+def test_only_the_open_tab_of_a_finished_run_is_drawn(lab: Lab, done: str) -> None:
+    drawn = {tab: len(opened(done, tab=tab).get("plotly_chart")) for tab in ("Charts", "KV cache", "Setup")}
+    assert drawn == {"Charts": 8, "KV cache": 1, "Setup": 0}
 
 
 def test_a_run_with_prefix_sharing_shows_what_it_gave(lab: Lab, done: str) -> None:
@@ -161,7 +166,7 @@ def test_a_run_with_prefix_sharing_shows_what_it_gave(lab: Lab, done: str) -> No
     page = opened("shared")
     assert not page.exception
     assert "Prefix sharing" in {heading.value for heading in page.subheader}
-    assert len(page.get("plotly_chart")) == 8 + 4 + 1
+    assert len(page.get("plotly_chart")) == 8 + 4
     assert "in use" in texts(page)
     (slider,) = (s for s in page.slider if s.key == "prefix-at-shared")
     slider.set_value(0).run()
@@ -188,11 +193,12 @@ def test_the_flip_runs_the_same_requests_with_one_switch_turned(lab: Lab, done: 
 
 
 def test_planted_markup_in_title_and_prompt_is_drawn_as_text(lab: Lab, done: str) -> None:
-    page = opened(done)
-    assert page.title[0].value.replace("\\", "") == PLANTED
-    assert "\\<script" in page.title[0].value
-    for element in page.markdown:
-        assert "<script" not in element.value.replace("\\<", "")
+    for tab in ("Charts", "Requests", "Iterations"):
+        page = opened(done, tab=tab)
+        assert page.title[0].value.replace("\\", "") == PLANTED
+        assert "\\<script" in page.title[0].value
+        for element in page.markdown:
+            assert "<script" not in element.value.replace("\\<", "")
 
 
 def test_an_unknown_run_is_named_with_its_nearest(lab: Lab, done: str) -> None:

@@ -43,7 +43,7 @@ def serve(lab: Lab, run_id: str, **engine: object) -> None:
 
 
 def test_runs_that_differ_in_the_codec_stand_side_by_side(lab: Lab) -> None:
-    page = opened("int4")
+    page = opened("int4", tab="KV cache")
     assert not page.exception
     table = next(frame.value for frame in page.dataframe if "KV capacity, tok" in frame.value)
     assert list(table["codec"]) == ["full precision", "int4"]
@@ -52,7 +52,7 @@ def test_runs_that_differ_in_the_codec_stand_side_by_side(lab: Lab) -> None:
     assert packed["KV capacity, tok"] > 2 * full["KV capacity, tok"]
     assert full["preemptions"] > packed["preemptions"]
     assert full["perplexity, x"] == 1
-    assert len(page.get("plotly_chart")) == 8 + 3
+    assert len(page.get("plotly_chart")) == 3
     said = texts(page).replace("\\", "")
     assert "preemption" in said
     assert "int4: measured, " in said or "nothing is compared" in said
@@ -69,7 +69,7 @@ def test_runs_that_differ_in_the_codec_stand_side_by_side(lab: Lab) -> None:
 
 
 def test_what_is_missing_is_named_with_the_button_and_the_command(lab: Lab) -> None:
-    page = opened("int4")
+    page = opened("int4", tab="KV cache")
     assert "Quality of int4 is not measured on this model" in texts(page)
     assert "servescope quality --run int4" in texts(page).replace("\\", "")
     options = page.selectbox(key="codec-to-run").options
@@ -84,7 +84,7 @@ def test_what_is_missing_is_named_with_the_button_and_the_command(lab: Lab) -> N
     assert spec.workload_hash == read_spec(lab.home.run_dir("int4")).workload_hash
     wait_for_state(lab.home, run_id, "finished")
     wait_for(lambda: stored_state(lab, run_id) == "finished")
-    shown = next(frame.value for frame in opened("int4").dataframe if "KV capacity, tok" in frame.value)
+    shown = next(frame.value for frame in opened("int4", tab="KV cache").dataframe if "KV capacity, tok" in frame.value)
     assert list(shown["codec"]) == ["full precision", "int8", "int4"]
 
 
@@ -93,11 +93,11 @@ def test_a_run_alone_says_how_to_get_others(lab: Lab) -> None:
     lab.submit(spec)
     wait_for_state(lab.home, "alone", "finished")
     wait_for(lambda: stored_state(lab, "alone") == "finished")
-    page = opened("alone")
+    page = opened("alone", tab="KV cache")
     assert not page.exception
     assert "No other codec has served these requests yet" in texts(page)
     assert any("servescope compare test" in code.value for code in page.code)
-    assert len(page.get("plotly_chart")) == 8 + 1, "its pool, and who was preempted"
+    assert len(page.get("plotly_chart")) == 1, "its pool, and who was preempted"
     assert "Nobody, with any of these codecs" in texts(page)
 
 
@@ -117,7 +117,7 @@ def test_measured_quality_is_drawn_from_the_database_and_names_stay_text(lab: La
 
     wait_for(there)
     assert not is_measuring(lab.home.run_dir("full"))
-    page = opened("full")
+    page = opened("full", tab="KV cache")
     assert not page.exception
     table = next(
         frame.value
@@ -127,6 +127,6 @@ def test_measured_quality_is_drawn_from_the_database_and_names_stay_text(lab: La
     assert list(table["codec"]) == ["full precision", HOSTILE]
     assert "\\<img" in texts(page)
     assert "<img" not in texts(page).replace("\\<", "")
-    beside = next(frame.value for frame in opened("int4").dataframe if "KV capacity, tok" in frame.value)
+    beside = next(frame.value for frame in opened("int4", tab="KV cache").dataframe if "KV capacity, tok" in frame.value)
     ratio = dict(zip(beside["codec"], beside["perplexity, x"], strict=True))
     assert ratio["int4"] == pytest.approx(1.02)
