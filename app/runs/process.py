@@ -29,6 +29,7 @@ from telemetry.status import read_status, write_status
 
 SOURCE_ROOT = Path(app.__file__).resolve().parent.parent
 LOG = "worker.log"
+SET_BY_LIBRARIES = ("MPLBACKEND",)  # by Streamlit, in a lab that is up
 
 
 class EngineProcess:
@@ -204,8 +205,9 @@ def _send_line(pipe: IO[bytes], text: str) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's environment, with ServeScope importable whatever the working directory and the engine's memory
-    settings.
+    """This process's environment as it was started, with ServeScope importable whatever the working directory and the
+    engine's memory settings.
     """
+    given = {name: value for name, value in os.environ.items() if name not in SET_BY_LIBRARIES}
     path = [str(SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return with_tunables(os.environ) | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    return with_tunables(given) | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}

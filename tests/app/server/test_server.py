@@ -13,6 +13,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -385,6 +386,13 @@ def test_an_empty_store_starts_the_starter_scenario_and_a_used_one_does_not(tmp_
     assert read_status(home.run_dir(run_id))["state"] == "cancelled"
     with lab_on(home, "--port", "0", "--starter"):
         assert home.run_ids() == [run_id]
+
+
+def test_the_warm_worker_of_a_lab_is_forked_and_no_process_of_its_own(lab: LabProcess) -> None:
+    wait_for(lambda: lab.call("GET", "/status")["spare_is_ready"])
+    workers = [child for child in psutil.Process(lab.pid).children() if "engine.worker" in child.cmdline()]
+    assert [worker.cmdline()[-1] for worker in workers] == ["--fork-server"]
+    assert len(workers[0].children()) == 1
 
 
 def test_lab_json_is_for_its_owner_only(lab: LabProcess) -> None:
