@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.experiments.rate_search import STOPPED_EARLY, repeats_in_words
+from app.words.glossary import spelled_out
 from app.words.table import Column, Row, Table, figure_of, words_of
 from app.words.text import number
 from store.statistics import BAD, GOOD, STATISTICS, small_samples
@@ -104,7 +105,8 @@ def figures_table(result: Mapping[str, Any], metrics: Sequence[str] | None = Non
         for metric in metrics or effects
         for variant, effect in effects.get(metric, {}).items()
     ]
-    note = " ".join([INTERVALS, *small_samples(effects)])
+    latencies = spelled_out("TTFT", "ITL", "TPOT", "E2E latency")
+    note = " ".join([INTERVALS, latencies, *small_samples(effects)])
     title = "Figures" if group is None else f"Figures of {group}"
     return Table(title, FIGURES, rows, note, "Every figure with its interval and what it says")
 

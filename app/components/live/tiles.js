@@ -128,7 +128,7 @@ function tileSpecs(words, after) {
       minor: (f) => {
         const couldHold = p(f.capacity, "could_hold_tokens");
         const room = known(couldHold) ? "of " + compact(couldHold) + ": " : "tokens, ";
-        return known(p(f.capacity, "requests")) ? room + requests(f.capacity.requests) : "tokens";
+        return known(p(f.capacity, "requests")) ? room + requests(f.capacity.requests) + " at once" : "tokens";
       },
       note: (f) => (f.capacity ? f.capacity.name + (known(f.capacity.bits) ? ", " + bits(f.capacity.bits) : "") : ""),
     },
