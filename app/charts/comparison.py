@@ -200,7 +200,9 @@ def heat_map(
     unit: str,
     intervals: Mapping[tuple[int, int], tuple[float, float]] | None = None,
 ) -> go.Figure:
-    """A sweep over two settings. ``values``: [y, x], NaN where a combination is missing. ``intervals``: of cells, by (row, column)."""
+    """A sweep over two settings. ``values``: [y, x], NaN where a combination is missing. ``intervals``: of cells, by
+    (row, column).
+    """
     figure = new_figure(palette, y_title=y_title, x_title=x_title, height=120 + 56 * len(y))
     around = intervals or {}
     text = [

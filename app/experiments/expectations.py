@@ -1,7 +1,7 @@
 """What a scenario says should come out, held against runs: seen, refuted, or left open, with the figures that say so.
 
-One run on each side shows a direction only where it is larger than ``store.statistics.SMALL``; with repeats the interval of the ratio
-decides. Counts, such as tokens, do not scatter, and every difference counts.
+One run on each side shows a direction only where it is larger than ``store.statistics.SMALL``; with repeats the
+interval of the ratio decides. Counts, such as tokens, do not scatter, and every difference counts.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Expected:
 def expectations(
     con: duckdb.DuckDBPyConnection, scenario: str, sides: Sequence[Side], samples: Sequence[RunSamples] = ()
 ) -> list[dict[str, Any]]:
-    """Every expectation of a scenario as plain data; none of a scenario that is not here any more. ``samples``: of runs that were read
-    already.
+    """Every expectation of a scenario as plain data; none of a scenario that is not here any more. ``samples``: of runs
+    that were read already.
     """
     try:
         lines = load(scenario).expectations
@@ -77,7 +77,9 @@ def expectations(
 
 
 def meant(when: Mapping[str, str], one: EngineConfig, other: EngineConfig) -> bool:
-    """Whether ``one`` is the side that an expectation speaks of and ``other`` is not. A value may be ``larger`` or ``smaller``."""
+    """Whether ``one`` is the side that an expectation speaks of and ``other`` is not. A value may be ``larger`` or
+    ``smaller``.
+    """
     return bool(when) and all(_differs(path, wanted, one, other) for path, wanted in when.items())
 
 

@@ -77,7 +77,7 @@ def sweep_figure(result: Mapping[str, Any], experiment: Experiment, metric: str,
 
 
 def slo_line(result: Mapping[str, Any], metric: str) -> tuple[float, str] | None:
-    """Where the objective bounds a figure, and what to call the line; None of figures it does not bound with one value."""
+    """Where the objective bounds a figure, and what to call the line; None of a figure without one bound."""
     slo, about = result["slo"], STATISTICS[metric]
     if metric == "slo_attainment":
         return GOODPUT_ATTAINMENT, f"goodput asks for {GOODPUT_ATTAINMENT:.0%}"

@@ -163,7 +163,9 @@ def baseline_of(experiment: Experiment, name: str) -> str:
 
 
 def _by_group(experiment: Experiment, samples: dict[str, list[RunSamples]]) -> dict[str, Any]:
-    """Latencies of each group of requests as ``metrics`` has those of all, by the group's name; empty where there is one group."""
+    """Latencies of each group of requests as ``metrics`` has those of all, by the group's name; empty where there is
+    one group.
+    """
     runs = [run for own in samples.values() for run in own]
     names = sorted(set.intersection(*(set(run.groups) for run in runs))) if runs else []
     return {

@@ -1,4 +1,4 @@
-"""Two runs of the same requests side by side: their figures by group, what should come out, and what one pair can tell."""
+"""Two runs of the same requests side by side: figures by group, what should come out, and what one pair can tell."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SHARES = {"p50": 0.5, "p95": 0.95, "p99": 0.99, "max": None}
 
 
 def pair_of(home: Home, one: str, other: str) -> dict[str, Any]:
-    """``pair_result`` of two runs by their ids, from their own spools. Raises ``LabError`` for unknown runs, and for runs that were not
-    asked the same.
+    """``pair_result`` of two runs by their ids, from their own spools. Raises ``LabError`` for unknown runs, and for
+    runs that were not asked the same.
     """
     before, after = in_order(load_run(home, one), load_run(home, other))
     if before.spec.workload_hash != after.spec.workload_hash:
@@ -82,7 +82,9 @@ def pair_result(con: duckdb.DuckDBPyConnection, scenario: str, before: Side, aft
 
 
 def pair_figures(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A row for every figure of every group that both runs have. Both are summaries, and stalls have one threshold for both."""
+    """A row for every figure of every group that both runs have. Both are summaries, and stalls have one threshold for
+    both.
+    """
     titles = latencies_of(before, after)
     groups = {
         name: (one, groups_of(after)[name]) for name, one in groups_of(before).items() if name in groups_of(after)
@@ -153,7 +155,8 @@ def what_one_pair_tells(before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     """What can and cannot be read from one run on each side, in sentences."""
     requests = (after.get("requests") or {}).get("total") or 0
     said = [
-        f"One run each, of the same {counted(requests, 'request')}. How much two runs with the same settings differ is not known from one "
+        f"One run each, of the same {counted(requests, 'request')}. How much two runs with the same settings differ "
+        "is not known from one "
         f"pair: a time that differs by less than {SMALL:.0%} may be chance. Repeats say how sure it is."
     ]
     disturbed = [name for name, told in (("first", before), ("second", after)) if told.get("disturbances")]

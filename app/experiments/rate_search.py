@@ -189,7 +189,8 @@ def _stopped_early(variants: Mapping[str, Any]) -> list[str]:
         return []
     what = "1 rate was" if count == 1 else f"{count} rates were"
     return [
-        f"{what} stopped early: more requests had missed the objective than it allows, so its other figures are of a part."
+        f"{what} stopped early: more requests had missed the objective than it allows, so its other figures are of a "
+        "part."
     ]
 
 

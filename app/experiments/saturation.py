@@ -1,4 +1,6 @@
-"""A rate that cannot hold any more is stopped early: more requests have missed the objective than it allows, whatever the rest will do."""
+"""A rate that cannot hold any more is stopped early: more requests have missed the objective than it allows, whatever
+the rest will do.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,9 @@ NUMBERS = ("arrival_ns", "first_token_ns", "end_ns", "output_tokens", "prompt_to
 
 
 class RateWatch:
-    """Counts the requests of one run that have ended too late, as they end. The lowest rate is never stopped: what a request alone would
-    see is read from it. Nor is a search by Sarathi-Serve's criterion, which is about a median and a percentile.
+    """Counts the requests of one run that have ended too late, as they end. The lowest rate is never stopped: what a
+    request alone would see is read from it. Nor is a search by Sarathi-Serve's criterion, which is about a median and a
+    percentile.
     """
 
     def __init__(self, home: Home, experiment: Experiment, run_id: str) -> None:

@@ -1,7 +1,9 @@
-"""Repeats until the answer is narrow enough: a comparison adds one after another while its ratio still scatters too much, up to a cap.
+"""Repeats until the answer is narrow enough: a comparison adds one after another while its ratio still scatters too
+much, up to a cap.
 
-What counts is how wide the interval of the ratio is, never what it says, so stopping favours no verdict. Only the part that repeats can
-narrow counts: how much runs of the same requests differ. What other requests would have given stands in the result's intervals.
+What counts is how wide the interval of the ratio is, never what it says, so stopping favours no verdict. Only the part
+that repeats can narrow counts: how much runs of the same requests differ. What other requests would have given stands
+in the result's intervals.
 """
 
 from __future__ import annotations
@@ -55,7 +57,9 @@ def measure(home: Home, experiment: Experiment, run_id: str) -> dict[str, float 
 
 
 def another_repeat(experiment: Experiment) -> Experiment | None:
-    """The experiment with one more repeat to serve; None where it is narrow enough, at its cap, or its figure is missing."""
+    """The experiment with one more repeat to serve; None where it is narrow enough, at its cap, or its figure is
+    missing.
+    """
     rule = experiment.stop
     if rule is None or experiment.complete_repeats() >= rule.most or (ratios := _ratios(experiment)) is None:
         return None
@@ -109,7 +113,9 @@ def about(experiment: Experiment) -> dict[str, Any] | None:
 
 
 def _ratios(experiment: Experiment) -> list[np.ndarray] | None:
-    """Of each variant but the baseline, its figure over the baseline's, repeat by repeat; None where a run has no figure above zero."""
+    """Of each variant but the baseline, its figure over the baseline's, repeat by repeat; None where a run has no
+    figure above zero.
+    """
     assert experiment.stop is not None
     count = experiment.complete_repeats()
     figures = [

@@ -1,4 +1,6 @@
-"""A run's latencies as rows: of all requests, and of each group where there are groups; page, HTML and terminal render them."""
+"""A run's latencies as rows: of all requests, and of each group where there are groups; page, HTML and terminal render
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ COUNTED = (*LATENCY_FIGURES, "count")
 
 @dataclass(frozen=True)
 class LatencyRow:
-    """One latency of one group. ``figures``: ``p50`` ... ``max`` in ms (None: the group has none), ``count`` of samples."""
+    """One latency of one group. ``figures``: ``p50`` ... ``max`` in ms (None: the group has none), ``count`` of
+    samples.
+    """
 
     group: str
     metric: str
@@ -26,7 +30,9 @@ class LatencyRow:
 
 
 def groups_of(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The figures of all requests, then of each group by its name; of a run whose requests are one group, or none, only the first."""
+    """The figures of all requests, then of each group by its name; of a run whose requests are one group, or none, only
+    the first.
+    """
     groups = summary.get("groups") or {}
     named = {group or NO_GROUP: figures for group, figures in groups.items()}
     return {ALL: summary} | (named if len(named) > 1 else {})

@@ -170,8 +170,8 @@ def _objective(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
         list(PRESETS),
         format_func=lambda name: f"{name}: {PRESETS[name].words}",
         key="run-slo",
-        help="What counts as served in time. strict and relaxed are multiples of what a request alone on this machine would see; the "
-        "others are DistServe's, for large models on large GPUs.",
+        help="What counts as served in time. strict and relaxed are multiples of what a request alone on this machine "
+        "would see; the others are DistServe's, for large models on large GPUs.",
     )
     told = objective_figures(con, run_id, PRESETS[name])
     with st.container(horizontal=True):

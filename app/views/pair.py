@@ -1,4 +1,6 @@
-"""A run with and without: beside another of the same requests, with what should come out, and a button that makes it sure."""
+"""A run with and without: beside another of the same requests, with what should come out, and a button that makes it
+sure.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,8 @@ def with_and_without(run: FinishedRun) -> None:
     others = partners(run)
     if not others:
         st.info(
-            "No other run of these requests is here yet. **Run again** at the top of the page serves the same requests with one "
+            "No other run of these requests is here yet. **Run again** at the top of the page serves the same "
+            "requests with one "
             "switch turned; this tab then shows both runs side by side."
         )
         return
@@ -124,7 +127,9 @@ def _timelines(result: dict[str, Any], steps: dict[str, pa.Table]) -> None:
 
 
 def _repeat(lab: Lab, before: RunFacts, result: dict[str, Any]) -> None:
-    """One click for a comparison that goes on from these two runs until it is narrow enough; what it means can be set beside it."""
+    """One click for a comparison that goes on from these two runs until it is narrow enough; what it means can be set
+    beside it.
+    """
     with st.container(horizontal=True, vertical_alignment="bottom"):
         pressed = st.button(
             "Repeat until it is sure",
@@ -165,7 +170,7 @@ def _repeat(lab: Lab, before: RunFacts, result: dict[str, Any]) -> None:
 
 
 def _usual_figure(scenario: str) -> str:
-    """The first figure that the scenario's expectations are about and that can be narrowed, else the tail of the gaps."""
+    """The first figure that the scenario's expectations are about and that can be narrowed, else the p99 of the ITL."""
     try:
         lines = load(scenario).expectations
     except ScenarioError:

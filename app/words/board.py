@@ -38,7 +38,8 @@ TILES = {
     "ttft": _figure(
         "TTFT",
         "time to first token",
-        "Time to first token: from a request's arrival to its first token. A request still without one counts with its wait so far "
+        "Time to first token: from a request's arrival to its first token. A request still without one counts with "
+        "its wait so far "
         "once that is longer than the median. The large figure is the median, p99 is what one request in a hundred "
         "exceeds (of too few for that, their number stands beside it); the trend is the median lately.",
         METRICS["ttft_ms"].provenance,
@@ -46,7 +47,8 @@ TILES = {
     "itl": _figure(
         "ITL",
         "time between tokens",
-        "Inter-token latency: between two tokens of one request, over the run. A gap that is still open counts with its length so far "
+        "Inter-token latency: between two tokens of one request, over the run. A gap that is still open counts with "
+        "its length so far "
         "once that is longer than the median. The large figure is the median; the trend is p99 lately, where stalls "
         "show.",
         METRICS["itl_ms"].provenance,
@@ -63,7 +65,8 @@ TILES = {
         "tokens that fit",
         "Tokens whose keys and values the KV pool holds. It takes its share of the free memory, but no more than this "
         "workload can fill; then the second line says how many tokens the share could hold. The requests are the max "
-        "concurrent requests, how many of this workload fit into that at once: of its mean prompt and asked output, each with memory of its own "
+        "concurrent requests, how many of this workload fit into that at once: of its mean prompt and asked output, "
+        "each with memory of its own "
         "(shared prefixes leave room for more). Below: how a number is stored, and the bits it takes on average with "
         "the steps and minima stored beside it (effective bits).",
         "derived",

@@ -41,7 +41,7 @@ def spelled_out(*words: str) -> str:
 
 
 def not_explained(label: str, known: Mapping[str, Entry]) -> list[str]:
-    """The words of a heading or label that are no word of the field, in small letters: ``tokens`` of *tokens per ITL*."""
+    """The words of a heading or label that are no word of the field, in small letters: ``per`` of *ITL per run*."""
     forms = {form.lower() for word, entry in known.items() for form in (word, entry.name, *entry.also) if form}
     rest = label.lower()
     for form in sorted(forms, key=len, reverse=True):

@@ -83,7 +83,8 @@ TITLES: dict[str, tuple[str, str, str]] = {
     "load": (
         "Load",
         "",
-        "Share of the machine's capacity that is asked for: it sets how fast requests come, unless times are set by hand.",
+        "Share of the machine's capacity that is asked for: it sets how fast requests come, unless times are set by "
+        "hand.",
     ),
     "step_ms": ("Written for a step of", "ms", "Times are stretched by this machine's decode step over it."),
     "prefill_steps": ("A prompt takes", "decode steps", "Prompts are made longer until it does."),

@@ -78,7 +78,7 @@ class Tile {
   }
 }
 
-/** Tile specifications; `words` maps ids to {label, plain, help}, `after` those of a run that is over where they differ. */
+/** Tile specifications; `words` maps ids to {label, plain, help}, `after` those of a run that is over. */
 function tileSpecs(words, after) {
   const p = (figure, name) => (figure ? figure[name] : null);
   const p99 = (figures, name) => {

@@ -39,7 +39,8 @@ def prefix_section(run: FinishedRun) -> None:
     left, right = st.columns(2)
     over_time = partial(chart_card, until=run.until_s)
     with left:
-        words = f"{float(np.nan_to_num(column(savings, 'hit_rate')[-1])) * 100:.1f} % of the prompt tokens were prefix-cache hits."
+        hit_rate = float(np.nan_to_num(column(savings, "hit_rate")[-1]))
+        words = f"{hit_rate * 100:.1f} % of the prompt tokens were prefix-cache hits."
         again = float(np.nan_to_num(column(effects, "tokens_found_again")[0]))
         words += f" Preempted requests found {counted(int(again), 'token')} again." if again else ""
         figure = prefix_tokens(savings, colours)

@@ -7,8 +7,9 @@ from app.words.charts import ChartWords
 CHARTS = {
     "spec-speed": ChartWords(
         "Throughput with and without draft tokens",
-        "Tokens per second in steps that verified draft tokens (guesses) and in steps that did not, by the number of requests in the "
-        "step; steps with prompt work are left out. Speculation pays where the first lies above the second.",
+        "Tokens per second in steps that verified draft tokens (guesses) and in steps that did not, by the number of "
+        "requests in the step; steps with prompt work are left out. Speculation pays where the first lies above the "
+        "second.",
         "iteration",
         ("draft_tokens", "emitted_tokens", "start_ns", "end_ns"),
     ),
@@ -34,7 +35,8 @@ CHARTS = {
     ),
     "spec-chosen": ChartWords(
         "Draft length",
-        "Draft tokens per request by the number of requests in the step. With smart control it falls as the batch grows: "
+        "Draft tokens per request by the number of requests in the step. With smart control it falls as the batch "
+        "grows: "
         "verifying stops being free.",
         "iteration",
         ("draft_tokens", "decode_requests"),
