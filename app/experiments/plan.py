@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from scenarios.build import Measure
 
 WARM_UP_REQUESTS = 4
+WARM_UP_TOKENS = 8  # of each answer: steps are warm by then
 MOST_ATTEMPTS = 3
 WORKLOAD = "workload."
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
@@ -179,7 +180,8 @@ def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: in
     }
     if turn.warm_up:
         first = [r for r in spec.requests if r.after is None][:WARM_UP_REQUESTS]
-        changes["requests"] = tuple(r.model_copy(update={"arrival_ns": 0}) for r in first)
+        short = [{"arrival_ns": 0, "max_tokens": min(r.max_tokens, WARM_UP_TOKENS)} for r in first]
+        changes["requests"] = tuple(r.model_copy(update=one) for r, one in zip(first, short, strict=True))
         changes["labels"] = (*spec.labels, "warm-up")
     return spec.model_copy(update=changes)
 

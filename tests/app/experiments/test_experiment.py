@@ -24,7 +24,7 @@ from app.exports.export import export
 from app.home import Home
 from app.runs.process import worker_environment
 from app.words.states import DISTURBED
-from engine.config import ChunkedPrefill, ConfigError, RunSpec
+from engine.config import ChunkedPrefill, ConfigError, RequestSpec, RunSpec
 from store.metrics import METRICS
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
@@ -56,6 +56,20 @@ def test_all_variants_are_asked_the_same(small: str) -> None:
     served = spec_of_turn(specs, experiment, 1)
     assert served.workload_hash == experiment.workload_hash
     assert served.experiment_id == experiment.experiment_id
+
+
+def test_the_run_that_warms_up_is_short(small: str) -> None:
+    experiment, specs = planned(small)
+    long = {
+        name: spec.model_copy(update={"requests": (_longer(spec.requests[0]),) * 9}) for name, spec in specs.items()
+    }
+    first = spec_of_turn(long, experiment, 0)
+    assert [r.max_tokens for r in first.requests] == [8] * 4
+    assert {r.max_tokens for r in spec_of_turn(long, experiment, 1).requests} == {500}
+
+
+def _longer(request: RequestSpec) -> RequestSpec:
+    return request.model_copy(update={"max_tokens": 500})
 
 
 @given(st.integers(2, 6), st.integers(1, 9))
