@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_text
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,7 @@ import typer
 
 from app.commands.console import Json, command, emit, result_table, say, stdout
 from app.commands.printable import printable, unguarded
+from app.commands.run import interruptible
 from app.errors import LabError
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def quality(
     names = None if codecs is None else [name.strip() for name in codecs.split(",") if name.strip()]
     chosen = measuring.codecs_for(engine, names)
     sizes = {"tokens": tokens, "prompts": prompts, "new_tokens": new_tokens, "needle_tokens": needle_tokens}
+    say(f"Measuring {', '.join(chosen)} of {engine.model} against full precision. On a CPU this takes minutes.")
     result = _measure(folder, measuring.spec_of(engine, chosen, **sizes))
     if json:
         emit(result)
@@ -81,21 +84,25 @@ def quality(
 
 
 def _measure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
-    """Measure in the folder, with a bar for people; the result."""
+    """Measure in the folder and show how far it is; the result. Ctrl-C and SIGTERM end it."""
     from app.panels.kv_quantization import measure as measuring
 
-    process = measuring.start(folder, spec)
-    try:
+    show = _progress()
+    with interruptible() as asked:
+        process = measuring.start(folder, spec)
         while process.poll() is None:
-            _bar(measuring.progress_of(folder))
+            if asked():
+                process.terminate()
+                process.wait()
+                say("Ended; nothing was measured.")
+                raise typer.Exit(130)
+            show(measuring.progress_of(folder))
             time.sleep(LOOK_S)
-    except KeyboardInterrupt:
-        process.terminate()
-        process.wait()
-        raise
     latest, result = measuring.progress_of(folder), measuring.result_in(folder)
     if process.returncode == 0 and result is not None:
-        _bar(latest, end="\n")
+        show(latest)
+        if sys.stderr.isatty():
+            say("")
         return result | {"path": str(folder / measuring.RESULT)}
     error = (latest.error if latest is not None else None) or {
         "message": f"The process ended with {process.returncode}."
@@ -109,13 +116,23 @@ def _measure(folder: Path, spec: dict[str, Any]) -> dict[str, Any]:
     )
 
 
-def _bar(progress: QualityProgress | None, end: str = "") -> None:
-    """A line that is drawn over, on a terminal; nothing where nobody looks."""
-    if progress is None or not sys.stderr.isatty():
-        return
-    full = round(BAR * progress.share)
-    drawn = f"\r[{'#' * full}{'.' * (BAR - full)}] {printable(progress.phase):<40}"
-    print(drawn, end=end, file=unguarded(sys.stderr), flush=True)
+def _progress() -> Callable[[QualityProgress | None], None]:
+    """Shows how far it is: on a terminal as a line that is drawn over, elsewhere as a line for each phase."""
+    told = ""
+
+    def show(progress: QualityProgress | None) -> None:
+        nonlocal told
+        if progress is None:
+            return
+        if sys.stderr.isatty():
+            full = round(BAR * progress.share)
+            drawn = f"\r[{'#' * full}{'.' * (BAR - full)}] {printable(progress.phase):<40}"
+            print(drawn, end="", file=unguarded(sys.stderr), flush=True)
+        elif progress.phase != told:
+            told = progress.phase
+            say(f"{100 * progress.share:.0f} %: {progress.phase}")
+
+    return show
 
 
 def _print(result: dict[str, Any]) -> None:

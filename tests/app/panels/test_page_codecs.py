@@ -127,6 +127,8 @@ def test_measured_quality_is_drawn_from_the_database_and_names_stay_text(lab: La
     assert list(table["codec"]) == ["full precision", HOSTILE]
     assert "\\<img" in texts(page)
     assert "<img" not in texts(page).replace("\\<", "")
-    beside = next(frame.value for frame in opened("int4", tab="KV cache").dataframe if "KV capacity, tok" in frame.value)
+    beside = next(
+        frame.value for frame in opened("int4", tab="KV cache").dataframe if "KV capacity, tok" in frame.value
+    )
     ratio = dict(zip(beside["codec"], beside["perplexity, x"], strict=True))
     assert ratio["int4"] == pytest.approx(1.02)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -81,6 +84,26 @@ def test_the_command_prints_one_object_and_keeps_it(tmp_path: Path, monkeypatch,
     refused = CliRunner().invoke(app, ["quality", "--codecs", "int3", "--json"])
     assert refused.exit_code == 1
     assert json.loads(refused.stdout)["error"]["value"] == "int3"
+
+
+def test_a_signal_ends_the_process_that_measures(tmp_path: Path, monkeypatch) -> None:
+    from typer.testing import CliRunner
+
+    from app.cli import app
+
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def start(folder: Path, spec: dict) -> subprocess.Popen[bytes]:
+        begun.append(subprocess.Popen(["sleep", "60"], start_new_session=True))
+        os.kill(os.getpid(), signal.SIGTERM)
+        return begun[0]
+
+    monkeypatch.setenv("SERVESCOPE_HOME", str(tmp_path))
+    monkeypatch.setattr(measuring, "start", start)
+    ended = CliRunner().invoke(app, ["quality", "--codecs", "int8"])
+    assert ended.exit_code == 130
+    assert begun[0].poll() == -signal.SIGTERM
+    assert "nothing was measured" in ended.stderr
 
 
 def test_charts_show_every_codec_and_every_head(folder: Path) -> None:
