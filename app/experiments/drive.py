@@ -200,7 +200,7 @@ class Experimenter:
 def drive_here(home: Home, experiment_id: str) -> tuple[Driver, RunQueue]:
     """A driver with a run queue of its own, for a command line with no lab. Raises ``Timeout`` where another has it."""
     queue = RunQueue(home, only="none")
-    start_fork_server()
+    start_fork_server(queue.environment)
 
     def submit(spec: RunSpec) -> None:
         queue.only = spec.run_id

@@ -90,15 +90,18 @@ class ForkServer:
         return True
 
 
-_here: list[tuple[Mapping[str, str], ForkServer]] = []
+_here: list[tuple[Mapping[str, str], ForkServer]] = []  # one, once it is started
 _lock = threading.Lock()
 
 
 def start(directory: Path, environment: Mapping[str, str]) -> None:
-    """Have this process's server running, except on a machine with a GPU. One that died is not started again."""
+    """Have a server of this environment running, in place of one of another; except on a machine with a GPU.
+
+    One that died is not started again. One that was replaced ends when the last of its workers is forgotten.
+    """
     with _lock:
-        if not _here and gpu_count() == 0:
-            _here.append((dict(environment), ForkServer(directory, environment)))
+        if gpu_count() == 0 and (not _here or _here[0][0] != environment):
+            _here[:] = [(dict(environment), ForkServer(directory, environment))]
 
 
 def server_for(environment: Mapping[str, str]) -> ForkServer | None:

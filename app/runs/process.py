@@ -29,7 +29,6 @@ from telemetry.status import read_status, write_status
 
 SOURCE_ROOT = Path(app.__file__).resolve().parent.parent
 LOG = "worker.log"
-SET_BY_LIBRARIES = ("MPLBACKEND",)  # by Streamlit, in a lab that is up
 
 
 class EngineProcess:
@@ -41,11 +40,10 @@ class EngineProcess:
         self._log = log
 
     @staticmethod
-    def start(home: Home) -> EngineProcess:
+    def start(home: Home, environment: Mapping[str, str]) -> EngineProcess:
         """Start a warm worker that waits for a run."""
         mine = own_identity()
         log = home.spare / f"{mine['pid']}-{mine['process_start_ticks']}-{uuid.uuid4().hex[:8]}.log"
-        environment = worker_environment()
         server = server_for(environment)
         with log.open("xb") as output:
             if server is not None and server.is_ready:
@@ -168,14 +166,14 @@ class _Forked(EngineProcess):
         self._server.code_of(self.pid)
 
 
-def start_fork_server() -> None:
+def start_fork_server(environment: Mapping[str, str]) -> None:
     """Have a process ready that the workers of several runs are forked from."""
-    fork_server.start(SOURCE_ROOT, worker_environment())
+    fork_server.start(SOURCE_ROOT, environment)
 
 
-def imports_are_under_way() -> bool:
+def imports_are_under_way(environment: Mapping[str, str]) -> bool:
     """Whether a worker would start sooner a little later."""
-    server = server_for(worker_environment())
+    server = server_for(environment)
     return server is not None and not server.is_ready
 
 
@@ -205,9 +203,8 @@ def _send_line(pipe: IO[bytes], text: str) -> None:
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's environment as it was started, with ServeScope importable whatever the working directory and the
-    engine's memory settings.
+    """This process's environment, with ServeScope importable whatever the working directory and the engine's memory
+    settings.
     """
-    given = {name: value for name, value in os.environ.items() if name not in SET_BY_LIBRARIES}
     path = [str(SOURCE_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return with_tunables(given) | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
+    return with_tunables(os.environ) | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}

@@ -22,8 +22,14 @@ from filelock import FileLock, Timeout
 
 from app.errors import LabError
 from app.home import Home
+from app.runs import process
 from app.runs.folder import create_run, device_of
-from app.runs.process import EngineProcess, imports_are_under_way, start_fork_server, sweep_logs
+from app.runs.process import (
+    EngineProcess,
+    imports_are_under_way,
+    start_fork_server,
+    sweep_logs,
+)
 from app.runs.settle import settle
 from engine.config import RunSpec
 from telemetry.folder import is_run
@@ -64,13 +70,15 @@ class RunQueue:
     """Supervises the runs of one home.
 
     ``only``: look after this run alone (a command line); None: after every run of the home (the lab).
-    ``keep_spare``: hold a warm worker ready while nothing runs.
+    ``keep_spare``: hold a warm worker ready while nothing runs. ``environment``: of its workers; as it is now, since
+    Streamlit writes into it later.
     """
 
     home: Home
     keep_spare: bool = False
     only: str | None = None
     grace_s: float = GRACE_S
+    environment: dict[str, str] = field(default_factory=lambda: process.worker_environment())
     _queued: list[_Queued] = field(default_factory=list)
     _running: dict[str, _Running] = field(default_factory=dict)  # by device key
     _leaving: dict[str, _Leaving] = field(default_factory=dict)  # by run id
@@ -89,13 +97,13 @@ class RunQueue:
     def warm_up(self) -> None:
         """Start what the first run needs now, so that its imports run beside whatever the caller does next."""
         sweep_logs(self.home)
-        start_fork_server()
+        start_fork_server(self.environment)
         with self._lock:
             self._keep_spare()
 
     def start(self) -> None:
         """Take up what is on disk and keep the queue moving in a thread of its own."""
-        start_fork_server()
+        start_fork_server(self.environment)
         self._thread = threading.Thread(target=self._loop, name="run-queue", daemon=True)
         self._thread.start()
 
@@ -278,7 +286,7 @@ class RunQueue:
 
     def _start_next(self) -> None:
         for queued in list(self._queued):
-            if queued.device in self._running or (self._spare is None and imports_are_under_way()):
+            if queued.device in self._running or (self._spare is None and imports_are_under_way(self.environment)):
                 continue
             lock = self._device_lock(queued.device)
             if lock is None:
@@ -292,7 +300,7 @@ class RunQueue:
             if process is None or not process.is_alive():
                 if process is not None:
                     process.dismiss()
-                process = EngineProcess.start(self.home)
+                process = EngineProcess.start(self.home, self.environment)
             process.serve(run_dir)
             self._running[queued.device] = _Running(queued.run_id, process, lock)
 
@@ -301,8 +309,8 @@ class RunQueue:
             self._spare.dismiss()
             self._spare = None
             self._spare_failures += 1
-        if self._spare is None and self._spare_failures < 3 and not imports_are_under_way():
-            self._spare = EngineProcess.start(self.home)
+        if self._spare is None and self._spare_failures < 3 and not imports_are_under_way(self.environment):
+            self._spare = EngineProcess.start(self.home, self.environment)
 
     # ---- small questions ----------------------------------------------------------------------------------------
 

@@ -28,11 +28,12 @@ from pathlib import Path
 from app.home import Home
 from app.runs import fork_server, process
 home = Home(Path(sys.argv[1])).prepare()
-process.start_fork_server()
-server = fork_server.server_for(process.worker_environment())
+environment = process.worker_environment()
+process.start_fork_server(environment)
+server = fork_server.server_for(environment)
 while not server.is_ready:
     time.sleep(0.02)
-spare = process.EngineProcess.start(home)
+spare = process.EngineProcess.start(home, environment)
 print(json.dumps([server._process.pid, spare.pid]), flush=True)
 time.sleep(600)
 """
@@ -58,7 +59,7 @@ def home(tmp_path: Path) -> Home:
 
 def serve(home: Home, **values) -> tuple[EngineProcess, Path]:
     run_dir = create_run(home, small_spec(**values))
-    worker = EngineProcess.start(home)
+    worker = EngineProcess.start(home, process.worker_environment())
     worker.serve(run_dir)
     return worker, run_dir
 
@@ -81,7 +82,7 @@ def test_several_workers_at_once_report_their_own_ends(home: Home, server: ForkS
 
 
 def test_the_signal_that_ended_a_forked_worker_is_known(home: Home, server: ForkServer) -> None:
-    worker = EngineProcess.start(home)
+    worker = EngineProcess.start(home, process.worker_environment())
     run_dir = create_run(home, endless_spec())
     worker.serve(run_dir)
     wait_for(lambda: read_status(run_dir)["state"] == "running")
@@ -91,7 +92,7 @@ def test_the_signal_that_ended_a_forked_worker_is_known(home: Home, server: Fork
 
 
 def test_a_forked_spare_that_is_sent_away_leaves_nothing(home: Home, server: ForkServer) -> None:
-    spare = EngineProcess.start(home)
+    spare = EngineProcess.start(home, process.worker_environment())
     wait_for(lambda: spare.is_ready)
     spare.dismiss()
     assert not is_alive(spare.identity)
@@ -102,7 +103,7 @@ def test_in_another_environment_a_worker_is_a_new_process(
     home: Home, server: ForkServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SERVESCOPE_PLUGINS", "nothing.of.the.kind")
-    spare = EngineProcess.start(home)
+    spare = EngineProcess.start(home, process.worker_environment())
     assert psutil.Process(spare.pid).ppid() == os.getpid()
     spare.dismiss()
 
@@ -110,7 +111,7 @@ def test_in_another_environment_a_worker_is_a_new_process(
 def test_where_there_is_a_gpu_no_server_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fork_server, "_here", [])
     monkeypatch.setattr(fork_server, "gpu_count", lambda: 1)
-    process.start_fork_server()
+    process.start_fork_server(process.worker_environment())
     assert fork_server._here == []
 
 
