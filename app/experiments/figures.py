@@ -66,7 +66,7 @@ def sweep_figure(result: Mapping[str, Any], experiment: Experiment, metric: str,
         return curve(values, points, palette, x_title=name, y_title=about.title, unit=about.unit, limit=limit)
     (x_name, x), (y_name, y) = experiment.over.items()
     grid = np.full((len(y), len(x)), np.nan)
-    intervals = {}
+    intervals: dict[tuple[int, int], Any] = {}
     for variant in experiment.variants:
         effect = effects.get(variant.name)
         if effect is not None:

@@ -30,5 +30,5 @@ def scenario_question(facts: RunFacts) -> None:
             st.markdown("- " + plain(line))
         if scenario.expect:
             st.markdown("**What should come out**")
-            for line in scenario.expectations:
-                st.markdown("- " + plain(line.says))
+            for expectation in scenario.expectations:
+                st.markdown("- " + plain(expectation.says))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import streamlit as st
@@ -10,7 +11,7 @@ from app.runs.facts import RunFacts
 from app.settings.given import flat, settings_rows
 
 
-def setup_tables(facts: RunFacts, row: dict[str, Any]) -> None:
+def setup_tables(facts: RunFacts, row: Mapping[str, Any]) -> None:
     """Draw the tables. ``row``: the run's row, JSON columns decoded."""
     st.markdown("**Settings**")
     settings = settings_rows(facts.spec.engine)
