@@ -129,7 +129,12 @@ def pair_table(result: Mapping[str, Any], group: str = ALL) -> Table:
         Column("figure", ("figure",), lambda row: str(row["figure"])),
         Column(result["before"]["name"], ("before",), lambda row: number(row["before"])),
         Column(result["after"]["name"], ("after",), lambda row: number(row["after"])),
-        Column("change", ("ratio",), _change, help="The second column over the first."),
+        Column(
+            "change",
+            ("ratio",),
+            _change,
+            help="The second column over the first; ▲ is better, ▼ worse, neither within 10 %.",
+        ),
         Column("samples", ("samples",), _samples, help="How many samples each percentile rests on, in both runs."),
     )
     rows = [row for row in result["figures"] if row["group"] == group]
