@@ -90,7 +90,7 @@ function tileSpecs(words, after) {
     {
       id: "speed",
       value: (f) => rate(f.tokens_per_s),
-      minor: (f) => "tokens/s" + (f.final ? ", whole run" : ""),
+      minor: (f) => (f.final ? "tok/s, whole run" : "tokens per second"),
       raw: (f) => f.tokens_per_s,
       trend: (t) => t.tokens_per_s,
     },
