@@ -152,10 +152,9 @@ def _repeat(lab: Lab, before: RunFacts, result: dict[str, Any]) -> None:
             again = st.checkbox(
                 "Serve a disturbed run again", key="pair-again", help="Once, where the machine did something else too."
             )
-        st.caption(
-            plain(f"Until the ratio of {STATISTICS[metric].title} is known to ±{percent:g} %, {most} repeats at most."),
-            width="content",
-        )
+    st.caption(
+        plain(f"Until the ratio of {STATISTICS[metric].title} is known to ±{percent:g} %, {most} repeats at most.")
+    )
     if not pressed:
         return
     names = {result[side]["name"]: result[side]["run_id"] for side in ("before", "after")}
