@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -30,10 +31,12 @@ def test_a_flip_ends_with_both_runs_on_one_screen_and_one_click_repeats_them(
     assert card.locator(".js-plotly-plot").evaluate("plot => plot.data.map((trace) => trace.yaxis)") == ["y", "y2"]
     assert card.locator(".js-plotly-plot").evaluate("plot => Object.keys(plot._fullLayout._plots)") == ["xy", "xy2"]
     expect(page.get_by_text("One run each, of the same 7 requests", exact=False)).to_be_visible()
-    for width in (1440, 390):
-        page.set_viewport_size({"width": width, "height": 900})
-        assert stumbling_blocks(page) == []
-        assert no_sideways_scroll(page)
+    flipped = parse_qs(urlsplit(page.url).query)["run"][0]
+    for width in (1440, 390):  # as one who comes later sees it, without the board
+        later = open_page(open_lab.url(path=f"/?run={flipped}&beside=without"), width=width)
+        expect(later.get_by_role("button", name="Repeat until it is sure")).to_be_visible()
+        assert stumbling_blocks(later) == []
+        assert no_sideways_scroll(later)
     before = set(open_lab.home.experiment_ids())
     page.get_by_role("button", name="Repeat until it is sure").click()
     expect(page.get_by_text("of at most 25")).to_be_visible()
