@@ -32,11 +32,11 @@ def serve_forks() -> bool:
     _give_back_free_memory()
     _say(control, ready=True)
     while True:
-        ready, _, _ = select.select([control, woken], [], [])
+        ready, _, _ = select.select([control.fileno(), woken], [], [])
         if woken in ready:
             os.read(woken, 4096)
             _reap(control)
-        if control in ready:
+        if control.fileno() in ready:
             packet, files, _, _ = socket.recv_fds(control, 1, 2)
             if not packet:
                 return False

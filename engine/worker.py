@@ -195,7 +195,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _fork_rehearsed() -> bool:
-    """Rehearse in one thread, as threads that have computed would be missing in a fork, and serve forks; True in each."""
+    """Rehearse in one thread, as threads that computed would be missing in a fork, then serve forks; True in each."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     rehearse()
