@@ -185,6 +185,8 @@ def _expected(asked: Asked) -> Expected:
 
 
 def _duration(seconds: float) -> str:
+    if seconds < 1.5:
+        return "1 s"
     return (
         f"{seconds:.0f} s"
         if seconds < 90

@@ -14,6 +14,7 @@ from app.panels import PANELS
 from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts
 from app.runs.latencies import ALL, latency_rows
+from app.views.experiments import take_away
 from app.views.finished_charts import finished_charts
 from app.views.inspector import iteration_inspector
 from app.views.missing import say_waiting
@@ -86,6 +87,7 @@ def _part(part: str, run: FinishedRun) -> None:
                 panel.draw_cache(run)
         case _:
             setup_tables(run.facts, run.row)
+            take_away(run.lab, run_id, None)
 
 
 def _wait_for_rows(lab: Lab, facts: RunFacts, since: float) -> None:

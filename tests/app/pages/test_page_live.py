@@ -352,3 +352,12 @@ def test_the_list_of_runs_has_figures_filters_and_folds_warm_ups(lab: Lab, done:
     assert "output tokens/s" not in table
     page.multiselect(key="run-states").set_value(["cancelled"]).run()
     assert done not in set(page.dataframe[0].value["id"])
+
+
+def test_a_run_is_exported_from_its_own_page(lab: Lab, done: str) -> None:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.query_params["run"] = done
+    page.query_params["tab"] = "Setup"
+    page.run()
+    assert not page.exception
+    assert [button.label for button in page.get("download_button")][-4:] == ["Page", "All rows", "Trace", "Figures"]
