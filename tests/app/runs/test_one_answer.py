@@ -57,9 +57,10 @@ def answer(lab: Lab, run: str) -> dict[str, Any]:
     return result_of(lab.home, run)
 
 
-def shown(run: str) -> AppTest:
+def shown(run: str, tab: str = "Charts") -> AppTest:
     page = AppTest.from_file(LAB, default_timeout=60)
     page.query_params["run"] = run
+    page.query_params["tab"] = tab
     page.run()
     assert not page.exception
     return page
@@ -84,7 +85,7 @@ def test_every_figure_of_the_page_is_the_command_lines(lab: Lab, run: str, answe
             assert tiles[f"{label} {share}"] == milliseconds(answer[name][share])
     counts = answer["requests"]
     assert tiles["Requests done"] == f"{counts['finished']} of {counts['total']}"
-    table = next(frame.value for frame in page.dataframe if "p99" in frame.value.columns)
+    table = next(frame.value for frame in shown(run, "Latency").dataframe if "p99" in frame.value.columns)
     for row, name in zip(table.to_dict("records"), latencies_of(answer), strict=True):
         for share, value in answer[name].items():
             column = "samples" if share == "count" else share
