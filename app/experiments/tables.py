@@ -59,10 +59,10 @@ FIGURES = (
     _around("value"),
     _around("difference", "difference_"),
     _around("ratio", "ratio_"),
+    Column("verdict", ("verdict", "pairs", "repeats"), _verdict),
     figure_of(
         "samples", "samples", "localized", "Of a percentile: how many it rests on in the repeat with the fewest."
     ),
-    Column("verdict", ("verdict", "pairs", "repeats"), _verdict),
 )
 
 SERVED = (
