@@ -60,8 +60,11 @@ FIGURES = (
     _around("difference", "difference_"),
     _around("ratio", "ratio_"),
     Column("verdict", ("verdict", "pairs", "repeats"), _verdict),
-    figure_of(
-        "samples", "samples", "localized", "Of a percentile: how many it rests on in the repeat with the fewest."
+    Column(
+        "samples",
+        (),  # files keep their columns
+        lambda row: "" if row["samples"] is None else f"{row['samples']:,}",
+        help="Of a percentile: how many it rests on in the repeat with the fewest.",
     ),
 )
 
