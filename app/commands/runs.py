@@ -66,7 +66,7 @@ def show(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Everything that is known about one run, or about two runs of the same requests side by side."""
+    """Everything about a run, or two runs side by side."""
     from app.commands.comparison_results import print_pair
     from app.commands.run import print_result
     from app.experiments.pair import pair_of

@@ -114,8 +114,9 @@ class Driver:
         spec = spec_of_turn(self._specs, experiment, index)
         load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
         # Written first: a driver that dies in between leaves a turn whose run is not there, and it is begun again.
-        begun = with_turn(experiment, index, run_id=spec.run_id, attempts=turn.attempts + 1, load=load)
-        self._write(begun)
+        begun = self._write(with_turn(experiment, index, run_id=spec.run_id, attempts=turn.attempts + 1, load=load))
+        if begun.state != "running":
+            return begun
         try:
             self._submit(spec)
         except LabError as error:
@@ -123,7 +124,12 @@ class Driver:
         return begun
 
     def _write(self, experiment: Experiment) -> Experiment:
-        if self.home.experiment_dir(self.experiment_id).is_dir():
+        """Write it down and return it; one that was paused since it was read stays paused."""
+        if not self.home.experiment_dir(self.experiment_id).is_dir():
+            return experiment
+        with changing(self.home, self.experiment_id):
+            if experiment.state == "running" and read_experiment(self.home, self.experiment_id).state == "paused":
+                experiment = replace(experiment, state="paused")
             write_experiment(self.home, experiment)
         return experiment
 
@@ -213,12 +219,18 @@ def drive_here(home: Home, experiment_id: str) -> tuple[Driver, RunQueue]:
     return driver, queue
 
 
+def changing(home: Home, experiment_id: str) -> FileLock:
+    """Held from reading a plan to writing it, so that a driver and who stops it lose nothing of each other."""
+    return FileLock(home.locks / f"experiment-{experiment_id}-plan.lock")
+
+
 def pause(home: Home, experiment_id: str, cancel: Callable[[str], object] | None = None) -> None:
     """Stop an experiment where it is; what is done is kept. ``cancel(run_id)`` ends the run in progress."""
-    experiment = read_experiment(home, experiment_id)
-    if experiment.state != "running":
-        return
-    write_experiment(home, replace(experiment, state="paused"))
+    with changing(home, experiment_id):
+        experiment = read_experiment(home, experiment_id)
+        if experiment.state != "running":
+            return
+        write_experiment(home, replace(experiment, state="paused"))
     turn = current_turn(experiment)
     if cancel is not None and turn is not None and turn.run_id and is_run(home.runs / turn.run_id):
         cancel(turn.run_id)
@@ -226,10 +238,11 @@ def pause(home: Home, experiment_id: str, cancel: Callable[[str], object] | None
 
 def resume(home: Home, experiment_id: str) -> Experiment:
     """Let a paused or failed experiment go on: the turn it stopped at is tried afresh."""
-    experiment = read_experiment(home, experiment_id)
-    if experiment.state in ("paused", "failed"):
-        experiment = replace(experiment, state="running", problem="")
-        write_experiment(home, experiment)
+    with changing(home, experiment_id):
+        experiment = read_experiment(home, experiment_id)
+        if experiment.state in ("paused", "failed"):
+            experiment = replace(experiment, state="running", problem="")
+            write_experiment(home, experiment)
     return experiment
 
 

@@ -165,7 +165,7 @@ def test_the_list_opens_and_deletes_and_takes_it_back(open_lab: OpenLab, open_pa
     open_lab.submit(small_spec("to-delete", requests=1, tokens=2))
     wait_for_state(open_lab.home, "to-delete", "finished")
     page = open_page(open_lab.url(path="/runs"))
-    page.get_by_placeholder("name, scenario, label, model or id").fill("to-delete")
+    page.get_by_placeholder("name, notes, scenario, label, model or id").fill("to-delete")
     expect(page.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
     table = page.locator("[data-testid='stDataFrame']")
     expect(table).to_have_count(1)  # while the list is drawn anew there are two
@@ -197,7 +197,7 @@ def test_a_row_that_was_chosen_is_not_chosen_again_in_another_list(
     page.mouse.click(box["x"] + 18, box["y"] + 52)
     expect(page.get_by_role("button", name="Delete")).to_be_visible()
     open_lab.submit(small_spec("came-later", requests=1, tokens=2))
-    page.get_by_placeholder("name, scenario, label, model or id").fill("small")
+    page.get_by_placeholder("name, notes, scenario, label, model or id").fill("small")
     expect(page.get_by_text("came-later", exact=False).first).to_be_attached()
     expect(page.get_by_role("button", name="Delete")).to_have_count(0)
     wait_for_state(open_lab.home, "came-later", "finished")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from app.commands.compare import parse_variant
 from app.errors import LabError
-from app.experiments.drive import drive_here, resume, seconds_left
+from app.experiments.drive import Driver, drive_here, pause, resume, seconds_left
 from app.experiments.file import create_experiment, read_experiment, read_specs, write_experiment
 from app.experiments.judge import result_of_experiment
 from app.experiments.plan import Experiment, Variant, grid, plan, spec_of_turn, turns, with_turn
@@ -283,3 +283,23 @@ def test_a_sweep_is_judged_by_the_objectives_asked_for_and_exported_as_a_curve(
     refused = servescope(home, "compare", small, *ARGUMENTS, "--slo", "soon", "--json")
     assert refused.returncode == 1
     assert json.loads(refused.stdout)["error"]["kind"] == "slo"
+
+
+def test_a_stop_between_two_looks_of_the_driver_is_not_lost(
+    home: Home, small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment, specs = planned(small)
+    create_experiment(home, experiment, specs)
+    submitted: list[RunSpec] = []
+    driver = Driver(home, experiment.experiment_id, submitted.append)
+    written = driver._write
+
+    def stopped_meanwhile(changed: Experiment) -> Experiment:
+        pause(home, experiment.experiment_id)
+        return written(changed)
+
+    monkeypatch.setattr(driver, "_write", stopped_meanwhile)
+    assert driver.step().state == "paused"
+    assert read_experiment(home, experiment.experiment_id).state == "paused"
+    assert submitted == []
+    driver.release()

@@ -22,7 +22,7 @@ ROOM = Path(app.__file__).resolve().parent
 DOCS = ROOM.parent / "docs"
 BLIND = ("views", "exports", "words", "components", "lab.py", "shell.py")
 """What asks every panel and may name none; ``views/start.py`` and the form name one as what is proposed first."""
-PROPOSES = ("views/start.py", "views/new_comparison.py")
+PROPOSES = ("views/start.py", "views/sweep_form.py")
 
 every_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.setting)
 
