@@ -146,7 +146,7 @@ def test_the_form_starts_an_experiment_that_can_be_stopped(open_lab: OpenLab, op
     page = open_page(open_lab.url(path="/compare?scenario=starter&technique=chunked_prefill"))
     page.get_by_role("button", name="Compare", exact=True).click()
     expect(page.get_by_text("Run 1 of 11")).to_be_visible()
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped after")).to_be_visible()
     (started,) = set(open_lab.home.experiment_ids()) - before
     assert read_experiment(open_lab.home, started).state == "paused"

@@ -40,7 +40,7 @@ def test_a_flip_ends_with_both_runs_on_one_screen_and_one_click_repeats_them(
     before = set(open_lab.home.experiment_ids())
     page.get_by_role("button", name="Repeat until it is sure").click()
     expect(page.get_by_text("of at most 25")).to_be_visible()
-    page.get_by_role("button", name="Stop").click()
+    page.get_by_test_id("stMainBlockContainer").get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped after")).to_be_visible()
     (started,) = set(open_lab.home.experiment_ids()) - before
     wait_for(lambda: read_experiment(open_lab.home, started).state == "paused")
