@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,23 +66,24 @@ def save_text(name: str, text: str) -> Path:
 
 def text_of(name: str) -> str:
     """The file of a scenario of the person's own, readable as a scenario or not. Raises ``ScenarioError``."""
-    place = _existing(name)
-    try:
-        return place.read_text(encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ScenarioError(
-            "scenario", name, f"The file cannot be read: {error.strerror}.", "Check its rights."
-        ) from None
+    with _refused(name, "read"):
+        return _existing(name).read_text(encoding="utf-8", errors="replace")
 
 
 def remove_scenario(name: str) -> None:
     """Remove a scenario of the person's own; runs of it keep what they were asked. Raises ``ScenarioError``."""
-    place = _existing(name)
+    with _refused(name, "removed"):
+        _existing(name).unlink()
+
+
+@contextmanager
+def _refused(name: str, done: str) -> Iterator[None]:
+    """Tell what could not be ``done`` to the file of a scenario."""
     try:
-        place.unlink()
+        yield
     except OSError as error:
         raise ScenarioError(
-            "scenario", name, f"The file cannot be removed: {error.strerror}.", "Check its rights."
+            "scenario", name, f"The file cannot be {done}: {error.strerror}.", "Check its rights."
         ) from None
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from app.errors import LabError
 from app.experiments.drive import Driver, pause, resume
-from app.experiments.file import read_experiment, read_specs, write_experiment
+from app.experiments.file import read_experiment, read_specs, write_progress
 from app.experiments.plan import MOST_ATTEMPTS, Experiment, spec_of_turn, with_turn
 from app.experiments.rate_search import measure, next_turn
 from app.home import Home
@@ -244,8 +244,7 @@ class _Serving:
         return read_experiment(self._home, self._id)
 
     def _write(self, experiment: Experiment) -> Experiment:
-        write_experiment(self._home, experiment)
-        return experiment
+        return write_progress(self._home, experiment)
 
     def _begin(self, experiment: Experiment) -> Experiment:
         """Hand out every run that may begin: the warm-up alone, then all; of a search the one that was decided last."""
@@ -261,6 +260,8 @@ class _Serving:
             place = turn.repeat if experiment.kind == "compare" else index
             changes = {"run_id": spec.run_id, "attempts": turn.attempts + 1}
             experiment = self._write(with_turn(experiment, index, **changes))
+            if experiment.state != "running":
+                break
             self._tasks[index] = (self._cluster.submit(spec, self._nodes[place % len(self._nodes)]), spec)
             if turn.warm_up:
                 for node in self._nodes[1:]:  # the others warm up too; what they did is not kept

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from app.errors import LabError
 from app.experiments import rate_search as capacity
 from app.experiments import stop_rule
-from app.experiments.file import read_experiment, read_specs, write_experiment
+from app.experiments.file import changing, read_experiment, read_specs, write_experiment, write_progress
 from app.experiments.plan import FINAL_STATES, MOST_ATTEMPTS, Experiment, Turn, spec_of_turn, with_turn
 from app.experiments.rate_search import STOPPED_EARLY
 from app.experiments.saturation import RateWatch
@@ -124,14 +124,8 @@ class Driver:
         return begun
 
     def _write(self, experiment: Experiment) -> Experiment:
-        """Write it down and return it; one that was paused since it was read stays paused."""
-        if not self.home.experiment_dir(self.experiment_id).is_dir():
-            return experiment
-        with changing(self.home, self.experiment_id):
-            if experiment.state == "running" and read_experiment(self.home, self.experiment_id).state == "paused":
-                experiment = replace(experiment, state="paused")
-            write_experiment(self.home, experiment)
-        return experiment
+        there = self.home.experiment_dir(self.experiment_id).is_dir()
+        return write_progress(self.home, experiment) if there else experiment
 
 
 def is_disturbed(home: Home, run_id: str) -> bool:
@@ -217,11 +211,6 @@ def drive_here(home: Home, experiment_id: str) -> tuple[Driver, RunQueue]:
     if current is not None and current.run_id:
         queue.only = current.run_id  # a worker that outlived its supervisor is taken over
     return driver, queue
-
-
-def changing(home: Home, experiment_id: str) -> FileLock:
-    """Held from reading a plan to writing it, so that a driver and who stops it lose nothing of each other."""
-    return FileLock(home.locks / f"experiment-{experiment_id}-plan.lock")
 
 
 def pause(home: Home, experiment_id: str, cancel: Callable[[str], object] | None = None) -> None:

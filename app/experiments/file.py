@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+
+from filelock import FileLock
 
 from app.errors import LabError, nearest
 from app.home import EXPERIMENT_FILE, Home
@@ -27,6 +30,20 @@ def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, Ru
 def write_experiment(home: Home, experiment: Experiment) -> None:
     """Replace the plan. Raises OSError."""
     write_json(home.experiment_dir(experiment.experiment_id) / EXPERIMENT_FILE, document_of(experiment))
+
+
+def changing(home: Home, experiment_id: str) -> FileLock:
+    """Held from reading a plan to writing it, so that a driver and who stops it lose nothing of each other."""
+    return FileLock(home.locks / f"experiment-{experiment_id}-plan.lock")
+
+
+def write_progress(home: Home, experiment: Experiment) -> Experiment:
+    """Write down how far a driver has come, and return it; one that was paused since it was read stays paused."""
+    with changing(home, experiment.experiment_id):
+        if experiment.state == "running" and read_experiment(home, experiment.experiment_id).state == "paused":
+            experiment = replace(experiment, state="paused")
+        write_experiment(home, experiment)
+    return experiment
 
 
 def read_experiment(home: Home, experiment_id: str) -> Experiment:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from app.errors import LabError
-from app.experiments.file import read_experiment, write_experiment
+from app.experiments.file import changing, read_experiment, write_experiment
 from app.experiments.plan import Experiment, Turn
 from app.home import Home
 from telemetry.folder import is_run
@@ -64,11 +64,12 @@ def as_it_is(home: Home, experiment: Experiment) -> Experiment:
 
 def serve_again(home: Home, experiment_id: str) -> Experiment:
     """Have the runs that are neither here nor in the trash served once more; whoever drives experiments takes it up."""
-    experiment = read_experiment(home, experiment_id)
-    gone = {missing.turn.run_id for missing in missing_runs(home, experiment) if not missing.in_trash}
-    turns = [replace(turn, done=False, run_id="") if turn.run_id in gone else turn for turn in experiment.turns]
-    again = replace(experiment, turns=tuple(turns), state="running", problem="")
-    write_experiment(home, again)
+    with changing(home, experiment_id):
+        experiment = read_experiment(home, experiment_id)
+        gone = {missing.turn.run_id for missing in missing_runs(home, experiment) if not missing.in_trash}
+        turns = [replace(turn, done=False, run_id="") if turn.run_id in gone else turn for turn in experiment.turns]
+        again = replace(experiment, turns=tuple(turns), state="running", problem="")
+        write_experiment(home, again)
     return again
 
 
