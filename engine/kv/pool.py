@@ -160,11 +160,12 @@ class BlockPool:
         self._hashes[block] = hash
 
     def withdraw(self, block: int) -> None:
-        """A published block cannot be found any more; whoever holds it keeps it."""
-        del self._hashes[block]
+        """A published block cannot be found any more; whoever holds it keeps it, and one that nobody holds is evicted."""
         if block in self._cached:
+            self._note(block, "evict", -1, -1)
             del self._cached[block]
             self._free[block] = None
+        del self._hashes[block]
 
     def touch(self, block: int) -> None:
         """A cached block was used: it becomes the last to be evicted."""
@@ -174,7 +175,6 @@ class BlockPool:
     def _evict(self) -> None:
         """The least recently used cached block loses its content."""
         block = next(iter(self._cached))
-        self._note(block, "evict", -1, -1)
         self.withdraw(block)
         self.evicted(block)
 

@@ -62,6 +62,27 @@ def test_journal_tells_every_change_in_order():
     ]
 
 
+def test_a_cached_block_that_cannot_be_found_any_more_is_journaled_as_evicted():
+    """Whoever replays the journal would else take it for cached: the blocks below an evicted one go with it."""
+    journal: list[BlockEvent] = []
+    pool = BlockPool(4, 16, journal=journal)
+    above, below, held = pool.allocate(3, request=5, position=0)
+    for block in (above, below, held):
+        pool.publish(block, 100 + block)
+    pool.free([above, below], request=5)
+    pool.touch(below)  # so that the one above it goes first
+
+    def evicted(block: int) -> None:
+        if block == above:
+            pool.withdraw(below)
+            pool.withdraw(held)
+
+    pool.evicted = evicted
+    pool.allocate(2, request=6, position=0)
+    assert [(e.block, e.hash) for e in journal if e.event == "evict"] == [(above, 100 + above), (below, 100 + below)]
+    assert pool.num_cached == 0
+
+
 def test_integrity_check_finds_a_leaked_block():
     pool = BlockPool(4, 16)
     pool.allocate(1, 0, 0)
