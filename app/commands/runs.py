@@ -5,12 +5,15 @@ them.
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.commands.console import Json, command, emit, say, show_error, stdout, table
 from app.errors import LabError
+
+if TYPE_CHECKING:
+    from app.home import Home
 
 LOOK_S = 0.1
 RunId = Annotated[
@@ -64,9 +67,13 @@ def show(
         str | None,
         typer.Option("--beside", metavar="RUN", help="Another run of the same requests, in a column of its own."),
     ] = None,
+    why: Annotated[
+        str | None,
+        typer.Option("--why", metavar="REQUEST", help="Why this request (its number or name) was not served sooner."),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Everything about a run, or two runs side by side."""
+    """Everything about a run, two runs side by side, or why a request waited."""
     from app.commands.comparison_results import print_pair
     from app.commands.run import print_result
     from app.experiments.pair import pair_of
@@ -77,6 +84,17 @@ def show(
 
     home = Home.from_environment()
     settle_orphans(home)
+    if why is not None and beside is not None:
+        raise LabError(
+            "bad-request",
+            field="why",
+            value=why,
+            message="--why and --beside cannot be given together.",
+            mend="Ask twice.",
+        )
+    if why is not None:
+        _why(home, find_run(home, run), why, json)
+        return
     if beside is not None:
         pair = pair_of(home, find_run(home, run), find_run(home, beside))
         if json:
@@ -93,6 +111,20 @@ def show(
         say(f"problem: {result['problem']}")
     if result["error"]:
         show_error(result["error"])
+
+
+def _why(home: Home, run_id: str, request: str, json: bool) -> None:
+    """Say what a request waited for, and what the engine computed between its tokens."""
+    from app.panels.why import request_number, why_not_sooner
+    from store.aside import rows_aside
+
+    with rows_aside(home.runs, [run_id]) as rows:
+        told = why_not_sooner(rows.con, run_id, request_number(rows.con, run_id, request))
+    if json:
+        emit(told)
+        return
+    for sentence in (*told["says"], *told["details"]):
+        typer.echo(sentence)
 
 
 @command

@@ -14,6 +14,7 @@ from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, prompts_of
+from app.views.waits import why_not_sooner, why_sentences
 from app.words.plain import plain
 from store import queries
 from telemetry.rows import RequestRow, columns
@@ -63,10 +64,12 @@ def requests_table(run: FinishedRun) -> None:
         )
     if rows and rows[0] < table.num_rows:
         row = table.slice(rows[0], 1).to_pylist()[0]
+        why_sentences(run, row["request"])
         _texts(run.lab, facts, row)
         for panel in PANELS:
             if panel.is_on(facts.spec.engine):
                 panel.draw_answer(run, row)
+    why_not_sooner(run)
 
 
 def _shown(table: pa.Table) -> pa.Table:
