@@ -167,11 +167,11 @@ def _measure_reading(prepared: Prepared) -> dict[str, Any]:
     """What attention over the packed cache takes, where there is one. A run does without it where it cannot be
     measured."""
     try:
-        found = measure_attention(prepared)
+        seconds = measure_attention(prepared)
     except RuntimeError:
         traceback.print_exc()
         return {}
-    return {} if found is None else {"kv_attention_s": found}
+    return {} if seconds is None else {"kv_attention_s": seconds}
 
 
 def main(arguments: list[str]) -> int:

@@ -135,9 +135,9 @@ def _with_traces_found(scenario: Scenario, base: Path | None) -> Scenario:
         if not isinstance(arrivals, Replay | ServeGen) or Path(arrivals.path).expanduser().is_absolute():
             continue
         places = [Path(arrivals.path), *([base / arrivals.path] if base is not None else [])]
-        found = next((place.resolve() for place in places if place.exists()), None)
-        if found is not None:
-            groups[name] = group.model_copy(update={"arrivals": arrivals.model_copy(update={"path": str(found)})})
+        path = next((place.resolve() for place in places if place.exists()), None)
+        if path is not None:
+            groups[name] = group.model_copy(update={"arrivals": arrivals.model_copy(update={"path": str(path)})})
     return scenario.model_copy(update={"workload": scenario.workload.model_copy(update={"groups": groups})})
 
 

@@ -33,77 +33,81 @@ WITH steps AS (
 
 @dataclass(frozen=True)
 class StepFigure:
-    """A figure of a run's steps. ``select``: what follows ``SELECT``, over the tables of ``STEPS``."""
+    """A figure of a run's steps: the SQL of its value, and the tables of ``STEPS`` that it is drawn from."""
 
     title: str
     unit: str
-    select: str
+    value: str
+    source: str = "steps"
 
 
 STEP_FIGURES: Mapping[str, StepFigure] = {
-    "decode_step_ms": StepFigure("Full decode step, median", "ms", "median(ms) FROM full_decodes"),
+    "decode_step_ms": StepFigure("Full decode step, median", "ms", "median(ms)", "full_decodes"),
     "decode_batch": StepFigure(
-        "Requests in a full decode step, median", "requests", "median(decode_requests) FROM full_decodes"
+        "Requests in a full decode step, median", "requests", "median(decode_requests)", "full_decodes"
     ),
     "decode_ms_per_token": StepFigure(
-        "Full decode step per decoding request, median", "ms", "median(ms / decode_requests) FROM full_decodes"
+        "Full decode step per decoding request, median", "ms", "median(ms / decode_requests)", "full_decodes"
     ),
     "step_cv": StepFigure(
-        "Standard deviation of step time over its mean", "", "stddev_pop(ms) / avg(ms) FROM steps WHERE tokens > 0"
+        "Standard deviation of step time over its mean", "", "stddev_pop(ms) / avg(ms)", "steps WHERE tokens > 0"
     ),
     "tokens_cv": StepFigure(
         "Standard deviation of tokens in a step over their mean",
         "",
-        "stddev_pop(tokens) / avg(tokens) FROM steps WHERE tokens > 0",
+        "stddev_pop(tokens) / avg(tokens)",
+        "steps WHERE tokens > 0",
     ),
-    "longest_step_ms": StepFigure("Longest step", "ms", "max(ms) FROM steps"),
+    "longest_step_ms": StepFigure("Longest step", "ms", "max(ms)"),
     "computed_prompt_tokens": StepFigure(
-        "Prompt tokens computed, again after preemption included", "tokens", "sum(prefill_tokens) FROM steps"
+        "Prompt tokens computed, again after preemption included", "tokens", "sum(prefill_tokens)"
     ),
     "emitted_per_decode": StepFigure(
         "Tokens emitted per decoding request and step",
         "tokens",
-        "sum(emitted_tokens) / sum(decode_requests) FROM decodes",
+        "sum(emitted_tokens) / sum(decode_requests)",
+        "decodes",
     ),
-    "most_running": StepFigure("Most requests in flight", "requests", "max(running) FROM steps"),
+    "most_running": StepFigure("Most requests in flight", "requests", "max(running)"),
     "kv_tokens_cv": StepFigure(
         "Standard deviation of KV tokens over time, over their mean",
         "",
-        "sqrt(greatest(0, sum(ms * kv_tokens * kv_tokens) / sum(ms) - pow(sum(ms * kv_tokens) / sum(ms), 2))) / (sum(ms * kv_tokens) / sum(ms)) "
-        "FROM steps",
+        "sqrt(greatest(0, sum(ms * kv_tokens * kv_tokens) / sum(ms) - pow(sum(ms * kv_tokens) / sum(ms), 2))) / (sum(ms * kv_tokens) / sum(ms))",
     ),
     "straggler_share": StepFigure(
         "Share of the busy time with a quarter of the most requests at once, or fewer, and none waiting",
         "",
         "coalesce(sum(ms) FILTER (running <= 0.25 * (SELECT max(running) FROM steps) AND waiting = 0 AND iteration > "
-        "(SELECT arg_max(iteration, running) FROM steps)), 0) / sum(ms) FROM steps",
+        "(SELECT arg_max(iteration, running) FROM steps)), 0) / sum(ms)",
     ),
     "padding_share": StepFigure(
         "Share of padding in the rows that steps computed",
         "",
-        "sum(padded_tokens) / nullif(sum(padded_tokens + tokens), 0) FROM steps",
+        "sum(padded_tokens) / nullif(sum(padded_tokens + tokens), 0)",
     ),
     "padded_key_share": StepFigure(
         "Share of padding in the keys that attention read",
         "",
-        "sum(padded_keys) / nullif(sum(padded_keys + context_tokens), 0) FROM steps",
+        "sum(padded_keys) / nullif(sum(padded_keys + context_tokens), 0)",
     ),
     "beats_bound_share": StepFigure(
         "Share of steps that took less than the cost model's bound at the measured peaks",
         "",
-        "avg((ms < greatest(flops / $f, bytes / $m) * 1e3)::INTEGER) FROM steps WHERE tokens > 0 AND $f > 0 AND $m > 0",
+        "avg((ms < greatest(flops / $f, bytes / $m) * 1e3)::INTEGER)",
+        "steps WHERE tokens > 0 AND $f > 0 AND $m > 0",
     ),
     "bound_share": StepFigure(
         "Bound of the cost model over the time of a full decode step, median",
         "",
-        "median(greatest(flops / $f, bytes / $m) * 1e3 / ms) FROM full_decodes WHERE $f > 0 AND $m > 0",
+        "median(greatest(flops / $f, bytes / $m) * 1e3 / ms)",
+        "full_decodes WHERE $f > 0 AND $m > 0",
     ),
     "overhead_share": StepFigure(
         "Share of step time outside the model's forward pass",
         "",
-        "1 - sum(forward_ns) / sum(end_ns - start_ns) FROM steps",
+        "1 - sum(forward_ns) / sum(end_ns - start_ns)",
     ),
-    "kv_capacity_tokens": StepFigure("Tokens that the KV pool holds", "tokens", "$capacity::DOUBLE"),
+    "kv_capacity_tokens": StepFigure("Tokens that the KV pool holds", "tokens", "$capacity::DOUBLE", ""),
 }
 FITTED: dict[str, tuple[str, str]] = {
     "marginal_decode_ms": ("What one more decode adds to a step with prompt tokens, by least squares", "ms"),
@@ -186,12 +190,11 @@ class RunFigures:
 
 def step_figure_query(run_id: str, name: str, facts: Mapping[str, Any]) -> Query:
     """One of ``STEP_FIGURES`` as a row with ``value``."""
-    select = STEP_FIGURES[name].select
+    figure = STEP_FIGURES[name]
     peaks, model = facts.get("peaks") or {}, facts.get("model") or {}
     known = {"f": peaks.get("flops_per_s"), "m": peaks.get("bytes_per_s"), "capacity": model.get("kv_capacity_tokens")}
-    bound = {key: value for key, value in known.items() if f"${key}" in select}
-    what, _, table = select.partition(" FROM ")
-    text = f"{STEPS.strip()}\nSELECT {what} AS value" + (f" FROM {table}" if table else "")
+    text = f"{STEPS.strip()}\nSELECT {figure.value} AS value" + (f" FROM {figure.source}" if figure.source else "")
+    bound = {key: value for key, value in known.items() if f"${key}" in text}
     return Query(text, {"run": run_id} | bound)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -13,10 +14,15 @@ import streamlit as st
 
 from app.charts import CONFIG, on_one_clock
 from app.components.figure_files import figure_files
+from app.components.when_seen import when_seen
 from app.theme import Palette, palette
 from app.words.charts import ChartWords
 from app.words.plain import plain
 from store.query import Query
+
+
+Opens = Callable[[Mapping[str, Any]], dict[str, str] | None]
+"""What of a run a clicked point stands for, as parts of an address; None where it stands for nothing."""
 
 
 def page_palette() -> Palette:
@@ -35,9 +41,10 @@ def chart_card(
     remark: str = "",
     control: Callable[[], Any] | None = None,
     until: float | None = None,
-    opens: Callable[[Mapping[str, Any]], dict[str, str] | None] | None = None,
+    opens: Opens | None = None,
+    first: bool = False,
 ) -> None:
-    """Draw a card.
+    """Draw a card; its chart once the reader comes near it, or at once where it is the ``first`` of its page.
 
     ``name`` is the widget key and the file name, ``summary`` the chart in words for screen readers, ``remark`` a line
     above it, ``control`` draws what belongs to the chart beside its title, ``until`` (s) is the end of the time axis
@@ -53,17 +60,25 @@ def chart_card(
                 control()
         if remark:
             st.caption(plain(remark))
-        drawn: dict[str, Any] = {"key": f"chart-{name}", "config": CONFIG, "theme": None}
-        alt = f"{words.title}. {summary}"
-        if opens is None:
-            st.plotly_chart(figure, alt=alt, **drawn)
+        draw = partial(_chart, figure, alt=f"{words.title}. {summary}", key=f"chart-{name}", opens=opens)
+        if first:
+            draw()
         else:
-            event = st.plotly_chart(figure, alt=alt, on_select="rerun", selection_mode="points", **drawn)
-            _open(event["selection"]["points"], opens)
+            when_seen(draw, key=f"{name}-{st.query_params.get('run', '')}", height=figure.layout.height)
         data_row(table, query, name=name, chart=f"chart-{name}")
 
 
-def _open(points: Sequence[Mapping[str, Any]], opens: Callable[[Mapping[str, Any]], dict[str, str] | None]) -> None:
+def _chart(figure: go.Figure, *, alt: str, key: str, opens: Opens | None) -> None:
+    if opens is None:
+        st.plotly_chart(figure, alt=alt, key=key, config=CONFIG, theme=None)
+        return
+    event = st.plotly_chart(
+        figure, alt=alt, key=key, config=CONFIG, theme=None, on_select="rerun", selection_mode="points"
+    )
+    _open(event["selection"]["points"], opens)
+
+
+def _open(points: Sequence[Mapping[str, Any]], opens: Opens) -> None:
     target = opens(points[0]) if points else None
     if target is not None:
         st.switch_page("pages/live.py", query_params=target)

@@ -60,11 +60,11 @@ def _component() -> Callable[..., Any]:
 
 
 def live_board(data: dict[str, Any], *, key: str) -> None:
-    """Put the board on the page.
+    """Put the board on the page, which is drawn again when the run's state changes.
 
-    ``data``: ``run`` (its id), ``token`` and ``path`` of the live socket, ``palettes`` and ``words`` (``charts``,
-    ``tiles``), ``stall_ms``, ``expected_tokens`` (output tokens if no request ends early) and ``ghost`` (None, or of an
-    earlier run ``name``, ``t`` in s, ``itl_ms``, and over all its gaps ``stalls`` and ``longest_ms``). All texts in it
-    are shown as text, never as markup.
+    ``data``: ``run`` (its id), ``state`` (the run's as the page knows it), ``token`` and ``path`` of the live socket,
+    ``palettes`` and ``words`` (``charts``, ``tiles``), ``stall_ms``, ``expected_tokens`` (output tokens if no request
+    ends early) and ``ghost`` (None, or of an earlier run ``name``, ``t`` in s, ``itl_ms``, and over all its gaps
+    ``stalls`` and ``longest_ms``). All texts in it are shown as text, never as markup.
     """
-    _component()(key=key, data=data)
+    _component()(key=key, data=data, on_turned_change=lambda: None)

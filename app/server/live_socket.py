@@ -1,6 +1,7 @@
 """The live socket: one run's new rows and figures, pushed to a page as they come (``docs/architecture.md``).
 
-A client is sent what is new since its last frame, at most ten times a second, straight from memory. Nothing is queued
+A client is sent what is new since its last frame, at most ten times a second and less often where it asks for that,
+straight from memory. Nothing is queued
 for it: one that reads slowly is simply asked less often (the server waits for the network) and then gets a larger,
 thinned frame.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from app.lab import Lab
 
 FRAME_S = 0.1
+SLOWEST_FRAME_S = 5.0
 FIGURES_S = 0.5
 FIRST_MESSAGE_S = 10.0
 MOST_CLIENTS = 64
@@ -38,10 +40,11 @@ log = logging.getLogger("servescope.live")
 
 @dataclass
 class Wish:
-    """A client's first message, checked."""
+    """What a client wants, checked."""
 
     run_id: str
     cursor: dict[str, int] = field(default_factory=dict)
+    every_s: float = FRAME_S
 
 
 class LiveSocket:
@@ -97,7 +100,7 @@ class LiveSocket:
         return None
 
     async def _serve(self, socket: WebSocket, wish: Wish) -> None:
-        listener = asyncio.create_task(_until_gone(socket))
+        listener = asyncio.create_task(_listen(socket, wish))
         sender = asyncio.create_task(self._send(socket, wish))
         done, pending = await asyncio.wait((listener, sender), return_when=asyncio.FIRST_COMPLETED)
         for task in pending:
@@ -121,7 +124,7 @@ class LiveSocket:
         if not isinstance(since, dict):
             raise LabError("bad-message", message="`since` is not an object.")
         cursor = {table: n for table, n in since.items() if table in TABLES and type(n) is int and 0 <= n < 2**53}
-        return Wish(str(run_id), cursor)
+        return Wish(str(run_id), cursor, _pace(message) if "every_ms" in message else FRAME_S)
 
     async def _send(self, socket: WebSocket, wish: Wish) -> None:
         await socket.send_json({"type": "hello", "run": wish.run_id, "since": wish.cursor})
@@ -134,7 +137,7 @@ class LiveSocket:
                     await socket.send_bytes(message)
                 else:
                     await socket.send_json(message)
-            pause = FIGURES_S if view.at_rest else FRAME_S
+            pause = max(FIGURES_S, wish.every_s) if view.at_rest else wish.every_s
             await asyncio.sleep(max(0.0, pause - (loop.time() - began)))
 
 
@@ -148,10 +151,18 @@ class _View:
         self._status: Status = {}
         self._figures_due = 0.0
         self._told_all = False  # the figures of the whole run were sent
+        self._spent_s = 0.0  # processor time since the last figures
+        self._figures_at = time.monotonic()
         self.at_rest = False  # the run is over and everything was sent
 
     def news(self) -> list[dict[str, Any] | bytes]:
-        """Messages for what changed since the last call."""
+        """Messages for what changed since the last call; with the figures goes what watching costs here."""
+        began = time.thread_time()
+        messages = self._news()
+        self._spent_s += time.thread_time() - began
+        return messages
+
+    def _news(self) -> list[dict[str, Any] | bytes]:
         messages: list[dict[str, Any] | bytes] = []
         live = self._lab.live(self._wish.run_id)
         status = read_status(self._run_dir)
@@ -167,16 +178,38 @@ class _View:
             self._figures_due = now + FIGURES_S
             figures = self._lab.figures(self._wish.run_id, status)
             self._told_all = figures["final"]
-            messages.append({"type": "figures", **figures})
+            messages.append({"type": "figures", **figures, "watching_percent": self._cost(now)})
         return messages
 
+    def _cost(self, now: float) -> float:
+        """Percent of a core that this client took since the last figures."""
+        percent = 100 * self._spent_s / max(1e-9, now - self._figures_at)
+        self._spent_s, self._figures_at = 0.0, now
+        return percent
 
-async def _until_gone(socket: WebSocket) -> None:
-    """Return once the client has left; what it says meanwhile is not listened to."""
+
+async def _listen(socket: WebSocket, wish: Wish) -> None:
+    """Take what the client says of how often it wants news, ``{"every_ms": N}``; returns once it has left or was
+    refused.
+    """
     while True:
         message: Any = await socket.receive()
         if message["type"] == "websocket.disconnect":
             return
+        try:
+            wish.every_s = _pace(json_object(message.get("text") or "", most_bytes=LARGEST_FIRST_MESSAGE))
+        except LabError as error:
+            await _refuse(socket, CODE_REFUSED, error.kind, error.message)
+            return
+
+
+def _pace(message: dict[str, Any]) -> float:
+    """Seconds between two frames. Raises ``LabError`` where the message does not say them."""
+    every = message.get("every_ms")
+    if type(every) not in (int, float) or not FRAME_S <= every / 1000 <= SLOWEST_FRAME_S:
+        least, most = round(1000 * FRAME_S), round(1000 * SLOWEST_FRAME_S)
+        raise LabError("bad-message", message=f"`every_ms` must be a number from {least} to {most}.")
+    return float(every / 1000)
 
 
 async def _refuse(socket: WebSocket, code: int, kind: str, message: str) -> None:

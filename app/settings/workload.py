@@ -89,11 +89,11 @@ def values_of(workload: Workload, changed: Mapping[str, str]) -> dict[str, Any]:
     named = [f"{WORKLOAD_PREFIX}{name}.".replace(f"{WORKLOAD_PREFIX}{GROUPS}", WORKLOAD_PREFIX) for name in full]
     usual = {field.control.path: field.begins for field in fields(workload, {})}
     known = _kinds_of(made, usual)
-    found = {field.control.path: field.begins for field in fields(made, {})}
+    begins = {field.control.path: field.begins for field in fields(made, {})}
     hands_off = tuple(f"{WORKLOAD_PREFIX}{group}.sized_by." for group in as_given)
     touched = {
         path: value
-        for path, value in found.items()
+        for path, value in begins.items()
         if not path.startswith(hands_off or "\0")
         and (usual.get(path, value) != value or any(f"{path}.".startswith(name) for name in named))
     }
@@ -214,8 +214,8 @@ def _said(path: str, text: str) -> tuple[str, str]:
 
 def _kinds_of(made: Workload, usual: Mapping[str, Any]) -> dict[str, Any]:
     """The kinds that were changed, those that became none included."""
-    found = {f.control.path: f.begins for f in fields(made, {}) if f.control.path.endswith(KIND)}
-    return {path: kind for path, kind in found.items() if path in usual and usual[path] != kind}
+    kinds = {f.control.path: f.begins for f in fields(made, {}) if f.control.path.endswith(KIND)}
+    return {path: kind for path, kind in kinds.items() if path in usual and usual[path] != kind}
 
 
 def _inside(changed: Mapping[str, str]) -> dict[str, str]:

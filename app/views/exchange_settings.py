@@ -84,11 +84,11 @@ def run_settings(facts: RunFacts) -> tuple[str, dict[str, str]] | None:
 
 def run_settings_links(facts: RunFacts) -> None:
     """Links that begin a run, or a comparison, with the settings of a run."""
-    found = run_settings(facts)
-    if found is None:
+    told = run_settings(facts)
+    if told is None:
         st.caption(plain(f"Its scenario, {facts.spec.scenario}, is not here, so no link can carry its settings."))
         return
-    name, settings = found
+    name, settings = told
     fitting_in = {path: text for path, text in settings.items() if len(text) <= LONGEST_KEPT}
     carried: dict[str, Any] = {"scenario": name, "set": [f"{path}={text}" for path, text in fitting_in.items()]}
     if len(fitting_in) < len(settings):

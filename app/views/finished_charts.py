@@ -65,7 +65,9 @@ class _Charts:
         figure = charts.iteration_timeline(steps, self.colours)
         longest = milliseconds(_largest(steps, "duration_ms"))
         words = f"{counted(steps.num_rows, 'iteration')} shown, the longest {longest}."
-        self.over_time(CHARTS["timeline"], figure, steps, self.steps.query, name="iterations", summary=words)
+        self.over_time(
+            CHARTS["timeline"], figure, steps, self.steps.query, name="iterations", summary=words, first=True
+        )
 
     def token_gaps(self) -> None:
         log = st.session_state.get("gap-scale", "log") == "log"

@@ -19,7 +19,7 @@ from store import queries
 from store.machine import LABEL_DISTURBED
 from telemetry.refusal import in_words
 
-CHECK_EVERY_S = 1.0
+CHECK_EVERY_S = 3.0  # the board tells of a change of state at once
 
 
 def run_header(lab: Lab, facts: RunFacts) -> None:

@@ -59,7 +59,7 @@ def _table(lab: Lab, runs: list[dict[str, Any]]) -> None:
             "output tokens": st.column_config.NumberColumn(format="localized"),
             "labels": st.column_config.ListColumn(),
         },
-        alt=f"{len(shown)} runs, newest first",
+        alt=f"{counted(len(shown), 'run')}, newest first",
     )
     picked = [shown[row] for row in chosen["selection"]["rows"] if row < len(shown)]
     if len(picked) == 1:

@@ -31,6 +31,7 @@ def running_board(lab: Lab, facts: RunFacts) -> bool:
     live_board(
         {
             "run": facts.run_id,
+            "state": facts.state,
             "token": lab.token,
             "path": SOCKET,
             "palettes": palettes(),

@@ -117,21 +117,21 @@ class _Lengths:
         self.cumulative = list(itertools.accumulate(weight for _, weight in pairs))
 
     def at(self, quantile: float) -> int:
-        found = bisect.bisect_right(self.cumulative, quantile * self.cumulative[-1])
-        return max(1, self.lengths[min(found, len(self.lengths) - 1)])
+        place = bisect.bisect_right(self.cumulative, quantile * self.cumulative[-1])
+        return max(1, self.lengths[min(place, len(self.lengths) - 1)])
 
 
 def _files(folder: Path) -> list[Path]:
     """The clients' windows, by the clients' numbers."""
-    found = {int(match[1]): path for path in folder.glob("chunk-*-trace.csv") if (match := FILE.fullmatch(path.name))}
-    if not found:
+    chunks = {int(match[1]): path for path in folder.glob("chunk-*-trace.csv") if (match := FILE.fullmatch(path.name))}
+    if not chunks:
         raise ConfigError(
             "path",
             str(folder),
             "It is no folder of ServeGen's clients: there is no chunk-N-trace.csv in it.",
             "Give a folder such as data/language/m-small of a copy of ServeGen.",
         )
-    return [found[number] for number in sorted(found)]
+    return [chunks[number] for number in sorted(chunks)]
 
 
 def _starts(file: Path) -> list[int]:
@@ -185,10 +185,10 @@ def _dataset(file: Path) -> dict[int, dict[str, str]]:
     if len(written) > MOST_BYTES:
         raise bad(file, 1, None, f"it is longer than {MOST_BYTES:,} characters")
     try:
-        found = {int(start): dict(fields) for start, fields in json.loads(written).items()}
+        windows = {int(start): dict(fields) for start, fields in json.loads(written).items()}
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise bad(file, 1, written[:80], "it is not a JSON object of windows by their starts") from None
-    return dict(sorted(found.items()))
+    return dict(sorted(windows.items()))
 
 
 def _tables(file: Path, windows: dict[int, dict[str, str]], start: int) -> list[_Lengths]:

@@ -20,12 +20,12 @@ def judgement(name: str) -> Judgement:
 
 
 def test_a_run_that_is_cut_off_keeps_the_claims_it_has_come_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def run(home: Home, name: str, *, quick: bool) -> Judgement:
+    def run(home: Home, name: str, *, quick: bool) -> tuple[Judgement, float]:
         if name == "c":
             raise KeyboardInterrupt
         if name == "b":
             raise LabError("unfinished", field="experiment", value=name, message="1 of 3 repeats is there.")
-        return judgement(name)
+        return judgement(name), 60.0
 
     monkeypatch.setattr(papers, "run", run)
     monkeypatch.setattr(papers.Report, "note_load", lambda self: 0.0)
@@ -35,4 +35,5 @@ def test_a_run_that_is_cut_off_keeps_the_claims_it_has_come_to(tmp_path: Path, m
     written = json.loads(file.read_text())
     assert list(written["details"]["judgements"]) == ["a"]
     assert {figure["name"]: figure["value"] for figure in written["figures"]}["claims without a verdict"] == 2
+    assert written["details"]["seconds"] == {"a": 60.0}
     assert [table["title"] for table in written["details"]["tables"]] == ["a: figures"]

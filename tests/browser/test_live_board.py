@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -56,6 +56,7 @@ class PlayedSocket:
     """The lab's end of the socket: what the board said, and the way to answer."""
 
     greetings: list[dict[str, Any]] = field(default_factory=list)
+    paces: list[int] = field(default_factory=list)
     routes: list[WebSocketRoute] = field(default_factory=list)
 
     def connect(self, route: WebSocketRoute) -> None:
@@ -63,7 +64,11 @@ class PlayedSocket:
         route.on_message(lambda text: self.greet(route, text))
 
     def greet(self, route: WebSocketRoute, text: str | bytes) -> None:
-        self.greetings.append(json.loads(text))
+        said = json.loads(text)
+        if "token" not in said:
+            self.paces.append(said["every_ms"])
+            return
+        self.greetings.append(said)
         route.send(json.dumps({"type": "hello", "run": "r1"}))
 
     def send(self, message: bytes | dict[str, Any]) -> None:
@@ -91,8 +96,9 @@ def page_text(data: dict[str, Any], background: str) -> str:
     return (
         f"<!doctype html><style>:root {{ --st-background-color: {background}; --st-font: sans-serif; }}{styles()}</style>"
         f"<div id=host></div><script type=module>{script()};const host = document.getElementById('host'), data = {payload};"
-        "window.mounted = mount({ parentElement: host, data });"
-        "window.remount = (change) => mount({ parentElement: host, data: { ...data, ...change } });</script>"
+        "window.turns = []; const setTriggerValue = (name, value) => window.turns.push([name, value]);"
+        "window.mounted = mount({ parentElement: host, data, setTriggerValue });"
+        "window.remount = (change) => mount({ parentElement: host, data: { ...data, ...change }, setTriggerValue });</script>"
     )
 
 
@@ -100,9 +106,12 @@ def page_text(data: dict[str, Any], background: str) -> str:
 def open_board(browser: Browser) -> Any:
     contexts = []
 
-    def open_one(*, background: str = "#ffffff", **extra: Any) -> OpenBoard:
+    def open_one(
+        *, background: str = "#ffffff", motion: Literal["reduce", "no-preference"] = "no-preference", **extra: Any
+    ) -> OpenBoard:
         data = {
             "run": "r1",
+            "state": "queued",
             "token": "t",
             "path": "/live",
             "palettes": palettes(),
@@ -111,7 +120,7 @@ def open_board(browser: Browser) -> Any:
             "expected_tokens": 100,
             "ghost": None,
         } | extra
-        context = browser.new_context(viewport={"width": 1200, "height": 900})
+        context = browser.new_context(viewport={"width": 1200, "height": 900}, reduced_motion=motion)
         contexts.append(context)
         page = context.new_page()
         socket = PlayedSocket()
@@ -154,6 +163,34 @@ def test_after_a_break_it_asks_for_what_comes_next_and_says_so_meanwhile(open_bo
     expect(board.page.locator(".chip")).to_have_text("Live")
     expect(board.page.locator(".notice")).to_be_hidden()
     described(board, "35 iterations")
+
+
+def test_a_reader_who_asked_for_less_motion_is_sent_and_shown_less(open_board: OpenOne) -> None:
+    board = open_board(motion="reduce")
+    assert board.socket.greetings[0]["every_ms"] == 100
+    board.socket.send(iterations(0, 10))
+    described(board, "10 iterations")
+    assert board.socket.paces[0] >= 500
+
+
+def test_the_page_is_told_once_of_another_state(open_board: OpenOne) -> None:
+    board = open_board()
+    for state in ("queued", "running", "running", "finished"):
+        board.socket.send({"type": "status", "state": state, "progress": {}})
+    expect(board.page.locator(".chip")).to_have_text("Finished")
+    assert board.page.evaluate("window.turns") == [["turned", "running"], ["turned", "finished"]]
+
+
+def test_what_watching_costs_is_said_while_the_run_goes_on(open_board: OpenOne) -> None:
+    board = open_board()
+    told = board.page.get_by_text(re.compile(r"drawn every .* of a core"))
+    board.socket.send({"type": "status", "state": "running", "progress": {}})
+    board.socket.send(iterations(0, 10))
+    described(board, "10 iterations")
+    board.socket.send({"type": "figures", "watching_percent": 2.0, "running": 1, "waiting": 0})
+    expect(told).to_be_visible()
+    board.socket.send({"type": "status", "state": "finished", "progress": {}})
+    expect(told).to_be_hidden()
 
 
 def test_rows_that_never_came_are_counted_in_words(open_board: OpenOne) -> None:

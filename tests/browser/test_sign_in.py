@@ -72,7 +72,8 @@ def test_from_the_printed_address_to_a_restart(lab: LabProcess, new_browser: Cal
     lab.start()
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-connection-state", "CONNECTED")
     page.get_by_role("link", name="Runs").click()  # a page that was open all the while goes on
-    expect(page.get_by_text(run_id).first).to_be_attached()
+    expect(page.get_by_role("heading", name="Runs")).to_be_visible()
+    expect(page.get_by_text("A small run", exact=True).first).to_be_attached()
 
 
 def test_a_page_that_lost_its_key_says_so(lab: LabProcess, new_browser: Callable[[], Page]) -> None:

@@ -12,6 +12,10 @@ import pytest
 from app.exports.export import export
 from app.exports.import_file import import_file
 from app.home import Home
+from store.aside import rows_aside
+from store.claim_figures import RunFigures, names
+from store.samples import alone
+from store.slo import PRESETS as SLOS
 from tests.recorded.record import TECHNIQUES, answers, asked
 
 HERE = Path(__file__).parent
@@ -64,6 +68,16 @@ def test_its_snapshot_says_the_same_elsewhere(home: Home, tmp_path: Path) -> Non
     import_file(there, tmp_path / "out.servescope")
     said = asked("compare", "--resume", EXPERIMENT, home=there)
     same(said["metrics"], THEN[EXPERIMENT]["metrics"])
+
+
+def test_its_runs_have_every_figure_that_a_claim_can_name(home: Home) -> None:
+    with rows_aside(home.runs, TECHNIQUES) as aside:
+        for run_id in TECHNIQUES:
+            run = RunFigures.read(aside.con, run_id, SLOS["relaxed"], alone(aside.con, [run_id]))
+            for name in names():
+                run.value(aside.con, name, run)  # a number, or none: never an error
+            assert run.value(aside.con, "straggler_share", run) >= 0
+            assert run.value(aside.con, "kv_capacity_tokens", run) > 0
 
 
 @pytest.mark.parametrize("name", [*TECHNIQUES, EXPERIMENT])

@@ -1,8 +1,9 @@
 // The board: tiles, the sentence on what limits the engine, and the charts of one run, fed by its live socket.
 
-const DRAW_MS = 100;
-const SLOWEST_DRAW_MS = 200; // where drawing is so slow that it would leave the browser no time for anything else
+const PACES_MS = [LABS_PACE_MS, 200, 350, 500, 1000]; // between two drawings
+const DRAWING_SHARE = 0.04; // of one core: where drawing takes more, it is done less often
 const CALM_DRAW_MS = 500; // for readers who asked for less motion
+const BEAT_MS = 800;
 const DESCRIBE_MS = 3000;
 const FINAL = ["finished", "failed", "cancelled", "crashed"];
 const CHIPS = {
@@ -19,14 +20,21 @@ const CHIPS = {
   crashed: "Crashed",
 };
 
+const COST_HELP =
+  "What watching costs: the page's drawing and what the lab does to send it the run's rows, in percent of one " +
+  "processor core. Where drawing takes more than 4 %, the page draws less often.";
+
 class Board {
-  constructor(host, data) {
+  /** `turned(state)` is called when the run's state is another than the page was drawn for. */
+  constructor(host, data, turned) {
     this.host = host;
     this.data = data;
+    this.turned = turned;
     this.itlLog = true;
     this.cursorTime = null;
     this.draws = 0;
     this.frames = 0;
+    this.pace = PACES_MS[0];
     this.tables = {
       iteration: new Columns("duration_ms", 100000),
       token: new Columns("itl_ms", 160000),
@@ -50,6 +58,7 @@ class Board {
     this.root = element("div", "board");
     this.chip = element("span", "chip", "", { role: "status" });
     this.progressText = element("span", "progress-text", "");
+    this.cost = element("span", "progress-text", "", { title: COST_HELP });
     this.progress = element("div", "progress", "", {
       role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress of the run",
     });
@@ -58,7 +67,7 @@ class Board {
     this.notice = element("p", "notice", "", { hidden: "", role: "status" });
     const bar = element("div", "bar");
     const told = element("div", "bar-told");
-    told.append(this.chip, this.progressText);
+    told.append(this.chip, this.progressText, this.cost);
     bar.append(told, this.controls());
     this.limit = new LimitLine(this.data.words.limit);
     this.tiles = tileSpecs(this.data.words.tiles, this.data.words.tiles_after).map((spec) => new Tile(spec));
@@ -177,6 +186,7 @@ class Board {
       this.figures = message;
       for (const tile of this.tiles) tile.update(message);
       this.limit.show(message.limit || null, message.final);
+      this.showCost();
       this.requestDraw();
     } else if (message.type === "status") {
       this.status = message.status || message;
@@ -204,6 +214,7 @@ class Board {
 
   showStatus() {
     const state = this.status ? this.status.state : null;
+    if (state && state !== this.data.state && state !== this.told) this.turned((this.told = state));
     const shown = this.connection === "open" || FINAL.includes(state) ? state || "connecting" : this.connection;
     this.chip.textContent = CHIPS[shown] || shown;
     this.chip.dataset.state = shown;
@@ -226,6 +237,7 @@ class Board {
       words.push("about " + seconds((this.view.now * (1 - share)) / share) + " left");
     }
     this.progressText.textContent = words.join(" · ");
+    this.showCost();
     if (FINAL.includes(state) && !this.view.ended) {
       this.view.ended = true;
       this.view.advance(this.view.now);
@@ -268,8 +280,7 @@ class Board {
 
   requestDraw() {
     if (this.scheduled || this.gone) return;
-    const pace = this.calm ? CALM_DRAW_MS : Math.min(SLOWEST_DRAW_MS, Math.max(DRAW_MS, 2 * (this.drawCost || 0)));
-    const wait = Math.max(0, (this.drawnAt || 0) + pace - performance.now());
+    const wait = Math.max(0, (this.drawnAt || 0) + this.pace - performance.now());
     this.scheduled = setTimeout(() => requestAnimationFrame(() => this.draw()), wait);
   }
 
@@ -288,8 +299,9 @@ class Board {
       if (width > 0) chart.draw(width);
     }
     this.drawnAt = began;
-    this.drawCost = performance.now() - began;
     this.draws += 1;
+    this.beat(began);
+    this.setPace(performance.now() - began);
     this.root.dataset.draws = this.draws;
     this.root.dataset.from = this.view.min.toFixed(3);
     this.root.dataset.to = this.view.max.toFixed(3);
@@ -298,6 +310,32 @@ class Board {
       this.describing = null;
       for (const chart of this.charts) chart.describe();
     }, DESCRIBE_MS);
+  }
+
+  /** The mark beside the run's state changes as rows come. */
+  beat(now) {
+    if (now < (this.beatDue || 0)) return;
+    this.beatDue = now + BEAT_MS;
+    this.chip.dataset.beat = this.chip.dataset.beat === "on" && !this.calm ? "off" : "on";
+  }
+
+  /** Draw as often as this machine can spare; `spent`: milliseconds that a drawing took. */
+  setPace(spent) {
+    this.drawCost = this.drawCost === undefined ? spent : 0.8 * this.drawCost + 0.2 * spent;
+    const wanted = Math.max(this.calm ? CALM_DRAW_MS : 0, this.drawCost / DRAWING_SHARE);
+    const slower = PACES_MS.find((pace) => pace >= wanted) || PACES_MS[PACES_MS.length - 1];
+    // faster again only with room to spare, or the pace would go to and fro
+    if (slower > this.pace || wanted < 0.6 * slower) this.pace = slower;
+    this.feed.ask(this.pace);
+  }
+
+  /** What watching costs, where a run is watched. */
+  showCost() {
+    const state = this.status ? this.status.state : null;
+    const lab = this.figures && this.figures.watching_percent;
+    const told = state === "running" && known(lab) && this.drawCost !== undefined;
+    const page = (100 * this.drawCost) / this.pace;
+    this.cost.textContent = told ? `drawn every ${seconds(this.pace / 1000)}: ${percent(page + lab)} of a core` : "";
   }
 
   destroy() {
@@ -327,11 +365,11 @@ const boards = new WeakMap();
 
 // Streamlit calls this again whenever the data or the theme changes and runs only the newest cleanup; a superseded
 // call's cleanup may also run right after a newer call. So a cleanup ends the board only if no newer call follows.
-export default function mount({ parentElement, data }) {
+export default function mount({ parentElement, data, setTriggerValue }) {
   let entry = boards.get(parentElement);
   if (entry && !entry.board.gone) entry.board.update(data);
   else {
-    entry = { board: new Board(parentElement, data), calls: 0 };
+    entry = { board: new Board(parentElement, data, (state) => setTriggerValue("turned", state)), calls: 0 };
     boards.set(parentElement, entry);
   }
   const call = ++entry.calls;

@@ -3,6 +3,7 @@
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 5000;
 const REFUSED = 4403;
+const LABS_PACE_MS = 100; // between two frames, for who asks for no other
 
 class Feed {
   /** `on` has: frame(decoded), message(object), state(name); `positions()` says the next row wanted of each table. */
@@ -10,6 +11,7 @@ class Feed {
     Object.assign(this, { address, token, run, positions, on });
     this.retry = FIRST_RETRY_MS;
     this.stopped = false;
+    this.every = LABS_PACE_MS;
     this.open();
   }
 
@@ -19,7 +21,8 @@ class Feed {
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     socket.onopen = () => {
-      socket.send(JSON.stringify({ token: this.token, run: this.run, since: this.positions() }));
+      const wish = { token: this.token, run: this.run, since: this.positions(), every_ms: this.every };
+      socket.send(JSON.stringify(wish));
     };
     socket.onmessage = (event) => {
       if (this.stopped || socket !== this.socket) return;
@@ -42,6 +45,13 @@ class Feed {
       this.timer = setTimeout(() => this.open(), this.retry * (0.8 + 0.4 * Math.random()));
       this.retry = Math.min(LAST_RETRY_MS, 2 * this.retry);
     };
+  }
+
+  /** Ask for news every so many milliseconds from now on. */
+  ask(every) {
+    if (every === this.every) return;
+    this.every = every;
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ every_ms: every }));
   }
 
   /** Close for good; nothing is handed on afterwards. */

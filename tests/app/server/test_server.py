@@ -177,6 +177,17 @@ def test_the_socket_wants_the_token_first(lab: LabProcess, message: str, kind: s
             client.recv(timeout=30)
 
 
+@pytest.mark.parametrize("every", [99, 5001, "fast", None, True, {}])
+def test_the_socket_refuses_a_pace_that_is_none(lab: LabProcess, finished: str, every: Any) -> None:
+    with open_socket(lab) as client:
+        client.send(json.dumps({"token": lab.address.token, "run": finished, "every_ms": every}))
+        assert "every_ms" in json.loads(client.recv(timeout=30))["message"]
+    with follow(lab, finished) as client:
+        client.send(json.dumps({"every_ms": every}))
+        refused = collect(client, lambda m: "error" in m)
+        assert "100 to 5000" in refused["error"][0]["message"]
+
+
 @pytest.mark.parametrize("run", ["nobody", "../runs/x", "", None, 7, {"a": 1}])
 def test_the_socket_refuses_what_is_no_run(lab: LabProcess, run: Any) -> None:
     with open_socket(lab) as client:
@@ -195,7 +206,9 @@ def test_a_live_run_is_streamed_row_by_row_and_a_break_is_taken_up_where_it_was(
     assert {"tokens_per_s", "ttft_ms", "itl_ms", "running", "waiting", "kv_used_share", "limit", "trend"} <= set(
         figures
     )
+    assert figures["watching_percent"] > 0
     with follow(lab, run_id, {"iteration": len(seen)}) as client:
+        client.send(json.dumps({"every_ms": 250}))
         second = collect(client, lambda m: any(header["table"] == "iteration" for header, _ in m["frame"]))
     header, columns = next(frame for frame in second["frame"] if frame[0]["table"] == "iteration")
     assert header["first"] == len(seen)
