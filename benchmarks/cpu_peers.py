@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.harness import Report, arguments, hand_back, in_child, interleave, paired_ratio, summarise
+from benchmarks.harness import Report, arguments, hand_back, in_child, interleave, paired_ratio, some_of, summarise
 from benchmarks.peers.work import AT_ONCE, ragged
 
 SIDES = {
@@ -34,10 +34,12 @@ LEAST_SHARE_OF_BOUND = 0.70
 def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each side")
-    parser.add_argument("--dtypes", default="float32,bfloat16", help="number formats, with commas")
+    parser.add_argument(
+        "--dtypes", type=some_of(LEAST_RATIO), default=list(LEAST_RATIO), help="number formats, with commas"
+    )
     parser.add_argument("--threads", type=int, default=psutil.cpu_count(logical=False) or 1)
     parser.add_argument("--requests", type=int, help="fewer requests, to try things out; goals are for all of them")
-    parser.add_argument("--sides", default=",".join(SIDES), help="which sides, with commas")
+    parser.add_argument("--sides", type=some_of(SIDES), default=list(SIDES), help="which sides, with commas")
     parser.add_argument(
         "--same-memory", action="store_true", help="give the other sides the memory settings that ours starts with"
     )
@@ -48,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
         hand_back(measure(options.child, options.dtype, options.threads, options.requests))
         return 0
     report = Report("cpu_peers")
-    for dtype in options.dtypes.split(","):
+    for dtype in options.dtypes:
         compare(report, dtype, options)
     return report.finish(options)
 
@@ -78,7 +80,7 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
         words += ["--requests", str(options.requests)] if options.requests else []
         return in_child("benchmarks.cpu_peers", *words, worker=options.same_memory or side == "ours")
 
-    sides = [side for side in SIDES if side in options.sides.split(",")]
+    sides = [side for side in SIDES if side in options.sides]
     measures = {side: partial(child, side) for side in (*sides, "bound")}
     by_side = interleave(measures, options.repeats, before=report.note_load)
     speeds = {side: [one["output_tokens"] / one["seconds"] for one in by_side[side]] for side in sides}

@@ -25,7 +25,7 @@ import torch
 
 from benchmarks.gpu_parts import packed, profile, serving, shared, steps
 from benchmarks.gpu_parts.bench import Bench
-from benchmarks.harness import Report
+from benchmarks.harness import Report, some_of
 from benchmarks.merging import arguments, earlier_results, finish, save
 
 PARTS = {
@@ -44,14 +44,11 @@ PARTS = {
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
-    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}, with commas")
+    about = f"some of {', '.join(PARTS)}, with commas"
+    parser.add_argument("--parts", type=some_of(PARTS), default=list(PARTS), help=about)
     parser.add_argument("--minutes", type=float, default=7.0, help="start no further part after this long")
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes; figures mean nothing")
     options = parser.parse_args(words)
-    names = options.parts.split(",")
-    unknown = [name for name in names if name not in PARTS]
-    if unknown:
-        parser.error(f"--parts: {unknown[0]!r} is none of {', '.join(PARTS)}")
     if not torch.cuda.is_available() and not options.dry_run:
         parser.error("there is no GPU here; --dry-run goes through the code without one")
     path: Path | None = None if options.dry_run else options.json
@@ -61,7 +58,7 @@ def main(words: Sequence[str] | None = None) -> int:
     bench.measure_peaks()
     started = time.perf_counter()
     failed, times = [], []
-    for name in names:
+    for name in options.parts:
         if time.perf_counter() - started > options.minutes * 60:
             failed.append((name, "not started: out of time"))
             continue

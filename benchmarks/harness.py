@@ -119,7 +119,7 @@ class Report:
             "commit": commit(),
             "date": self._started.isoformat(timespec="seconds"),
             "busiest_percent": self.busiest_percent,
-            "environment": environment(self._device),
+            "environment": _without_build(environment(self._device)),
             "figures": [asdict(figure) | {"met": figure.met} for figure in self.figures],
             "details": self.details,
         }
@@ -141,12 +141,31 @@ class Report:
         return self.check() if options.check else 0
 
 
+def _without_build(machine: dict[str, Any]) -> dict[str, Any]:
+    """The machine's description without the build of its kernel, which names who runs it."""
+    return machine | {"system": str(machine["system"]).split("-", 1)[0]}
+
+
 def arguments(description: str | None) -> argparse.ArgumentParser:
     """The options every benchmark has."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a goal is missed")
     return parser
+
+
+def some_of(names: Iterable[str]) -> Callable[[str], list[str]]:
+    """For ``type=`` of an option that takes some of ``names`` with commas between; refuses what is none of them."""
+    known = list(names)
+
+    def read(text: str) -> list[str]:
+        chosen = [name.strip() for name in text.split(",")]
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return chosen
+
+    return read
 
 
 def print_figures(console: Console, title: str, figures: Iterable[Figure]) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
+from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, some_of, summarise
 from engine.attention.packed import make_attention
 from engine.batch import build_batch
 from engine.config import EngineConfig, KVQuantization, RequestSpec, RunSpec, Sampling
@@ -59,11 +59,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each side")
     parser.add_argument("--model", default="random:smollm2-135m", help="what is served")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which of " + ", ".join(PARTS))
+    parser.add_argument(
+        "--parts", type=some_of(PARTS), default=list(PARTS), help=f"some of {', '.join(PARTS)}, with commas"
+    )
     options = parser.parse_args(words)
-    parts = {part.strip() for part in options.parts.split(",")}
-    if not parts <= set(PARTS):
-        parser.error(f"--parts: {', '.join(sorted(parts - set(PARTS)))} is none of {', '.join(PARTS)}")
+    parts = set(options.parts)
     report = Report("kv_quantization")
     report.note_load()
     if parts & {"room", "serving"}:

@@ -25,7 +25,7 @@ from app.experiments.drive import drive_here
 from app.experiments.file import create_experiment, read_experiment
 from app.home import Home
 from app.runs.machine_rates import measure_for
-from benchmarks.harness import Report, arguments
+from benchmarks.harness import Report, arguments, some_of
 from scenarios.papers import claim_file
 from telemetry.refusal import Refusal
 
@@ -37,10 +37,11 @@ FIGURE_COLUMNS = ("figure", "what it is", "at", "here")
 def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--quick", action="store_true", help="the quick forms")
-    parser.add_argument("--only", default=",".join(claim_file.names()), help="these papers, with commas between")
+    papers = claim_file.names()
+    parser.add_argument("--only", type=some_of(papers), default=list(papers), help="these papers, with commas between")
     parser.add_argument("--go-on", action="store_true", help="judge what this home has served already from its rows")
     options = parser.parse_args(words)
-    asked = options.only.split(",")
+    asked = options.only
     report = Report("papers")
     report.note_load()
     judgements: dict[str, Judgement] = {}

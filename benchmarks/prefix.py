@@ -27,7 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, summarise
+from benchmarks.harness import Report, arguments, as_a_worker, interleave, paired_ratio, some_of, summarise
 from benchmarks.prefix_decode import decode
 from engine.config import EngineConfig, PrefixSharing, RequestSpec, RunSpec, Sampling
 from engine.kv.pool import BlockPool
@@ -55,11 +55,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each side")
     parser.add_argument("--model", default="random:smollm2-135m", help="what is served")
-    parser.add_argument("--parts", default=",".join(PARTS), help="which of " + ", ".join(PARTS))
+    parser.add_argument(
+        "--parts", type=some_of(PARTS), default=list(PARTS), help=f"some of {', '.join(PARTS)}, with commas"
+    )
     options = parser.parse_args(words)
-    parts = {part.strip() for part in options.parts.split(",")}
-    if not parts <= set(PARTS):
-        parser.error(f"--parts: {', '.join(sorted(parts - set(PARTS)))} is none of {', '.join(PARTS)}")
+    parts = set(options.parts)
     report = Report("prefix")
     report.note_load()
     if parts & {"serving", "lookup", "no-overlap"}:

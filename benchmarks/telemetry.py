@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from scipy.stats import bootstrap
 
-from benchmarks.harness import Report, arguments, in_child, interleave, summarise
+from benchmarks.harness import Report, arguments, in_child, interleave, some_of, summarise
 from benchmarks.querying import ingest_rows_per_s, page_refresh_ms, parts_ms, recorded_run
 from benchmarks.recording import BATCH, recording_cost_us, visible_after_ms
 
@@ -28,6 +28,8 @@ PAGE_GOALS_MS = {100_000: 50.0, 1_000_000: 100.0, 10_000_000: 250.0}
 OVERHEAD_GOAL_PERCENT = 1.0
 ENGINES = 3  # one after the other, each with its own turns
 
+PARTS = ("cost", "visible", "ingest", "page", "engine")
+
 
 def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
@@ -35,7 +37,9 @@ def main(words: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="less of everything, to try things out; goals are for all of it"
     )
     parser.add_argument("--turns", type=int, default=20, help="of recording on, off, off, on within one run")
-    parser.add_argument("--parts", default="cost,visible,ingest,page,engine", help="which parts, with commas")
+    parser.add_argument(
+        "--parts", type=some_of(PARTS), default=list(PARTS), help=f"some of {', '.join(PARTS)}, with commas"
+    )
     options = parser.parse_args(words)
     report = Report("telemetry")
     measures = {
@@ -45,9 +49,7 @@ def main(words: Sequence[str] | None = None) -> int:
         "page": partial(measure_pages, report, options.quick),
         "engine": partial(measure_engine, report, options.turns, options.quick),
     }
-    for part in options.parts.split(","):
-        if part not in measures:
-            parser.error(f"--parts: no part {part!r}; there are {', '.join(measures)}")
+    for part in options.parts:
         report.note_load()
         measures[part]()
     return report.finish(options)

@@ -20,7 +20,6 @@ from app.words.charts import ChartWords
 from app.words.plain import plain
 from store.query import Query
 
-
 Opens = Callable[[Mapping[str, Any]], dict[str, str] | None]
 """What of a run a clicked point stands for, as parts of an address; None where it stands for nothing."""
 

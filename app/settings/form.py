@@ -6,7 +6,7 @@ another scenario or leaving the page. A value the engine refuses stays where it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import streamlit as st
@@ -15,7 +15,7 @@ from app.settings import controls as book
 from app.settings.controls import Control
 from app.settings.held import changes_of, complaints_of, key_of, reset
 from app.settings.widgets import as_shown, draw_control
-from app.words.plain import plain
+from app.words.plain import cut, plain
 from scenarios import Scenario
 
 
@@ -40,13 +40,8 @@ class Form:
         for control in rest:
             if not control.advanced:
                 self.setting(control)
-        with st.expander("More settings"):
-            group = ""
-            for control in sorted((c for c in rest if c.advanced), key=lambda c: _group_order(rest, c)):
-                if control.group != group:
-                    group = control.group
-                    st.markdown(f"**{group}**")
-                self.setting(control)
+        further = sorted((c for c in rest if c.advanced), key=lambda c: _group_order(rest, c))
+        self._once_open("More settings", "more-settings", further, headings=True)
 
     def reset_all(self) -> None:
         """Say how many settings differ from the scenario, with one button to undo them."""
@@ -80,9 +75,30 @@ class Form:
                     self.setting(part)
             further = [part for part in book.parts_of(technique) if part.advanced]
             if further:
-                with st.expander("More"):
-                    for part in further:
-                        self.setting(part)
+                self._once_open("More", f"more-{technique.path}", further)
+
+    def _once_open(self, title: str, name: str, controls: list[Control], *, headings: bool = False) -> None:
+        """An expander whose controls are drawn only while it is open; of a closed one its changes and faults are said.
+        ``headings``: their groups' names stand above them.
+        """
+        box = st.expander(title, key=self._button(name), on_change="rerun")
+        if not box.open:
+            self.say_closed([control.path for control in controls])
+            return
+        group = ""
+        with box:
+            for control in controls:
+                if headings and control.group != group:
+                    group = control.group
+                    st.markdown(f"**{group}**")
+                self.setting(control)
+
+    def say_closed(self, paths: Sequence[str]) -> None:
+        """Of settings whose controls are not drawn: those that differ from the scenario, and those that are wrong."""
+        changed = [path for path in paths if path in self.before]
+        if changed:
+            st.caption(plain("Changed: " + "; ".join(f"{path}={cut(self.before[path])}" for path in changed)))
+        self.complain(path for path in self.wrong if path not in paths)
 
     def setting(self, control: Control) -> None:
         """One control of the engine's settings."""

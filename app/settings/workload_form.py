@@ -11,22 +11,18 @@ from app.settings import workload
 from app.settings.form import Form
 from app.settings.held import hold, key_of
 from app.settings.traces import keep_trace
-from app.words.plain import cut, plain
+from app.words.plain import plain
 from scenarios.build import WORKLOAD_PREFIX
 from telemetry.refusal import Refusal, in_words
 
 
 def workload_form(form: Form, home: Home) -> None:
     """Draw the expander; its controls only once it is open."""
-    changed = [path for path in form.before if path.startswith(WORKLOAD_PREFIX)]
     wrong = [path for path in form.wrong if path.startswith(WORKLOAD_PREFIX)]
     # An expander whose label changed would be another one, and closed.
     box = st.expander("Workload", icon=":material/group:", key=f"workload-{form.scope}", on_change="rerun")
     if not box.open:
-        if changed:
-            st.caption(plain("Changed: " + "; ".join(f"{path}={cut(form.before[path])}" for path in changed)))
-        if wrong:
-            form.complain(path for path in form.wrong if path not in wrong)
+        form.say_closed([path for path in {**form.before, **form.wrong} if path.startswith(WORKLOAD_PREFIX)])
         return
     values = {path: st.session_state[key_of(form.scope, path)] for path in _held_paths(form.scope)}
     fields = sorted(

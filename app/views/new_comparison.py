@@ -25,7 +25,7 @@ from app.views.exchange_settings import say_problems, settings_row
 from app.views.kept_fields import KeptFields, one_of, whole
 from app.views.sweep_form import Over, rates_form, sweep_form
 from app.views.variants_form import Sides, VariantsForm
-from app.words.plain import cut, plain
+from app.words.plain import plain
 from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
 from scenarios import Scenario, ScenarioError
 from scenarios.build import Measure
@@ -155,16 +155,13 @@ def _shared(lab: Lab, kept: KeptFields, name: str, came: Asked, settings: list[s
         say_problems(scope, restore(scenario, scope, [line for line in lines.splitlines() if line.strip()]))
     form = Form(scenario, scope, name, links=False)
     box = st.expander("Settings of all variants", key="compare-shared", on_change="rerun")
-    engine = apart(form.before)[0]
     if box.open:
         with box:
             form.engine()
-    elif engine:
-        st.caption(plain("Changed: " + "; ".join(f"{path}={cut(text)}" for path, text in engine.items())))
+    else:
+        form.say_closed(list(apart({**form.before, **form.wrong})[0]))
     workload_form(form, lab.home)
     settings_row(lab.home, scenario, scope, name)
-    if form.wrong and not box.open:
-        form.complain(apart(form.wrong)[1])
     pairs = [f"{path}={text}" for path, text in form.before.items() if len(text) <= LONGEST_KEPT]
     kept.note("shared", "\n".join(pairs), "")
     return form

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import socket
 import sys
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from benchmarks import harness, report
-from benchmarks.harness import ChildFailed, Figure, Report, interleave, number, paired_ratio, summarise
+from benchmarks.harness import ChildFailed, Figure, Report, interleave, number, paired_ratio, some_of, summarise
 
 
 def quiet() -> Console:
@@ -137,3 +138,10 @@ def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str):
     (tmp_path / "odd.json").write_text(text)
     with pytest.raises(report.BadResult, match=r"odd\.json"):
         report.main([], tmp_path, quiet())
+
+
+def test_an_option_takes_some_of_its_names_and_refuses_others():
+    read = some_of(["one", "two"])
+    assert read("two, one") == ["two", "one"]
+    with pytest.raises(argparse.ArgumentTypeError, match="'three' is none of one, two"):
+        read("one,three")

@@ -51,8 +51,11 @@ def stored_state(lab: Lab, run_id: str) -> str | None:
     return None if row is None else str(row["state"])
 
 
-def opened(run: str | None = None, **parameters: str) -> AppTest:
+def opened(run: str | None = None, *, further: bool = False, **parameters: str) -> AppTest:
+    """``further``: the seldom changed settings are drawn, too."""
     page = AppTest.from_file(LAB, default_timeout=60)
+    for expander in ("more-settings", *(f"more-{technique.path}" for technique in book.techniques())):
+        page.session_state[expander] = further
     for name, value in (({"run": run} if run else {}) | parameters).items():
         page.query_params[name] = value
     return page.run()
@@ -64,7 +67,7 @@ def texts(page: AppTest) -> str:
 
 
 def test_the_page_has_a_control_for_every_setting(lab: Lab, done: str) -> None:
-    page = opened(done)
+    page = opened(done, further=True)
     assert not page.exception
     keys = {
         element.key for kind in (page.toggle, page.selectbox, page.number_input, page.multiselect) for element in kind
@@ -77,7 +80,7 @@ def test_the_page_has_a_control_for_every_setting(lab: Lab, done: str) -> None:
 
 
 def test_every_control_has_help(lab: Lab, done: str) -> None:
-    page = opened(done)
+    page = opened(done, further=True)
     for kind in (page.toggle, page.selectbox, page.number_input, page.multiselect):
         for element in kind:
             if str(element.key).startswith("set:"):

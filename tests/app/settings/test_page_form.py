@@ -20,6 +20,7 @@ from tests.app.lab_process import lab_here
 
 LAB = str(PAGE)
 TECHNIQUES = [technique.path for technique in book.techniques()]
+FURTHER = ["more-settings", *(f"more-{path}" for path in TECHNIQUES)]  # expanders, open where their state is true
 PRESSES = {"switch": "toggle", "choice": "selectbox", "whole": "number_input", "number": "number_input"} | {
     "list": "multiselect",
     "text": "text_input",
@@ -77,7 +78,10 @@ def visible(on: Sequence[str]) -> list[Control]:
     "on", [[], *([path] for path in TECHNIQUES), TECHNIQUES], ids=lambda on: "+".join(on) or "none"
 )
 def test_every_control_takes_every_value_beside_each_technique(lab: Lab, on: list[str]) -> None:
-    page = AppTest.from_file(LAB, default_timeout=60).run()
+    page = AppTest.from_file(LAB, default_timeout=60)
+    for expander in FURTHER:
+        page.session_state[expander] = True
+    page.run()
     for path in TECHNIQUES:
         page.toggle(key=f"set:starter:{path}").set_value(path in on)
     page.run()
@@ -94,6 +98,18 @@ def test_every_control_takes_every_value_beside_each_technique(lab: Lab, on: lis
             assert element_of(page, control).value == value, control.path
     page.button(key="reset-all").click().run()
     assert not page.exception
+
+
+@pytest.mark.parametrize(("value", "said"), [(32, "caption"), (0, "error")])
+def test_a_closed_expander_says_what_was_changed_or_is_wrong_in_it(lab: Lab, value: int, said: str) -> None:
+    page = AppTest.from_file(LAB, default_timeout=60)
+    page.session_state["more-settings"] = True
+    page.run()
+    page.number_input(key="set:starter:block_size").set_value(value).run()
+    page.session_state["more-settings"] = False
+    page.run()
+    assert "set:starter:block_size" not in {element.key for element in page.number_input}
+    assert any("block_size" in str(element.value) for element in getattr(page, said))
 
 
 @pytest.mark.parametrize(
