@@ -58,7 +58,7 @@ class Board {
     this.root = element("div", "board");
     this.chip = element("span", "chip", "", { role: "status" });
     this.progressText = element("span", "progress-text", "");
-    this.cost = element("span", "progress-text", "", { title: COST_HELP });
+    this.cost = element("span", "cost-text", "", { title: COST_HELP });
     this.progress = element("div", "progress", "", {
       role: "progressbar", "aria-valuemin": "0", "aria-valuemax": "100", "aria-label": "Progress of the run",
     });
