@@ -127,7 +127,9 @@ def _too_large(name: str, size: int) -> ScenarioError:
 
 
 def line_of(path: Path, field: str) -> int | None:
-    """The line of a dotted key in a YAML file, counted from 1: of the deepest part of it that is there; None in no map."""
+    """The line of a dotted key in a YAML file, counted from 1: of the deepest part of it that is there; None in no map, and of no key."""
+    if not field:
+        return None  # the file as a whole, which may be no YAML at all
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
     line = None
     while field and isinstance(node, yaml.MappingNode | yaml.SequenceNode):

@@ -49,6 +49,12 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
     "decode_ms_per_token": StepFigure(
         "Full decode step per decoding request, median", "ms", "median(ms / decode_requests)", "full_decodes"
     ),
+    "decode_read_mb": StepFigure(
+        "Bytes that a full decode step moves by the cost model, median", "MB", "median(bytes / 1e6)", "full_decodes"
+    ),
+    "decode_read_mb_per_request": StepFigure(
+        "The same per decoding request, median", "MB", "median(bytes / 1e6 / decode_requests)", "full_decodes"
+    ),
     "step_cv": StepFigure(
         "Standard deviation of step time over its mean", "", "stddev_pop(ms) / avg(ms)", "steps WHERE tokens > 0"
     ),
@@ -69,6 +75,7 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "decodes",
     ),
     "most_running": StepFigure("Most requests in flight", "requests", "max(running)"),
+    "most_blocks": StepFigure("Most KV blocks in use", "blocks", "max(blocks_used)"),
     "kv_tokens_cv": StepFigure(
         "Standard deviation of KV tokens over time, over their mean",
         "",

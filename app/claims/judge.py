@@ -15,16 +15,12 @@ import duckdb
 import numpy as np
 
 from app.errors import LabError
+from app.experiments.measured import Measured, absent
 from scenarios.papers import claim_file
-from scenarios.papers.claim import Claim, Gate, Predicate, Regime
-from scenarios.papers.claim_file import variant_name
+from scenarios.papers.claim import Claim, Gate, Predicate
 from store import gates, predicates, queries
-from store.claim_figures import RunFigures, title_of
 from store.plan import Experiment
 from store.query import Query
-from store.regimes import regime
-from store.samples import alone
-from store.slo import parse_slo
 
 Verdict = Literal[
     "reproduced", "direction only", "not reproduced", "regime not reached", "inconclusive", "invalid", "stale"
@@ -39,7 +35,6 @@ VERDICTS: Mapping[Verdict, str] = {
     "stale": "The claim was changed after the runs; run it again.",
 }
 HOST_SHARE = 0.5  # of the steps' time outside the model, above which a claim is about Python
-Runs = dict[str, list[RunFigures]]  # the experiment's variant -> its runs, by repeat
 
 
 @dataclass(frozen=True)
@@ -94,39 +89,31 @@ class _Case:
 
     def __init__(self, con: duckdb.DuckDBPyConnection, experiment: Experiment, claim: Claim, quick: bool) -> None:
         self.con, self.experiment, self.claim = con, experiment, claim
-        self.points = claim.points(quick)
-        self.places = [point.x for point in self.points if point is not None]
-        slo, unloaded = parse_slo(experiment.slo), alone(con, experiment.runs_of(experiment.baseline))
-        self.runs: Runs = {
-            variant.name: [RunFigures.read(con, run, slo, unloaded) for run in experiment.runs_of(variant.name)]
-            for variant in experiment.variants
-        }
-        self._figures: dict[str, np.ndarray] = {}
+        self.measured = Measured(con, experiment, claim, claim.points(quick))
+        self.figure = self.measured.figure
 
     def judgement(self) -> Judgement:
         gates_found = self.gate_outcomes()
         failed = [f"{gate}: {wrong}." for gate, wrong in gates_found.items() if wrong]
-        regimes = [(of, regime(self.con, of.kind, self._run_of(of), of.least)) for of in self.claim.regimes]
-        absent = [
-            f"{reached.says}. {of.knob} would have to be {reached.size}." if reached.size else f"{reached.says}."
-            for of, reached in regimes
-            if reached.value is None or reached.value < of.least
-        ]
+        regimes = self.measured.regimes()
+        not_reached = absent(regimes)
         judged = [(predicate, self.judge(predicate)) for predicate in self.claim.predicates]
         verdict: Verdict = predicates.worst(result.outcome for _, result in judged)
-        if absent:
+        if not_reached:
             verdict = "regime not reached"
         if failed:
             verdict = "invalid"
         evidence = _about(self.claim) | {
-            "reasons": failed or absent or [f"{_named(p)}: {result.says}: {result.outcome}." for p, result in judged],
+            "reasons": failed
+            or not_reached
+            or [f"{_named(p)}: {result.says}: {result.outcome}." for p, result in judged],
             "gates": {name: wrong or "held" for name, wrong in gates_found.items()},
             "regimes": [
                 {"kind": of.kind, "value": reached.value, "least": of.least, "says": reached.says}
                 for of, reached in regimes
             ],
             "predicates": [{"kind": p.kind, "of": _named(p)} | asdict(result) for p, result in judged],
-            "figures": {name: self._drawn(name) for name in self.claim.figures},
+            "figures": {name: self.measured.drawn(name) for name in self.claim.figures},
             "notes": self.notes(),
             "repeats": self.experiment.repeats,
         }
@@ -134,6 +121,7 @@ class _Case:
 
     def judge(self, predicate: Predicate) -> predicates.Judged:
         """One predicate of the claim, on its figures."""
+        places = self.measured.places
         if predicate.kind == "rank":
             return predicates.rank([self.figure(name) for name in predicate.of], predicate.of)
         if predicate.kind == "within":
@@ -144,37 +132,24 @@ class _Case:
                 self.figure(predicate.of), predicate.comparator, predicate.threshold, predicate.neutral
             )
         if predicate.kind == "monotone":
-            return predicates.monotone(self.figure(predicate.of), self.places, predicate.direction)
+            return predicates.monotone(self.figure(predicate.of), places, predicate.direction)
         first, second = (self.figure(name) for name in predicate.of)
         if predicate.kind == "ratio":
             return predicates.ratio(first, second, predicate.comparator, predicate.threshold)
         if predicate.kind == "difference":
             return predicates.difference(first, second, predicate.comparator, predicate.threshold)
         if predicate.kind == "slope":
-            return predicates.slope(first, second, self.places, predicate.threshold)
-        return predicates.crossing(first, second, self.places)
-
-    def figure(self, name: str) -> np.ndarray:
-        """A figure ``[points, repeats]``; one row of a figure at one point, or where nothing is swept."""
-        if name not in self._figures:
-            figure = self.claim.figures[name]
-            if figure.metric is not None and figure.of is not None:
-                points = [p for p in self.points if figure.at is None or (p is not None and p.x == figure.at)]
-                rows = [self._measured(figure.metric, figure.of, point) for point in points]
-                self._figures[name] = np.array(rows, np.float64)
-            else:
-                first, second = (self.figure(part) for part in figure.parts)
-                with np.errstate(divide="ignore", invalid="ignore"):
-                    self._figures[name] = first / second if figure.ratio else first - second
-        return self._figures[name]
+            return predicates.slope(first, second, places, predicate.threshold)
+        return predicates.crossing(first, second, places)
 
     def gate_outcomes(self) -> dict[str, str]:
         """Each gate in words, with what is wrong or nothing."""
-        outcomes = {
-            "every request served": next(filter(None, (gates.served(self.con, run) for run in self._all())), "")
-        }
+        served = (gates.served(self.con, run) for run in self.measured.all_runs())
+        outcomes = {"every request served": next(filter(None, served), "")}
         for gate in self.claim.gates:
-            pairs = [pair for of in gate.of for point in self.points for pair in self._pairs(of, point)]
+            pairs = [
+                pair for of in gate.of for point in self.measured.points for pair in self.measured.pairs(of, point)
+            ]
             outcomes[f"{gate.kind} ({', '.join(gate.of)})"] = self._gate(gate, pairs)
         return outcomes
 
@@ -182,27 +157,14 @@ class _Case:
         """What must be said beside the figures: percentiles of too few samples, machines that were disturbed, steps
         spent outside the model.
         """
-        said = dict.fromkeys(
-            f"{figure.of}: {words}"
-            for figure in self.claim.figures.values()
-            if figure.metric is not None and figure.of is not None
-            for point in self.points
-            for run in self.runs[variant_name(figure.of, point)]
-            if (words := run.too_few(figure.metric))
-        )
-        disturbed = sorted(run.run_id for run in self._all() if run.samples.machine.get("disturbances"))
-        if disturbed:
-            said[
-                f"Disturbed while served: {len(disturbed)} of {len(list(self._all()))} runs, such as {disturbed[0]}."
-            ] = None
-        host = float(np.median([run.samples.totals["host_share"] for run in self._all()]))
+        host = float(np.median([run.samples.totals["host_share"] for run in self.measured.all_runs()]))
         outside = f"{host:.0%} of a step passes outside the model (median over runs)"
-        said[
+        said = (
             f"{outside}: the claim is about Python more than about the technique."
             if host > HOST_SHARE
             else f"{outside}."
-        ] = None
-        return list(said)
+        )
+        return [*self.measured.notes(), said]
 
     def _gate(self, gate: Gate, pairs: Sequence[gates.Pair]) -> str:
         if gate.kind == "tokens-equal":
@@ -212,33 +174,6 @@ class _Case:
         if gate.kind == "budget-kept":
             return gates.budget_kept(self.con, pairs)
         return gates.prefilled_once(self.con, pairs)
-
-    def _measured(self, metric: str, of: str, point: Any) -> list[float]:
-        return [own.value(self.con, metric, base) for own, base in self._pairs(of, point)]
-
-    def _pairs(self, of: str, point: Any) -> list[gates.Pair]:
-        own, base = (self.runs[variant_name(name, point)] for name in (of, self.claim.baseline))
-        return list(zip(own, base, strict=True))
-
-    def _run_of(self, of: Regime) -> RunFigures:
-        point = next((p for p in self.points if p is not None and p.x == of.at), self.points[-1])
-        return self.runs[variant_name(of.of, point)][0]
-
-    def _all(self) -> list[RunFigures]:
-        return [run for runs in self.runs.values() for run in runs]
-
-    def _drawn(self, name: str) -> dict[str, Any]:
-        """A figure as a report shows it: title, places, values and intervals."""
-        figure, rows = self.claim.figures[name], self.figure(name)
-        if figure.metric is not None:
-            title = f"{title_of(figure.metric)} ({figure.of}{'' if figure.at is None else f' @ {figure.at:g}'})"
-        else:
-            title = f"{figure.parts[0]} {'over' if figure.ratio else 'less'} {figure.parts[1]}"
-        around = [predicates.around(row) for row in rows]
-        known = [None if not np.isfinite(value) else value for value, _ in around]
-        ends = [None if not np.all(np.isfinite(pair)) else pair for _, pair in around]
-        places = self.places if len(rows) == len(self.places) else [None] * len(rows)
-        return {"title": title, "x": places, "values": known, "intervals": ends}
 
 
 def _about(claim: Claim) -> dict[str, Any]:

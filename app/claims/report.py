@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from app.charts.claims import claim_chart
 from app.claims.judge import VERDICTS, Judgement
 from app.claims.records import latest
-from app.claims.words import ended, figure_rows, sentences
+from app.claims.words import ended, sentences
+from app.experiments.measured import figure_rows
 from app.exports import html
 from app.theme import LIGHT
 from scenarios import papers
@@ -49,7 +50,7 @@ def _paper(name: str, judgement: Judgement) -> str:
         [],
         sentences(judgement),
     )
-    rows = figure_rows(judgement)
+    rows = figure_rows(judgement.evidence.get("figures", {}))
     if not rows:
         return told
     claim = claim_file.claim(name)

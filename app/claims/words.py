@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 from app.claims.judge import VERDICTS, Judgement
-from app.experiments.tables import with_interval
 
 
 def heading(judgement: Judgement) -> str:
@@ -27,12 +26,3 @@ def sentences(judgement: Judgement) -> Iterator[str]:
         yield f"The paper: {evidence['paper']['figure']} ({evidence['paper']['setup']})."
         yield from (f"Differs: {line}" for line in evidence["differs"])
     yield from evidence.get("notes", ())
-
-
-def figure_rows(judgement: Judgement) -> list[tuple[str, str, str, str]]:
-    """Our figures: name, what it is, where on the sweep, and its value with its interval."""
-    rows = []
-    for name, drawn in judgement.evidence.get("figures", {}).items():
-        for x, value, ends in zip(drawn["x"], drawn["values"], drawn["intervals"], strict=True):
-            rows.append((name, drawn["title"], "" if x is None else f"{x:g}", with_interval(value, ends) or "none"))
-    return rows

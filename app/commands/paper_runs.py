@@ -86,9 +86,10 @@ def report(
 
 def print_judgement(judgement: Judgement) -> None:
     """A verdict as a table of figures and sentences."""
-    from app.claims.words import figure_rows, heading, sentences
+    from app.claims.words import heading, sentences
+    from app.experiments.measured import figure_rows
 
-    rows = figure_rows(judgement)
+    rows = figure_rows(judgement.evidence.get("figures", {}))
     if rows:
         columns = ("figure", "what it is", "at", "here")
         stdout().print(table(columns, rows, title=f"{judgement.paper}: {heading(judgement)}"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,7 +26,7 @@ from app.lab import Lab, get_lab
 from app.panels.sentences import label_in_words
 from app.runs.latencies import ALL
 from app.views.expected import expected_lines
-from app.views.missing import rows_to_come, say_missing, say_waiting
+from app.views.missing import rows_of, say_missing, wait_for_rows
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words.charts import ChartWords
 from app.words.plain import plain
@@ -96,10 +95,9 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
     if not experiment.complete_repeats():
         return experiment.slo
     runs = [run for variant in experiment.variants for run in experiment.runs_of(variant.name)]
-    with lab.database.read() as con:
-        waiting = rows_to_come(con, runs)
+    waiting = rows_of(lab, [experiment])
     if waiting:
-        st.fragment(_until_read, run_every=0.5)(lab, waiting, time.monotonic())
+        wait_for_rows(lab, waiting)
         return experiment.slo
     slo = objective(experiment)
     try:
@@ -161,15 +159,6 @@ def _judged(experiment_id: str, runs: tuple[str, ...], slo: str) -> Judged:
             n: queries.iterations(con, about["runs"][0], TIMELINE_POINTS) for n, about in result["variants"].items()
         }
     return Judged(result, samples, {name: distribution(samples, name) for name in DISTRIBUTIONS}, steps)
-
-
-def _until_read(lab: Lab, waiting: list[str], since: float) -> None:
-    with lab.database.read() as con:
-        left = rows_to_come(con, waiting)
-    if not left or not all(lab.home.run_dir(run_id).is_dir() for run_id in left):
-        st.rerun()
-    say_waiting(lab, left, since)
-    st.skeleton(height=160)
 
 
 def _labels(result: dict[str, Any]) -> None:

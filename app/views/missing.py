@@ -74,6 +74,27 @@ def rows_to_come(con: duckdb.DuckDBPyConnection, run_ids: list[str]) -> list[str
     return [run_id for run_id in run_ids if (queries.run(con, run_id) or {}).get("figures") is None]
 
 
+def rows_of(lab: Lab, experiments: list[Experiment]) -> list[str]:
+    """Finished runs of experiments whose rows the database has not taken in."""
+    runs = [run for one in experiments for variant in one.variants for run in one.runs_of(variant.name)]
+    with lab.cursor() as con:
+        return rows_to_come(con, runs)
+
+
+def wait_for_rows(lab: Lab, runs: list[str]) -> None:
+    """Say that rows are on their way, until the database has them; then the page is drawn again."""
+    st.fragment(_until_read, run_every=0.5)(lab, runs, time.monotonic())
+
+
+def _until_read(lab: Lab, runs: list[str], since: float) -> None:
+    with lab.cursor() as con:
+        waiting = rows_to_come(con, runs)
+    if not waiting or not all(lab.home.run_dir(run_id).is_dir() for run_id in waiting):
+        st.rerun()
+    say_waiting(lab, waiting, since)
+    st.skeleton(height=160)
+
+
 def say_waiting(lab: Lab, waiting: list[str], since: float) -> None:
     """That rows are on their way; after a while that they do not come, whose, and why as far as it is known."""
     if time.monotonic() - since < PATIENCE_S:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import lru_cache
 from typing import Any
 
@@ -13,15 +12,16 @@ from app.charts.claims import claim_chart
 from app.claims.judge import VERDICTS, Judgement, judge_claim
 from app.claims.plan import plan_claim
 from app.claims.records import claim_experiments, latest
-from app.claims.words import figure_rows, heading
+from app.claims.words import heading
 from app.components.chart_card import page_palette
 from app.errors import LabError
 from app.experiments.file import create_experiment, read_experiment
+from app.experiments.measured import figure_rows
 from app.experiments.missing_runs import as_it_is
 from app.lab import Lab, get_lab
 from app.runs.machine_rates import measure_for
 from app.views.experiments import experiment_progress
-from app.views.missing import rows_to_come, say_waiting
+from app.views.missing import rows_of, wait_for_rows
 from app.words.plain import plain
 from engine.config import ConfigError
 from scenarios.papers import claim_file
@@ -103,9 +103,9 @@ def _start(lab: Lab, name: str, quick: bool) -> None:
 
 def _verdicts(lab: Lab, name: str, experiments: list[Experiment]) -> None:
     """The verdicts, the newest first and open."""
-    waiting = _waiting(lab, [one for one in experiments if one.state == "finished"])
+    waiting = rows_of(lab, [one for one in experiments if one.state == "finished"])
     if waiting:
-        st.fragment(_until_read, run_every=0.5)(lab, waiting, time.monotonic())
+        wait_for_rows(lab, waiting)
     judgements = [one for experiment in experiments if (one := _judged_if_ready(lab, experiment)) is not None]
     if not judgements:
         if not experiments:
@@ -132,7 +132,7 @@ def _judgement(name: str, judgement: Judgement) -> None:
             )
     else:
         st.markdown("\n".join(f"- {plain(reason)}" for reason in evidence["reasons"]))
-    rows = figure_rows(judgement)
+    rows = figure_rows(evidence.get("figures", {}))
     if rows:
         claim = claim_file.claim(name)
         drawing = claim_chart(
@@ -164,24 +164,9 @@ def _judgement(name: str, judgement: Judgement) -> None:
     )
 
 
-def _waiting(lab: Lab, experiments: list[Experiment]) -> list[str]:
-    """Runs of finished experiments whose rows the database has not taken in."""
-    runs = [run for one in experiments for variant in one.variants for run in one.runs_of(variant.name)]
-    with lab.cursor() as con:
-        return rows_to_come(con, runs)
-
-
-def _until_read(lab: Lab, runs: list[str], since: float) -> None:
-    with lab.cursor() as con:
-        waiting = rows_to_come(con, runs)
-    if not waiting:
-        st.rerun()
-    say_waiting(lab, waiting, since)
-
-
 def _judged_if_ready(lab: Lab, experiment: Experiment) -> Judgement | None:
     """The verdict; None where there is none, or not all rows are there yet."""
-    if experiment.claim is None or experiment.state in ("running", "paused") or _waiting(lab, [experiment]):
+    if experiment.claim is None or experiment.state in ("running", "paused") or rows_of(lab, [experiment]):
         return None
     paper, quick = experiment.claim.paper, experiment.claim.quick
     now = claim_file.claim_hash(claim_file.claim(paper), quick) if paper in claim_file.names() else ""

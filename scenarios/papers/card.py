@@ -8,14 +8,12 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from engine.config import Accepts
-from scenarios.part import Part
+from scenarios.part import Line, Name, Part
 
 DIAGRAM_WIDTH = 76  # columns
 DIAGRAM_HEIGHT = 24  # lines
 
-Line = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3, max_length=400)]
 Passage = Annotated[str, StringConstraints(strip_whitespace=True, min_length=40, max_length=1600)]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=40)]
 Picture = Annotated[str, Accepts(f"printable characters, at most {DIAGRAM_WIDTH} wide and {DIAGRAM_HEIGHT} high")]
 
 PaperClass = Literal[

@@ -10,24 +10,21 @@ from pydantic import BaseModel
 
 from app.claims.plan import planned
 from scenarios import ScenarioError, papers
+from scenarios.measurement import Figure, Point, Regime, Sweep
 from scenarios.papers import claim_file
 from scenarios.papers.claim import (
     Claim,
     Crossing,
     Difference,
-    Figure,
     Gate,
     Level,
     Monotone,
     Plot,
-    Point,
     Quick,
     Rank,
     Ratio,
-    Regime,
     Slope,
     Stated,
-    Sweep,
     Within,
 )
 from scenarios.papers.schema import CLAIM_SCHEMA, schema_text
