@@ -6,11 +6,12 @@ from typing import Annotated
 
 import typer
 
-from app.commands import compare, doctor, exchange, lab, papers, preview, quality, run, runs, sql
+from app.commands import compare, doctor, exchange, lab, lessons, papers, preview, quality, run, runs, sql
 from app.commands.console import command
 from app.commands.printable import guard_terminal
 from app.home import Home
 from engine.config import load_plugins
+from scenarios import lessons as library
 from scenarios.load import look_also_in
 
 app = typer.Typer(
@@ -39,10 +40,12 @@ def _main(
     ] = False,
 ) -> None:
     load_plugins()
-    look_also_in(Home.from_environment().scenarios)
+    home = Home.from_environment()
+    look_also_in(home.scenarios)
+    library.look_also_in(home.lessons)
 
 
-for module in (lab, run, preview, compare, quality, exchange, runs, papers, doctor, sql):
+for module in (lab, run, preview, compare, quality, exchange, runs, papers, lessons, doctor, sql):
     module.register(app)
 
 

@@ -73,6 +73,14 @@ class Home:
         return self.root / "traces"
 
     @property
+    def lessons(self) -> Path:
+        return self.root / "lessons"
+
+    @property
+    def learners(self) -> Path:
+        return self.root / "learners"
+
+    @property
     def locks(self) -> Path:
         return self.root / "locks"
 

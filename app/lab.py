@@ -19,6 +19,7 @@ from app.runs import trash
 from app.runs.hub import require_models_here
 from app.runs.machine_rates import measure_for
 from app.runs.queue import RunQueue
+from scenarios import lessons
 from scenarios.load import look_also_in
 from store.database import Database
 from store.figures import final_figures
@@ -84,6 +85,7 @@ class Lab:
             self._database_lock.release()
             raise
         look_also_in(self.home.scenarios)
+        lessons.look_also_in(self.home.lessons)
         self._live = LiveRuns(self._database)
         self._collector = Collector(self.home.runs, self._database, self._live.on_batch, mark_crashes=False).start()
         self.queue.start()
@@ -104,6 +106,7 @@ class Lab:
         if self._database_lock is not None:
             self._database_lock.release()
         look_also_in(None)
+        lessons.look_also_in(None)
 
     @contextlib.contextmanager
     def cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
