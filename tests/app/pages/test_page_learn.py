@@ -11,8 +11,9 @@ from streamlit.testing.v1 import AppTest
 
 from app.experiments.file import read_experiment, write_experiment
 from app.lab import Lab
-from app.lessons.progress import read_progress
+from app.lessons.progress import Committed, commit, read_progress
 from app.lessons.reveal import OUTCOMES
+from app.views.missing import rows_of
 from scenarios import lessons
 from tests.app.lab_process import lab_here
 from tests.app.lessons.small_lesson import LEARNER, served_step, small_lesson
@@ -47,9 +48,7 @@ def read_in(lab: Lab, experiment_id: str) -> None:
     experiment = read_experiment(lab.home, experiment_id)
     for turn in experiment.turns:
         lab.collector.notify(turn.run_id)
-    with lab.cursor() as con:
-        count = "SELECT count(*) FROM runs WHERE ended_unix_ns IS NOT NULL"
-        wait_for(lambda: con.execute(count).fetchall()[0][0] == len(experiment.turns))
+    wait_for(lambda: not rows_of(lab, [experiment]))
 
 
 def test_the_list_has_every_lesson_and_says_what_to_do_first() -> None:
@@ -145,6 +144,9 @@ def test_a_lesson_is_walked_with_a_wrong_and_a_right_prediction(lab: Lab) -> Non
     assert "engine/scheduling/builder.py" in text
     assert any("def admit" in str(code.value) for code in page.code)
     assert len(page.get("plotly_chart")) == 1
+    tried = press(learn(lesson=name, step="1"), f"try-{name}-0")
+    assert tried.session_state["scenario"] == "chat"
+    assert tried.session_state["set:chat:max_num_seqs"] == 4
     press(page, "next")
     page.selectbox(key=f"predict-{name}-1-place-0").set_value("few").run()
     page.selectbox(key=f"predict-{name}-1-place-1").set_value("many").run()
@@ -160,22 +162,18 @@ def test_a_lesson_is_walked_with_a_wrong_and_a_right_prediction(lab: Lab) -> Non
 
 
 def test_a_step_that_the_teacher_changed_is_predicted_anew(lab: Lab) -> None:
-    name = small_lesson(lab.home)
-    served_step(lab.home, name, 0, 4.0)
-    path = lab.home.lessons / f"{name}.yaml"
-    path.write_text(path.read_text(encoding="utf-8").replace("kv_blocks: 200", "kv_blocks: 300"), encoding="utf-8")
-    page = learn(lesson=name, step="1")
+    commit(lab.home, LEARNER, "decoding", 0, Committed(predicted=4.0, experiment_id="x-1", hash="as it was"))
+    page = learn(lesson="decoding", step="1")
     assert "was changed after you predicted" in said(page)
     press(page, "predict-anew")
     assert "commit" in keys(page)
 
 
-def test_one_thing_to_try_opens_the_panel_with_its_settings(lab: Lab) -> None:
-    name = small_lesson(lab.home)
-    read_in(lab, served_step(lab.home, name, 0, 4.0))
-    page = press(learn(lesson=name, step="1"), f"try-{name}-0")
-    assert page.session_state["scenario"] == "chat"
-    assert page.session_state["set:chat:max_num_seqs"] == 4
+def test_large_type_stays_from_step_to_list(lab: Lab) -> None:
+    page = press(learn(lesson="decoding"), "large-type")
+    assert page.query_params["large"] == ["yes"]
+    press(page, "all-lessons")
+    assert page.query_params == {"learner": [LEARNER], "large": ["yes"]}
 
 
 @pytest.mark.parametrize("name", ["decodin", "<b>bold</b>", "../decoding"])
