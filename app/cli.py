@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.commands import compare, doctor, exchange, lab, lessons, papers, preview, quality, run, runs, sql
+from app.commands import compare, doctor, exchange, lab, lessons, papers, preview, quality, queue, run, runs, sql
 from app.commands.console import command
 from app.commands.printable import guard_terminal
 from app.home import Home
@@ -45,7 +45,7 @@ def _main(
     library.look_also_in(home.lessons)
 
 
-for module in (lab, run, preview, compare, quality, exchange, runs, papers, lessons, doctor, sql):
+for module in (lab, run, preview, compare, quality, exchange, runs, queue, papers, lessons, doctor, sql):
     module.register(app)
 
 

@@ -187,6 +187,16 @@ class Home:
         """The folder of an experiment, existing or not. Raises ``LabError`` for anything that is not an id."""
         return self.experiments / checked_run_id(experiment_id)
 
+    def object_dir(self, name: str) -> Path:
+        """The folder of the experiment of this id if there is one, else of the run. Raises as ``run_dir`` does."""
+        folder = self.experiment_dir(name)
+        return folder if (folder / EXPERIMENT_FILE).exists() else self.run_dir(name)
+
+    def existing_object_dir(self, name: str) -> Path:
+        """The same of one that exists. Raises as ``existing_run_dir`` does."""
+        folder = self.object_dir(name)
+        return folder if folder.parent == self.experiments else self.existing_run_dir(name)
+
     def trash_dir(self, run_id: str) -> Path:
         return self.trash / checked_run_id(run_id)
 

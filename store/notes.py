@@ -1,4 +1,4 @@
-"""``notes.json``: what a person wrote about a run, a name and notes. Plain text, never markup."""
+"""``notes.json``: what a person wrote about a run or an experiment: a name, notes and tags. Plain text, never markup."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LONGEST = {"name": 120, "notes": 20_000}  # characters
+LONGEST = {"name": 120, "notes": 20_000, "tag": 40}  # characters
+MOST_TAGS = 20
+TAG = r"^[^\s,\x00-\x1f\x7f]([^,\x00-\x1f\x7f]*[^\s,\x00-\x1f\x7f])?$"  # no commas, no control characters, no space at its ends
+
+Tag = Annotated[str, Field(max_length=LONGEST["tag"], pattern=TAG)]
 
 
 class Notes(BaseModel):
@@ -16,3 +20,4 @@ class Notes(BaseModel):
 
     name: Annotated[str, Field(max_length=LONGEST["name"])] = ""
     notes: Annotated[str, Field(max_length=LONGEST["notes"])] = ""
+    tags: Annotated[tuple[Tag, ...], Field(max_length=MOST_TAGS)] = ()

@@ -8,6 +8,7 @@ no stall can hide.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import duckdb
@@ -90,6 +91,15 @@ FROM runs ORDER BY coalesce(created_unix_ns, started_unix_ns) DESC NULLS LAST, r
 def runs(con: Connection, limit: int = 200) -> list[dict[str, Any]]:
     """The newest runs, newest first; JSON columns decoded."""
     return [_decoded(row) for row in runs_query(limit).rows(con)]
+
+
+def figures_of(con: Connection, run_ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The figures of those of the runs that have any, by run."""
+    rows = Query(
+        "SELECT run_id, figures FROM runs WHERE run_id IN (SELECT unnest($runs)) AND figures IS NOT NULL",
+        {"runs": list(run_ids)},
+    ).rows(con)
+    return {row["run_id"]: json.loads(row["figures"]) for row in rows}
 
 
 def run_query(run_id: str) -> Query:

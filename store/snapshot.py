@@ -68,7 +68,8 @@ def export_snapshot(path: Path, run_dirs: Sequence[Path], experiment_dir: Path |
         with zipfile.ZipFile(whole, "w", zipfile.ZIP_STORED) as archive:
             if experiment_dir is not None:
                 for file in sorted(experiment_dir.glob("*.json")):
-                    members[f"experiment/{file.name}"] = _add(archive, f"experiment/{file.name}", file.read_bytes())
+                    if file.name != NOTES or _is_readable(file):
+                        members[f"experiment/{file.name}"] = _add(archive, f"experiment/{file.name}", file.read_bytes())
             for run_dir in sorted(run_dirs):
                 for name, data in _run_members(run_dir, Path(folder)):
                     members[name] = _add(archive, name, data)
@@ -88,6 +89,15 @@ def export_snapshot(path: Path, run_dirs: Sequence[Path], experiment_dir: Path |
             archive.comment = hashlib.sha256(text).hexdigest().encode()
         whole.replace(path)
     return path.stat().st_size
+
+
+def _is_readable(notes: Path) -> bool:
+    """Whether notes can be handed on: those that cannot be read here could not be read anywhere."""
+    try:
+        read_as(Notes, notes)
+    except (FileNotFoundError, Unreadable):
+        return False
+    return True
 
 
 def licences_of(run_dirs: Sequence[Path]) -> dict[str, str]:

@@ -77,7 +77,8 @@ class Imported:
     @property
     def changed(self) -> tuple[str, ...]:
         """Runs of which something is new."""
-        return tuple(dict.fromkeys([*self.runs, *(run_id for run_id, _ in self.taken)]))
+        taken = (owner for owner, _ in self.taken if owner != self.experiment_id)
+        return tuple(dict.fromkeys([*self.runs, *taken]))
 
 
 def import_snapshot(
@@ -197,25 +198,23 @@ def _put_in_place(
     if experiment_id is not None:
         _check_experiment(folder / "experiment" / "experiment.json", str(experiment_id), check_experiment)
     fresh = [run_id for run_id in run_ids if run_id not in known]
-    beside = [(run_id, name) for run_id in known for name in BESIDE if (folder / "runs" / run_id / name).exists()]
-    taken = [(run_id, name) for run_id, name in beside if not (runs_dir / run_id / name).exists()]
-    kept = [
-        pair
-        for pair in beside
-        if pair not in taken and _differ(folder / "runs" / pair[0] / pair[1], runs_dir / pair[0] / pair[1])
-    ]
-    if experiment_id is not None:
-        plan = "experiment.json"
-        if _differ(folder / "experiment" / plan, experiments_dir / str(experiment_id) / plan):
-            kept.append((str(experiment_id), plan))
+    places = {run_id: (folder / "runs" / run_id, runs_dir / run_id) for run_id in known}  # in the file, here
+    beside = [(run_id, name) for run_id in known for name in BESIDE]
+    if experiment_id is not None and (experiments_dir / str(experiment_id)).exists():
+        places[str(experiment_id)] = (folder / "experiment", experiments_dir / str(experiment_id))
+        beside += [(str(experiment_id), NOTES), (str(experiment_id), "experiment.json")]
+    there = [(owner, name) for owner, name in beside if (places[owner][0] / name).exists()]
+    taken = [(owner, name) for owner, name in there if not (places[owner][1] / name).exists()]
+    kept = [(owner, name) for owner, name in there if _differ(*(place / name for place in places[owner]))]
     moved: list[Path] = []
     try:
         for run_id in fresh:
             (folder / "runs" / run_id).rename(runs_dir / run_id)
             moved.append(runs_dir / run_id)
-        for run_id, name in taken:
-            (folder / "runs" / run_id / name).rename(runs_dir / run_id / name)
-            moved.append(runs_dir / run_id / name)
+        for owner, name in taken:
+            source, target = (place / name for place in places[owner])
+            source.rename(target)
+            moved.append(target)
         if experiment_id is not None and not (experiments_dir / experiment_id).exists():
             (folder / "experiment").rename(experiments_dir / experiment_id)
     except OSError:
@@ -239,6 +238,8 @@ def _differ(one: Path, other: Path) -> bool:
 def _check_experiment(path: Path, experiment_id: str, check: Check) -> None:
     try:
         named = check(path.read_bytes())
+        if (path.parent / NOTES).exists():
+            read_as(Notes, path.parent / NOTES)
     except (OSError, ValueError) as error:
         raise refused(f"its experiment cannot be read ({error})", "Fetch it again.") from error
     if named != experiment_id or not RUN_ID.fullmatch(experiment_id):

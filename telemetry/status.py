@@ -139,6 +139,9 @@ class RunStatus(Identity):
     run_id: Annotated[str, Field(max_length=64)] = ""
     supervisor: Identity | None = None
     queued_unix_ns: Nanoseconds | None = None
+    queue_place: Nanoseconds | None = (
+        None  # where it stands among waiting runs, if somebody moved it; else when it came
+    )
     started_unix_ns: Nanoseconds | None = None
     updated_unix_ns: Nanoseconds | None = None
     ended_unix_ns: Nanoseconds | None = None

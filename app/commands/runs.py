@@ -1,5 +1,5 @@
-"""``servescope runs``, ``show``, ``scenarios``, ``cancel``, ``delete``, ``restore``: looking at runs and tidying
-them.
+"""``servescope runs``, ``show``, ``scenarios``, ``tag``, ``cancel``, ``delete``, ``restore``: looking at runs and
+tidying them.
 """
 
 from __future__ import annotations
@@ -22,42 +22,91 @@ RunId = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for function in (runs, show, scenarios, cancel, delete, restore):
+    for function in (runs, show, scenarios, tag, cancel, delete, restore):
         app.command()(function)
 
 
 @command
-def runs(json: Json = False) -> None:
-    """List the runs of this store, newest first."""
+def runs(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="WORD", help="Only what has every word in its name, notes, tags, scenario, model or id."
+        ),
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kind", metavar="KIND", help="Only these: run, comparison, sweep, capacity, verdict. Repeatable."
+        ),
+    ] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option("--tag", metavar="TAG", help="Only what has this tag. Repeatable.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """List the runs and experiments of this store, newest first."""
+    from app.experiments.listing import KINDS, list_all, matches, title_of
     from app.home import Home
-    from app.runs.listing import list_runs
     from app.runs.settle import settle_orphans
 
+    wrong = next((one for one in kind or () if one not in KINDS), None)
+    if wrong is not None:
+        raise LabError(
+            "bad-kind",
+            field="--kind",
+            value=wrong,
+            message=f"There is no kind {wrong!r}.",
+            mend=f"Take one of {', '.join(KINDS)}.",
+        )
     home = Home.from_environment()
     settle_orphans(home)
-    entries = list_runs(home)
+    everything = list_all(home)
+    entries = [entry for entry in everything if matches(entry, " ".join(words or ()), kind or (), tag or ())]
     if json:
-        emit({"runs": entries})
+        single = [entry for entry in entries if entry["kind"] == "run"]
+        emit({"runs": single, "experiments": [entry for entry in entries if entry["kind"] != "run"]})
         return
     if not entries:
-        say("There is no run yet. Serve one: servescope run starter")
+        say("Nothing is like that." if everything else "There is no run yet. Serve one: servescope run starter")
         return
-    columns = ("run", "name", "scenario", "done", "tokens", "status")
+    columns = ("id", "kind", "name", "scenario", "done", "tags", "status")
     rows = (
         (
-            run["run_id"],
-            run["name"],
-            run["scenario"],
-            f"{run['requests_done']}/{run['requests_total']}",
-            f"{run['output_tokens'] or 0:,}",
-            ", ".join([run["status"], *run["labels"]]),
+            entry["id"],
+            KINDS[entry["kind"]],
+            title_of(entry) if entry["kind"] != "run" else entry["name"],
+            entry["scenario"],
+            f"{entry['done']}/{entry['total']}",
+            ", ".join(entry["tags"]),
+            ", ".join([entry["status"], *entry["labels"]]),
         )
-        for run in entries
+        for entry in entries
     )
-    stdout().print(table(columns, rows, right=("done", "tokens"), whole=("run", "scenario")))
-    for run in entries:
-        if run["problem"]:
-            say(f"{run['run_id']}: {run['problem']}. servescope delete {run['run_id']} removes the run.")
+    stdout().print(table(columns, rows, right=("done",), whole=("id", "scenario")))
+    for entry in entries:
+        if entry["problem"]:
+            say(f"{entry['id']}: {entry['problem']}. servescope delete {entry['id']} removes it.")
+
+
+@command
+def tag(
+    id: Annotated[str, typer.Argument(metavar="ID", help="A run or an experiment.")],
+    tags: Annotated[list[str] | None, typer.Argument(metavar="TAG", help="Tags to give it.")] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", metavar="TAG", help="A tag to take away.")] = None,
+    json: Json = False,
+) -> None:
+    """Give a run or an experiment tags, or take some away; without any, say which it has."""
+    from app.home import Home
+    from app.runs.listing import find_run
+    from app.runs.notes import notes_or_none, write_notes
+
+    home = Home.from_environment().reach()
+    name = id if id in home.experiment_ids() else find_run(home, id)
+    kept = [one for one in notes_or_none(home, name)[0].tags if one not in (remove or ())]
+    if tags or remove:
+        kept = list(write_notes(home, name, tags=[*kept, *(tags or ())]).tags)
+    _done({"id": name, "tags": kept}, f"{name}: {', '.join(kept) or 'no tags'}", json)
 
 
 @command
@@ -154,21 +203,59 @@ def scenarios(
 
 
 @command
-def cancel(run: RunId, json: Json = False) -> None:
-    """Cancel a queued run, or end a running one; what it did is kept.
+def cancel(
+    run: Annotated[str, typer.Argument(metavar="ID", help="A run, or the start of its id; or an experiment.")],
+    json: Json = False,
+) -> None:
+    """Cancel a queued run, end a running one, or stop an experiment; what was done is kept.
 
     A run that does not end when it is asked to is killed after 15 seconds, whoever serves it.
     """
     from app.home import Home
-    from app.locks import running_lab
     from app.runs.listing import find_run
+
+    home = Home.from_environment().reach()
+    if run in home.experiment_ids():
+        _stop_experiment(home, run)
+        words = f"{run} is stopped; servescope compare --resume {run} goes on with it."
+        _done({"experiment_id": run, "stopped": True}, words, json)
+        return
+    run_id = find_run(home, run)
+    _end_run(home, run_id)
+    _done({"run_id": run_id, "cancelled": True}, f"{run_id} is cancelled.{_served_again(home, run_id)}", json)
+
+
+def _stop_experiment(home: Home, experiment_id: str) -> None:
+    """Raises ``LabError`` for one that does not go on."""
+    from app.experiments.drive import pause
+    from app.experiments.file import read_experiment
+
+    state = read_experiment(home, experiment_id).state
+    if state != "running":
+        message = f"The experiment {experiment_id} does not go on: it is {state}."
+        raise LabError("not-running", field="experiment", value=experiment_id, message=message)
+    pause(home, experiment_id, lambda run_id: _end_run(home, run_id))
+
+
+def _served_again(home: Home, run_id: str) -> str:
+    """What to say of a run that its experiment will serve once more."""
+    from app.experiments.file import read_experiment
+    from app.runs.brief import brief_of
+
+    experiment_id = brief_of(home.run_dir(run_id)).experiment_id
+    if experiment_id not in home.experiment_ids() or read_experiment(home, experiment_id).state != "running":
+        return ""
+    return f" Its experiment goes on and serves it again; servescope cancel {experiment_id} stops that."
+
+
+def _end_run(home: Home, run_id: str) -> None:
+    """Have a run ended and wait for it. Raises ``LabError`` where it was over before."""
+    from app.locks import running_lab
     from app.runs.queue import RunQueue
     from app.server.client import call
     from telemetry.folder import is_run
     from telemetry.status import is_final, read_status, state
 
-    home = Home.from_environment().reach()
-    run_id = find_run(home, run)
     lab = running_lab(home)
     own: RunQueue | None = None
     if lab is None:
@@ -188,7 +275,6 @@ def cancel(run: RunId, json: Json = False) -> None:
         time.sleep(LOOK_S)
     if is_run(run_dir) and state(read_status(run_dir)) == "finished":
         raise LabError("run-ended", field="run", value=run_id, message=f"The run {run_id} finished before it was told.")
-    _done({"run_id": run_id, "cancelled": True}, f"{run_id} is cancelled.", json)
 
 
 @command

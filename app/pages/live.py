@@ -9,8 +9,8 @@ from app.lab import get_lab
 from app.runs.facts import load_run
 from app.views.finished import finished_run
 from app.views.header import run_header, why_it_ended
+from app.views.missing import damaged_run
 from app.views.question import scenario_question
-from app.views.run_list import damaged_run
 from app.views.running import running_board
 from app.views.start import nothing_yet, start_panel
 from app.views.which import run_to_show

@@ -27,17 +27,23 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
     progress, summary = status.get("progress") or {}, status.get("summary") or {}
     notes, bad_notes = notes_or_none(home, run_id)
     damage = damage_of(run_dir, status)
+    requests_done = (summary.get("requests") or progress).get("finished", progress.get("requests_done", 0))
     return {
+        "kind": "run",
+        "id": run_id,
         "run_id": run_id,
         "name": notes.name,
         "notes": notes.notes,
+        "tags": list(notes.tags),
         "scenario": brief.scenario,
         "title": brief.title,
         "status": state(status),
         "model": str(brief.engine.get("model", "")),
         "device": str(brief.engine.get("device", "")),
         "requests_total": brief.requests,
-        "requests_done": (summary.get("requests") or progress).get("finished", progress.get("requests_done", 0)),
+        "requests_done": requests_done,
+        "done": requests_done,
+        "total": brief.requests,
         "iterations": summary.get("iterations", progress.get("iterations", 0)),
         "output_tokens": summary.get("output_tokens", progress.get("output_tokens", 0)),
         "created_unix_ns": brief.created_unix_ns or status.get("queued_unix_ns") or 0,

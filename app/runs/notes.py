@@ -1,35 +1,42 @@
-"""A run's name and notes, kept beside it in ``notes.json``."""
+"""Name, notes and tags of a run or an experiment, kept beside it in ``notes.json``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
 from app.errors import LabError
 from app.home import Home
-from store.notes import LONGEST, Notes
+from store.notes import LONGEST, MOST_TAGS, Notes, Tag
 from telemetry.folder import NOTES
 from telemetry.json_file import Unreadable, read_as, write_json
 
-
-def read_notes(home: Home, run_id: str) -> Notes:
-    """Name and notes of a run; empty ones if nobody wrote any. Raises ``Unreadable``."""
-    try:
-        return read_as(Notes, home.run_dir(run_id) / NOTES)
-    except FileNotFoundError:
-        return Notes()
+_TAG = TypeAdapter(Tag)
 
 
-def notes_or_none(home: Home, run_id: str) -> tuple[Notes, str | None]:
+def read_notes(home: Home, name: str) -> Notes:
+    """What was written about a run or an experiment; empty if nobody wrote anything. Raises ``Unreadable``."""
+    return _read(home.object_dir(name))
+
+
+def notes_or_none(home: Home, name: str) -> tuple[Notes, str | None]:
     """The same for a reader who goes on without: empty ones, and why, where the file cannot be read."""
     try:
-        return read_notes(home, run_id), None
+        return read_notes(home, name), None
     except Unreadable as error:
         return Notes(), str(error)
 
 
-def write_notes(home: Home, run_id: str, *, name: str | None = None, notes: str | None = None) -> Notes:
-    """Change what is given; notes that cannot be read are replaced. Raises ``LabError`` for an unknown run or a text
-    that is too long.
+def write_notes(
+    home: Home, of: str, *, name: str | None = None, notes: str | None = None, tags: Iterable[str] | None = None
+) -> Notes:
+    """Change what is given; notes that cannot be read are replaced.
+
+    Raises ``LabError`` for an unknown run or experiment, a text that is too long, or a tag that cannot be one.
     """
-    run_dir = home.existing_run_dir(run_id)
+    folder = home.existing_object_dir(of)
     given = {key: value.strip() for key, value in (("name", name), ("notes", notes)) if value is not None}
     for key, value in given.items():
         if len(value) > LONGEST[key]:
@@ -40,7 +47,42 @@ def write_notes(home: Home, run_id: str, *, name: str | None = None, notes: str 
                 message=f"{key} may hold {LONGEST[key]} characters.",
                 mend="Shorten it.",
             )
-    before, _ = notes_or_none(home, run_id)
-    changed = before.model_copy(update=given)
-    write_json(run_dir / NOTES, changed)
+    changes: dict[str, object] = dict(given)
+    if tags is not None:
+        changes["tags"] = checked_tags(tags)
+    before, _ = notes_or_none(home, of)
+    changed = before.model_copy(update=changes)
+    write_json(folder / NOTES, changed)
     return changed
+
+
+def checked_tags(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags, each once and without space around it. Raises ``LabError`` for one that cannot be, or too many."""
+    kept = tuple(dict.fromkeys(tag.strip() for tag in tags))
+    for tag in kept:
+        try:
+            _TAG.validate_python(tag)
+        except ValidationError as error:
+            raise LabError(
+                "bad-tag",
+                field="tag",
+                value=tag[:80],
+                message=f"{tag[:80]!r} cannot be a tag.",
+                mend=f"A tag is 1 to {LONGEST['tag']} characters without commas or line breaks.",
+            ) from error
+    if len(kept) > MOST_TAGS:
+        raise LabError(
+            "bad-tag",
+            field="tag",
+            value=len(kept),
+            message=f"There may be {MOST_TAGS} tags, these are {len(kept)}.",
+            mend="Take some away.",
+        )
+    return kept
+
+
+def _read(folder: Path) -> Notes:
+    try:
+        return read_as(Notes, folder / NOTES)
+    except FileNotFoundError:
+        return Notes()

@@ -30,6 +30,7 @@ from app.runs.process import (
     start_fork_server,
     sweep_logs,
 )
+from app.runs.queue_order import move, place_of
 from app.runs.settle import settle
 from engine.config import RunSpec
 from telemetry.folder import is_run
@@ -164,6 +165,17 @@ class RunQueue:
                 self._leaving[run_id].process.terminate()
             return True
 
+    def move(self, run_id: str, way: str) -> list[str]:
+        """Move a waiting run among those of its device: to the ``front``, ``up`` or ``down``; the queue as it is then.
+
+        Raises ``LabError`` for a run that does not wait here, or a way that is none.
+        """
+        with self._lock:
+            device = next((queued.device for queued in self._queued if queued.run_id == run_id), None)
+            move(self.home, [q.run_id for q in self._queued if q.device == device], run_id, way)
+            self._sort()
+            return self.queued()
+
     def queued(self) -> list[str]:
         """Ids of waiting runs, next first."""
         with self._lock:
@@ -271,7 +283,7 @@ class RunQueue:
             return
         write_status(run_dir, state="queued", supervisor=own_identity())
         self._queued.append(_Queued(run_id, device))
-        self._queued.sort(key=lambda queued: read_status(self.home.run_dir(queued.run_id)).get("queued_unix_ns", 0))
+        self._sort()
 
     def _adopt(self, run_id: str, run_dir: Path) -> None:
         try:
@@ -311,6 +323,9 @@ class RunQueue:
             self._spare_failures += 1
         if self._spare is None and self._spare_failures < 3 and not imports_are_under_way(self.environment):
             self._spare = EngineProcess.start(self.home, self.environment)
+
+    def _sort(self) -> None:
+        self._queued.sort(key=lambda queued: place_of(self.home.run_dir(queued.run_id)))
 
     # ---- small questions ----------------------------------------------------------------------------------------
 

@@ -29,11 +29,17 @@ ONE_RUN = (
 
 
 def figure(figures: Mapping[str, Any] | None, column: str) -> float | None:
-    """A figure of a run's summary; None where it has none."""
+    """A figure of a run's summary, as a list shows it; None where it has none."""
+    value = value_at(figures, column)
+    return None if value is None else round(value, 3)
+
+
+def value_at(figures: Mapping[str, Any] | None, column: str) -> float | None:
+    """The figure itself."""
     value: Any = figures or {}
     for part in column.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return round(float(value), 3) if isinstance(value, int | float) else None
+    return float(value) if isinstance(value, int | float) else None
 
 
 def side_by_side(runs: Sequence[tuple[str, Mapping[str, Any] | None]]) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ def api_routes(lab: Lab, entrance: Entrance) -> list[Route]:
         ("GET", "/api/runs/{run_id}", _show),
         ("DELETE", "/api/runs/{run_id}", _delete),
         ("POST", "/api/runs/{run_id}/cancel", lambda lab, path, body: {"cancelled": lab.queue.cancel(path["run_id"])}),
+        ("POST", "/api/runs/{run_id}/move", _move),
         ("POST", "/api/runs/{run_id}/restore", _restore),
         ("POST", "/api/sql", _sql),
     )
@@ -103,6 +104,10 @@ def _show(lab: Lab, path: dict[str, str], body: dict[str, Any]) -> dict[str, Any
 def _delete(lab: Lab, path: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
     lab.delete(path["run_id"])
     return {"deleted": path["run_id"]}
+
+
+def _move(lab: Lab, path: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:
+    return {"queued": lab.queue.move(path["run_id"], _text(body, "way"))}
 
 
 def _restore(lab: Lab, path: dict[str, str], body: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,15 +11,16 @@ import streamlit as st
 from app.errors import LabError, on_page
 from app.experiments.drive import current_turn, is_bounded, pause, resume, runs_planned, seconds_left
 from app.experiments.file import read_experiment
+from app.experiments.listing import plan_of
 from app.experiments.plan import Experiment, turn_in_words
 from app.exports.export import export
 from app.exports.import_file import import_file, imported_in_words
 from app.lab import Lab
+from app.runs.notes import notes_or_none
 from app.views.trash import delete_damaged
 from app.views.uploads import forget
 from app.words.plain import counted, plain
 from store.errors import StoreError
-from store.experiments import experiments
 from telemetry.refusal import in_words
 
 LOOK_S = 1.0
@@ -179,17 +179,16 @@ def _import(lab: Lab) -> None:
 
 
 def _titles(lab: Lab, known: list[str]) -> dict[str, str]:
-    """What each experiment is called; of those that the database does not know yet, from their files."""
-    with lab.database.read() as con:
-        titles = {
-            row["experiment_id"]: _title(row["title"], row["variants"], row["experiment_id"])
-            for row in experiments(con)
-        }
+    """What each experiment is called."""
+    titles = {}
     for experiment_id in known:
-        if experiment_id not in titles:
-            with contextlib.suppress(LabError):
-                fresh = read_experiment(lab.home, experiment_id)
-                titles[experiment_id] = _title(fresh.title, [v.name for v in fresh.variants], experiment_id)
+        named = notes_or_none(lab.home, experiment_id)[0].name
+        try:
+            plan = plan_of(lab.home, experiment_id)
+        except LabError:
+            titles[experiment_id] = _title(named, (), experiment_id)
+        else:
+            titles[experiment_id] = _title(named or plan.title, [v.name for v in plan.variants], experiment_id)
     return titles
 
 

@@ -9,10 +9,11 @@ import time
 import duckdb
 import streamlit as st
 
+from app.errors import LabError, on_page
 from app.experiments.missing_runs import Missing, serve_again, without
 from app.experiments.plan import Experiment
 from app.lab import Lab
-from app.views.trash import attempt, complaint
+from app.views.trash import attempt, complaint, delete_damaged
 from app.words.plain import counted, plain
 from store import queries
 
@@ -55,6 +56,16 @@ def say_missing(lab: Lab, experiment: Experiment, missing: tuple[Missing, ...]) 
                 on_click=attempt,
                 args=(_serve_again, lab, experiment.experiment_id),
             )
+
+
+def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
+    """In place of a run's page: what is wrong with its files, and a button that deletes it."""
+    st.error(plain(on_page(error)), icon=":material/search_off:")
+    st.page_link("pages/runs.py", label="All runs", icon=":material/list:")
+    if error.kind == "deleted-run":
+        deleted_run(lab, run_id)
+    if error.kind == "bad-spec":
+        delete_damaged("Delete this run", lab.delete, run_id)
 
 
 def deleted_run(lab: Lab, run_id: str) -> None:

@@ -76,7 +76,7 @@ def claim_here(lab: Lab, name: str) -> None:
 
 def verdicts_here(lab: Lab) -> dict[str, str]:
     """Each paper's verdict on this machine, of those that have one."""
-    judgements = [one for experiment in claim_experiments(lab.home) if (one := _judged_if_ready(lab, experiment))]
+    judgements = [one for experiment in claim_experiments(lab.home) if (one := judgement_here(lab, experiment))]
     return {name: one.verdict for name, one in latest(judgements).items()}
 
 
@@ -87,7 +87,7 @@ def verdict_badge(verdict: str) -> str:
 
 def judgements_here(lab: Lab) -> list[Judgement]:
     """Every verdict that the store's rows give now."""
-    return [one for experiment in claim_experiments(lab.home) if (one := _judged_if_ready(lab, experiment))]
+    return [one for experiment in claim_experiments(lab.home) if (one := judgement_here(lab, experiment))]
 
 
 def _start(lab: Lab, name: str, quick: bool) -> None:
@@ -106,7 +106,7 @@ def _verdicts(lab: Lab, name: str, experiments: list[Experiment]) -> None:
     waiting = rows_of(lab, [one for one in experiments if one.state == "finished"])
     if waiting:
         wait_for_rows(lab, waiting)
-    judgements = [one for experiment in experiments if (one := _judged_if_ready(lab, experiment)) is not None]
+    judgements = [one for experiment in experiments if (one := judgement_here(lab, experiment)) is not None]
     if not judgements:
         if not experiments:
             st.caption("It was not run on this machine yet.")
@@ -164,7 +164,7 @@ def _judgement(name: str, judgement: Judgement) -> None:
     )
 
 
-def _judged_if_ready(lab: Lab, experiment: Experiment) -> Judgement | None:
+def judgement_here(lab: Lab, experiment: Experiment) -> Judgement | None:
     """The verdict; None where there is none, or not all rows are there yet."""
     if experiment.claim is None or experiment.state in ("running", "paused") or rows_of(lab, [experiment]):
         return None

@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from app.errors import LabError, on_page
+from app.experiments.listing import KINDS, kind_of
 from app.home import EXPERIMENT_FILE, Home
 from app.lab import Lab
 from app.runs import trash
@@ -108,11 +109,15 @@ def title_of(home: Home, run_id: str) -> str:
     """What something in the trash was called."""
     folder = home.trash_dir(run_id)
     try:
-        if (folder / EXPERIMENT_FILE).exists():
-            return f"the comparison “{read_plan(folder).title}”"
         named = read_as(Notes, folder / NOTES).name if (folder / NOTES).exists() else ""
     except (FileNotFoundError, Unreadable):
         named = ""
+    if (folder / EXPERIMENT_FILE).exists():
+        try:
+            plan = read_plan(folder)
+        except (FileNotFoundError, Unreadable):
+            return f"the experiment “{named or run_id}”"
+        return f"the {KINDS[kind_of(plan)]} “{named or plan.title}”"
     brief = brief_of(folder)
     return named or brief.title or brief.scenario or run_id
 

@@ -24,6 +24,15 @@ STATES = {
 """Title and one sentence for each state a run can be in."""
 
 
+EXPERIMENT_STATES = {
+    "running": ("Running", "Its runs are served one after the other."),
+    "paused": ("Stopped", "It was stopped; what is done is kept, and it can go on."),
+    "finished": ("Finished", "Every run of it is over."),
+    "failed": ("Failed", "One of its runs could not be served."),
+}
+"""The same for an experiment."""
+
+
 LABELS = {
     "random weights": "The model's weights are random: the speed is real, the text is noise.",
     "simulated": "Times come from a model of the machine, not from this machine.",

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from app.runs.notes import read_notes
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 from tests.browser.conftest import OpenLab, stumbling_blocks
 from tests.browser.test_compare_page import PLACE
@@ -161,17 +162,24 @@ def test_an_unknown_run_is_named_in_words(open_lab: OpenLab, finished_run: str, 
     expect(page.get_by_text("finished-run", exact=False).first).to_be_visible()
 
 
-def test_the_list_opens_and_deletes_and_takes_it_back(open_lab: OpenLab, open_page: OpenPage) -> None:
+def test_the_list_finds_tags_deletes_and_takes_it_back(open_lab: OpenLab, open_page: OpenPage) -> None:
     open_lab.submit(small_spec("to-delete", requests=1, tokens=2))
     wait_for_state(open_lab.home, "to-delete", "finished")
     page = open_page(open_lab.url(path="/runs"))
-    page.get_by_placeholder("name, notes, scenario, label, model or id").fill("to-delete")
+    page.get_by_placeholder("name, notes, tag, scenario, label, model or id").fill("to-delete")
     expect(page.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
     table = page.locator("[data-testid='stDataFrame']")
     expect(table).to_have_count(1)  # while the list is drawn anew there are two
     box = table.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 18, box["y"] + 52)
+    page.locator(".st-key-chosen").get_by_role("combobox", name="Tags").fill("my own")
+    page.keyboard.press("Enter")
+    wait_for(lambda: read_notes(open_lab.home, "to-delete").tags == ("my own",))
+    page.keyboard.press("Escape")
+    tagged = open_page(open_lab.url(path="/runs?tag=my+own"))
+    expect(tagged.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
+    tagged.close()
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_text("Deleted: A small run")).to_be_visible()
     wait_for(lambda: not open_lab.home.run_dir("to-delete").exists())
@@ -197,7 +205,7 @@ def test_a_row_that_was_chosen_is_not_chosen_again_in_another_list(
     page.mouse.click(box["x"] + 18, box["y"] + 52)
     expect(page.get_by_role("button", name="Delete")).to_be_visible()
     open_lab.submit(small_spec("came-later", requests=1, tokens=2))
-    page.get_by_placeholder("name, notes, scenario, label, model or id").fill("small")
+    page.get_by_placeholder("name, notes, tag, scenario, label, model or id").fill("small")
     expect(page.get_by_text("came-later", exact=False).first).to_be_attached()
     expect(page.get_by_role("button", name="Delete")).to_have_count(0)
     wait_for_state(open_lab.home, "came-later", "finished")

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.experiments.file import create_experiment
+from app.experiments.plan import Variant, plan
 from app.home import EXPERIMENT_FILE, Home
 from app.lab import Lab, set_lab
 from app.locks import LabAddress
 from app.runs.folder import create_run, read_spec
+from app.runs.notes import write_notes
 from app.server.serve import PAGE
 from app.settings import controls as book
 from engine.config import EngineConfig
 from scenarios import build
 from store import queries
 from telemetry.status import read_status, state, write_status
-from tests.app.lab_process import lab_here
+from tests.app.lab_process import lab_here, scenario_file
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
 
 LAB = str(PAGE)
@@ -260,11 +264,27 @@ def test_a_run_that_failed_before_it_began_has_no_empty_charts_and_no_button_to_
     assert "No iteration was recorded" in texts(page)
 
 
-def test_the_list_names_renames_and_deletes_runs(lab: Lab, done: str) -> None:
-    page = opened(done)
-    page.switch_page("pages/runs.py").run()
-    assert not page.exception
-    assert done in str(page.dataframe[0].value)
+def test_the_list_holds_experiments_and_runs_and_an_address_narrows_it(lab: Lab, done: str, tmp_path: Path) -> None:
+    experiment, specs = plan(str(scenario_file(tmp_path)), (Variant("a"), Variant("b")), 1)
+    create_experiment(lab.home, replace(experiment, state="paused"), specs)
+    write_notes(lab.home, experiment.experiment_id, name=PLANTED, tags=["for the talk"])
+    write_notes(lab.home, done, tags=["for the talk", "other"])
+
+    def listed(**asked: str) -> dict[str, str]:
+        page = AppTest.from_file(LAB, default_timeout=60)
+        page.switch_page("pages/runs.py")
+        for name, value in asked.items():
+            page.query_params[name] = value
+        page.run()
+        assert not page.exception
+        table = page.dataframe[0].value
+        return dict(zip(table["id"], table["kind"], strict=True))
+
+    whole = {experiment.experiment_id: "comparison", done: "run"}
+    assert whole.items() <= listed().items()
+    assert listed(tag="for the talk") == whole
+    assert listed(tag="for the talk", kind="comparison") == {experiment.experiment_id: "comparison"}
+    assert listed(words="planted comparison") == {experiment.experiment_id: "comparison"}
 
 
 def test_with_an_empty_store_the_page_says_what_to_do(tmp_path: Path, lab: Lab) -> None:
