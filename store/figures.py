@@ -18,6 +18,7 @@ from store.limits import Outside, Work, what_limits, work_query
 from store.metrics import percentile, too_few
 from store.pool_room import pool_room
 from store.query import Query
+from store.stretches import stretches, stretches_in_words
 from store.summary import stored_summary
 
 TREND_POINTS = 60
@@ -129,9 +130,12 @@ def _limit(
     work = work_query(run_id, peaks).rows(con)[0]
     if not work["steps"]:
         return None
-    span_ms = work.pop("span_ms")
+    start_s, end_s = work.pop("start_s"), work.pop("end_s")
     outside = Outside.of(device["host_cpu_percent"], device["cpu_percent"], environment)
-    return what_limits(Work(**work), span_ms, peaks=peaks, outside=outside).as_dict()
+    limit = what_limits(Work(**work), 1e3 * (end_s - start_s), peaks=peaks, outside=outside)
+    parts = stretches(con, run_id, peaks, environment, start_s, end_s)
+    said = {"sentence": f"{limit.sentence} {stretches_in_words(parts)}".rstrip()}
+    return limit.as_dict() | said | {"stretches": [part._asdict() for part in parts]}
 
 
 def _loads(text: str | None) -> dict[str, Any]:

@@ -79,11 +79,7 @@ class Work:
         )
 
 
-def work_query(run_id: str, peaks: Peaks | None) -> Query:
-    """The fields of ``Work`` over a whole run, and ``span_ms``: from its first iteration's start to its last one's end."""
-    rates = {"f": peaks["flops_per_s"], "m": peaks["bytes_per_s"]} if are_known(peaks) else {"f": None, "m": None}
-    return Query(
-        """
+_STEPS = """
 WITH steps AS (
   SELECT *, flops / $f::DOUBLE * 1e3 AS compute, bytes / $m::DOUBLE * 1e3 AS memory FROM iterations WHERE run_id = $run
 )
@@ -92,10 +88,19 @@ SELECT count(*) AS steps, coalesce(sum(end_ns - start_ns) / 1e6, 0) AS busy_ms, 
        coalesce(sum(preempted), 0)::DOUBLE AS preemptions, sum(compute) AS compute_ms, sum(memory) AS memory_ms,
        sum(greatest(compute, memory)) AS bound_ms,
        CASE WHEN count(compute) > 0 THEN coalesce(sum(memory) FILTER (memory >= compute), 0) END AS memory_bound_ms,
-       (max(end_ns) - min(start_ns)) / 1e6 AS span_ms
-FROM steps""".strip(),
-        {"run": run_id, **rates},
-    )
+       min(start_ns) / 1e9 AS start_s, max(end_ns) / 1e9 AS end_s
+FROM steps"""
+
+
+def work_query(run_id: str, peaks: Peaks | None, width_s: float | None = None) -> Query:
+    """The fields of ``Work`` over a whole run, and ``start_s`` and ``end_s`` of its iterations; with ``width_s`` over the
+    iterations that ended in each such stretch of time, in order, where there are any.
+    """
+    rates = {"f": peaks["flops_per_s"], "m": peaks["bytes_per_s"]} if are_known(peaks) else {"f": None, "m": None}
+    if width_s is None:
+        return Query(_STEPS.strip(), {"run": run_id, **rates})
+    grouped = f"{_STEPS}\nGROUP BY (end_ns - 1) // $width::BIGINT ORDER BY end_s".strip()
+    return Query(grouped, {"run": run_id, **rates, "width": round(1e9 * width_s)})
 
 
 def are_known(peaks: Peaks | None) -> TypeGuard[Peaks]:

@@ -13,8 +13,6 @@ from store.query import Query
 SILENCE_S, SILENCES = 5.0, 10  # without a sample of the device: at least so long, and so many times what is usual
 CLOCK_DROP = 0.05  # share of its own highest clock the chip lost during the run
 THROTTLED = 0b11101000  # NVML: slowdowns by hardware, temperature or power brake; not idle, power cap or settings
-LABEL_DISTURBED = "disturbed"
-"""The label of a run whose times say less than they seem to; ``disturbances`` say why."""
 
 
 def machine_query(run_id: str) -> Query:

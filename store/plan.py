@@ -109,6 +109,8 @@ class Experiment:
     claim: ClaimMark | None = None  # of a paper's claim that this experiment tests
     stop: StopRule | None = None  # of a comparison that adds repeats by itself
     again: Count = 0  # how often a run that was disturbed is served again
+    draws: Annotated[tuple[Label, ...], Field(max_length=MOST_REPEATS)] = ()
+    # of a comparison whose repeats each ask requests of their own: each repeat's workload hash
 
     @property
     def baseline(self) -> str:
@@ -119,7 +121,11 @@ class Experiment:
         """The hash all variants share; in a sweep over workloads, the first's."""
         return self.workload_hashes[self.baseline]
 
-    def about(self) -> dict[str, str]:
+    def hash_of(self, name: str, repeat: int) -> str:
+        """The workload hash of a variant's runs in a repeat."""
+        return self.draws[repeat] if self.draws else self.workload_hashes[name]
+
+    def about(self) -> dict[str, Any]:
         """What every result of the experiment begins with."""
         return {
             "experiment_id": self.experiment_id,
@@ -130,6 +136,7 @@ class Experiment:
             "question": self.question,
             "workload_hash": self.workload_hash,
             "baseline": self.baseline,
+            "draws": len(self.draws) or 1,
         }
 
     def variant(self, name: str) -> Variant:
@@ -174,6 +181,9 @@ class _Stored(BaseModel):
             raise ValueError(
                 f"there is no variant {strangers[0]!r}" if strangers else f"{lacking[0]!r} has no workload"
             )
+        most = max([plan.stop.most if plan.stop is not None else 0, *(turn.repeat + 1 for turn in plan.turns)])
+        if plan.draws and (plan.kind != "compare" or len(plan.draws) < most):
+            raise ValueError("draws are the workloads of a comparison's repeats, one for each")
         if plan.stop is not None and plan.kind != "compare":
             raise ValueError("only a comparison adds repeats by itself")
         if any(turn.done and not turn.run_id for turn in plan.turns):

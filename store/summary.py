@@ -13,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from store.machine import LABEL_DISTURBED, machine_of
+from store.machine import machine_of
 from store.metrics import (
     COMPLETED_SQL,
     FEWEST_STEADY,
@@ -25,6 +25,7 @@ from store.metrics import (
     too_few_in_words,
 )
 from store.query import Query
+from telemetry.status import LABEL_DISTURBED
 
 LATENCIES = ("ttft_ms", "itl_ms", "tpot_ms", "e2e_ms")
 ITL_PER_TOKEN = "itl_token_ms"

@@ -31,6 +31,8 @@ LABEL_UNREADABLE = "status unreadable"
 LABEL_DAMAGED = "telemetry damaged"
 LABEL_INCOMPLETE = "telemetry incomplete"
 LABEL_UNFINISHED = "unfinished"
+LABEL_DISTURBED = "disturbed"
+"""The label of a run whose times say less than they seem to, for others disturbed it (``store.machine`` says when)."""
 
 Status = dict[str, Any]
 """A status as ``RunStatus`` accepts it, with the keys that are there."""

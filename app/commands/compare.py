@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,9 +17,8 @@ from app.locks import running_lab
 from app.settings.written import parse_settings
 
 if TYPE_CHECKING:
-    from app.experiments.plan import Experiment, Variant
+    from app.experiments.plan import Experiment
     from app.home import Home
-    from store.plan import StopRule
 
 LOOK_S = 0.2
 REPEATS = 5
@@ -45,6 +43,14 @@ Until = Annotated[
 Most = Annotated[int, typer.Option("--most", min=2, help="With --until: repeats at most.")]
 Again = Annotated[
     int, typer.Option("--again", min=0, max=10, help="Serve a run that was disturbed again, up to so many times.")
+]
+Calm = Annotated[
+    bool, typer.Option("--leave-out-disturbed", help="Judge without the repeats in which a run was disturbed.")
+]
+Seeds = Annotated[bool, typer.Option("--seeds", help="Each repeat asks requests of its own, drawn from another seed.")]
+Resume = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="EXPERIMENT", help="Go on with one; with --again also with its disturbed runs."),
 ]
 Ray = Annotated[
     str | None,
@@ -71,13 +77,13 @@ def compare(
     ] = None,
     until: Until = None,
     most: Most = 12,
+    seeds: Seeds = False,
     again: Again = 0,
     set: Set = None,
     slo: Objective = None,
     ray: Ray = None,
-    resume: Annotated[
-        str | None, typer.Option("--resume", metavar="EXPERIMENT", help="Go on with one that was stopped.")
-    ] = None,
+    resume: Resume = None,
+    leave_out_disturbed: Calm = False,
     json: Json = False,
 ) -> None:
     """Serve the same requests in two or more ways, in turns.
@@ -85,6 +91,8 @@ def compare(
     Says what differs and how surely. For example: servescope compare starter --variant on: --variant
     off:chunked_prefill=off
     """
+    from app.commands.compare_options import parse_until, parse_variant
+    from app.experiments.disturbed import serve_disturbed_again
     from app.experiments.plan import Variant, plan
     from app.home import Home
     from app.runs.machine_rates import measure_for
@@ -92,7 +100,9 @@ def compare(
 
     home = Home.from_environment().prepare()
     if resume is not None:
-        _see_through(home, resume, json, again=True, slo=slo, ray=ray)
+        if again:
+            serve_disturbed_again(home, resume, again)
+        _see_through(home, resume, json, again=True, slo=slo, ray=ray, calm=leave_out_disturbed)
         return
     if scenario is None:
         raise LabError("nothing-named", field="scenario", message="Name a scenario, or give --resume EXPERIMENT.")
@@ -100,15 +110,17 @@ def compare(
     if len(variants) == 1:
         variants.insert(0, Variant("as it is"))
     stop = parse_until(until, most) if until else None
+    several = repeats or (2 if stop else REPEATS)
     experiment, specs = plan(
         scenario,
         variants,
-        repeats or (2 if stop else REPEATS),
+        several,
         common=parse_settings(set or []),
         slo=slo or DEFAULT_SLO,
         measure=measure_for(home, say),
+        draws=max(several, most if stop else 0) if seeds else 0,
     )
-    _begin(home, replace(experiment, stop=stop, again=again), specs, json, ray)
+    _begin(home, replace(experiment, stop=stop, again=again), specs, json, ray, calm=leave_out_disturbed)
 
 
 @command
@@ -179,6 +191,7 @@ def capacity(
 
     Rates of arrivals are tried by bisection. For example: servescope capacity chat --slo ttft=500,tpot=100
     """
+    from app.commands.compare_options import parse_variant
     from app.experiments.plan import Variant
     from app.experiments.rate_search import plan_capacity
     from app.home import Home
@@ -202,37 +215,9 @@ def capacity(
     _begin(home, replace(experiment, again=again), specs, json, ray)
 
 
-def parse_variant(text: str) -> Variant:
-    """``NAME:key=value,key=value`` as a variant; a value may hold commas where no KEY= follows them."""
-    from app.experiments.plan import Variant
-
-    name, _, settings = text.partition(":")
-    parts = [part for part in re.split(r",(?=\s*[A-Za-z_][\w.\-]*=)", settings) if part.strip()]
-    return Variant(name.strip(), parse_settings(parts))
-
-
-def parse_until(text: str, most: int) -> StopRule:
-    """``itl_ms_p99=5%`` as a rule of when to stop. Raises ``LabError`` for what is none."""
-    from app.experiments.stop_rule import checked
-    from store.plan import StopRule
-
-    metric, _, width = text.partition("=")
-    try:
-        share = float(width.removesuffix("%")) / (100 if width.endswith("%") else 1)
-    except ValueError:
-        raise LabError(
-            "bad-experiment",
-            field="--until",
-            value=text,
-            message="It takes FIGURE=SHARE.",
-            mend="For example: --until itl_ms_p99=5%",
-        ) from None
-    return (
-        checked(StopRule(metric.strip(), share, most)) if share > 0 else checked(StopRule(metric.strip(), 1e-9, most))
-    )
-
-
-def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool, ray: str | None) -> None:
+def _begin(
+    home: Home, experiment: Experiment, specs: dict[str, Any], json: bool, ray: str | None, *, calm: bool = False
+) -> None:
     from app.experiments.drive import runs_planned
     from app.experiments.file import create_experiment
     from app.experiments.rate_search import criterion_in_words
@@ -250,20 +235,29 @@ def _begin(home: Home, experiment: Experiment, specs: dict[str, Any], json: bool
         say(f"{experiment.experiment_id}: at most {runs} runs. {stop_in_words(experiment)}")
     else:
         say(f"{experiment.experiment_id}: {runs} runs, {experiment.repeats} of each variant in turns and a warm-up.")
-    _see_through(home, experiment.experiment_id, json, ray=ray)
+    _see_through(home, experiment.experiment_id, json, ray=ray, calm=calm)
 
 
 def _see_through(
-    home: Home, experiment_id: str, json: bool, *, again: bool = False, slo: str | None = None, ray: str | None = None
+    home: Home,
+    experiment_id: str,
+    json: bool,
+    *,
+    again: bool = False,
+    slo: str | None = None,
+    ray: str | None = None,
+    calm: bool = False,
 ) -> None:
-    """Follow an experiment to its end, driving it where no lab does, and print the result."""
+    """Follow an experiment to its end, driving it where no lab does, and print the result; ``calm``: without disturbed
+    repeats.
+    """
     from app.experiments.drive import resume
     from app.experiments.judge import result_of_experiment
 
     if again:
         resume(home, experiment_id)
     interrupted = _follow_on_ray(home, experiment_id, ray) if ray else follow(home, experiment_id)
-    result = result_of_experiment(home, experiment_id, slo)
+    result = result_of_experiment(home, experiment_id, slo, calm=calm)
     if json:
         emit(result)
     elif result["kind"] == "capacity":

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from app.commands.console import result_table, say, stdout
+from app.words.states import DRAWN_ANEW
 
 SHOWN = (
     *("ttft_ms", "ttft_ms_p99", "itl_ms", "itl_ms_p99", "stalls", "tpot_ms", "e2e_ms"),
@@ -37,6 +38,8 @@ def print_comparison(result: dict[str, Any]) -> None:
     stdout().print(result_table(replace(shown, title=title)))
     for words in small_samples(result["metrics"]):
         say(words)
+    if result["draws"] > 1:
+        say(DRAWN_ANEW)
     say(f"Objective {result['slo']['name']}: {result['slo']['words']}.")
     for goodput in result["goodput"]:
         say(goodput_in_words(goodput))

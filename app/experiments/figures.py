@@ -11,6 +11,8 @@ import plotly.graph_objects as go
 from app.charts.comparison import Point, curve, heat_map, throughput_latency
 from app.charts.objectives import attainment_by_rate
 from app.experiments.plan import Experiment
+from app.experiments.rate_points import rate_points
+from app.experiments.rate_search import probes
 from app.theme import LIGHT
 from store.samples import RunSamples
 from store.slo import GOODPUT_ATTAINMENT
@@ -91,6 +93,23 @@ def slo_line(result: Mapping[str, Any], metric: str) -> tuple[float, str] | None
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
+
+
+def capacity_rates(experiment: Experiment, result: Mapping[str, Any], palette: Any = LIGHT) -> go.Figure:
+    """Attainment at each rate that a search for capacity tried; ``result``: of ``rate_search.capacity_result``."""
+    groups = []
+    for name, about in result["variants"].items():
+        points = rate_points(probes(experiment, name))
+        groups.append(
+            {
+                "name": name,
+                "measured": [(point["requests_per_s"], point["attainment"]) for point in points],
+                "intervals": [point["interval"] for point in points],
+                "runs": [point["runs"][0] for point in points],
+                "goodput": about["capacity"],
+            }
+        )
+    return attainment_by_rate(groups, palette, goal=GOODPUT_ATTAINMENT)
 
 
 def rates(result: Mapping[str, Any], palette: Any = LIGHT) -> go.Figure:

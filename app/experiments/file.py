@@ -9,6 +9,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from app.errors import LabError, nearest
+from app.experiments.plan import draw_key
 from app.home import EXPERIMENT_FILE, Home
 from app.runs.trash import move_to_trash
 from engine.config import RunSpec
@@ -18,11 +19,11 @@ from telemetry.limits import MOST_SPEC_BYTES
 
 
 def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, RunSpec]) -> Path:
-    """Write a new experiment: each variant's spec first, the plan last."""
+    """Write a new experiment: its specs first, the plan last."""
     folder = home.experiment_dir(experiment.experiment_id)
     folder.mkdir(mode=0o700)
-    for index, variant in enumerate(experiment.variants):
-        write_json(folder / f"variant-{index:02d}.json", specs[variant.name].model_dump(mode="json"))
+    for key, name in _files(experiment).items():
+        write_json(folder / name, specs[key].model_dump(mode="json"))
     write_experiment(home, experiment)
     return folder
 
@@ -64,18 +65,23 @@ def read_experiment(home: Home, experiment_id: str) -> Experiment:
 
 
 def read_specs(home: Home, experiment: Experiment) -> dict[str, RunSpec]:
-    """Each variant's spec as it was drawn. Raises ``LabError`` where one cannot be read."""
+    """Each variant's spec as it was drawn, and further draws as ``plan`` gives them. Raises ``LabError`` where one
+    cannot be read.
+    """
     folder = home.experiment_dir(experiment.experiment_id)
     try:
-        return {
-            variant.name: read_as(RunSpec, folder / f"variant-{index:02d}.json", MOST_SPEC_BYTES)
-            for index, variant in enumerate(experiment.variants)
-        }
+        return {key: read_as(RunSpec, folder / name, MOST_SPEC_BYTES) for key, name in _files(experiment).items()}
     except FileNotFoundError as error:
         missing = Unreadable(Path(str(error.filename)), "it is missing")
         raise _unreadable(experiment.experiment_id, missing) from error
     except Unreadable as error:
         raise _unreadable(experiment.experiment_id, error) from error
+
+
+def _files(experiment: Experiment) -> dict[str, str]:
+    """The file of each spec, by what the plan's specs have it by."""
+    variants = {variant.name: f"variant-{index:02d}.json" for index, variant in enumerate(experiment.variants)}
+    return variants | {draw_key(n): f"draw-{n:03d}.json" for n in range(1, len(experiment.draws))}
 
 
 def delete_experiment(home: Home, experiment_id: str) -> None:

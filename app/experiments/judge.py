@@ -10,6 +10,7 @@ import numpy as np
 
 from app.errors import LabError
 from app.experiments import stop_rule
+from app.experiments.disturbed import without_disturbed
 from app.experiments.expectations import Side, expectations
 from app.experiments.file import read_experiment
 from app.experiments.missing_runs import as_it_is
@@ -29,14 +30,19 @@ Effects = dict[str, dict[str, Effect]]
 SCALES = tuple(float(scale) for scale in np.round(np.geomspace(0.1, 10, 21), 4))
 
 
-def result_of_experiment(home: Home, experiment_id: str, slo: str | None = None) -> dict[str, Any]:
-    """The result from the runs' own spools, whether or not a lab has the database open.
+def result_of_experiment(
+    home: Home, experiment_id: str, slo: str | None = None, *, calm: bool = False
+) -> dict[str, Any]:
+    """The result from the runs' own spools, whether or not a lab has the database open. ``calm``: of a comparison,
+    without the repeats in which a run was disturbed.
 
     Raises ``LabError`` for an unknown experiment, or one that cannot be judged, with the reason.
     """
     experiment = as_it_is(home, read_experiment(home, experiment_id))
     if experiment.kind == "capacity":
         return capacity_result(home, experiment)
+    if calm:
+        experiment = without_disturbed(home, experiment)
     runs = (run_id for variant in experiment.variants for run_id in experiment.runs_of(variant.name))
     with rows_aside(home.runs, runs) as rows:
         return judge(rows.con, experiment, slo)
@@ -263,13 +269,14 @@ def _refuse_unlike_runs(
 ) -> None:
     """What the runs themselves say must agree, whatever the plan said."""
     base_row = rows[runs[experiment.baseline][0]]
+    repeat_of = {turn.run_id: turn.repeat for turn in experiment.turns}
     for name, ids in runs.items():
         for run_id in ids:
             row = rows[run_id]
             reason = None
             if row is None or base_row is None or row["state"] != "finished" or "unfinished" in row["labels"]:
                 reason = f"run {run_id} is not finished"
-            elif row["workload_hash"] and row["workload_hash"] != experiment.workload_hashes[name]:
+            elif row["workload_hash"] and row["workload_hash"] != experiment.hash_of(name, repeat_of[run_id]):
                 reason = f"run {run_id} was asked other requests (its workload hash differs)"
             elif _weights(row) != _weights(base_row):
                 reason = f"run {run_id} served other weights"

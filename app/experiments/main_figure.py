@@ -61,7 +61,7 @@ def _capacities(experiment: Experiment) -> str:
     for variant in experiment.variants:
         held, failed = bisection(experiment.search).bracket(decided(verdicts(experiment, variant.name)))
         if held is not None:
-            said.append(f"{variant.name} {held:.3g} requests/s")
+            said.append(f"{variant.name}: {held:.3g} requests/s")
         elif failed is not None:
-            said.append(f"{variant.name} below {failed:.3g} requests/s")
-    return ", ".join(said)
+            said.append(f"{variant.name}: below {failed:.3g} requests/s")
+    return "; ".join(said)

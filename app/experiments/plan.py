@@ -28,6 +28,7 @@ WARM_UP_REQUESTS = 4
 WARM_UP_TOKENS = 8  # of each answer: steps are warm by then
 MOST_ATTEMPTS = 3
 WORKLOAD = "workload."
+SEED = "workload.seed"
 NAME = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 
 FINAL_STATES = frozenset({"finished", "failed"})
@@ -44,12 +45,14 @@ def plan(
     slo: str = DEFAULT_SLO,
     fewest: int = 2,
     measure: Measure | None = None,
+    draws: int = 0,
 ) -> tuple[Experiment, dict[str, RunSpec]]:
     """A new experiment, and each variant's spec (without a run id of its own).
 
     ``common``: settings all variants share; each variant's own are applied on top of them. ``kind``: in a sweep the
     workload may differ between variants. ``fewest``: variants it takes. ``measure``: as ``scenarios.build`` takes it; a
-    workload is sized once, for all its variants.
+    workload is sized once, for all its variants. ``draws``: of a comparison whose repeats each ask requests of their
+    own, drawn from another seed, for how many repeats; their specs are there by ``draw_key``.
 
     Raises:
         LabError: too few or too many variants, a name given twice, or sides that cannot be compared, with the reason.
@@ -85,7 +88,27 @@ def plan(
         slo=slo,
         sizing=base.sizing.in_words if base.sizing is not None else "",
     )
+    if draws:
+        drawn = draws_of(scenario, base, common or {}, draws, measure)
+        experiment = replace(experiment, draws=tuple(spec.workload_hash for spec in (base, *drawn)))
+        specs |= {draw_key(n): spec for n, spec in enumerate(drawn, 1)}
     return experiment, specs
+
+
+def draw_key(repeat: int) -> str:
+    """By what the specs of a plan hold a repeat's own requests; no variant can be called so."""
+    return f"\x00draw {repeat}"
+
+
+def draws_of(
+    scenario: str, base: RunSpec, common: Mapping[str, str], draws: int, measure: Measure | None
+) -> list[RunSpec]:
+    """The same workload from further seeds, for all repeats but the first."""
+    import scenarios
+
+    known = common.get(SEED, scenarios.load(scenario).workload.seed)
+    first = base.engine.seed if known is None else int(known)
+    return [scenarios.build(scenario, dict(common) | {SEED: str(first + n)}, measure=measure) for n in range(1, draws)]
 
 
 def _specs(
@@ -162,6 +185,10 @@ def spec_of_turn(specs: Mapping[str, RunSpec], experiment: Experiment, index: in
     """The spec of the plan's next attempt at a turn, with its run id."""
     turn = experiment.turns[index]
     spec = specs[turn.variant]
+    if experiment.draws and turn.repeat:
+        draw = specs[draw_key(turn.repeat)]
+        own = {name: getattr(draw, name) for name in ("requests", "labels", "licences", "sizing", "workload")}
+        spec = spec.model_copy(update=own)
     attempt = f"-{turn.attempts + 1}" if turn.attempts else ""
     if turn.warm_up:
         title = f"{turn.variant}, warm-up"

@@ -18,12 +18,11 @@ from app.experiments.plan import natural_rate, plan
 from app.home import Home
 from engine.config import RunSpec
 from store.aside import rows_aside
-from store.machine import LABEL_DISTURBED
 from store.metrics import METRICS, percentile, too_few_in_words
 from store.plan import Experiment, Search, Turn, Variant
 from store.samples import alone, read_samples, with_slo
 from store.slo import DEFAULT_SLO, GOODPUT_ATTAINMENT, Bisection, parse_slo
-from telemetry.status import LABEL_UNFINISHED, read_status
+from telemetry.status import LABEL_DISTURBED, LABEL_UNFINISHED, read_status
 
 if TYPE_CHECKING:
     from scenarios.build import Measure
@@ -133,6 +132,7 @@ def measure(home: Home, experiment: Experiment, turn: Turn) -> tuple[bool, dict[
         run = with_slo(read_samples(rows.con, turn.run_id), parse_slo(experiment.slo), alone(rows.con, [first]))
     figures = {
         "attainment": run.totals["slo_attainment"],
+        "requests": len(run.requests["slo_attainment"]),
         "scheduling_delay_ms": percentile(run.requests["scheduling_delay_ms"], 0.5),
         "itl_ms_p99": run.totals["itl_ms_p99"],
         "itl_samples": run.samples_of("itl_ms"),
@@ -189,8 +189,8 @@ def _stopped_early(variants: Mapping[str, Any]) -> list[str]:
         return []
     what = "1 rate was" if count == 1 else f"{count} rates were"
     return [
-        f"{what} stopped early: more requests had missed the objective than it allows, so its other figures are of a "
-        "part."
+        f"{what} stopped early: so much had missed the criterion that the rest could not mend it. Other figures there "
+        "are of a part."
     ]
 
 

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from app.charts.objectives import attainment_by_rate
 from app.experiments.commands import rate_search_command
+from app.experiments.figures import capacity_rates
 from app.experiments.plan import Experiment
 from app.experiments.rate_search import capacity_result
 from app.experiments.tables import asked_table, rates_table
 from app.exports import html, report
 from app.home import Home
-from app.theme import LIGHT
 from app.words.states import DISTURBED_RATES
-from store.slo import GOODPUT_ATTAINMENT
 
 
 def capacity_report(home: Home, experiment: Experiment) -> str:
     """The search as a page."""
     result = capacity_result(home, experiment)
-    groups = [
-        {
-            "name": name,
-            "measured": [(probe["requests_per_s"], probe["attainment"]) for probe in about["probes"]],
-            "goodput": about["capacity"],
-        }
-        for name, about in result["variants"].items()
-    ]
-    figure = attainment_by_rate(groups, LIGHT, goal=GOODPUT_ATTAINMENT)
+    figure = capacity_rates(experiment, result)
     parts = [
         html.story(
             experiment.title,

@@ -25,7 +25,7 @@ from app.panels import PANELS
 from app.runs.latencies import COUNTED, latency_rows
 from app.settings.given import flat
 from app.theme import LIGHT
-from app.words.states import DISTURBED
+from app.words.states import DISTURBED, DRAWN_ANEW
 from app.words.text import number
 from engine.config import spec_of_today
 from store import queries
@@ -73,6 +73,7 @@ def experiment_report(con: duckdb.DuckDBPyConnection, experiment: Experiment, sl
     base = rows[first[experiment.baseline]]
     told = [*result["summary"], *map(goodput_in_words, result["goodput"])]
     told += [result["stop"]["says"]] if result["stop"] else []
+    told += [DRAWN_ANEW] if experiment.draws else []
     parts = [
         story(experiment.title, experiment.question, result["labels"], told, disturbance_warning(result)),
         *([table_section(expected_table(result["expect"]))] if result["expect"] else []),
@@ -142,7 +143,7 @@ def run_report(con: duckdb.DuckDBPyConnection, run_id: str) -> str:
         *(table_section(table) for panel in PANELS for table in panel.run_tables(con, run_id)),
         section("Configuration", pairs(flat(spec.get("engine") or {}))),
         section("Machine and versions", pairs(flat(row.get("environment") or {}))),
-        again(run_command(str(row.get("scenario")), spec.get("engine") or {})),
+        again(run_command(str(row.get("scenario")), spec.get("engine") or {}, spec.get("workload") or {})),
         fine_print(f"Run {run_id}, workload {figures.get('workload_hash')}."),
     ]
     return page(title, parts)

@@ -14,6 +14,7 @@ from app.views.comparison import comparison
 from app.views.experiments import damaged_experiment, exchange_row, experiment_picker, experiment_progress
 from app.views.new_comparison import new_comparison
 from app.words.plain import plain
+from app.words.states import DRAWN_ANEW
 
 lab = get_lab()
 st.title("Compare", anchor=False)
@@ -33,6 +34,8 @@ except LabError as error:
     st.stop()
 if experiment.sizing:
     st.caption(plain(experiment.sizing))
+if experiment.draws:
+    st.caption(plain(DRAWN_ANEW))
 experiment_progress(lab, experiment)
 if experiment.kind == "capacity":
     capacity_view(lab, experiment)

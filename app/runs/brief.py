@@ -1,4 +1,5 @@
-"""What lists and pages read of a spec: everything but its requests, kept beside it in ``brief.json``.
+"""What lists and pages read of a run: its spec without the requests, and once it is over what disturbed it; kept in
+``brief.json``.
 
 A spec may have thousands of prompts, and a list shows hundreds of runs. The file is drawn from ``spec.json``, written
 with it, and drawn anew where it is missing, of another version, or not of the spec that is there now.
@@ -42,6 +43,7 @@ class Brief(BaseModel):
     workload_hash: Label = ""
     sizing: Words = ""  # how the requests were made to fit the machine, in words
     workload: dict[str, str] = {}  # workload settings that were given, by dotted name
+    disturbances: Labels | None = None  # of a run that is over what disturbed it; None: not looked at yet
     problem: Words | None = None  # why the spec cannot be read; never in the file
 
 

@@ -8,10 +8,11 @@ from typing import Any
 from app.errors import LabError
 from app.home import Home, checked_run_id, deleted_run, unknown_run
 from app.runs.brief import brief_of
+from app.runs.disturbances import disturbances_of
 from app.runs.notes import notes_or_none
 from telemetry.damage import damage_of
 from telemetry.folder import is_run
-from telemetry.status import LABEL_DAMAGED, Status, read_status, state
+from telemetry.status import LABEL_DAMAGED, LABEL_DISTURBED, Status, read_status, state
 
 
 def list_runs(home: Home) -> list[dict[str, Any]]:
@@ -49,7 +50,7 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
         "created_unix_ns": brief.created_unix_ns or status.get("queued_unix_ns") or 0,
         "started_unix_ns": status.get("started_unix_ns"),
         "ended_unix_ns": status.get("ended_unix_ns"),
-        "labels": labels_of(run_dir, status) or list(brief.labels),
+        "labels": list(dict.fromkeys([*(status.get("labels") or brief.labels), *labels_of(run_dir, status)])),
         "error": status.get("error"),
         "problem": "; ".join(filter(None, [brief.problem, bad_notes, *damage.values()])) or None,
         "experiment_id": brief.experiment_id,
@@ -57,11 +58,13 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
 
 
 def labels_of(run_dir: Path, status: Status) -> list[str]:
-    """A run's labels, with what its folder shows to be damaged."""
+    """A run's labels, with what only its folder shows: that it is damaged, that something disturbed it."""
     labels = list(status.get("labels") or ())
-    if damage_of(run_dir, status) and LABEL_DAMAGED not in labels:
+    if damage_of(run_dir, status):
         labels.append(LABEL_DAMAGED)
-    return labels
+    if disturbances_of(run_dir, status):
+        labels.append(LABEL_DISTURBED)
+    return list(dict.fromkeys(labels))
 
 
 def find_run(home: Home, name: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import streamlit as st
 
-from app.charts.objectives import attainment_by_rate
 from app.components.chart_card import chart_card, page_palette
 from app.components.result_table import result_table
+from app.experiments.figures import capacity_rates
 from app.experiments.missing_runs import missing_runs
 from app.experiments.plan import Experiment
 from app.experiments.rate_search import capacity_result
@@ -22,11 +22,11 @@ from app.words.charts import ChartWords
 from app.words.plain import plain
 from app.words.states import DISTURBED_RATES
 from store.samples import request_figures_query
-from store.slo import GOODPUT_ATTAINMENT
 
 RATES = ChartWords(
     "SLO attainment by request rate",
-    "Every point is a run of the same requests, arriving faster or slower. A click opens that run.",
+    "Every point is a rate at which the same requests arrived. Bars are intervals of 95 %: of repeats by how they "
+    "differ, of one run by its number of requests. A click opens the first run.",
     "request",
     ("arrival_ns", "first_token_ns", "end_ns"),
 )
@@ -47,16 +47,7 @@ def capacity_view(lab: Lab, experiment: Experiment) -> None:
     st.caption(plain(table.note))
     if not table.rows:
         return
-    groups = [
-        {
-            "name": name,
-            "measured": [(probe["requests_per_s"], probe["attainment"]) for probe in about["probes"]],
-            "runs": [probe["run_id"] for probe in about["probes"]],
-            "goodput": about["capacity"],
-        }
-        for name, about in result["variants"].items()
-    ]
-    figure = attainment_by_rate(groups, page_palette(), goal=GOODPUT_ATTAINMENT)
+    figure = capacity_rates(experiment, result, page_palette())
     query = request_figures_query(table.rows[0]["run_id"])
     told, shown = " ".join(result["summary"]), pa.Table.from_pylist(table.values())
     chart_card(RATES, figure, shown, query, name="rates", summary=told, opens=_run_of)

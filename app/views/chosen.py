@@ -34,7 +34,7 @@ def chosen_one(lab: Lab, entry: Entry, known_tags: Sequence[str]) -> None:
             st.error(plain(in_words(error)))
         if entry["problem"]:
             st.warning(plain(f"Damaged: {entry['problem']}."), icon=":material/warning:")
-        with st.container(horizontal=True, vertical_alignment="bottom"):
+        with st.container(horizontal=True, vertical_alignment="center"):
             _open(entry)
             if entry["kind"] == "run":
                 facts = facts_of(lab, entry["id"])

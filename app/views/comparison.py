@@ -16,21 +16,22 @@ from app.charts.objectives import attainment_by_scale
 from app.components.chart_card import chart_card, page_palette
 from app.components.result_table import result_table
 from app.errors import LabError
+from app.experiments.disturbed import resting_on
 from app.experiments.figures import DISTRIBUTIONS, distribution, plane, rates, sweep_figure
 from app.experiments.file import read_experiment
 from app.experiments.judge import goodput_in_words, judge
-from app.experiments.missing_runs import as_it_is, missing_runs, without
+from app.experiments.missing_runs import missing_runs, without
 from app.experiments.plan import Experiment
 from app.experiments.tables import differs_table, figures_table, served_table
 from app.lab import Lab, get_lab
 from app.panels.sentences import label_in_words
 from app.runs.latencies import ALL
+from app.views.disturbed import as_the_reader_wants
 from app.views.expected import expected_lines
 from app.views.missing import rows_of, say_missing, wait_for_rows
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words.charts import ChartWords
 from app.words.plain import plain
-from app.words.states import DISTURBED
 from app.words.text import number
 from store import queries
 from store.errors import StoreError
@@ -94,6 +95,7 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
     experiment = without(experiment, missing)
     if not experiment.complete_repeats():
         return experiment.slo
+    experiment = as_the_reader_wants(lab, experiment)
     runs = [run for variant in experiment.variants for run in experiment.runs_of(variant.name)]
     waiting = rows_of(lab, [experiment])
     if waiting:
@@ -114,8 +116,6 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
     if result["expect"]:
         with st.expander("What should come out", expanded=True):
             expected_lines(result["expect"])
-    if any(about["disturbed"] for about in result["variants"].values()):
-        st.warning(DISTURBED, icon=":material/warning:")
     if result["goodput"]:
         _rates(result, experiment)
     if len(experiment.over) in (1, 2):
@@ -151,7 +151,7 @@ def objective(experiment: Experiment) -> str:
 def _judged(experiment_id: str, runs: tuple[str, ...], slo: str) -> Judged:
     """Kept by the runs it rests on: they never change."""
     lab = get_lab()
-    experiment = as_it_is(lab.home, read_experiment(lab.home, experiment_id))
+    experiment = resting_on(read_experiment(lab.home, experiment_id), runs)
     with lab.database.read() as con:
         result = judge(con, experiment, slo)
         samples = {n: [read_samples(con, run) for run in about["runs"]] for n, about in result["variants"].items()}

@@ -49,34 +49,35 @@ def finished_run(lab: Lab, facts: RunFacts, *, below_board: bool) -> None:
             st.warning(plain(row["problem"]), icon=":material/warning:")
         figures = queries.summary(con, facts.run_id) or {}
         _key_figures(figures, pool_room(con, facts.run_id), facts.spec.requests)
-    st.fragment(_parts)(lab, facts, below_board)
+    st.fragment(_parts)(lab, facts, row, figures, below_board)
 
 
-def _parts(lab: Lab, facts: RunFacts, below_board: bool) -> None:
-    """The run's tabs, of which the open one is drawn."""
+def _parts(lab: Lab, facts: RunFacts, row: dict[str, Any], figures: dict[str, Any], below_board: bool) -> None:
+    """The run's tabs, of which the open one is drawn. ``row``, ``figures``: what the database knows of the run, which
+    is over and does not change.
+    """
     if st.query_params.get("run", facts.run_id) != facts.run_id:
         st.rerun()  # a mark of another run was clicked
+    if not lab.home.run_dir(facts.run_id).is_dir():
+        st.rerun()  # deleted meanwhile
     points = {"iteration": "Iterations", "request": "Requests"}
     usual = PARTS[0] if BESIDE in st.query_params else "Latency" if below_board else "Charts"
     first = first_tab(PARTS, usual, points)
     tabs = st.tabs(PARTS, default=first, key=f"part-{below_board}-{first}", on_change="rerun")
     part = next((part for part, tab in zip(PARTS, tabs, strict=True) if tab.open), first)
     with lab.database.read() as con, tabs[PARTS.index(part)]:
-        row = queries.run(con, facts.run_id)
-        if row is None:  # deleted meanwhile
-            st.rerun()
-        _part(part, FinishedRun(lab, con, facts, row))
+        _part(part, FinishedRun(lab, con, facts, row), figures)
 
 
-def _part(part: str, run: FinishedRun) -> None:
+def _part(part: str, run: FinishedRun, figures: dict[str, Any]) -> None:
     con, run_id = run.con, run.facts.run_id
     match part:
         case "With and without":
             with_and_without(run)
         case "Charts":
-            finished_charts(run, queries.summary(con, run_id) or {})
+            finished_charts(run, figures)
         case "Latency":
-            _latency(con, run_id, queries.summary(con, run_id) or {})
+            _latency(con, run_id, figures)
             _objective(con, run_id)
         case "Requests":
             requests_table(run)

@@ -16,8 +16,8 @@ from app.views.start import flip_button, use_settings
 from app.words.plain import plain
 from app.words.states import STATES
 from store import queries
-from store.machine import LABEL_DISTURBED
 from telemetry.refusal import in_words
+from telemetry.status import LABEL_DISTURBED
 
 CHECK_EVERY_S = 3.0  # the board tells of a change of state at once
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -22,7 +22,8 @@ from app.settings.held import LONGEST_KEPT, apart, reset, restore
 from app.settings.scenario_list import scenario_infos, scenario_of, scenario_title
 from app.settings.workload_form import workload_form
 from app.views.exchange_settings import say_problems, settings_row
-from app.views.kept_fields import KeptFields, one_of, whole
+from app.views.kept_fields import KeptFields, one_of
+from app.views.repeats_form import repeats_form, seeds_form, stop_form
 from app.views.sweep_form import Over, rates_form, sweep_form
 from app.views.variants_form import Sides, VariantsForm
 from app.words.plain import plain
@@ -30,11 +31,11 @@ from engine.config import ConfigError, EngineConfig, RunSpec, apply_overrides
 from scenarios import Scenario, ScenarioError
 from scenarios.build import Measure
 from store.errors import StoreError
+from store.plan import StopRule
 from store.slo import DEFAULT_SLO, PRESETS
 from telemetry.refusal import in_words, with_field
 
 KINDS = ("Variants", "Sweep", "Capacity")
-REPEATS, MOST_REPEATS = 5, 100
 Asked = tuple[str | None, str | None, list[str]]
 
 
@@ -54,10 +55,7 @@ def new_comparison(lab: Lab) -> None:
         key="compare-scenario",
     )
     kept.note("scenario", name, names[0])
-    several = kept.begin("repeats", REPEATS, whole(1, MOST_REPEATS))
-    about = "Fewer than two cannot give a verdict."
-    repeats = int(st.number_input("Repeats", 1, MOST_REPEATS, several, key="compare-repeats", help=about))
-    kept.note("repeats", repeats, REPEATS)
+    repeats, again = repeats_form(kept)
     slo = st.text_input(
         "Objective (SLO)",
         kept.begin("slo", DEFAULT_SLO, str),
@@ -69,8 +67,10 @@ def new_comparison(lab: Lab) -> None:
     shared = _shared(lab, kept, name, came, settings if name == asked else [], first=name == first)
     engine = _served(scenario, apart(shared.before)[0])
     sides, sweep, capacity = st.tabs(KINDS, default=first_tab(KINDS, KINDS[0]), key="compare-kind")
-    drawn = _Buttons(lab, name, repeats, slo, shared.before, not shared.wrong, measure_for(lab.home))
+    drawn = _Buttons(lab, name, repeats, again, slo, shared.before, not shared.wrong, measure_for(lab.home))
     with sides:
+        seeds = seeds_form(kept)
+        stop = stop_form(kept, repeats)
         known = [control.path for control in book.techniques()]
         usual = next(path for path in (scenario.technique, known[0]) if path in known)
         chosen = technique if technique in known else usual
@@ -84,7 +84,7 @@ def new_comparison(lab: Lab) -> None:
         place_of_search = st.container()
     kept.keep(KINDS)
     with place:
-        drawn.compare(variants)
+        drawn.compare(variants, stop, seeds)
     with place_of_sweep:
         drawn.sweep(over)
     with place_of_search:
@@ -98,6 +98,7 @@ class _Buttons:
     lab: Lab
     scenario: str
     repeats: int
+    again: int  # how often a disturbed run is served again
     slo: str
     shared: Mapping[str, str]
     fit: bool  # whether the settings that all share can be served
@@ -107,26 +108,42 @@ class _Buttons:
     def _common(self) -> dict[str, Any]:
         return {"common": dict(self.shared), "slo": self.slo, "measure": self.measure}
 
-    def compare(self, sides: Sides) -> None:
+    def compare(self, sides: Sides, stop: StopRule | None, seeds: bool) -> None:
         if self._pressed("Compare", ":material/balance:", "compare-start", sides.fit):
-            _start(self.lab, lambda: plan(self.scenario, sides.variants, self.repeats, **self._common))
+            repeats = self.repeats if stop is None else min(self.repeats, stop.most)
+            draws = (stop.most if stop is not None else repeats) if seeds else 0
+            self._start(lambda: plan(self.scenario, sides.variants, repeats, draws=draws, **self._common), stop)
 
     def sweep(self, over: Over) -> None:
         if self._pressed("Sweep", ":material/grid_on:", "sweep-start", over.fit):
             values = over.values
-            _start(
-                self.lab,
-                lambda: plan(self.scenario, grid(values), self.repeats, kind="sweep", over=values, **self._common),
+            self._start(
+                lambda: plan(self.scenario, grid(values), self.repeats, kind="sweep", over=values, **self._common)
             )
 
     def capacity(self, sides: Sides, low: float | None, high: float | None) -> None:
         if self._pressed("Search", ":material/speed:", "capacity-start", sides.fit):
-            _start(
-                self.lab,
+            self._start(
                 lambda: plan_capacity(
                     self.scenario, sides.variants, repeats=self.repeats, low=low, high=high, **self._common
-                ),
+                )
             )
+
+    def _start(
+        self, planned: Callable[[], tuple[Experiment, dict[str, RunSpec]]], stop: StopRule | None = None
+    ) -> None:
+        try:
+            with st.spinner("Drawing the requests"):
+                experiment, specs = planned()
+            self.lab.home.require_space()
+            create_experiment(self.lab.home, replace(experiment, again=self.again, stop=stop), specs)
+        except (ConfigError, ScenarioError) as error:
+            st.error(plain(with_field(error)), icon=":material/error:")
+        except (LabError, StoreError) as error:
+            st.error(plain(in_words(error)), icon=":material/error:")
+        else:
+            st.query_params.from_dict({"experiment": experiment.experiment_id})
+            st.rerun()
 
     def _pressed(self, words: str, icon: str, key: str, fit: bool) -> bool:
         if not (fit and self.fit):
@@ -172,18 +189,3 @@ def _served(scenario: Scenario, settings: Mapping[str, str]) -> EngineConfig:
     with suppress(ConfigError):
         return apply_overrides(scenario.engine, settings)
     return scenario.engine
-
-
-def _start(lab: Lab, planned: Callable[[], tuple[Experiment, dict[str, RunSpec]]]) -> None:
-    try:
-        with st.spinner("Drawing the requests"):
-            experiment, specs = planned()
-        lab.home.require_space()
-        create_experiment(lab.home, experiment, specs)
-    except (ConfigError, ScenarioError) as error:
-        st.error(plain(with_field(error)), icon=":material/error:")
-    except (LabError, StoreError) as error:
-        st.error(plain(in_words(error)), icon=":material/error:")
-    else:
-        st.query_params.from_dict({"experiment": experiment.experiment_id})
-        st.rerun()

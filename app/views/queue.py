@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import streamlit as st
 
@@ -17,7 +17,8 @@ from app.words.plain import counted, plain
 
 LOOK_S = 1.0
 MOST_SHOWN = 20
-MOVES = (
+Move = tuple[str, str, str, str]  # way, label, icon, what it does
+MOVES: tuple[Move, ...] = (
     ("front", "First", ":material/vertical_align_top:", "To be served next."),
     ("up", "Up", ":material/arrow_upward:", "Before the one ahead of it."),
     ("down", "Down", ":material/arrow_downward:", "Behind the next one."),
@@ -46,12 +47,14 @@ def _queue(lab: Lab, seen: tuple[Sequence[str], Sequence[str]]) -> None:
         for run_id in running:
             _line(lab, run_id, "now")
         for place, run_id in enumerate(waiting[:MOST_SHOWN]):
-            _line(lab, run_id, str(place + 1), moves=len(waiting) > 1)
+            idle = ("front", "up") if place == 0 else ("down",) if place == len(waiting) - 1 else ()
+            _line(lab, run_id, str(place + 1), MOVES if len(waiting) > 1 else (), idle)
         if len(waiting) > MOST_SHOWN:
             st.caption(f"and {counted(len(waiting) - MOST_SHOWN, 'run')} more behind them")
 
 
-def _line(lab: Lab, run_id: str, place: str, *, moves: bool = False) -> None:
+def _line(lab: Lab, run_id: str, place: str, moves: Sequence[Move] = (), idle: Collection[str] = ()) -> None:
+    """A run with its buttons. ``idle``: ways that lead nowhere from here."""
     about = entry(lab.home, run_id)
     experiment = _going_on(lab, about["experiment_id"])
     with st.container(horizontal=True, vertical_alignment="center", key=f"queued-{run_id}"):
@@ -59,17 +62,19 @@ def _line(lab: Lab, run_id: str, place: str, *, moves: bool = False) -> None:
         if experiment:
             words += f", of the experiment {experiment}"
         st.markdown(plain(words), width="stretch")
-        for way, label, icon, about_it in MOVES if moves else ():
-            st.button(
-                label,
-                icon=icon,
-                key=f"{way}-{run_id}",
-                help=about_it,
-                type="tertiary",
-                on_click=attempt,
-                args=(lab.queue.move, run_id, way),
-            )
-        _end(lab, run_id, experiment)
+        with st.container(horizontal=True, width="content"):
+            for way, label, icon, about_it in moves:
+                st.button(
+                    label,
+                    icon=icon,
+                    key=f"{way}-{run_id}",
+                    help=about_it,
+                    type="tertiary",
+                    disabled=way in idle,
+                    on_click=attempt,
+                    args=(lab.queue.move, run_id, way),
+                )
+            _end(lab, run_id, experiment)
 
 
 def _end(lab: Lab, run_id: str, experiment: str | None) -> None:

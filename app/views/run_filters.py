@@ -57,10 +57,10 @@ def run_filters(entries: Sequence[Entry]) -> Wanted:
         chosen = st.multiselect(
             "State", states, format_func=lambda one: one.capitalize(), key="run-states", placeholder="any"
         )
+    with st.container(horizontal=True, vertical_alignment="bottom"):
         columns = st.multiselect(
             "Figures", list(COLUMNS), format_func=COLUMNS.__getitem__, key="run-columns", help="A column for each."
         )
-    with st.container(horizontal=True):
         of_experiments = st.toggle(
             "Runs of experiments",
             key="run-of-experiments",

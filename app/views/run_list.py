@@ -59,10 +59,14 @@ def _table(lab: Lab, entries: Sequence[Entry]) -> None:
         on_select="rerun",
         selection_mode="multi-row",
         column_config={
-            "tags": st.column_config.ListColumn(),
+            "kind": st.column_config.TextColumn(width=140),
+            "result": st.column_config.TextColumn(width="medium"),
+            "notes": st.column_config.TextColumn(width="medium"),
+            "tags": st.column_config.ListColumn(width="small"),
             "labels": st.column_config.ListColumn(),
             **{COLUMNS[name]: st.column_config.NumberColumn(format="localized") for name in wanted.columns},
         },
+        placeholder="",
         alt=f"{_how_many(shown)}, newest first",
     )
     picked = [shown[row] for row in selection["selection"]["rows"] if row < len(shown)]

@@ -11,6 +11,13 @@ DISTURBED_RATES = (
 """What a comparison and a search for capacity warn of."""
 
 
+DRAWN_ANEW = (
+    "Each repeat asked requests of its own, drawn from another seed; within a repeat every variant was asked the same. "
+    "So the intervals hold for requests like these, not for these alone."
+)
+"""What stands beside the result of such a comparison."""
+
+
 STATES = {
     "queued": ("Waiting", "The device is busy with another run; this one starts by itself."),
     "starting": ("Starting", "The engine process is starting."),

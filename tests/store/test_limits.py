@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from store.in_flight import Step
 from store.limits import Limit, Outside, Work, what_limits
+from store.stretches import stretches, stretches_in_words
 
 PEAKS = {"flops_per_s": 1e12, "bytes_per_s": 1e11}  # 1 GFLOP takes 1 ms, 100 MB take 1 ms
 
@@ -122,3 +125,26 @@ def test_without_a_count_of_the_load_nothing_is_said_of_it() -> None:
         (90.0, 5.0, {}),
     ):
         assert Outside.of(host, own, machine) is None
+
+
+def test_a_run_that_is_over_says_when_what_limited_it() -> None:
+    """Six seconds of arithmetic, six of memory traffic, six of nothing before one more step."""
+    step = {"run_id": "r", "forward_ns": 8_000_000, "waiting": 0, "preempted": 0, "admission_stop": "none_waiting"}
+    starts = [*range(1200), 1800]
+    rows = [
+        step
+        | {"start_ns": n * 10_000_000, "end_ns": (n + 1) * 10_000_000}
+        | ({"flops": 8e9, "bytes": 1e8} if n < 600 else {"flops": 1e9, "bytes": 8e8})
+        for n in starts
+    ]
+    iterations = pa.Table.from_pylist(rows)
+    con = duckdb.connect()
+    con.register("iterations", iterations)
+    con.execute("CREATE TABLE devices (run_id VARCHAR, time_ns BIGINT, host_cpu_percent FLOAT, cpu_percent FLOAT)")
+    parts = stretches(con, "r", PEAKS, {}, 0.0, 18.01)
+    assert parts == [(0.0, 6.0, "compute"), (6.0, 12.0, "memory_bandwidth"), (12.0, 18.01, "no_work")]
+    said = stretches_in_words(parts)
+    assert said == "0.0 to 6.0 s: compute; 6.0 to 12.0 s: memory bandwidth; 12.0 to 18.0 s: too little work."
+    con.execute("INSERT INTO devices SELECT 'r', n * 100_000_000, 95, 110 FROM range(60) AS t(n)")
+    machine = {"cpu": {"cores": 2}, "threads": 2}
+    assert stretches(con, "r", PEAKS, machine, 0.0, 18.01)[0] == (0.0, 6.0, "other_processes"), "load of that time"

@@ -14,6 +14,7 @@ from app.experiments.drive import drive_here, runs_planned, seconds_left
 from app.experiments.file import create_experiment, read_experiment, write_experiment
 from app.experiments.judge import result_of_experiment
 from app.experiments.plan import Experiment, Turn, Variant, at_rate, natural_rate, spec_of_turn
+from app.experiments.rate_points import rate_points, wilson
 from app.experiments.rate_search import (
     capacity_result,
     criterion_in_words,
@@ -206,3 +207,21 @@ def test_the_command_prints_one_object(home: Home, timed: str) -> None:
     result = json.loads(done.stdout)
     assert result["variants"]["as it is"]["bracket"] == [None, 20]
     assert "[1/" in done.stderr
+
+
+def test_every_rate_has_an_interval_by_its_repeats_or_by_its_requests() -> None:
+    def tried(rate: float, share: float, **figures: float) -> Turn:
+        return Turn("a", 0, run_id=f"r{rate:g}", done=True, rate=rate, figures={"attainment": share, **figures})
+
+    once, stopped, uncounted = tried(4, 0.9, requests=50), tried(8, 0.2, requests=9, stopped_early=1.0), tried(2, 1.0)
+    repeated = [tried(6, share, requests=50) for share in (0.8, 0.9, 1.0)]
+    points = {point["requests_per_s"]: point for point in rate_points([once, stopped, uncounted, *repeated])}
+    assert list(points) == [2, 4, 6, 8]
+    assert points[4]["interval"] == pytest.approx((0.7864, 0.9565), abs=1e-4)  # Wilson's, of 45 in 50
+    assert points[6]["attainment"] == pytest.approx(0.9)
+    assert points[6]["interval"] == pytest.approx(
+        (0.9 - 0.2484, 1.0), abs=1e-4
+    )  # t of two degrees: 4.303 * 0.1 / sqrt(3)
+    assert points[2]["interval"] is None
+    assert points[8]["interval"] is None, "a part of the requests says nothing of the whole"
+    assert wilson(1.0, 20)[1] == 1.0

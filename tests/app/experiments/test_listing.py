@@ -173,7 +173,7 @@ def test_a_sweep_shows_its_best_value_and_a_search_its_capacities(tmp_path: Path
     search, _ = plan_capacity(str(timed), [Variant("a"), Variant("b")], low=1, high=8)
     assert main_figure(search, {}) == ""
     tried = (Turn("a", 0, done=True, rate=2.0, held=True), Turn("b", 0, done=True, rate=1.0, held=False))
-    assert main_figure(replace(search, turns=tried), {}) == "a 2 requests/s, b below 1 requests/s"
+    assert main_figure(replace(search, turns=tried), {}) == "a: 2 requests/s; b: below 1 requests/s"
 
 
 def test_an_experiment_that_tests_a_claim_is_a_verdict(home: Home, compared: Experiment) -> None:

@@ -161,6 +161,9 @@ def test_a_page_says_how_to_serve_its_run_again() -> None:
     settings = {"prefix_sharing": "on", "speculation.k": "3", "kv_blocks": "160", "sampling.stop": '["a b"]'}
     engine = build("shared-prompt", settings).engine.model_dump(mode="json")
     command = run_command("shared-prompt", engine)
+    asked = {"workload.requests": "4", "workload.prompt.texts": '["a b", "c"]'}
+    whole = shlex.split(run_command("shared-prompt", engine, asked))
+    assert parse_settings([word for word in whole[3:] if word != "--set"]).items() >= asked.items()
     assert command.startswith("servescope run shared-prompt --set ")
     words = shlex.split(command)[3:]
     again = parse_settings([word for word in words if word != "--set"])

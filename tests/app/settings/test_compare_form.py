@@ -16,6 +16,7 @@ from app.settings.saved import save_settings
 from app.settings.sweep_values import sweepable, values_to_try, wrong_values
 from engine.config import KVQuantization
 from scenarios import available, load
+from store.plan import StopRule
 from tests.app.lab_process import lab_here
 
 LAB = str(PAGE)
@@ -88,6 +89,18 @@ def test_a_preset_for_each_variant_compares_two_systems(lab: Lab) -> None:
     assert (vllm.resolved_policy, orca.resolved_policy) == ("stall-free", "orca")
     assert vllm.prefix_sharing is not None
     assert orca.prefix_sharing is None
+
+
+def test_repeats_until_it_is_sure_and_disturbed_runs_again_are_set_on_the_page_and_found_again(lab: Lab) -> None:
+    page = compare_page()
+    assert started(lab, page, "compare-start").stop is None
+    page = compare_page(form=["until=ttft_ms", "width=2.5", "again=3"])
+    page.number_input(key="compare-until-most").set_value(3).run()
+    experiment = started(lab, page, "compare-start")
+    assert experiment.stop == StopRule("ttft_ms", 0.025, 3)
+    assert (experiment.repeats, experiment.again) == (3, 3), "no more repeats than at most"
+    sweep = started(lab, compare_page(form=["until=ttft_ms", "again=1"]), "sweep-start")
+    assert (sweep.stop, sweep.again) == (None, 1)
 
 
 def test_saved_settings_edited_by_hand_are_refused_beside_the_variants(lab: Lab) -> None:

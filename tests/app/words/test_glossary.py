@@ -30,7 +30,7 @@ def words(text: str) -> frozenset[str]:
 
 EVERYDAY = words(
     """
-    a accepted against all an and answered arithmetic as asked at away axis beyond both busy by came caused
+    a accepted again against all an and answered arithmetic as asked at away axis beyond both busy by came caused
     change charts come compare completed computed computes could cut decided decides difference differs done
     each effects engine error every far faster figure figures finished flight for found from full further
     glossary grid had has held here hold holds how in is it its known largest learn least long longest machine
