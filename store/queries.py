@@ -269,52 +269,6 @@ def batch_makeup(con: Connection, run_id: str, first: int, last: int, limit: int
     return batch_makeup_query(run_id, first, last, limit).table(con)
 
 
-def iteration_detail(con: Connection, run_id: str, iteration: int) -> dict[str, Any] | None:
-    """One step: its ``row``, its ``slices`` and the ``decisions`` that planned it; None if it was not recorded."""
-    bound = {"run": run_id, "iteration": iteration}
-    where = "WHERE run_id = $run AND iteration = $iteration"
-    row = Query(f"SELECT * EXCLUDE (run_id) FROM iterations {where}", bound).one(con)
-    if row is None:
-        return None
-    return {
-        "row": row,
-        "slices": batch_makeup(con, run_id, iteration, iteration).to_pylist(),
-        "decisions": Query(f"SELECT * EXCLUDE (run_id) FROM decisions {where} ORDER BY time_ns", bound).rows(con),
-    }
-
-
-def pool_at_query(run_id: str, iteration: int) -> Query:
-    return Query(
-        """
-WITH history AS (
-  SELECT *, rowid AS seq FROM blocks WHERE run_id = $run AND iteration <= $iteration
-), holders AS (
-  SELECT block, list(request ORDER BY request) AS requests FROM (
-    SELECT block, request, arg_max(event, seq) AS last FROM history WHERE request IS NOT NULL GROUP BY block, request
-  ) WHERE last NOT IN ('free', 'evict') GROUP BY block
-), latest AS (
-  SELECT block, arg_max(event, seq) AS event, arg_max(ref_count, seq) AS ref_count, arg_max(position, seq) AS position,
-         max(iteration) AS changed, arg_max(block_hash, seq) AS hash,
-         coalesce(max(seq) FILTER (block_hash IS NOT NULL), -1)
-           > coalesce(max(seq) FILTER (event IN ('allocate', 'evict')), -1) AS findable
-  FROM history GROUP BY block
-)
-SELECT block, CASE WHEN ref_count > 0 THEN 'used' WHEN findable THEN 'cached' ELSE 'free' END AS state, event, ref_count,
-       position, changed, CASE WHEN findable THEN hash END AS block_hash,
-       CASE WHEN ref_count > 0 THEN coalesce(requests, []) ELSE [] END AS requests
-FROM latest LEFT JOIN holders USING (block) ORDER BY block""".strip(),
-        {"run": run_id, "iteration": iteration},
-    )
-
-
-def pool_at(con: Connection, run_id: str, iteration: int) -> pa.Table:
-    """Every block touched so far as it was after ``iteration``, replayed from the block rows.
-
-    ``state`` is ``used`` (held by ``requests``), ``cached`` (held by nobody, its prefix can be found) or ``free``.
-    """
-    return pool_at_query(run_id, iteration).table(con)
-
-
 def _decoded(row: dict[str, Any]) -> dict[str, Any]:
     for name in _JSON_COLUMNS:
         if isinstance(row.get(name), str):

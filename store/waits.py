@@ -110,6 +110,16 @@ def waits_by_group(con: duckdb.DuckDBPyConnection, run_id: str) -> pa.Table:
     return waits_by_group_query(run_id).table(con)
 
 
+def preemptions_query(run_id: str, request: int | None = None) -> Query:
+    """Every preemption: whose, and from when to when it was out of the pool (ns)."""
+    return Query(
+        f"""
+WITH {STEPS}, {THROWN}
+SELECT request, since_ns, until_ns FROM back WHERE until_ns > since_ns ORDER BY request, since_ns""".strip(),
+        {"run": run_id, "request": request},
+    )
+
+
 def blame_query(run_id: str, request: int | None = None, limit: int = 20) -> Query:
     """``request``: whose waiting is counted; None: everybody's."""
     return Query(

@@ -14,9 +14,12 @@ FOLDER = files(__package__) / "address"
 
 @cache
 def _component() -> Callable[..., Any]:
-    return st.components.v2.component(
-        "servescope_address", js=(FOLDER / "address.js").read_text(encoding="utf-8"), isolate_styles=False
-    )
+    return st.components.v2.component("servescope_address", js=script(), isolate_styles=False)
+
+
+def script() -> str:
+    """The component as one module."""
+    return "\n".join((FOLDER / name).read_text(encoding="utf-8") for name in ("rewrite.js", "address.js"))
 
 
 def keep_in_address(parameters: Mapping[str, Sequence[str]], *, tabs: Sequence[str] = (), view: str = "") -> None:

@@ -40,3 +40,12 @@ def clicked(click: Any) -> dict[str, str]:
         return {}
     target = {str(click["opens"]): str(click["number"])}
     return target | ({"run": str(click["run"])} if click.get("run") else {})
+
+
+def open_clicked(click: Any) -> None:
+    """Turn the page to the iteration or request that was clicked in a picture."""
+    target = clicked(click)
+    if target:
+        for name in OPENS:
+            st.query_params.pop(name, None)
+        st.query_params.update(target)

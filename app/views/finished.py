@@ -19,6 +19,7 @@ from app.views.finished_charts import finished_charts
 from app.views.inspector import iteration_inspector
 from app.views.missing import say_waiting
 from app.views.pair import BESIDE, with_and_without
+from app.views.pool_map import kv_map
 from app.views.pool_room import capacity_figures
 from app.views.requests import requests_table
 from app.views.setup import setup_tables
@@ -82,8 +83,9 @@ def _part(part: str, run: FinishedRun, figures: dict[str, Any]) -> None:
         case "Requests":
             requests_table(run)
         case "Iterations":
-            iteration_inspector(con, run_id)
+            iteration_inspector(run)
         case "KV cache":
+            kv_map(run)
             for panel in PANELS:
                 panel.draw_cache(run)
         case _:

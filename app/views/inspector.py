@@ -1,74 +1,76 @@
-"""One iteration under the lens: its row, who computed what in it, and what the scheduler decided."""
+"""One iteration under the lens: who computed what in it, its steps, its point on the roofline, what the scheduler decided."""
 
 from __future__ import annotations
 
-import duckdb
-import numpy as np
+from collections import defaultdict
+from typing import Any
+
 import streamlit as st
 
-from app import charts
+from app.components.chart_links import open_clicked
+from app.components.pictures import iteration_picture
+from app.panels.panel import FinishedRun
 from app.panels.sentences import decision_in_words
-from app.words.decisions import iteration_in_words
+from app.views.pool_map import kv_map
+from app.words.decisions import iteration_in_words, touched_in_words
 from app.words.plain import plain
-from store import queries
-from telemetry.rows import IterationRow, SliceRow, columns
+from app.words.text import PROVENANCE
+from store import iteration_window
+from store.limits import are_known
+from telemetry.rows import IterationRow, columns
 
-MOST_ITERATIONS = 2000
 
-
-def iteration_inspector(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
-    """Let the reader pick an iteration (first the longest one) and tell everything recorded of it."""
-    steps = queries.iterations(con, run_id, MOST_ITERATIONS)
-    if not steps.num_rows:
-        st.info("No iteration was recorded in this run.")
+def iteration_inspector(run: FinishedRun) -> None:
+    """Draw the iteration of the address, else the longest one, and let the reader go on from there."""
+    con, run_id = run.con, run.facts.run_id
+    known = iteration_window.bounds(con, run_id)
+    if known is None:
+        st.info(nothing_recorded(run.facts.spec.engine.recording))
         return
-    numbers = charts.column(steps, "iteration")
-    longest = int(numbers[int(np.nanargmax(charts.column(steps, "duration_ms")))])
-    first, last = int(numbers.min()), int(numbers.max())
-    asked = st.query_params.get("iteration", "")  # of the address: a point of a comparison that was clicked
-    begin = int(asked) if asked.isdigit() and first <= int(asked) <= last else longest
-    key = f"iteration-{run_id}-{begin}"
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.number_input(
-            f"Iteration ({first} to {last})",
-            value=begin,
-            step=1,
-            key=key,
-            width=220,
-            help="Begins at the longest one, or at the one in the address.",
-        )
-        st.button("The longest", key="longest", on_click=lambda: st.session_state.update({key: longest}))
-    detail = queries.iteration_detail(con, run_id, int(chosen))
-    if detail is None:
-        st.info(f"Iteration {chosen} was not recorded. This run has {first} to {last}.")
-        return
-    st.markdown(plain(iteration_in_words(detail["row"])))
-    st.markdown("**Who computed what**")
-    if detail["slices"]:
-        known = columns(SliceRow)
-        config = {
-            name: st.column_config.Column(name.replace("_", " "), help=column.help) for name, column in known.items()
-        }
-        config["itl_ms"] = st.column_config.NumberColumn("ITL, ms", format="%.1f", help=known["itl_ns"].help)
-        st.dataframe(detail["slices"], hide_index=True, column_config=config, alt=f"{len(detail['slices'])} requests")
-    else:
-        st.caption("Slices were not recorded (recording: iterations or off).")
-    st.markdown("**What the scheduler decided**")
-    for decision in detail["decisions"]:
-        st.markdown("- " + plain(decision_in_words(decision)))
-    if not detail["decisions"]:
-        st.caption("Nothing out of the ordinary: the same requests went on.")
-    with st.expander("Every column of the row"):
-        known = columns(IterationRow)
-        rows = [
-            {
-                "column": name,
-                "value": str(value),
-                "unit": known[name].unit,
-                "meaning": known[name].help,
-                "is": known[name].provenance,
-            }
-            for name, value in detail["row"].items()
-            if name in known
-        ]
-        st.dataframe(rows, hide_index=True)
+    asked = st.query_params.get("iteration", "")
+    around = int(asked) if asked.isdecimal() and len(asked) < 16 else None
+    if asked and (around is None or not known.first <= around <= known.last):
+        st.warning(plain(f"There is no iteration {asked!r}: this run has {known.first} to {known.last}."))
+        around = None
+    shown = known.longest if around is None else around
+    window = iteration_window.window(con, run_id, shown, known)
+    iteration_picture(_picture(run, known, window, shown), key=f"iteration-{run_id}", on_open=open_clicked)
+    kv_map(run, shown)
+
+
+def nothing_recorded(recording: str) -> str:
+    """What is said of a run without iterations, and what would help."""
+    if recording == "off":
+        return "No iteration was recorded in this run (recording: off). Set recording to full and run it again."
+    return "No iteration was recorded in this run: it ended before its first one."
+
+
+def _picture(
+    run: FinishedRun, known: iteration_window.Bounds, window: iteration_window.Window, shown: int
+) -> dict[str, Any]:
+    """What the picture draws, beside its palette."""
+    decided = defaultdict(list)
+    for decision in window.decisions:
+        decided[str(decision["iteration"])].append(decision_in_words(decision))
+    peaks = run.row.get("peaks")
+    recording = run.facts.spec.engine.recording
+    return {
+        "run": run.facts.run_id,
+        "iteration": shown,
+        "first": known.first,
+        "last": known.last,
+        "longest": known.longest,
+        "recording": recording,
+        "recorded": recording == "full",
+        "peaks": {name: peaks[name] for name in ("flops_per_s", "bytes_per_s")} if are_known(peaks) else None,
+        "steps": window.steps,
+        "slices": window.slices,
+        "sentences": [iteration_in_words(row) for row in window.steps.to_pylist()],
+        "decisions": decided,
+        "touched": {str(row["iteration"]): touched_in_words(row) for row in window.touched},
+        "names": {str(request): named for request, named in window.names.items()},
+        "columns": [
+            [name, column.unit, column.help, PROVENANCE[column.provenance].split(":")[0].lower()]
+            for name, column in columns(IterationRow).items()
+        ],
+    }

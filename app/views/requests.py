@@ -14,6 +14,7 @@ from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, prompts_of
+from app.views.timeline import one_request, requests_over_time
 from app.views.waits import why_not_sooner, why_sentences
 from app.words.plain import plain
 from store import queries
@@ -41,6 +42,7 @@ def requests_table(run: FinishedRun) -> None:
     if not table.num_rows:
         st.info("No request ended in this run.")
         return
+    requests_over_time(run)
     asked = st.query_params.get("request", "")  # of the address: a point that was clicked
     st.caption("Choose a row to read what was asked and what was answered.")
     chosen = st.dataframe(
@@ -64,6 +66,7 @@ def requests_table(run: FinishedRun) -> None:
         )
     if rows and rows[0] < table.num_rows:
         row = table.slice(rows[0], 1).to_pylist()[0]
+        one_request(run, row["request"])
         why_sentences(run, row["request"])
         _texts(run.lab, facts, row)
         for panel in PANELS:

@@ -63,5 +63,22 @@ def iteration_in_words(row: dict[str, Any]) -> str:
     )
 
 
+TOUCHED = {
+    "allocate": "taken",
+    "share": "shared with another request",
+    "fill": "filled",
+    "quantise": "packed",
+    "free": "given back",
+    "evict": "evicted",
+}
+"""What happens to KV blocks (``telemetry.rows.BLOCK_EVENTS``), after their number."""
+
+
+def touched_in_words(row: Mapping[str, Any]) -> str:
+    """The KV blocks that one iteration touched (how many of each of ``TOUCHED``)."""
+    told = [f"{row[event]:,} {words}" for event, words in TOUCHED.items() if row[event]]
+    return f"{', '.join(told)}." if told else ""
+
+
 def _requests(count: int) -> str:
     return "1 request" if count == 1 else f"{count} requests"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -94,7 +93,6 @@ def test_runs_do_not_mix(con) -> None:
     assert queries.batch_makeup(con, "other", 0, 100).num_rows == 7 * 4
     for answer in (queries.iterations, queries.token_latencies, queries.devices, queries.requests, queries.decisions):
         assert answer(con, "nobody").num_rows == 0
-    assert queries.pool_at(con, "nobody", 10).num_rows == 0
 
 
 def test_devices_are_thinned_evenly(con) -> None:
@@ -121,44 +119,8 @@ def test_one_request_comes_with_its_text(con) -> None:
     assert queries.request(con, "small", 99) is None
 
 
-def test_one_step_in_full(con) -> None:
-    detail = queries.iteration_detail(con, "small", 5)
-    assert detail is not None
-    assert detail["row"]["iteration"] == 5
-    assert [s["request"] for s in detail["slices"]] == [0, 1, 2, 3]
-    assert [d["action"] for d in detail["decisions"]] == ["refused"]
-    assert queries.iteration_detail(con, "small", 5000) is None
-
-
 def test_decisions_are_the_latest_oldest_first(con) -> None:
     assert [d["iteration"] for d in queries.decisions(con, "small", 3).to_pylist()] == [47, 48, 49]
-
-
-def test_the_pool_is_replayed(tmp_path: Path) -> None:
-    run_dir = make_run(tmp_path / "runs", "pool")
-    with Recorder(run_dir) as recorder:
-        recorder.block(0, 3, "allocate", request=1, position=0, ref_count=1)
-        recorder.block(0, 4, "allocate", request=1, position=1, ref_count=1)
-        recorder.block(1, 3, "fill", request=1, position=0, ref_count=1, block_hash=77)
-        recorder.block(2, 3, "share", request=2, position=0, ref_count=2)
-        recorder.block(3, 3, "free", request=1, position=0, ref_count=1)
-        recorder.block(3, 4, "free", request=1, position=1, ref_count=0)
-        recorder.block(4, 3, "free", request=2, position=0, ref_count=0)
-        recorder.block(5, 3, "evict", ref_count=0)
-        recorder.block(5, 3, "allocate", request=9, position=7, ref_count=1)
-    with Database(tmp_path / "db.duckdb") as database, database.read() as con:
-        Collector(tmp_path / "runs", database).ingest_once("pool")
-
-        def pool(iteration: int) -> dict[int, tuple]:
-            rows = queries.pool_at(con, "pool", iteration).to_pylist()
-            return {r["block"]: (r["state"], r["requests"], r["position"], r["block_hash"]) for r in rows}
-
-        assert pool(0) == {3: ("used", [1], 0, None), 4: ("used", [1], 1, None)}
-        assert pool(1)[3] == ("used", [1], 0, 77)
-        assert pool(2)[3] == ("used", [1, 2], 0, 77)
-        assert pool(3) == {3: ("used", [2], 0, 77), 4: ("free", [], 1, None)}
-        assert pool(4)[3] == ("cached", [], 0, 77)
-        assert pool(5)[3] == ("used", [9], 7, None)
 
 
 def test_values_are_bound_never_pasted(con) -> None:

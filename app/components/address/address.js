@@ -2,12 +2,6 @@
 // not to the setting before. Which of the known tabs is open is kept the same way. Streamlit scrolls to the top of
 // another page, not of another view of this one.
 
-function rewrite(change) {
-  const url = new URL(window.location.href);
-  change(url.searchParams);
-  if (url.href !== window.location.href) window.history.replaceState(window.history.state, "", url);
-}
-
 function begin(view) {
   const shown = document.documentElement.dataset;
   if (shown.view !== undefined && shown.view !== view) document.querySelector(".stMain")?.scrollTo(0, 0);

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.lab import Lab
+from app.views.inspector import nothing_recorded
+from app.words.decisions import TOUCHED, touched_in_words
 from store import waits
+from telemetry.rows import BLOCK_EVENTS
 from tests.app.lab_process import lab_here, servescope
 from tests.app.pages.test_page_live import opened, stored_state, texts
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
@@ -61,3 +65,22 @@ def test_the_command_line_says_the_same(lab: Lab) -> None:
     assert wrong.returncode != 0
     assert "No request 'r99' ended in the run" in wrong.stderr
     assert "r0, r1" in wrong.stderr
+
+
+@pytest.mark.parametrize("asked", ["99999", "nonsense", "-1", "9" * 30])
+def test_an_iteration_that_is_not_there_is_said_and_the_longest_is_shown(lab: Lab, asked: str) -> None:
+    shown = said(opened(CROWDED, iteration=asked, tab="Iterations"))
+    assert re.search(f"There is no iteration '{asked}': this run has 0 to \\d+.", shown)
+
+
+def test_a_run_without_iterations_says_how_to_record_them(lab: Lab) -> None:
+    assert "Set recording to full" in nothing_recorded("off")
+    assert "before its first one" in nothing_recorded("full")
+    assert not opened(SPARSE, tab="Iterations").exception
+
+
+def test_blocks_touched_are_told(lab: Lab) -> None:
+    assert set(TOUCHED) == set(BLOCK_EVENTS)
+    row = dict.fromkeys(BLOCK_EVENTS, 0) | {"allocate": 1200, "evict": 3}
+    assert touched_in_words(row) == "1,200 taken, 3 evicted."
+    assert touched_in_words(dict.fromkeys(BLOCK_EVENTS, 0)) == ""

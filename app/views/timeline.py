@@ -1,0 +1,75 @@
+"""All requests of a run over time, and one of them step by step."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import streamlit as st
+
+from app.charts.waits import COLOURS
+from app.components.chart_card import data_row, page_palette
+from app.components.chart_links import open_clicked
+from app.components.pictures import requests_picture, waterfall_picture
+from app.panels.panel import FinishedRun
+from app.words.plain import plain
+from app.words.waits import GAPS, WAITS
+from store import lifelines
+from store.slo import DEFAULT_SLO, PRESETS
+
+
+def requests_over_time(run: FinishedRun) -> None:
+    """Draw every request that ended as a line."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        st.markdown(
+            "**Requests over time**",
+            help="From arrival to end: waiting, prefill, decode, thrown out of the KV pool. A mark at the end: the request missed the objective.",
+            width="stretch",
+        )
+        name = st.selectbox(
+            "Objective (SLO)",
+            list(PRESETS),
+            index=list(PRESETS).index(DEFAULT_SLO),
+            key="timeline-slo",
+            width=220,
+            help="What counts as served in time: "
+            + "; ".join(f"{name}: {slo.words}" for name, slo in PRESETS.items())
+            + ".",
+        )
+    told = lifelines.lifelines(run.con, run.facts.run_id, PRESETS[name])
+    requests_picture(
+        {"run": run.facts.run_id, "objective": name, "requests": told.requests, "preempted": told.preempted},
+        key=f"lifelines-{run.facts.run_id}",
+        on_open=open_clicked,
+    )
+    data_row(told.requests, lifelines.lifelines_query(run.facts.run_id), name="lifelines")
+
+
+def one_request(run: FinishedRun, request: int) -> None:
+    """Draw one request's steps and tokens over time."""
+    recording = run.facts.spec.engine.recording
+    if recording != "full":
+        st.caption(
+            plain(f"Its steps were not recorded (recording: {recording}). Set recording to full and run it again.")
+        )
+        return
+    told = lifelines.waterfall(run.con, run.facts.run_id, request)
+    if told is None:
+        return
+    colours = asdict(page_palette())
+    waterfall_picture(
+        {
+            "row": told.row,
+            "spells": told.spells,
+            "parts": told.parts,
+            "gaps": told.gaps,
+            "waits": WAITS,
+            "kinds": GAPS,
+            "colours": {name: colours[colour] for name, colour in COLOURS.items()},
+        },
+        key=f"waterfall-{run.facts.run_id}",
+    )
+    data_row(
+        lifelines.parts_query(run.facts.run_id, request).table(run.con),
+        lifelines.parts_query(run.facts.run_id, request),
+        name="waterfall",
+    )
