@@ -69,6 +69,10 @@ class Home:
         return self.root / "settings"
 
     @property
+    def queries(self) -> Path:
+        return self.root / "queries"
+
+    @property
     def traces(self) -> Path:
         return self.root / "traces"
 

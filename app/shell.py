@@ -27,6 +27,7 @@ page = st.navigation(
         st.Page("pages/live.py", title="Live", icon=":material/monitoring:", default=True),
         st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list:"),
+        st.Page("pages/sql.py", title="SQL", icon=":material/database:"),
         st.Page("pages/learn.py", title="Learn", icon=":material/school:"),
         st.Page("pages/papers.py", title="Papers", icon=":material/library_books:"),
         st.Page("pages/glossary.py", title="Glossary", icon=":material/dictionary:"),

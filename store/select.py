@@ -48,6 +48,34 @@ REFUSED_FUNCTIONS = frozenset(["sleep_ms", "setseed", "setval", "nextval", "curr
 _under_way: set[duckdb.DuckDBPyConnection] = set()
 
 
+class Stop:
+    """Ends one ``safe_select`` from another thread, before it begins or while it works."""
+
+    def __init__(self) -> None:
+        self._cursor: duckdb.DuckDBPyConnection | None = None
+        self.asked = False
+
+    def __call__(self) -> None:
+        self.asked = True
+        if self._cursor is not None:
+            with contextlib.suppress(duckdb.Error):
+                self._cursor.interrupt()
+
+    def watch(self, cursor: duckdb.DuckDBPyConnection | None) -> None:
+        """From here on this is the cursor that works; None: nobody does.
+
+        Raises:
+            StoreError: the stop was asked for already.
+        """
+        self._cursor = cursor
+        if cursor is not None and self.asked:
+            raise _stopped()
+
+
+def _stopped() -> StoreError:
+    return StoreError("sql", "The query was stopped.", "")
+
+
 def stop_selects() -> None:
     """End every ``safe_select`` of this process that is under way, from any thread; each raises ``StoreError``."""
     for cursor in list(_under_way):
@@ -62,6 +90,7 @@ def safe_select(
     *,
     max_rows: int = 10_000,
     timeout_s: float = 10.0,
+    stop: Stop | None = None,
 ) -> pa.Table:
     """Run somebody's SELECT: one statement, in a read-only transaction, no files, no network, at most ``max_rows``
     rows.
@@ -70,10 +99,12 @@ def safe_select(
     (``FROM checkpoint()``) do so in a read-only transaction too; they are refused by name before anything runs.
 
     Raises:
-        StoreError: not exactly one SELECT, an error in it, too much memory, no end within ``timeout_s``, or ``stop_selects``.
+        StoreError: not exactly one SELECT, an error in it, too much memory, no end within ``timeout_s``, ``stop``, or ``stop_selects``.
     """
     cursor = con.cursor()
+    stop = stop or Stop()
     try:
+        stop.watch(cursor)
         statement = _one_select(cursor, sql)
         expired = threading.Event()
 
@@ -93,7 +124,7 @@ def safe_select(
                     "sql", f"The query was stopped after {timeout_s:g} s.", "Ask for less, or add a LIMIT."
                 ) from error
             if type(error) is duckdb.InterruptException:
-                raise StoreError("sql", "The query was stopped.", "") from error
+                raise _stopped() from error
             raise StoreError("sql", str(error), "") from error
         finally:
             _under_way.discard(cursor)
@@ -101,6 +132,7 @@ def safe_select(
             with contextlib.suppress(duckdb.Error):
                 cursor.rollback()
     finally:
+        stop.watch(None)
         cursor.close()
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from store.database import Database
 from store.errors import StoreError
-from store.select import python_columns, safe_select
+from store.select import Stop, python_columns, safe_select
 
 
 @pytest.fixture
@@ -113,3 +115,23 @@ def test_a_runaway_query_is_stopped(database: Database) -> None:
         with pytest.raises(StoreError, match=r"stopped after 0\.3 s"):
             safe_select(con, "SELECT count(*) FROM range(10000000000) a, range(1000) b", timeout_s=0.3)
         assert safe_select(con, "SELECT 1 AS one").to_pylist() == [{"one": 1}]
+
+
+def test_one_query_is_stopped_and_no_other(database: Database) -> None:
+    stop = Stop()
+    with database.read() as con, ThreadPoolExecutor(2) as pool:
+        long = pool.submit(safe_select, con, "SELECT count(*) FROM range(1000000000000)", stop=stop, timeout_s=60)
+        other = pool.submit(safe_select, con, "SELECT count(*) AS n FROM range(10000000)")
+        while not long.done():
+            stop()
+            time.sleep(0.01)
+        with pytest.raises(StoreError, match="The query was stopped"):
+            long.result()
+        assert other.result().to_pylist() == [{"n": 10_000_000}]
+
+
+def test_a_query_that_was_stopped_before_it_began_never_runs(database: Database) -> None:
+    stop = Stop()
+    stop()
+    with database.read() as con, pytest.raises(StoreError, match="The query was stopped"):
+        safe_select(con, "SELECT 1", stop=stop)
