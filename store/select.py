@@ -105,7 +105,11 @@ def safe_select(
     stop = stop or Stop()
     try:
         stop.watch(cursor)
-        statement = _one_select(cursor, sql)
+        try:
+            statement = _one_select(cursor, sql)
+        except StoreError as error:  # what an interrupted parser says is not what is wrong
+            raise _stopped() if stop.asked else error from error
+        stop.watch(cursor)
         expired = threading.Event()
 
         def interrupt() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import streamlit as st
 
 from app.components.pictures import pool_picture
@@ -11,14 +13,14 @@ from store import pool_map
 
 def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
     """Draw the map. With an ``iteration`` it follows the picture of that iteration on the same page, else it has its own slider
-    and begins where the pool was fullest.
+    and begins with the iteration of the address, or where the pool was fullest.
     """
     con, run_id = run.con, run.facts.run_id
     known = pool_map.fullest_query(run_id).rows(con)[0]
     if known["last"] is None:
         return
     key = f"kv-map-{run_id}{'' if iteration is None else '-beside'}"
-    shown = iteration if iteration is not None else st.session_state.get(f"{key}-at", known["fullest"])
+    shown = iteration if iteration is not None else st.session_state.get(f"{key}-at", _asked(known))
     window = pool_map.pool_window(con, run_id, shown)
     st.markdown(
         "**KV map**",
@@ -51,3 +53,10 @@ def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
         },
         key=key,
     )
+
+
+def _asked(known: Mapping[str, int]) -> int:
+    """The iteration of the address, if the run has it."""
+    asked = st.query_params.get("iteration", "")
+    there = asked.isdecimal() and len(asked) < 16 and known["first"] <= int(asked) <= known["last"]
+    return int(asked) if there else known["fullest"]

@@ -16,6 +16,8 @@ from app.words.waits import GAPS, WAITS
 from store import lifelines
 from store.slo import DEFAULT_SLO, PRESETS
 
+MOST_MS = 1e12  # of an address: beyond any run
+
 
 def requests_over_time(run: FinishedRun) -> None:
     """Draw every request that ended as a line."""
@@ -37,11 +39,26 @@ def requests_over_time(run: FinishedRun) -> None:
         )
     told = lifelines.lifelines(run.con, run.facts.run_id, PRESETS[name])
     requests_picture(
-        {"run": run.facts.run_id, "objective": name, "requests": told.requests, "preempted": told.preempted},
+        {
+            "run": run.facts.run_id,
+            "objective": name,
+            "requests": told.requests,
+            "preempted": told.preempted,
+            "range": stretch_of(st.query_params.get("from", ""), st.query_params.get("to", "")),
+        },
         key=f"lifelines-{run.facts.run_id}",
         on_open=open_clicked,
     )
     data_row(told.requests, lifelines.lifelines_query(run.facts.run_id), name="lifelines")
+
+
+def stretch_of(begin: str, end: str) -> tuple[float, float] | None:
+    """The stretch of time that an address names, in ms; None where it names none. ``begin``, ``end``: seconds."""
+    try:
+        stretch = (float(begin) * 1e3, float(end) * 1e3)
+    except ValueError:
+        return None
+    return stretch if 0 <= stretch[0] < stretch[1] < MOST_MS else None
 
 
 def one_request(run: FinishedRun, request: int) -> None:

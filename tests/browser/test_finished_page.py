@@ -57,6 +57,7 @@ def test_a_prompt_that_looks_like_markup_is_shown_as_text(open_lab: OpenLab, ope
     page = open_page(open_lab.url("markup-run"))
     page.get_by_role("tab", name="Requests").click()
     table = page.locator("[data-testid='stDataFrame']").filter(visible=True)
+    table.scroll_into_view_if_needed()
     box = table.bounding_box()
     assert box is not None
     page.mouse.click(box["x"] + 18, box["y"] + 52)  # the first row's tick box: the table is a canvas

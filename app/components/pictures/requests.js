@@ -101,7 +101,7 @@ class RequestsPicture {
     }
     this.end = 1;
     for (let row = 0; row < this.rows.rows; row++) this.end = Math.max(this.end, this.rows.end_ms[row]);
-    if (this.min === undefined) [this.min, this.max] = [0, this.end];
+    if (this.min === undefined) [this.min, this.max] = data.range || [0, this.end];
     this.arrange();
     if (this.fits === undefined) this.setFit(this.shown.length * TALL > SIGHT);
   }
@@ -158,6 +158,13 @@ class RequestsPicture {
     if (!(max - min > 0.001)) return;
     [this.min, this.max] = [min, max];
     this.surface.draw();
+    const all = min <= 0 && max >= this.end;
+    rewrite((parameters) => {
+      for (const [name, time] of [["from", min], ["to", max]]) {
+        if (all) parameters.delete(name);
+        else parameters.set(name, (time / 1000).toFixed(3));
+      }
+    });
   }
 
   time(x) {

@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from app.lab import Lab
 from app.views.inspector import nothing_recorded
+from app.views.timeline import stretch_of
 from app.words.decisions import TOUCHED, touched_in_words
 from store import waits
 from telemetry.rows import BLOCK_EVENTS
@@ -84,3 +85,18 @@ def test_blocks_touched_are_told(lab: Lab) -> None:
     row = dict.fromkeys(BLOCK_EVENTS, 0) | {"allocate": 1200, "evict": 3}
     assert touched_in_words(row) == "1,200 taken, 3 evicted."
     assert touched_in_words(dict.fromkeys(BLOCK_EVENTS, 0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "stretch"),
+    [
+        ("0.5", "1.25", (500.0, 1250.0)),
+        ("", "", None),
+        ("2", "1", None),
+        ("nan", "1", None),
+        ("-1", "1", None),
+        ("0", "inf", None),
+    ],
+)
+def test_an_address_names_a_stretch_of_time(begin: str, end: str, stretch: tuple[float, float] | None) -> None:
+    assert stretch_of(begin, end) == stretch
