@@ -107,8 +107,10 @@ def safe_select(
         stop.watch(cursor)
         try:
             statement = _one_select(cursor, sql)
-        except StoreError as error:  # what an interrupted parser says is not what is wrong
-            raise _stopped() if stop.asked else error from error
+        except StoreError as error:
+            if stop.asked:  # what an interrupted parser says is not what is wrong
+                raise _stopped() from error
+            raise
         stop.watch(cursor)
         expired = threading.Event()
 

@@ -193,7 +193,7 @@ class Player {
 
   /** New steps around the iteration that is shown, or around another. */
   load(steps, first, last, iteration) {
-    Object.assign(this, { steps, first, last });
+    Object.assign(this, { steps, first, last, waits: false, since: null });
     for (const [name, value] of [["min", first], ["max", last]]) this.field.setAttribute(name, String(value));
     this.told.textContent = `of ${whole(first)} to ${whole(last)}`;
     this.slider.min = String(this.at(0));
@@ -215,9 +215,10 @@ class Player {
   /** Show an iteration by its number, loaded or not. */
   ask(iteration) {
     if (!Number.isFinite(iteration)) return this.turn(this.index);
-    const index = lowerBound(this.steps.iteration, iteration);
-    if (this.at(Math.min(index, this.steps.rows - 1)) === iteration) return this.turn(index);
-    return this.beyond(iteration);
+    const asked = Math.max(this.first, Math.min(this.last, Math.round(iteration)));
+    const index = lowerBound(this.steps.iteration, asked);
+    if (this.at(Math.min(index, this.steps.rows - 1)) === asked) return this.turn(index);
+    return this.beyond(asked);
   }
 
   step(by) {
@@ -265,7 +266,8 @@ class Player {
     while (index + 1 < this.steps.rows && Number(this.steps.start_ns[index + 1]) - begun <= passed) index++;
     const waited = !this.calm || now - this.since >= 500;
     if (index + 1 === this.steps.rows && Number(this.steps.end_ns[index]) - begun <= passed) {
-      this.move(this.steps.rows - this.index);
+      if (!this.waits) this.move(this.steps.rows - this.index);
+      this.waits = true; // for those that come next; asked for once
     } else if (index > this.index && waited) {
       this.since = now;
       this.turn(index);

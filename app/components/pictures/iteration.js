@@ -90,11 +90,10 @@ class IterationPicture {
 
   /** Ask the page for iterations that are not loaded. */
   ask(iteration) {
-    const wanted = Math.max(this.data.first, Math.min(this.data.last, Math.round(iteration)));
     const focused = Boolean(this.root.getRootNode().activeElement);
     IterationPicture.left = { run: this.data.run, playing: this.player.playing, focused };
-    this.name(wanted);
-    this.tell?.("asked", wanted);
+    this.name(iteration);
+    this.tell?.("asked", iteration);
   }
 
   /** Keep the iteration in the address. */

@@ -25,7 +25,7 @@ class PoolPicture {
       this.player = new Player({
         label: "Which iteration",
         show: (index) => this.turn(this.player.at(index)),
-        beyond: (iteration) => this.tell?.("asked", Math.max(this.data.first, Math.min(this.data.last, iteration))),
+        beyond: (iteration) => this.tell?.("asked", iteration),
       });
       this.root.append(this.player.root, this.player.slider);
     }
