@@ -32,7 +32,7 @@ STEPS = """
 steps AS (
   SELECT iteration, start_ns, end_ns, waiting, prefill_tokens,
          CASE WHEN admission_stop = 'none_waiting' THEN 'policy' ELSE admission_stop END AS stop,
-         coalesce(lead(start_ns) OVER (ORDER BY iteration), end_ns) AS next_ns
+         coalesce(lead(start_ns) OVER (ORDER BY iteration), end_ns) AS next_ns, lag(end_ns) OVER (ORDER BY iteration) AS before_ns
   FROM iterations WHERE run_id = $run
 )""".strip()
 """Every step, until when its plan holds. A policy that asked for nobody has stopped admission, too."""
@@ -191,25 +191,19 @@ def spells(con: duckdb.DuckDBPyConnection, run_id: str, request: int) -> list[di
     return told
 
 
-def gaps_query(run_id: str, request: int | None = None) -> Query:
-    kinds = ", ".join(f"coalesce(sum(ns) FILTER (kind = '{kind}'), 0) / 1e6 AS {kind}_ms" for kind in GAPS[:-1])
-    spent = " - ".join(["itl_ms", *(f"{kind}_ms" for kind in GAPS[:-1])])
-    return Query(
-        f"""
-WITH {STEPS}, {THROWN}, emissions AS (
-  SELECT request, iteration, kind, emitted, itl_ns, start_ns, end_ns, prefill_tokens, tokens
+PARTS = """
+emissions AS (
+  SELECT request, iteration, kind, emitted, itl_ns, start_ns, end_ns, before_ns, prefill_tokens
   FROM slices JOIN steps USING (iteration)
   WHERE run_id = $run AND itl_ns IS NOT NULL AND ($request::INTEGER IS NULL OR request = $request)
-), short AS (  -- one step, its own
-  SELECT emissions.*, CASE WHEN kind = 'prefill' THEN 'recomputed' WHEN prefill_tokens > 0 THEN 'beside_prefill'
-                           ELSE 'beside_decodes' END AS own
-  FROM emissions
-), long AS (  -- the steps before it, where there were any since the token before
+), long AS (  -- the steps before its own, where there were any since the token before
   SELECT request, emissions.iteration, unnest(range(previous.iteration + 1, emissions.iteration)) AS step
   FROM emissions JOIN steps previous ON previous.end_ns = emissions.end_ns - itl_ns
-  WHERE previous.iteration + 1 < emissions.iteration
+  WHERE emissions.end_ns - itl_ns < emissions.before_ns
 ), parts AS (
-  SELECT request, iteration, own AS kind, end_ns - start_ns AS ns FROM short
+  SELECT request, iteration, CASE WHEN kind = 'prefill' THEN 'recomputed' WHEN prefill_tokens > 0 THEN 'beside_prefill'
+                                  ELSE 'beside_decodes' END AS kind, end_ns - start_ns AS ns
+  FROM emissions
   UNION ALL
   SELECT long.request, long.iteration,
          CASE WHEN own.request IS NOT NULL THEN 'recomputed' WHEN thrown_at <= step THEN 'preempted' ELSE 'without' END,
@@ -222,9 +216,19 @@ WITH {STEPS}, {THROWN}, emissions AS (
     FROM (SELECT request, iteration, min(step) AS first FROM long GROUP BY ALL) long
     JOIN thrown ON thrown.request = long.request AND thrown.iteration BETWEEN first AND long.iteration GROUP BY ALL
   ) gone ON gone.request = long.request AND gone.iteration = long.iteration
-), told AS (SELECT request, iteration, count(*) AS iterations, {kinds} FROM parts GROUP BY ALL)
+)""".strip()
+"""The steps between two emissions of a request, and what each was to it (``GAPS``)."""
+
+KINDS = ", ".join(f"coalesce(sum(ns) FILTER (kind = '{kind}'), 0) / 1e6 AS {kind}_ms" for kind in GAPS[:-1])
+SPENT = " - ".join(["itl_ms", *(f"{kind}_ms" for kind in GAPS[:-1])])
+
+
+def gaps_query(run_id: str, request: int | None = None) -> Query:
+    return Query(
+        f"""
+WITH {STEPS}, {THROWN}, {PARTS}, told AS (SELECT request, iteration, count(*) AS iterations, {KINDS} FROM parts GROUP BY ALL)
 SELECT request, iteration, end_ns / 1e9 AS t, emitted, itl_ns / 1e6 AS itl_ms, iterations,
-       {", ".join(f"{kind}_ms" for kind in GAPS[:-1])}, {spent} AS between_ms
+       {", ".join(f"{kind}_ms" for kind in GAPS[:-1])}, {SPENT} AS between_ms
 FROM emissions JOIN told USING (request, iteration) ORDER BY request, iteration""".strip(),
         {"run": run_id, "request": request},
     )
@@ -236,14 +240,19 @@ def gaps(con: duckdb.DuckDBPyConnection, run_id: str, request: int | None = None
 
 
 def gaps_by_group_query(run_id: str) -> Query:
-    each = gaps_query(run_id)
-    sums = ", ".join(f"sum({name}_ms) AS {name}_ms" for name in ("itl", *GAPS))
     return Query(
         f"""
-SELECT coalesce("group", '') AS "group", count(*) AS gaps, {sums}
-FROM ({each.sql}) LEFT JOIN (SELECT request, "group" FROM requests WHERE run_id = $run) USING (request)
-GROUP BY ALL ORDER BY "group\"""".strip(),
-        each.parameters,
+WITH {STEPS}, {THROWN}, {PARTS}, each AS (
+  SELECT request, {KINDS} FROM parts GROUP BY request
+), whole AS (
+  SELECT request, count(*) AS gaps, sum(itl_ns) / 1e6 AS itl_ms FROM emissions GROUP BY request
+), told AS (
+  SELECT coalesce("group", '') AS "group", gaps, itl_ms, each.* EXCLUDE (request), {SPENT} AS between_ms
+  FROM whole JOIN each USING (request) LEFT JOIN (SELECT request, "group" FROM requests WHERE run_id = $run) USING (request)
+)
+SELECT "group", sum(gaps)::BIGINT AS gaps, {", ".join(f"sum({name}_ms) AS {name}_ms" for name in ("itl", *GAPS))}
+FROM told GROUP BY ALL ORDER BY ALL""".strip(),
+        {"run": run_id, "request": None},
     )
 
 

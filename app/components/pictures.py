@@ -35,15 +35,17 @@ def _component(name: str, *scripts: str) -> Callable[..., Any]:
 def iteration_picture(data: Mapping[str, Any], *, key: str, on_open: Callable[[Any], None]) -> None:
     """An iteration and those around it (``app.views.inspector``). ``on_open`` is told what was clicked."""
 
-    def opened() -> None:
-        on_open(st.session_state[key].get("opened"))
+    def asked() -> None:
+        iteration = st.session_state[key].get("asked")
+        if type(iteration) is int:
+            st.query_params["iteration"] = str(iteration)
 
     _component("iteration", "iteration_times.js", "iteration.js")(
         key=key,
         data={**data, "palette": asdict(page_palette())},
         height="content",
-        on_opened_change=opened,
-        on_asked_change=lambda: None,  # the address names it already; the page is drawn again around it
+        on_opened_change=lambda: on_open(st.session_state[key].get("opened")),
+        on_asked_change=asked,
     )
 
 

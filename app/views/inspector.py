@@ -57,6 +57,7 @@ def _picture(
     return {
         "run": run.facts.run_id,
         "iteration": shown,
+        "named": st.query_params.get("iteration"),
         "first": known.first,
         "last": known.last,
         "longest": known.longest,

@@ -92,14 +92,25 @@ class IterationPicture {
   ask(iteration) {
     const focused = Boolean(this.root.getRootNode().activeElement);
     IterationPicture.left = { run: this.data.run, playing: this.player.playing, focused };
-    this.name(iteration);
     this.tell?.("asked", iteration);
   }
 
   /** Keep the iteration in the address. */
   name(iteration) {
     clearTimeout(this.naming);
-    rewrite((parameters) => parameters.set("iteration", String(iteration)));
+    this.written = String(iteration);
+    rewrite((parameters) => parameters.set("iteration", this.written));
+  }
+
+  /** Leave the address as the page knows it, or it would turn back to this tab when it is drawn again. */
+  unname() {
+    clearTimeout(this.naming);
+    const { named } = this.data;
+    rewrite((parameters) => {
+      if (parameters.get("iteration") !== this.written) return;
+      if (named === null) parameters.delete("iteration");
+      else parameters.set("iteration", named);
+    });
   }
 
   show(index) {
@@ -233,7 +244,7 @@ class IterationPicture {
 
   destroy() {
     this.player.stop();
-    clearTimeout(this.naming);
+    this.unname();
     this.batch.destroy();
     this.times.destroy();
     this.root.remove();
