@@ -16,6 +16,7 @@ PARTS = (
     files(__package__) / "live" / "words.js",
     files(__package__) / "address" / "rewrite.js",
     files(__package__) / "pictures" / "base.js",
+    files(__package__) / "pictures" / "player.js",
 )
 FOLDER = files(__package__) / "pictures"
 

@@ -47,7 +47,8 @@ def open_picture(browser: Browser) -> Iterator[OpenPicture]:
             f"const data = {{ palette: {json.dumps(asdict(palette))}, ...({data}) }};\n"
             "window.told = [];\n"
             "window.picture = () => pictures.get(document.getElementById('host')).picture;\n"
-            "mount({ parentElement: document.getElementById('host'), data, setTriggerValue: (...what) => window.told.push(what) });"
+            "window.draw = (change) => mount({ parentElement: document.getElementById('host'), data: { ...data, ...change },"
+            " setTriggerValue: (...what) => window.told.push(what) }); draw();"
             "</script>"
         )
         page.wait_for_function("document.querySelector('canvas')?.width > 0")
@@ -108,6 +109,17 @@ def test_an_iteration_is_walked_through_with_the_keyboard(open_picture: OpenPict
     expect(picture).to_contain_text("Iteration 12 took")
     expect(picture).to_contain_text("Nothing out of the ordinary")
     assert page.evaluate(AUDIT) == []
+
+
+def test_a_picture_that_the_page_draws_again_stays_where_it_is(open_picture: OpenPicture) -> None:
+    page = open_picture(("iteration_times.js", "iteration.js"), steps_data())
+    picture = page.locator(".picture")
+    page.get_by_role("button", name="Next").click()
+    expect(picture).to_contain_text("Iteration 4 took")
+    page.evaluate("draw()")
+    expect(picture).to_contain_text("Iteration 4 took")
+    page.evaluate("draw({ iteration: 7 })")
+    expect(picture).to_contain_text("Iteration 7 took")
 
 
 def test_an_iteration_beyond_those_loaded_is_asked_for(open_picture: OpenPicture) -> None:

@@ -70,13 +70,14 @@ class IterationPicture {
   }
 
   update(data) {
+    const same = sameWindow(this.data, data);
     this.data = data;
     dress(this.root, data.palette);
     this.columns = columnsOf(data.steps);
     this.slices = columnsOf(data.slices);
     this.longest.disabled = !Number.isFinite(data.longest);
     const known = this.kept();
-    this.player.load(this.columns, data.first, data.last, data.iteration);
+    this.player.load(this.columns, data.first, data.last, same ? this.player.at(this.index) : data.iteration);
     if (known?.playing && !this.player.playing) this.player.start();
     if (known?.focused) this.player.button.focus();
   }
@@ -135,7 +136,7 @@ class IterationPicture {
     this.fillEvery();
     this.tip.hide();
     clearTimeout(this.naming);
-    this.naming = setTimeout(() => this.name(iteration), 250);
+    if (String(iteration) !== this.written) this.naming = setTimeout(() => this.name(iteration), 250);
     document.dispatchEvent(new CustomEvent(FOLLOW, { detail: { run: this.data.run, iteration } }));
   }
 

@@ -54,13 +54,15 @@ class PoolPicture {
   }
 
   update(data) {
+    const same = sameWindow(this.data, data);
     this.data = data;
     dress(this.root, data.palette);
     const [start, holders, events] = [data.start, data.holders, data.events].map(columnsOf);
     this.replay = new PoolReplay({ blocks: data.blocks, first: data.from, start, holders, events });
     this.restyle();
-    if (this.player) this.player.load(columnsOf(data.steps), data.first, data.last, data.iteration);
-    else this.turn(data.iteration);
+    const iteration = same ? this.iteration : data.iteration;
+    if (this.player) this.player.load(columnsOf(data.steps), data.first, data.last, iteration);
+    else this.turn(iteration);
   }
 
   restyle() {
