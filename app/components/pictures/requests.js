@@ -52,7 +52,7 @@ class RequestsPicture {
   }
 
   choice(title, options) {
-    const [label, select] = [element("label", "", title), element("select")];
+    const [label, select] = [element("label", "", title), element("select", "", "", { "aria-label": title })];
     const fill = (entries) => select.replaceChildren(...entries.map(([value, text]) => element("option", "", text, { value })));
     fill(options);
     select.addEventListener("change", () => this.arrange());
