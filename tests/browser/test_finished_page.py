@@ -157,6 +157,21 @@ def test_an_iteration_is_taken_apart(open_lab: OpenLab, finished_run: str, open_
     expect(page.get_by_text("Who computed what")).to_be_visible()
 
 
+def test_an_iteration_is_followed_by_address_and_kv_map_and_opens_its_requests(
+    open_lab: OpenLab, finished_run: str, open_page: OpenPage
+) -> None:
+    page = open_page(open_lab.url(f"{finished_run}&iteration=3"), height=1600)
+    expect(page.get_by_text("Iteration 3 took", exact=False)).to_be_visible()
+    page.get_by_role("button", name="Next").first.click()
+    expect(page.get_by_text("Iteration 4 took", exact=False)).to_be_visible()
+    expect(page.get_by_text("After iteration 4, of 600 blocks", exact=False)).to_be_visible()
+    page.wait_for_url(re.compile(r"iteration=4\b"))
+    page.get_by_label("The batch, a bar for each request").locator("canvas").click(position={"x": 150, "y": 8})
+    expect(page.get_by_role("tab", name="Requests")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_text("Why not sooner", exact=True)).to_be_visible()
+    page.wait_for_url(re.compile(r"request=\d+$"))
+
+
 def test_an_unknown_run_is_named_in_words(open_lab: OpenLab, finished_run: str, open_page: OpenPage) -> None:
     page = open_page(open_lab.url("finished-rum"))
     expect(page.get_by_text("There is no run 'finished-rum'.", exact=False)).to_be_visible()

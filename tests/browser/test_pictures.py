@@ -116,9 +116,9 @@ def test_a_picture_that_the_page_draws_again_stays_where_it_is(open_picture: Ope
     picture = page.locator(".picture")
     page.get_by_role("button", name="Next").click()
     expect(picture).to_contain_text("Iteration 4 took")
-    page.evaluate("draw()")
+    page.evaluate("void draw()")
     expect(picture).to_contain_text("Iteration 4 took")
-    page.evaluate("draw({ iteration: 7 })")
+    page.evaluate("void draw({ iteration: 7 })")
     expect(picture).to_contain_text("Iteration 7 took")
 
 
