@@ -156,3 +156,21 @@ def test_the_form_starts_an_experiment_that_can_be_stopped(open_lab: OpenLab, op
 def test_an_unknown_experiment_is_said(open_lab: OpenLab, open_page: OpenPage) -> None:
     page = open_page(open_lab.url(path="/compare?experiment=x-nothing"))
     expect(page.get_by_text("There is no experiment")).to_be_visible()
+
+
+def test_the_form_of_a_search_leads_to_its_result(open_lab: OpenLab, open_page: OpenPage) -> None:
+    before = set(open_lab.home.experiment_ids())
+    settings = "set=model=random:tiny&set=workload.sizing=fixed&set=workload.requests=4"
+    settings += "&set=workload.output_tokens.kind=fixed&set=workload.output_tokens.tokens=4"
+    fields = "form=repeats=1&form=low=30&form=high=60"
+    page = open_page(open_lab.url(path=f"/compare?scenario=burst&{settings}&{fields}"), height=1800)
+    page.get_by_test_id("stSidebar").get_by_role("tab", name="Capacity").click()
+    page.get_by_test_id("stSidebar").get_by_role("button", name="Search", exact=True).click()
+    wait_for(lambda: set(open_lab.home.experiment_ids()) - before)
+    (started,) = set(open_lab.home.experiment_ids()) - before
+    wait_for(lambda: read_experiment(open_lab.home, started).state == "finished")
+    expect(page.locator(".st-key-card-rates .js-plotly-plot")).to_be_visible()
+    search = read_experiment(open_lab.home, started).search
+    assert search is not None
+    assert (search.low, search.high) == (30, 60)
+    assert stumbling_blocks(page) == []

@@ -195,7 +195,6 @@ def test_the_list_finds_tags_deletes_and_takes_it_back(open_lab: OpenLab, open_p
     page.keyboard.press("Escape")
     tagged = open_page(open_lab.url(path="/runs?tag=my+own"))
     expect(tagged.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
-    tagged.close()
     page.get_by_role("button", name="Delete").click()
     expect(page.get_by_text("Deleted: A small run")).to_be_visible()
     wait_for(lambda: not open_lab.home.run_dir("to-delete").exists())
