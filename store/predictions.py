@@ -2,7 +2,7 @@
 
 A figure is an array ``[points, repeats]`` as in ``store.predicates``, whose intervals decide here, too. A prediction is *right* where
 the interval allows it, has the *direction* where it lies on the measured side of no effect, and is *wrong* otherwise. A figure
-without a value leaves it *open*, and so does one that scatters so much between repeats that its interval allows nearly anything.
+without a value leaves it *open*. So does an interval that allows it because it allows nearly anything.
 
 Whether the step's effect showed is decided apart from the prediction: its interval lies wholly beyond the value of no effect.
 """
@@ -37,10 +37,10 @@ WIDEST = 4.0  # an interval whose ends lie such a factor apart decides nothing
 def number(predicted: float, repeats: np.ndarray, *, close: float, neutral: float | None, log: bool = False) -> Scored:
     """A number against a figure's ``repeats``; right within the interval, widened by ``close``, a share of its ends."""
     ends = around(repeats, log=log)[1]
-    if not tells(repeats):
+    if not _known(repeats):
         return OPEN
     if _within(predicted, ends, close):
-        return _one("right")
+        return _one("right") if _narrow(repeats) else OPEN
     return _one("direction" if _same_side((predicted, predicted), ends, neutral) else "wrong")
 
 
@@ -49,11 +49,11 @@ def choice(
 ) -> Scored:
     """An answer that stands for values from ``low`` to ``high``; right where the interval reaches into them."""
     ends = around(repeats, log=log)[1]
-    if not tells(repeats):
+    if not _known(repeats):
         return OPEN
     span = (-np.inf if low is None else low, np.inf if high is None else high)
     if span[0] <= ends[1] and ends[0] <= span[1]:
-        return _one("right")
+        return _one("right") if _narrow(repeats) else OPEN
     return _one("direction" if _same_side(span, ends, neutral) else "wrong")
 
 
@@ -64,11 +64,12 @@ def ordering(order: Sequence[str], figures: Mapping[str, np.ndarray]) -> Scored:
     """
     pairs = list(itertools.combinations(order, 2))
     steps = {(a, b): around(figures[b] - figures[a])[1] for a, b in pairs}
-    if not all(tells(figures[name]) for name in order):
+    if not all(_known(figures[name]) for name in order):
         return OPEN
     right = sum(high >= 0 for _, high in steps.values())
     if right == len(pairs):
-        return Scored("right", right, len(pairs))
+        told = all(_narrow(figures[name]) for name in order)
+        return Scored("right", right, len(pairs)) if told else OPEN
     above = steps[order[0], order[-1]][0] > 0
     return Scored("direction" if above else "wrong", right, len(pairs))
 
@@ -80,11 +81,11 @@ def curve(predicted: Sequence[float], figure: np.ndarray, *, close: float) -> Sc
     """
     ends = [around(row)[1] for row in figure]
     whole = around(figure[-1] - figure[0])[1]
-    if not all(map(tells, figure)):
+    if not _known(figure):
         return OPEN
     right = sum(_within(value, pair, close) for value, pair in zip(predicted, ends, strict=True))
     if right == len(ends):
-        return Scored("right", right, len(ends))
+        return Scored("right", right, len(ends)) if all(map(_narrow, figure)) else OPEN
     change = predicted[-1] - predicted[0]
     same = _same_side((change, change), whole, 0.0)
     return Scored("direction" if same else "wrong", right, len(ends))
@@ -93,13 +94,15 @@ def curve(predicted: Sequence[float], figure: np.ndarray, *, close: float) -> Sc
 def shows(repeats: np.ndarray, *, beyond: float, goes: Literal["up", "down"], log: bool = False) -> bool:
     """Whether an effect showed: the whole interval lies above, or below, the value of no effect."""
     low, high = around(repeats, log=log)[1]
-    return bool(tells(repeats) and (low > beyond if goes == "up" else high < beyond))
+    return bool(_known(repeats) and (low > beyond if goes == "up" else high < beyond))
 
 
-def tells(repeats: np.ndarray) -> bool:
-    """Whether a figure has a value in every repeat, and an interval that decides anything."""
-    if not np.all(np.isfinite(repeats)):
-        return False
+def _known(figure: np.ndarray) -> bool:
+    return bool(np.all(np.isfinite(figure)))
+
+
+def _narrow(repeats: np.ndarray) -> bool:
+    """Whether the interval is narrow enough for something within it to be right for a reason."""
     if not np.all(repeats > 0):
         return True  # counts and differences: what they scatter has no scale
     low, high = around(repeats, log=True)[1]

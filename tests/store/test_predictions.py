@@ -87,12 +87,13 @@ def test_a_figure_without_a_value_leaves_every_kind_open() -> None:
 
 
 def test_runs_that_scatter_so_much_that_anything_would_be_right_leave_it_open() -> None:
-    scattered = np.array([0.7, 2.0, 6.0])
+    scattered = np.array([1.5, 2.0, 3.0])
     assert number(2.0, scattered, close=0.1, neutral=1.0, log=True).score == "open"
     assert choice(1.0, 3.0, scattered, neutral=1.0, log=True).score == "open"
-    assert ordering(("a", "b"), {"a": scattered, "b": TWICE}).score == "open"
-    assert curve((1.0, 2.0), np.array([scattered, TWICE]), close=0.1).score == "open"
-    assert not shows(scattered, beyond=0.01, goes="up")
+    assert ordering(("a", "b"), {"a": scattered, "b": TWICE + 9}).score == "open"
+    assert curve((2.0, 2.0), np.array([scattered, TWICE]), close=0.1).score == "open"
+    assert number(0.3, scattered, close=0.0, neutral=1.0, log=True).score == "wrong", "what lies outside is decided"
+    assert shows(scattered, beyond=0.5, goes="up", log=True)
     assert number(2.0, np.array([0.0, 2.0, 4.0]), close=0.0, neutral=0.0).score == "right", "a count may be none"
 
 
