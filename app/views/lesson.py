@@ -241,7 +241,7 @@ def _answer(lab: Lab, learner: str, name: str, n: int, committed: Committed) -> 
         wait_for_rows(lab, waiting)
         return False
     if revealed(lab, name, n, committed, left) == "open":
-        _again_button(lab, learner, name, n)
+        _again_button(lab, learner, name, n, primary=True)
     return True
 
 
@@ -263,10 +263,11 @@ def _lost(lab: Lab, learner: str, name: str, n: int, why: str) -> None:
     _again_button(lab, learner, name, n)
 
 
-def _again_button(lab: Lab, learner: str, name: str, n: int) -> None:
+def _again_button(lab: Lab, learner: str, name: str, n: int, *, primary: bool = False) -> None:
     st.button(
         "Serve all runs again",
         key="serve-again",
+        type="primary" if primary else "secondary",
         icon=":material/replay:",
         help="New runs for the same prediction, which stays as it is.",
         on_click=_run_again,

@@ -46,7 +46,7 @@ def _number(asked: Number, key: str) -> Predicted | None:
     between = f"From {number(asked.low)} to {number(asked.high)}{f' {asked.unit}' if asked.unit else ''}"
     # out of range is answered in words when it is committed: a control's own bound would change it in silence
     given: float | None = st.number_input(
-        "Your number", value=None, key=f"{key}-number", placeholder=plain(between), width=320
+        "Your number", value=None, key=f"{key}-number", placeholder=between, width=320
     )
     st.caption(
         plain(

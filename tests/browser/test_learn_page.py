@@ -33,7 +33,7 @@ def choose(page: Page, label: str, option: str) -> None:
 def test_a_lesson_is_walked_to_its_end(open_lab: OpenLab, open_page: OpenPage) -> None:
     name = small_lesson(open_lab.home)
     page = open_page(open_lab.url(path="/learn"))
-    page.locator(f".st-key-open-{name} button").click()
+    page.locator(f".st-key-open-{name}").get_by_role("button").click()
     expect(page.get_by_role("heading", name="How many run at once")).to_be_visible()
     page.get_by_label("Your number").fill("1")
     commit(page)
