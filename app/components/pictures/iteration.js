@@ -99,6 +99,7 @@ class IterationPicture {
   /** Keep the iteration in the address. */
   name(iteration) {
     clearTimeout(this.naming);
+    if (this.leaves) return;
     this.written = String(iteration);
     rewrite((parameters) => parameters.set("iteration", this.written));
   }
@@ -106,6 +107,7 @@ class IterationPicture {
   /** Leave the address as the page knows it, or it would turn back to this tab when it is drawn again. */
   unname() {
     clearTimeout(this.naming);
+    if (this.leaves) return;
     const { named } = this.data;
     rewrite((parameters) => {
       if (parameters.get("iteration") !== this.written) return;
@@ -215,6 +217,9 @@ class IterationPicture {
   open(event) {
     const row = this.rowAt(event);
     if (row < 0) return;
+    this.leaves = true;
+    clearTimeout(this.naming);
+    rewrite((parameters) => parameters.delete("iteration")); // what is opened is what the address names
     this.tell?.("opened", { opens: "request", number: this.slices.request[row] });
   }
 
