@@ -11,7 +11,7 @@ from app.experiments.file import read_experiment
 from app.experiments.missing_runs import missing_runs, without
 from app.lab import Lab
 from app.lessons.plan import begin, begin_again
-from app.lessons.predicted import Predicted, in_words
+from app.lessons.predicted import in_words
 from app.lessons.progress import Committed, Progress, reset, take_back
 from app.runs.facts import load_run
 from app.runs.machine_rates import measure_for
@@ -19,7 +19,7 @@ from app.views.experiments import experiment_progress
 from app.views.learner import address_of, large_type, large_type_button
 from app.views.lessons import progress_of, undo_line
 from app.views.missing import rows_of, say_missing, wait_for_rows
-from app.views.prediction_form import prediction_form
+from app.views.prediction_form import given, prediction_form
 from app.views.reveal import revealed
 from app.views.running import running_board
 from app.views.trash import attempt, complaint
@@ -163,7 +163,7 @@ def _settings(settings: object) -> str:
 def _predict(lab: Lab, learner: str, name: str, n: int, step: Step) -> None:
     with st.container(border=True, key="prediction"):
         st.markdown(":material/psychology_alt: **Your prediction**")
-        value = prediction_form(step, f"predict-{name}-{n}")
+        prediction_form(step, f"predict-{name}-{n}")
         st.button(
             "Commit and run",
             key="commit",
@@ -171,13 +171,14 @@ def _predict(lab: Lab, learner: str, name: str, n: int, step: Step) -> None:
             icon=":material/lock:",
             help="Writes your prediction down and starts the runs. It cannot be changed afterwards.",
             on_click=_commit,
-            args=(lab, learner, name, n, value),
+            args=(lab, learner, name, n, step),
         )
         if "prediction-problem" in st.session_state:
             st.error(st.session_state.pop("prediction-problem"), icon=":material/error:")
 
 
-def _commit(lab: Lab, learner: str, name: str, n: int, value: Predicted | None) -> None:
+def _commit(lab: Lab, learner: str, name: str, n: int, step: Step) -> None:
+    value = given(step, f"predict-{name}-{n}")
     if value is None:
         st.session_state["prediction-problem"] = "Predict first: what you think counts only before the run."
         return
