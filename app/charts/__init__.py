@@ -3,7 +3,7 @@
 """
 
 from app.charts.devices import device_activity, memory_and_power
-from app.charts.frame import CONFIG, column, on_one_clock
+from app.charts.frame import CONFIG, HEIGHT, TALL, column, on_one_clock
 from app.charts.iterations import batch_makeup, iteration_timeline
 from app.charts.pool import kv_pool, running_and_waiting
 from app.charts.roofline import roofline
@@ -11,6 +11,8 @@ from app.charts.tokens import Ghost, token_gaps
 
 __all__ = [
     "CONFIG",
+    "HEIGHT",
+    "TALL",
     "Ghost",
     "batch_makeup",
     "column",

@@ -22,7 +22,10 @@ CONFIG = {
 }
 """Plotly's toolbar: no button that uploads the data, no logo."""
 
-HEIGHT = 270
+HEIGHT, TALL = 270, 340
+MARGIN = {"l": 70, "r": 12, "t": 44, "b": 50}
+"""Room for the axes' words. Where it does not suffice Plotly makes more (automargin), by drawing the whole chart again."""
+
 FONT = "'Source Sans', 'Source Sans 3', system-ui, sans-serif"
 
 TIME = "time since the start, s"
@@ -65,7 +68,7 @@ def new_figure(palette: Palette, *, y_title: str, height: int = HEIGHT, x_title:
     return go.Figure(  # given at once: to update a figure piece by piece takes ten times as long
         layout={
             "height": height,
-            "margin": {"l": 8, "r": 8, "t": 34, "b": 8},
+            "margin": MARGIN,
             "paper_bgcolor": "rgba(0,0,0,0)",
             "plot_bgcolor": "rgba(0,0,0,0)",
             "font": {"color": palette.text, "size": 14, "family": FONT},

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
+from app.charts.frame import TALL, Table, column, new_figure, opens, rows, say_nothing_here
 from app.theme import Palette
 
 KINDS = {"prefill": "prefill only", "mixed": "mixed", "decode": "decode only", "idle": "neither"}
 CAPS = ("schedule", "prepare", "sample", "finish")
-MOST_BARS = 1500  # more bars than this are narrower than a pixel and slow the browser down
+MOST_BARS = 1000  # more are narrower than a pixel, and slow the browser down
 
 
 def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
@@ -22,49 +24,33 @@ def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
     ``sample_ms``, ``finish_ms``, ``prefill_tokens``, ``decode_tokens``. Of more than ``MOST_BARS`` rows the longest of
     every stretch is drawn.
     """
-    figure = new_figure(palette, y_title="duration, ms", height=340)
-    figure.update_layout(barmode="stack", bargap=0)
+    figure = new_figure(palette, y_title="duration, ms", height=TALL)
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
-    shown = tallest(column(table, "duration_ms"), MOST_BARS)
-    t, duration, prefill, decode, number = (
-        column(table, name)[shown] for name in ("t", "duration_ms", "prefill_tokens", "decode_tokens", "iteration")
-    )
-    width = duration / 1000
-    middle = t - width / 2
-    about = np.stack([number, duration, prefill, decode], axis=-1)
+    bars = _Bars.of(table, tallest(column(table, "duration_ms"), MOST_BARS))
+    kinds = kind_of(bars.column("prefill_tokens"), bars.column("decode_tokens"))
+    forward = bars.column("forward_ms")
+    steps = np.cumsum([forward, *(np.nan_to_num(bars.column(f"{cap}_ms")) for cap in CAPS)], axis=0)
+    for place, (cap, top) in reversed(list(enumerate(zip(CAPS, steps[1:], strict=True), start=len(KINDS)))):
+        figure.add_trace(bars.shape(top, cap, getattr(palette, cap), place))
+    for place, (kind, name) in enumerate(KINDS.items()):
+        if (kinds == kind).any():
+            figure.add_trace(bars.shape(forward, name, getattr(palette, kind, palette.muted), place, kinds == kind))
+    about = [
+        "iteration",
+        "duration_ms",
+        "prefill_tokens",
+        "decode_tokens",
+        "forward_ms",
+        *(f"{cap}_ms" for cap in CAPS),
+    ]
+    each = ", ".join(f"{cap} %{{customdata[{place}]:,.2f}}" for place, cap in enumerate(("forward", *CAPS), start=4))
     hover = (
         "iteration %{customdata[0]:d}, %{customdata[1]:,.1f} ms<br>%{customdata[2]:d} prompt + %{customdata[3]:d} "
-        "decode tokens<br>%{y:,.2f} ms"
+        f"decode tokens<br>ms: {each}<extra>%{{text}}</extra>"
     )
-    kinds = kind_of(prefill, decode)
-    forward = column(table, "forward_ms")[shown]
-    for kind, name in KINDS.items():
-        mask = kinds == kind
-        if not mask.any():
-            continue
-        figure.add_bar(
-            x=middle[mask],
-            y=forward[mask],
-            width=width[mask] * 0.92,
-            name=name,
-            marker={"color": getattr(palette, kind, palette.muted), "line": {"width": 0}},
-            customdata=about[mask],
-            meta=opens("iteration"),
-            hovertemplate=hover + " forward<extra>" + name + "</extra>",
-        )
-    for step in CAPS:
-        figure.add_bar(
-            x=middle,
-            y=column(table, f"{step}_ms")[shown],
-            width=width * 0.92,
-            name=step,
-            marker={"color": getattr(palette, step), "line": {"width": 0}},
-            customdata=about,
-            meta=opens("iteration"),
-            hovertemplate=hover + f" {step}<extra>{step}</extra>",
-        )
-    return figure
+    names = [KINDS[kind] for kind in kinds]
+    return _under_the_pointer(figure, bars.marks(bars.column("duration_ms"), about, hover, names))
 
 
 def batch_makeup(table: Table, palette: Palette) -> go.Figure:
@@ -74,23 +60,13 @@ def batch_makeup(table: Table, palette: Palette) -> go.Figure:
     none).
     """
     figure = new_figure(palette, y_title="in the iteration, tokens")
-    figure.update_layout(barmode="stack", bargap=0)
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
-    shown = tallest(column(table, "prefill_tokens") + column(table, "decode_tokens"), MOST_BARS)
-    t, width = column(table, "t")[shown], column(table, "duration_ms")[shown] / 1000
-    number = column(table, "iteration")[shown]
-    for kind, name in (("decode", "decode tokens"), ("prefill", "prompt tokens")):
-        figure.add_bar(
-            x=t - width / 2,
-            y=column(table, f"{kind}_tokens")[shown],
-            width=width * 0.92,
-            name=name,
-            marker={"color": getattr(palette, kind), "line": {"width": 0}},
-            customdata=number,
-            meta=opens("iteration"),
-            hovertemplate="iteration %{customdata:d}: %{y:d} " + name + "<extra></extra>",
-        )
+    tokens = column(table, "prefill_tokens") + column(table, "decode_tokens")
+    bars = _Bars.of(table, tallest(tokens, MOST_BARS))
+    decode, whole = bars.column("decode_tokens"), bars.column("decode_tokens") + bars.column("prefill_tokens")
+    figure.add_trace(bars.shape(whole, "prompt tokens", palette.prefill, 1, whole > decode))
+    figure.add_trace(bars.shape(decode, "decode tokens", palette.decode, 0, decode > 0))
     budget = column(table, "token_budget")
     if np.isfinite(budget).any():
         figure.add_scatter(
@@ -101,7 +77,71 @@ def batch_makeup(table: Table, palette: Palette) -> go.Figure:
             line={"color": palette.text, "width": 1.5, "dash": "dash", "shape": "hv"},
             hovertemplate="%{y:d} tokens<extra>budget</extra>",
         )
-    return figure
+    hover = (
+        "iteration %{customdata[0]:d}<br>%{customdata[1]:d} prompt + %{customdata[2]:d} decode tokens<extra></extra>"
+    )
+    return _under_the_pointer(figure, bars.marks(whole, ["iteration", "prefill_tokens", "decode_tokens"], hover))
+
+
+@dataclass(frozen=True)
+class _Bars:
+    """Iterations as bars over their time: those of the rows ``shown``."""
+
+    table: Table
+    shown: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+
+    @classmethod
+    def of(cls, table: Table, shown: np.ndarray) -> _Bars:
+        end, width = column(table, "t")[shown], column(table, "duration_ms")[shown] / 1000
+        return cls(table, shown, end - 0.96 * width, end - 0.04 * width)
+
+    def column(self, name: str) -> np.ndarray:
+        return column(self.table, name)[self.shown]
+
+    def shape(self, top: np.ndarray, name: str, colour: str, place: int, mask: np.ndarray | None = None) -> go.Scatter:
+        """All bars (those of ``mask``) from zero to ``top`` as one outline, which a browser draws as fast as one bar.
+        Stacked ones are drawn from the highest to the lowest, each over the one before; ``place``: in the legend.
+        """
+        kept = np.isfinite(top) if mask is None else mask & np.isfinite(top)
+        zero = np.zeros(len(top))
+        x = np.stack([self.left, self.left, self.right, self.right], axis=-1)[kept]
+        y = np.stack([zero, top, top, zero], axis=-1)[kept].astype(np.float32)
+        return go.Scatter(
+            x=x.ravel(),
+            y=y.ravel(),
+            name=name,
+            mode="lines",
+            line={"width": 0, "color": colour},
+            fill="tozeroy",
+            fillcolor=colour,
+            legendrank=1000 + place,
+            hoverinfo="skip",
+        )
+
+    def marks(self, top: np.ndarray, about: Sequence[str], hover: str, text: Sequence[str] | None = None) -> go.Scatter:
+        """What a hover over a bar tells and a click on it opens: both its edges, unseen, so that wherever the pointer is
+        within a bar one of them is the nearest.
+        """
+        told = np.stack([self.column(name) for name in about], axis=-1).astype(np.float32)
+        return go.Scatter(
+            x=np.stack([self.left, self.right], axis=-1).ravel(),
+            y=np.repeat(top, 2),
+            mode="lines",
+            line={"width": 0},
+            showlegend=False,
+            customdata=np.repeat(told, 2, axis=0),
+            text=None if text is None else np.repeat(text, 2),
+            meta=opens("iteration"),
+            hovertemplate=hover,
+        )
+
+
+def _under_the_pointer(figure: go.Figure, marks: go.Scatter) -> go.Figure:
+    """Hover and clicks go to the iteration at the pointer's time, whatever its height."""
+    figure.add_trace(marks)
+    return figure.update_layout(hovermode="x", hoverdistance=-1)
 
 
 def kind_of(prefill: np.ndarray, decode: np.ndarray) -> np.ndarray:

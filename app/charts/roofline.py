@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
+from app.charts.frame import TALL, Table, column, new_figure, opens, rows, say_nothing_here
 from app.charts.iterations import KINDS, kind_of
 from app.theme import Palette
 
@@ -23,7 +23,7 @@ def roofline(table: Table, peaks: Mapping[str, float] | None, palette: Palette) 
         peaks: the device's measured ``flops_per_s`` and ``bytes_per_s``; None draws no roof.
         palette: colours.
     """
-    figure = new_figure(palette, y_title="rate, TFLOP/s", x_title="arithmetic per byte moved, FLOP/byte", height=340)
+    figure = new_figure(palette, y_title="rate, TFLOP/s", x_title="arithmetic per byte moved, FLOP/byte", height=TALL)
     figure.update_xaxes(type="log", rangemode="normal")
     figure.update_yaxes(type="log", rangemode="normal")
     flops, moved, forward_ms = (column(table, name) for name in ("flops", "bytes", "forward_ms"))

@@ -8,11 +8,11 @@ from html import escape
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
+from app.charts.frame import TALL, Table, column, new_figure, opens, rows, say_nothing_here
 from app.theme import Palette
 from store.metrics import STALL_MS
 
-MOST_DOTS = 5000
+MOST_DOTS = 1500  # each is a shape of its own to the browser
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def token_gaps(
     ``table``: ``t`` (s), ``itl_ms``, ``request``. Gaps above ``stall_ms`` are stalls. Of more than ``MOST_DOTS`` dots
     every stall is kept and the others are thinned evenly.
     """
-    figure = new_figure(palette, y_title="ITL, ms", height=340)
+    figure = new_figure(palette, y_title="ITL, ms", height=TALL)
     if log:
         figure.update_yaxes(type="log", rangemode="normal", dtick=1)
     if ghost is not None:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import streamlit as st
 
-from app.charts import CONFIG, on_one_clock
+from app.charts import CONFIG, HEIGHT, on_one_clock
 from app.components.figure_files import figure_files
 from app.components.when_seen import when_seen
 from app.theme import Palette, palette
@@ -31,7 +31,7 @@ def page_palette() -> Palette:
 
 def chart_card(
     words: ChartWords,
-    figure: go.Figure,
+    figure: go.Figure | Callable[[], go.Figure],
     table: pa.Table,
     query: Query,
     *,
@@ -42,16 +42,17 @@ def chart_card(
     until: float | None = None,
     opens: Opens | None = None,
     first: bool = False,
+    height: int = HEIGHT,
 ) -> None:
     """Draw a card; its chart once the reader comes near it, or at once where it is the ``first`` of its page.
+
+    ``figure``: the chart, or what makes it when it is drawn; then ``height`` (pixels) is its height.
 
     ``name`` is the widget key and the file name, ``summary`` the chart in words for screen readers, ``remark`` a line
     above it, ``control`` draws what belongs to the chart beside its title, ``until`` (s) is the end of the time axis
     that the charts of a run share, ``opens`` says what of a run a clicked point stands for (``run`` and perhaps
     ``request`` or ``iteration``): the page turns there.
     """
-    if until is not None:
-        on_one_clock(figure, until)
     with st.container(border=True, key=f"card-{name}"):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**{words.title}**", help=words.explained, width="stretch")
@@ -59,15 +60,21 @@ def chart_card(
                 control()
         if remark:
             st.caption(plain(remark))
-        draw = partial(_chart, figure, alt=f"{words.title}. {summary}", key=f"chart-{name}", opens=opens)
+        draw = partial(_chart, figure, until=until, alt=f"{words.title}. {summary}", key=f"chart-{name}", opens=opens)
         if first:
             draw()
         else:
-            when_seen(draw, key=f"{name}-{st.query_params.get('run', '')}", height=figure.layout.height)
+            place = figure.layout.height if isinstance(figure, go.Figure) else height
+            when_seen(draw, key=f"{name}-{st.query_params.get('run', '')}", height=place)
         data_row(table, query, name=name, chart=f"chart-{name}")
 
 
-def _chart(figure: go.Figure, *, alt: str, key: str, opens: Opens | None) -> None:
+def _chart(
+    made: go.Figure | Callable[[], go.Figure], *, until: float | None, alt: str, key: str, opens: Opens | None
+) -> None:
+    figure = made if isinstance(made, go.Figure) else made()
+    if until is not None:
+        on_one_clock(figure, until)
     if opens is None:
         st.plotly_chart(figure, alt=alt, key=key, config=CONFIG, theme=None)
         return

@@ -17,22 +17,22 @@ from app.views.which import run_to_show
 
 lab = get_lab()
 run_id = run_to_show(lab)
-with st.sidebar:
-    # beside a run the panel is drawn by itself: what is switched there changes nothing of the run
-    (start_panel if run_id is None else st.fragment(start_panel))(lab, run_id)
-
 if run_id is None:
+    with st.sidebar:
+        start_panel(lab, run_id)
     nothing_yet(lab)
     st.stop()
 try:
     facts = load_run(lab.home, run_id)
 except LabError as error:
     damaged_run(lab, run_id, error)
-    st.stop()
-
-run_header(lab, facts)
-scenario_question(facts)
-why_it_ended(facts)
-on_board = running_board(lab, facts)
-if facts.is_final:
-    finished_run(lab, facts, below_board=on_board)
+else:
+    run_header(lab, facts)
+    scenario_question(facts)
+    why_it_ended(facts)
+    on_board = running_board(lab, facts)
+    if facts.is_final:
+        finished_run(lab, facts, below_board=on_board)
+with st.sidebar:
+    # after the run, which the reader waits for, and by itself: what is switched there changes nothing of the run
+    st.fragment(start_panel)(lab, run_id)

@@ -25,8 +25,8 @@ from store import queries
 from store.query import Query
 
 MOST_ITERATIONS = 2000
-MOST_GAPS = 6000
-GHOST_GAPS = 4000
+MOST_GAPS = 3000
+GHOST_GAPS = 1500
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class _Charts:
 
     def iterations(self) -> None:
         steps = self.steps.table
-        figure = charts.iteration_timeline(steps, self.colours)
+        figure = partial(charts.iteration_timeline, steps, self.colours)
         longest = milliseconds(_largest(steps, "duration_ms"))
         words = f"{counted(steps.num_rows, 'iteration')} shown, the longest {longest}."
         self.over_time(
@@ -71,7 +71,7 @@ class _Charts:
 
     def token_gaps(self) -> None:
         log = st.session_state.get("gap-scale", "log") == "log"
-        figure = charts.token_gaps(self.gaps.table, self.colours, ghost=self.ghost, log=log)
+        figure = partial(charts.token_gaps, self.gaps.table, self.colours, ghost=self.ghost, log=log)
         told = stalls_in_words(self.figures)
         before = ""
         if self.ghost is not None:
@@ -86,30 +86,39 @@ class _Charts:
             summary=told,
             remark=told + before,
             control=_gap_scale,
+            height=charts.TALL,
         )
 
     def makeup(self) -> None:
         steps = self.steps.table
-        figure = charts.batch_makeup(steps, self.colours)
+        figure = partial(charts.batch_makeup, steps, self.colours)
         words = f"At most {_largest(steps, 'prefill_tokens'):.0f} prompt tokens in an iteration."
         self.over_time(CHARTS["makeup"], figure, steps, self.steps.query, name="batch-makeup", summary=words)
 
     def roofline(self) -> None:
         recent = _Asked.of(queries.roofline_query(self.run.facts.run_id), self.run.con)
-        figure = charts.roofline(recent.table, self.run.row.get("peaks"), self.colours)
+        figure = partial(charts.roofline, recent.table, self.run.row.get("peaks"), self.colours)
         words = f"The last {counted(recent.table.num_rows, 'iteration')} against the device's measured limits."
-        chart_card(CHARTS["roofline"], figure, recent.table, recent.query, name="roofline", summary=words)
+        chart_card(
+            CHARTS["roofline"],
+            figure,
+            recent.table,
+            recent.query,
+            name="roofline",
+            summary=words,
+            height=charts.TALL,
+        )
 
     def queue(self) -> None:
         steps = self.steps.table
-        figure = charts.running_and_waiting(steps, self.colours)
+        figure = partial(charts.running_and_waiting, steps, self.colours)
         words = f"At most {_largest(steps, 'waiting'):.0f} waiting."
         self.over_time(CHARTS["queue"], figure, steps, self.steps.query, name="queue", summary=words)
 
     def pool(self) -> None:
         steps = self.steps.table
         preempted = queries.preemptions_query(self.run.facts.run_id).table(self.run.con)
-        figure = charts.kv_pool(steps, self.colours, preempted)
+        figure = partial(charts.kv_pool, steps, self.colours, preempted)
         words = f"At most {_largest(steps, 'blocks_used'):.0f} of {_largest(steps, 'blocks_total'):.0f} blocks used."
         if preempted.num_rows:
             words += f" {counted(int(np.nansum(charts.column(preempted, 'preempted'))), 'preemption')}."
@@ -117,12 +126,12 @@ class _Charts:
 
     def device(self) -> None:
         samples, words = self.devices.table, f"{counted(self.devices.table.num_rows, 'sample')}."
-        figure = charts.device_activity(samples, self.colours)
+        figure = partial(charts.device_activity, samples, self.colours)
         self.over_time(CHARTS["device"], figure, samples, self.devices.query, name="device", summary=words)
 
     def memory(self) -> None:
         samples, words = self.devices.table, f"{counted(self.devices.table.num_rows, 'sample')}."
-        figure = charts.memory_and_power(samples, self.colours)
+        figure = partial(charts.memory_and_power, samples, self.colours)
         self.over_time(CHARTS["memory"], figure, samples, self.devices.query, name="memory", summary=words)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,24 +47,38 @@ def gaps(values: list[float]) -> pa.Table:
     return pa.table({"t": np.arange(len(values)) / 10, "itl_ms": values, "request": np.arange(len(values)) % 4})
 
 
+def tops(trace: object) -> np.ndarray:
+    """The heights of an outline's bars: of its corners, the upper left."""
+    return np.asarray(trace.y).reshape(-1, 4)[:, 1]
+
+
 def test_each_iteration_is_drawn_with_the_colour_of_what_it_did() -> None:
     figure = charts.iteration_timeline(steps(), LIGHT)
     drawn = {trace.name: trace for trace in figure.data}
-    assert len(drawn["mixed"].x) + len(drawn["decode only"].x) == 50
-    assert drawn["mixed"].marker.color == LIGHT.mixed
-    assert drawn["decode only"].marker.color == LIGHT.decode
+    assert len(tops(drawn["mixed"])) + len(tops(drawn["decode only"])) == 50
+    assert drawn["mixed"].fillcolor == LIGHT.mixed
+    assert drawn["decode only"].fillcolor == LIGHT.decode
     assert "prefill only" not in drawn
 
 
 def test_the_steps_of_an_iteration_stack_to_its_duration() -> None:
     table = steps()
     figure = charts.iteration_timeline(table, LIGHT)
-    caps = sum(
-        np.asarray(trace.y) for trace in figure.data if trace.name in ("schedule", "prepare", "sample", "finish")
-    )
-    forward = charts.column(table, "forward_ms")
-    assert figure.layout.barmode == "stack"
-    np.testing.assert_allclose(caps + forward, charts.column(table, "duration_ms"))
+    outlines = [trace for trace in figure.data if trace.name in ("finish", "sample", "prepare", "schedule")]
+    assert [trace.name for trace in outlines] == ["finish", "sample", "prepare", "schedule"], "the highest lies below"
+    np.testing.assert_allclose(tops(outlines[0]), charts.column(table, "duration_ms"), rtol=1e-6)
+    for higher, lower in pairwise(outlines):
+        np.testing.assert_allclose(tops(higher) - tops(lower), 1, rtol=1e-5)
+
+
+def test_within_a_bar_the_nearest_mark_is_its_own() -> None:
+    table = steps()
+    marks = charts.iteration_timeline(table, LIGHT).data[-1]
+    end, width = charts.column(table, "t"), charts.column(table, "duration_ms") / 1000
+    for share in (0.05, 0.3, 0.5, 0.7, 0.95):
+        within = end - (1 - share) * width
+        nearest = np.abs(np.asarray(marks.x)[None] - within[:, None]).argmin(axis=1)
+        assert list(marks.customdata[nearest, 0]) == list(range(50))
 
 
 def test_kinds_are_told_from_the_tokens() -> None:
@@ -255,8 +270,8 @@ def test_counters_the_device_lacks_are_left_out() -> None:
 
 
 def test_without_a_budget_no_budget_line_is_drawn() -> None:
-    names = [trace.name for trace in charts.batch_makeup(steps(budget=None), LIGHT).data]
-    assert names == ["decode tokens", "prompt tokens"]
+    drawn = charts.batch_makeup(steps(budget=None), LIGHT).data
+    assert [trace.name for trace in drawn if trace.name] == ["prompt tokens", "decode tokens"]
 
 
 def test_no_figure_offers_to_upload_its_data() -> None:
