@@ -23,7 +23,7 @@ CONFIG = {
 """Plotly's toolbar: no button that uploads the data, no logo."""
 
 HEIGHT, TALL = 270, 340
-MARGIN = {"l": 70, "r": 12, "t": 44, "b": 50}
+MARGIN = {"l": 76, "r": 12, "t": 48, "b": 56}
 """Room for the axes' words. Where it does not suffice Plotly makes more (automargin), by drawing the whole chart again."""
 
 FONT = "'Source Sans', 'Source Sans 3', system-ui, sans-serif"

@@ -50,7 +50,7 @@ def iteration_timeline(table: Table, palette: Palette) -> go.Figure:
         f"decode tokens<br>ms: {each}<extra>%{{text}}</extra>"
     )
     names = [KINDS[kind] for kind in kinds]
-    return _under_the_pointer(figure, bars.marks(bars.column("duration_ms"), about, hover, names))
+    return _under_the_pointer(figure, bars.marks(bars.column("duration_ms"), about, hover, palette.text, names))
 
 
 def batch_makeup(table: Table, palette: Palette) -> go.Figure:
@@ -80,7 +80,9 @@ def batch_makeup(table: Table, palette: Palette) -> go.Figure:
     hover = (
         "iteration %{customdata[0]:d}<br>%{customdata[1]:d} prompt + %{customdata[2]:d} decode tokens<extra></extra>"
     )
-    return _under_the_pointer(figure, bars.marks(whole, ["iteration", "prefill_tokens", "decode_tokens"], hover))
+    return _under_the_pointer(
+        figure, bars.marks(whole, ["iteration", "prefill_tokens", "decode_tokens"], hover, palette.text)
+    )
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,9 @@ class _Bars:
             hoverinfo="skip",
         )
 
-    def marks(self, top: np.ndarray, about: Sequence[str], hover: str, text: Sequence[str] | None = None) -> go.Scatter:
+    def marks(
+        self, top: np.ndarray, about: Sequence[str], hover: str, colour: str, text: Sequence[str] | None = None
+    ) -> go.Scatter:
         """What a hover over a bar tells and a click on it opens: both its edges, unseen, so that wherever the pointer is
         within a bar one of them is the nearest.
         """
@@ -129,7 +133,7 @@ class _Bars:
             x=np.stack([self.left, self.right], axis=-1).ravel(),
             y=np.repeat(top, 2),
             mode="lines",
-            line={"width": 0},
+            line={"width": 0, "color": colour},
             showlegend=False,
             customdata=np.repeat(told, 2, axis=0),
             text=None if text is None else np.repeat(text, 2),

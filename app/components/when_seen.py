@@ -32,7 +32,7 @@ def _once_seen(draw: Callable[[], None], key: str, height: int) -> None:
         _component()(
             key=key,
             data={"height": height, "seen": seen},
-            default={"seen": False},
+            default={"seen": None},
             on_seen_change=lambda: None,
             width="stretch",
             height="content",

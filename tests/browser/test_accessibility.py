@@ -26,7 +26,7 @@ def many(open_lab: OpenLab) -> str:
 
 @SCHEMES
 def test_nobody_stumbles_over_a_finished_run(open_lab: OpenLab, many: str, open_page: OpenPage, scheme: str) -> None:
-    page = open_page(open_lab.url(many), scheme=scheme)
+    page = open_page(open_lab.url(many), height=5000, scheme=scheme)
     expect(page.locator(".st-key-card-prefix-tree .slicetext").first).to_be_attached()
     figures = page.locator(".st-key-figures [data-testid=stMetricValue] > div")
     expect(figures.filter(has_text="200 of 200")).to_be_visible()

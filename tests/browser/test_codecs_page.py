@@ -28,7 +28,7 @@ def served(open_lab: OpenLab) -> OpenLab:
 
 
 def kv_tab(open_page: OpenPage, lab: OpenLab, run_id: str, **view: object) -> Page:
-    page = open_page(lab.url(run_id), **view)
+    page = open_page(lab.url(run_id), **{"height": 4000} | view)
     page.get_by_role("tab", name="KV cache").click()
     expect(page.get_by_text("Codecs side by side")).to_be_visible()
     return page

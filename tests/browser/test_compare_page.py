@@ -41,7 +41,7 @@ def experiment_id(open_lab: OpenLab, tmp_path_factory: pytest.TempPathFactory) -
 def test_an_experiment_is_followed_to_its_verdict(
     open_lab: OpenLab, experiment_id: str, open_page: OpenPage, tmp_path: Path
 ) -> None:
-    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"))
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), height=4500)
     expect(page.get_by_text("2 of 2 repeats")).to_be_visible()
     expect(page.get_by_role("heading", name="Compare")).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(7)
@@ -62,7 +62,7 @@ def test_a_chart_is_saved_as_a_picture_as_it_is_drawn(
     open_lab: OpenLab, experiment_id: str, open_page: OpenPage, tmp_path: Path
 ) -> None:
     wait_for(lambda: read_experiment(open_lab.home, experiment_id).state == "finished")
-    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"))
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), height=4500)
     expect(page.locator(".js-plotly-plot")).to_have_count(7)
     for words, begins in (("SVG", b"<svg"), ("PNG", b"\x89PNG")):
         with page.expect_download() as download:
@@ -105,7 +105,7 @@ def test_a_search_for_capacity_is_followed_to_its_end(open_lab: OpenLab, open_pa
     slo = "ttft=60000,tpot=60000"
     experiment, specs = plan_capacity(str(path), variants, low=20, high=40, tolerance=0.9, slo=slo)
     create_experiment(open_lab.home, experiment, specs)
-    page = open_page(open_lab.url(path=f"/compare?experiment={experiment.experiment_id}"))
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment.experiment_id}"), height=4500)
     expect(page.get_by_text("a: at least 40 requests/s")).to_be_visible()
     expect(page.locator(".js-plotly-plot")).to_have_count(1)
     assert page.locator("#planted").count() == 0
@@ -120,7 +120,7 @@ def test_a_sweep_shows_its_curve_before_its_tables(open_lab: OpenLab, open_page:
     over = {"chunked_prefill.token_budget": ["16", "32"]}
     experiment, specs = plan(str(scenario_file(tmp_path)), grid(over), 1, kind="sweep", over=over)
     create_experiment(open_lab.home, experiment, specs)
-    page = open_page(open_lab.url(path=f"/compare?experiment={experiment.experiment_id}"))
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment.experiment_id}"), height=4500)
     curve = page.locator(".st-key-card-swept .js-plotly-plot")
     expect(curve).to_be_visible()
     table = page.get_by_test_id("stDataFrame").first
@@ -135,7 +135,7 @@ def test_a_sweep_shows_its_curve_before_its_tables(open_lab: OpenLab, open_page:
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])  # of one layout
 def test_it_fits_a_narrow_screen(open_lab: OpenLab, experiment_id: str, open_page: OpenPage, scheme: str) -> None:
     wait_for(lambda: read_experiment(open_lab.home, experiment_id).state == "finished")
-    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), width=390, scheme=scheme)
+    page = open_page(open_lab.url(path=f"/compare?experiment={experiment_id}"), width=390, height=6000, scheme=scheme)
     expect(page.locator(".js-plotly-plot")).to_have_count(7)
     assert no_sideways_scroll(page)
     assert stumbling_blocks(page) == []

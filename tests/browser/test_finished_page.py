@@ -24,7 +24,7 @@ OpenPage = Callable[..., Page]
 def test_the_address_of_a_finished_run_opens_it_with_every_chart(
     open_lab: OpenLab, finished_run: str, open_page: OpenPage
 ) -> None:
-    page = open_page(open_lab.url(finished_run))
+    page = open_page(open_lab.url(finished_run), height=4000)
     for title in (
         "Iterations",
         "ITL of every token",
@@ -232,3 +232,20 @@ def test_a_phone_shows_a_finished_run_without_scrolling_sideways(
     expect(page.locator(".js-plotly-plot").first).to_be_visible()
     assert no_sideways_scroll(page)
     assert stumbling_blocks(page) == []
+
+
+def test_a_chart_is_drawn_once_a_reader_comes_near_it(
+    open_lab: OpenLab, finished_run: str, open_page: OpenPage
+) -> None:
+    page = open_page(open_lab.url(finished_run), height=500)
+    card = page.locator(".st-key-card-memory")
+    expect(page.locator(".st-key-card-iterations .js-plotly-plot")).to_be_visible()
+    expect(card.get_by_role("button", name="CSV")).to_be_attached()
+    assert card.locator(".js-plotly-plot").count() == 0
+    room = card.bounding_box()
+    card.scroll_into_view_if_needed()
+    expect(card.locator(".js-plotly-plot")).to_be_visible()
+    drawn = card.bounding_box()
+    assert room is not None
+    assert drawn is not None
+    assert drawn["height"] == pytest.approx(room["height"], abs=4), "nothing jumps"

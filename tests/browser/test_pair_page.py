@@ -23,7 +23,7 @@ def test_a_flip_ends_with_both_runs_on_one_screen_and_one_click_repeats_them(
     spec = small_spec("without", requests=7, tokens=14).model_copy(update={"scenario": "starter"})
     open_lab.submit(spec)
     wait_for_state(open_lab.home, "without", "finished")
-    page = open_page(open_lab.url("without"))
+    page = open_page(open_lab.url("without"), height=3000)
     page.get_by_role("button", name="Run again with chunked prefill").click()
     expect(page.get_by_role("tab", name="With and without")).to_have_attribute("aria-selected", "true")
     card = page.locator(".st-key-card-pair-timelines")
