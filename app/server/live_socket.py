@@ -205,8 +205,9 @@ async def _listen(socket: WebSocket, wish: Wish) -> None:
 
 def _pace(message: dict[str, Any]) -> float:
     """Seconds between two frames. Raises ``LabError`` where the message does not say them."""
-    every = message.get("every_ms")
-    if type(every) not in (int, float) or not FRAME_S <= every / 1000 <= SLOWEST_FRAME_S:
+    every: Any = message.get("every_ms")
+    known = isinstance(every, int | float) and not isinstance(every, bool)
+    if not known or not FRAME_S <= every / 1000 <= SLOWEST_FRAME_S:
         least, most = round(1000 * FRAME_S), round(1000 * SLOWEST_FRAME_S)
         raise LabError("bad-message", message=f"`every_ms` must be a number from {least} to {most}.")
     return float(every / 1000)
