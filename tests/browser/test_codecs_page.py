@@ -35,6 +35,7 @@ def kv_tab(open_page: OpenPage, lab: OpenLab, run_id: str, **view: object) -> Pa
 
 
 def drawn(page: Page, card: str) -> None:
+    page.locator(f".st-key-card-{card}").scroll_into_view_if_needed()
     expect(page.locator(f".st-key-card-{card} .js-plotly-plot .main-svg").first).to_be_visible()
 
 

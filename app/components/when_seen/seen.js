@@ -1,9 +1,11 @@
-// Keeps the place of something that is drawn once a reader comes near it. One is asked for at a time: of several asked
-// for at once Streamlit would draw the last.
+// Keeps the place of something that is drawn once a reader comes near it. One is asked for at a time, and only while the
+// browser is idle: of changes that come in one turn of its event loop Streamlit answers those of one fragment, and a
+// reader's click must not be the one that is lost.
 
 const AHEAD = "50%"; // of the window's height, so that a reader who scrolls finds it drawn
 const PATIENCE_MS = 3000; // then it is asked for again, after those that wait
 
+const whenIdle = window.requestIdleCallback ?? ((act) => setTimeout(act, 50));
 const waiting = [];
 let asked = null;
 
@@ -15,38 +17,42 @@ function askNext() {
     asked = null;
     askNext();
   }, PATIENCE_MS);
-  asked.ask();
+  whenIdle(asked.ask);
 }
 
 /** It was drawn, or is gone. */
-function settle(place) {
-  const index = waiting.findIndex((one) => one.place === place);
+function settle(one) {
+  const index = waiting.indexOf(one);
   if (index >= 0) waiting.splice(index, 1);
-  if (asked?.place !== place) return;
-  clearTimeout(asked.timer);
+  if (asked !== one) return;
+  clearTimeout(one.timer);
   asked = null;
   askNext();
 }
 
+// Streamlit calls this again whenever the data or the theme changes; the cleanup of a superseded call may run after a
+// newer one, so it settles nothing then.
 export default function mount({ parentElement, data, setStateValue }) {
-  const place = (parentElement.place ??= parentElement.appendChild(document.createElement("div")));
-  place.style.height = `${data.seen ? 0 : data.height}px`;
+  const one = (parentElement.seenOnce ??= { place: parentElement.appendChild(document.createElement("div")), calls: 0 });
+  const call = ++one.calls;
+  one.ask = () => setStateValue("seen", performance.now()); // a value of its own each time
+  one.place.style.height = `${data.seen ? 0 : data.height}px`;
   if (data.seen) {
-    settle(place);
+    settle(one);
     return undefined;
   }
   const watcher = new IntersectionObserver(
     (entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       watcher.disconnect();
-      waiting.push({ place, ask: () => setStateValue("seen", performance.now()) }); // a value of its own each time
+      if (one !== asked && !waiting.includes(one)) waiting.push(one);
       askNext();
     },
     { root: parentElement.ownerDocument.querySelector("[data-testid=stMain]"), rootMargin: `${AHEAD} 0px` },
   );
-  watcher.observe(place);
+  watcher.observe(one.place);
   return () => {
     watcher.disconnect();
-    settle(place);
+    setTimeout(() => one.calls === call && settle(one), 0);
   };
 }
