@@ -20,9 +20,9 @@ from pathlib import Path
 from app.claims.judge import Judgement
 from app.claims.plan import plan_claim
 from app.claims.records import claim_experiments, judgement_of_experiment
-from app.claims.words import figure_rows
 from app.experiments.drive import drive_here
 from app.experiments.file import create_experiment, read_experiment
+from app.experiments.measured import figure_rows
 from app.home import Home
 from app.runs.machine_rates import measure_for
 from benchmarks.harness import Report, arguments, some_of
@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 known = served(home, name, quick=options.quick) if options.go_on else None
                 judgements[name], seconds[name] = known or run(home, name, quick=options.quick)
                 said = f"{judgements[name].verdict} ({seconds[name]:.0f} s{', served before' if known else ''})"
-                report.table(f"{name}: figures", FIGURE_COLUMNS, figure_rows(judgements[name]))
+                report.table(f"{name}: figures", FIGURE_COLUMNS, figure_rows(judgements[name].evidence["figures"]))
             except Refusal as error:
                 said = f"no verdict: {error.message}"
             print(f"{name}: {said}", file=sys.stderr, flush=True)

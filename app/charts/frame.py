@@ -24,7 +24,7 @@ CONFIG = {
 
 HEIGHT, TALL = 270, 340
 MARGIN = {"l": 76, "r": 12, "t": 48, "b": 56}
-"""Room for the axes' words. Where it does not suffice Plotly makes more (automargin), by drawing the whole chart again."""
+"""Room for the axes' words. Where it does not suffice Plotly makes more (automargin), by drawing the chart again."""
 
 FONT = "'Source Sans', 'Source Sans 3', system-ui, sans-serif"
 

@@ -125,8 +125,8 @@ class _Bars:
     def marks(
         self, top: np.ndarray, about: Sequence[str], hover: str, colour: str, text: Sequence[str] | None = None
     ) -> go.Scatter:
-        """What a hover over a bar tells and a click on it opens: both its edges, unseen, so that wherever the pointer is
-        within a bar one of them is the nearest.
+        """What a hover over a bar tells and a click on it opens: both its edges, unseen, so that wherever the pointer
+        is within a bar one of them is the nearest.
         """
         told = np.stack([self.column(name) for name in about], axis=-1).astype(np.float32)
         return go.Scatter(

@@ -70,7 +70,10 @@ def curve_chart(
     axis: str,
     most: float | None = None,
 ) -> go.Figure:
-    """A figure over the sweep with its intervals, where it was measured, and the predicted curve. ``most``: the axis's end."""
+    """A figure over the sweep with its intervals, where it was measured, and the predicted curve.
+
+    ``most``: the axis's end.
+    """
     figure = new_figure(palette, y_title=title, x_title=axis)
     if drawn is not None:
         ends = drawn["intervals"]
@@ -92,7 +95,7 @@ def curve_chart(
 
 
 def ordering_chart(order: Sequence[str], figures: Mapping[str, Drawn], palette: Palette, *, title: str) -> go.Figure:
-    """Figures as bars with their intervals, in the predicted ``order`` from the top: right where bars grow downwards."""
+    """Figures as bars with their intervals, in the predicted ``order`` from the top: right where bars grow down."""
     figure = new_figure(palette, y_title="", x_title=title, height=110 + ROW * len(order))
     names = [f"{n}. {name}" for n, name in enumerate(order, 1)]
     values = [figures[name]["values"][0] for name in order]
@@ -101,8 +104,14 @@ def ordering_chart(order: Sequence[str], figures: Mapping[str, Drawn], palette: 
         x=values, y=names, orientation="h", marker_color=palette.decode, width=0.5,
         error_x={
             "type": "data", "symmetric": False, "color": palette.text,
-            "array": [None if pair is None or value is None else pair[1] - value for value, pair in zip(values, ends, strict=True)],
-            "arrayminus": [None if pair is None or value is None else value - pair[0] for value, pair in zip(values, ends, strict=True)],
+            "array": [
+                None if pair is None or value is None else pair[1] - value
+                for value, pair in zip(values, ends, strict=True)
+            ],
+            "arrayminus": [
+                None if pair is None or value is None else value - pair[0]
+                for value, pair in zip(values, ends, strict=True)
+            ],
         },
         hovertemplate="%{x:,.4~g}<extra></extra>",
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""``servescope lessons`` and ``lessons show``: what the Learn page teaches, and whether a teacher's own file is sound."""
+"""``servescope lessons`` and ``lessons show``: what the Learn page teaches, and whether a teacher's file is sound."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def queue(
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the runs that are served or wait, next first, or move one that waits.
+    """List the runs that are served or wait, or move one.
 
     For example: servescope queue 20261127-10 front. The order stays when the lab is closed; servescope cancel takes a
     run out.

@@ -96,7 +96,7 @@ def tag(
     remove: Annotated[list[str] | None, typer.Option("--remove", metavar="TAG", help="A tag to take away.")] = None,
     json: Json = False,
 ) -> None:
-    """Give a run or an experiment tags, or take some away; without any, say which it has."""
+    """Give a run or an experiment tags, take some away, or say them."""
     from app.home import Home
     from app.runs.listing import find_run
     from app.runs.notes import notes_or_none, write_notes
@@ -122,7 +122,7 @@ def show(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Everything about a run, two runs side by side, or why a request waited."""
+    """A run, two runs side by side, or why a request waited."""
     from app.commands.comparison_results import print_pair
     from app.commands.run import print_result
     from app.experiments.pair import pair_of
@@ -207,7 +207,7 @@ def cancel(
     run: Annotated[str, typer.Argument(metavar="ID", help="A run, or the start of its id; or an experiment.")],
     json: Json = False,
 ) -> None:
-    """Cancel a queued run, end a running one, or stop an experiment; what was done is kept.
+    """Cancel or end a run, or stop an experiment; rows are kept.
 
     A run that does not end when it is asked to is killed after 15 seconds, whoever serves it.
     """

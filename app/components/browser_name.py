@@ -1,4 +1,7 @@
-"""The name that a browser keeps for itself, so that a reload or a restarted lab finds what it did; no cookie, nobody is asked."""
+"""The name that a browser keeps for itself, so that a reload or a restarted lab finds what it did.
+
+No cookie, nobody is asked.
+"""
 
 from __future__ import annotations
 

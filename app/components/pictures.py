@@ -1,4 +1,7 @@
-"""Pictures of recorded runs on a canvas: an iteration, the KV pool, all requests, one request. What they draw is made in ``store``."""
+"""Pictures of recorded runs on a canvas: an iteration, the KV pool, all requests, one request.
+
+What they draw is made in ``store``.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +54,10 @@ def iteration_picture(data: Mapping[str, Any], *, key: str, on_open: Callable[[A
 
 
 def pool_picture(data: Mapping[str, Any], *, key: str) -> None:
-    """The KV pool as a map (``app.views.pool_map``). The iteration it asks for beyond those loaded is kept as ``KEY-at``."""
+    """The KV pool as a map (``app.views.pool_map``).
+
+    The iteration it asks for beyond those loaded is kept as ``KEY-at``.
+    """
 
     def asked() -> None:
         iteration = st.session_state[key].get("asked")

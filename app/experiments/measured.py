@@ -1,4 +1,7 @@
-"""What an experiment measured, by the names that the file of its measurement gives: figures over repeats, and where the effect can exist."""
+"""What an experiment measured, by the names that the file of its measurement gives.
+
+Figures over repeats, and where the effect can exist.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A measurement of a file as an experiment: what is wrong with it is said before anything runs, by file, line and key."""
+"""A measurement of a file as an experiment: what is wrong is said before anything runs, by file, line and key."""
 
 from __future__ import annotations
 

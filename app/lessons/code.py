@@ -22,7 +22,10 @@ class Source:
 
 @lru_cache(maxsize=64)
 def source_of(path: str, symbol: str) -> Source:
-    """The code of ``symbol`` (``Class.method``) in a file of this installation. Raises ``LabError`` where there is none."""
+    """The code of ``symbol`` (``Class.method``) in a file of this installation.
+
+    Raises ``LabError`` where there is none.
+    """
     try:
         text = (SOURCE_ROOT / path).read_text(encoding="utf-8")
     except OSError as error:

@@ -36,7 +36,10 @@ def plan_step(lesson: str, step: int, *, measure: Measure | None = None) -> tupl
 
 
 def plan_file(path: Path) -> Lesson:
-    """A lesson from its file, with all its steps planned and its code found, for whoever writes one. Raises ``ScenarioError``."""
+    """A lesson from its file, with all its steps planned and its code found, for whoever writes one.
+
+    Raises ``ScenarioError``.
+    """
     parsed = read_lesson(path)
     for n, step in enumerate(parsed.steps):
         _planned(parsed, path, n, None)

@@ -16,7 +16,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Predicted = (
     Finite | Annotated[tuple[Text, ...], Field(max_length=6)] | Annotated[tuple[Finite, ...], Field(max_length=12)]
 )
-"""A number; the place of the chosen answer, counted from 0; figures in order; or a number at each point of the sweep."""
+"""A number; the place of the chosen answer, counted from 0; figures in order; or a number at each point swept."""
 
 
 def checked(step: Step, value: Predicted) -> Predicted:

@@ -1,4 +1,7 @@
-"""What the runs of a step say: the score of the prediction, whether the effect showed, and sentences whose figures are all theirs."""
+"""What the runs of a step say: the score of the prediction, whether the effect showed, and sentences.
+
+All figures of the sentences are the runs' own.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +32,8 @@ OUTCOMES: Mapping[Outcome, str] = {
     "open": "It cannot be told from these runs.",
 }
 OPEN_WORDS = (
-    "A figure of this step has no value in these runs, or scatters so much between them that any prediction would be right: something else "
-    "may use the machine. Serve the runs again when it is quiet; your prediction stays."
+    "A figure of this step has no value in these runs, or scatters so much between them that any prediction would be "
+    "right: something else may use the machine. Serve the runs again when it is quiet; your prediction stays."
 )
 
 
@@ -146,7 +149,7 @@ def _reason(step: Step, measured: Measured, values: Mapping[str, str]) -> str:
 
 
 def _neutral(step: Step, name: str) -> float | None:
-    """The value of no effect: 1 of a ratio, 0 of a difference, that of the step's effect where it is about this figure."""
+    """The value of no effect: 1 of a ratio, 0 of a difference, that of the step's effect where it is about this one."""
     figure = step.measure.figures[name]
     if name == step.effect.of:
         return step.effect.beyond

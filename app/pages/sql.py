@@ -1,4 +1,7 @@
-"""The SQL page: one SELECT over everything recorded. ``?query=`` puts one into the box, ``?run=`` chooses the examples' run."""
+"""The SQL page: one SELECT over everything recorded.
+
+``?query=`` puts one into the box, ``?run=`` chooses the examples' run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Queries that a person saved under a name: ``HOME/queries/NAME.json``. They are checked when they run, as any other is."""
+"""Queries that a person saved under a name: ``HOME/queries/NAME.json``.
+
+They are checked when they run, as any other is.
+"""
 
 from __future__ import annotations
 

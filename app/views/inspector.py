@@ -1,4 +1,4 @@
-"""One iteration under the lens: who computed what in it, its steps, its point on the roofline, what the scheduler decided."""
+"""One iteration under the lens: who computed what in it, its steps, its place on the roofline, what was decided."""
 
 from __future__ import annotations
 

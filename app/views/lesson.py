@@ -1,4 +1,7 @@
-"""One lesson, a step at a time: set-up, prediction, live run, reveal. Nothing of a run is shown before the prediction."""
+"""One lesson, a step at a time: set-up, prediction, live run, reveal.
+
+Nothing of a run is shown before the prediction.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def _unreadable(name: str, error: ScenarioError) -> None:
 
 
 def _reached(lab: Lab, lesson: Lesson, made: dict[int, Committed]) -> int:
-    """The step that the learner has come to: the first without a prediction or with runs that are not over, else the last."""
+    """The step that the learner has come to: the first without a prediction or with runs not over, else the last."""
     for n in range(len(lesson.steps)):
         if n not in made:
             return n

@@ -12,7 +12,9 @@ from store import pool_map
 
 
 def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
-    """Draw the map. With an ``iteration`` it follows the picture of that iteration on the same page, else it has its own slider
+    """Draw the map.
+
+    With an ``iteration`` it follows the picture of that iteration on the same page, else it has its own slider
     and begins with the iteration of the address, or where the pool was fullest.
     """
     con, run_id = run.con, run.facts.run_id
@@ -24,12 +26,18 @@ def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
     window = pool_map.pool_window(con, run_id, shown)
     st.markdown(
         "**KV map**",
-        help="Every block of the KV pool is a cell, rebuilt from the recorded changes of blocks. Move over a cell to see whose it is.",
+        help=(
+            "Every block of the KV pool is a cell, rebuilt from the recorded changes of blocks. "
+            "Move over a cell to see whose it is."
+        ),
     )
     if window is None:
         recording = run.facts.spec.engine.recording
         st.info(
-            f"What happened to the blocks was not recorded (recording: {recording}). Set recording to full and run it again."
+            (
+                f"What happened to the blocks was not recorded (recording: {recording}). "
+                "Set recording to full and run it again."
+            )
             if recording != "full"
             else "Nothing happened to any block in this run."
         )

@@ -1,4 +1,4 @@
-"""What comes after the run: the score, the prediction drawn over what was measured, why, one thing to try, and the code."""
+"""What comes after the run: the score, the prediction drawn over what was measured, why, a thing to try, the code."""
 
 from __future__ import annotations
 

@@ -24,7 +24,10 @@ def requests_over_time(run: FinishedRun) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         st.markdown(
             "**Requests over time**",
-            help="From arrival to end: waiting, prefill, decode, thrown out of the KV pool. A mark at the end: the request missed the objective.",
+            help=(
+                "From arrival to end: waiting, prefill, decode, thrown out of the KV pool. "
+                "A mark at the end: the request missed the objective."
+            ),
             width="stretch",
         )
         name = st.selectbox(

@@ -27,7 +27,8 @@ WHERE run_id = 'RUN' AND itl_ns IS NOT NULL GROUP BY ALL ORDER BY 1""",
 SELECT admission_stop, count(*) AS iterations, sum(end_ns - start_ns) / 1e9 AS seconds
 FROM iterations WHERE run_id = 'RUN' AND waiting > 0 GROUP BY ALL ORDER BY seconds DESC""",
     "Requests and their latencies": """
-SELECT request, request_id, "group", (first_token_ns - arrival_ns) / 1e6 AS ttft_ms, output_tokens, preemptions, end_reason
+SELECT request, request_id, "group", (first_token_ns - arrival_ns) / 1e6 AS ttft_ms, output_tokens, preemptions, \
+end_reason
 FROM requests WHERE run_id = 'RUN' ORDER BY ttft_ms DESC""",
     "What happened to KV blocks": """
 SELECT iteration, event, count(*) AS blocks FROM blocks WHERE run_id = 'RUN' GROUP BY ALL ORDER BY iteration, event""",

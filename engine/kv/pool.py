@@ -160,7 +160,7 @@ class BlockPool:
         self._hashes[block] = hash
 
     def withdraw(self, block: int) -> None:
-        """A published block cannot be found any more; whoever holds it keeps it, and one that nobody holds is evicted."""
+        """A published block cannot be found any more; whoever holds it keeps it, and one nobody holds is evicted."""
         if block in self._cached:
             self._note(block, "evict", -1, -1)
             del self._cached[block]

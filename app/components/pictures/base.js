@@ -154,15 +154,16 @@ function hatch(ctx, x, y, width, height, colour) {
 
 /** Whether a picture that plays is given what it has: the page gives it again whenever it is drawn. */
 function sameWindow(before, now) {
-  const stamp = ({ run, iteration, named, steps }) => [run, iteration, named, steps.numRows, steps.getChild("iteration").get(0)].join();
+  const stamp = ({ run, iteration, named, steps }) =>
+    [run, iteration, named, steps.numRows, steps.getChild("iteration").get(0)].join();
   return Boolean(before) && stamp(before) === stamp(now);
 }
 
 const pictures = new WeakMap();
 
 /**
- * The function that Streamlit calls whenever data or theme change. It runs only the newest cleanup, and a superseded call's
- * cleanup may also run right after a newer call; so a picture ends only if no newer call follows.
+ * The function that Streamlit calls whenever data or theme change. It runs only the newest cleanup, and a superseded
+ * call's cleanup may also run right after a newer call; so a picture ends only if no newer call follows.
  */
 function mounting(Picture) {
   return ({ parentElement, data, setTriggerValue }) => {
@@ -185,7 +186,9 @@ function mounting(Picture) {
 
 /** The palette as variables of the picture's own style sheet. */
 function dress(root, palette) {
-  for (const [name, colour] of Object.entries(palette)) root.style.setProperty(`--${name.replaceAll("_", "-")}`, colour);
+  for (const [name, colour] of Object.entries(palette)) {
+    root.style.setProperty(`--${name.replaceAll("_", "-")}`, colour);
+  }
 }
 
 /** A table of texts; `words`: columns that are not numbers. */
@@ -210,7 +213,10 @@ function ticks(min, max, width, ctx) {
   const step = [1, 2, 5, 10].map((by) => by * power).find((by) => by >= rough);
   const told = [];
   for (let at = Math.ceil(min / step) * step; at <= max; at += step) {
-    const text = step >= 1000 ? `${Math.round(at / 1000)} s` : step >= 1 ? `${(at / 1000).toFixed(step >= 100 ? 1 : step >= 10 ? 2 : 3)} s` : `${at.toFixed(2)} ms`;
+    const text =
+      step >= 1000 ? `${Math.round(at / 1000)} s`
+      : step >= 1 ? `${(at / 1000).toFixed(step >= 100 ? 1 : step >= 10 ? 2 : 3)} s`
+      : `${at.toFixed(2)} ms`;
     const x = ((at - min) / (max - min)) * width;
     if (x + ctx.measureText(text).width < width + 20) told.push([x, text]);
   }

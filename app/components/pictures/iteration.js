@@ -1,5 +1,5 @@
-// One iteration as a picture: who computed what, its five steps, its point on the roofline, what was predicted, the blocks it
-// touched and what the scheduler decided. Plays on through those around it.
+// One iteration as a picture: who computed what, its five steps, its point on the roofline, what was predicted, the
+// blocks it touched and what the scheduler decided. Plays on through those around it.
 
 const ROW = 18;
 const LABEL = 112;
@@ -15,7 +15,10 @@ class IterationPicture {
       show: (index) => this.show(index),
       beyond: (iteration) => this.ask(iteration),
     });
-    this.longest = element("button", "quiet", "The longest", { type: "button", title: "The iteration that took longest" });
+    this.longest = element("button", "quiet", "The longest", {
+      type: "button",
+      title: "The iteration that took longest",
+    });
     this.longest.addEventListener("click", () => this.player.ask(this.data.longest));
     this.player.root.append(this.longest);
     this.sentence = element("p", "", "", { "aria-live": "polite" });
@@ -42,8 +45,8 @@ class IterationPicture {
     all.append(element("summary", "", "Every column of the row"), this.every);
     all.addEventListener("toggle", () => this.fillEvery());
     this.row = all;
-    this.root.append(this.player.root, this.player.slider, this.sentence, columns, element("h4", "", "What the scheduler decided"),
-      this.decided, details, all);
+    this.root.append(this.player.root, this.player.slider, this.sentence, columns,
+      element("h4", "", "What the scheduler decided"), this.decided, details, all);
     this.tip = new Tip(this.root);
     this.batch.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.batch.canvas.addEventListener("pointerleave", () => this.tip.hide());
@@ -151,7 +154,12 @@ class IterationPicture {
     }
     const room = Math.max(60, width - LABEL - 8);
     const right = Math.min(0.6 * room, FEW * 8 * computed);
-    return { left: LABEL, context: (room - right) / context, now: LABEL + (room - right) + 4, computed: (right - 4) / computed };
+    return {
+      left: LABEL,
+      context: (room - right) / context,
+      now: LABEL + (room - right) + 4,
+      computed: (right - 4) / computed,
+    };
   }
 
   paintBatch(ctx, width) {
@@ -205,8 +213,10 @@ class IterationPicture {
     const [name, group] = this.data.names[request] || [];
     const lines = [`Request ${request}${name ? ` (${name})` : ""}`];
     if (group) lines.push(`group ${group}`);
-    lines.push(`${KINDS[slices.kind[row]]}: ${whole(slices.tokens[row])} tokens computed, ${whole(slices.emitted[row])} given out`);
-    lines.push(`${whole(slices.context_len[row])} in the KV cache before, ${whole(slices.cached[row])} of them from the prefix cache`);
+    lines.push(`${KINDS[slices.kind[row]]}: ${whole(slices.tokens[row])} tokens computed, ` +
+      `${whole(slices.emitted[row])} given out`);
+    lines.push(`${whole(slices.context_len[row])} in the KV cache before, ` +
+      `${whole(slices.cached[row])} of them from the prefix cache`);
     if (slices.drafted[row]) lines.push(`${slices.drafted[row]} drafted, ${slices.accepted[row]} accepted`);
     if (slices.itl_ms[row] >= 0) lines.push(`${milliseconds(slices.itl_ms[row])} since its token before`);
     lines.push("Click: open the request");
@@ -242,7 +252,10 @@ class IterationPicture {
     if (!this.row.open) return;
     const body = this.data.columns.map(([name, unit, help, origin]) => {
       const value = this.data.steps.getChild(name)?.get(this.index); // null where there is none
-      const text = value === null || value === undefined ? DASH : typeof value === "string" ? value : Number(value).toLocaleString("en-US");
+      const text =
+        value === null || value === undefined ? DASH
+        : typeof value === "string" ? value
+        : Number(value).toLocaleString("en-US");
       return [name, text, unit, help, origin];
     });
     this.every.replaceChildren(tableOf(["column", "value", "unit", "meaning", "is"], body, [0, 2, 3, 4]));

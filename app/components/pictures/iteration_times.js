@@ -9,7 +9,8 @@ class IterationTimes {
       return new Surface(parent, height, label, paint);
     };
     this.steps = add("Five steps, ms", 74, "Time of each step", (ctx, width) => this.paintSteps(ctx, width));
-    this.bound = add("Predicted and measured", 74, "Least time predicted, and measured", (ctx, width) => this.paintBound(ctx, width));
+    this.bound = add("Predicted and measured", 74, "Least time predicted, and measured", (ctx, width) =>
+      this.paintBound(ctx, width));
     this.roof = add("Roofline", 170, "Roofline", (ctx, width, height) => this.paintRoof(ctx, width, height));
   }
 
@@ -77,7 +78,8 @@ class IterationTimes {
     const scale = (width - 4) / Math.max(least, forward, all, 1e-9);
     const limit = memory >= arithmetic ? "memory" : "arithmetic";
     const lines = [
-      [least, palette.ghost, peaks ? `predicted ${milliseconds(least)}: ${limit} at its peak (modelled)` : "peaks not measured"],
+      [least, palette.ghost,
+        peaks ? `predicted ${milliseconds(least)}: ${limit} at its peak (modelled)` : "peaks not measured"],
       [forward, this.kindColour(), `forward pass ${milliseconds(forward)} (measured)`],
       [all, palette.running, `whole iteration ${milliseconds(all)} (measured)`],
     ];

@@ -1,8 +1,8 @@
 // The clock that plays iterations, and its buttons.
 
 /**
- * Previous, next, play, and which iteration is shown. `steps`: columns iteration, start_ns, end_ns. `show(index)` is told every
- * change, `beyond(iteration)` that one outside of them is asked for.
+ * Previous, next, play, and which iteration is shown. `steps`: columns iteration, start_ns, end_ns. `show(index)` is
+ * told every change, `beyond(iteration)` that one outside of them is asked for.
  */
 class Player {
   constructor({ steps, first, last, show, beyond, label }) {
@@ -27,10 +27,15 @@ class Player {
     this.next = button("Next ›", "The iteration after (arrow right)", () => this.step(1));
     this.button = button("Play", "Play the run (space)", () => this.toggle());
     this.speeds = [1, 0.1].map((speed) => {
-      const made = button(`${speed} ×`, speed === 1 ? "As fast as it ran" : "Ten times slower", () => this.setSpeed(speed));
+      const title = speed === 1 ? "As fast as it ran" : "Ten times slower";
+      const made = button(`${speed} ×`, title, () => this.setSpeed(speed));
       return [speed, made];
     });
-    this.slider = element("input", "slider", "", { type: "range", "aria-label": "Iteration, within those loaded", step: "1" });
+    this.slider = element("input", "slider", "", {
+      type: "range",
+      "aria-label": "Iteration, within those loaded",
+      step: "1",
+    });
     this.slider.addEventListener("input", () => this.turn(Number(this.slider.value) - this.at(0)));
     this.setSpeed(1);
   }
@@ -104,7 +109,10 @@ class Player {
     this.button.textContent = "Play";
   }
 
-  /** Go on by the time that passed, at the run's own pace; readers who want less motion see two iterations a second at most. */
+  /**
+   * Go on by the time that passed, at the run's own pace; readers who want less motion see two iterations a second at
+   * most.
+   */
   tick(now) {
     if (!this.playing || !this.root.isConnected) return;
     this.since ??= now;

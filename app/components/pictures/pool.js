@@ -97,7 +97,8 @@ class PoolPicture {
     const { replay: pool, colours, dark } = this;
     const used = (block) => pool.refs[block] > 0;
     const whole = (block) => (pool.full[block] ? 64 : 38);
-    const [mixed, memory, draft, decode, accent] = ["mixed", "kv_used", "draft", "decode", "accent"].map((name) => this.ramp(colours[name]));
+    const [mixed, memory, draft, decode, accent] = ["mixed", "kv_used", "draft", "decode", "accent"].map((name) =>
+      this.ramp(colours[name]));
     const [cached, ghost] = [packed(colours.kv_cached), packed(colours.ghost)];
     const own = (this.own[dark] ??= new Map()); // request -> its colour, and the paler one of a cached block
     const now = this.iteration;
@@ -105,11 +106,15 @@ class PoolPicture {
       owner: (block) => {
         const request = pool.owner[block];
         let pair = own.get(request);
-        if (!pair) own.set(request, (pair = [0.35, 1].map((share) => packed(this.mixed(ownColour(request, dark), share)))));
+        if (!pair) {
+          pair = [0.35, 1].map((share) => packed(this.mixed(ownColour(request, dark), share)));
+          own.set(request, pair);
+        }
         return pair[used(block) ? 1 : 0];
       },
       state: (block) => (pool.refs[block] > 1 ? mixed[64] : used(block) ? memory[whole(block)] : cached),
-      sharing: (block) => (used(block) ? mixed[Math.min(64, 16 + Math.round(16 * Math.log2(pool.refs[block])))] : ghost),
+      sharing: (block) =>
+        used(block) ? mixed[Math.min(64, 16 + Math.round(16 * Math.log2(pool.refs[block])))] : ghost,
       codec: (block) => (pool.packed[block] ? draft : decode)[used(block) ? whole(block) : 26],
       age: (block) => accent[Math.round(64 / (1 + 0.35 * Math.log2(1 + Math.max(0, now - pool.changed[block]))))],
     }[this.mode];
@@ -181,9 +186,10 @@ class PoolPicture {
     const { blocks, from, until } = this.data;
     const shown = Math.max(from - 1, this.iteration);
     const parts = STATES.map((name, state) => `${whole(counts[state])} ${name}`);
-    const text = `After iteration ${whole(shown)}, of ${whole(blocks)} blocks: ${parts.join(", ")}; ${whole(open)} in use are not full` +
-      (packed ? `, ${whole(packed)} are packed` : "") + ".";
-    const late = this.data.follows && (shown >= until && until < this.data.last) ? " What comes later is loaded when the page is drawn again." : "";
+    const text = `After iteration ${whole(shown)}, of ${whole(blocks)} blocks: ${parts.join(", ")}; ` +
+      `${whole(open)} in use are not full` + (packed ? `, ${whole(packed)} are packed` : "") + ".";
+    const late = this.data.follows && (shown >= until && until < this.data.last) ?
+      " What comes later is loaded when the page is drawn again." : "";
     this.told.textContent = text + late;
     this.surface.canvas.setAttribute("aria-label", "KV map. " + text);
     this.fillLegend();
@@ -194,11 +200,33 @@ class PoolPicture {
     this.explained = this.mode + this.dark;
     const { colours } = this;
     const marks = {
-      owner: [[ownColour(0, this.dark), "a colour for each request that wrote the block; paler: cached"], [colours.grid, "free"]],
-      state: [[colours.kv_used, "used (paler: not full)"], [colours.mixed, "shared"], [colours.kv_cached, "cached"], [colours.grid, "free"]],
-      sharing: [[this.mixed(colours.mixed, 0.25), "held by one"], [colours.mixed, "by eight and more"], [colours.ghost, "cached"], [colours.grid, "free"]],
-      codec: [[colours.decode, "full precision"], [colours.draft, "packed"], [this.mixed(colours.decode, 0.4), "paler: cached, or not full"], [colours.grid, "free"]],
-      age: [[colours.accent, "changed in this iteration"], [this.mixed(colours.accent, 0.25), "long ago"], [colours.grid, "free"]],
+      owner: [
+        [ownColour(0, this.dark), "a colour for each request that wrote the block; paler: cached"],
+        [colours.grid, "free"],
+      ],
+      state: [
+        [colours.kv_used, "used (paler: not full)"],
+        [colours.mixed, "shared"],
+        [colours.kv_cached, "cached"],
+        [colours.grid, "free"],
+      ],
+      sharing: [
+        [this.mixed(colours.mixed, 0.25), "held by one"],
+        [colours.mixed, "by eight and more"],
+        [colours.ghost, "cached"],
+        [colours.grid, "free"],
+      ],
+      codec: [
+        [colours.decode, "full precision"],
+        [colours.draft, "packed"],
+        [this.mixed(colours.decode, 0.4), "paler: cached, or not full"],
+        [colours.grid, "free"],
+      ],
+      age: [
+        [colours.accent, "changed in this iteration"],
+        [this.mixed(colours.accent, 0.25), "long ago"],
+        [colours.grid, "free"],
+      ],
     }[this.mode];
     this.legend.replaceChildren(...marks.map(([colour, text]) => {
       const swatch = element("i", "swatch");

@@ -1,5 +1,5 @@
-// The KV pool replayed: its state before the first event, and every event from there on. Knows no canvas, so a test can hold it
-// against the engine's own pool.
+// The KV pool replayed: its state before the first event, and every event from there on. Knows no canvas, so a test can
+// hold it against the engine's own pool.
 
 const EVENTS = ["allocate", "share", "fill", "quantise", "free", "evict"];
 const [ALLOCATE, SHARE, FILL, QUANTISE, FREE, EVICT] = EVENTS.keys();
@@ -59,12 +59,17 @@ class PoolReplay {
     if (event === QUANTISE) this.packed[block] = 1;
   }
 
-  /** [request, position] of everybody who holds a block. Looked up when somebody asks: to keep it for all takes longer than to play. */
+  /**
+   * [request, position] of everybody who holds a block. Looked up when somebody asks: to keep it for all takes longer
+   * than to play.
+   */
   holdersOf(block) {
     if (!this.refs[block]) return [];
     const { held, events } = this;
     const holders = new Map();
-    for (let row = 0; row < held.rows; row++) if (held.block[row] === block) holders.set(held.request[row], held.position[row]);
+    for (let row = 0; row < held.rows; row++) {
+      if (held.block[row] === block) holders.set(held.request[row], held.position[row]);
+    }
     for (let row = 0; row < this.done; row++) {
       if (events.block[row] !== block) continue;
       const event = events.event[row];

@@ -1,5 +1,5 @@
-// All requests of a run, a line each: queued, prefill, decode, preempted, and whether the objective was missed. Draws the rows
-// in sight only, so ten thousand of them move as easily as ten.
+// All requests of a run, a line each: queued, prefill, decode, preempted, and whether the objective was missed. Draws
+// the rows in sight only, so ten thousand of them move as easily as ten.
 
 const PARTS = ["queued", "prefill", "decode", "preempted", "SLO missed"];
 const SIGHT = 420; // pixels of rows in sight
@@ -41,7 +41,8 @@ class RequestsPicture {
     this.place.style.cssText = "position: relative; overflow-y: auto; overflow-x: hidden;";
     this.spacer = element("div");
     this.root.append(this.bar, this.told, legend, this.place);
-    this.surface = new Surface(this.place, SIGHT, "Requests over time", (ctx, width, height) => this.paint(ctx, width, height));
+    this.surface = new Surface(this.place, SIGHT, "Requests over time", (ctx, width, height) =>
+      this.paint(ctx, width, height));
     this.surface.canvas.style.position = "sticky";
     this.surface.canvas.style.top = "0";
     this.place.append(this.spacer);
@@ -53,7 +54,8 @@ class RequestsPicture {
 
   choice(title, options) {
     const [label, select] = [element("label", "", title), element("select", "", "", { "aria-label": title })];
-    const fill = (entries) => select.replaceChildren(...entries.map(([value, text]) => element("option", "", text, { value })));
+    const fill = (entries) =>
+      select.replaceChildren(...entries.map(([value, text]) => element("option", "", text, { value })));
     fill(options);
     select.addEventListener("change", () => this.arrange());
     label.append(select);
@@ -79,8 +81,9 @@ class RequestsPicture {
       const from = this.from;
       this.from = null;
       const to = this.surface.place(event)[0];
-      if (from !== null && from !== undefined && Math.abs(to - from) > 6) this.zoom(this.time(Math.min(from, to)), this.time(Math.max(from, to)));
-      else this.open(event);
+      if (from !== null && from !== undefined && Math.abs(to - from) > 6) {
+        this.zoom(this.time(Math.min(from, to)), this.time(Math.max(from, to)));
+      } else this.open(event);
     });
   }
 
@@ -124,7 +127,9 @@ class RequestsPicture {
       e2e: (row) => -until("end_ms", row),
     }[this.order.select.value];
     if (by) shown.sort((one, other) => by(one) - by(other));
-    else if (this.order.select.value === "group") shown.sort((one, other) => rows.group[one].localeCompare(rows.group[other]) || one - other);
+    else if (this.order.select.value === "group") {
+      shown.sort((one, other) => rows.group[one].localeCompare(rows.group[other]) || one - other);
+    }
     this.shown = shown;
     this.root.dataset.shown = String(shown.length);
     const missed = shown.filter((row) => rows.missed[row] > 0).length;
@@ -229,7 +234,9 @@ class RequestsPicture {
     ctx.fillStyle = palette.text;
     for (const at of drawn) {
       const row = shown[at];
-      if (rows.missed[row] > 0) ctx.fillRect((rows.end_ms[row] - this.min) * scale, at * this.row - this.place.scrollTop, 4, high);
+      if (rows.missed[row] > 0) {
+        ctx.fillRect((rows.end_ms[row] - this.min) * scale, at * this.row - this.place.scrollTop, 4, high);
+      }
     }
     ctx.restore();
     this.paintAxis(ctx, width, bottom);
@@ -280,10 +287,12 @@ class RequestsPicture {
     const { rows } = this;
     const from = (name) => (rows[name][row] < 0 ? null : rows[name][row] - rows.arrival_ms[row]);
     const missed = ["met", "TTFT missed", "TPOT missed", "TTFT and TPOT missed"][rows.missed[row]];
-    const lines = [`Request ${rows.request[row]} (${rows.request_id[row]})` + (rows.group[row] ? `, ${rows.group[row]}` : "")];
+    const lines = [`Request ${rows.request[row]} (${rows.request_id[row]})` +
+      (rows.group[row] ? `, ${rows.group[row]}` : "")];
     lines.push(`arrived at ${milliseconds(rows.arrival_ms[row])}, waited ${milliseconds(from("scheduled_ms"))}`);
     lines.push(`TTFT ${milliseconds(from("first_ms"))}, E2E ${milliseconds(from("end_ms"))}`);
-    lines.push(`${whole(rows.prompt_tokens[row])} prompt tokens, ${whole(rows.cached_tokens[row])} from the cache; ${whole(rows.output_tokens[row])} output`);
+    lines.push(`${whole(rows.prompt_tokens[row])} prompt tokens, ${whole(rows.cached_tokens[row])} from the cache; ` +
+      `${whole(rows.output_tokens[row])} output`);
     if (rows.preemptions[row]) lines.push(`preempted ${rows.preemptions[row]} times`);
     lines.push(`ended by ${rows.end_reason[row]}` + (missed ? `; objective ${missed}` : ""));
     this.tip.show(event, lines);

@@ -1,4 +1,5 @@
-// One request from arrival to end: what it waited for, every step that computed for it, and the time before each of its tokens.
+// One request from arrival to end: what it waited for, every step that computed for it, and the time before each of its
+// tokens.
 
 const LANES = [["waited", 18], ["computed", 18], ["time before each token", 120]];
 const LANE_GAP = 22;
@@ -13,7 +14,8 @@ class WaterfallPicture {
     place.style.position = "relative";
     this.root.append(this.told, this.legend, place);
     const high = LANES.reduce((sum, [, lane]) => sum + lane + LANE_GAP, 0) + 22;
-    this.surface = new Surface(place, high, "One request over time", (ctx, width, height) => this.paint(ctx, width, height));
+    this.surface = new Surface(place, high, "One request over time", (ctx, width, height) =>
+      this.paint(ctx, width, height));
     this.tip = new Tip(place);
     const { canvas } = this.surface;
     canvas.addEventListener("pointermove", (event) => this.point(event));
@@ -32,8 +34,9 @@ class WaterfallPicture {
     this.longest = Math.max(1e-6, ...data.gaps.map((gap) => gap.itl_ms));
     const { row } = data;
     const tokens = data.parts.filter((part) => part.emitted).length;
-    this.told.textContent = `Request ${row.request} (${row.request_id}): ${whole(data.parts.length)} steps, ${whole(row.output_tokens)} tokens in ` +
-      `${whole(tokens)} emissions. Drag over a stretch of time to see it larger; a double click shows all of it.`;
+    this.told.textContent = `Request ${row.request} (${row.request_id}): ${whole(data.parts.length)} steps, ` +
+      `${whole(row.output_tokens)} tokens in ${whole(tokens)} emissions. ` +
+      "Drag over a stretch of time to see it larger; a double click shows all of it.";
     this.fillLegend();
     if (other) this.zoom(row.arrival_ms, row.end_ms);
     else this.surface.draw();
@@ -42,9 +45,13 @@ class WaterfallPicture {
   fillLegend() {
     const { spells, gaps, colours, waits, parts, palette } = this.data;
     const marks = [];
-    for (const reason of Object.keys(waits)) if (spells.some((spell) => spell.reason === reason)) marks.push([colours[reason], `waits: ${waits[reason]}`]);
+    for (const reason of Object.keys(waits)) {
+      if (spells.some((spell) => spell.reason === reason)) marks.push([colours[reason], `waits: ${waits[reason]}`]);
+    }
     for (const kind of new Set(parts.map((part) => part.kind))) marks.push([this.of(kind, palette), kind]);
-    for (const [kind, text] of Object.entries(this.data.kinds)) if (gaps.some((gap) => gap[kind + "_ms"] > 0)) marks.push([colours[kind], text]);
+    for (const [kind, text] of Object.entries(this.data.kinds)) {
+      if (gaps.some((gap) => gap[kind + "_ms"] > 0)) marks.push([colours[kind], text]);
+    }
     this.legend.replaceChildren(...marks.map(([colour, text]) => {
       const swatch = element("i", "swatch");
       swatch.style.setProperty("--mark", colour);
@@ -98,13 +105,16 @@ class WaterfallPicture {
         const high = (Math.max(0, gap[kind + "_ms"]) / this.longest) * LANES[2][1];
         base -= high;
         ctx.fillStyle = colours[kind];
-        ctx.fillRect(x(part.end_ms - gap.itl_ms) + 0.5, base, Math.max(1, x(part.end_ms) - x(part.end_ms - gap.itl_ms) - 1), high);
+        const left = x(part.end_ms - gap.itl_ms);
+        ctx.fillRect(left + 0.5, base, Math.max(1, x(part.end_ms) - left - 1), high);
       }
     }
     ctx.fillStyle = palette.text;
     for (const part of parts) if (part.emitted) ctx.fillRect(x(part.end_ms) - 0.5, floor, 1.25, 5);
     ctx.fillStyle = palette.muted;
-    for (const [at, text] of ticks(this.min, this.max, width, ctx)) ctx.fillText(text, Math.min(at, width - ctx.measureText(text).width), height - 8);
+    for (const [at, text] of ticks(this.min, this.max, width, ctx)) {
+      ctx.fillText(text, Math.min(at, width - ctx.measureText(text).width), height - 8);
+    }
   }
 
   point(event) {
@@ -114,10 +124,12 @@ class WaterfallPicture {
     if (py < this.tops[1] - LANE_GAP / 2) {
       const spell = spells.find(({ since_ms: since, until_ms: until }) => since <= time && time <= until);
       if (!spell) return this.tip.hide();
-      return this.tip.show(event, [`waited ${milliseconds(spell.until_ms - spell.since_ms)}`, `for: ${waits[spell.reason]}`]);
+      const waited = `waited ${milliseconds(spell.until_ms - spell.since_ms)}`;
+      return this.tip.show(event, [waited, `for: ${waits[spell.reason]}`]);
     }
     const inGaps = py > this.tops[2] - LANE_GAP / 2;
-    const begin = (part) => (inGaps && this.gaps.has(part.iteration) ? part.end_ms - this.gaps.get(part.iteration).itl_ms : part.start_ms);
+    const begin = (part) =>
+      inGaps && this.gaps.has(part.iteration) ? part.end_ms - this.gaps.get(part.iteration).itl_ms : part.start_ms;
     const part = parts.find((one) => begin(one) <= time && time <= one.end_ms);
     if (!part) return this.tip.hide();
     return this.tip.show(event, this.about(part));
@@ -129,12 +141,20 @@ class WaterfallPicture {
     if (part.emitted) {
       const last = part.tokens_so_far;
       const which = part.emitted > 1 ? `tokens ${last - part.emitted + 1} to ${last}` : `token ${last}`;
-      lines.push(`${which} at ${milliseconds(part.end_ms)}` + (part.itl_ms ? `, ${milliseconds(part.itl_ms)} after the one before` : ""));
+      lines.push(`${which} at ${milliseconds(part.end_ms)}` +
+        (part.itl_ms ? `, ${milliseconds(part.itl_ms)} after the one before` : ""));
     }
     const gap = this.gaps.get(part.iteration);
-    if (gap) for (const [kind, text] of Object.entries(this.data.kinds)) if (gap[kind + "_ms"] > 0) lines.push(`${milliseconds(gap[kind + "_ms"])} ${text}`);
+    if (gap) {
+      for (const [kind, text] of Object.entries(this.data.kinds)) {
+        if (gap[kind + "_ms"] > 0) lines.push(`${milliseconds(gap[kind + "_ms"])} ${text}`);
+      }
+    }
     if (part.prefill_beside) {
-      lines.push(`beside it ${whole(part.prefill_beside)} prompt tokens of ${part.prompts_beside === 1 ? `request ${part.most_beside}` : `${part.prompts_beside} requests, most of request ${part.most_beside}`}`);
+      const requests = part.prompts_beside === 1 ?
+        `request ${part.most_beside}` :
+        `${part.prompts_beside} requests, most of request ${part.most_beside}`;
+      lines.push(`beside it ${whole(part.prefill_beside)} prompt tokens of ${requests}`);
     }
     return lines;
   }

@@ -1,6 +1,6 @@
-// Keeps the place of something that is drawn once a reader comes near it. One is asked for at a time, and only while the
-// browser is idle: of changes that come in one turn of its event loop Streamlit answers those of one fragment, and a
-// reader's click must not be the one that is lost.
+// Keeps the place of something that is drawn once a reader comes near it. One is asked for at a time, and only while
+// the browser is idle: of changes that come in one turn of its event loop Streamlit answers those of one fragment, and
+// a reader's click must not be the one that is lost.
 
 const AHEAD = "50%"; // of the window's height, so that a reader who scrolls finds it drawn
 const PATIENCE_MS = 3000; // then it is asked for again, after those that wait
@@ -33,7 +33,10 @@ function settle(one) {
 // Streamlit calls this again whenever the data or the theme changes; the cleanup of a superseded call may run after a
 // newer one, so it settles nothing then.
 export default function mount({ parentElement, data, setStateValue }) {
-  const one = (parentElement.seenOnce ??= { place: parentElement.appendChild(document.createElement("div")), calls: 0 });
+  const one = (parentElement.seenOnce ??= {
+    place: parentElement.appendChild(document.createElement("div")),
+    calls: 0,
+  });
   const call = ++one.calls;
   one.ask = () => setStateValue("seen", performance.now()); // a value of its own each time
   one.place.style.height = `${data.seen ? 0 : data.height}px`;

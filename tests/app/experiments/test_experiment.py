@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.commands.compare import parse_variant
+from app.commands.compare_options import parse_variant
 from app.errors import LabError
 from app.experiments.drive import Driver, drive_here, pause, resume, seconds_left
 from app.experiments.file import create_experiment, read_experiment, read_specs, write_experiment

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import scenarios
-from app.commands.compare import parse_until
+from app.commands.compare_options import parse_until
 from app.commands.comparison_results import print_pair
 from app.errors import LabError
 from app.experiments.commands import compare_command

@@ -55,12 +55,6 @@ def stored_state(lab: Lab, run_id: str) -> str | None:
     return None if row is None else str(row["state"])
 
 
-@pytest.fixture(autouse=True)
-def scrolled_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There is no window here in which a reader could come near a chart, so all are drawn."""
-    monkeypatch.setattr("app.components.chart_card.when_seen", lambda draw, **_: draw())
-
-
 def opened(run: str | None = None, *, further: bool = False, **parameters: str) -> AppTest:
     """``further``: the seldom changed settings are drawn, too."""
     page = AppTest.from_file(LAB, default_timeout=60)

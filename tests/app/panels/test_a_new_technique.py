@@ -119,7 +119,9 @@ def lab(compared: tuple[Home, str]) -> Iterator[Lab]:
 
 def test_it_is_a_choice_of_the_command_line_and_of_the_form(toy: None, lab: Lab) -> None:
     assert apply_overrides(EngineConfig(), parse_settings(["policy=toy"])).policy == "toy"
-    page = AppTest.from_file(str(PAGE), default_timeout=60).run()
+    page = AppTest.from_file(str(PAGE), default_timeout=60)
+    page.session_state["more-settings"] = True
+    page.run()
     assert not page.exception
     assert "toy" in page.selectbox(key="set:starter:policy").options
     glossary = page.switch_page("pages/glossary.py").run()

@@ -1,0 +1,11 @@
+"""What all tests of the app share."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def scrolled_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no window here in which a reader could come near a chart, so all are drawn."""
+    monkeypatch.setattr("app.components.chart_card.when_seen", lambda draw, **_: draw())
