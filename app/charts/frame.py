@@ -103,7 +103,7 @@ def on_one_clock(figure: go.Figure, end_s: float) -> go.Figure:
     return figure.update_layout(meta="time")
 
 
-def opens(what: str, run_id: str = "") -> dict[str, str]:
+def opens(what: str, run_id: str = "") -> dict[str, Any]:
     """A trace's ``meta``: a click on a mark opens the iteration or request whose number its ``customdata`` begins
     with.
     """

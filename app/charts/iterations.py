@@ -137,7 +137,7 @@ class _Bars:
             showlegend=False,
             customdata=np.repeat(told, 2, axis=0),
             text=None if text is None else np.repeat(text, 2),
-            meta=opens("iteration"),
+            meta=opens("iteration") | {"bar": True},
             hovertemplate=hover,
         )
 

@@ -28,6 +28,11 @@ function turnTo(plot, range) {
   }
 }
 
+/** Whether the pointer is on the mark: of a bar (meta.bar) not above it, where a double click resets the zoom. */
+function hit(plot, { data, yaxis, y }, { clientY }) {
+  return !data.meta.bar || yaxis.p2d(clientY - plot.getBoundingClientRect().top - yaxis._offset) <= y;
+}
+
 function tie(plot, open) {
   plot.on("plotly_relayout", () => {
     if (!linked(plot)) return;
@@ -36,12 +41,12 @@ function tie(plot, open) {
       if (other !== plot && linked(other)) turnTo(other, range);
     }
   });
-  plot.on("plotly_click", ({ points }) => {
-    const point = points.find((candidate) => candidate.data.meta?.opens);
+  plot.on("plotly_click", ({ points, event }) => {
+    const point = points.find((candidate) => candidate.data.meta?.opens && hit(plot, candidate, event));
     if (!point) return;
     const custom = point.customdata;
     const number = Number(typeof custom === "object" ? custom[0] : custom);
-    if (Number.isInteger(number)) open({ ...point.data.meta, number });
+    if (Number.isInteger(number)) open({ opens: point.data.meta.opens, run: point.data.meta.run, number });
   });
 }
 
