@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 known = served(home, name, quick=options.quick) if options.go_on else None
                 judgements[name], seconds[name] = known or run(home, name, quick=options.quick)
                 said = f"{judgements[name].verdict} ({seconds[name]:.0f} s{', served before' if known else ''})"
-                report.table(f"{name}: figures", FIGURE_COLUMNS, figure_rows(judgements[name].evidence["figures"]))
+                report.table(f"{name}: figures", FIGURE_COLUMNS, figure_rows(judgements[name].figures))
             except Refusal as error:
                 said = f"no verdict: {error.message}"
             print(f"{name}: {said}", file=sys.stderr, flush=True)

@@ -51,6 +51,11 @@ class Judgement:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The claim's figures as a report shows them; none where it was not judged by them (stale, broken books)."""
+        return dict(self.evidence.get("figures", {}))
+
 
 def judge_claim(con: duckdb.DuckDBPyConnection, experiment: Experiment) -> Judgement:
     """The verdict of a claim's experiment from the database.

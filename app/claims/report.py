@@ -50,7 +50,7 @@ def _paper(name: str, judgement: Judgement) -> str:
         [],
         sentences(judgement),
     )
-    rows = figure_rows(judgement.evidence.get("figures", {}))
+    rows = figure_rows(judgement.figures)
     if not rows:
         return told
     claim = claim_file.claim(name)

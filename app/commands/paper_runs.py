@@ -89,7 +89,7 @@ def print_judgement(judgement: Judgement) -> None:
     from app.claims.words import heading, sentences
     from app.experiments.measured import figure_rows
 
-    rows = figure_rows(judgement.evidence.get("figures", {}))
+    rows = figure_rows(judgement.figures)
     if rows:
         columns = ("figure", "what it is", "at", "here")
         stdout().print(table(columns, rows, title=f"{judgement.paper}: {heading(judgement)}"))

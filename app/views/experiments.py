@@ -200,3 +200,15 @@ def _title(title: str, variants: Sequence[str], experiment_id: str) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def compared_link(experiment_id: str) -> None:
+    """A link to the page that compares an experiment's runs."""
+    st.page_link(
+        "pages/compare.py",
+        label="The runs, compared",
+        icon=":material/balance:",
+        query_params={"experiment": experiment_id},
+        width="content",
+        help="Every figure of these runs, beside each other.",
+    )

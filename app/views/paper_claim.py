@@ -20,7 +20,7 @@ from app.experiments.measured import figure_rows
 from app.experiments.missing_runs import as_it_is
 from app.lab import Lab, get_lab
 from app.runs.machine_rates import measure_for
-from app.views.experiments import experiment_progress
+from app.views.experiments import compared_link, experiment_progress
 from app.views.missing import rows_of, wait_for_rows
 from app.words.plain import plain
 from engine.config import ConfigError
@@ -132,7 +132,7 @@ def _judgement(name: str, judgement: Judgement) -> None:
             )
     else:
         st.markdown("\n".join(f"- {plain(reason)}" for reason in evidence["reasons"]))
-    rows = figure_rows(evidence.get("figures", {}))
+    rows = figure_rows(judgement.figures)
     if rows:
         claim = claim_file.claim(name)
         drawing = claim_chart(
@@ -154,14 +154,7 @@ def _judgement(name: str, judgement: Judgement) -> None:
         st.caption(plain(f"{gates}."))
     for note in evidence.get("notes", ()):
         st.caption(plain(note))
-    st.page_link(
-        "pages/compare.py",
-        label="The runs, compared",
-        icon=":material/balance:",
-        query_params={"experiment": judgement.experiment_id},
-        width="content",
-        help="Every figure of these runs, beside each other.",
-    )
+    compared_link(judgement.experiment_id)
 
 
 def judgement_here(lab: Lab, experiment: Experiment) -> Judgement | None:

@@ -20,6 +20,7 @@ from app.lessons.code import source_of
 from app.lessons.predicted import Predicted, in_words
 from app.lessons.progress import Committed
 from app.lessons.reveal import OUTCOMES, Outcome, Reveal, figure_unit, reveal
+from app.views.experiments import compared_link
 from app.words.plain import counted, plain
 from scenarios import lessons
 from scenarios.lessons.lesson import Choice, Code, Curve, Ordering, Step, Try
@@ -120,14 +121,7 @@ def _figures(told: Reveal, experiment: Experiment) -> None:
         with st.container(key="lesson-figures"):
             st.table(table, border="horizontal", hide_index=True, alt="The figures of the step, with their intervals")
         st.caption(f"Intervals of 95 %, by Student's t over {counted(experiment.complete_repeats(), 'repeat')}.")
-        st.page_link(
-            "pages/compare.py",
-            label="The runs, compared",
-            icon=":material/balance:",
-            query_params={"experiment": experiment.experiment_id},
-            width="content",
-            help="Every figure of these runs, beside each other.",
-        )
+        compared_link(experiment.experiment_id)
 
 
 def _to_try(to_try: Try, says: str, key: str) -> None:

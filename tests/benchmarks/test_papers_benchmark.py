@@ -38,3 +38,15 @@ def test_a_run_that_is_cut_off_keeps_the_claims_it_has_come_to(tmp_path: Path, m
     assert {figure["name"]: figure["value"] for figure in written["figures"]}["claims without a verdict"] == 2
     assert written["details"]["seconds"] == {"a": 60.0}
     assert [table["title"] for table in written["details"]["tables"]] == ["a: figures"]
+
+
+def test_a_claim_that_was_not_judged_by_its_figures_has_a_line_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    broken = Judgement("a", "invalid", "x-a", True, 0, {"reasons": ["The books do not balance."]})
+    monkeypatch.setattr(papers, "run", lambda *_, **__: (broken, 60.0))
+    monkeypatch.setattr(papers.claim_file, "names", lambda: ("a",))
+    monkeypatch.setattr(papers.Report, "note_load", lambda self: 0.0)
+    file = tmp_path / "papers.json"
+    papers.main(["--quick", "--json", str(file)])
+    assert json.loads(file.read_text())["details"]["judgements"]["a"]["verdict"] == "invalid"

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
 from store import iteration_window
 from telemetry.rows import BLOCK_EVENTS, SLICE_KINDS
 from tests.row_maker import stored
-from tests.store.crowded_run import CROWDED, ROOMY, Served, served_runs
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served_runs(tmp_path_factory.mktemp("window")) as runs:
-        yield runs
-
+from tests.store.crowded_run import CROWDED, ROOMY, Served
 
 both = pytest.mark.parametrize("run_id", [CROWDED, ROOMY])
 

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from store import lifelines, waits
 from store.samples import objective_figures
 from store.slo import PRESETS, Slo, parse_slo
 from tests.row_maker import stored
-from tests.store.crowded_run import CROWDED, ROOMY, Served, served_runs
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served_runs(tmp_path_factory.mktemp("lifelines")) as runs:
-        yield runs
-
+from tests.store.crowded_run import CROWDED, ROOMY, Served
 
 both = pytest.mark.parametrize("run_id", [CROWDED, ROOMY])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,7 @@ from store.ingest import Collector
 from telemetry.recorder import Recorder
 from tests.browser.chromium import open_browser
 from tests.row_maker import make_run, stored
-from tests.store.crowded_run import CROWDED, ROOMY, RUNS, Pool, Served, served_runs
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with served_runs(tmp_path_factory.mktemp("pool-map")) as runs:
-        yield runs
-
+from tests.store.crowded_run import CROWDED, ROOMY, RUNS, Pool, Served
 
 both = pytest.mark.parametrize("run_id", [CROWDED, ROOMY])
 
