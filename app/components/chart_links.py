@@ -21,17 +21,9 @@ def _component() -> Callable[..., Any]:
     return st.components.v2.component("servescope_chart_links", js=script)
 
 
-def chart_links(on_open: Callable[[dict[str, str]], None]) -> None:
-    """Tie the charts of the page. ``on_open`` is told what was clicked: an ``iteration`` or a ``request``, and its
-    ``run`` if another's.
-    """
-
-    def opened() -> None:
-        target = clicked(st.session_state[KEY].get("opened"))
-        if target:
-            on_open(target)
-
-    _component()(key=KEY, on_opened_change=opened, height="content")
+def chart_links() -> None:
+    """Tie the charts of the page; a click on a mark turns the page to what it stands for."""
+    _component()(key=KEY, on_opened_change=lambda: open_clicked(st.session_state[KEY].get("opened")), height="content")
 
 
 def clicked(click: Any) -> dict[str, str]:
@@ -43,7 +35,7 @@ def clicked(click: Any) -> dict[str, str]:
 
 
 def open_clicked(click: Any) -> None:
-    """Turn the page to the iteration or request that was clicked in a picture."""
+    """Turn the page to the iteration or request that was clicked, in its run if that is another."""
     target = clicked(click)
     if target:
         for name in OPENS:

@@ -13,7 +13,7 @@ import streamlit as st
 
 from app import charts
 from app.components.chart_card import chart_card, page_palette
-from app.components.chart_links import OPENS, chart_links
+from app.components.chart_links import chart_links
 from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
@@ -154,7 +154,7 @@ def finished_charts(run: FinishedRun, figures: dict[str, Any]) -> None:
     for panel in PANELS:
         if panel.is_on(run.facts.spec.engine):
             panel.draw_charts(replace(run, until_s=drawn.end_s))
-    chart_links(_open)
+    chart_links()
 
 
 def ghost_of(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> charts.Ghost | None:
@@ -165,13 +165,6 @@ def ghost_of(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> chart
     other = others[0]
     name = ", ".join(differences(other.spec.engine, facts.spec.engine)[:2])
     return charts.Ghost(name, queries.token_latencies(con, other.run_id, GHOST_GAPS), other.run_id)
-
-
-def _open(target: dict[str, str]) -> None:
-    """Turn the page to the iteration or request that was clicked."""
-    for name in OPENS:
-        st.query_params.pop(name, None)
-    st.query_params.update(target)
 
 
 def _gap_scale() -> None:
