@@ -10,6 +10,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from store.metrics import METRICS
 from store.query import Query
 from store.schema import quoted
 from telemetry.rows import BLOCK_EVENTS, SLICE_KINDS, IterationRow, columns
@@ -45,7 +46,7 @@ def slices_query(run_id: str, first: int, last: int) -> Query:
     return Query(
         f"""
 SELECT iteration::INTEGER AS iteration, request, (CASE kind {kinds} END)::INTEGER AS kind, tokens, context_len, drafted, accepted,
-       emitted, coalesce(itl_ns / 1e6, -1)::DOUBLE AS itl_ms, least(context_len, coalesce(cached_tokens, 0)) AS cached
+       emitted, coalesce({METRICS["itl_ms"].expression}, -1)::DOUBLE AS itl_ms, least(context_len, coalesce(cached_tokens, 0)) AS cached
 FROM slices LEFT JOIN (SELECT request, cached_tokens, first_scheduled_ns FROM requests WHERE run_id = $run) USING (request)
 WHERE run_id = $run AND iteration BETWEEN $first AND $last
 ORDER BY iteration, first_scheduled_ns, request""".strip(),

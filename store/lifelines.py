@@ -60,7 +60,7 @@ def lifelines(con: duckdb.DuckDBPyConnection, run_id: str, slo: Slo) -> Lifeline
 def parts_query(run_id: str, request: int) -> Query:
     """Every step that computed for a request: what for, from when to when (ms), and the prompt of others beside it."""
     return Query(
-        """
+        f"""
 WITH own AS (
   SELECT iteration, kind, tokens, context_len, drafted, accepted, emitted, itl_ns FROM slices WHERE run_id = $run AND request = $request
 ), beside AS (
@@ -68,7 +68,7 @@ WITH own AS (
   FROM slices WHERE run_id = $run AND request <> $request AND kind = 'prefill' AND iteration IN (SELECT iteration FROM own)
   GROUP BY iteration
 )
-SELECT iteration, kind, tokens, context_len, drafted, accepted, emitted, itl_ns / 1e6 AS itl_ms, start_ns / 1e6 AS start_ms,
+SELECT iteration, kind, tokens, context_len, drafted, accepted, emitted, {METRICS["itl_ms"].expression} AS itl_ms, start_ns / 1e6 AS start_ms,
        end_ns / 1e6 AS end_ms, coalesce(prefill_beside, 0) AS prefill_beside, most_beside, coalesce(prompts_beside, 0) AS prompts_beside,
        coalesce(sum(emitted) OVER (ORDER BY iteration), 0)::BIGINT AS tokens_so_far
 FROM own JOIN (SELECT iteration, start_ns, end_ns FROM iterations WHERE run_id = $run) USING (iteration)

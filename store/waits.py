@@ -18,6 +18,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from store.metrics import METRICS
 from store.query import Query
 from telemetry.rows import ADMISSION_STOPS
 
@@ -227,7 +228,7 @@ def gaps_query(run_id: str, request: int | None = None) -> Query:
     return Query(
         f"""
 WITH {STEPS}, {THROWN}, {PARTS}, told AS (SELECT request, iteration, count(*) AS iterations, {KINDS} FROM parts GROUP BY ALL)
-SELECT request, iteration, end_ns / 1e9 AS t, emitted, itl_ns / 1e6 AS itl_ms, iterations,
+SELECT request, iteration, end_ns / 1e9 AS t, emitted, {METRICS["itl_ms"].expression} AS itl_ms, iterations,
        {", ".join(f"{kind}_ms" for kind in GAPS[:-1])}, {SPENT} AS between_ms
 FROM emissions JOIN told USING (request, iteration) ORDER BY request, iteration""".strip(),
         {"run": run_id, "request": request},
@@ -245,7 +246,7 @@ def gaps_by_group_query(run_id: str) -> Query:
 WITH {STEPS}, {THROWN}, {PARTS}, each AS (
   SELECT request, {KINDS} FROM parts GROUP BY request
 ), whole AS (
-  SELECT request, count(*) AS gaps, sum(itl_ns) / 1e6 AS itl_ms FROM emissions GROUP BY request
+  SELECT request, count(*) AS gaps, sum({METRICS["itl_ms"].expression}) AS itl_ms FROM emissions GROUP BY request
 ), told AS (
   SELECT coalesce("group", '') AS "group", gaps, itl_ms, each.* EXCLUDE (request), {SPENT} AS between_ms
   FROM whole JOIN each USING (request) LEFT JOIN (SELECT request, "group" FROM requests WHERE run_id = $run) USING (request)

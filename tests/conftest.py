@@ -7,8 +7,12 @@ import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 # Custom kernels are interpreted where there is no GPU; Triton reads this when it is first imported.
 if not Path("/dev/nvidiactl").exists():
@@ -29,6 +33,15 @@ def embedded_model_dir() -> Path:
     from engine.model.load import model_directory, resolve
 
     return model_directory(resolve(EMBEDDED_MODEL))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One for every test of a process: a second beside it would find the first one's event loop running."""
+    from tests.browser.chromium import open_browser
+
+    with open_browser() as opened:
+        yield opened
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_styles_and_scripts_have_no_wide_lines() -> None:
         if len(line) > LONGEST_LINE
     ]
     assert not wide, "\n".join(wide)
+
+
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """Of two with one name pytest collects only the first, and only a run of the whole suite says so."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, files in names.items() if files > 1] == []
 
 
 def test_no_unpickling_and_no_remote_code_anywhere() -> None:

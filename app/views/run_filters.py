@@ -51,9 +51,9 @@ def run_filters(entries: Sequence[Entry]) -> Wanted:
     )
     with st.container(horizontal=True, vertical_alignment="bottom"):
         kinds = st.multiselect("Kind", list(KINDS), format_func=KINDS.__getitem__, key="run-kinds", placeholder="any")
-        tagged = st.multiselect(
-            "Tags", tags, key="run-tags", placeholder="any", help="What has all of them.", disabled=not tags
-        )
+        tagged: list[str] = []
+        if tags:
+            tagged = st.multiselect("Tags", tags, key="run-tags", placeholder="any", help="What has all of them.")
         chosen = st.multiselect(
             "State", states, format_func=lambda one: one.capitalize(), key="run-states", placeholder="any"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from store.metrics import METRICS
 from store.schema import EXPERIMENT_COLUMNS, QUALITY_COLUMNS, RUN_COLUMNS, TABLES, sql_type
 from telemetry.rows import ROW_TYPES, columns
 
@@ -19,16 +20,17 @@ EXAMPLES = {
     "The slowest iterations of a run": """
 SELECT iteration, (end_ns - start_ns) / 1e6 AS ms, prefill_tokens, decode_tokens, waiting, admission_stop
 FROM iterations WHERE run_id = 'RUN' ORDER BY ms DESC LIMIT 20""",
-    "Inter-token latency by tokens of prefill beside it": """
-SELECT floor(prefill_tokens / 64) * 64 AS prefill_tokens, count(*) AS gaps, median(itl_ns) / 1e6 AS itl_ms
+    "Inter-token latency by tokens of prefill beside it": f"""
+SELECT floor(prefill_tokens / 64) * 64 AS prefill_tokens, count(*) AS gaps,
+  median({METRICS["itl_ms"].expression}) AS itl_ms
 FROM slices JOIN iterations USING (run_id, iteration)
 WHERE run_id = 'RUN' AND itl_ns IS NOT NULL GROUP BY ALL ORDER BY 1""",
     "Why admission stopped, and for how long": """
 SELECT admission_stop, count(*) AS iterations, sum(end_ns - start_ns) / 1e9 AS seconds
 FROM iterations WHERE run_id = 'RUN' AND waiting > 0 GROUP BY ALL ORDER BY seconds DESC""",
-    "Requests and their latencies": """
-SELECT request, request_id, "group", (first_token_ns - arrival_ns) / 1e6 AS ttft_ms, output_tokens, preemptions, \
-end_reason
+    "Requests and their latencies": f"""
+SELECT request, request_id, "group", {METRICS["ttft_ms"].expression} AS ttft_ms, output_tokens,
+  preemptions, end_reason
 FROM requests WHERE run_id = 'RUN' ORDER BY ttft_ms DESC""",
     "What happened to KV blocks": """
 SELECT iteration, event, count(*) AS blocks FROM blocks WHERE run_id = 'RUN' GROUP BY ALL ORDER BY iteration, event""",

@@ -20,7 +20,6 @@ from app.server.client import call, page_address
 from engine.config import RunSpec
 from telemetry.status import is_final
 from tests.app.small_runs import read_status, small_spec, wait_for, wait_for_state
-from tests.browser.chromium import open_browser
 
 Scheme = Literal["light", "dark"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,12 +53,6 @@ class OpenLab:
     def cancel(self, run_id: str) -> None:
         call(self.address, "POST", f"/runs/{run_id}/cancel")
         wait_for(lambda: is_final(read_status(self.home.run_dir(run_id))))
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    with open_browser() as opened:
-        yield opened
 
 
 @pytest.fixture(scope="session")

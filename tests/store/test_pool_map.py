@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import Browser
 
 from app.components.pictures import FOLDER
 from store import pool_map
 from store.database import Database
 from store.ingest import Collector
 from telemetry.recorder import Recorder
-from tests.browser.chromium import open_browser
 from tests.row_maker import make_run, stored
 from tests.store.crowded_run import CROWDED, ROOMY, RUNS, Pool, Served
 
@@ -114,22 +114,21 @@ def as_columns(table: Any) -> dict[str, Any]:
 
 
 @pytest.mark.browser
-def test_what_the_page_replays_is_the_engines_own_pool(served: Served) -> None:
+def test_what_the_page_replays_is_the_engines_own_pool(served: Served, browser: Browser) -> None:
     """In any order, from the start of the run and from the middle of it."""
     last = len(served.pools[CROWDED]) - 1
-    with open_browser() as browser:
-        page = browser.new_page()
-        page.add_script_tag(content=(FOLDER / "replay.js").read_text(encoding="utf-8"))
-        for most_events, iterations in ((10**6, [last, 0, 31, 30, 77, last // 2]), (120, [45, 44, 46])):
-            window = pool_map.pool_window(served.con, CROWDED, iterations[-1], most_events)
-            assert window is not None
-            assert window.first <= min(iterations)
-            assert max(iterations) <= window.last
-            data = {"blocks": window.blocks, "first": window.first}
-            data |= {name: as_columns(getattr(window, name)) for name in ("start", "holders", "events")}
-            told = page.evaluate(REPLAYED, {"window": data, "iterations": iterations})
-            for iteration, shown in zip(iterations, told, strict=True):
-                matches(shown, served.pools[CROWDED][iteration])
+    page = browser.new_page()
+    page.add_script_tag(content=(FOLDER / "replay.js").read_text(encoding="utf-8"))
+    for most_events, iterations in ((10**6, [last, 0, 31, 30, 77, last // 2]), (120, [45, 44, 46])):
+        window = pool_map.pool_window(served.con, CROWDED, iterations[-1], most_events)
+        assert window is not None
+        assert window.first <= min(iterations)
+        assert max(iterations) <= window.last
+        data = {"blocks": window.blocks, "first": window.first}
+        data |= {name: as_columns(getattr(window, name)) for name in ("start", "holders", "events")}
+        told = page.evaluate(REPLAYED, {"window": data, "iterations": iterations})
+        for iteration, shown in zip(iterations, told, strict=True):
+            matches(shown, served.pools[CROWDED][iteration])
 
 
 def matches(shown: dict[str, Any], pool: Pool) -> None:
