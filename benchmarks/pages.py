@@ -6,7 +6,8 @@
 - *whole page*: to everything that the page draws by itself.
 - *toggle*: from a click on the technique's switch beside a finished run to its settings coming or going.
 - *another tab*: from a click on a tab to what it shows.
-- *server*, *browser*: processor time while a run is watched, in percent of one core; the engine's is not in it.
+- *server*: processor time that a viewer of a run adds to the lab's process, in percent of one core; what that process
+  takes to read the run's rows in is beside it. *browser*: the viewer's own. The engine's time is in none of them.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def main(words: Sequence[str] | None = None) -> int:
     report.figure("toggle", flips.median, "s", goal=TOGGLE_S, better="lower", spread=flips.spread)
     report.figure("another tab", turns.median, "s", better="lower", spread=turns.spread)
     report.figure("server", watching[0], "% of a core", goal=SERVER_PERCENT, better="lower")
-    report.figure("browser", watching[1], "% of a core", goal=BROWSER_PERCENT, better="lower")
+    report.figure("server, nobody watching", watching[1], "% of a core", better="lower")
+    report.figure("browser", watching[2], "% of a core", goal=BROWSER_PERCENT, better="lower")
     report.details["seconds"] = {"loads": loads, "toggles": toggles, "tabs": tabs}
     return report.finish(options)
 
@@ -114,24 +116,36 @@ def serve(home: Home, lab: LabAddress, model: str) -> str:
     return spec.run_id
 
 
-def watch(home: Home, lab: LabAddress, profile: BrowserContext, run_id: str, watch_s: float) -> tuple[float, float]:
-    """Percent of a core that the lab's process and the browser's take while a run's page is open."""
+def watch(
+    home: Home, lab: LabAddress, profile: BrowserContext, run_id: str, watch_s: float
+) -> tuple[float, float, float]:
+    """Percent of a core: what a viewer costs the lab's process, what that process takes without one, and what the
+    viewer's browser takes.
+    """
+    server = [child for child in psutil.Process().children() if "app.cli" in child.cmdline()]
+    (alone,) = percent_of_core(None, watch_s, server)
     page = profile.new_page()
     page.goto(f"{lab.url}/?run={run_id}")
     page.wait_for_selector("canvas", timeout=PATIENCE_MS)
     page.wait_for_function(IS_STILL)
-    server = [child for child in psutil.Process().children() if "app.cli" in child.cmdline()]
-    browsers = [one for one in psutil.process_iter(["name"]) if "chrom" in (one.info["name"] or "")]
-    before = [spent(server), spent(browsers)]
-    began = time.perf_counter()
-    page.wait_for_timeout(watch_s * 1000)
-    seconds = time.perf_counter() - began
+    browsers = [one for one in psutil.Process().children(recursive=True) if "chrom" in one.name()]
+    watched, browser = percent_of_core(page, watch_s, server, browsers)
+    page.close()
     if is_final(read_status(home.run_dir(run_id))):
         raise RuntimeError("the run ended while it was watched; give --watch-s a smaller number")
-    after = [spent(server), spent(browsers)]
-    page.close()
-    ours, theirs = (100 * (late - early) / seconds for early, late in zip(before, after, strict=True))
-    return ours, theirs
+    return watched - alone, alone, browser
+
+
+def percent_of_core(page: Page | None, watch_s: float, *groups: Sequence[psutil.Process]) -> list[float]:
+    """What each group of processes takes while nothing else is done. ``page``: one that goes on meanwhile."""
+    before = [spent(group) for group in groups]
+    began = time.perf_counter()
+    if page is None:
+        time.sleep(watch_s)
+    else:
+        page.wait_for_timeout(watch_s * 1000)
+    seconds = time.perf_counter() - began
+    return [100 * (spent(group) - early) / seconds for group, early in zip(groups, before, strict=True)]
 
 
 def spent(processes: Sequence[psutil.Process]) -> float:

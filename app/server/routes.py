@@ -27,6 +27,7 @@ PAGES = ("compare", "glossary", "learn", "papers", "runs", "sql")
 """Paths of the pages beside the one at ``/``; ``tests/app/server/test_server.py`` holds them to the files in
 ``app/pages``.
 """
+PAGES_OF_CHARTS = ("/", "/compare")
 PROBES = ("_stcore/health", "_stcore/host-config")
 SCRIPT = Path(app.__file__).parent / "components" / "page.js"
 
@@ -58,8 +59,9 @@ def routes(lab: Lab, entrance: Entrance) -> list[BaseRoute]:
 def page_routes() -> list[BaseRoute]:
     """Every page's address, and below it what a script written for Streamlit may ask of it."""
 
-    def page(_: Request) -> Response:
-        return HTMLResponse(shell(), headers={"cache-control": "no-cache"})
+    def page(request: Request) -> Response:
+        charts = request.url.path in PAGES_OF_CHARTS
+        return HTMLResponse(shell(charts=charts), headers={"cache-control": "no-cache"})
 
     def probe(request: Request) -> Response:
         return RedirectResponse("/" + request.url.path.split("/", 2)[2], headers={"cache-control": "no-cache"})
@@ -71,9 +73,16 @@ def page_routes() -> list[BaseRoute]:
 
 
 @cache
-def shell() -> str:
-    """The page every address gets: Streamlit's, with our script first."""
+def shell(*, charts: bool) -> str:
+    """The page every address gets: Streamlit's, with our script first. ``charts``: the browser fetches Plotly beside
+    everything else, and does not wait for the first chart to ask for it.
+    """
     from streamlit import file_util
 
-    page = (Path(file_util.get_static_dir()) / "index.html").read_text(encoding="utf-8")
-    return page.replace("<head>", f"<head>\n<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>", 1)
+    folder = Path(file_util.get_static_dir())
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    first = f"<head>\n<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>"
+    if charts:
+        plotly = [f"./static/js/{path.name}" for path in (folder / "static" / "js").glob("PlotlyChart.*.js")]
+        first += "".join(f'\n<link rel="modulepreload" crossorigin href="{path}" data-charts />' for path in plotly)
+    return page.replace("<head>", first, 1)

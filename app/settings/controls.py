@@ -41,7 +41,7 @@ class Control:
 
     @property
     def label(self) -> str:
-        return f"{self.title} ({self.unit})" if self.unit else self.title
+        return f"{self.title} ({self.unit})" if self.unit not in ("", self.title.lower()) else self.title
 
     @property
     def explanation(self) -> str:

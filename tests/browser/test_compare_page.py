@@ -174,3 +174,27 @@ def test_the_form_of_a_search_leads_to_its_result(open_lab: OpenLab, open_page: 
     assert search is not None
     assert (search.low, search.high) == (30, 60)
     assert stumbling_blocks(page) == []
+
+
+def test_the_form_of_a_sweep_leads_to_its_curve(open_lab: OpenLab, open_page: OpenPage) -> None:
+    """Two values come with the address, a third one is typed."""
+    before = set(open_lab.home.experiment_ids())
+    settings = "set=model=random:tiny&set=workload.sizing=fixed&set=workload.requests=4"
+    settings += "&set=workload.output_tokens.kind=fixed&set=workload.output_tokens.tokens=4"
+    fields = "form=repeats=1&form=over.0=chunked_prefill.token_budget&form=values.0=32,64"
+    page = open_page(open_lab.url(path=f"/compare?scenario=burst&{settings}&{fields}"), height=1800)
+    sidebar = page.get_by_test_id("stSidebar")
+    sidebar.get_by_role("tab", name="Sweep").click()
+    values = sidebar.get_by_role("combobox", name="Its values")
+    values.fill("48")
+    values.press("Enter")
+    values.press("Escape")  # an open list hides the rest from a screen reader
+    expect(sidebar.get_by_text("3 combinations")).to_be_visible()
+    sidebar.get_by_role("button", name="Sweep", exact=True).click()
+    wait_for(lambda: set(open_lab.home.experiment_ids()) - before)
+    (started,) = set(open_lab.home.experiment_ids()) - before
+    wait_for(lambda: read_experiment(open_lab.home, started).state == "finished")
+    expect(page.locator(".st-key-card-swept .js-plotly-plot")).to_be_visible()
+    experiment = read_experiment(open_lab.home, started)
+    assert (experiment.kind, experiment.over) == ("sweep", {"chunked_prefill.token_budget": ("32", "64", "48")})
+    assert stumbling_blocks(page) == []

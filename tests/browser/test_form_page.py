@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -115,3 +116,25 @@ def test_a_reload_keeps_what_was_changed_and_the_open_tab(
     expect(seed).to_have_value("0")
     page.reload()
     expect(seed).to_have_value("0")
+
+
+def test_a_trace_that_is_dropped_is_served(open_lab: OpenLab, open_page: OpenPage, tmp_path: Path) -> None:
+    rows = [(3, 10, 4), (3, 12, 5), (4, 9, 3)]  # second of arrival, tokens of prompt and answer
+    trace = tmp_path / "my trace.csv"
+    text = "".join(f"2023-11-16 18:17:0{second},{prompt},{answer}\n" for second, prompt, answer in rows)
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + text)
+    page = open_page(open_lab.url(path=f"/?scenario={SCENARIO}&set=workload.sizing=fixed"), height=2400)
+    sidebar = page.get_by_test_id("stSidebar")
+    sidebar.get_by_text("Workload", exact=True).click()
+    choose(page, "Arrivals", "trace")
+    sidebar.locator("input[type=file]").set_input_files(trace)
+    expect(sidebar.get_by_role("textbox", name="Trace file")).to_have_value(re.compile("my-trace.csv"))
+    before = set(open_lab.home.run_ids())
+    sidebar.get_by_role("button", name="Start", exact=True).click()
+    run_id = begun(open_lab, before)
+    served = read_spec(open_lab.home.run_dir(run_id)).requests
+    assert [r.max_tokens for r in served] == [4, 5, 3]
+    assert [len(r.prompt_token_ids or ()) or r.prompt_tokens for r in served] == [10, 12, 9]
+    assert [r.arrival_ns for r in served] == [0, 0, 1_000_000_000]
+    wait_for_state(open_lab.home, run_id, "finished")
+    assert (open_lab.home.traces / "my-trace.csv").read_text() == trace.read_text()

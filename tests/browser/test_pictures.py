@@ -45,7 +45,7 @@ def open_picture(browser: Browser) -> Iterator[OpenPicture]:
             f"<!doctype html><html lang=en><title>Pictures</title><style>body {{ background: {palette.background} }} {styles}</style>"
             f"<main id=host></main><script type=module>{code}\n{TABLE}\n"
             f"const data = {{ palette: {json.dumps(asdict(palette))}, ...({data}) }};\n"
-            "window.told = [];\n"
+            "window.told = [];\nObject.assign(window, { lead, pictures });\n"
             "window.picture = () => pictures.get(document.getElementById('host')).picture;\n"
             "window.draw = (change) => mount({ parentElement: document.getElementById('host'), data: { ...data, ...change },"
             " setTriggerValue: (...what) => window.told.push(what) }); draw();"
@@ -187,6 +187,17 @@ def test_a_map_of_a_hundred_thousand_blocks_says_what_the_events_say(open_pictur
     expect(page.locator(".tip")).to_contain_text(f"request 7777 ({PLANTED}): tokens 16 to 31")
     assert page.locator("#planted").count() == 0
     assert page.evaluate(AUDIT) == []
+
+
+def test_a_map_that_comes_late_shows_the_iteration_that_its_reader_went_on_to(open_picture: OpenPicture) -> None:
+    page = open_picture(("replay.js", "pool.js"), f"{{ ...{POOL}, follows: true }}")
+    picture = page.locator(".picture")
+    expect(picture).to_contain_text("After iteration 0,")
+    page.evaluate("lead('r', 49)")
+    expect(picture).to_contain_text("After iteration 49,")
+    page.evaluate("() => { window.picture().destroy(); pictures.delete(document.getElementById('host')); }")
+    page.evaluate("() => { lead('r', 99); lead('another run', 7); lead('r', 98); window.draw({}); }")
+    expect(picture).to_contain_text("After iteration 98,")
 
 
 REQUESTS = """{

@@ -4,6 +4,12 @@
 const KINDS = ["prefill", "decode", "verify"];
 const FOLLOW = "servescope-iteration"; // an event of the document: pictures of one run show one iteration
 
+/** Tell the other pictures of a run which iteration is shown; one that comes later finds it at the document. */
+function lead(run, iteration) {
+  document[FOLLOW] = { run, iteration };
+  document.dispatchEvent(new CustomEvent(FOLLOW, { detail: document[FOLLOW] }));
+}
+
 /** Columns of an Arrow table as typed arrays, by name. */
 function columnsOf(table) {
   const columns = { rows: table ? table.numRows : 0 };

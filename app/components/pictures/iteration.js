@@ -142,7 +142,7 @@ class IterationPicture {
     this.tip.hide();
     clearTimeout(this.naming);
     if (String(iteration) !== this.written) this.naming = setTimeout(() => this.name(iteration), 250);
-    document.dispatchEvent(new CustomEvent(FOLLOW, { detail: { run: this.data.run, iteration } }));
+    lead(this.data.run, iteration);
   }
 
   /** Pixels per token of what was there before, and of what this iteration computed. */

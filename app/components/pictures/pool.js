@@ -60,7 +60,8 @@ class PoolPicture {
     const [start, holders, events] = [data.start, data.holders, data.events].map(columnsOf);
     this.replay = new PoolReplay({ blocks: data.blocks, first: data.from, start, holders, events });
     this.restyle();
-    const iteration = same ? this.iteration : data.iteration;
+    const led = data.follows && document[FOLLOW]?.run === data.run ? document[FOLLOW].iteration : data.iteration;
+    const iteration = same ? this.iteration : led; // a reader may have gone on before this picture came
     if (this.player) this.player.load(columnsOf(data.steps), data.first, data.last, iteration);
     else this.turn(iteration);
   }
