@@ -7,7 +7,7 @@ draws are used for every run of a comparison, which is what pairs them.
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 DRAWS = 1000
 CONFIDENCE = 0.95
@@ -72,5 +72,5 @@ def interval(
     low, high = np.quantile(draws, [tail, 1 - tail]) - value if draws.size else (0.0, 0.0)
     spread = 0.0
     if len(repeats) > 1:
-        spread = float(stats.t.ppf(1 - tail, len(repeats) - 1) * np.std(repeats, ddof=1) / np.sqrt(len(repeats)))
+        spread = float(stdtrit(len(repeats) - 1, 1 - tail) * np.std(repeats, ddof=1) / np.sqrt(len(repeats)))
     return float(value - np.hypot(min(0.0, low), spread)), float(value + np.hypot(max(0.0, high), spread))

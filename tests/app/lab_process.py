@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from typer.testing import CliRunner
+
+from app.cli import app as command_line
 from app.home import Home
 from app.lab import Lab, set_lab
 from app.locks import LabAddress, running_lab
@@ -134,6 +137,14 @@ def servescope(home: Home | None, *arguments: str, **environment: str) -> subpro
         timeout=240,
         env=worker_environment() | own | environment,
     )
+
+
+def asked_here(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command line within this process, for commands that only read or refuse: a process of their own costs two seconds."""
+    done = CliRunner().invoke(command_line, arguments, env={"SERVESCOPE_HOME": str(home.root)})
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from app.runs.folder import create_run
 from app.runs.process import worker_environment
 from scenarios.file_schema import SCHEMA
 from telemetry.status import read_status, state, write_status
-from tests.app.lab_process import lab_on, scenario_file, servescope
+from tests.app.lab_process import asked_here, lab_on, scenario_file, servescope
 from tests.app.small_runs import small_spec, spooled, wait_for, wait_for_state
 
 RUN_KEYS = {
@@ -68,32 +68,32 @@ def test_the_same_run_gives_the_same_tokens(served: tuple[Home, dict[str, Any]],
 def test_runs_show_and_sql_agree_with_the_run(served: tuple[Home, dict[str, Any]]) -> None:
     home, result = served
     run_id = result["run_id"]
-    listed = json.loads(servescope(home, "runs", "--json").stdout)["runs"]
+    listed = json.loads(asked_here(home, "runs", "--json").stdout)["runs"]
     assert run_id in [run["run_id"] for run in listed]
-    shown = json.loads(servescope(home, "show", run_id, "--json").stdout)
+    shown = json.loads(asked_here(home, "show", run_id, "--json").stdout)
     assert {key: shown[key] for key in RUN_KEYS} == {key: result[key] for key in RUN_KEYS}
     query = f"SELECT count(*) AS n FROM iterations WHERE run_id = '{run_id}'"
-    assert json.loads(servescope(home, "sql", query, "--json").stdout)["rows"] == [{"n": result["iterations"]}]
+    assert json.loads(asked_here(home, "sql", query, "--json").stdout)["rows"] == [{"n": result["iterations"]}]
 
 
 def test_people_get_tables(served: tuple[Home, dict[str, Any]]) -> None:
     home, result = served
     for command in (["runs"], ["show", result["run_id"]], ["scenarios"], ["sql", "SELECT 1 AS one"]):
-        done = servescope(home, *command)
+        done = asked_here(home, *command)
         assert done.returncode == 0
         assert done.stdout.strip()
         with pytest.raises(json.JSONDecodeError):
             json.loads(done.stdout)
-    assert "TTFT" in servescope(home, "show", result["run_id"]).stdout
+    assert "TTFT" in asked_here(home, "show", result["run_id"]).stdout
 
 
 def test_the_start_of_an_id_is_enough(served: tuple[Home, dict[str, Any]]) -> None:
     home, result = served
-    listed = [run["run_id"] for run in json.loads(servescope(home, "runs", "--json").stdout)["runs"]]
+    listed = [run["run_id"] for run in json.loads(asked_here(home, "runs", "--json").stdout)["runs"]]
     unique = next(
         result["run_id"][:n] for n in range(1, 65) if sum(r.startswith(result["run_id"][:n]) for r in listed) == 1
     )
-    assert json.loads(servescope(home, "show", unique, "--json").stdout)["run_id"] == result["run_id"]
+    assert json.loads(asked_here(home, "show", unique, "--json").stdout)["run_id"] == result["run_id"]
 
 
 @pytest.mark.parametrize("damage", [b"", b"this is no database at all" * 100, None])
@@ -112,7 +112,7 @@ def test_a_corrupt_or_missing_database_is_rebuilt_from_the_runs(
         assert "Traceback" not in refused.stderr
     assert servescope(home, "reindex").returncode == 0
     query = f"SELECT count(*) AS n FROM iterations WHERE run_id = '{result['run_id']}'"
-    assert json.loads(servescope(home, "sql", query, "--json").stdout)["rows"] == [{"n": result["iterations"]}]
+    assert json.loads(asked_here(home, "sql", query, "--json").stdout)["rows"] == [{"n": result["iterations"]}]
 
 
 @pytest.mark.parametrize(
@@ -147,12 +147,12 @@ def test_a_corrupt_or_missing_database_is_rebuilt_from_the_runs(
     ],
 )
 def test_bad_input_names_what_is_wrong_and_ends_with_1(home: Home, arguments: list[str], words: list[str]) -> None:
-    done = servescope(home, *arguments)
+    done = asked_here(home, *arguments)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     for word in words:
         assert word in done.stderr
-    with_json = servescope(home, *arguments, "--json")
+    with_json = asked_here(home, *arguments, "--json")
     assert with_json.returncode == 1
     assert set(json.loads(with_json.stdout)["error"]) >= {"kind", "field", "value", "message", "mend"}
     assert home.run_ids() == []
@@ -225,17 +225,17 @@ def test_with_a_lab_up_its_queue_serves_the_run_and_its_database_has_it(home: Ho
 
 def test_delete_restore_and_empty_trash(home: Home) -> None:
     write_status(create_run(home, small_spec("one")), state="finished")
-    assert servescope(home, "delete", "one").returncode == 0
+    assert asked_here(home, "delete", "one").returncode == 0
     assert home.run_ids() == []
-    assert servescope(home, "restore", "one").returncode == 0
+    assert asked_here(home, "restore", "one").returncode == 0
     assert home.run_ids() == ["one"]
-    servescope(home, "delete", "one")
-    assert json.loads(servescope(home, "delete", "--empty-trash", "--json").stdout)["removed"] == ["one"]
+    asked_here(home, "delete", "one")
+    assert json.loads(asked_here(home, "delete", "--empty-trash", "--json").stdout)["removed"] == ["one"]
 
 
 def test_a_run_left_by_a_command_line_that_was_killed_is_not_shown_as_running(home: Home) -> None:
     write_status(create_run(home, small_spec("left")), state="running", pid=2**22 + 1, process_start_unix=1.0)
-    [run] = json.loads(servescope(home, "runs", "--json").stdout)["runs"]
+    [run] = json.loads(asked_here(home, "runs", "--json").stdout)["runs"]
     assert run["status"] == "crashed"
     assert state(read_status(home.run_dir("left"))) == "crashed"
 
@@ -300,7 +300,7 @@ def test_doctor_names_what_is_missing_and_what_mends_it(tmp_path: Path) -> None:
 
 
 def test_version_is_the_packages(home: Home) -> None:
-    done = servescope(home, "--version")
+    done = asked_here(home, "--version")
     if done.returncode:  # not installed: run from a bare source tree
         pytest.skip("the package is not installed here")
     assert done.stdout.strip().count(".") == 2
@@ -308,11 +308,11 @@ def test_version_is_the_packages(home: Home) -> None:
 
 
 def test_help_is_whole_and_an_empty_store_says_what_to_do(home: Home) -> None:
-    said = servescope(home, "--help").stdout
+    said = asked_here(home, "--help").stdout
     commands = said.partition("Commands:")[2].strip().splitlines()
     assert len(commands) >= 17
     assert [line for line in commands if line.endswith("...") or not line.endswith(".")] == []
-    assert "servescope run starter" in servescope(home, "runs").stderr
+    assert "servescope run starter" in asked_here(home, "runs").stderr
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_help_is_whole_and_an_empty_store_says_what_to_do(home: Home) -> None:
     ids=["a value that is missing", "no variant", "not in the trash"],
 )
 def test_a_refusal_names_the_option_it_is_about(home: Home, arguments: tuple[str, ...], words: str) -> None:
-    done = servescope(home, *arguments)
+    done = asked_here(home, *arguments)
     assert done.returncode == 1
     assert words in done.stderr
 
@@ -340,15 +340,15 @@ def test_a_preview_says_what_would_be_asked_and_leaves_no_run(home: Home, tmp_pa
         "--set",
         "workload.sizing=fixed",
     ]
-    expected = json.loads(servescope(home, "preview", *asked, "--json").stdout)
+    expected = json.loads(asked_here(home, "preview", *asked, "--json").stdout)
     assert (expected["requests"], expected["following"]) == (5, 0)
     assert sum(one["count"] for one in expected["arrivals_s"]) == 5
     assert expected["load"] > 0
-    said = servescope(home, "preview", *asked)
+    said = asked_here(home, "preview", *asked)
     assert "5 requests" in said.stderr
     assert "#" in said.stdout
-    assert json.loads(servescope(home, "runs", "--json").stdout)["runs"] == []
+    assert json.loads(asked_here(home, "runs", "--json").stdout)["runs"] == []
 
 
 def test_scenarios_schema_is_the_published_one(home: Home) -> None:
-    assert servescope(home, "scenarios", "--schema").stdout == SCHEMA.read_text(encoding="utf-8")
+    assert asked_here(home, "scenarios", "--schema").stdout == SCHEMA.read_text(encoding="utf-8")

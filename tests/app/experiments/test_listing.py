@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from app.cli import app
 from app.errors import LabError
 from app.experiments.file import create_experiment, write_experiment
 from app.experiments.listing import Entry, folded, list_all, matches, plan_of
@@ -24,7 +22,7 @@ from app.runs.notes import read_notes, write_notes
 from store.notes import MOST_TAGS
 from store.plan import ClaimMark, StopRule
 from telemetry.status import write_status
-from tests.app.lab_process import scenario_file
+from tests.app.lab_process import asked_here, scenario_file
 from tests.app.small_runs import small_spec
 
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
@@ -49,10 +47,6 @@ def compared(home: Home, tmp_path: Path) -> Experiment:
     create_experiment(home, experiment, specs)
     write_status(create_run(home, small_spec("alone")), state="finished")
     return experiment
-
-
-def servescope(home: Home, *arguments: str) -> Result:
-    return CliRunner().invoke(app, [*arguments], env={"SERVESCOPE_HOME": str(home.root)})
 
 
 def listed(home: Home, **asked: Any) -> list[str]:
@@ -125,19 +119,19 @@ def test_tags_are_kept_beside_name_and_notes_and_only_what_can_be_a_tag(home: Ho
 
 
 def test_the_command_line_tags_and_finds_by_tag_kind_and_words(home: Home, compared: Experiment) -> None:
-    assert json.loads(servescope(home, "tag", "alo", "slow", "two words", "--json").stdout) == {
+    assert json.loads(asked_here(home, "tag", "alo", "slow", "two words", "--json").stdout) == {
         "id": "alone",
         "tags": ["slow", "two words"],
     }
-    servescope(home, "tag", compared.experiment_id, "slow")
-    said = json.loads(servescope(home, "runs", "--tag", "slow", "--json").stdout)
+    asked_here(home, "tag", compared.experiment_id, "slow")
+    said = json.loads(asked_here(home, "runs", "--tag", "slow", "--json").stdout)
     assert [run["run_id"] for run in said["runs"]] == ["alone"]
     assert [one["id"] for one in said["experiments"]] == [compared.experiment_id]
-    said = json.loads(servescope(home, "runs", "random", "--kind", "comparison", "--json").stdout)
+    said = json.loads(asked_here(home, "runs", "random", "--kind", "comparison", "--json").stdout)
     assert (said["runs"], [one["tags"] for one in said["experiments"]]) == ([], [["slow"]])
-    assert json.loads(servescope(home, "tag", "alone", "--remove", "slow", "--json").stdout)["tags"] == ["two words"]
-    refused = servescope(home, "runs", "--kind", "walk")
-    assert refused.exit_code == 1
+    assert json.loads(asked_here(home, "tag", "alone", "--remove", "slow", "--json").stdout)["tags"] == ["two words"]
+    refused = asked_here(home, "runs", "--kind", "walk")
+    assert refused.returncode == 1
     assert "capacity" in refused.stderr
 
 
