@@ -69,9 +69,31 @@ def _triton() -> Backend:
     return Backend(TritonAttention, attention, GpuExecutor)
 
 
+def _native() -> Backend:
+    from engine.native.attention import NativeAttention, make_attention  # llvmlite may not be installed
+    from engine.native.executor import NativeExecutor
+
+    def attention(
+        cache: KVCache,
+        num_heads: int,
+        kv_heads: int,
+        head_dim: int,
+        *,
+        exact_prefill: bool = False,
+        rule: GroupRule | None = None,
+    ) -> AttentionBackend:
+        # What it does not read is refused before (``engine.start.attention``); full precision is exact anyway.
+        assert rule is None, "native kernels read every row by itself"
+        assert cache.codec is None or not exact_prefill, "native kernels read what is stored"
+        return make_attention(cache, num_heads, kv_heads, head_dim)
+
+    return Backend(NativeAttention, attention, NativeExecutor)
+
+
 BACKENDS: Mapping[str, Callable[[], Backend]] = {
     "reference": lambda: _plain("reference"),
     "gathered": lambda: _plain("gathered"),
+    "native": _native,
     "triton": _triton,
 }
 """The registry. Custom kernels are imported only when they are asked for."""
@@ -81,7 +103,7 @@ def make_attention(backend: str, cache: KVCache, num_heads: int, kv_heads: int, 
     """The backend of this name over a cache, packed or not; ``how``: as ``MakesAttention``.
 
     Raises:
-        ImportError: ``triton`` is asked for and not installed.
+        ImportError: ``triton`` or ``native`` is asked for and what compiles it is not installed.
     """
     return BACKENDS[backend]().attention(cache, num_heads, kv_heads, head_dim, **how)
 

@@ -39,6 +39,7 @@ def describe_model(prepared: Prepared, graph_bytes: int) -> dict[str, Any]:
         "mean_request_tokens": mean_request_tokens(prepared),
         "max_model_len": prepared.max_model_len,
         "attention_backend": prepared.backend,
+        "attention_backend_why": prepared.backend_why,
         "graph_bytes": graph_bytes,
         "policy": config.resolved_policy,
         "token_budget": limits.token_budget,

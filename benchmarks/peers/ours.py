@@ -26,9 +26,9 @@ def measure(dtype: str, threads: int, requests: int | None) -> dict[str, Any]:
     prepared = prepare(spec)
     warm_up(prepared)
     short = [r.model_copy(update={"max_tokens": WARM_TOKENS}) for r in spec.requests[: spec.engine.max_num_seqs]]
-    _serve(_with_requests(prepared, spec.model_copy(update={"requests": tuple(short)})))
-    measured = _with_requests(prepared, spec)
-    duration = _serve(measured)
+    serve(with_requests(prepared, spec.model_copy(update={"requests": tuple(short)})))
+    measured = with_requests(prepared, spec)
+    duration = serve(measured)
     outputs = [r.output_token_ids for r in sorted(measured.requests, key=lambda r: r.index)]
     config = spec.engine
     return {
@@ -49,12 +49,14 @@ def measure(dtype: str, threads: int, requests: int | None) -> dict[str, Any]:
     }
 
 
-def _with_requests(prepared: Prepared, spec: Any) -> Prepared:
+def with_requests(prepared: Prepared, spec: Any) -> Prepared:
+    """``prepared`` for the requests of this spec, none of which has begun."""
     fresh = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
     return dataclasses.replace(prepared, spec=spec, requests=fresh)
 
 
-def _serve(prepared: Prepared) -> float:
+def serve(prepared: Prepared) -> float:
+    """Serve the requests, recorded as the spec says; seconds from the first arrival to the last token."""
     with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
         clock = RunClock()
         recorder = Recorder(Path(folder), prepared.spec.engine.recording, clock)

@@ -113,4 +113,8 @@ def unread_codec(backend: str, codec: str, *, window: int, exact_prefill: bool) 
         return f"the reference does not read the exact window of codec {codec}"
     if backend == "reference" and exact_prefill:
         return "the reference reads what is stored, not an exact prefill"
+    if backend == "native" and window:
+        return f"the native kernels do not read the exact window of codec {codec}"
+    if backend == "native" and exact_prefill:
+        return "the native kernels read what is stored, not an exact prefill"
     return None

@@ -51,11 +51,12 @@ class EngineConfig(Settings):
         le=1024,
         advanced=True,
     )
-    attention_backend: Literal["auto", "reference", "gathered", "triton"] = setting(
+    attention_backend: Literal["auto", "reference", "gathered", "native", "triton"] = setting(
         "auto",
         "Attention backend",
-        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. triton: custom kernels "
-        "that read the cache where it lies, for GPUs. auto: triton on a GPU that can run it, else gathered.",
+        "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. native: kernels compiled "
+        "for this processor that read the cache where it lies. triton: the same for GPUs. auto: triton on a GPU that "
+        "can run it, else gathered.",
         group="Model",
         advanced=True,
     )

@@ -18,6 +18,7 @@ from engine.config.errors import EngineError
 from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec
 from engine.model.load import LoadedModel
+from engine.native.compile import lacking
 
 LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units and asynchronous copies
 
@@ -28,14 +29,17 @@ def choose_backend(asked: str, device: torch.device) -> tuple[str, str | None]:
     ``auto``: the custom kernels on a GPU that can run them, else gathered.
 
     Raises:
-        EngineError: ``triton`` is asked for by name and cannot run here.
+        EngineError: ``triton`` or ``native`` is asked for by name and cannot run here.
     """
-    if asked not in ("auto", "triton"):
+    if asked not in ("auto", "triton", "native"):
         return asked, None
     if asked == "auto" and device.type == "cpu":
         return "gathered", None
-    lacking = _obstacle(device)
-    return _without_kernels(asked, lacking) if lacking else ("triton", None)
+    if asked == "native":
+        obstacle = lacking() if device.type == "cpu" else "they are for CPUs"
+        return _without_kernels(asked, obstacle, "native") if obstacle else ("native", None)
+    obstacle = _obstacle(device)
+    return _without_kernels(asked, obstacle) if obstacle else ("triton", None)
 
 
 def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | None]:
@@ -53,17 +57,40 @@ def fitting_head(backend: str, asked: str, head_dim: int) -> tuple[str, str | No
     return _without_kernels(asked, f"heads of {head_dim} channels are larger than {largest_head_dim()}")
 
 
-def choose_reader(backend: str, asked: str, codec: Codec, config: EngineConfig, notices: list[str]) -> str:
-    """A backend that reads the codec: the one chosen, or the plain path where the choice was left open."""
-    exact = exact_prefill(config)
+def choose_reader(
+    backend: str, asked: str, model: LoadedModel, codec: Codec | None, config: EngineConfig
+) -> tuple[str, str | None]:
+    """A backend that serves this model and reads its cache: the one chosen, or the plain path where the choice was left
+    open, and why.
+
+    Raises:
+        EngineError: another one is asked for by name.
+    """
+    if codec is not None and asked != "auto":
+        check_reads(backend, codec, exact_prefill=exact_prefill(config))
+    problem = None if codec is None else obstacle(backend, codec, exact_prefill=exact_prefill(config))
+    if problem is None and backend == "native":
+        problem = _unserved_natively(model, codec, config)
+    if problem is None:
+        return backend, None
     if asked != "auto":
-        check_reads(backend, codec, exact_prefill=exact)
-        return backend
-    problem = obstacle(backend, codec, exact_prefill=exact)
-    if problem:
-        notices.append(f"no custom kernels: {problem}")
-        return "gathered"
-    return backend
+        raise EngineError("no-kernels", "attention_backend", asked, f"{problem}.", "Set it to auto or gathered.")
+    return "gathered", problem
+
+
+def _unserved_natively(model: LoadedModel, codec: Codec | None, config: EngineConfig) -> str | None:
+    """Why the native kernels do not serve this; None where they do."""
+    from engine.native.attention import unread_codec, unread_model  # llvmlite may not be installed
+
+    shape = model.shape
+    widths = (shape.hidden, shape.intermediate, shape.head_dim // 2)
+    if (problem := unread_model(model.dtype, *widths)) is not None:
+        return f"the native kernels do not serve this model: {problem}"
+    if config.shares_attention:
+        return "the native kernels read every row by itself, shared-prefix attention does not"
+    if codec is not None and (problem := unread_codec(codec, shape.head_dim)) is not None:
+        return f"the native kernels do not read codec {codec.name}: {problem}"
+    return None
 
 
 def make_run_attention(backend: str, config: EngineConfig, cache: KVCache, model: LoadedModel) -> AttentionBackend:
@@ -89,13 +116,13 @@ def exact_prefill(config: EngineConfig) -> bool:
     return config.kv_quantization is not None and config.kv_quantization.prefill == "exact"
 
 
-def _without_kernels(asked: str, obstacle: str) -> tuple[str, str]:
+def _without_kernels(asked: str, obstacle: str, kind: str = "custom") -> tuple[str, str]:
     """What takes their place, and the label that says so; they are refused where they were asked for by name."""
-    if asked == "triton":
+    if asked != "auto":
         raise EngineError(
-            "no-kernels", "attention_backend", asked, f"The custom kernels cannot run: {obstacle}.", "Set it to auto."
+            "no-kernels", "attention_backend", asked, f"The {kind} kernels cannot run: {obstacle}.", "Set it to auto."
         )
-    return "gathered", f"no custom kernels: {obstacle}"
+    return "gathered", f"no {kind} kernels: {obstacle}"
 
 
 def _obstacle(device: torch.device) -> str | None:

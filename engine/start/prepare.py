@@ -40,10 +40,10 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     codec, fixed = None, Fixed()
     if config.kv_quantization is not None:
         codec = make_codec(config.kv_quantization, model.shape.head_dim, config.block_size)
-        backend = choose_reader(backend, asked, codec, config, notices)
         if codec.name == "fp8" and not has_fp8(device):
             notices.append("fp8 emulated")
         model, fixed = calibrate(model, config.kv_quantization, codec, config, progress)
+    backend, why = choose_reader(backend, asked, model, codec, config)
     max_model_len = _max_model_len(config, model)
     progress("reading prompts", 0.0)
     requests = make_requests(spec, model, device, max_model_len)
@@ -74,6 +74,7 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
         guesser,
         codec,
         fixed,
+        why,
     )
     check_speculation(prepared)
     return prepared

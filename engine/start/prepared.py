@@ -33,6 +33,7 @@ class Prepared:
     guesser: Any = None  # weights that guess for the model, where speculation needs some (``Proposer.load``)
     codec: Codec | None = None  # of the KV cache; None: full precision
     fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
+    backend_why: str | None = None  # what the kernels that this device has do not serve; None: ``backend`` is these
 
     @property
     def num_blocks(self) -> int:

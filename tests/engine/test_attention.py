@@ -10,6 +10,7 @@ import torch
 
 from engine.attention import PLAIN, gathered
 from engine.attention.gathered import alike
+from engine.backends import make_attention
 from engine.batch import build_batch
 from engine.config import RequestSpec, Sampling
 from engine.kv.cache import KVCache
@@ -73,7 +74,7 @@ def expected(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: i
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
-@pytest.mark.parametrize("backend", PLAIN)
+@pytest.mark.parametrize("backend", [*PLAIN, "native"])
 def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
     num_heads, kv_heads, width = heads
     torch.manual_seed(0)
@@ -92,7 +93,7 @@ def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
     q = torch.randn(sum(s.tokens for s in ordered), num_heads, width).to(dtype)
     k, v = (torch.cat([new[s.request.index][i] for s in ordered]) for i in (0, 1))
 
-    attention = PLAIN[backend](cache, num_heads, kv_heads, width)
+    attention = make_attention(backend, cache, num_heads, kv_heads, width)
     attention.begin(inputs.attention)
     out = attention.forward(1, q, k, v)
 

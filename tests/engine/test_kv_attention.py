@@ -123,6 +123,12 @@ def test_the_reference_reads_what_is_stored(name: str, steps) -> None:
     assert run("reference", CODECS[name], (9, 3, 64), steps) < 2e-4
 
 
+@pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
+@pytest.mark.parametrize("name", ["int8", "int4", "int4 in groups", "int4, 4 bits a key", "fp8"])
+def test_native_kernels_read_what_is_stored(name: str, steps) -> None:
+    assert run("native", CODECS[name], (9, 3, 64), steps) < 2e-4
+
+
 @pytest.mark.parametrize("codec", ["int8", "int4"])
 def test_rotating_channels_back_and_forth_changes_only_what_is_lost(codec: str) -> None:
     """With a codec that loses nothing much, rotated attention is attention; the rotation itself is exact."""
@@ -208,6 +214,8 @@ def test_a_smaller_codec_takes_the_bytes_it_says() -> None:
     [
         ("reference", {"codec": "kivi"}),
         ("reference", {"prefill": "exact"}),
+        ("native", {"codec": "kivi"}),
+        ("native", {"prefill": "exact"}),
     ],
 )
 def test_a_backend_that_cannot_read_a_codec_refuses_by_name(backend: str, settings) -> None:

@@ -67,7 +67,7 @@ def test_no_combination_with_prefix_sharing_changes_a_token(data: st.DataObject,
     requests = data.draw(asked, label="requests")
     longest = most_blocks(requests, block_size)
     sharing = data.draw(SHARING, label="prefix_sharing")
-    backend = data.draw(st.sampled_from(["reference", "gathered"]), label="backend")
+    backend = data.draw(st.sampled_from(["reference", "gathered", "native"]), label="backend")
     if sharing.share_memory and backend == "gathered":
         attention = data.draw(st.sampled_from(["off", "one-level", "tree"]), label="attention")
         sharing = sharing.model_copy(update={"attention": attention, "min_group": 2, "min_prefix_tokens": block_size})
@@ -99,7 +99,7 @@ def test_no_combination_with_prefix_sharing_changes_a_token(data: st.DataObject,
             assert request.num_output_tokens == request.max_tokens
 
 
-@pytest.mark.parametrize("backend", ["reference", "gathered"])
+@pytest.mark.parametrize("backend", ["reference", "gathered", "native"])
 def test_the_second_asker_computes_one_token_of_a_known_prompt(backend: str, tiny, tmp_path: Path):
     model, directory = tiny
     prompt = tuple(range(8, 72))  # four whole blocks: the last one is copied but for its last token
@@ -146,7 +146,9 @@ def test_what_a_preempted_request_finds_again_is_no_prefix_hit(shared: int, tiny
         assert sum(rows[name].to_pylist()) == getattr(totals, name)
 
 
-@pytest.mark.parametrize(("backend", "poison"), [("reference", float("nan")), ("gathered", 1e4)])
+@pytest.mark.parametrize(
+    ("backend", "poison"), [("reference", float("nan")), ("gathered", 1e4), ("native", float("nan"))]
+)
 def test_an_evicted_block_is_never_read(backend: str, poison: float, tiny, tmp_path: Path):
     """Every block that is evicted is filled with poison on the spot. (Gathered attention multiplies what it masks by zero, so its
     poison is finite.)"""

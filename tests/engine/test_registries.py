@@ -100,7 +100,7 @@ def test_a_codec_says_its_name_and_stores_fewer_bits(name: str) -> None:
     assert codec.bits(64, 16) < 16
 
 
-@pytest.mark.parametrize("name", ["reference", "gathered"])
+@pytest.mark.parametrize("name", ["reference", "gathered", "native"])
 def test_a_plain_backend_reads_what_its_executor_lays_out(name: str) -> None:
     backend = BACKENDS[name]()
     assert not backend.executor.kernels

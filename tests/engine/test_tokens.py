@@ -44,9 +44,11 @@ VARIANTS = {
     },
     "forced preemption": EngineConfig(kv_blocks=24, check_integrity=True),
     "reference backend": EngineConfig(attention_backend="reference"),
+    "gathered backend": EngineConfig(attention_backend="gathered"),
+    "native backend": EngineConfig(attention_backend="native"),
     "overlapped loop": EngineConfig(overlap="on", check_integrity=True),
 }
-TELLING = ("stall-free", "forced preemption", "reference backend")
+TELLING = ("stall-free", "forced preemption", "gathered backend", "native backend")
 """The others change what random weights show just as well: the next test draws all combinations."""
 
 
@@ -158,7 +160,7 @@ def test_no_combination_of_settings_changes_a_token(data: st.DataObject, tiny, t
             st.builds(ChunkedPrefill, token_budget=st.integers(1, 48), chunk_size=st.none() | st.integers(1, 24)),
             label="chunked_prefill",
         ),
-        attention_backend=data.draw(st.sampled_from(["reference", "gathered"]), label="backend"),
+        attention_backend=data.draw(st.sampled_from(["reference", "gathered", "native"]), label="backend"),
         overlap=data.draw(st.sampled_from(["off", "on"]), label="overlap"),
         max_num_seqs=data.draw(st.integers(1, 8), label="max_num_seqs"),
         max_num_batched_tokens=data.draw(st.integers(1, 64), label="max_num_batched_tokens"),
