@@ -6,7 +6,22 @@ from typing import Annotated
 
 import typer
 
-from app.commands import compare, doctor, exchange, lab, lessons, papers, preview, quality, queue, run, runs, sql
+from app.commands import (
+    compare,
+    doctor,
+    exchange,
+    lab,
+    lessons,
+    papers,
+    preview,
+    quality,
+    queue,
+    reports,
+    retention,
+    run,
+    runs,
+    sql,
+)
 from app.commands.console import command
 from app.commands.printable import guard_terminal
 from app.home import Home
@@ -45,7 +60,8 @@ def _main(
     library.look_also_in(home.lessons)
 
 
-for module in (lab, run, preview, compare, quality, exchange, runs, queue, papers, lessons, doctor, sql):
+BROWSING = (exchange, reports, runs, retention, queue, sql)
+for module in (lab, run, preview, compare, quality, *BROWSING, papers, lessons, doctor):
     module.register(app)
 
 

@@ -5,6 +5,7 @@ Layout (``docs/architecture.md``)::
     HOME/runs/<run_id>/   one run
     HOME/trash/<run_id>/  a deleted run, until it is restored or emptied
     HOME/experiments/<experiment_id>/experiment.json  runs that belong together
+    HOME/reports/<report_id>/report.json  charts that were pinned, with notes (absent until then)
     HOME/scenarios/, HOME/settings/, HOME/traces/  scenarios, settings and traces of a person's own (absent until then)
     HOME/locks/           one lock per device, one for the database
     HOME/spare/           output of the warm worker that waits for the next run
@@ -28,7 +29,7 @@ from app.errors import LabError
 from telemetry.folder import RUN_ID, is_run
 
 ENV = "SERVESCOPE_HOME"
-EXPERIMENT_FILE = "experiment.json"
+EXPERIMENT_FILE, REPORT_FILE = "experiment.json", "report.json"
 LEAST_FREE_BYTES = 256 * 1024 * 1024  # a run of minutes with full recording writes well below this
 
 
@@ -59,6 +60,10 @@ class Home:
     @property
     def experiments(self) -> Path:
         return self.root / "experiments"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
 
     @property
     def scenarios(self) -> Path:
@@ -200,6 +205,20 @@ class Home:
         """The same of one that exists. Raises as ``existing_run_dir`` does."""
         folder = self.object_dir(name)
         return folder if folder.parent == self.experiments else self.existing_run_dir(name)
+
+    def report_dir(self, report_id: str) -> Path:
+        """The folder of a report, existing or not. Raises ``LabError`` for anything that is not an id."""
+        return self.reports / checked_run_id(report_id)
+
+    def report_ids(self) -> list[str]:
+        """Ids of every report on disk, sorted."""
+        return [one for one in _ids_in(self.reports) if (self.reports / one / REPORT_FILE).exists()]
+
+    def place_of(self, trashed: Path) -> Path:
+        """Where something in the trash belongs, by the file that says what it is."""
+        places = {EXPERIMENT_FILE: self.experiments, REPORT_FILE: self.reports}
+        folder = next((place for name, place in places.items() if (trashed / name).exists()), self.runs)
+        return folder / trashed.name
 
     def trash_dir(self, run_id: str) -> Path:
         return self.trash / checked_run_id(run_id)

@@ -15,6 +15,7 @@ from app.experiments.drive import Experimenter
 from app.experiments.file import delete_experiment
 from app.home import Home
 from app.locks import LabAddress, database_lock
+from app.retention import keep_to, plan_retention, read_rule
 from app.runs import trash
 from app.runs.hub import require_models_here
 from app.runs.machine_rates import measure_for
@@ -91,6 +92,7 @@ class Lab:
         self.queue.start()
         self.experimenter.start()
         trash.empty_trash(self.home, older_than_days=trash.KEEP_DAYS)
+        self._keep_to_limit()
 
     def stop(self) -> None:
         """End the run in progress cleanly, take in its last rows, close the database; harmless the second time."""
@@ -133,6 +135,7 @@ class Lab:
 
     def submit(self, spec: RunSpec) -> str:
         """Queue a run; its id. Raises ``LabError`` when the id is taken or the disk is full."""
+        self._keep_to_limit()
         run_id = self.queue.submit(spec)
         self.collector.notify(run_id)
         return run_id
@@ -143,6 +146,18 @@ class Lab:
         """
         require_models_here(spec.engine)
         return self.submit(spec)
+
+    def _keep_to_limit(self) -> None:
+        """Move runs to the trash by the rule that somebody set, if the lab is to keep to it by itself."""
+        try:
+            rule = read_rule(self.home)
+            gone = keep_to(self.home, plan_retention(self.home, rule)) if rule.by_itself else []
+        except (LabError, OSError) as error:
+            log.warning("the limit for runs was not kept: %s", error)
+            return
+        for run_id in gone:
+            log.info("moved to the trash, to keep to the limit for runs: %s", run_id)
+            self.collector.notify(run_id)
 
     def delete(self, run_id: str) -> None:
         """Move a run to the trash and take it out of the database. Raises ``LabError`` while it is being served."""

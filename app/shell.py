@@ -9,7 +9,9 @@ from pathlib import Path
 import streamlit as st
 
 from app.components.chart_card import page_palette
+from app.components.pin_button import offer
 from app.theme import page_styles
+from app.views.pin import pin_dialog
 
 SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -27,6 +29,7 @@ page = st.navigation(
         st.Page("pages/live.py", title="Live", icon=":material/monitoring:", default=True),
         st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
         st.Page("pages/runs.py", title="Runs", icon=":material/list:"),
+        st.Page("pages/reports.py", title="Reports", icon=":material/article:"),
         st.Page("pages/sql.py", title="SQL", icon=":material/database:"),
         st.Page("pages/learn.py", title="Learn", icon=":material/school:"),
         st.Page("pages/papers.py", title="Papers", icon=":material/library_books:"),
@@ -35,4 +38,5 @@ page = st.navigation(
     position="top",
 )
 st.html(f"<style>{page_styles(page_palette())}</style>")
+offer(pin_dialog)
 page.run()

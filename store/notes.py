@@ -1,4 +1,4 @@
-"""``notes.json``: what a person wrote about a run or an experiment: a name, notes and tags. Plain text, never markup."""
+"""``notes.json``: what a person wrote about a run or an experiment: a name, notes, tags, and whether it is pinned. Plain text, never markup."""
 
 from __future__ import annotations
 
@@ -21,3 +21,4 @@ class Notes(BaseModel):
     name: Annotated[str, Field(max_length=LONGEST["name"])] = ""
     notes: Annotated[str, Field(max_length=LONGEST["notes"])] = ""
     tags: Annotated[tuple[Tag, ...], Field(max_length=MOST_TAGS)] = ()
+    pinned: bool = False  # never deleted to make room

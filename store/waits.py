@@ -58,7 +58,8 @@ CASE stop WHEN 'blocks' THEN context_len + tokens WHEN 'max_requests' THEN 1 WHE
 """A request's share of a step that others waited for: keys and values held, a place, a prompt computed, tokens of the budget."""
 
 
-def waits_query(run_id: str) -> Query:
+def waits_query(run_id: str, request: int | None = None) -> Query:
+    """``waits`` of everybody, or of one request."""
     sums = ", ".join(
         f"coalesce(sum(next_ns - start_ns) FILTER (stop = '{stop}') OVER before, 0) AS {stop}" for stop in STOPS
     )
@@ -75,7 +76,7 @@ WITH {STEPS}, {THROWN}, sums AS (
   FROM steps WINDOW before AS (ORDER BY iteration ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
 ), queued AS (
   SELECT request, request_id, "group", arrival_ns AS since_ns, coalesce(first_scheduled_ns, end_ns) AS until_ns
-  FROM requests WHERE run_id = $run
+  FROM requests WHERE run_id = $run AND ($request::INTEGER IS NULL OR request = $request)
 ), measured AS (
   SELECT queued.*, coalesce(first.start_ns < until_ns, false) AS planned, first.start_ns AS first_ns, {apart}
   FROM queued ASOF LEFT JOIN sums first ON since_ns <= first.start_ns ASOF LEFT JOIN sums last ON until_ns >= last.start_ns
@@ -86,13 +87,13 @@ SELECT request, request_id, "group", (until_ns - since_ns) / 1e6 + coalesce(ms, 
        (CASE WHEN planned THEN first_ns ELSE until_ns END - since_ns) / 1e6 AS next_plan_ms, {planned},
        coalesce(ms, 0) AS preempted_ms
 FROM measured LEFT JOIN again USING (request) ORDER BY request""".strip(),
-        {"run": run_id, "request": None},
+        {"run": run_id, "request": request},
     )
 
 
-def waits(con: duckdb.DuckDBPyConnection, run_id: str) -> pa.Table:
-    """Every request that ended: how long it waited (``waited_ms``), and for what (``<reason>_ms`` of ``WAITS``, which add up to it)."""
-    return waits_query(run_id).table(con)
+def waits(con: duckdb.DuckDBPyConnection, run_id: str, request: int | None = None) -> pa.Table:
+    """Every request that ended, or one: how long it waited (``waited_ms``), and for what (``<reason>_ms`` of ``WAITS``, which add up to it)."""
+    return waits_query(run_id, request).table(con)
 
 
 def waits_by_group_query(run_id: str) -> Query:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import HEIGHT, Table, column, faded, new_figure, rows, say_nothing_here
+from app.charts.frame import HEIGHT, TIME, Table, column, faded, new_figure, rows, say_nothing_here
 from app.charts.iterations import tallest
 from app.theme import DARK, DASHES, MARKERS, VARIANTS, Palette
 from app.words.text import number
@@ -102,14 +102,15 @@ def room_for_names(figure: go.Figure, names: int) -> None:
         figure.update_layout(height=HEIGHT + NAME_HEIGHT * max(0, names - 2))
 
 
-def timelines(tables: Mapping[str, Table], palette: Palette) -> go.Figure:
+def timelines(tables: Mapping[str, Table], palette: Palette, x_title: str = TIME) -> go.Figure:
     """Iteration durations over time, one strip per variant on one time axis; zooming one zooms all.
 
-    Each table: ``t`` (s), ``duration_ms``, ``prefill_tokens``, ``decode_tokens``, ``iteration``.
+    Each table: ``t`` (s, or what ``x_title`` says), ``duration_ms``, ``prefill_tokens``, ``decode_tokens``,
+    ``iteration``.
     """
     shown = {name: table for name, table in tables.items() if rows(table)}
     height = 70 + 130 * max(1, len(shown))
-    figure = new_figure(palette, y_title="", height=height)
+    figure = new_figure(palette, y_title="", height=height, x_title=x_title)
     if not shown:
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     share = 1 / len(shown)

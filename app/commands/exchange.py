@@ -17,14 +17,14 @@ def register(app: typer.Typer) -> None:
 
 @command
 def export_(
-    id: Annotated[str, typer.Argument(metavar="ID", help="An experiment or a run.")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="An experiment, a run or a report.")],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", help="FILE.html: a page. .servescope: all rows. .json: a trace. .csv: figures."),
     ],
     json: Json = False,
 ) -> None:
-    """Write a run or an experiment to one file.
+    """Write a run, an experiment or a report to one file.
 
     The file's ending names the format: .html opens anywhere, offline; .servescope another lab can import.
     """

@@ -94,19 +94,24 @@ def tag(
     id: Annotated[str, typer.Argument(metavar="ID", help="A run or an experiment.")],
     tags: Annotated[list[str] | None, typer.Argument(metavar="TAG", help="Tags to give it.")] = None,
     remove: Annotated[list[str] | None, typer.Option("--remove", metavar="TAG", help="A tag to take away.")] = None,
+    pin: Annotated[
+        bool | None, typer.Option("--pin/--unpin", help="Whether it is never deleted to make room (retention).")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Give a run or an experiment tags, take some away, or say them."""
+    """Give a run or an experiment tags, take some away, pin it, or say them."""
     from app.home import Home
     from app.runs.listing import find_run
     from app.runs.notes import notes_or_none, write_notes
 
     home = Home.from_environment().reach()
     name = id if id in home.experiment_ids() else find_run(home, id)
-    kept = [one for one in notes_or_none(home, name)[0].tags if one not in (remove or ())]
-    if tags or remove:
-        kept = list(write_notes(home, name, tags=[*kept, *(tags or ())]).tags)
-    _done({"id": name, "tags": kept}, f"{name}: {', '.join(kept) or 'no tags'}", json)
+    notes = notes_or_none(home, name)[0]
+    kept = [one for one in notes.tags if one not in (remove or ())]
+    if tags or remove or pin is not None:
+        notes = write_notes(home, name, tags=[*kept, *(tags or ())], pinned=pin)
+    words = f"{name}: {', '.join(notes.tags) or 'no tags'}{', pinned' if notes.pinned else ''}"
+    _done({"id": name, "tags": list(notes.tags)} | ({} if pin is None else {"pinned": pin}), words, json)
 
 
 @command

@@ -43,14 +43,7 @@ def keep_in_address(parameters: Mapping[str, Sequence[str]], *, tabs: Sequence[s
     )
 
 
-def first_tab(tabs: Sequence[str], usual: str, points: Mapping[str, str] | None = None) -> str:
-    """The tab to open: the one the address named when the reader came, else the usual one.
-
-    ``points``: parameters that point at something within a tab; one that has come since decides.
-    """
-    asked = {name: st.query_params.get(name) for name in points or {}}
-    named, then = st.session_state.setdefault("tab-of-address", (st.query_params.get("tab"), asked))
-    if named in tabs and asked == then:
-        return str(named)
-    pointed = next((tab for name, tab in (points or {}).items() if asked[name]), None)
-    return pointed or (str(named) if named in tabs else usual)
+def first_tab(tabs: Sequence[str], usual: str) -> str:
+    """The tab to open: the one the address named when the reader came, else the usual one."""
+    named = st.session_state.setdefault("tab-of-address", st.query_params.get("tab"))
+    return str(named) if named in tabs else usual

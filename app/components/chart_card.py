@@ -14,6 +14,7 @@ import streamlit as st
 
 from app.charts import CONFIG, HEIGHT, on_one_clock
 from app.components.figure_files import figure_files
+from app.components.pin_button import pin_button
 from app.components.when_seen import when_seen
 from app.theme import Palette, palette
 from app.words.charts import ChartWords
@@ -66,7 +67,8 @@ def chart_card(
         else:
             place = figure.layout.height if isinstance(figure, go.Figure) else height
             when_seen(draw, key=f"{name}-{st.query_params.get('run', '')}", height=place)
-        data_row(table, query, name=name, chart=f"chart-{name}")
+        pin = partial(pin_button, words, figure, query, summary, name=name)
+        data_row(table, query, name=name, chart=f"chart-{name}", pin=pin)
 
 
 def _chart(
@@ -90,9 +92,11 @@ def _open(points: Sequence[Mapping[str, Any]], opens: Opens) -> None:
         st.switch_page("pages/live.py", query_params=target)
 
 
-def data_row(table: pa.Table, query: Query, *, name: str, chart: str = "") -> None:
+def data_row(
+    table: pa.Table, query: Query, *, name: str, chart: str = "", pin: Callable[[], None] | None = None
+) -> None:
     """Buttons for the data behind a chart or table, for the SQL that gave it, and for the ``chart`` (its widget key) as
-    a picture.
+    a picture; ``pin`` draws one that puts it into a report.
     """
     with st.container(horizontal=True, gap="small"):
         st.download_button(
@@ -114,6 +118,8 @@ def data_row(table: pa.Table, query: Query, *, name: str, chart: str = "") -> No
             st.code("\n".join(f"${key} = {value!r}" for key, value in query.parameters.items()), language=None)
         if chart:
             figure_files(chart, name=name, background=page_palette().background)
+        if pin is not None:
+            pin()
 
 
 def as_csv(table: pa.Table) -> bytes:

@@ -11,13 +11,16 @@ from typing import Any
 
 import streamlit as st
 
+from app.components.selection import open_selected
+
 KEY = "chart-links"
 OPENS = ("iteration", "request")
 
 
 @cache
 def _component() -> Callable[..., Any]:
-    script = (files(__package__) / "chart_links" / "links.js").read_text(encoding="utf-8")
+    parts = (files(__package__) / "address" / "rewrite.js", files(__package__) / "chart_links" / "links.js")
+    script = "\n".join(path.read_text(encoding="utf-8") for path in parts)
     return st.components.v2.component("servescope_chart_links", js=script)
 
 
@@ -38,6 +41,4 @@ def open_clicked(click: Any) -> None:
     """Turn the page to the iteration or request that was clicked, in its run if that is another."""
     target = clicked(click)
     if target:
-        for name in OPENS:
-            st.query_params.pop(name, None)
-        st.query_params.update(target)
+        open_selected(target, click.get("selected"))

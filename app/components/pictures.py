@@ -14,6 +14,7 @@ from typing import Any
 import streamlit as st
 
 from app.components.chart_card import page_palette
+from app.components.selection import select
 
 PARTS = (
     files(__package__) / "live" / "words.js",
@@ -39,33 +40,22 @@ def _component(name: str, *scripts: str) -> Callable[..., Any]:
 def iteration_picture(data: Mapping[str, Any], *, key: str, on_open: Callable[[Any], None]) -> None:
     """An iteration and those around it (``app.views.inspector``). ``on_open`` is told what was clicked."""
 
-    def asked() -> None:
-        iteration = st.session_state[key].get("asked")
-        if type(iteration) is int:
-            st.query_params["iteration"] = str(iteration)
-
     _component("iteration", "iteration_times.js", "iteration.js")(
         key=key,
         data={**data, "palette": asdict(page_palette())},
         height="content",
         on_opened_change=lambda: on_open(st.session_state[key].get("opened")),
-        on_asked_change=asked,
+        on_asked_change=lambda: select(st.session_state[key].get("asked")),
     )
 
 
 def pool_picture(data: Mapping[str, Any], *, key: str) -> None:
-    """The KV pool as a map (``app.views.pool_map``).
-
-    The iteration it asks for beyond those loaded is kept as ``KEY-at``.
-    """
-
-    def asked() -> None:
-        iteration = st.session_state[key].get("asked")
-        if isinstance(iteration, int):
-            st.session_state[f"{key}-at"] = iteration
-
+    """The KV pool as a map (``app.views.pool_map``)."""
     _component("pool", "replay.js", "pool.js")(
-        key=key, data={**data, "palette": asdict(page_palette())}, height="content", on_asked_change=asked
+        key=key,
+        data={**data, "palette": asdict(page_palette())},
+        height="content",
+        on_asked_change=lambda: select(st.session_state[key].get("asked")),
     )
 
 

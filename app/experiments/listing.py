@@ -107,6 +107,7 @@ def _entry(home: Home, experiment_id: str, runs: Mapping[str, Entry]) -> Entry:
         "name": notes.name,
         "notes": notes.notes,
         "tags": list(notes.tags),
+        "pinned": notes.pinned,
         "scenario": "",
         "title": "",
         "status": "failed",

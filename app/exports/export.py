@@ -54,7 +54,7 @@ def find_subject(home: Home, name: str) -> Subject:
 
 
 def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
-    """Write a run or experiment to ``path``, in the format its ending names; returns its size in bytes.
+    """Write a run, an experiment or a report to ``path``, in the format its ending names; returns its size in bytes.
 
     ``slo``: an objective other than the experiment's, where figures are written.
 
@@ -70,6 +70,8 @@ def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
         )
     if not path.parent.is_dir():
         raise LabError("no-folder", field="-o", value=str(path), message=f"There is no folder {path.parent}.")
+    if name in home.report_ids():
+        return _report(home, name, path)
     subject = find_subject(home, name)
     if path.suffix == SUFFIX:
         plan = None
@@ -97,6 +99,25 @@ def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
     ):
         whole = Path(folder) / "export"
         _write(rows.con, subject, whole, path.suffix, slo)
+        whole.replace(path)
+    return path.stat().st_size
+
+
+def _report(home: Home, report_id: str, path: Path) -> int:
+    from app.exports.pinned_report import pinned_report
+
+    if path.suffix != ".html":
+        raise LabError(
+            "bad-format",
+            field="-o",
+            value=str(path),
+            message=f"A report is written as .html, not as {path.suffix}.",
+            mend="Its runs can be exported in every format.",
+        )
+    text = pinned_report(home, report_id)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        whole = Path(folder) / "export"
+        whole.write_text(text, encoding="utf-8")
         whole.replace(path)
     return path.stat().st_size
 

@@ -27,15 +27,20 @@ STYLE = (Path(__file__).parent / "report.css").read_text(encoding="utf-8")
 def story(
     title: str, question: str, labels: Iterable[str], sentences: Iterable[str], warnings: Iterable[str] = ()
 ) -> str:
-    badges = "".join(f"<span class='label'>{_text(label)}</span>" for label in labels)
-    asked = f"<p class='question'>{_text(question)}</p>" if question else ""
-    told = "".join(f"<p>{_text(sentence)}</p>" for sentence in sentences)
-    warned = "".join(f"<p class='warning'>{_text(sentence)}</p>" for sentence in warnings)
-    return f"<h1>{_text(title)}</h1><p>{badges}</p>{asked}<div class='verdict'>{told}</div>{warned}"
+    badges = "".join(f"<span class='label'>{text_of(label)}</span>" for label in labels)
+    asked = f"<p class='question'>{text_of(question)}</p>" if question else ""
+    told = "".join(f"<p>{text_of(sentence)}</p>" for sentence in sentences)
+    warned = "".join(f"<p class='warning'>{text_of(sentence)}</p>" for sentence in warnings)
+    return f"<h1>{text_of(title)}</h1><p>{badges}</p>{asked}<div class='verdict'>{told}</div>{warned}"
 
 
 def section(title: str, body: str, note: str = "") -> str:
-    return f"<section><h2>{_text(title)}</h2><p class='note'>{_text(note)}</p>{body}</section>"
+    return f"<section><h2>{text_of(title)}</h2><p class='note'>{text_of(note)}</p>{body}</section>"
+
+
+def note_of(written: str) -> str:
+    """What a person wrote. ``written``: HTML of ``app.words.markdown``, which can do nothing."""
+    return f"<div class='written'>{written}</div>"
 
 
 def chart_section(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> str:
@@ -48,8 +53,8 @@ def chart_section(figures: Sequence[tuple[str, go.Figure]], thinned: bool) -> st
     for title, figure in figures:
         figure.update_layout(paper_bgcolor="#ffffff", plot_bgcolor="#ffffff")
         drawing = figure.to_html(include_plotlyjs=False, full_html=False, config=CONFIG)
-        divs.append(f"<figure><figcaption>{_text(title)}</figcaption>{drawing}</figure>")
-    return f"<section><h2>Charts</h2><p class='note'>{_text(note)}</p>{''.join(divs)}</section>"
+        divs.append(f"<figure><figcaption>{text_of(title)}</figcaption>{drawing}</figure>")
+    return f"<section><h2>Charts</h2><p class='note'>{text_of(note)}</p>{''.join(divs)}</section>"
 
 
 def table_section(table: Table) -> str:
@@ -58,11 +63,11 @@ def table_section(table: Table) -> str:
 
 
 def again(command: str) -> str:
-    return section("How to run it again", f"<pre>{_text(command)}</pre>")
+    return section("How to run it again", f"<pre>{text_of(command)}</pre>")
 
 
 def fine_print(words: str) -> str:
-    return f"<footer>{_text(words)} Made with ServeScope.</footer>"
+    return f"<footer>{text_of(words)} Made with ServeScope.</footer>"
 
 
 def pairs(pairs: Sequence[tuple[str, str]]) -> str:
@@ -70,12 +75,12 @@ def pairs(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def table_of(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    heads = "".join(f"<th>{_text(cell)}</th>" for cell in head) if any(head) else ""
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    heads = "".join(f"<th>{text_of(cell)}</th>" for cell in head) if any(head) else ""
+    body = "".join("<tr>" + "".join(f"<td>{text_of(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<div class='wide'><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """Text that stays text: escaped, control characters shown as a box, each piece with its own writing direction."""
     shown = "".join(c if c.isprintable() or c in "\n\u00a0" else "\ufffd" for c in str(value))
     return html.escape(shown, quote=True)
@@ -83,7 +88,7 @@ def _text(value: Any) -> str:
 
 def page(title: str, parts: Sequence[str]) -> str:
     head = (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{_text(title)}</title>"
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{text_of(title)}</title>"
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
         f"<meta name='viewport' content='width=device-width, initial-scale=1'><style>{STYLE}</style>"
         f"<script>window.PlotlyConfig={json.dumps({'MathJaxConfig': 'local'})};</script>"

@@ -1,5 +1,5 @@
 """The Compare page: start a comparison, follow it, read it. ``?experiment=ID`` opens one; ``?scenario=``,
-``?technique=`` prefill.
+``?technique=`` prefill. ``?run=ID&beside=ID`` sets two runs beside each other step by step, ``&request=`` one in both.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from app.views.capacity import capacity_view
 from app.views.comparison import comparison
 from app.views.experiments import damaged_experiment, exchange_row, experiment_picker, experiment_progress
 from app.views.new_comparison import new_comparison
+from app.views.pair import BESIDE
+from app.views.two_runs import two_runs
 from app.words.plain import plain
 from app.words.states import DRAWN_ANEW
 
@@ -20,6 +22,9 @@ lab = get_lab()
 st.title("Compare", anchor=False)
 with st.sidebar:
     new_comparison(lab)
+if "run" in st.query_params and BESIDE in st.query_params:
+    two_runs(lab, st.query_params["run"], st.query_params[BESIDE])
+    st.stop()
 experiment_id = experiment_picker(lab)
 if experiment_id is None:
     st.markdown(

@@ -1,4 +1,6 @@
-"""The Live page: start a run, watch it, read it afterwards. ``?run=RUN_ID`` opens a run of its own."""
+"""The Live page: start a run, watch it, read it afterwards. ``?run=RUN_ID`` opens a run of its own, ``&iteration=``,
+``&request=``, ``&block=``, ``&from=``, ``&to=`` (s) a part of it, ``&tab=`` one of its tabs.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,11 @@ from app.lab import get_lab
 from app.runs.facts import load_run
 from app.views.finished import finished_run
 from app.views.header import run_header, why_it_ended
+from app.views.latest import latest
 from app.views.missing import damaged_run
 from app.views.question import scenario_question
 from app.views.running import running_board
+from app.views.selection import say_not_over
 from app.views.start import nothing_yet, start_panel
 from app.views.which import run_to_show
 
@@ -31,8 +35,11 @@ else:
     scenario_question(facts)
     why_it_ended(facts)
     on_board = running_board(lab, facts)
-    if facts.is_final:
+    if not facts.is_final:
+        say_not_over(facts)
+    else:
         finished_run(lab, facts, below_board=on_board)
+latest(lab)
 with st.sidebar:
     # after the run, which the reader waits for, and by itself: what is switched there changes nothing of the run
     st.fragment(start_panel)(lab, run_id)

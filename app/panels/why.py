@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -28,17 +29,18 @@ def why_not_sooner(con: duckdb.DuckDBPyConnection, run_id: str, request: int) ->
     Raises:
         LabError: no such request ended in the run.
     """
-    rows = {row["request"]: row for row in waits.waits(con, run_id).to_pylist()}
-    if request not in rows:
-        raise unknown_request(run_id, str(request), [str(number) for number in rows])
+    rows = waits.waits(con, run_id, request).to_pylist()
+    if not rows:
+        raise unknown_request(run_id, str(request), [str(row["request"]) for row in _known(con, run_id, NAMED + 1)])
     spells = waits.spells(con, run_id, request)
-    names = {number: row["request_id"] for number, row in rows.items()}
+    heads = sorted({spell["head"] for spell in spells if spell["head"] is not None})
+    names = {row["request"]: row["request_id"] for row in _known(con, run_id, heads=heads)} if heads else {}
     blamed = waits.blame(con, run_id, request).to_pylist()
     gaps = waits.gaps(con, run_id, request).to_pylist()
-    says = (waited_in_words(rows[request]), blame_in_words(blamed), gaps_in_words(gaps))
+    says = (waited_in_words(rows[0]), blame_in_words(blamed), gaps_in_words(gaps))
     return {
         "run_id": run_id,
-        "waited": rows[request],
+        "waited": rows[0],
         "spells": spells,
         "because_of": blamed,
         "gaps": gaps,
@@ -49,12 +51,24 @@ def why_not_sooner(con: duckdb.DuckDBPyConnection, run_id: str, request: int) ->
 
 def request_number(con: duckdb.DuckDBPyConnection, run_id: str, asked: str) -> int:
     """The number of a request that is named by it, or by its name in the workload. Raises ``LabError`` for neither."""
-    known = Query("SELECT request, request_id FROM requests WHERE run_id = $run ORDER BY request", {"run": run_id})
-    rows = known.rows(con)
+    rows = _known(con, run_id)
     for row in rows:
         if row["request_id"] == asked or str(row["request"]) == asked:
             return int(row["request"])
     raise unknown_request(run_id, asked, [row["request_id"] for row in rows])
+
+
+def _known(
+    con: duckdb.DuckDBPyConnection, run_id: str, most: int | None = None, heads: Sequence[int] | None = None
+) -> list[dict[str, Any]]:
+    """``request`` and ``request_id`` of those that ended; of ``heads`` only, where they are given."""
+    return Query(
+        """
+SELECT request, request_id FROM requests
+WHERE run_id = $run AND ($heads::INTEGER[] IS NULL OR list_contains($heads::INTEGER[], request))
+ORDER BY request LIMIT $most""".strip(),
+        {"run": run_id, "heads": None if heads is None else list(heads), "most": most},
+    ).rows(con)
 
 
 def unknown_request(run_id: str, asked: str, known: list[str]) -> LabError:

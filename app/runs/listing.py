@@ -36,6 +36,7 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
         "name": notes.name,
         "notes": notes.notes,
         "tags": list(notes.tags),
+        "pinned": notes.pinned,
         "scenario": brief.scenario,
         "title": brief.title,
         "status": state(status),

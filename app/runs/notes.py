@@ -1,4 +1,4 @@
-"""Name, notes and tags of a run or an experiment, kept beside it in ``notes.json``."""
+"""Name, notes, tags and pin of a run or an experiment, kept beside it in ``notes.json``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ def notes_or_none(home: Home, name: str) -> tuple[Notes, str | None]:
 
 
 def write_notes(
-    home: Home, of: str, *, name: str | None = None, notes: str | None = None, tags: Iterable[str] | None = None
+    home: Home,
+    of: str,
+    *,
+    name: str | None = None,
+    notes: str | None = None,
+    tags: Iterable[str] | None = None,
+    pinned: bool | None = None,
 ) -> Notes:
     """Change what is given; notes that cannot be read are replaced.
 
@@ -48,6 +54,8 @@ def write_notes(
                 mend="Shorten it.",
             )
     changes: dict[str, object] = dict(given)
+    if pinned is not None:
+        changes["pinned"] = pinned
     if tags is not None:
         changes["tags"] = checked_tags(tags)
     before, _ = notes_or_none(home, of)

@@ -1,6 +1,7 @@
 """Deleting is moving a folder aside, so that it can be undone; the trash is emptied by age or by command.
 
-A run and an experiment are deleted alike. Nothing is written on the way: deleting is what makes room on a full disk.
+A run, an experiment and a report are deleted alike. Nothing is written on the way: deleting is what makes room on a
+full disk.
 When something was deleted is the time of its folder, set as it is moved.
 """
 
@@ -12,7 +13,7 @@ import time
 from pathlib import Path
 
 from app.errors import LabError
-from app.home import EXPERIMENT_FILE, Home
+from app.home import Home
 from telemetry.process import is_alive
 from telemetry.status import is_final, read_status
 
@@ -35,11 +36,13 @@ def delete_run(home: Home, run_id: str) -> None:
 
 
 def restore_run(home: Home, run_id: str) -> None:
-    """Bring a run or an experiment back. Raises ``LabError`` when it is not in the trash, or its id is taken again."""
+    """Bring a run, an experiment or a report back. Raises ``LabError`` when it is not in the trash, or its id is taken
+    again.
+    """
     source = home.trash_dir(run_id)
     if not source.is_dir():
         raise not_in_trash(home, run_id)
-    target = home.experiment_dir(run_id) if (source / EXPERIMENT_FILE).exists() else home.run_dir(run_id)
+    target = home.place_of(source)
     if target.exists():
         raise LabError(
             "run-exists",
@@ -48,6 +51,7 @@ def restore_run(home: Home, run_id: str) -> None:
             message=f"There is a newer run {run_id}.",
             mend=f"Delete that one first: servescope delete {run_id}",
         )
+    target.parent.mkdir(mode=0o700, exist_ok=True)
     source.replace(target)
 
 

@@ -16,6 +16,7 @@ from app.runs.facts import RunFacts, load_run
 from app.runs.notes import write_notes
 from app.views.exchange_settings import run_settings_links
 from app.views.experiments import take_away
+from app.views.latest import page_of
 from app.views.run_filters import show_runs_of
 from app.views.trash import attempt
 from app.words.plain import plain
@@ -41,6 +42,15 @@ def chosen_one(lab: Lab, entry: Entry, known_tags: Sequence[str]) -> None:
                 if facts is not None:
                     run_settings_links(facts)
             _words(lab, entry)
+            st.button(
+                "Unpin" if entry["pinned"] else "Pin",
+                icon=":material/keep_off:" if entry["pinned"] else ":material/keep:",
+                key=f"keep-{entry['id']}",
+                help="A pinned run is never deleted to make room.",
+                on_click=attempt,
+                args=(write_notes, lab.home, entry["id"]),
+                kwargs={"pinned": not entry["pinned"]},
+            )
             if entry["kind"] == "run":
                 _cancel(lab, entry)
             else:
@@ -63,13 +73,10 @@ def facts_of(lab: Lab, run_id: str) -> RunFacts | None:
 
 def _open(entry: Entry) -> None:
     """Links to the pages that show it."""
-    if entry["kind"] == "run":
-        _link("pages/live.py", "Open", {"run": entry["id"]})
-    elif entry["kind"] == "verdict":
-        _link("pages/papers.py", "Open", {"paper": str(entry["paper"])})
+    page, to = page_of(entry)
+    _link(page, "Open", to)
+    if entry["kind"] == "verdict":
         _link("pages/compare.py", "The runs, compared", {"experiment": entry["id"]}, ":material/balance:")
-    else:
-        _link("pages/compare.py", "Open", {"experiment": entry["id"]})
     if entry["kind"] != "run":
         st.button(
             "Its runs",

@@ -11,6 +11,7 @@ from app.lab import Lab
 from app.runs.notes import write_notes
 from app.runs.run_figures import ONE_RUN, settings_apart, side_by_side
 from app.views.chosen import facts_of
+from app.views.pair import BESIDE
 from app.views.trash import attempt
 from app.words.plain import counted
 from store import queries
@@ -70,3 +71,11 @@ def _side_by_side(lab: Lab, runs: Sequence[Entry]) -> None:
         st.caption("They were served with the same settings.")
     if len({facts.spec.workload_hash for _, facts in known}) > 1:
         st.warning("They were asked different requests.", icon=":material/warning:")
+    elif len(known) == 2:
+        st.page_link(
+            "pages/compare.py",
+            label="Step by step",
+            icon=":material/compare_arrows:",
+            help="Where their schedules part, and the same request in both.",
+            query_params={"run": known[0][1].run_id, BESIDE: known[1][1].run_id},
+        )

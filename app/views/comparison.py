@@ -29,6 +29,7 @@ from app.runs.latencies import ALL
 from app.views.disturbed import as_the_reader_wants
 from app.views.expected import expected_lines
 from app.views.missing import rows_of, say_missing, wait_for_rows
+from app.views.pair import BESIDE
 from app.views.points import cell_of, emission_of, iteration_of, request_of, run_of
 from app.words.charts import ChartWords
 from app.words.plain import plain
@@ -125,6 +126,7 @@ def comparison(lab: Lab, experiment: Experiment) -> str:
         _charts(con, judged, experiment)
     _differences(result)
     _served(result)
+    _step_by_step(result)
     return slo
 
 
@@ -269,6 +271,26 @@ def _served(result: dict[str, Any]) -> None:
     table = served_table(result)
     st.markdown(f"**{table.title}**")
     result_table(table)
+
+
+def _step_by_step(result: dict[str, Any]) -> None:
+    """Two runs of one repeat, chosen to be looked at beside each other."""
+    names = list(result["variants"])
+    if len(names) < 2:
+        return
+    st.markdown("**Two runs step by step**", help="Where their schedules part, and the same request in both.")
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        one = st.selectbox("One", names, key="steps-one")
+        other = st.selectbox("Beside", [name for name in names if name != one], key="steps-other")
+        runs = [result["variants"][name]["runs"] for name in (one, other)]
+        repeats = range(1, min(len(of) for of in runs) + 1)
+        repeat = st.selectbox("Repeat", repeats, key="steps-repeat", width=110)
+        st.page_link(
+            "pages/compare.py",
+            label="Open",
+            icon=":material/compare_arrows:",
+            query_params={"run": runs[0][repeat - 1], BESIDE: runs[1][repeat - 1]},
+        )
 
 
 def _long(samples: dict[str, np.ndarray], name: str) -> pa.Table:

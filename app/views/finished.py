@@ -8,7 +8,7 @@ from typing import Any
 import duckdb
 import streamlit as st
 
-from app.components.address import first_tab
+from app.components.selection import follow_selection, remember, turned_tab
 from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
@@ -22,6 +22,7 @@ from app.views.pair import BESIDE, with_and_without
 from app.views.pool_map import kv_map
 from app.views.pool_room import capacity_figures
 from app.views.requests import requests_table
+from app.views.selection import say_what_is_not_there
 from app.views.setup import setup_tables
 from app.words.glossary import spelled_out
 from app.words.plain import milliseconds, plain
@@ -34,6 +35,8 @@ from store.slo import PRESETS
 from store.summary import LATENCY_FIGURES, latencies_of, latency_query, small_samples
 
 INGEST_CHECK_S = 0.5
+POINTS = {"iteration": "Iterations", "request": "Requests", "block": "KV cache"}
+"""Parts of the selection, and the tabs that show them."""
 SYMBOLS = (
     "Of one request: a is its arrival, f its first token, t_1 to t_n the moments its tokens came, c its completion."
 )
@@ -61,13 +64,17 @@ def _parts(lab: Lab, facts: RunFacts, row: dict[str, Any], figures: dict[str, An
         st.rerun()  # a mark of another run was clicked
     if not lab.home.run_dir(facts.run_id).is_dir():
         st.rerun()  # deleted meanwhile
-    points = {"iteration": "Iterations", "request": "Requests"}
     usual = PARTS[0] if BESIDE in st.query_params else "Latency" if below_board else "Charts"
-    first = first_tab(PARTS, usual, points)
-    tabs = st.tabs(PARTS, default=first, key=f"part-{below_board}-{first}", on_change="rerun")
-    part = next((part for part, tab in zip(PARTS, tabs, strict=True) if tab.open), first)
-    with lab.database.read() as con, tabs[PARTS.index(part)]:
-        _part(part, FinishedRun(lab, con, facts, row), figures)
+    turn = turned_tab(PARTS, usual, POINTS)
+    follow_selection()
+    with lab.database.read() as con:
+        run = FinishedRun(lab, con, facts, row)
+        say_what_is_not_there(run)
+        tabs = st.tabs(PARTS, default=turn.tab, key=f"part-{below_board}-{turn.tab}-{turn.times}", on_change="rerun")
+        part = next((part for part, tab in zip(PARTS, tabs, strict=True) if tab.open), turn.tab)
+        remember(part)
+        with tabs[PARTS.index(part)]:
+            _part(part, run, figures)
 
 
 def _part(part: str, run: FinishedRun, figures: dict[str, Any]) -> None:

@@ -9,11 +9,12 @@ import streamlit as st
 
 from app.components.chart_links import open_clicked
 from app.components.pictures import iteration_picture
+from app.components.selection import number_of
 from app.panels.panel import FinishedRun
 from app.panels.sentences import decision_in_words
 from app.views.pool_map import kv_map
 from app.words.decisions import iteration_in_words, touched_in_words
-from app.words.plain import plain
+from app.words.selection import nothing_recorded
 from app.words.text import PROVENANCE
 from store import iteration_window
 from store.limits import are_known
@@ -21,28 +22,17 @@ from telemetry.rows import IterationRow, columns
 
 
 def iteration_inspector(run: FinishedRun) -> None:
-    """Draw the iteration of the address, else the longest one, and let the reader go on from there."""
+    """Draw the selected iteration, else the longest one, and let the reader go on from there."""
     con, run_id = run.con, run.facts.run_id
     known = iteration_window.bounds(con, run_id)
     if known is None:
         st.info(nothing_recorded(run.facts.spec.engine.recording))
         return
-    asked = st.query_params.get("iteration", "")
-    around = int(asked) if asked.isdecimal() and len(asked) < 16 else None
-    if asked and (around is None or not known.first <= around <= known.last):
-        st.warning(plain(f"There is no iteration {asked!r}: this run has {known.first} to {known.last}."))
-        around = None
-    shown = known.longest if around is None else around
+    asked = number_of("iteration")
+    shown = asked if asked is not None and known.first <= asked <= known.last else known.longest
     window = iteration_window.window(con, run_id, shown, known)
     iteration_picture(_picture(run, known, window, shown), key=f"iteration-{run_id}", on_open=open_clicked)
     kv_map(run, shown)
-
-
-def nothing_recorded(recording: str) -> str:
-    """What is said of a run without iterations, and what would help."""
-    if recording == "off":
-        return "No iteration was recorded in this run (recording: off). Set recording to full and run it again."
-    return "No iteration was recorded in this run: it ended before its first one."
 
 
 def _picture(
@@ -57,7 +47,7 @@ def _picture(
     return {
         "run": run.facts.run_id,
         "iteration": shown,
-        "named": st.query_params.get("iteration"),
+        "request": number_of("request"),
         "first": known.first,
         "last": known.last,
         "longest": known.longest,

@@ -29,14 +29,16 @@ from app.words.plain import clock, plain
 from scenarios import ScenarioError, load
 from store import queries
 from store.plan import StopRule
+from store.side_by_side import ALIGNED, aligned
 from store.statistics import STATISTICS
 from telemetry.refusal import in_words
 
 BESIDE = "beside"
 """The parameter of the address that names the run to set beside the shown one."""
 TIMELINES = ChartWords(
-    "Iterations of the runs on one clock",
-    "A high step kept everybody waiting. Zooming one run zooms the other. A click opens the iteration.",
+    "Iterations of both runs",
+    "A high step kept everybody waiting. The runs are aligned by time, by iteration, or by the output tokens they had "
+    "given out; zooming one zooms the other. A click opens the iteration.",
     "iteration",
     ("start_ns", "end_ns"),
 )
@@ -54,11 +56,23 @@ def with_and_without(run: FinishedRun) -> None:
         return
     other = _chosen(others)
     before, after = in_order(run.facts, other)
-    result, steps = _pair(before.run_id, after.run_id)
+    result = draw_pair(before.run_id, after.run_id)
+    st.page_link(
+        "pages/compare.py",
+        label="Step by step: where the schedules part, request by request",
+        icon=":material/compare_arrows:",
+        query_params={"run": before.run_id, BESIDE: after.run_id},
+    )
+    _repeat(run.lab, before, result)
+
+
+def draw_pair(before_id: str, after_id: str) -> dict[str, Any]:
+    """Draw what should come out, the figures and the iterations of two runs; returns ``pair_result``."""
+    result = pair_of_runs(before_id, after_id)
     _expected(result)
     _figures(result)
-    _timelines(result, steps)
-    _repeat(run.lab, before, result)
+    _timelines(result)
+    return result
 
 
 def partners(run: FinishedRun) -> list[RunFacts]:
@@ -83,14 +97,19 @@ def _chosen(others: list[RunFacts]) -> RunFacts:
 
 
 @lru_cache(maxsize=16)
-def _pair(before_id: str, after_id: str) -> tuple[dict[str, Any], dict[str, pa.Table]]:
-    """Kept by the runs it rests on: they are over and never change."""
+def pair_of_runs(before_id: str, after_id: str) -> dict[str, Any]:
+    """``pair_result``, kept by the runs it rests on: they are over and never change."""
     lab = get_lab()
     sides = sides_of(*(load_run(lab.home, run_id) for run_id in (before_id, after_id)))
     with lab.database.read() as con:
-        result = pair_result(con, load_run(lab.home, after_id).spec.scenario, *sides)
-        steps = {side.name: queries.iterations(con, side.runs[0], TIMELINE_POINTS) for side in sides}
-    return result, steps
+        return pair_result(con, load_run(lab.home, after_id).spec.scenario, *sides)
+
+
+@lru_cache(maxsize=32)
+def _steps(run_id: str, by: str) -> pa.Table:
+    """A run's iterations, placed on an axis of ``store.side_by_side.ALIGNED``."""
+    with get_lab().database.read() as con:
+        return aligned(con, run_id, queries.iterations(con, run_id, TIMELINE_POINTS), by)
 
 
 def _expected(result: dict[str, Any]) -> None:
@@ -109,20 +128,35 @@ def _figures(result: dict[str, Any]) -> None:
         st.caption(plain(sentence))
 
 
-def _timelines(result: dict[str, Any], steps: dict[str, pa.Table]) -> None:
+def _timelines(result: dict[str, Any]) -> None:
     runs = {result[side]["name"]: result[side]["run_id"] for side in ("before", "after")}
+    by = st.session_state.get("pair-aligned") or "time"
+    steps = {name: _steps(run_id, by) for name, run_id in runs.items()}
     table = pa.concat_tables(
         [t.append_column("run", pa.array([runs[name]] * t.num_rows, pa.string())) for name, t in steps.items()]
     )
     opens = iteration_of({name: run for name, run in runs.items() if steps[name].num_rows})
     chart_card(
         TIMELINES,
-        timelines(steps, page_palette()),
+        timelines(steps, page_palette(), ALIGNED[by]),
         table,
         queries.iterations_query(runs[result["after"]["name"]], TIMELINE_POINTS),
         name="pair-timelines",
         summary=f"Above {result['before']['name']}, below {result['after']['name']}.",
         opens=opens,
+        control=_aligned_by,
+    )
+
+
+def _aligned_by() -> None:
+    st.segmented_control(
+        "Aligned by",
+        list(ALIGNED),
+        default="time",
+        key="pair-aligned",
+        required=True,
+        label_visibility="collapsed",
+        help="What stands above what: the same time, the same iteration, or the same number of output tokens.",
     )
 
 

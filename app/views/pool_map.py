@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain, islice
 
 import streamlit as st
 
 from app.components.pictures import pool_picture
+from app.components.selection import number_of
 from app.panels.panel import FinishedRun
+from app.panels.prompt_text import texts_of_run
+from app.words.plain import cut
 from store import pool_map
+from store.pool_map import PoolWindow
+
+MOST_EVENTS_READ, MOST_TEXTS, LONGEST_TEXT = 50_000, 3000, 160
 
 
 def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
     """Draw the map.
 
     With an ``iteration`` it follows the picture of that iteration on the same page, else it has its own slider
-    and begins with the iteration of the address, or where the pool was fullest.
+    and begins with the selected iteration, or where the pool was fullest. The selected block, and the blocks of the
+    selected request, are framed.
     """
     con, run_id = run.con, run.facts.run_id
     known = pool_map.fullest_query(run_id).rows(con)[0]
     if known["last"] is None:
         return
     key = f"kv-map-{run_id}{'' if iteration is None else '-beside'}"
-    shown = iteration if iteration is not None else st.session_state.get(f"{key}-at", _asked(known))
+    shown = iteration if iteration is not None else _asked(known)
     window = pool_map.pool_window(con, run_id, shown)
     st.markdown(
         "**KV map**",
         help=(
             "Every block of the KV pool is a cell, rebuilt from the recorded changes of blocks. "
-            "Move over a cell to see whose it is."
+            "Move over a cell to see whose it is, click it to keep it in sight."
         ),
     )
     if window is None:
@@ -57,14 +65,35 @@ def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
             "holders": window.holders,
             "events": window.events,
             "steps": window.steps,
+            "texts": block_texts(run, window),
+            "block": number_of("block"),
+            "request": number_of("request"),
             "names": {str(row["request"]): row["request_id"] for row in pool_map.names_query(run_id).rows(con)},
         },
         key=key,
     )
 
 
+def block_texts(run: FinishedRun, window: PoolWindow) -> dict[str, dict[str, str]]:
+    """What the tokens in blocks say, by request and by place in its block table: of the first ``MOST_TEXTS`` blocks in
+    the window that somebody wrote. Empty where the model's tokenizer is not on this machine.
+    """
+    tables = (window.holders, window.events)
+    lies = chain.from_iterable(zip(t["request"].to_pylist(), t["position"].to_pylist(), strict=True) for t in tables)
+    known = ((request, place) for request, place in lies if None not in (request, place) and min(request, place) >= 0)
+    places = dict.fromkeys(islice(known, MOST_EVENTS_READ))
+    places = dict.fromkeys(islice(places, MOST_TEXTS))
+    size = run.facts.spec.engine.block_size
+    text = texts_of_run(run, {request for request, _ in places})
+    told: dict[str, dict[str, str]] = {}
+    for request, position in places:
+        says = text(request, position * size, (position + 1) * size)
+        if says:
+            told.setdefault(str(request), {})[str(position)] = cut(says, LONGEST_TEXT)
+    return told
+
+
 def _asked(known: Mapping[str, int]) -> int:
-    """The iteration of the address, if the run has it."""
-    asked = st.query_params.get("iteration", "")
-    there = asked.isdecimal() and len(asked) < 16 and known["first"] <= int(asked) <= known["last"]
-    return int(asked) if there else known["fullest"]
+    """The selected iteration, if the run has it."""
+    asked = number_of("iteration")
+    return asked if asked is not None and known["first"] <= asked <= known["last"] else known["fullest"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +10,8 @@ import pyarrow.compute as pc
 import streamlit as st
 
 from app.components.chart_card import data_row
+from app.components.selection import select, selected
+from app.components.when_seen import when_seen
 from app.errors import LabError
 from app.lab import Lab
 from app.panels import PANELS
@@ -20,6 +23,7 @@ from app.words.plain import plain
 from store import queries
 from telemetry.rows import RequestRow, columns
 
+WHY_HEIGHT = 900  # pixels, about
 SHOWN = (
     "request",
     "group",
@@ -43,21 +47,33 @@ def requests_table(run: FinishedRun) -> None:
         st.info("No request ended in this run.")
         return
     requests_over_time(run)
-    asked = st.query_params.get("request", "")  # of the address: a point that was clicked
+    asked = st.query_params.get("request", "")
+    if asked != st.session_state.get("request-of-row"):
+        st.session_state["request-behind"] = asked  # came with the address: no row chosen before it is in front
     st.caption("Choose a row to read what was asked and what was answered.")
+    numbers = table["request"].to_pylist()
+    key = f"requests-{facts.run_id}-{st.session_state['request-behind']}"
+
+    def chosen_row() -> None:
+        rows = st.session_state[key]["selection"]["rows"]
+        row = str(numbers[rows[0]]) if rows and rows[0] < len(numbers) else ""
+        st.session_state["request-of-row"] = row
+        select(
+            {name: value for name, value in selected().items() if name != "request"} | ({"request": row} if row else {})
+        )
+
     chosen = st.dataframe(
         _shown(table),
         hide_index=True,
-        key=f"requests-{facts.run_id}-{asked}",  # a new address is not behind a row chosen before it
+        key=key,
         height=320,
-        on_select="rerun",
+        on_select=chosen_row,
         selection_mode="single-row",
         column_config=_column_config(),
         alt=f"{table.num_rows} requests with their lengths and latencies",
     )
     data_row(table, query, name="requests")
     rows = chosen["selection"]["rows"]
-    numbers = table["request"].to_pylist()
     if not rows and asked.isdigit() and int(asked) in numbers:
         st.markdown(f"**Request {asked}**")
         rows = [numbers.index(int(asked))]
@@ -72,7 +88,7 @@ def requests_table(run: FinishedRun) -> None:
         for panel in PANELS:
             if panel.is_on(facts.spec.engine):
                 panel.draw_answer(run, row)
-    why_not_sooner(run)
+    when_seen(partial(why_not_sooner, facts), key=f"why-{facts.run_id}", height=WHY_HEIGHT)
 
 
 def _shown(table: pa.Table) -> pa.Table:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import streamlit as st
 
 from app.experiments.listing import KINDS, Entry, list_all, title_of
 from app.lab import Lab
+from app.retention import with_sizes
 from app.runs.run_figures import COLUMNS, figure
 from app.views.chosen import chosen_one, facts_of
 from app.views.chosen_several import chosen_several
+from app.views.disk import disk_panel
 from app.views.list_results import look_again, results
 from app.views.run_filters import known_tags, run_filters, state_of
 from app.views.trash import trash_list, undo_line
@@ -26,14 +28,16 @@ def run_list(lab: Lab) -> None:
     """Draw the list, newest first; a chosen row shows what can be done with it."""
     undo_line(lab)
     entries = list_all(lab.home)
+    runs = with_sizes(lab.home, (entry for entry in entries if entry["kind"] == "run"))
     if entries:
-        _table(lab, entries)
+        _table(lab, entries, {run["id"]: run["bytes"] for run in runs})
     else:
         st.info("There is no run yet. Start one on the Live page.")
+    disk_panel(lab, runs)
     trash_list(lab)
 
 
-def _table(lab: Lab, entries: Sequence[Entry]) -> None:
+def _table(lab: Lab, entries: Sequence[Entry], sizes: Mapping[str, int]) -> None:
     wanted = run_filters(entries)
     experiments = {entry["id"] for entry in entries if entry["kind"] != "run"}
     found = [entry for entry in entries if wanted.matches(entry)]
@@ -49,6 +53,7 @@ def _table(lab: Lab, entries: Sequence[Entry]) -> None:
                 lab,
                 entry,
                 told.get(entry["id"], ""),
+                sizes.get(entry["id"]),
                 {COLUMNS[name]: figure(figures.get(entry["id"]), name) for name in wanted.columns},
             )
             for entry in shown
@@ -59,6 +64,8 @@ def _table(lab: Lab, entries: Sequence[Entry]) -> None:
         on_select="rerun",
         selection_mode="multi-row",
         column_config={
+            "pinned": st.column_config.CheckboxColumn(width=70, help="Never deleted to make room."),
+            "disk, MB": st.column_config.NumberColumn(format="localized", help="What a run's folder takes on disk."),
             "kind": st.column_config.TextColumn(width=140),
             "result": st.column_config.TextColumn(width="medium"),
             "notes": st.column_config.TextColumn(width="medium"),
@@ -78,8 +85,8 @@ def _table(lab: Lab, entries: Sequence[Entry]) -> None:
         look_again()
 
 
-def _row(lab: Lab, entry: Entry, result: str, figures: dict[str, float | None]) -> dict[str, Any]:
-    """The id stands near the front, where a narrow screen shows it, too."""
+def _row(lab: Lab, entry: Entry, result: str, taken: int | None, figures: dict[str, float | None]) -> dict[str, Any]:
+    """``taken``: bytes on disk. The id stands near the front, where a narrow screen shows it, too."""
     one = "request" if entry["kind"] == "run" else "run"
     return {
         "name": title_of(entry),
@@ -89,6 +96,8 @@ def _row(lab: Lab, entry: Entry, result: str, figures: dict[str, float | None]) 
         "result": result,
         **figures,
         "done": f"{entry['done']} of {counted(entry['total'], one)}",
+        "disk, MB": None if taken is None else round(taken / 1e6, 2),
+        "pinned": entry["pinned"],
         "tags": entry["tags"],
         "notes": cut(" ".join(entry["notes"].split())),
         "started": clock(entry["started_unix_ns"] or entry["created_unix_ns"]),

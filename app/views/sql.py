@@ -14,6 +14,7 @@ from app.charts import CONFIG
 from app.charts.answer import answer_chart, numeric
 from app.components.address import keep_in_address
 from app.components.chart_card import as_csv, page_palette
+from app.components.selection import looked_at
 from app.errors import on_page
 from app.lab import Lab
 from app.runs.listing import list_runs
@@ -68,8 +69,7 @@ def run_query(database: Database, query: str, stop: Stop) -> Answer:
 def sql_box(lab: Lab) -> None:
     """Draw the page."""
     if TEXT not in st.session_state:
-        runs = list_runs(lab.home)
-        first = example(next(iter(EXAMPLES)), str(runs[0]["run_id"]) if runs else "RUN")
+        first = example(next(iter(EXAMPLES)), _run_of_examples(lab))
         st.session_state[TEXT] = st.query_params.get("query", first)[:LONGEST]
     _choices(lab)
     st.text_area(
@@ -152,16 +152,20 @@ def _chart(answer: Answer, kind: Any, numbers: list[str]) -> None:
     st.plotly_chart(figure, config=CONFIG, theme=None, alt=f"{', '.join(ys)} by {x}, {answer.rows} rows")
 
 
+def _run_of_examples(lab: Lab) -> str:
+    """The run that examples are about: of the address, else the one that was looked at last, else the newest."""
+    asked = st.query_params.get("run") or looked_at().get("run")
+    return asked or next((str(run["run_id"]) for run in list_runs(lab.home)), "RUN")
+
+
 def _choices(lab: Lab) -> None:
     """Examples and saved queries: one that is chosen is put into the box."""
     with st.container(horizontal=True):
-        runs = list_runs(lab.home)
-        run_id = str(runs[0]["run_id"]) if runs else "RUN"
-        chosen = st.query_params.get("run", run_id)
+        chosen = _run_of_examples(lab)
 
         def put_example() -> None:
             if title := st.session_state["sql-example"]:
-                st.session_state[TEXT] = example(title, chosen)
+                st.session_state[TEXT] = example(title, chosen, looked_at())
 
         st.selectbox(
             "Examples",

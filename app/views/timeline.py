@@ -10,13 +10,13 @@ from app.charts.waits import COLOURS
 from app.components.chart_card import data_row, page_palette
 from app.components.chart_links import open_clicked
 from app.components.pictures import requests_picture, waterfall_picture
+from app.components.selection import number_of
 from app.panels.panel import FinishedRun
 from app.words.plain import plain
+from app.words.selection import stretch_of
 from app.words.waits import GAPS, WAITS
-from store import lifelines
+from store import iteration_window, lifelines
 from store.slo import DEFAULT_SLO, PRESETS
-
-MOST_MS = 1e12  # of an address: beyond any run
 
 
 def requests_over_time(run: FinishedRun) -> None:
@@ -26,7 +26,8 @@ def requests_over_time(run: FinishedRun) -> None:
             "**Requests over time**",
             help=(
                 "From arrival to end: waiting, prefill, decode, thrown out of the KV pool. "
-                "A mark at the end: the request missed the objective."
+                "A mark at the end: the request missed the objective. Framed is the selected request, and a line "
+                "from top to bottom is the selected iteration."
             ),
             width="stretch",
         )
@@ -41,13 +42,16 @@ def requests_over_time(run: FinishedRun) -> None:
             + ".",
         )
     told = lifelines.lifelines(run.con, run.facts.run_id, PRESETS[name])
+    stretch = stretch_of(st.query_params.get("from", ""), st.query_params.get("to", ""))
     requests_picture(
         {
             "run": run.facts.run_id,
             "objective": name,
             "requests": told.requests,
             "preempted": told.preempted,
-            "range": stretch_of(st.query_params.get("from", ""), st.query_params.get("to", "")),
+            "range": [1e3 * at for at in stretch] if stretch else None,
+            "request": number_of("request"),
+            "iteration": _iteration(run),
         },
         key=f"lifelines-{run.facts.run_id}",
         on_open=open_clicked,
@@ -55,13 +59,13 @@ def requests_over_time(run: FinishedRun) -> None:
     data_row(told.requests, lifelines.lifelines_query(run.facts.run_id), name="lifelines")
 
 
-def stretch_of(begin: str, end: str) -> tuple[float, float] | None:
-    """The stretch of time that an address names, in ms; None where it names none. ``begin``, ``end``: seconds."""
-    try:
-        stretch = (float(begin) * 1e3, float(end) * 1e3)
-    except ValueError:
+def _iteration(run: FinishedRun) -> dict[str, float] | None:
+    """When the selected iteration was computed, in ms."""
+    asked = number_of("iteration")
+    if asked is None:
         return None
-    return stretch if 0 <= stretch[0] < stretch[1] < MOST_MS else None
+    rows = iteration_window.steps_query(run.facts.run_id, asked, asked).rows(run.con)
+    return {name: rows[0][f"{name[:-3]}_ns"] / 1e6 for name in ("start_ms", "end_ms")} if rows else None
 
 
 def one_request(run: FinishedRun, request: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +11,9 @@ import streamlit as st
 
 from app.errors import LabError, on_page
 from app.experiments.listing import KINDS, kind_of
-from app.home import EXPERIMENT_FILE, Home
+from app.home import EXPERIMENT_FILE, REPORT_FILE, Home
 from app.lab import Lab
+from app.reports import Report
 from app.runs import trash
 from app.runs.brief import brief_of
 from app.words.plain import clock, counted, plain
@@ -108,6 +110,10 @@ def complaint() -> None:
 def title_of(home: Home, run_id: str) -> str:
     """What something in the trash was called."""
     folder = home.trash_dir(run_id)
+    if (folder / REPORT_FILE).exists():
+        with contextlib.suppress(FileNotFoundError, Unreadable):
+            return f"the report “{read_as(Report, folder / REPORT_FILE).name}”"
+        return f"the report {run_id}"
     try:
         named = read_as(Notes, folder / NOTES).name if (folder / NOTES).exists() else ""
     except (FileNotFoundError, Unreadable):

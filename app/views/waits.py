@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-import duckdb
+import pyarrow as pa
 import streamlit as st
 
 from app.charts.waits import time_by_group
 from app.components.chart_card import chart_card, data_row, page_palette
+from app.lab import get_lab
 from app.panels.panel import FinishedRun
 from app.panels.why import why_not_sooner as why_of
+from app.runs.facts import RunFacts
 from app.words.plain import milliseconds, plain
 from app.words.waits import CHARTS, GAPS, WAITS
 from store import waits
+from store.query import Query
 
 MOST_BLAMED = 12
 
 
-def why_not_sooner(run: FinishedRun) -> None:
+@lru_cache(maxsize=16)
+def _answer(run_id: str, what: str) -> pa.Table:
+    """What the whole run waited for (``waits``), what passed between its tokens (``gaps``) or who held up others
+    (``blame``). Kept: the run is over, and of ten million slices each takes a second.
+    """
+    with get_lab().database.read() as con:
+        return _query(run_id, what).table(con)
+
+
+def _query(run_id: str, what: str) -> Query:
+    match what:
+        case "waits":
+            return waits.waits_by_group_query(run_id)
+        case "gaps":
+            return waits.gaps_by_group_query(run_id)
+        case _:
+            return waits.blame_query(run_id, limit=MOST_BLAMED)
+
+
+def why_not_sooner(facts: RunFacts) -> None:
     """Draw the part of the whole run."""
-    con, run_id = run.con, run.facts.run_id
-    query = waits.waits_by_group_query(run_id)
-    table = query.table(con)
+    run_id = facts.run_id
+    query, table = _query(run_id, "waits"), _answer(run_id, "waits")
     if not table.num_rows:
         return
     figure = time_by_group(table, WAITS, page_palette(), per="requests", what="mean wait of a request, ms")
     chart_card(CHARTS["waits"], figure, table, query, name="waits", summary=_waited(table.to_pylist()))
-    if run.facts.spec.engine.recording != "full":
+    if facts.spec.engine.recording != "full":
         st.caption(
             "What passed between tokens, who held up whom, and the time after a preemption need the recording *full*; "
-            f"this run has *{run.facts.spec.engine.recording}*."
+            f"this run has *{facts.spec.engine.recording}*."
         )
         return
-    query = waits.gaps_by_group_query(run_id)
-    table = query.table(con)
+    query, table = _query(run_id, "gaps"), _answer(run_id, "gaps")
     figure = time_by_group(table, GAPS, page_palette(), per="gaps", what="mean time between two tokens, ms")
     chart_card(CHARTS["gaps"], figure, table, query, name="gaps", summary="")
-    _blamed(con, run_id)
+    _blamed(run_id)
 
 
 def _waited(groups: list[dict[str, Any]]) -> str:
@@ -48,9 +69,8 @@ def _waited(groups: list[dict[str, Any]]) -> str:
     )
 
 
-def _blamed(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
-    query = waits.blame_query(run_id, limit=MOST_BLAMED)
-    table = query.table(con)
+def _blamed(run_id: str) -> None:
+    query, table = _query(run_id, "blame"), _answer(run_id, "blame")
     if not table.num_rows:
         return
     with st.expander("Because of whom"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from store.metrics import METRICS
 from store.schema import EXPERIMENT_COLUMNS, QUALITY_COLUMNS, RUN_COLUMNS, TABLES, sql_type
@@ -32,18 +33,29 @@ FROM iterations WHERE run_id = 'RUN' AND waiting > 0 GROUP BY ALL ORDER BY secon
 SELECT request, request_id, "group", {METRICS["ttft_ms"].expression} AS ttft_ms, output_tokens,
   preemptions, end_reason
 FROM requests WHERE run_id = 'RUN' ORDER BY ttft_ms DESC""",
+    "The batch of an iteration": """
+SELECT request, kind, tokens, context_len, drafted, accepted, emitted, itl_ns / 1e6 AS itl_ms
+FROM slices WHERE run_id = 'RUN' AND iteration = 0 ORDER BY request""",
+    "A request, step by step": """
+SELECT iteration, (end_ns - start_ns) / 1e6 AS ms, kind, tokens, context_len, emitted, itl_ns / 1e6 AS itl_ms
+FROM slices JOIN iterations USING (run_id, iteration) WHERE run_id = 'RUN' AND request = 0 ORDER BY iteration""",
     "What happened to KV blocks": """
 SELECT iteration, event, count(*) AS blocks FROM blocks WHERE run_id = 'RUN' GROUP BY ALL ORDER BY iteration, event""",
     "Output tokens of every run": """
 SELECT runs.run_id, scenario, state, sum(emitted_tokens)::BIGINT AS tokens
 FROM runs LEFT JOIN iterations USING (run_id) GROUP BY ALL ORDER BY tokens DESC NULLS LAST""",
 }
-"""Queries to begin with; ``RUN`` stands for the run's id."""
+"""Queries to begin with; ``RUN`` stands for the run's id, ``= 0`` for the iteration or request that is selected."""
 
 
-def example(title: str, run_id: str) -> str:
-    """An example about a run."""
-    return EXAMPLES[title].strip().replace("'RUN'", "'" + run_id.replace("'", "''") + "'")
+def example(title: str, run_id: str, selected: Mapping[str, str] | None = None) -> str:
+    """An example about a run, and about what is selected of it."""
+    query = EXAMPLES[title].strip().replace("'RUN'", "'" + run_id.replace("'", "''") + "'")
+    for name in ("iteration", "request"):
+        number = (selected or {}).get(name, "")
+        if number.isascii() and number.isdecimal():
+            query = query.replace(f" {name} = 0 ", f" {name} = {number} ")
+    return query
 
 
 def table_columns(table: str) -> list[dict[str, str]]:

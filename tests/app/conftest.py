@@ -8,4 +8,5 @@ import pytest
 @pytest.fixture(autouse=True)
 def scrolled_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no window here in which a reader could come near a chart, so all are drawn."""
-    monkeypatch.setattr("app.components.chart_card.when_seen", lambda draw, **_: draw())
+    for place in ("app.components.chart_card", "app.views.requests"):
+        monkeypatch.setattr(f"{place}.when_seen", lambda draw, **_: draw())

@@ -127,23 +127,24 @@ def test_an_iteration_beyond_those_loaded_is_asked_for(open_picture: OpenPicture
     page.get_by_label("Iteration", exact=True).fill("29")
     page.keyboard.press("Enter")
     page.get_by_role("button", name="Next").click()
-    assert page.evaluate("window.told") == [["asked", 30]]
+    assert page.evaluate("window.told") == [["asked", {"iteration": "30"}]]
     page.get_by_label("Iteration", exact=True).fill("5000")
     page.keyboard.press("Enter")
-    assert page.evaluate("window.told")[-1] == ["asked", 99]
+    assert page.evaluate("window.told")[-1] == ["asked", {"iteration": "99"}]
 
 
 def test_playing_goes_on_to_the_end_of_what_is_loaded(open_picture: OpenPicture) -> None:
     page = open_picture(("iteration_times.js", "iteration.js"), steps_data())
     page.get_by_role("button", name="Play").click()
     page.wait_for_function("window.told.length")
-    assert page.evaluate("window.told[0]") == ["asked", 30]
+    assert page.evaluate("window.told[0]") == ["asked", {"iteration": "30"}]
 
 
 def test_a_click_on_a_bar_opens_its_request(open_picture: OpenPicture) -> None:
     page = open_picture(("iteration_times.js", "iteration.js"), steps_data())
     page.locator(".scrolls canvas").click(position={"x": 200, "y": 27})
-    assert page.evaluate("window.told") == [["opened", {"opens": "request", "number": 1}]]
+    opened = {"opens": "request", "number": 1, "selected": {"iteration": "3"}}
+    assert page.evaluate("window.told") == [["opened", opened]]
     page.locator(".scrolls canvas").hover(position={"x": 200, "y": 9})
     expect(page.locator(".tip")).to_contain_text("Request 0 (r0)")
     expect(page.locator(".tip")).to_contain_text("16 of them from the prefix cache")
@@ -160,7 +161,7 @@ POOL = f"""{{
     findable: range(200000).map((i) => (i < {BLOCKS} ? 0 : i % 4 === 0 ? 1 : 0)),
   }}),
   steps: table({{ iteration: range(200), start_ns: range(200, 1e7), end_ns: range(200, 1e7, 1e7) }}),
-  names: {{ 7777: {json.dumps(PLANTED)} }},
+  names: {{ 7777: {json.dumps(PLANTED)} }}, texts: {{ 7777: {{ 1: {json.dumps(PLANTED)} }} }},
 }}"""
 """A pool that is filled in a hundred iterations; in the next hundred every second block is shared and the others are given back."""
 
@@ -185,6 +186,11 @@ def test_a_map_of_a_hundred_thousand_blocks_says_what_the_events_say(open_pictur
     slider.fill("199")
     page.locator("canvas").hover(position={"x": 3, "y": 1})
     expect(page.locator(".tip")).to_contain_text(f"request 7777 ({PLANTED}): tokens 16 to 31")
+    expect(page.locator(".tip")).to_contain_text(f"“{PLANTED}”")
+    page.locator("canvas").click(position={"x": 3, "y": 1})
+    expect(picture.locator("p[aria-live]")).to_contain_text("Block 1: shared; request 0: tokens 16 to 31; request 7777")
+    page.locator("canvas").click(position={"x": 3, "y": 1})
+    expect(picture.locator("p[aria-live]")).to_have_text("")
     assert page.locator("#planted").count() == 0
     assert page.evaluate(AUDIT) == []
 
@@ -226,7 +232,7 @@ def test_ten_thousand_requests_are_filtered_and_opened(open_picture: OpenPicture
     expect(picture).to_have_attribute("data-shown", "100")
     page.get_by_role("button", name="Readable rows").click()
     page.locator("canvas").click(position={"x": 5, "y": 24})  # the second row
-    assert page.evaluate("window.told") == [["opened", {"opens": "request", "number": 100}]]
+    assert page.evaluate("window.told") == [["opened", {"opens": "request", "number": 100, "selected": {}}]]
     page.locator("canvas").hover(position={"x": 5, "y": 40})
     expect(page.locator(".tip")).to_contain_text("Request 200 (r200), code")
     assert page.evaluate(AUDIT) == []

@@ -6,6 +6,8 @@ function linked(plot) {
   return plot._fullLayout?.meta === "time" && plot._fullLayout.xaxis;
 }
 
+const turned = new WeakSet(); // charts that another chart's zoom, or the address, has turned
+
 function same(one, other) {
   return Math.abs(one[0] - other[0]) + Math.abs(one[1] - other[1]) < 1e-9;
 }
@@ -18,6 +20,7 @@ function turnTo(plot, range) {
   const axis = plot._fullLayout.xaxis;
   const button = plot.querySelector(".modebar-btn[data-attr='zoom'][data-val='reset']");
   if (!button || same(axis.range, range)) return;
+  turned.add(plot);
   const { _rangeInitial0: first, _rangeInitial1: last } = axis;
   [axis._rangeInitial0, axis._rangeInitial1] = range;
   try {
@@ -33,10 +36,33 @@ function hit(plot, { data, yaxis, y }, { clientY }) {
   return !data.meta.bar || yaxis.p2d(clientY - plot.getBoundingClientRect().top - yaxis._offset) <= y;
 }
 
+/** The stretch of time in sight is a part of the address; the whole run is none. */
+function keepStretch(plot, range) {
+  const whole = plot._fullLayout.xaxis._rangeInitial0;
+  const until = plot._fullLayout.xaxis._rangeInitial1;
+  const all = whole === undefined || same(range, [whole, until]);
+  rewrite((parameters) => {
+    ["from", "to"].forEach((name, end) => {
+      if (all) parameters.delete(name);
+      else parameters.set(name, Math.max(0, range[end]).toFixed(3));
+    });
+  });
+}
+
+/** The stretch of time that the address names, in s. */
+function stretch() {
+  const { from, to } = selected();
+  const range = [Number.parseFloat(from), Number.parseFloat(to)];
+  return range[0] >= 0 && range[1] > range[0] ? range : null;
+}
+
 function tie(plot, open) {
+  const first = linked(plot) && stretch();
+  if (first && first[0] < plot._fullLayout.xaxis.range[1]) turnTo(plot, first);
   plot.on("plotly_relayout", () => {
-    if (!linked(plot)) return;
+    if (turned.delete(plot) || !linked(plot)) return;
     const range = plot._fullLayout.xaxis.range.slice();
+    keepStretch(plot, range);
     for (const other of document.querySelectorAll(".js-plotly-plot")) {
       if (other !== plot && linked(other)) turnTo(other, range);
     }
@@ -46,7 +72,8 @@ function tie(plot, open) {
     if (!point) return;
     const custom = point.customdata;
     const number = Number(typeof custom === "object" ? custom[0] : custom);
-    if (Number.isInteger(number)) open({ opens: point.data.meta.opens, run: point.data.meta.run, number });
+    const { opens, run } = point.data.meta;
+    if (Number.isInteger(number)) open({ opens, run, number, selected: selected() });
   });
 }
 

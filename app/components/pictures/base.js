@@ -160,8 +160,8 @@ function hatch(ctx, x, y, width, height, colour) {
 
 /** Whether a picture that plays is given what it has: the page gives it again whenever it is drawn. */
 function sameWindow(before, now) {
-  const stamp = ({ run, iteration, named, steps }) =>
-    [run, iteration, named, steps.numRows, steps.getChild("iteration").get(0)].join();
+  const stamp = ({ run, iteration, steps }) =>
+    [run, iteration, steps.numRows, steps.getChild("iteration").get(0)].join();
   return Boolean(before) && stamp(before) === stamp(now);
 }
 

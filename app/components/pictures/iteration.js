@@ -7,6 +7,7 @@ const FEW = 3; // pixels that one token takes at least
 
 class IterationPicture {
   constructor(host, data) {
+    this.address = new Kept("iteration");
     this.root = element("section", "picture", "", { "aria-label": "One iteration" });
     this.root.addEventListener("keydown", (event) => this.player.key(event));
     host.append(this.root);
@@ -96,27 +97,7 @@ class IterationPicture {
   ask(iteration) {
     const focused = Boolean(this.root.getRootNode().activeElement);
     IterationPicture.left = { run: this.data.run, playing: this.player.playing, focused };
-    this.tell?.("asked", iteration);
-  }
-
-  /** Keep the iteration in the address. */
-  name(iteration) {
-    clearTimeout(this.naming);
-    if (this.leaves) return;
-    this.written = String(iteration);
-    rewrite((parameters) => parameters.set("iteration", this.written));
-  }
-
-  /** Leave the address as the page knows it, or it would turn back to this tab when it is drawn again. */
-  unname() {
-    clearTimeout(this.naming);
-    if (this.leaves) return;
-    const { named } = this.data;
-    rewrite((parameters) => {
-      if (parameters.get("iteration") !== this.written) return;
-      if (named === null) parameters.delete("iteration");
-      else parameters.set("iteration", named);
-    });
+    this.tell?.("asked", { ...selected(), iteration: String(iteration) });
   }
 
   show(index) {
@@ -140,8 +121,7 @@ class IterationPicture {
     this.fillRows();
     this.fillEvery();
     this.tip.hide();
-    clearTimeout(this.naming);
-    if (String(iteration) !== this.written) this.naming = setTimeout(() => this.name(iteration), 250);
+    this.address.set(iteration);
     lead(this.data.run, iteration);
   }
 
@@ -171,6 +151,7 @@ class IterationPicture {
       const high = ROW - 6;
       ctx.fillStyle = palette.text;
       ctx.fillText(fitted(ctx, this.named(slices.request[row]), LABEL - 10), 0, y + high / 2);
+      if (slices.request[row] === this.data.request) ctx.fillRect(LABEL - 8, y, 3, high);
       const before = slices.context_len[row] * at.context;
       ctx.fillStyle = palette.grid;
       ctx.fillRect(at.left, y, before, high);
@@ -227,10 +208,9 @@ class IterationPicture {
   open(event) {
     const row = this.rowAt(event);
     if (row < 0) return;
-    this.leaves = true;
-    clearTimeout(this.naming);
-    rewrite((parameters) => parameters.delete("iteration")); // what is opened is what the address names
-    this.tell?.("opened", { opens: "request", number: this.slices.request[row] });
+    const number = this.slices.request[row];
+    const also = { ...selected(), iteration: String(this.player.at(this.index)) };
+    this.tell?.("opened", { opens: "request", number, selected: also });
   }
 
   fillRows() {
@@ -263,7 +243,7 @@ class IterationPicture {
 
   destroy() {
     this.player.stop();
-    this.unname();
+    this.address.stop();
     this.batch.destroy();
     this.times.destroy();
     this.root.remove();

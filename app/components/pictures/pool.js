@@ -25,7 +25,7 @@ class PoolPicture {
       this.player = new Player({
         label: "Which iteration",
         show: (index) => this.turn(this.player.at(index)),
-        beyond: (iteration) => this.tell?.("asked", iteration),
+        beyond: (iteration) => this.tell?.("asked", { ...selected(), iteration: String(iteration) }),
       });
       this.root.append(this.player.root, this.player.slider);
     }
@@ -47,6 +47,11 @@ class PoolPicture {
     this.surface.canvas.addEventListener("pointerleave", () => this.tip.hide());
     this.cells = document.createElement("canvas");
     this.own = {};
+    this.address = new Kept("iteration");
+    this.chosen = null;
+    this.said = element("p", "told", "", { "aria-live": "polite" });
+    this.root.append(this.said);
+    this.surface.canvas.addEventListener("click", (event) => this.choose(this.blockAt(event)));
     this.following = ({ detail }) => detail.run === this.data.run && this.turn(detail.iteration);
     if (data.follows) document.addEventListener(FOLLOW, this.following);
     this.update(data);
@@ -55,6 +60,7 @@ class PoolPicture {
 
   update(data) {
     const same = sameWindow(this.data, data);
+    if (data.block !== this.data?.block) this.chosen = data.block;
     this.data = data;
     dress(this.root, data.palette);
     const [start, holders, events] = [data.start, data.holders, data.events].map(columnsOf);
@@ -81,6 +87,7 @@ class PoolPicture {
 
   turn(iteration) {
     this.iteration = Math.max(this.data.from - 1, Math.min(this.data.until, iteration));
+    if (this.player) this.address.set(iteration);
     this.surface.draw();
   }
 
@@ -165,7 +172,34 @@ class PoolPicture {
     ctx.imageSmoothingEnabled = false;
     ctx.drawImage(this.cells, 0, 0, across * edge, down * edge);
     if (edge >= 6) this.paintGrid(ctx, across, down, edge);
+    this.paintSelected(ctx, across, edge);
     this.say(counts, seen);
+  }
+
+  /** A frame around the selected block, and around every block that the selected request holds. */
+  paintSelected(ctx, across, edge) {
+    const { blocks, palette, request } = this.data;
+    ctx.strokeStyle = palette.text;
+    const frame = (block, wide) => {
+      ctx.lineWidth = wide;
+      const [x, y] = [(block % across) * edge, Math.floor(block / across) * edge];
+      ctx.strokeRect(x + wide / 2, y + wide / 2, edge - wide, edge - wide);
+    };
+    if (Number.isInteger(request) && edge >= 4) for (const block of this.replay.blocksOf(request)) frame(block, 1);
+    const there = Number.isInteger(this.chosen) && this.chosen < blocks;
+    if (there) frame(this.chosen, Math.max(2, edge / 5));
+    const said = there ? this.about(this.chosen).join("; ") + "." : "";
+    if (this.said.textContent !== said) this.said.textContent = said;
+  }
+
+  /** Select a block, or take the selection back; in the address, where a link finds it. */
+  choose(block) {
+    this.chosen = block === this.chosen || block < 0 ? null : block;
+    rewrite((parameters) => {
+      if (this.chosen === null) parameters.delete("block");
+      else parameters.set("block", String(this.chosen));
+    });
+    this.surface.draw();
   }
 
   paintGrid(ctx, across, down, edge) {
@@ -238,12 +272,19 @@ class PoolPicture {
     }));
   }
 
-  point(event) {
+  /** The block under the pointer, -1 beside all. */
+  blockAt(event) {
     const { edge, across } = this.shape || this.layout(this.surface.canvas.clientWidth);
     const [x, y] = this.surface.place(event);
     const block = Math.floor(y / edge) * across + Math.floor(x / edge);
-    if (x < 0 || Math.floor(x / edge) >= across || block < 0 || block >= this.data.blocks) return this.tip.hide();
-    this.tip.show(event, this.about(block));
+    const beside = x < 0 || Math.floor(x / edge) >= across || block < 0 || block >= this.data.blocks;
+    return beside ? -1 : block;
+  }
+
+  point(event) {
+    const block = this.blockAt(event);
+    if (block < 0) return this.tip.hide();
+    this.tip.show(event, [...this.about(block), "Click: keep it in sight"]);
     return undefined;
   }
 
@@ -254,8 +295,11 @@ class PoolPicture {
     const state = pool.state(block);
     const lines = [`Block ${block}: ${STATES[state]}`];
     const holders = pool.holdersOf(block);
+    let said = "";
     for (const [request, position] of holders.slice(0, 6)) {
       lines.push(`${this.named(request)}: tokens ${position * size} to ${(position + 1) * size - 1}`);
+      const says = this.data.texts?.[request]?.[position];
+      if (says && says !== said) lines.push(`“${(said = says)}”`); // those who share a block share its text
     }
     if (holders.length > 6) lines.push(`and ${holders.length - 6} more`);
     if (state === CACHED) lines.push(`written by ${this.named(pool.owner[block])}; found when its text comes again`);
@@ -273,6 +317,7 @@ class PoolPicture {
 
   destroy() {
     this.player?.stop();
+    this.address.stop();
     document.removeEventListener(FOLLOW, this.following);
     this.surface.destroy();
     this.root.remove();

@@ -80,6 +80,20 @@ class PoolReplay {
     return [...holders];
   }
 
+  /** Every block that a request holds, in one walk. */
+  blocksOf(request) {
+    const { held, events } = this;
+    const blocks = new Set();
+    for (let row = 0; row < held.rows; row++) if (held.request[row] === request) blocks.add(held.block[row]);
+    for (let row = 0; row < this.done; row++) {
+      const [block, event] = [events.block[row], events.event[row]];
+      const own = events.request[row] === request;
+      if (own && (event === ALLOCATE || event === SHARE)) blocks.add(block);
+      else if (event === ALLOCATE || (own && event === FREE)) blocks.delete(block);
+    }
+    return blocks;
+  }
+
   /** What a block is: USED by one, SHARED by several, CACHED or EMPTY. */
   state(block) {
     if (this.refs[block] > 1) return SHARED;

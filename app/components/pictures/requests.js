@@ -102,6 +102,7 @@ class RequestsPicture {
       if (!this.thrownOut.has(request)) this.thrownOut.set(request, []);
       this.thrownOut.get(request).push([thrown.since_ms[row], thrown.until_ms[row]]);
     }
+    this.chosen = data.request ?? -1;
     this.end = 1;
     for (let row = 0; row < this.rows.rows; row++) this.end = Math.max(this.end, this.rows.end_ms[row]);
     if (this.min === undefined) [this.min, this.max] = data.range || [0, this.end];
@@ -140,6 +141,8 @@ class RequestsPicture {
     this.surface.canvas.setAttribute("aria-label", "Requests over time. " + this.told.textContent);
     this.place.scrollTop = 0;
     this.measure();
+    const at = shown.findIndex((row) => rows.request[row] === this.chosen);
+    if (at >= 0) this.place.scrollTop = Math.max(0, at * this.row - SIGHT / 2);
   }
 
   setFit(fits) {
@@ -238,8 +241,24 @@ class RequestsPicture {
         ctx.fillRect((rows.end_ms[row] - this.min) * scale, at * this.row - this.place.scrollTop, 4, high);
       }
     }
+    this.paintSelected(ctx, width, bottom, scale, high);
     ctx.restore();
     this.paintAxis(ctx, width, bottom);
+  }
+
+  /** The selected iteration as a stretch of time from top to bottom, the selected request in a frame. */
+  paintSelected(ctx, width, bottom, scale, high) {
+    const { iteration, palette } = this.data;
+    if (iteration) {
+      const x = (iteration.start_ms - this.min) * scale;
+      ctx.fillStyle = faded(palette.accent, 0.5);
+      ctx.fillRect(x, 0, Math.max(1.5, (iteration.end_ms - iteration.start_ms) * scale), bottom);
+    }
+    const at = this.shown.findIndex((row) => this.rows.request[row] === this.chosen);
+    if (at < 0) return;
+    ctx.strokeStyle = palette.accent;
+    ctx.lineWidth = 2;
+    ctx.strokeRect(1, at * this.row - this.place.scrollTop - 1, width - 2, Math.max(4, high + 2));
   }
 
   paintPreempted(ctx, drawn, high, scale) {
@@ -301,7 +320,8 @@ class RequestsPicture {
 
   open(event) {
     const row = this.rowAt(event);
-    if (row >= 0) this.tell?.("opened", { opens: "request", number: this.rows.request[row] });
+    if (row < 0) return;
+    this.tell?.("opened", { opens: "request", number: this.rows.request[row], selected: selected() });
   }
 
   destroy() {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 
 import duckdb
 import numpy as np
@@ -10,17 +10,13 @@ import streamlit as st
 
 from app.charts.frame import column
 from app.components.chart_card import chart_card, data_row, page_palette
-from app.errors import LabError
-from app.home import Home
 from app.panels.panel import FinishedRun
 from app.panels.prefix_sharing.charts import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree
-from app.panels.prefix_sharing.prompt_text import TextOf, texts_of
 from app.panels.prefix_sharing.words import CHARTS
+from app.panels.prompt_text import texts_of_run
 from app.runs.facts import RunFacts
-from app.runs.folder import read_spec
 from app.words.plain import counted
-from engine.config import RunSpec
-from store import prefix, queries
+from store import prefix
 
 
 def prefix_section(run: FinishedRun) -> None:
@@ -56,24 +52,6 @@ def prefix_section(run: FinishedRun) -> None:
         )
     _tree(run, int(np.nanmax(column(savings, "iteration"))))
     _evictions(con, facts)
-
-
-@lru_cache(maxsize=4)
-def _spec(home: Home, run_id: str) -> RunSpec:
-    """With every request; a run's spec never changes."""
-    return read_spec(home.existing_run_dir(run_id))
-
-
-def _texts(run: FinishedRun) -> TextOf:
-    """What a request's tokens say, answers included."""
-    table = queries.requests(run.con, run.facts.run_id, text=True)
-    answers = zip(table["request"].to_pylist(), table["output_token_ids"].to_pylist(), strict=True)
-    try:
-        spec = _spec(run.lab.home, run.facts.run_id)
-    except LabError:
-        return lambda *_: ""
-    vocab = int((run.row.get("model") or {}).get("vocab") or 0)
-    return texts_of(spec, vocab, {request: ids or () for request, ids in answers})
 
 
 def _evictions(con: duckdb.DuckDBPyConnection, facts: RunFacts) -> None:
@@ -114,5 +92,5 @@ def _tree(run: FinishedRun, last: int) -> None:
         f"{counted(len(states), 'prefix block')}, {states.count('in use')} in use, {states.count('cached')} "
         f"cached, {states.count('evicted')} evicted."
     )
-    figure = prefix_tree(nodes, page_palette(), facts.spec.engine.block_size, _texts(run))
+    figure = prefix_tree(nodes, page_palette(), facts.spec.engine.block_size, texts_of_run(run))
     chart_card(CHARTS["prefix-tree"], figure, nodes, query, name="prefix-tree", summary=words, remark=words)

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from collections.abc import Iterator
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
+from app.components.selection import sound
 from app.lab import Lab
-from app.views.inspector import nothing_recorded
-from app.views.timeline import stretch_of
 from app.words.decisions import TOUCHED, touched_in_words
-from store import waits
+from app.words.plain import cut
+from app.words.selection import nothing_recorded, stretch_of
+from app.words.sql import example
+from engine.config.text import tokenizer_of
+from store import queries, waits
+from store.iteration_window import steps_query
 from telemetry.rows import BLOCK_EVENTS
+from telemetry.status import read_status
 from tests.app.lab_process import lab_here, servescope
 from tests.app.pages.test_page_live import opened, stored_state, texts
-from tests.app.small_runs import small_spec, wait_for, wait_for_state
+from tests.app.small_runs import endless_spec, small_spec, wait_for, wait_for_state
 
 CROWDED, SPARSE = "crowded", "sparse"
 
@@ -74,6 +81,122 @@ def test_an_iteration_that_is_not_there_is_said_and_the_longest_is_shown(lab: La
     assert re.search(f"There is no iteration '{asked}': this run has 0 to \\d+.", shown)
 
 
+@pytest.mark.parametrize(
+    ("run_id", "parts", "words"),
+    [
+        (CROWDED, {"request": "99"}, "No request '99' ended in this run: 8 requests did, with numbers from 0 to 7."),
+        (CROWDED, {"request": "r7; DROP"}, "No request 'r7; DROP' ended in this run"),
+        (CROWDED, {"block": "600"}, "There is no block '600': this run has 0 to 599."),
+        (CROWDED, {"from": "2", "to": "1"}, "from=2, to=1 is no stretch of time"),
+        (CROWDED, {"from": "500000", "to": "500001"}, "There is nothing from 500000 s on: this run ended at "),
+        (
+            SPARSE,
+            {"block": "3"},
+            "What happened to blocks was not recorded (recording: iterations). Set recording to full",
+        ),
+    ],
+)
+def test_a_part_of_an_address_that_the_run_lacks_is_said(
+    lab: Lab, run_id: str, parts: dict[str, str], words: str
+) -> None:
+    assert words in said(opened(run_id, **parts))
+
+
+def test_an_address_whose_parts_are_there_says_nothing(lab: Lab) -> None:
+    page = opened(CROWDED, **{"iteration": "2", "request": "7", "block": "0", "from": "0", "to": "0.5"})
+    assert not page.exception
+    assert not [warning.value for warning in page.warning]
+
+
+def test_a_part_of_a_run_that_is_gone_names_the_run(lab: Lab) -> None:
+    assert "There is no run 'crowdet'. Nearest: crowded." in said(opened("crowdet", iteration="3"))
+
+
+def test_a_selection_waits_for_the_end_of_a_run_and_a_crash_is_said(lab: Lab) -> None:
+    lab.submit(endless_spec("doomed"))
+    status = wait_for_state(lab.home, "doomed", "running")
+    wait_for(lambda: (read_status(lab.home.run_dir("doomed")).get("progress") or {}).get("iterations", 0) > 2)
+    waits = "This run is not over yet: what the address names of it (iteration 1) can be opened once it is."
+    assert waits in said(opened("doomed", iteration="1"))
+    os.kill(status["pid"], signal.SIGKILL)
+    wait_for_state(lab.home, "doomed", "crashed")
+    wait_for(lambda: stored_state(lab, "doomed") == "crashed")
+    shown = said(opened("doomed", iteration="9999999"))
+    assert "There is no iteration '9999999': this run has 0 to" in shown
+    assert "The run is crashed: its rows end where it did." in shown
+
+
+def test_pictures_of_other_tabs_begin_with_what_is_selected(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, dict] = {}
+    for view, picture in (
+        ("pool_map", "pool_picture"),
+        ("timeline", "requests_picture"),
+        ("inspector", "iteration_picture"),
+    ):
+        monkeypatch.setattr(f"app.views.{view}.{picture}", lambda data, name=view, **_: drawn.update({name: data}))
+    parts = {"iteration": "3", "request": "5", "block": "1", "from": "0.1", "to": "0.2"}
+    with lab.cursor() as con:
+        (step,) = steps_query(CROWDED, 3, 3).rows(con)
+    for tab in ("Iterations", "KV cache", "Requests"):
+        opened(CROWDED, tab=tab, **parts)
+    assert [drawn[view]["request"] for view in ("inspector", "pool_map", "timeline")] == [5, 5, 5]
+    assert (drawn["inspector"]["iteration"], drawn["pool_map"]["iteration"], drawn["pool_map"]["block"]) == (3, 3, 1)
+    assert drawn["timeline"]["range"] == [100.0, 200.0]
+    assert drawn["timeline"]["iteration"] == {"start_ms": step["start_ns"] / 1e6, "end_ms": step["end_ns"] / 1e6}
+
+
+def test_the_map_says_what_the_tokens_of_a_block_say(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[dict] = []
+    monkeypatch.setattr("app.views.pool_map.pool_picture", lambda data, **_: drawn.append(data))
+    assert not opened(CROWDED, tab="KV cache").exception
+    size = drawn[0]["block_size"]
+    with lab.cursor() as con:
+        (row,) = con.execute(
+            "SELECT output_token_ids FROM requests WHERE run_id = ? AND request = 5", [CROWDED]
+        ).fetchall()
+        about = queries.run(con, CROWDED)
+    ids = [*range(1, 20), *row[0]]
+    tokenizer = tokenizer_of("random:tiny", about["model"]["vocab"])
+    assert tokenizer is not None
+    says = {int(place): text for place, text in drawn[0]["texts"]["5"].items()}
+    assert says[0] == tokenizer.decode(ids[:size])
+    assert says[1] == cut(tokenizer.decode(ids[size : 2 * size]), 160)
+
+
+def test_the_part_that_was_selected_last_turns_the_tab(lab: Lab) -> None:
+    page = opened(CROWDED, iteration="3", tab="Latency")
+    assert "samples" in said(page) or page.dataframe
+    page.query_params["request"] = "5"
+    assert "**Request 5**" in said(page.run())
+    page.query_params["iteration"] = "4"
+    assert "**Request 5**" not in said(page.run())
+    page.query_params["request"] = "6"
+    assert "**Request 6**" in said(page.run())
+
+
+def test_who_comes_back_to_the_page_finds_what_was_looked_at(lab: Lab) -> None:
+    page = opened(SPARSE, iteration="2", tab="Iterations")
+    for name in list(page.query_params):
+        del page.query_params[name]
+    page.run()
+    assert {name: page.query_params[name] for name in ("run", "iteration", "tab")} == {
+        "run": SPARSE,
+        "iteration": "2",
+        "tab": "Iterations",
+    }
+
+
+def test_what_a_browser_tells_is_taken_only_where_it_is_a_selection() -> None:
+    assert sound({"iteration": "3", "run": "other", "request": 5, "block": "1" * 40}) == {"iteration": "3"}
+    assert sound("iteration") == sound(None) == {}
+
+
+def test_examples_of_sql_are_about_what_is_selected() -> None:
+    asked = example("A request, step by step", "r1", {"request": "12", "iteration": "x"})
+    assert "run_id = 'r1' AND request = 12 ORDER" in asked
+    assert "iteration = 0 ORDER" in example("The batch of an iteration", "r1", {"iteration": "1 OR 1"})
+
+
 def test_a_run_without_iterations_says_how_to_record_them(lab: Lab) -> None:
     assert "Set recording to full" in nothing_recorded("off")
     assert "before its first one" in nothing_recorded("full")
@@ -90,7 +213,7 @@ def test_blocks_touched_are_told(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("begin", "end", "stretch"),
     [
-        ("0.5", "1.25", (500.0, 1250.0)),
+        ("0.5", "1.25", (0.5, 1.25)),
         ("", "", None),
         ("2", "1", None),
         ("nan", "1", None),

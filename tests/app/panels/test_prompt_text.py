@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from app.panels.prefix_sharing.charts import in_hover, prefix_tree
-from app.panels.prefix_sharing.prompt_text import texts_of
+from app.panels.prompt_text import texts_of
 from app.theme import LIGHT
 from engine.model.tokenizer import ByteTokenizer
 from tests.app.small_runs import small_spec

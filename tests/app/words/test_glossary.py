@@ -33,15 +33,15 @@ EVERYDAY = words(
     a accepted again against all an and answered arithmetic as asked at away axis beyond both busy by came caused
     change charts come compare completed computed computes could cut decided decides difference differs done
     each effects engine error every far faster figure figures finished flight for found from full further
-    glossary grid had has held here hold holds how in is it its known largest learn least long longest machine
+    glossary grid had has held here hold holds how in is it its known largest latest learn least limit long longest machine
     machine's many may mean measured memory model modelled more most much name no not nothing now number of on
-    one open or other others otherwise out over page papers per place predicted processes ratio read recent
-    request requests run runs same saved selected served set setting settings setup share should side so
-    spared started stored take temperature that the their them these this those three time times to tried
+    one open or other others otherwise out over page papers part per place predicted processes ratio read recent reports
+    request requests run runs same saved schedules selected served set setting settings setup share should side so
+    spared started stored take temperature that the their them these this those three time times to tried two
     under unpacking up used value was watch what when where which who with within without words worst yet you your
     """
 )
-UNITS = words("busy c cpu gpu memory mhz ms nats power req s tok token tokens x")
+UNITS = words("busy c cpu gb gpu memory mhz ms nats power req s tok token tokens x")
 
 
 def headings() -> Iterator[tuple[str, str]]:
