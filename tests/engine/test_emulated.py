@@ -39,7 +39,7 @@ def test_compiled_kernels_read_what_the_reference_reads(how: str, tmp_path: Path
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert done.stdout.count("\n") >= 6
+    assert done.stdout.count("\n") >= 2
 
 
 def run(body: str, values: np.ndarray, scalar: int = 0) -> None:

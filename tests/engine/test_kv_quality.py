@@ -24,14 +24,16 @@ CODECS = {
     "2 bits": KVQuantization(**KIVI),
     "2 bits, keys per token": KVQuantization(**KIVI, key_axis="token"),
 }
+TOKENS, PROMPTS, NEW = 512, 2, 12
 if not SOAKING:  # each costs a quarter of a minute
+    TOKENS, PROMPTS, NEW = 256, 1, 4
     CODECS = {name: CODECS[name] for name in ("int4", "2 bits", "2 bits, keys per token")}
 
 
 @pytest.fixture(scope="module")
 def measured() -> dict:
     engine = EngineConfig(device="cpu", dtype="float32")
-    spec = QualitySpec(engine=engine, codecs=CODECS, tokens=512, prompts=2, new_tokens=12, needle_tokens=0)
+    spec = QualitySpec(engine=engine, codecs=CODECS, needle_tokens=0, tokens=TOKENS, prompts=PROMPTS, new_tokens=NEW)
     heard: list[tuple[str, float]] = []
     result = QualityMeter(spec, lambda phase, share: heard.append((phase, share))).measure()
     assert [share for _, share in heard] == sorted(share for _, share in heard)
@@ -91,13 +93,13 @@ def test_smoothing_lowers_the_error_of_keys(measured) -> None:
 
 
 def test_figures_are_what_they_say(measured) -> None:
-    assert (measured["tokens"], measured["layers"], measured["kv_heads"]) == (512, 30, 3)
+    assert (measured["tokens"], measured["layers"], measured["kv_heads"]) == (TOKENS, 30, 3)
     for codec in measured["codecs"]:
         assert codec["kl"] > 0
         assert 0 < codec["agreement"] < 1
-        assert len(codec["first_divergence"]) == 2
-        assert all(0 <= place <= 12 for place in codec["first_divergence"])
-        assert codec["greedy_agreement"] == pytest.approx(mean(codec["first_divergence"]) / 12)
+        assert len(codec["first_divergence"]) == PROMPTS
+        assert all(0 <= place <= NEW for place in codec["first_divergence"])
+        assert codec["greedy_agreement"] == pytest.approx(mean(codec["first_divergence"]) / NEW)
         for side in ("key_error", "value_error"):
             assert len(codec[side]) == 30
             assert all(len(row) == 3 and all(0 < error < 1.5 for error in row) for row in codec[side])
