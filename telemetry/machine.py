@@ -14,7 +14,18 @@ import psutil
 
 from telemetry import nvml
 
-PACKAGES = ("torch", "triton", "llvmlite", "transformers", "safetensors", "gguf", "numpy", "pyarrow", "duckdb", "nvidia-ml-py")
+PACKAGES = (
+    "torch",
+    "triton",
+    "llvmlite",
+    "transformers",
+    "safetensors",
+    "gguf",
+    "numpy",
+    "pyarrow",
+    "duckdb",
+    "nvidia-ml-py",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
