@@ -13,7 +13,7 @@ from app.cli import app
 from app.home import Home
 from app.papers import CLASSES, NOT_OURS, Wanted, find, in_a_line, techniques
 from scenarios import papers
-from tests.app.lab_process import servescope
+from tests.app.lab_process import asked_here
 
 CARDS = papers.cards()
 
@@ -73,7 +73,7 @@ def test_a_card_is_printed_whole_with_its_diagram_as_it_is(name: str) -> None:
 
 
 def test_a_card_as_json_has_the_keys_of_its_file(tmp_path: Path) -> None:
-    done = servescope(Home(tmp_path), "papers", "show", "hydragen", "--json")
+    done = asked_here(Home(tmp_path), "papers", "show", "hydragen", "--json")
     assert done.returncode == 0, done.stderr
     card = json.loads(done.stdout)
     assert card["class"] == "attention"

@@ -27,7 +27,7 @@ from app.words.states import DISTURBED
 from engine.config import ChunkedPrefill, ConfigError, RequestSpec, RunSpec
 from store.metrics import METRICS
 from telemetry.status import read_status
-from tests.app.lab_process import LabProcess, lab_on, scenario_file, servescope
+from tests.app.lab_process import LabProcess, asked_here, lab_on, scenario_file, servescope
 from tests.app.small_runs import served_experiment, wait_for
 
 SIDES = (Variant("on", {"chunked_prefill.token_budget": "16"}), Variant("off", {"chunked_prefill": "off"}))
@@ -280,7 +280,7 @@ def test_a_sweep_is_judged_by_the_objectives_asked_for_and_exported_as_a_curve(
     assert f"{METRICS['itl_ms'].title}, p99 over workload.speed" in pages[1000.0], "the sweep's curve"
     assert DISTURBED in pages[-1.0]
     assert DISTURBED not in pages[1000.0]
-    refused = servescope(home, "compare", small, *ARGUMENTS, "--slo", "soon", "--json")
+    refused = asked_here(home, "compare", small, *ARGUMENTS, "--slo", "soon", "--json")
     assert refused.returncode == 1
     assert json.loads(refused.stdout)["error"]["kind"] == "slo"
 

@@ -22,7 +22,7 @@ from app.views import missing as views
 from store import queries
 from telemetry.json_file import write_json
 from telemetry.status import write_status
-from tests.app.lab_process import lab_here, scenario_file, servescope
+from tests.app.lab_process import asked_here, lab_here, scenario_file
 from tests.app.pages.test_page_live import LAB, texts
 from tests.app.small_runs import served_experiment, wait_for
 
@@ -180,7 +180,7 @@ def test_what_rests_on_a_run_is_said_before_it_is_deleted(home: Home, planned: E
     assert said is not None
     assert said.startswith("This is repeat 1 of off in")
     assert said.endswith("Without it the comparison rests on 2 of 3 repeats.")
-    told = servescope(home, "delete", first)
+    told = asked_here(home, "delete", first)
     assert "Without it the comparison rests on 2 of 3 repeats." in told.stdout + told.stderr
     assert "rests on 1 of 3 repeats" in str(what_rests_on(home, second, planned.experiment_id))
     assert what_rests_on(home, "some-run", None) is None

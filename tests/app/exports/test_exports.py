@@ -28,7 +28,7 @@ from scenarios import build
 from store.database import Database
 from store.errors import StoreError
 from store.summary import compute_summary
-from tests.app.lab_process import scenario_file, servescope
+from tests.app.lab_process import asked_here, scenario_file, servescope
 from tests.app.small_runs import served_experiment
 from tests.store.test_quality_rows import codec as measured
 from tests.store.test_quality_rows import write as write_quality
@@ -179,14 +179,14 @@ def test_the_commands_print_what_was_promised(served: tuple[Home, str], tmp_path
     out = tmp_path / "out.servescope"
     exported = servescope(home, "export", experiment_id, "-o", str(out), "--json")
     assert json.loads(exported.stdout) == {"path": str(out), "bytes": out.stat().st_size}
-    imported = servescope(Home(tmp_path / "other"), "import", str(out), "--json")
+    imported = asked_here(Home(tmp_path / "other"), "import", str(out), "--json")
     assert len(json.loads(imported.stdout)["runs"]) == 4
     assert (json.loads(imported.stdout)["taken"], json.loads(imported.stdout)["kept"]) == ([], [])
     write_notes(Home(tmp_path / "other"), mine, name="mine")
-    again = servescope(Home(tmp_path / "other"), "import", str(out))
+    again = asked_here(Home(tmp_path / "other"), "import", str(out))
     assert again.returncode == 0
     assert f"The name and notes of {mine}: here already with other content, and left as it was here." in again.stderr
-    refused = servescope(home, "import", str(tmp_path / "nothing.servescope"), "--json")
+    refused = asked_here(home, "import", str(tmp_path / "nothing.servescope"), "--json")
     assert refused.returncode == 1
 
 
