@@ -48,7 +48,9 @@ SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 QUALITY = 55  # of WebP, 0 to 100
 SETTLES_MS = 700  # charts and canvases fade in
 PATIENCE_MS = 120_000
-IS_STILL = "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
+IS_STILL = """() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
+  && !document.querySelector('[data-testid=stSkeleton]')"""
+TO_ITS_TAB = "() => document.querySelector('[data-testid=stMain] [data-testid=stTabs]')?.scrollIntoView()"
 TABS = ("With and without", "Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup")
 
 
@@ -79,7 +81,7 @@ def main(words: Sequence[str] | None = None) -> int:
         options.folder.mkdir(parents=True, exist_ok=True)
         with signed_in(browser, lab) as profile:
             for name in options.only or pages:
-                for path in pictures(profile, lab.url + pages[name], options.folder, name):
+                for path in pictures(profile, lab.url + pages[name], options.folder, name, tab="tab=" in pages[name]):
                     print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
     return 0
 
@@ -141,8 +143,8 @@ def report(home: Home) -> str:
     return report_id
 
 
-def pictures(profile: BrowserContext, address: str, folder: Path, name: str) -> list[Path]:
-    """Look at a page in every size and scheme; the files."""
+def pictures(profile: BrowserContext, address: str, folder: Path, name: str, *, tab: bool) -> list[Path]:
+    """Look at a page in every size and scheme; the files. ``tab``: from its tabs on."""
     made = []
     for scheme in SCHEMES:
         page = profile.new_page()
@@ -151,14 +153,16 @@ def pictures(profile: BrowserContext, address: str, folder: Path, name: str) -> 
         for width, height in SIZES.items():
             page.set_viewport_size({"width": width, "height": height})
             page.goto(address)
-            made.append(look(page, folder / f"{name}-{scheme}-{width}.webp"))
+            made.append(look(page, folder / f"{name}-{scheme}-{width}.webp", TO_ITS_TAB if tab else ""))
         page.close()
     return made
 
 
-def look(page: Page, path: Path) -> Path:
+def look(page: Page, path: Path, scroll: str) -> Path:
     page.get_by_role("heading").first.wait_for()
     page.wait_for_function(IS_STILL)
+    if scroll:
+        page.evaluate(scroll)
     page.wait_for_timeout(SETTLES_MS)
     page.wait_for_function(IS_STILL)
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, "WEBP", quality=QUALITY, method=6)
