@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,14 @@ from engine.phases import Progress, silent
 from engine.sampling import sample
 from engine.scheduling.plan import Plan
 from engine.speculation.verify import verify
+
+
+class ForwardPass(Protocol):
+    """What an executor asks of a decoder; see ``engine.model.decoder.Decoder``."""
+
+    def forward(self, token_ids: torch.Tensor, positions: torch.Tensor, attention: Any) -> torch.Tensor: ...
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
 
 
 class _BesidePadding:
@@ -45,7 +54,7 @@ class Executor:
         self.device = decoder.device
         self.dtype = decoder.dtype
         self.attention = attention
-        self.decoder = decoder
+        self.decoder: ForwardPass = decoder
         # [sampled rows, hidden] of the last batch, after the last layer; valid until the next one
         self.left = torch.empty(0)
 

@@ -110,8 +110,8 @@ def _begin(code: Code, spec: AttentionSpec, work: Workspace, queries: Value, pla
     padded = rows
     if group % spec.together:
         padded = (rows + (spec.together - 1)) // spec.together * spec.together
-        with code.loop(rows, padded) as row, code.loop(0, width, spec.lanes) as at:
-            code.store(nothing, work.queries, row * width + at)
+        with code.loop(rows, padded) as row, code.loop(0, width, spec.lanes) as column:
+            code.store(nothing, work.queries, row * width + column)
     with code.loop(0, padded) as row:
         code.store(code.number(UNSEEN), work.top, row)
         code.store(code.number(0.0), work.total, row)

@@ -31,15 +31,17 @@ class NativeAttention(AttentionBackend):
         lanes = _lanes(cache.codec, head_dim)
         kind = number_format(cache.dtype)
         if cache.codec is None:
-            sides = [Stored(kind, head_dim, lanes)] * 2
+            keys = values = Stored(kind, head_dim, lanes)
         else:
-            sides = [stored_as(form, head_dim, lanes) for form in (cache.codec.keys, cache.codec.values)]
+            keys, values = (stored_as(form, head_dim, lanes) for form in (cache.codec.keys, cache.codec.values))
         registers = 16 if widest() == 8 else 32
-        self._spec = AttentionSpec(kind, num_heads, kv_heads, head_dim, cache.block_size, *sides, lanes, registers)
+        self._spec = AttentionSpec(
+            kind, num_heads, kv_heads, head_dim, cache.block_size, keys, values, lanes, registers
+        )
         self._kernel = compiled(attend, self._spec)
         self._pack = None  # where PyTorch stores keys and values
-        if all(side.kind in PACKED for side in sides):
-            self._pack = compiled(pack_rows, PackSpec(kind, kv_heads, *sides))
+        if keys.kind in PACKED and values.kind in PACKED:
+            self._pack = compiled(pack_rows, PackSpec(kind, kv_heads, keys, values))
         self._slots_a_head = cache.num_blocks * cache.block_size
         self._addresses: dict[int, tuple[int, int, int, int]] = {}
         self.slots = torch.empty(0, dtype=torch.int64)

@@ -96,7 +96,8 @@ class NativeDecoder:
             assert isinstance(attention, NativeAttention)
             return attention.attend(number, q)
         v = qkv.view(rows, -1, shape.head_dim)[:, turned:]
-        return attention.forward(number, *q.split_with_sizes((shape.heads, shape.kv_heads), 1), v)
+        q, k = q.split_with_sizes((shape.heads, shape.kv_heads), 1)
+        return attention.forward(number, q, k, v)
 
     def _threads_for(self, numbers: int) -> int:
         return self._threads if numbers > INLINE else 1

@@ -23,8 +23,8 @@ def exp2(code: Code, x: Value) -> Value:
     for power in reversed(_POWERS[:-1]):
         result = code.fma(result, part, code.like(power, x))
     exponent = code.cast("fptosi", whole, INT32)
-    power = code.cast("bitcast", (exponent + 127) << 23, FLOAT)
-    return code.select(x < LEAST_POWER, 0.0, result * power)  # a product keeps what is no number
+    moved = code.cast("bitcast", (exponent + 127) << 23, FLOAT)
+    return code.select(x < LEAST_POWER, 0.0, result * moved)  # a product keeps what is no number
 
 
 def silu(code: Code, x: Value) -> Value:

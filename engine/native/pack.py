@@ -27,8 +27,11 @@ def pack_rows(code: Code, spec: PackSpec) -> None:
     """Arguments: rows, slots of a head in the cache, numbers from one row of keys to the next, of values, slots [rows],
     keys, values [rows, kv_heads, head_dim], packed keys, their steps, packed values, theirs."""
     rows, slots_a_head, key_step, value_step = code.numbers(4)
-    slots, keys, values, *packed = code.pointers(7)
-    sides = ((spec.keys, keys, key_step, *packed[:2]), (spec.values, values, value_step, *packed[2:]))
+    slots, keys, values, key_data, key_steps, value_data, value_steps = code.pointers(7)
+    sides = (
+        (spec.keys, keys, key_step, key_data, key_steps),
+        (spec.values, values, value_step, value_data, value_steps),
+    )
     with code.items(rows) as row:
         slot = code.load(slots, row, WHOLE)
         with code.loop(0, spec.kv_heads) as head:
