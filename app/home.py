@@ -7,6 +7,7 @@ Layout (``docs/architecture.md``)::
     HOME/experiments/<experiment_id>/experiment.json  runs that belong together
     HOME/reports/<report_id>/report.json  charts that were pinned, with notes (absent until then)
     HOME/scenarios/, HOME/settings/, HOME/traces/  scenarios, settings and traces of a person's own (absent until then)
+    HOME/learners/, HOME/rooms/  what was predicted: by a browser's learner, in a workshop's room (absent until then)
     HOME/locks/           one lock per device, one for the database
     HOME/spare/           output of the warm worker that waits for the next run
     HOME/servescope.duckdb, HOME/lab.json, HOME/entrance.json
@@ -88,6 +89,10 @@ class Home:
     @property
     def learners(self) -> Path:
         return self.root / "learners"
+
+    @property
+    def rooms(self) -> Path:
+        return self.root / "rooms"
 
     @property
     def locks(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hmac
 import logging
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from app.experiments.file import delete_experiment
 from app.home import Home
 from app.locks import LabAddress, database_lock
 from app.retention import keep_to, plan_retention, read_rule
+from app.rights import Right, by_itself, needs
 from app.runs import trash
 from app.runs.hub import require_models_here
 from app.runs.machine_rates import measure_for
@@ -56,8 +58,13 @@ class Lab:
 
     @property
     def token(self) -> str:
-        """What the live socket and the API ask for; new at every start. Given to the page in component data only."""
+        """What the API asks for, and opens everything; new at every start. Never given to a page."""
         return self.address.token
+
+    @property
+    def socket_token(self) -> str:
+        """What pages show the live socket, and opens nothing else. Given to the page in component data only."""
+        return hmac.digest(self.token.encode(), b"live socket", "sha256").hex()
 
     @property
     def database(self) -> Database:
@@ -133,9 +140,11 @@ class Lab:
                 return final
         return self.live(run_id).figures(in_flight_of(status))
 
+    @needs(Right.START)
     def submit(self, spec: RunSpec) -> str:
         """Queue a run; its id. Raises ``LabError`` when the id is taken or the disk is full."""
-        self._keep_to_limit()
+        with by_itself():
+            self._keep_to_limit()
         run_id = self.queue.submit(spec)
         self.collector.notify(run_id)
         return run_id

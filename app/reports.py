@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import LabError, nearest
 from app.home import REPORT_FILE, Home
+from app.rights import Right, needs
 from app.runs.trash import move_to_trash
 from telemetry.folder import RUN_ID
 from telemetry.json_file import Nanoseconds, Unreadable, read_as, read_bounded, write_json
@@ -67,6 +68,7 @@ class Report(BaseModel):
         return tuple(dict.fromkeys(run for pin in self.pins for run in pin.runs))
 
 
+@needs(Right.KEEP)
 def create_report(home: Home, name: str) -> str:
     """Begin a report; its id. Raises ``LabError`` for a name that cannot be, or a disk that refuses."""
     now = time.time_ns()
@@ -115,6 +117,7 @@ def list_reports(home: Home) -> dict[str, Report | LabError]:
     return dict(sorted(told.items(), key=lambda item: _changed(item[1]), reverse=True))
 
 
+@needs(Right.KEEP)
 def change_report(home: Home, report_id: str, change: Callable[[Report], Report]) -> Report:
     """Read, change and write a report while nobody else does. Raises ``LabError`` as ``read_report`` does."""
     with FileLock(home.locks / f"{report_id}.lock"):
@@ -138,6 +141,7 @@ def write_report_notes(home: Home, report_id: str, notes: str, pin_id: str | Non
         change_report(home, report_id, lambda report: _with_pin(report, pin_id, kept))
 
 
+@needs(Right.KEEP)
 def pin_chart(home: Home, report_id: str, pin: Pin, figure: go.Figure) -> None:
     """Add a chart at the end. Raises ``LabError`` for an unknown report, a full one, or a figure that is too large."""
     data = figure.to_json()
@@ -180,6 +184,7 @@ def take_out(home: Home, report_id: str, pin_id: str) -> None:
     )
 
 
+@needs(Right.KEEP)
 def put_back(home: Home, report_id: str, pin: Pin, place: int) -> None:
     """Put a chart that was taken out where it stood."""
     change_report(
@@ -221,6 +226,7 @@ def figure_of(home: Home, report_id: str, pin: Pin) -> go.Figure:
         ) from error
 
 
+@needs(Right.DELETE)
 def delete_report(home: Home, report_id: str) -> None:
     """Move a report to the trash, readable or not. Raises ``LabError`` for an unknown one."""
     if report_id not in home.report_ids():

@@ -18,6 +18,7 @@ from app.errors import LabError
 from app.experiments.file import read_experiment
 from app.home import Home
 from app.reports import Report, list_reports
+from app.rights import Right, needs
 from app.runs import trash
 from app.runs.listing import list_runs
 from telemetry.json_file import Unreadable, first_fault, read_as, write_json
@@ -78,6 +79,7 @@ def read_rule(home: Home) -> Rule:
         ) from error
 
 
+@needs(Right.KEEP)
 def write_rule(home: Home, limit_gb: float | None, by_itself: bool) -> Rule:
     """Set the rule. Raises ``LabError`` for a limit that cannot be."""
     try:
@@ -119,6 +121,7 @@ def with_sizes(home: Home, runs: Iterable[Mapping[str, Any]]) -> list[dict[str, 
     return [{**run, "bytes": bytes_of(home.run_dir(run["id"]))} for run in runs]
 
 
+@needs(Right.DELETE)
 def keep_to(home: Home, plan: Plan) -> list[str]:
     """Move what a plan names to the trash; the ids of what went. What was begun, pinned or tagged since stays."""
     still = {run["id"] for run in plan_retention(home, plan.rule).goes}

@@ -9,6 +9,19 @@ import typer
 
 from app.commands.console import command, say, stderr
 
+Workshop = Annotated[
+    bool, typer.Option("--workshop", help="Open a room: a presenter's link and a viewers' link (docs/workshop.md).")
+]
+Url = Annotated[str, typer.Option(help="The address others reach it by, for links: behind a proxy or tunnel.")]
+Listen = Annotated[
+    str, typer.Option(help="Listen beyond this machine too, ADDRESS:PORT. Takes --allow-host, and TLS or a proxy.")
+]
+Certificate = Annotated[str, typer.Option(help="PEM file of the certificate for --listen.")]
+Key = Annotated[str, typer.Option(help="PEM file of its key.")]
+BehindProxy = Annotated[
+    bool, typer.Option("--behind-proxy", help="A proxy on another machine speaks TLS before --listen.")
+]
+
 
 def register(app: typer.Typer) -> None:
     app.command()(lab)
@@ -27,6 +40,12 @@ def lab(
         bool, typer.Option(help="Ask browsers for the token in the printed address. Without: anybody on this machine.")
     ] = True,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in this machine's browser.")] = False,
+    workshop: Workshop = False,
+    url: Url = "",
+    listen: Listen = "",
+    tls_cert: Certificate = "",
+    tls_key: Key = "",
+    behind_proxy: BehindProxy = False,
 ) -> None:
     """Open the lab in a browser.
 
@@ -36,8 +55,19 @@ def lab(
     from app.embedded_model import prepare_embedded_model
     from app.home import Home
     from app.runs.machine_rates import size_starter
+    from app.server.outward import outward_of
     from app.server.serve import serve
 
+    outward = outward_of(
+        listen=listen,
+        url=url,
+        hosts=allow_host or (),
+        certificate=tls_cert,
+        key=tls_key,
+        behind_proxy=behind_proxy,
+        token=token,
+        workshop=workshop,
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways to end it are the same clean way
     try:
         home = Home.from_environment().prepare()
@@ -51,6 +81,8 @@ def lab(
             starter=starter,
             open_browser=open_browser,
             open_to_all=not token,
+            workshop=workshop,
+            outward=outward,
             say=say,
         )
     except KeyboardInterrupt:

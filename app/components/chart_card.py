@@ -16,6 +16,7 @@ from app.charts import CONFIG, HEIGHT, on_one_clock
 from app.components.figure_files import figure_files
 from app.components.pin_button import pin_button
 from app.components.when_seen import when_seen
+from app.rights import Right, may
 from app.theme import Palette, palette
 from app.words.charts import ChartWords
 from app.words.plain import plain
@@ -99,17 +100,18 @@ def data_row(
     a picture; ``pin`` draws one that puts it into a report.
     """
     with st.container(horizontal=True, gap="small"):
-        st.download_button(
-            "CSV",
-            data=lambda: as_csv(table),
-            file_name=f"{name}.csv",
-            mime="text/csv",
-            key=f"csv-{name}",
-            icon=":material/download:",
-            on_click="ignore",
-            type="tertiary",
-            help=f"The {table.num_rows:,} rows behind this, as a file",
-        )
+        if may(Right.EXPORT):
+            st.download_button(
+                "CSV",
+                data=lambda: as_csv(table),
+                file_name=f"{name}.csv",
+                mime="text/csv",
+                key=f"csv-{name}",
+                icon=":material/download:",
+                on_click="ignore",
+                type="tertiary",
+                help=f"The {table.num_rows:,} rows behind this, as a file",
+            )
         with st.popover(
             "SQL", icon=":material/database:", type="tertiary", help="The question to the database behind this"
         ):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 import streamlit as st
 
+from app.rights import Right, offered_with
 from app.words.charts import ChartWords
 from store.query import Query
 
@@ -38,6 +39,7 @@ def offer(what: Callable[[Offered], None]) -> None:
     _offer[:] = [what]
 
 
+@offered_with(Right.KEEP)
 def pin_button(
     words: ChartWords, figure: go.Figure | Callable[[], go.Figure], query: Query, summary: str, *, name: str
 ) -> None:

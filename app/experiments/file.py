@@ -11,6 +11,7 @@ from filelock import FileLock
 from app.errors import LabError, nearest
 from app.experiments.plan import draw_key
 from app.home import EXPERIMENT_FILE, Home
+from app.rights import Right, needs
 from app.runs.trash import move_to_trash
 from engine.config import RunSpec
 from store.plan import Experiment, document_of, read_plan
@@ -18,6 +19,7 @@ from telemetry.json_file import Unreadable, read_as, write_json
 from telemetry.limits import MOST_SPEC_BYTES
 
 
+@needs(Right.MEASURE)
 def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, RunSpec]) -> Path:
     """Write a new experiment: its specs first, the plan last."""
     folder = home.experiment_dir(experiment.experiment_id)
@@ -28,6 +30,7 @@ def create_experiment(home: Home, experiment: Experiment, specs: Mapping[str, Ru
     return folder
 
 
+@needs(Right.MEASURE)
 def write_experiment(home: Home, experiment: Experiment) -> None:
     """Replace the plan. Raises OSError."""
     write_json(home.experiment_dir(experiment.experiment_id) / EXPERIMENT_FILE, document_of(experiment))
@@ -84,6 +87,7 @@ def _files(experiment: Experiment) -> dict[str, str]:
     return variants | {draw_key(n): f"draw-{n:03d}.json" for n in range(1, len(experiment.draws))}
 
 
+@needs(Right.DELETE)
 def delete_experiment(home: Home, experiment_id: str) -> None:
     """Move an experiment's plan to the trash, readable or not; its runs stay. Raises ``LabError`` while it goes on, or
     for an unknown one.

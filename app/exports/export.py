@@ -17,6 +17,7 @@ from app.experiments.rate_search import capacity_result
 from app.experiments.tables import figures_table, rates_table
 from app.exports.csv_files import write_rows, write_table
 from app.home import Home
+from app.rights import Right, needs
 from app.runs.listing import find_run
 from store import queries
 from store.aside import rows_aside
@@ -53,6 +54,7 @@ def find_subject(home: Home, name: str) -> Subject:
     return Subject({run_id: run_id}, None)
 
 
+@needs(Right.EXPORT)
 def export(home: Home, name: str, path: Path, slo: str | None = None) -> int:
     """Write a run, an experiment or a report to ``path``, in the format its ending names; returns its size in bytes.
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from app.errors import LabError
 from app.home import EXPERIMENT_FILE, Home
+from app.rights import Right, needs
 from app.words.plain import counted
 from engine.config import RunSpec
 from store.plan import parse_plan
@@ -21,6 +22,7 @@ BESIDE_WORDS = {
 """What an import may find here already, for sentences."""
 
 
+@needs(Right.KEEP)
 def import_file(home: Home, path: Path) -> Imported:
     """Take a snapshot's runs into this store. Raises ``LabError`` or ``StoreError``; nothing has changed then."""
     if not path.is_file():

@@ -18,12 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import LabError
 from app.home import Home
 from app.lessons.predicted import Predicted
+from app.rights import Right, needs
 from telemetry.json_file import Nanoseconds, Unreadable, read_as, write_json
 from telemetry.status import Label
 
 LEARNER = re.compile(r"[a-z0-9]{12,40}")
 MOST_BYTES = 1 << 20
 MOST_LEARNERS = 5000  # files: a room of browsers that forget who they are must not fill a disk
+
+
+NOT_BEGUN = "not-begun"
+"""In place of an experiment: a room's presenter has not begun it yet."""
 
 
 class Kept(BaseModel):
@@ -37,6 +42,7 @@ class Committed(Kept):
     experiment_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
     hash: Label
     committed_unix_ns: Nanoseconds = 0
+    by_presenter: bool = False  # in a room, of who predicted nothing
 
 
 Steps = Annotated[dict[Annotated[int, Field(ge=0, lt=100)], Committed], Field(max_length=100)]
@@ -128,6 +134,7 @@ def _write(home: Home, learner: str, progress: Progress, lesson: str, steps: dic
 
 
 @contextmanager
+@needs(Right.KEEP)
 def _changing(home: Home, learner: str) -> Iterator[Progress]:
     """The progress, from reading it to writing it: two tabs of a browser lose nothing of each other."""
     path = _path(home, learner)

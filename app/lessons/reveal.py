@@ -51,9 +51,17 @@ class Reveal:
     code: str
 
 
-def reveal(con: duckdb.DuckDBPyConnection, experiment: Experiment, step: Step, predicted: Predicted) -> Reveal:
-    """Hold a prediction against the runs of its experiment, which are over and in the database."""
-    measured = Measured(con, experiment, step.measure, step.measure.points())
+def reveal(
+    con: duckdb.DuckDBPyConnection,
+    experiment: Experiment,
+    step: Step,
+    predicted: Predicted,
+    measured: Measured | None = None,
+) -> Reveal:
+    """Hold a prediction against the runs of its experiment, which are over and in the database. ``measured``: these
+    runs, where they were read already.
+    """
+    measured = measured or Measured(con, experiment, step.measure, step.measure.points())
     scored = score(step, predicted, measured)
     effect = step.effect
     row = measured.figure(effect.of)[0]

@@ -8,22 +8,25 @@ import streamlit as st
 
 from app.errors import LabError
 from app.lab import get_lab
+from app.rights import visitor
 from app.runs.facts import load_run
 from app.views.finished import finished_run
 from app.views.header import run_header, why_it_ended
 from app.views.latest import latest
 from app.views.missing import damaged_run
 from app.views.question import scenario_question
+from app.views.room_start import viewers_panel
 from app.views.running import running_board
 from app.views.selection import say_not_over
 from app.views.start import nothing_yet, start_panel
 from app.views.which import run_to_show
 
 lab = get_lab()
+panel = viewers_panel if visitor().is_viewer else start_panel
 run_id = run_to_show(lab)
 if run_id is None:
     with st.sidebar:
-        start_panel(lab, run_id)
+        panel(lab, run_id)
     nothing_yet(lab)
     st.stop()
 try:
@@ -42,4 +45,4 @@ else:
 latest(lab)
 with st.sidebar:
     # after the run, which the reader waits for, and by itself: what is switched there changes nothing of the run
-    st.fragment(start_panel)(lab, run_id)
+    st.fragment(panel)(lab, run_id)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, JsonValue
 
 from app.devices import device_key
 from app.home import Home
+from app.rights import Right, require
 from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig, MachineRates
 from engine.config.models import models_dir
@@ -54,6 +55,7 @@ def machine_rates(
     if (kept := _kept(place)) is not None:
         return kept
     device = FileLock(home.locks / f"{device_key(config.device)}.lock", thread_local=False)
+    require(Right.START)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.with_suffix(".lock"), timeout=TIMEOUT_S), device.acquire(timeout=wait_s):

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.errors import LabError
 from app.home import Home
+from app.rights import Right, needs
 from store.notes import LONGEST, MOST_TAGS, Notes, Tag
 from telemetry.folder import NOTES
 from telemetry.json_file import Unreadable, read_as, write_json
@@ -29,6 +30,7 @@ def notes_or_none(home: Home, name: str) -> tuple[Notes, str | None]:
         return Notes(), str(error)
 
 
+@needs(Right.RENAME)
 def write_notes(
     home: Home,
     of: str,

@@ -22,14 +22,10 @@ from filelock import FileLock, Timeout
 
 from app.errors import LabError
 from app.home import Home
+from app.rights import Right, needs
 from app.runs import process
 from app.runs.folder import create_run, device_of
-from app.runs.process import (
-    EngineProcess,
-    imports_are_under_way,
-    start_fork_server,
-    sweep_logs,
-)
+from app.runs.process import EngineProcess, imports_are_under_way, start_fork_server, sweep_logs
 from app.runs.queue_order import move, place_of
 from app.runs.settle import settle
 from engine.config import RunSpec
@@ -139,6 +135,7 @@ class RunQueue:
                 self._take(run_id, run_dir)
         self._wake.set()
 
+    @needs(Right.CANCEL)
     def cancel(self, run_id: str) -> bool:
         """Cancel a queued run, or ask a running one to end; False when it had ended already.
 
@@ -165,6 +162,7 @@ class RunQueue:
                 self._leaving[run_id].process.terminate()
             return True
 
+    @needs(Right.CANCEL)
     def move(self, run_id: str, way: str) -> list[str]:
         """Move a waiting run among those of its device: to the ``front``, ``up`` or ``down``; the queue as it is then.
 
@@ -191,8 +189,6 @@ class RunQueue:
         """Whether a warm worker waits with its imports done."""
         with self._lock:
             return self._spare is not None and self._spare.is_alive() and self._spare.is_ready
-
-    # ---- the loop -----------------------------------------------------------------------------------------------
 
     def _loop(self) -> None:
         while not (self._stopping and not self._running):

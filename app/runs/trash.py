@@ -14,12 +14,14 @@ from pathlib import Path
 
 from app.errors import LabError
 from app.home import Home
+from app.rights import Right, needs
 from telemetry.process import is_alive
 from telemetry.status import is_final, read_status
 
 KEEP_DAYS = 30
 
 
+@needs(Right.DELETE)
 def delete_run(home: Home, run_id: str) -> None:
     """Move a run to the trash. Raises ``LabError`` while its engine process lives, or for an unknown run."""
     run_dir = home.existing_run_dir(run_id)
@@ -35,6 +37,7 @@ def delete_run(home: Home, run_id: str) -> None:
     move_to_trash(run_dir, home.trash_dir(run_id))
 
 
+@needs(Right.DELETE)
 def restore_run(home: Home, run_id: str) -> None:
     """Bring a run, an experiment or a report back. Raises ``LabError`` when it is not in the trash, or its id is taken
     again.
@@ -65,6 +68,7 @@ def trashed(home: Home) -> list[str]:
     return sorted(home.trashed_ids(), key=lambda run_id: (deleted_unix(home, run_id), run_id), reverse=True)
 
 
+@needs(Right.DELETE)
 def delete_for_good(home: Home, run_id: str) -> None:
     """Remove one thing from the trash. Raises ``LabError`` when it is not there."""
     folder = home.trash_dir(run_id)
@@ -73,6 +77,7 @@ def delete_for_good(home: Home, run_id: str) -> None:
     shutil.rmtree(folder)
 
 
+@needs(Right.DELETE)
 def empty_trash(home: Home, older_than_days: float = 0.0) -> list[str]:
     """Remove what was deleted more than so many days ago; the ids."""
     removed = []

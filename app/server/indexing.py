@@ -10,6 +10,7 @@ from typing import Any
 from app.errors import LabError
 from app.home import Home
 from app.locks import database_lock, running_lab
+from app.rights import Right, needs
 from app.server.client import call
 from store.database import Database
 from store.ingest import Collector
@@ -56,6 +57,7 @@ def _heard(ask: Callable[[], Rows]) -> Rows:
             raise
 
 
+@needs(Right.SQL)
 def select_from(database: Database, query: str, limit: int) -> Rows:
     """Column names and rows of one SELECT over an open database. Raises ``StoreError``."""
     with database.read() as cursor:

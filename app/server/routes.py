@@ -17,13 +17,15 @@ import app
 from app.server.api import api_routes
 from app.server.live_socket import LiveSocket
 from app.server.openmetrics import CONTENT_TYPE, metrics_page
+from app.server.public import Public
+from app.server.room_channel import CHANNEL_PATH, RoomChannel
 
 if TYPE_CHECKING:
     from app.lab import Lab
     from app.server.entrance import Entrance
 
 LIVE_PATH = "/live"
-PAGES = ("compare", "glossary", "learn", "papers", "reports", "runs", "sql")
+PAGES = ("compare", "glossary", "learn", "papers", "reports", "room", "runs", "sql")
 """Paths of the pages beside the one at ``/``; ``tests/app/server/test_server.py`` holds them to the files in
 ``app/pages``.
 """
@@ -35,6 +37,7 @@ SCRIPT = Path(app.__file__).parent / "components" / "page.js"
 def routes(lab: Lab, entrance: Entrance) -> list[BaseRoute]:
     """The live socket, metrics, health and the API of one lab."""
     socket = LiveSocket(lab)
+    channel = RoomChannel()
 
     def metrics(_: Request) -> Response:
         return Response(metrics_page(lab, socket.clients), media_type=CONTENT_TYPE)
@@ -48,20 +51,22 @@ def routes(lab: Lab, entrance: Entrance) -> list[BaseRoute]:
 
     return [
         WebSocketRoute(LIVE_PATH, socket.__call__),
+        WebSocketRoute(CHANNEL_PATH, channel.__call__),
         Route("/metrics", metrics, methods=["GET"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/health", health_for_clients, methods=["GET"]),  # as vLLM answers it
         *api_routes(lab, entrance),
-        *page_routes(),
+        *page_routes(entrance.public),
     ]
 
 
-def page_routes() -> list[BaseRoute]:
+def page_routes(public: Public) -> list[BaseRoute]:
     """Every page's address, and below it what a script written for Streamlit may ask of it."""
 
     def page(request: Request) -> Response:
         charts = request.url.path in PAGES_OF_CHARTS
-        return HTMLResponse(shell(charts=charts), headers={"cache-control": "no-cache"})
+        base = public.base if public.is_asked_by(request.scope["headers"]) else ""
+        return HTMLResponse(shell(base, charts=charts), headers={"cache-control": "no-cache"})
 
     def probe(request: Request) -> Response:
         return RedirectResponse("/" + request.url.path.split("/", 2)[2], headers={"cache-control": "no-cache"})
@@ -73,15 +78,15 @@ def page_routes() -> list[BaseRoute]:
 
 
 @cache
-def shell(*, charts: bool) -> str:
-    """The page every address gets: Streamlit's, with our script first. ``charts``: the browser fetches Plotly beside
-    everything else, and does not wait for the first chart to ask for it.
+def shell(base: str = "", *, charts: bool) -> str:
+    """The page every address gets: Streamlit's, with our script first. ``base``: what stands before the lab's paths.
+    ``charts``: the browser fetches Plotly beside everything else, and does not wait for the first chart to ask for it.
     """
     from streamlit import file_util
 
     folder = Path(file_util.get_static_dir())
     page = (folder / "index.html").read_text(encoding="utf-8")
-    first = f"<head>\n<script>\n{SCRIPT.read_text(encoding='utf-8')}</script>"
+    first = f"<head>\n<script>\n{SCRIPT.read_text(encoding='utf-8').replace('{{base}}', base)}</script>"
     if charts:
         plotly = [f"./static/js/{path.name}" for path in (folder / "static" / "js").glob("PlotlyChart.*.js")]
         first += "".join(f'\n<link rel="modulepreload" crossorigin href="{path}" data-charts />' for path in plotly)

@@ -15,10 +15,13 @@ from app.errors import LabError
 from app.home import Home
 from app.lab import Lab, set_lab
 from app.locks import LabAddress
-from app.server.entrance import Entrance, entrance_of
+from app.rights import judge_by
+from app.room.room import open_room, set_room
+from app.server.entrance import Entrance, RoomJudge, entrance_of
 from app.server.gate import Gate
 from app.server.guard import LOOPBACK_HOSTS, Guard
 from app.server.lab_lock import LabLock
+from app.server.outward import Outward, listen, run_both
 from app.server.preload import preload
 
 if TYPE_CHECKING:
@@ -33,6 +36,7 @@ NO_TOKEN = (
     "No token is asked for (--no-token): everybody with an account on this machine can use this lab, delete "
     "its runs included."
 )
+PING_S = 15.0  # proxies end a socket that was silent for 30 s or more
 CLOSE_S = 2  # how long open sockets may take at shutdown
 
 
@@ -94,11 +98,16 @@ def build_app(
     from app.server.routes import routes
 
     entrance = entrance or Entrance(lab.address)
+    room = entrance.room
     configure_streamlit(allowed_hosts)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
         set_lab(lab)
+        if room is not None:
+            room.address = entrance.room_address
+            set_room(room)
+            judge_by(RoomJudge(entrance, room))
         lab.start()
         try:
             if on_ready is not None:
@@ -107,6 +116,8 @@ def build_app(
         finally:
             lab.stop()
             set_lab(None)
+            set_room(None)
+            judge_by(None)
 
     return st.App(
         PAGE,
@@ -150,23 +161,29 @@ def serve(
     starter: bool = True,
     open_browser: bool = False,
     open_to_all: bool = False,
+    workshop: bool = False,
+    outward: Outward | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
     """Run the lab until it is interrupted.
 
     ``starter``: with an empty store, start the starter scenario. ``open_browser``: show the page once it is there.
-    ``open_to_all``: ask nobody on this machine for a token.
+    ``open_to_all``: ask nobody on this machine for a token. ``workshop``: open a room. ``outward``: how others reach
+    it.
 
     Raises ``LabError`` when the store is in use by another lab, cannot be written or holds no readable database.
     """
+    outward = outward or Outward()
     home.prepare()
     lock = LabLock(home)
     try:
-        with bind(port) as listener:
+        with bind(port) as listener, listen(outward) as beyond:
             address = LabAddress.fresh(HOST, listener.getsockname()[1])
             if port and address.port != port:
                 say(f"Port {port} is taken; using {address.port}.")
-            entrance = entrance_of(home, address, open_to_all=open_to_all)
+            entrance = entrance_of(home, address, open_to_all=open_to_all, public=outward.public)
+            if workshop:
+                entrance.room = open_room(home)
             lab = Lab(home, address)
             lab.queue.warm_up()  # its imports run beside ours
 
@@ -176,13 +193,16 @@ def serve(
                     lab.start_starter()
                 say(f"ServeScope is open at {entrance.page_address()}")
                 say(NO_TOKEN if open_to_all else ONE_BROWSER)
+                if entrance.room is not None:
+                    say(f"Presenter's link: {entrance.room_address(entrance.room.kept.presenters_token)}")
+                    say(f"Viewers' link:    {entrance.room_address(entrance.room.kept.viewers_token)}")
                 say("Ctrl-C ends it; a run in progress is ended cleanly and kept.")
                 preload()
                 if open_browser:
                     webbrowser.open(entrance.page_address())
 
             try:
-                _serve(lab, entrance, listener, (*LOOPBACK_HOSTS, *extra_hosts), ready)
+                _serve(lab, entrance, listener, (*LOOPBACK_HOSTS, *outward.hosts, *extra_hosts), ready, outward, beyond)
             finally:
                 lab.stop()
     finally:
@@ -190,8 +210,15 @@ def serve(
 
 
 def _serve(
-    lab: Lab, entrance: Entrance, listener: socket.socket, hosts: tuple[str, ...], on_ready: Callable[[], None]
+    lab: Lab,
+    entrance: Entrance,
+    listener: socket.socket,
+    hosts: tuple[str, ...],
+    on_ready: Callable[[], None],
+    outward: Outward,
+    beyond: socket.socket | None,
 ) -> None:
+    """Serve this machine, and whoever comes by ``beyond``, on one event loop."""
     import uvicorn
 
     from app.server.connections import BoundedHttp, more_descriptors
@@ -205,15 +232,23 @@ def _serve(
     more_descriptors()
     asgi_app = build_app(lab, entrance, allowed_hosts=hosts, on_ready=on_ready)
     lab.start()  # here, so that what is wrong with the store is said in words rather than by the server's start-up log
-    config = uvicorn.Config(
-        asgi_app,
-        http=BoundedHttp,
-        ws="websockets-sansio",
-        ws_per_message_deflate=False,
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        use_colors=False,
-        timeout_graceful_shutdown=CLOSE_S,
-    )
-    Server(config).run(sockets=[listener])
+    options: dict[str, Any] = {
+        "http": BoundedHttp,
+        "ws": "websockets-sansio",
+        "ws_per_message_deflate": False,
+        "access_log": False,
+        "log_level": "warning",
+        "server_header": False,
+        "use_colors": False,
+        "timeout_graceful_shutdown": CLOSE_S,
+        "proxy_headers": False,
+    }
+    server = Server(uvicorn.Config(asgi_app, ws_ping_interval=PING_S, **options))
+    if beyond is None:
+        server.run(sockets=[listener])
+    else:
+        tls: dict[str, Any] = {}
+        if outward.certificate:
+            tls = {"ssl_certfile": outward.certificate, "ssl_keyfile": outward.key}
+        second = Server(uvicorn.Config(asgi_app, ws_ping_interval=PING_S, lifespan="off", **tls, **options))
+        run_both(server, listener, second, beyond)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import LabError
 from app.home import Home
+from app.rights import Right, needs
 from engine.config import ConfigError, EngineConfig, apply_overrides
 from scenarios.own import LETTERS, NAME, checked_name
 from telemetry.json_file import Unreadable, read_as, write_json
@@ -34,6 +35,7 @@ def saved_names(home: Home) -> list[str]:
     return sorted(path.stem for path in home.settings.glob("*.json") if NAME.fullmatch(path.stem))
 
 
+@needs(Right.KEEP)
 def save_settings(home: Home, name: str, settings: Mapping[str, str], *, replace: bool = False) -> None:
     """Keep settings under a name.
 
@@ -94,6 +96,7 @@ def fitting(base: EngineConfig, name: str, settings: Mapping[str, str]) -> Engin
         raise ConfigError(f"{name}.json: {error.field}", error.value, error.message, error.mend) from None
 
 
+@needs(Right.KEEP)
 def delete_saved(home: Home, name: str) -> None:
     """Remove saved settings. Raises ``LabError`` for none of this name."""
     if not NAME.fullmatch(name):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import LabError
 from app.home import Home
+from app.rights import Right, needs
 from scenarios.own import NAME, checked_name
 from telemetry.json_file import Unreadable, read_as, write_json
 
@@ -32,6 +33,7 @@ def saved_queries(home: Home) -> list[str]:
     return sorted(path.stem for path in home.queries.glob("*.json") if NAME.fullmatch(path.stem))
 
 
+@needs(Right.KEEP)
 def save_query(home: Home, name: str, query: str) -> None:
     """Keep a query under a name; one of this name is replaced.
 
@@ -72,6 +74,7 @@ def read_query(home: Home, name: str) -> str:
     raise _unknown(home, name)
 
 
+@needs(Right.KEEP)
 def delete_query(home: Home, name: str) -> None:
     """Remove a saved query. Raises ``LabError`` for none of this name."""
     if not NAME.fullmatch(name) or not (home.queries / f"{name}.json").exists():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.errors import LabError
 from app.home import Home
+from app.rights import Right, needs
 from scenarios import traces
 
 MOST_ROWS = 200  # of a trace that is dropped, as the number of requests to begin with
@@ -24,6 +25,7 @@ class KeptTrace:
     has_blocks: bool
 
 
+@needs(Right.KEEP)
 def keep_trace(home: Home, name: str, data: bytes) -> KeptTrace:
     """Keep a trace file under its name; one that is there already is replaced.
 

@@ -12,6 +12,7 @@ from app.experiments.drive import pause, resume
 from app.experiments.listing import KINDS, Entry, title_of
 from app.experiments.missing_runs import what_rests_on
 from app.lab import Lab
+from app.rights import Right, offered_with
 from app.runs.facts import RunFacts, load_run
 from app.runs.notes import write_notes
 from app.views.exchange_settings import run_settings_links
@@ -92,6 +93,7 @@ def _link(page: str, label: str, to: dict[str, str], icon: str = ":material/open
     st.page_link(page, label=label, icon=icon, query_params=to, width="content")
 
 
+@offered_with(Right.RENAME)
 def _words(lab: Lab, entry: Entry) -> None:
     """A name and notes."""
     with st.popover("Rename", icon=":material/edit:"), st.form(f"rename-{entry['id']}", border=False):
@@ -106,6 +108,7 @@ def _words(lab: Lab, entry: Entry) -> None:
             st.rerun()
 
 
+@offered_with(Right.RENAME)
 def _tags(lab: Lab, entry: Entry, known: Sequence[str]) -> None:
     key = f"tags-{entry['id']}"
     st.multiselect(
@@ -127,6 +130,7 @@ def _keep_tags(lab: Lab, name: str, key: str) -> None:
     del st.session_state[key]  # drawn anew from what is kept, which after a refusal is what was there
 
 
+@offered_with(Right.CANCEL)
 def _cancel(lab: Lab, entry: Entry) -> None:
     if entry["status"] not in FINAL_STATES:
         st.button(
@@ -138,6 +142,7 @@ def _cancel(lab: Lab, entry: Entry) -> None:
         )
 
 
+@offered_with(Right.CANCEL)
 def _stop_or_go_on(lab: Lab, entry: Entry) -> None:
     if entry["status"] == "running":
         st.button(
@@ -163,6 +168,7 @@ def _go_on(lab: Lab, experiment_id: str) -> None:
     lab.experimenter.take_up(experiment_id)
 
 
+@offered_with(Right.DELETE)
 def _delete(lab: Lab, entry: Entry) -> None:
     """Deletes at once what nothing rests on; says first what does."""
     name, is_a_run = entry["id"], entry["kind"] == "run"

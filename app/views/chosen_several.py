@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.experiments.listing import Entry, title_of
 from app.lab import Lab
+from app.rights import Right, offered_with
 from app.runs.notes import write_notes
 from app.runs.run_figures import ONE_RUN, settings_apart, side_by_side
 from app.views.chosen import facts_of
@@ -32,6 +33,7 @@ def chosen_several(lab: Lab, entries: Sequence[Entry], known_tags: Sequence[str]
             )
 
 
+@offered_with(Right.RENAME)
 def _tag_all(lab: Lab, entries: Sequence[Entry], known: Sequence[str]) -> None:
     with st.popover("Tags", icon=":material/sell:"), st.form("tag-all", border=False):
         tags = st.multiselect(

@@ -10,6 +10,7 @@ import streamlit as st
 from app.errors import LabError, on_page
 from app.lab import Lab
 from app.retention import GB, Plan, keep_to, plan_retention, read_rule, write_rule
+from app.rights import Right, offered_with
 from app.views.trash import attempt
 from app.words.disk import size
 from app.words.plain import clock, counted, plain
@@ -18,6 +19,7 @@ MOST_NAMED = 200
 GONE = "retention-gone"
 
 
+@offered_with(Right.DELETE)
 def disk_panel(lab: Lab, runs: Sequence[Mapping[str, Any]]) -> None:
     """Draw it, folded together. ``runs``: the store's, with their ``bytes``."""
     try:

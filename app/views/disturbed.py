@@ -8,6 +8,7 @@ from app.experiments.disturbed import disturbed_turns, serve_disturbed_again, wi
 from app.experiments.missing_runs import part_in_words
 from app.experiments.plan import Experiment
 from app.lab import Lab
+from app.rights import Right, may
 from app.views.trash import attempt
 from app.words.plain import counted, plain
 
@@ -34,7 +35,7 @@ def as_the_reader_wants(lab: Lab, experiment: Experiment) -> Experiment:
             help=f"On every side, for the sides are paired by repeat. {counted(left, 'repeat')} would be left.",
             disabled=not left,
         )
-        if experiment.state != "running":
+        if experiment.state != "running" and may(Right.MEASURE):
             st.button(
                 "Serve them again",
                 icon=":material/replay:",

@@ -16,6 +16,7 @@ from app.experiments.plan import Experiment, turn_in_words
 from app.exports.export import export
 from app.exports.import_file import import_file, imported_in_words
 from app.lab import Lab
+from app.rights import Right, may, offered_with
 from app.runs.notes import notes_or_none
 from app.views.trash import delete_damaged
 from app.views.uploads import forget
@@ -53,8 +54,9 @@ def experiment_picker(lab: Lab) -> str | None:
                 format_func=lambda experiment_id: titles.get(experiment_id, experiment_id),
                 key=f"experiment-{named}-{len(known)}",
             )
-        with st.popover("Import", icon=":material/upload:", help="A .servescope file from this or another lab"):
-            _import(lab)
+        if may(Right.KEEP):
+            with st.popover("Import", icon=":material/upload:", help="A .servescope file from this or another lab"):
+                _import(lab)
     if "imported" in st.session_state:
         st.success(st.session_state.pop("imported"), icon=":material/check:")
     if chosen is not None and chosen != named and (named is None or named in known):
@@ -80,7 +82,7 @@ def experiment_progress(lab: Lab, experiment: Experiment) -> None:
         done = sum(turn.done for turn in experiment.turns)
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"Stopped after {done} of {counted(runs_planned(experiment), 'run')}; what is done is kept.")
-            if st.button("Go on", icon=":material/play_arrow:", key="resume"):
+            if may(Right.MEASURE) and st.button("Go on", icon=":material/play_arrow:", key="resume"):
                 resume(lab.home, experiment.experiment_id)
                 lab.experimenter.take_up(experiment.experiment_id)
                 st.rerun()
@@ -91,6 +93,7 @@ def exchange_row(lab: Lab, experiment: Experiment, slo: str | None) -> None:
     take_away(lab, experiment.experiment_id, slo)
 
 
+@offered_with(Right.EXPORT)
 def take_away(lab: Lab, name: str, slo: str | None) -> None:
     """Buttons that make the files of a run or an experiment at the moment they are pressed."""
     st.markdown("**Take it away**")
@@ -134,7 +137,7 @@ def _while_it_lasts(lab: Lab, experiment_id: str, seen: int) -> None:
         words += f", about {_duration(left)} left"
     with st.container(horizontal=True, vertical_alignment="center"):
         st.progress(min(1.0, done / planned), text=plain(words))
-        if st.button(
+        if may(Right.CANCEL) and st.button(
             "Stop", icon=":material/stop_circle:", key="stop", help="What is done is kept; it can go on later."
         ):
             try:

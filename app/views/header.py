@@ -9,6 +9,7 @@ import streamlit as st
 from app.errors import LabError
 from app.lab import Lab
 from app.panels.sentences import label_in_words
+from app.rights import Right, may, visitor
 from app.runs.facts import RunFacts, load_run
 from app.settings import controls as book
 from app.views.exchange_settings import run_settings_links
@@ -42,9 +43,10 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
         for label, words in _labels(lab, facts).items():
             st.badge(plain(label), color="orange", icon=":material/label:", help=plain(words))
         st.caption(plain(f"{facts.switches}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
-        with st.popover("Use its settings", icon=":material/tune:", help="This run's settings, for another one"):
-            st.button("Set the panel so", key="use-settings", on_click=use_settings, args=(facts,))
-            run_settings_links(facts)
+        if not visitor().is_viewer:
+            with st.popover("Use its settings", icon=":material/tune:", help="This run's settings, for another one"):
+                st.button("Set the panel so", key="use-settings", on_click=use_settings, args=(facts,))
+                run_settings_links(facts)
 
 
 def _labels(lab: Lab, facts: RunFacts) -> dict[str, str]:
@@ -87,7 +89,9 @@ def _while_it_lasts(lab: Lab, run_id: str, seen: str) -> None:
     if facts.state != seen:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center", width="content"):
-        if st.button("Cancel the run", icon=":material/stop_circle:", key="cancel", help="What was done is kept."):
+        if may(Right.CANCEL) and st.button(
+            "Cancel the run", icon=":material/stop_circle:", key="cancel", help="What was done is kept."
+        ):
             _cancel(lab, run_id)
         if st.session_state.get("cancelled") == run_id:
             st.caption("Ending after this iteration", width="content")

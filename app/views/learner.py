@@ -6,6 +6,7 @@ import streamlit as st
 
 from app.components.browser_name import browser_name
 from app.lessons.progress import is_learner
+from app.rights import visitor
 
 PARAMETER = "learner"
 LARGE = "large"
@@ -13,6 +14,9 @@ LARGE = "large"
 
 def this_learner() -> str | None:
     """The learner's name; None for the moment in which the browser is asked for it."""
+    who = visitor()
+    if who.is_viewer:
+        return who.member  # nobody looks at what another viewer predicted
     asked = st.query_params.get(PARAMETER)
     if is_learner(asked):
         return asked

@@ -13,9 +13,12 @@ from app.experiments.drive import pause
 from app.experiments.file import read_experiment
 from app.experiments.missing_runs import missing_runs, without
 from app.lab import Lab
-from app.lessons.plan import begin, begin_again
+from app.lessons.plan import begin_again
 from app.lessons.predicted import in_words
-from app.lessons.progress import Committed, Progress, reset, take_back
+from app.lessons.progress import NOT_BEGUN, Committed, Progress, reset, take_back
+from app.rights import Right, may
+from app.room.lesson import commit_here, reached_in, share_again
+from app.room.room import get_room
 from app.runs.facts import load_run
 from app.runs.machine_rates import measure_for
 from app.views.experiments import experiment_progress
@@ -24,6 +27,7 @@ from app.views.lessons import progress_of, undo_line
 from app.views.missing import rows_of, say_missing, wait_for_rows
 from app.views.prediction_form import given, prediction_form
 from app.views.reveal import revealed
+from app.views.room_answers import room_answers, waiting_for_runs
 from app.views.running import running_board
 from app.views.trash import attempt, complaint
 from app.words.plain import counted, plain
@@ -62,7 +66,7 @@ def lesson_page(lab: Lab, learner: str, name: str) -> None:
     if progress is None:
         return
     made = progress.of(name)
-    reached = _reached(lab, lesson, made)
+    reached = max(_reached(lab, lesson, made), min(reached_in(get_room(), name), len(lesson.steps) - 1))
     n = _step_to_show(lesson, reached)
     keep_in_address({"step": [str(n + 1)]}, view=f"lesson {name} {n}")
     with st.container(key="lesson-large" if large_type() else "lesson"):
@@ -71,6 +75,7 @@ def lesson_page(lab: Lab, learner: str, name: str) -> None:
         undo_line(lab, learner, progress)
         _where(name, lesson, made, reached, n)
         _step(lab, learner, name, lesson, n, made.get(n))
+        room_answers(lab, learner, name, n, lesson.steps[n], made.get(n))
         _begin_anew(lab, learner, name, progress)
 
 
@@ -133,7 +138,8 @@ def _step(lab: Lab, learner: str, name: str, lesson: Lesson, n: int, committed: 
         st.markdown(plain(step.predict.ask))
         if committed.hash == step_hash(step):
             said = plain(in_words(step, committed.predicted))
-            st.markdown(f":material/lock: You predicted: **{said}**")
+            who = "The presenter" if committed.by_presenter else "You"
+            st.markdown(f":material/lock: {who} predicted: **{said}**")
     if committed.hash != step_hash(step):
         _changed_since(lab, learner, name, n)
         return
@@ -167,12 +173,13 @@ def _predict(lab: Lab, learner: str, name: str, n: int, step: Step) -> None:
     with st.container(border=True, key="prediction"):
         st.markdown(":material/psychology_alt: **Your prediction**")
         prediction_form(step, f"predict-{name}-{n}")
+        runs = may(Right.MEASURE)
         st.button(
-            "Commit and run",
+            "Commit and run" if runs else "Commit",
             key="commit",
             type="primary",
             icon=":material/lock:",
-            help="Writes your prediction down and starts the runs. It cannot be changed afterwards.",
+            help=f"Writes your prediction down{' and starts the runs' if runs else ''}. It cannot be changed.",
             on_click=_commit,
             args=(lab, learner, name, n, step),
         )
@@ -185,12 +192,13 @@ def _commit(lab: Lab, learner: str, name: str, n: int, step: Step) -> None:
     if value is None:
         st.session_state["prediction-problem"] = "Predict first: what you think counts only before the run."
         return
-    _attempt(lambda: begin(lab.home, learner, name, n, value, measure=measure_for(lab.home)))
+    _attempt(lambda: commit_here(lab.home, learner, name, n, value, measure_for(lab.home)))
     st.query_params.from_dict(address_of(lesson=name, step=str(n + 1)))  # it stays the one that is shown
 
 
 def _run_again(lab: Lab, learner: str, name: str, n: int) -> None:
     _attempt(lambda: begin_again(lab.home, learner, name, n, measure=measure_for(lab.home)))
+    share_again(lab.home, learner, name, n)
 
 
 def _attempt(act: object) -> None:
@@ -222,6 +230,9 @@ def _answer(lab: Lab, learner: str, name: str, n: int, committed: Committed) -> 
     """Draw the runs of a prediction as far as they are, or what they say; whether they said it."""
     if "prediction-problem" in st.session_state:
         st.error(st.session_state.pop("prediction-problem"), icon=":material/error:")
+    if committed.experiment_id == NOT_BEGUN:
+        waiting_for_runs()
+        return False
     try:
         experiment = read_experiment(lab.home, committed.experiment_id)
     except LabError as error:
@@ -268,6 +279,8 @@ def _lost(lab: Lab, learner: str, name: str, n: int, why: str) -> None:
 
 
 def _again_button(lab: Lab, learner: str, name: str, n: int, *, primary: bool = False) -> None:
+    if not may(Right.MEASURE):
+        return
     st.button(
         "Serve all runs again",
         key="serve-again",
@@ -301,7 +314,7 @@ def _next(name: str, lesson: Lesson, n: int) -> None:
 
 
 def _begin_anew(lab: Lab, learner: str, name: str, progress: Progress) -> None:
-    if progress.of(name):
+    if progress.of(name) and may(Right.KEEP):
         st.button(
             "Begin this lesson anew",
             key="begin-anew",

@@ -10,6 +10,9 @@ from app.components.address import keep_in_address
 from app.errors import LabError
 from app.lab import Lab
 from app.lessons.progress import Committed, Progress, read_progress, undo_reset
+from app.rights import visitor
+from app.room.lesson import progress_in
+from app.room.room import viewer_in
 from app.views.learner import address_of
 from app.views.trash import attempt, complaint
 from app.words.plain import counted, plain
@@ -40,7 +43,10 @@ def lesson_list(lab: Lab, learner: str) -> None:
 
 
 def progress_of(lab: Lab, learner: str) -> Progress | None:
-    """What was predicted; None, with the reason on the page, where it cannot be read."""
+    """What was predicted, in a room by the viewer; None, with the reason on the page, where it cannot be read."""
+    room = viewer_in(visitor())
+    if room is not None:
+        return progress_in(room, learner)
     try:
         return read_progress(lab.home, learner)
     except LabError as error:

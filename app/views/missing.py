@@ -13,6 +13,7 @@ from app.errors import LabError, on_page
 from app.experiments.missing_runs import Missing, serve_again, without
 from app.experiments.plan import Experiment
 from app.lab import Lab
+from app.rights import Right, may, offered_with
 from app.views.trash import attempt, complaint, delete_damaged
 from app.words.plain import counted, plain
 from store import queries
@@ -39,7 +40,7 @@ def say_missing(lab: Lab, experiment: Experiment, missing: tuple[Missing, ...]) 
     )
     back = [gone.turn.run_id for gone in missing if gone.in_trash]
     with st.container(horizontal=True):
-        if back:
+        if back and may(Right.DELETE):
             st.button(
                 f"Bring back {counted(len(back), 'run')}",
                 icon=":material/restore_from_trash:",
@@ -47,7 +48,8 @@ def say_missing(lab: Lab, experiment: Experiment, missing: tuple[Missing, ...]) 
                 on_click=_bring_back,
                 args=(lab, back),
             )
-        if len(back) < len(missing) and experiment.kind != "capacity" and experiment.state != "running":
+        may_serve = may(Right.MEASURE) and experiment.state != "running"
+        if len(back) < len(missing) and may_serve and experiment.kind != "capacity":
             st.button(
                 "Serve again what is gone for good",
                 icon=":material/replay:",
@@ -68,6 +70,7 @@ def damaged_run(lab: Lab, run_id: str, error: LabError) -> None:
         delete_damaged("Delete this run", lab.delete, run_id)
 
 
+@offered_with(Right.DELETE)
 def deleted_run(lab: Lab, run_id: str) -> None:
     """In place of a run that is in the trash: a button that brings it back."""
     complaint()

@@ -15,6 +15,7 @@ from app.experiments.file import create_experiment
 from app.experiments.plan import Experiment, grid, plan
 from app.experiments.rate_search import plan_capacity
 from app.lab import Lab
+from app.rights import Right, offered_with
 from app.runs.machine_rates import measure_for
 from app.settings import controls as book
 from app.settings.form import Form
@@ -39,6 +40,7 @@ KINDS = ("Variants", "Sweep", "Capacity")
 Asked = tuple[str | None, str | None, list[str]]
 
 
+@offered_with(Right.MEASURE)
 def new_comparison(lab: Lab) -> None:
     """Draw the form; a pressed button plans the experiment and turns the page to it."""
     titles = {info.name: scenario_title(info) for info in scenario_infos()}

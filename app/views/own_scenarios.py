@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.rights import Right, require
 from app.settings.held import reset
 from app.settings.scenario_list import damaged_scenarios
 from app.words.plain import plain
@@ -135,6 +136,7 @@ def _removed(name: str) -> None:
 
 def _attempt(change: Callable[[], None]) -> None:
     try:
+        require(Right.KEEP)
         change()
     except Refusal as error:
         st.session_state[PROBLEM] = with_field(error)

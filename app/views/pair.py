@@ -21,6 +21,7 @@ from app.experiments.repeats import repeats_of
 from app.experiments.stop_rule import FIGURES, MOST, WIDTH
 from app.lab import Lab, get_lab
 from app.panels.panel import FinishedRun
+from app.rights import Right, offered_with
 from app.runs.facts import RunFacts, comparable_runs, load_run
 from app.views.expected import expected_lines
 from app.views.points import iteration_of
@@ -160,6 +161,7 @@ def _aligned_by() -> None:
     )
 
 
+@offered_with(Right.MEASURE)
 def _repeat(lab: Lab, before: RunFacts, result: dict[str, Any]) -> None:
     """One click for a comparison that goes on from these two runs until it is narrow enough; what it means can be set
     beside it.

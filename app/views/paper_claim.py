@@ -19,6 +19,7 @@ from app.experiments.file import create_experiment, read_experiment
 from app.experiments.measured import figure_rows
 from app.experiments.missing_runs import as_it_is
 from app.lab import Lab, get_lab
+from app.rights import Right, needs, offered_with
 from app.runs.machine_rates import measure_for
 from app.views.experiments import compared_link, experiment_progress
 from app.views.missing import rows_of, wait_for_rows
@@ -52,6 +53,16 @@ def claim_here(lab: Lab, name: str) -> None:
     st.markdown(plain(claim.says))
     experiments = claim_experiments(lab.home, name)
     going = next((one for one in experiments if one.state == "running"), None)
+    _buttons(lab, name, idle=going is None)
+    if "claim-problem" in st.session_state:
+        st.error(st.session_state.pop("claim-problem"), icon=":material/error:")
+    if experiments and experiments[0].state != "finished":
+        experiment_progress(lab, experiments[0])
+    _verdicts(lab, name, [one for one in experiments if one.state != "running"])
+
+
+@offered_with(Right.MEASURE)
+def _buttons(lab: Lab, name: str, *, idle: bool) -> None:
     with st.container(horizontal=True):
         for quick, label, words in (
             (True, "Quick run", "Smaller sizes and fewer repeats: a minute or two on two cores."),
@@ -63,15 +74,10 @@ def claim_here(lab: Lab, name: str) -> None:
                 type="primary" if quick else "secondary",
                 icon=":material/bolt:" if quick else ":material/play_arrow:",
                 help=words,
-                disabled=going is not None,
+                disabled=not idle,
                 on_click=_start,
                 args=(lab, name, quick),
             )
-    if "claim-problem" in st.session_state:
-        st.error(st.session_state.pop("claim-problem"), icon=":material/error:")
-    if experiments and experiments[0].state != "finished":
-        experiment_progress(lab, experiments[0])
-    _verdicts(lab, name, [one for one in experiments if one.state != "running"])
 
 
 def verdicts_here(lab: Lab) -> dict[str, str]:
@@ -90,6 +96,7 @@ def judgements_here(lab: Lab) -> list[Judgement]:
     return [one for experiment in claim_experiments(lab.home) if (one := judgement_here(lab, experiment))]
 
 
+@needs(Right.MEASURE)
 def _start(lab: Lab, name: str, quick: bool) -> None:
     try:
         experiment, specs = plan_claim(name, quick=quick, measure=measure_for(lab.home))

@@ -11,6 +11,7 @@ from app.experiments.drive import pause
 from app.experiments.file import read_experiment
 from app.experiments.listing import title_of
 from app.lab import Lab
+from app.rights import Right, may, offered_with
 from app.runs.listing import entry
 from app.views.trash import attempt
 from app.words.plain import counted, plain
@@ -48,7 +49,7 @@ def _queue(lab: Lab, seen: tuple[Sequence[str], Sequence[str]]) -> None:
             _line(lab, run_id, "now")
         for place, run_id in enumerate(waiting[:MOST_SHOWN]):
             idle = ("front", "up") if place == 0 else ("down",) if place == len(waiting) - 1 else ()
-            _line(lab, run_id, str(place + 1), MOVES if len(waiting) > 1 else (), idle)
+            _line(lab, run_id, str(place + 1), MOVES if len(waiting) > 1 and may(Right.CANCEL) else (), idle)
         if len(waiting) > MOST_SHOWN:
             st.caption(f"and {counted(len(waiting) - MOST_SHOWN, 'run')} more behind them")
 
@@ -77,6 +78,7 @@ def _line(lab: Lab, run_id: str, place: str, moves: Sequence[Move] = (), idle: C
             _end(lab, run_id, experiment)
 
 
+@offered_with(Right.CANCEL)
 def _end(lab: Lab, run_id: str, experiment: str | None) -> None:
     """A run of an experiment that goes on would be served again, so the experiment is stopped."""
     if experiment:

@@ -20,6 +20,7 @@ from app.lessons.code import source_of
 from app.lessons.predicted import Predicted, in_words
 from app.lessons.progress import Committed
 from app.lessons.reveal import OUTCOMES, Outcome, Reveal, figure_unit, reveal
+from app.rights import visitor
 from app.views.experiments import compared_link
 from app.words.plain import counted, plain
 from scenarios import lessons
@@ -127,7 +128,7 @@ def _figures(told: Reveal, experiment: Experiment) -> None:
 def _to_try(to_try: Try, says: str, key: str) -> None:
     with st.container(border=True, key="lesson-try"):
         st.markdown(f"**One thing to try.** {plain(says)}")
-        if st.button(
+        if not visitor().is_viewer and st.button(
             "Set the panel up",
             key=f"try-{key}",
             icon=":material/tune:",

@@ -32,7 +32,7 @@ def running_board(lab: Lab, facts: RunFacts) -> bool:
         {
             "run": facts.run_id,
             "state": facts.state,
-            "token": lab.token,
+            "token": lab.socket_token,
             "path": SOCKET,
             "palettes": palettes(),
             "words": board_words(),

@@ -17,6 +17,7 @@ from app.components.chart_card import as_csv, page_palette
 from app.components.selection import looked_at
 from app.errors import on_page
 from app.lab import Lab
+from app.rights import Right, needs
 from app.runs.listing import list_runs
 from app.settings.saved_queries import LONGEST, delete_query, read_query, save_query, saved_queries
 from app.words.plain import counted, plain
@@ -66,6 +67,7 @@ def run_query(database: Database, query: str, stop: Stop) -> Answer:
     return Answer(shown, columns, shown.num_rows, table.num_rows > MOST_ROWS, time.monotonic() - began)
 
 
+@needs(Right.SQL)
 def sql_box(lab: Lab) -> None:
     """Draw the page."""
     if TEXT not in st.session_state:
@@ -95,6 +97,7 @@ def sql_box(lab: Lab) -> None:
     _schema()
 
 
+@needs(Right.SQL)
 def _run(lab: Lab) -> None:
     stop = Stop()
     future = _pool.submit(run_query, lab.database, st.session_state[TEXT], stop)

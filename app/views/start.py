@@ -10,6 +10,7 @@ import streamlit as st
 from app.components.address import keep_in_address
 from app.errors import LabError
 from app.lab import Lab
+from app.rights import Right, offered_with, visitor
 from app.runs.facts import RunFacts, flipped, load_run
 from app.runs.folder import read_spec
 from app.runs.machine_rates import measure_for
@@ -131,6 +132,10 @@ def _keep(scenario: Scenario, name: str, changed: dict[str, str]) -> None:
 
 def nothing_yet(lab: Lab) -> None:
     """What an empty store shows: what to do, and a button that does it."""
+    if visitor().is_viewer:
+        st.title("Nothing has run yet", anchor=False)
+        st.markdown("What the presenter runs appears here.")
+        return
     name = st.session_state["scenario"]
     info = next(info for info in scenario_infos() if info.name == name)
     st.title("Nothing has run yet", anchor=False)
@@ -167,6 +172,7 @@ def show_started(lab: Lab, spec: RunSpec) -> None:
     st.rerun()
 
 
+@offered_with(Right.START)
 def flip_button(lab: Lab, facts: RunFacts) -> None:
     """Run the same requests again with the scenario's technique switched."""
     technique = _technique_of(facts)

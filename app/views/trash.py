@@ -14,6 +14,7 @@ from app.experiments.listing import KINDS, kind_of
 from app.home import EXPERIMENT_FILE, REPORT_FILE, Home
 from app.lab import Lab
 from app.reports import Report
+from app.rights import Right, offered_with
 from app.runs import trash
 from app.runs.brief import brief_of
 from app.words.plain import clock, counted, plain
@@ -25,6 +26,7 @@ from telemetry.json_file import Unreadable, read_as
 OFFERED_S = 3600.0  # how long the last deletion is offered back above the list; the trash keeps it for longer
 
 
+@offered_with(Right.DELETE)
 def undo_line(lab: Lab) -> None:
     """The last deletion, with a button that takes it back. It is read from the trash, so a reload or another tab shows
     it too.
@@ -38,6 +40,7 @@ def undo_line(lab: Lab) -> None:
             st.button("Undo", icon=":material/undo:", key="undo-delete", on_click=attempt, args=(lab.restore, run_id))
 
 
+@offered_with(Right.DELETE)
 def trash_list(lab: Lab) -> None:
     """Everything in the trash: bring one back, remove one for good, remove all."""
     deleted = trash.trashed(lab.home)
@@ -87,6 +90,7 @@ def attempt(act: Callable[..., Any], *what: Any, then: Callable[[], None] | None
             then()
 
 
+@offered_with(Right.DELETE)
 def delete_damaged(words: str, delete: Callable[[str], Any], what: str) -> None:
     """A button that deletes what the page cannot show, and leaves for another."""
     complaint()

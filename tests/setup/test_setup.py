@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,25 @@ def test_make_lab_installs_then_opens_and_the_second_time_only_opens(project: Pa
     assert "the lab is open" in output
     code, output = make(project, "lab")
     assert (code, output.strip()) == (0, "the lab is open")
+
+
+def test_without_network_everything_comes_from_a_folder_of_wheels(project: Path) -> None:
+    """docs/workshop.md promises one command."""
+    backend = project / "backend" / "backend.py"
+    backend.write_text(BACKEND.replace("Provides-Extra: test", "Requires-Dist: carried\\nProvides-Extra: test"))
+    wheels = project / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "carried-1.0-py3-none-any.whl", "w") as wheel:
+        about = "carried-1.0.dist-info"
+        wheel.writestr("carried.py", "HERE = True\n")
+        wheel.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: carried\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{about}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{about}/RECORD", f"carried.py,,\n{about}/METADATA,,\n{about}/WHEEL,,\n{about}/RECORD,,\n")
+    code, output = make(project, "lab", "WHEELS=wheels")
+    assert code == 0, output
+    assert "the lab is open" in output
 
 
 @pytest.mark.rare

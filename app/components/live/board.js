@@ -142,8 +142,8 @@ class Board {
     this.connection = "connecting";
     this.readGhost();
     this.showStatus();
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const address = `${scheme}//${location.host}${this.data.path}`;
+    const base = window.__streamlit?.BACKEND_BASE_URL ?? `${location.origin}/`;
+    const address = `${base}${this.data.path.slice(1)}`.replace(/^http/, "ws");
     const positions = () => Object.fromEntries(Object.entries(this.tables).map(([name, table]) => [name, table.next]));
     this.feed = new Feed(address, this.data.token, this.data.run, positions, {
       frame: (frame) => this.take(frame),

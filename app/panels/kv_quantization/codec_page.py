@@ -21,6 +21,7 @@ from app.panels.kv_quantization.crossover import crossovers
 from app.panels.kv_quantization.measure import STANDARD
 from app.panels.kv_quantization.tables import codec_table, signed
 from app.panels.kv_quantization.words import AGAINST, CROSSOVER, CROSSOVER_HELP, HELP, POOLS
+from app.rights import visitor
 from app.runs.facts import RunFacts
 from app.runs.folder import read_spec
 from app.words.plain import counted, plain
@@ -109,7 +110,7 @@ def _missing(lab: Lab, facts: RunFacts, sides: Sides) -> None:
             "repeats:"
         )
         st.code(compare_command(facts.spec.scenario), language="bash", wrap_lines=True)
-    if options:
+    if options and not visitor().is_viewer:
         with st.container(horizontal=True, vertical_alignment="bottom", key="codec-run"):
             name = st.selectbox("Codec", options, key="codec-to-run", help=HELP["codec"], width=220)
             st.button(

@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.errors import LabError
+from app.rights import Right, needs
 from app.runs.process import SOURCE_ROOT, worker_environment
 from engine.config import EngineConfig, KVQuantization
 from store.quality_file import MOST_BYTES, Quality
@@ -83,6 +84,7 @@ def codecs_for(engine: EngineConfig, names: list[str] | None = None) -> dict[str
     }
 
 
+@needs(Right.MEASURE)
 def start(folder: Path, spec: Mapping[str, Any]) -> subprocess.Popen[bytes]:
     """Begin to measure; an earlier result in the folder is replaced when the new one is there."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

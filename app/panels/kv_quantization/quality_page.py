@@ -20,6 +20,7 @@ from app.panels.kv_quantization.quality_charts import error_map, room_and_loss
 from app.panels.kv_quantization.tables import quality_table
 from app.panels.kv_quantization.words import QUALITY
 from app.panels.panel import FinishedRun
+from app.rights import Right, may
 from app.runs.facts import RunFacts
 from app.runs.hub import require_models_here
 from app.words.plain import plain
@@ -48,7 +49,9 @@ def quality_section(run: FinishedRun) -> None:
     if latest is not None and latest.error is not None:
         st.error(plain(in_words(latest.error)), icon=":material/error:")
     words = "Measure again" if digest else "Measure quality"
-    if st.button(words, key="measure-quality", icon=":material/straighten:", help=QUALITY["button"]):
+    if may(Right.MEASURE) and st.button(
+        words, key="measure-quality", icon=":material/straighten:", help=QUALITY["button"]
+    ):
         engine = facts.spec.engine
         try:
             require_models_here(engine)
