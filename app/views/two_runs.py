@@ -16,7 +16,7 @@ from app.lab import Lab, get_lab
 from app.panels.sentences import decision_in_words
 from app.runs.facts import RunFacts, load_run
 from app.views.missing import rows_to_come, wait_for_rows
-from app.views.pair import draw_pair
+from app.views.pair import draw_pair, pair_of_runs
 from app.views.points import iteration_of
 from app.words.plain import plain
 from app.words.side_by_side import TOKENS, parting_in_words, waited_in_words
@@ -48,18 +48,16 @@ def two_runs(lab: Lab, one: str, other: str) -> None:
     if waiting:
         wait_for_rows(lab, waiting)
         return
-    with st.container(horizontal=True):
+    st.markdown(f"**Two runs step by step**: {plain(after.heading)}")
+    with st.container(horizontal=True, vertical_alignment="center"):
         for facts in (before, after):
-            st.page_link(
-                "pages/live.py",
-                label=plain(f"{facts.heading}, {facts.switches} ({facts.run_id})"),
-                icon=":material/open_in_new:",
-                query_params={"run": facts.run_id},
-                width="content",
-            )
-    result = draw_pair(before.run_id, after.run_id)
+            to = {"run": facts.run_id}
+            st.page_link("pages/live.py", label=f"Run {facts.run_id}", query_params=to, width="content")
+            st.caption(plain(facts.switches), width="content")
+    result = pair_of_runs(before.run_id, after.run_id)
     names = {side: result[side]["name"] for side in SIDES}
     _schedules(before.run_id, after.run_id, names)
+    draw_pair(before.run_id, after.run_id)
     _requests(lab, before.run_id, after.run_id, names)
 
 
