@@ -51,6 +51,7 @@ class Lab:
         self.queue = RunQueue(home, keep_spare=True)
         self.experimenter = Experimenter(home, self.submit, self.queue.cancel)
         self.started_unix_ns = time.time_ns()
+        self.starter_run: str | None = None  # which this process began with an empty store
         self._database_lock: FileLock | None = None
         self._database: Database | None = None
         self._live: LiveRuns | None = None
@@ -190,7 +191,8 @@ class Lab:
         import scenarios
 
         try:
-            return self.submit(scenarios.build(STARTER, measure=measure_for(self.home)))
+            self.starter_run = self.submit(scenarios.build(STARTER, measure=measure_for(self.home)))
+            return self.starter_run
         except (LabError, ValueError) as error:
             log.warning("the starter scenario did not start: %s", error)
             return None

@@ -45,9 +45,11 @@ class Figure(Part):
 class Regime(Part):
     """Where the effect can exist, by the cost model and the machine's measured peaks."""
 
-    kind: Literal["kv-bytes", "memory-bound-decode", "prefill-spike", "pool-full", "queue"] = Field(
+    kind: Literal[
+        "kv-bytes", "memory-bound-decode", "arithmetic-bound-decode", "prefill-spike", "pool-full", "queue"
+    ] = Field(
         description="kv-bytes: share of keys and values in what a decode step reads. memory-bound-decode: share of decode steps that "
-        "reading bounds, not arithmetic. prefill-spike: least time of the largest prompt step over that of a decode step. pool-full: "
+        "reading bounds, not arithmetic; arithmetic-bound-decode: of those that arithmetic bounds. prefill-spike: least time of the largest prompt step over that of a decode step. pool-full: "
         "most of the pool in use. queue: share of steps with a request waiting."
     )
     of: Name = Field(description="The variant whose runs say so.")

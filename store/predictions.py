@@ -23,11 +23,14 @@ Score = Literal["right", "direction", "wrong", "open"]
 
 @dataclass(frozen=True)
 class Scored:
-    """A prediction's score, and the count of its parts that were right of how many (1 of 1 where it has one)."""
+    """A prediction's score, the count of its parts that were right of how many (1 of 1 where it has one), and the places
+    of the others: points of a curve, pairs of an order as ``itertools.combinations`` gives them.
+    """
 
     score: Score
     right: int
     parts: int
+    missed: tuple[int, ...] = ()
 
 
 OPEN = Scored("open", 0, 1)
@@ -66,12 +69,12 @@ def ordering(order: Sequence[str], figures: Mapping[str, np.ndarray]) -> Scored:
     steps = {(a, b): around(figures[b] - figures[a])[1] for a, b in pairs}
     if not all(_known(figures[name]) for name in order):
         return OPEN
-    right = sum(high >= 0 for _, high in steps.values())
-    if right == len(pairs):
+    missed = tuple(place for place, (_, high) in enumerate(steps.values()) if high < 0)
+    if not missed:
         told = all(_narrow(figures[name]) for name in order)
-        return Scored("right", right, len(pairs)) if told else OPEN
+        return Scored("right", len(pairs), len(pairs)) if told else OPEN
     above = steps[order[0], order[-1]][0] > 0
-    return Scored("direction" if above else "wrong", right, len(pairs))
+    return Scored("direction" if above else "wrong", len(pairs) - len(missed), len(pairs), missed)
 
 
 def curve(predicted: Sequence[float], figure: np.ndarray, *, close: float) -> Scored:
@@ -83,12 +86,13 @@ def curve(predicted: Sequence[float], figure: np.ndarray, *, close: float) -> Sc
     whole = around(figure[-1] - figure[0])[1]
     if not _known(figure):
         return OPEN
-    right = sum(_within(value, pair, close) for value, pair in zip(predicted, ends, strict=True))
-    if right == len(ends):
-        return Scored("right", right, len(ends)) if all(map(_narrow, figure)) else OPEN
+    pairs = zip(predicted, ends, strict=True)
+    missed = tuple(place for place, (value, pair) in enumerate(pairs) if not _within(value, pair, close))
+    if not missed:
+        return Scored("right", len(ends), len(ends)) if all(map(_narrow, figure)) else OPEN
     change = predicted[-1] - predicted[0]
     same = _same_side((change, change), whole, 0.0)
-    return Scored("direction" if same else "wrong", right, len(ends))
+    return Scored("direction" if same else "wrong", len(ends) - len(missed), len(ends), missed)
 
 
 def shows(repeats: np.ndarray, *, beyond: float, goes: Literal["up", "down"], log: bool = False) -> bool:

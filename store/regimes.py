@@ -79,6 +79,13 @@ def _memory_bound_decode(work: Mapping[str, float], least: float) -> Reached:
     )
 
 
+def _arithmetic_bound_decode(work: Mapping[str, float], least: float) -> Reached:
+    balance = work["decode_bytes"] / work["bytes_per_s"] * work["flops_per_s"] / work["flops_per_decode"]
+    share = 1 - work["memory_bound"]
+    said = f"arithmetic bounds {share:.0%} of the full decode steps, {least:.0%} is needed"
+    return Reached(share, said, f"more than about {balance:.0f} requests at once (here {work['decode_batch']:.0f})")
+
+
 def _prefill_spike(work: Mapping[str, float], least: float) -> Reached:
     spike = work["prefill_bound"] / work["decode_bound"]
     tokens = work["most_prefill"] * least / spike
@@ -100,6 +107,7 @@ def _queue(work: Mapping[str, float], least: float) -> Reached:
 KINDS: Mapping[str, Callable[[Mapping[str, float], float], Reached]] = {
     "kv-bytes": _kv_bytes,
     "memory-bound-decode": _memory_bound_decode,
+    "arithmetic-bound-decode": _arithmetic_bound_decode,
     "prefill-spike": _prefill_spike,
     "pool-full": _pool_full,
     "queue": _queue,

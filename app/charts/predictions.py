@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 
 from app.charts.frame import faded, new_figure
-from app.theme import Palette
+from app.theme import Palette, ink_on
 
 Drawn = Mapping[str, Any]  # of a figure: x, values and intervals, one for each point
 ONE_LINE = 210  # pixels
@@ -69,10 +70,11 @@ def curve_chart(
     title: str,
     axis: str,
     most: float | None = None,
+    missed: Sequence[int] = (),
 ) -> go.Figure:
     """A figure over the sweep with its intervals, where it was measured, and the predicted curve.
 
-    ``most``: the axis's end.
+    ``most``: the axis's end. ``missed``: places of points that are not right, drawn as crosses.
     """
     figure = new_figure(palette, y_title=title, x_title=axis)
     if drawn is not None:
@@ -88,20 +90,34 @@ def curve_chart(
         x=list(places), y=list(predicted), name=YOURS, mode="lines+markers",
         line={"color": palette.draft, "width": 3, "dash": "dash"}, marker={"symbol": "diamond", "size": 11},
     )  # fmt: skip
+    if missed:
+        figure.add_scatter(
+            x=[places[n] for n in missed], y=[predicted[n] for n in missed], name="missed", mode="markers",
+            marker={"symbol": "x", "size": 15, "color": palette.stall}, hoverinfo="skip",
+        )  # fmt: skip
     figure.update_xaxes(tickvals=list(places))
     if most is not None:
         figure.update_yaxes(range=[0, most])
     return figure.update_layout(showlegend=True)
 
 
-def ordering_chart(order: Sequence[str], figures: Mapping[str, Drawn], palette: Palette, *, title: str) -> go.Figure:
-    """Figures as bars with their intervals, in the predicted ``order`` from the top: right where bars grow down."""
+def ordering_chart(
+    order: Sequence[str], figures: Mapping[str, Drawn], palette: Palette, *, title: str, missed: Sequence[int] = ()
+) -> go.Figure:
+    """Figures as bars with their intervals, in the predicted ``order`` from the top: right where bars grow down.
+
+    ``missed``: places of the pairs that are the other way round, as ``itertools.combinations`` gives them.
+    """
     figure = new_figure(palette, y_title="", x_title=title, height=110 + ROW * len(order))
     names = [f"{n}. {name}" for n, name in enumerate(order, 1)]
     values = [figures[name]["values"][0] for name in order]
     ends = [figures[name]["intervals"][0] for name in order]
+    marks = _misplaced(len(order), missed)
     figure.add_bar(
-        x=values, y=names, orientation="h", marker_color=palette.decode, width=0.5,
+        x=values, y=names, orientation="h", width=0.5,
+        marker={"color": [palette.stall if mark else palette.decode for mark in marks]},
+        text=marks, textposition="inside", insidetextanchor="start", constraintext="none",
+        textfont={"color": [ink_on(palette.stall) for _ in marks]},
         error_x={
             "type": "data", "symmetric": False, "color": palette.text,
             "array": [
@@ -117,6 +133,16 @@ def ordering_chart(order: Sequence[str], figures: Mapping[str, Drawn], palette: 
     )  # fmt: skip
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], showgrid=False)
     return figure.update_layout(showlegend=False)
+
+
+def _misplaced(count: int, missed: Sequence[int]) -> list[str]:
+    """What is said on the bar of each place: nothing where no pair with it is the other way round."""
+    pairs = list(itertools.combinations(range(count), 2))
+    above, below = {pairs[n][0] for n in missed}, {pairs[n][1] for n in missed}
+    return [
+        "out of order" if n in above & below else "too far up" if n in above else "too far down" if n in below else ""
+        for n in range(count)
+    ]
 
 
 def _bar(figure: go.Figure, ends: tuple[float, float], name: str, colour: str) -> None:

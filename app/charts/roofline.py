@@ -12,9 +12,12 @@ import plotly.graph_objects as go
 from app.charts.frame import TALL, Table, column, new_figure, opens, rows, say_nothing_here
 from app.charts.iterations import KINDS, kind_of
 from app.theme import Palette
+from store.step_cost import StepCost
 
 
-def roofline(table: Table, peaks: Mapping[str, float] | None, palette: Palette) -> go.Figure:
+def roofline(
+    table: Table, peaks: Mapping[str, float] | None, palette: Palette, *, shown: StepCost | None = None
+) -> go.Figure:
     """Modelled FLOP per byte against modelled FLOP over forward time, on logarithmic axes.
 
     Args:
@@ -22,6 +25,7 @@ def roofline(table: Table, peaks: Mapping[str, float] | None, palette: Palette) 
             ``decode_tokens``, ``iteration``.
         peaks: the device's measured ``flops_per_s`` and ``bytes_per_s``; None draws no roof.
         palette: colours.
+        shown: a step that stands out among the others.
     """
     figure = new_figure(palette, y_title="rate, TFLOP/s", x_title="arithmetic per byte moved, FLOP/byte", height=TALL)
     figure.update_xaxes(type="log", rangemode="normal")
@@ -60,7 +64,20 @@ def roofline(table: Table, peaks: Mapping[str, float] | None, palette: Palette) 
                 hovertemplate="iteration %{customdata[0]:d}: %{y:,.4~g} TFLOP/s at %{x:,.3~g} FLOP/byte<br>"
                 "%{customdata[1]:.0f} % of the limit<extra>" + name + "</extra>",
             )
+    if shown is not None and shown.forward_ms > 0:
+        _mark(figure, shown, palette)
     return figure
+
+
+def _mark(figure: go.Figure, step: StepCost, palette: Palette) -> None:
+    figure.add_scatter(
+        x=[step.intensity],
+        y=[step.flops / step.forward_ms / 1e9],
+        name=f"step {step.iteration}",
+        mode="markers",
+        marker={"symbol": "circle-open", "size": 18, "color": palette.text, "line": {"width": 3}},
+        hovertemplate="%{y:,.4~g} TFLOP/s at %{x:,.3~g} FLOP/byte<extra>this step</extra>",
+    )
 
 
 def balance(peaks: Mapping[str, float]) -> float:

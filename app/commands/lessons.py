@@ -83,6 +83,8 @@ def _lines(lesson: Lesson) -> Iterator[str]:
         runs = len(measure.variants) * len(measure.points()) * measure.repeats
         yield f"Runs: {runs} of {measure.scenario} ({', '.join(measure.variants)})"
         yield f"Code: {step.code.path} {step.code.symbol}"
+        if step.notes is not None:
+            yield from textwrap.wrap(f"Notes: {step.notes}", WIDEST)
 
 
 def _answers(step: Step) -> Iterator[Any]:

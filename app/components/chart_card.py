@@ -26,9 +26,18 @@ Opens = Callable[[Mapping[str, Any]], dict[str, str] | None]
 """What of a run a clicked point stands for, as parts of an address; None where it stands for nothing."""
 
 
+CONTRAST = "contrast"
+"""The part of the address that asks for high contrast (``contrast=high``)."""
+
+
+def high_contrast() -> bool:
+    """Whether the page is read from a weak projector."""
+    return st.query_params.get(CONTRAST) == "high"
+
+
 def page_palette() -> Palette:
     """The palette that fits the theme the reader chose."""
-    return palette(str(st.context.theme.type or "light"))
+    return palette(str(st.context.theme.type or "light"), high_contrast=high_contrast())
 
 
 def chart_card(

@@ -49,12 +49,18 @@ def in_words(step: Step, value: Predicted) -> str:
     if isinstance(asked, Choice) and isinstance(value, int | float):
         return asked.options[int(value)].says.rstrip(".")
     if isinstance(asked, Number) and isinstance(value, int | float):
-        return f"{number(value)}{_unit(asked.unit)}"
+        return _amount(value, asked.unit)
     parts = value if isinstance(value, tuple) else (value,)
     if isinstance(asked, Curve):
         at = zip(parts, step.measure.points(), strict=True)
-        return ", ".join(f"{number(one)}{_unit(asked.unit)} at {point.x:g}" for one, point in at if point)
+        return ", ".join(f"{_amount(one, asked.unit)} at {point.x:g}" for one, point in at if point)
     return " < ".join(map(str, parts))
+
+
+def _amount(value: object, unit: str) -> str:
+    if unit == "share" and isinstance(value, int | float):
+        return f"{number(100 * value)} %"
+    return f"{number(value)}{_unit(unit)}"
 
 
 def _unit(unit: str) -> str:

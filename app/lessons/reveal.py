@@ -5,7 +5,7 @@ All figures of the sentences are the runs' own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -31,6 +31,7 @@ OUTCOMES: Mapping[Outcome, str] = {
     "did not show here": "The effect did not show here.",
     "open": "It cannot be told from these runs.",
 }
+COUNTED = ("requests", "tokens", "blocks")
 OPEN_WORDS = (
     "A figure of this step has no value in these runs, or scatters so much between them that any prediction would be "
     "right: something else may use the machine. Serve the runs again when it is quiet; your prediction stays."
@@ -109,12 +110,22 @@ def score(step: Step, predicted: Predicted, measured: Measured) -> Scored:
 
 
 def with_unit(value: float | None, unit: str) -> str:
-    """``12.3 ms``; a share as ``45 %``; *no value* where there is none."""
+    """``12.3 ms``; a share as ``45 %``; ``1 request`` of requests; *no value* where there is none."""
     if value is None or not np.isfinite(value):
         return "no value"
     if unit == "share":
         return f"{_short(100 * value)} %"
-    return f"{_short(value)} {unit}".rstrip()
+    return f"{_short(value)} {unit.removesuffix('s') if value == 1 and unit in COUNTED else unit}".rstrip()
+
+
+def interval_in_words(ends: Sequence[float] | None, unit: str) -> str:
+    """``12.1 to 12.6 ms``; where all repeats gave the same, that."""
+    if ends is None:
+        return "no interval"
+    low, high = (with_unit(end, unit) for end in ends)
+    if low == high:
+        return "the same in every repeat"
+    return f"{low.partition(' ')[0]} to {high}"
 
 
 def _short(value: float) -> str:
@@ -138,9 +149,7 @@ def _values(step: Step, figures: Mapping[str, Mapping[str, Any]], experiment: Ex
             unit = figure_unit(step, name)
             values[name] = with_unit(drawn["values"][0], unit)
             ends = drawn["intervals"][0]
-            values[name + INTERVAL] = (
-                "no interval" if ends is None else f"{with_unit(ends[0], unit)} to {with_unit(ends[1], unit)}"
-            )
+            values[name + INTERVAL] = interval_in_words(ends, unit)
     return values
 
 
@@ -151,9 +160,11 @@ def _reason(step: Step, measured: Measured, values: Mapping[str, str]) -> str:
     if missing:
         return " ".join(one[:1].upper() + one[1:] for one in missing)
     of, goes = step.effect.of, "above" if step.effect.goes == "up" else "below"
-    said = f"The {of} is {values[of]} ({values[of + INTERVAL]}), and that does not lie wholly {goes} no effect."
+    figure = f"The figure that decides, “{of}”, is {values[of]} ({values[of + INTERVAL]})"
+    said = f"{figure}, and that does not lie wholly {goes} no effect."
     held = " ".join(f"{reached.says[:1].upper()}{reached.says[1:]}." for _, reached in regimes)
-    return f"{said} {held} The condition for it holds, so something else took what it gained." if held else said
+    hidden = "The condition for it holds, so something else hides it: time around the model's pass, or other programs."
+    return f"{said} {held} {hidden}" if held else said
 
 
 def _neutral(step: Step, name: str) -> float | None:

@@ -19,6 +19,8 @@ from app.views.room_start import viewers_panel
 from app.views.running import running_board
 from app.views.selection import say_not_over
 from app.views.start import nothing_yet, start_panel
+from app.views.step_cost import explained_now
+from app.views.tour import first_visit
 from app.views.which import run_to_show
 
 lab = get_lab()
@@ -40,9 +42,12 @@ else:
     on_board = running_board(lab, facts)
     if not facts.is_final:
         say_not_over(facts)
+        if on_board:
+            explained_now(lab, run_id)
     else:
         finished_run(lab, facts, below_board=on_board)
 latest(lab)
 with st.sidebar:
     # after the run, which the reader waits for, and by itself: what is switched there changes nothing of the run
     st.fragment(panel)(lab, run_id)
+first_visit(lab, run_id)

@@ -24,6 +24,7 @@ from app.views.pool_room import capacity_figures
 from app.views.requests import requests_table
 from app.views.selection import say_what_is_not_there
 from app.views.setup import setup_tables
+from app.views.step_cost import explained_run
 from app.words.glossary import spelled_out
 from app.words.plain import milliseconds, plain
 from app.words.text import PARTS, PROVENANCE, number
@@ -91,6 +92,8 @@ def _part(part: str, run: FinishedRun, figures: dict[str, Any]) -> None:
             requests_table(run)
         case "Iterations":
             iteration_inspector(run)
+        case "Explained":
+            explained_run(con, run_id, run.row)
         case "KV cache":
             kv_map(run)
             for panel in PANELS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.components.browser_name import browser_name
+from app.components.chart_card import CONTRAST
 from app.lessons.progress import is_learner
 from app.rights import visitor
 
@@ -25,31 +26,8 @@ def this_learner() -> str | None:
 
 
 def address_of(**parameters: str) -> dict[str, str]:
-    """Parameters of the address, with those that stay from page to page: the learner it names, and large type."""
-    return parameters | {name: st.query_params[name] for name in (PARAMETER, LARGE) if name in st.query_params}
-
-
-def large_type() -> bool:
-    """Whether the page is read from a projector."""
-    return st.query_params.get(LARGE) == "yes"
-
-
-def large_type_button() -> None:
-    """Turns large type on or off; the address says which, for a reload."""
-    large = large_type()
-    st.button(
-        "Usual type" if large else "Large type",
-        key="large-type",
-        icon=":material/text_decrease:" if large else ":material/text_increase:",
-        type="tertiary",
-        help="For a projector: everything in a size that the last row can read.",
-        on_click=_turn,
-        args=(not large,),
-    )
-
-
-def _turn(large: bool) -> None:
-    if large:
-        st.query_params[LARGE] = "yes"
-    else:
-        st.query_params.pop(LARGE, None)
+    """Parameters of the address, with those that stay from page to page: the learner it names, and how it is
+    shown to a room.
+    """
+    stay = (PARAMETER, LARGE, CONTRAST)
+    return parameters | {name: st.query_params[name] for name in stay if name in st.query_params}

@@ -22,10 +22,11 @@ from app.room.room import get_room
 from app.runs.facts import load_run
 from app.runs.machine_rates import measure_for
 from app.views.experiments import experiment_progress
-from app.views.learner import address_of, large_type, large_type_button
+from app.views.learner import address_of
 from app.views.lessons import progress_of, undo_line
 from app.views.missing import rows_of, say_missing, wait_for_rows
 from app.views.prediction_form import given, prediction_form
+from app.views.presenter import BACK_KEY, NEXT_KEY, key_of, large_type, presenter_row
 from app.views.reveal import revealed
 from app.views.room_answers import room_answers, waiting_for_runs
 from app.views.running import running_board
@@ -48,26 +49,19 @@ FEWEST_REPEATS = 2  # with an interval
 
 def lesson_page(lab: Lab, learner: str, name: str) -> None:
     """Draw the lesson of this name at the step that the address names, or at the first that is left to do."""
-    with st.container(horizontal=True, horizontal_alignment="distribute"):
-        st.button(
-            "All lessons",
-            key="all-lessons",
-            icon=":material/arrow_back:",
-            on_click=st.query_params.from_dict,
-            args=(address_of(),),
-        )
-        large_type_button()
+    progress = progress_of(lab, learner)
     try:
         lesson = lessons.lesson(name)
     except ScenarioError as error:
+        presenter_row(name, 0)
         _unreadable(name, error)
         return
-    progress = progress_of(lab, learner)
-    if progress is None:
-        return
-    made = progress.of(name)
+    made = progress.of(name) if progress is not None else {}
     reached = max(_reached(lab, lesson, made), min(reached_in(get_room(), name), len(lesson.steps) - 1))
     n = _step_to_show(lesson, reached)
+    presenter_row(name, n)
+    if progress is None:
+        return
     keep_in_address({"step": [str(n + 1)]}, view=f"lesson {name} {n}")
     with st.container(key="lesson-large" if large_type() else "lesson"):
         st.title(plain(lesson.title), anchor=False)
@@ -121,6 +115,7 @@ def _where(name: str, lesson: Lesson, made: dict[int, Committed], reached: int, 
                 icon=":material/check:" if place in made else None,
                 disabled=place > reached,
                 help=f"Step {place + 1}: {plain(lesson.steps[place].title)}",
+                shortcut=key_of(BACK_KEY) if place == n - 1 else None,
                 on_click=st.query_params.from_dict,
                 args=(address_of(lesson=name, step=str(place + 1)),),
             )
@@ -308,6 +303,7 @@ def _next(name: str, lesson: Lesson, n: int) -> None:
         key="next",
         type="primary",
         icon=":material/arrow_forward:",
+        shortcut=key_of(NEXT_KEY),
         on_click=st.query_params.from_dict,
         args=(address_of(**then),),
     )

@@ -11,6 +11,7 @@ import streamlit as st
 from app.charts import CONFIG
 from app.charts.predictions import amount_chart, curve_chart, ordering_chart
 from app.components.chart_card import page_palette
+from app.components.full_screen import full_screen_button
 from app.errors import LabError, on_page
 from app.experiments.file import read_experiment
 from app.experiments.measured import figure_rows
@@ -22,10 +23,13 @@ from app.lessons.progress import Committed
 from app.lessons.reveal import OUTCOMES, Outcome, Reveal, figure_unit, reveal
 from app.rights import visitor
 from app.views.experiments import compared_link
+from app.views.presenter import large_type
+from app.views.step_cost import explained_run
 from app.words.plain import counted, plain
 from scenarios import lessons
 from scenarios.lessons.lesson import Choice, Code, Curve, Ordering, Step, Try
 from scenarios.measurement_file import as_settings
+from store import queries
 from store.plan import Experiment
 
 COLOURS = {"right": "green", "direction": "blue", "wrong": "orange", "did not show here": "violet", "open": "gray"}
@@ -59,6 +63,7 @@ def revealed(lab: Lab, lesson: str, n: int, committed: Committed, experiment: Ex
         for note in told.notes:
             st.caption(plain(note))
         _figures(told, experiment)
+        _explained(lab, experiment)
         _to_try(step.to_try, told.to_try, f"{lesson}-{n}")
         _code(step.code, told.code)
     return told.outcome
@@ -81,7 +86,9 @@ def _chart(step: Step, predicted: Predicted, told: Reveal, key: str) -> None:
     names = [of] if isinstance(of, str) else list(of)
     measured = "; ".join(f"{row[0]} {row[2]} {row[3]}" for row in figure_rows(told.figures) if row[0] in names)
     alt = f"You predicted: {in_words(step, predicted)}. Measured: {measured}."
-    st.plotly_chart(chart, alt=alt, key=f"reveal-{key}", config=CONFIG, theme=None)
+    with st.container(key="reveal-chart"):
+        st.plotly_chart(chart, alt=alt, key=f"reveal-{key}", config=CONFIG, theme=None)
+    full_screen_button("reveal-chart", key="f" if large_type() else "")
 
 
 def _drawn(step: Step, predicted: Predicted, told: Reveal) -> go.Figure | None:
@@ -89,15 +96,17 @@ def _drawn(step: Step, predicted: Predicted, told: Reveal) -> go.Figure | None:
     parts = predicted if isinstance(predicted, tuple) else (predicted,)
     if isinstance(asked, Ordering):
         order = [str(name) for name in parts]
-        return ordering_chart(order, told.figures, palette, title=_title(step, asked.of[0]))
+        title = ", ".join(filter(None, ("measured", figure_unit(step, asked.of[0]))))
+        return ordering_chart(order, told.figures, palette, title=title, missed=told.scored.missed)
     if isinstance(asked, Curve):
         sweep = step.measure.sweep
         assert sweep is not None
         places = [point.x for point in sweep.points]
         curve = [float(one) for one in parts]
         return curve_chart(
-            told.figures[asked.of], places, curve, palette, title=_title(step, asked.of), axis=sweep.axis
-        )
+            told.figures[asked.of], places, curve, palette,
+            title=_title(step, asked.of), axis=sweep.axis, missed=told.scored.missed,
+        )  # fmt: skip
     span: tuple[float | None, float | None] = (float(parts[0]), float(parts[0]))
     if isinstance(asked, Choice):
         option = asked.options[int(float(parts[0]))]
@@ -123,6 +132,21 @@ def _figures(told: Reveal, experiment: Experiment) -> None:
             st.table(table, border="horizontal", hide_index=True, alt="The figures of the step, with their intervals")
         st.caption(f"Intervals of 95 %, by Student's t over {counted(experiment.complete_repeats(), 'repeat')}.")
         compared_link(experiment.experiment_id)
+
+
+def _explained(lab: Lab, experiment: Experiment) -> None:
+    """A step of the runs that the reader chooses, in formulas; looked up once it is opened."""
+    box = st.expander("What a token cost in these runs", icon=":material/calculate:", key="why-so", on_change="rerun")
+    if not box.open:
+        return
+    with box:
+        names = [variant.name for variant in experiment.variants]
+        chosen = st.segmented_control("Served as", names, default=names[0], key="explained-variant", required=True)
+        run_id = experiment.runs_of(str(chosen))[0]
+        with lab.database.read() as con:
+            row = queries.run(con, run_id)
+            if row is not None:
+                explained_run(con, run_id, row)
 
 
 def _to_try(to_try: Try, says: str, key: str) -> None:

@@ -26,5 +26,5 @@ def in_sentence(title: str) -> str:
     return " ".join(word if word.isupper() else word.lower() for word in title.split(" "))
 
 
-PARTS = ("With and without", "Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup")
+PARTS = ("With and without", "Charts", "Latency", "Requests", "Iterations", "Explained", "KV cache", "Setup")
 """The tabs of a finished run."""

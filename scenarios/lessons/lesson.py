@@ -14,6 +14,7 @@ from scenarios.part import Line, Part
 MOST_STEPS = 6
 Share = Annotated[float, Field(ge=0, le=1)]
 Unit = Annotated[str, StringConstraints(max_length=24)]
+Notes = Annotated[str, StringConstraints(strip_whitespace=True, min_length=20, max_length=1500)]
 
 
 class Option(Part):
@@ -147,6 +148,9 @@ class Step(Part):
     # ``try`` is a word of Python's own
     to_try: Try = Field(alias="try")
     code: Code
+    notes: Notes | None = Field(
+        None, description="For whoever speaks, shown in a second window alone: what to ask, what to point at."
+    )
 
     def templates(self) -> Iterator[tuple[str, str]]:
         """Where the texts stand that are filled after the run, as a dotted key, and the texts."""

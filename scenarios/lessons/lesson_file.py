@@ -7,7 +7,15 @@ from pathlib import Path
 
 from engine.config import ConfigError, suggest
 from scenarios.lessons.lesson import Choice, Curve, Lesson, Step
-from scenarios.lessons.text import ALWAYS, INTERVAL, REASON, placeholders, wrong_with, wrong_with_setup
+from scenarios.lessons.text import (
+    ALWAYS,
+    INTERVAL,
+    REASON,
+    placeholders,
+    wrong_with,
+    wrong_with_notes,
+    wrong_with_setup,
+)
 from scenarios.load import load
 from scenarios.measurement_file import Place, as_settings, measured_hash, refuse_unsound, with_line
 from scenarios.yaml_file import ScenarioError, read_as
@@ -85,6 +93,9 @@ def _refuse_unfilled(step: Step, place: Place, single: list[str]) -> None:
         found = wrong(text)
         if found is not None:
             raise place.refusal(field, text, *found)
+    found = wrong_with_notes(step.notes or "")
+    if found is not None:
+        raise place.refusal("notes", step.notes, *found)
     fills = {*ALWAYS, *single, *(name + INTERVAL for name in single)}
     for field, text in step.templates():
         can = fills | {REASON} if field == "explain.absent" else fills

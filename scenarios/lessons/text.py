@@ -55,5 +55,12 @@ def wrong_with_setup(text: str) -> tuple[str, str] | None:
     return wrong_with(text)
 
 
+def wrong_with_notes(text: str) -> tuple[str, str] | None:
+    """The same of a speaker's notes, which no run fills either."""
+    if placeholders(text):
+        return "Nothing fills a placeholder in notes.", "Say it without a placeholder."
+    return wrong_with(text)
+
+
 Template = Annotated[str, StringConstraints(strip_whitespace=True, min_length=20, max_length=900)]
 """A text whose figures are placeholders."""

@@ -31,7 +31,7 @@ def test_nobody_stumbles_over_a_finished_run(open_lab: OpenLab, many: str, open_
     figures = page.locator(".st-key-figures [data-testid=stMetricValue] > div")
     expect(figures.filter(has_text="200 of 200")).to_be_visible()
     assert all(figure.evaluate("node => node.scrollWidth <= node.clientWidth + 1") for figure in figures.all())
-    for name in ("Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"):
+    for name in ("Charts", "Latency", "Requests", "Iterations", "Explained", "KV cache", "Setup"):
         page.get_by_role("tab", name=name).click()
         expect(page.get_by_role("tabpanel").filter(visible=True)).to_be_visible()
         assert stumbling_blocks(page) == [], name

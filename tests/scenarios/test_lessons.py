@@ -27,7 +27,7 @@ from scenarios.lessons.lesson import (
 )
 from scenarios.lessons.lesson_file import read_lesson, step_hash
 from scenarios.lessons.schema import SCHEMA
-from scenarios.lessons.text import placeholders, wrong_with
+from scenarios.lessons.text import placeholders, wrong_with, wrong_with_notes
 from scenarios.papers.schema import schema_text
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "lessons.md").read_text(encoding="utf-8")
@@ -60,6 +60,8 @@ def test_no_sentence_states_a_figure_that_the_run_does_not_give(name: str, n: in
     for field, text in (("setup", step.setup), *step.templates()):
         assert wrong_with(text) is None, field
     assert placeholders(step.setup) == []
+    assert step.notes, "whoever speaks has something to say at every step"
+    assert wrong_with_notes(step.notes) is None
     assert placeholders(step.explain.why), "the explanation uses figures of the run"
 
 
@@ -117,6 +119,8 @@ BAD = [
     ("{gain in speed} times as much.", "{gain in speed times as much.", "steps.0.explain.why", "placeholder is"),
     (" ({gain in speed interval}). {reason}", " ({gain in speed interval}).", "steps.0.explain.absent", "{reason}"),
     ("To write one token, the", "To write {predicted}, the", "steps.0.setup", "placeholder"),
+    ("Let the room say first", "Let 9 of them say first", "steps.0.notes", "without a number"),
+    ("Let the room say first", "Let {predicted} be said first", "steps.0.notes", "without a placeholder"),
     ("First it serves one request at a time, then it serves", "It serves. It stops. It serves", "steps.0.setup", "two or three"),
     ("metric: decode_step_ms, of: one}", "metric: decode_stp_ms, of: one}", "steps.0.measure.figures.step for one.metric", "decode_step_ms"),
     ("metric: decode_step_ms, of: one}", "metric: decode_step_ms, of: oen}", "steps.0.measure.figures.step for one.of", "one"),

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from app.theme import DARK, LIGHT, Palette, ink_on, page_styles, palettes, streamlit_theme
+from app.theme import (
+    DARK,
+    HIGH_DARK,
+    HIGH_LIGHT,
+    LIGHT,
+    Palette,
+    ink_on,
+    page_styles,
+    palette,
+    palettes,
+    streamlit_theme,
+)
 
 # Colour vision deficiencies as linear maps of linear RGB (Machado, Oliveira and Fernandes, 2009; full severity).
 VISION = {
@@ -23,7 +35,7 @@ VISION = {
         [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]]
     ),
 }
-THEMES = {"light": LIGHT, "dark": DARK}
+THEMES = {"light": LIGHT, "dark": DARK, "high light": HIGH_LIGHT, "high dark": HIGH_DARK}
 TOGETHER = (("prefill", "mixed", "decode"), ("decode", "stall"), ("kv_used", "text"), ("running", "waiting"))
 
 
@@ -63,11 +75,21 @@ def test_text_and_marks_have_contrast(theme: str) -> None:
         assert contrast(getattr(colours, mark), colours.background) > 3, mark
 
 
+@pytest.mark.parametrize("name", ["light", "dark"])
+def test_high_contrast_has_more_of_it_than_the_usual_palette(name: str) -> None:
+    usual, high = palette(name), palette(name, high_contrast=True)
+    assert contrast(high.text, high.background) == pytest.approx(21)
+    assert contrast(high.muted, high.background) > 12
+    for mark in ("prefill", "mixed", "decode", "stall", "kv_used", "running", "waiting", "accent", "draft"):
+        assert contrast(getattr(high, mark), high.background) > 4.5, mark
+        assert contrast(getattr(high, mark), high.background) > contrast(getattr(usual, mark), usual.background), mark
+
+
 @pytest.mark.parametrize("theme", THEMES)
 def test_text_on_a_coloured_field_can_be_read(theme: str) -> None:
     colours = THEMES[theme]
     assert contrast(colours.on_accent, colours.accent) > 4.5
-    for field in palettes()[theme].values():
+    for field in asdict(colours).values():
         assert contrast(ink_on(field), field) > 4.5, field
 
 
@@ -82,7 +104,7 @@ def test_the_style_sheet_names_no_colour_that_the_palette_lacks() -> None:
 
 def test_canvases_and_streamlit_get_the_same_colours() -> None:
     options = streamlit_theme()
-    for name, colours in THEMES.items():
+    for name, colours in (("light", LIGHT), ("dark", DARK)):
         assert palettes()[name]["decode"] == colours.decode
         assert options[f"theme.{name}.backgroundColor"] == colours.background
         assert options[f"theme.{name}.blueColor"] == colours.decode
@@ -91,6 +113,6 @@ def test_canvases_and_streamlit_get_the_same_colours() -> None:
 def test_every_colour_is_six_hex_digits() -> None:
     for colours in THEMES.values():
         assert isinstance(colours, Palette)
-        for name, colour in palettes()["light"].items():
+        for name, colour in asdict(colours).items():
             assert len(colour) == 7, name
             assert int(colour[1:], 16) >= 0

@@ -130,6 +130,7 @@ CHOICE, ORDER = ("batching", 0), ("batching", 1)
             "wait static < wait continuous < wait one by one",
         ),
         (CURVE, (1.0, 2.0, 3.0, 4.5), "1 times at 1, 2 times at 4, 3 times at 8, 4.5 times at 16"),
+        (("slo-goodput", 0), (1.0, 0.55, 0.0), "100 % at 1, 55 % at 4, 0 % at 16"),
     ],
 )
 def test_a_prediction_in_words(step: tuple[str, int], value: Predicted, words: str) -> None:

@@ -11,7 +11,7 @@ from app.claims.records import rows_of
 from app.experiments.file import read_experiment
 from app.home import Home
 from app.lessons.predicted import Predicted
-from app.lessons.reveal import Reveal, reveal
+from app.lessons.reveal import Reveal, interval_in_words, reveal
 from scenarios import lessons
 from tests.app.lessons.small_lesson import served_step, small_lesson
 
@@ -43,7 +43,7 @@ def test_a_prediction_is_held_against_what_the_engine_did(
     assert len(one.paragraphs) == 2
     assert (
         one.paragraphs[1]
-        == "The wide engine ran 4 requests at once and the narrow one 1 requests (1 requests to 1 requests), in each of 2 repeats."
+        == "The wide engine ran 4 requests at once and the narrow one 1 request (the same in every repeat), in each of 2 repeats."
     )
 
 
@@ -53,6 +53,21 @@ def test_every_figure_of_the_explanation_is_one_of_this_run(served: tuple[Home, 
     for paragraph in (*one.paragraphs, one.to_try, one.code):
         assert set(re.findall(r"\d+(?:\.\d+)?", paragraph)) <= measured
         assert "{" not in paragraph
+
+
+@pytest.mark.parametrize(
+    ("ends", "unit", "words"),
+    [
+        ((12.14, 12.61), "ms", "12.1 to 12.6 ms"),
+        ((0.4, 0.45), "share", "40 to 45 %"),
+        ((4.0, 4.0), "requests", "the same in every repeat"),
+        ((1.0, 4.0), "requests", "1 to 4 requests"),
+        (None, "ms", "no interval"),
+        ((1.5, 1.7), "", "1.5 to 1.7"),
+    ],
+)
+def test_an_interval_in_words(ends: tuple[float, float] | None, unit: str, words: str) -> None:
+    assert interval_in_words(ends, unit) == words
 
 
 def test_an_effect_that_does_not_show_is_said_with_its_reason(served: tuple[Home, str, list[str]]) -> None:

@@ -14,6 +14,7 @@ from app.lab import Lab
 from app.lessons.progress import Committed, commit, read_progress
 from app.lessons.reveal import OUTCOMES
 from app.views.missing import rows_of
+from app.words.plain import plain
 from scenarios import lessons
 from tests.app.lab_process import lab_here
 from tests.app.lessons.small_lesson import LEARNER, served_step, small_lesson
@@ -174,6 +175,47 @@ def test_large_type_stays_from_step_to_list(lab: Lab) -> None:
     assert page.query_params["large"] == "yes"
     press(page, "all-lessons")
     assert set(page.query_params) == {"learner", "large"}
+
+
+def test_a_projector_has_contrast_and_keys_that_a_page_for_one_reader_lacks(lab: Lab) -> None:
+    name = small_lesson(lab.home)
+    read_in(lab, served_step(lab.home, name, 0, 1.0))
+    assert not learn(lesson=name, step="1").button(key="next").proto.shortcut, "Page Down scrolls"
+    page = press(press(learn(lesson=name, step="1"), "large-type"), "high-contrast")
+    assert page.button(key="next").proto.shortcut == "pagedown"
+    press(page, "next")
+    assert page.button(key="step-1").proto.shortcut == "pageup"
+    press(page, "all-lessons")
+    assert set(page.query_params) == {"learner", "large", "contrast"}
+
+
+def test_the_second_window_has_the_notes_and_nothing_to_press(lab: Lab) -> None:
+    step = lessons.lesson("decoding").steps[1]
+    page = learn(lesson="decoding", step="2", notes="yes")
+    assert step.notes is not None
+    assert plain(step.notes) in "\n".join(one.value for one in page.markdown)
+    assert step.predict.ask in said(page)
+    assert not keys(page)
+    assert "has no notes" in said(learn(lesson=small_lesson(lab.home), notes="yes"))
+    assert "shows no lesson" in said(learn(lesson="<b>x</b>", notes="yes"))
+    for strange in ("0", "-1", "99", "x", "²"):
+        assert not learn(lesson="decoding", step=strange, notes="yes").exception
+
+
+def test_a_token_of_the_runs_is_explained_with_their_own_figures(lab: Lab) -> None:
+    name = small_lesson(lab.home)
+    read_in(lab, served_step(lab.home, name, 0, 4.0))
+    page = learn(lesson=name, step="1")
+    assert "What one token costs" not in said(page)
+    page.session_state["why-so"] = True
+    page.run()
+    assert not page.exception
+    text = said(page)
+    assert "What one token costs" in text
+    assert "1 request in" in text
+    page.segmented_control(key="explained-variant").set_value("wide").run()
+    assert not page.exception
+    assert "4 requests in" in said(page)
 
 
 @pytest.mark.parametrize("name", ["decodin", "<b>bold</b>", "../decoding"])

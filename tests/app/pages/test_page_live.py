@@ -18,6 +18,7 @@ from app.runs.folder import create_run, read_spec
 from app.runs.notes import write_notes
 from app.server.serve import PAGE
 from app.settings import controls as book
+from app.words.text import PARTS
 from engine.config import EngineConfig
 from scenarios import build
 from store import queries
@@ -153,17 +154,30 @@ def test_start_queues_the_run_with_the_changes_and_turns_the_page_to_it(lab: Lab
 def test_a_finished_run_shows_figures_charts_and_requests(lab: Lab, done: str) -> None:
     page = opened(done)
     assert not page.exception
-    assert {"With and without", "Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup"} == {
-        tab.label for tab in page.tabs
-    }
+    assert {tab.label for tab in page.tabs} == set(PARTS)
     assert len(page.get("plotly_chart")) == 8
     assert next(metric.value for metric in page.metric if metric.label == "Requests done") == "3 of 3"
     assert "random weights" in texts(page)
 
 
 def test_only_the_open_tab_of_a_finished_run_is_drawn(lab: Lab, done: str) -> None:
-    drawn = {tab: len(opened(done, tab=tab).get("plotly_chart")) for tab in ("Charts", "KV cache", "Setup")}
-    assert drawn == {"Charts": 8, "KV cache": 1, "Setup": 0}
+    drawn = {
+        tab: len(opened(done, tab=tab).get("plotly_chart")) for tab in ("Charts", "Explained", "KV cache", "Setup")
+    }
+    assert drawn == {"Charts": 8, "Explained": 1, "KV cache": 1, "Setup": 0}
+
+
+def test_a_step_of_a_run_is_explained_and_another_one_on_request(lab: Lab, done: str) -> None:
+    page = opened(done, tab="Explained")
+    said = texts(page)
+    assert "What one token costs" in said
+    assert "3 tokens to 3 requests" in said
+    assert "2 × " in "".join(str(table.value) for table in page.table)
+    page.slider(key=f"explained-{done}").set_value(0).run()
+    assert not page.exception
+    assert "Step 0 computed" in texts(page)
+    page.number_input(key=f"explained-prompt-{done}").set_value(1_000_000).run()
+    assert "0 such requests at once" in texts(page)
 
 
 def test_a_run_with_prefix_sharing_shows_what_it_gave(lab: Lab, done: str) -> None:

@@ -15,6 +15,7 @@ from app.words.board import LIMIT_FIGURES, TILES, TILES_AFTER
 from app.words.charts import CHARTS
 from app.words.glossary import entries, groups, not_explained
 from app.words.text import PARTS
+from scenarios import lessons
 from store.metrics import METRICS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -30,15 +31,19 @@ def words(text: str) -> frozenset[str]:
 
 EVERYDAY = words(
     """
-    a accepted again against all an and answered arithmetic as asked at away axis beyond both busy by came caused
-    change charts come compare completed computed computes could cut decided decides difference differs done
-    each effects engine error every far faster figure figures finished flight for found from full further
-    glossary grid had has held here hold holds how in is it its known largest latest learn least limit long longest machine
-    machine's many may mean measured memory model modelled more most much name no not nothing now number of on
-    one open or other others otherwise out over page papers part per place predicted processes ratio read recent reports
-    request requests run runs same saved schedules selected served set setting settings setup share should side so
-    spared started stored take temperature that the their them these this those three time times to tried two
-    under unpacking up used value was watch what when where which who with within without words worst yet you your
+    a accepted again against all alone an and answer answered apart arithmetic as asked at away axis beyond both
+    busy by calm came caused change charts clumped clumps come compare completed computed computes copies costs
+    could crowd crowded cure cut decided decides difference differs done each effects eight engine error even
+    every explained far faster figure figures finished first flight for found four from full further gain
+    glossary go goes grid had has held here hold holds how in is it its kept known largest latest learn least
+    leaves lies limit long longest lost machine machine's many may mean measured memory model modelled more most
+    much must name no not notes nothing now number of offered on once one open or other others otherwise out
+    over own packed page papers part pass paying pays per place plain predicted price processes question ratio
+    read reading recent reports request requests room roomy run runs same saved schedules selected served set
+    setting settings setup share shared should side six sixteen slow slowest so somebody spared speaker speed
+    started stops stored take temperature text that the their them these this those three tight time times to
+    together tried two under unpacking up used useful usual value was watch what when where which who whole why
+    with within without word words worst yet you your
     """
 )
 UNITS = words("busy c cpu gb gpu memory mhz ms nats power req s tok token tokens x")
@@ -55,6 +60,11 @@ def headings() -> Iterator[tuple[str, str]]:
     for label, *_ in LIMIT_FIGURES.values():
         yield "limit", label
     yield from (("tab", part) for part in PARTS)
+    for name, lesson in lessons.lessons()[0].items():
+        yield f"lesson {name}", lesson.title
+        for step in lesson.steps:
+            named = (step.title, *step.measure.figures, *([step.measure.sweep.axis] if step.measure.sweep else []))
+            yield from ((f"lesson {name}", text) for text in named)
     for wing in ("views", "pages", "panels", "experiments/tables.py"):
         place = ROOT / "app" / wing
         for path in [place] if place.suffix else sorted(place.rglob("*.py")):
