@@ -31,9 +31,9 @@ def words(text: str) -> frozenset[str]:
 
 EVERYDAY = words(
     """
-    a accepted again against all alone an and answer answered apart arithmetic as asked at away axis beyond both
+    a accepted again against all alone an and answer answered apart arithmetic as ask asked at away axis beyond both
     busy by calm came caused change charts clumped clumps come compare completed computed computes copies costs
-    could crowd crowded cure cut decided decides difference differs done each effects eight engine error even
+    could crowd crowded cure cut decided decides difference differs done each effects eight engine error even everybody
     every explained far faster figure figures finished first flight for found four from full further gain
     glossary go goes grid had has held here hold holds how in is it its kept known largest latest learn least
     leaves lies limit long longest lost machine machine's many may mean measured memory model modelled more most
@@ -43,7 +43,7 @@ EVERYDAY = words(
     setting settings setup share shared should side six sixteen slow slowest so somebody spared speaker speed
     started stops stored take temperature text that the their them these this those three tight time times to
     together tried two under unpacking up used useful usual value was watch what when where which who whole why
-    with within without word words worst yet you your
+    with within without word words worst yet you your results
     """
 )
 UNITS = words("busy c cpu gb gpu memory mhz ms nats power req s tok token tokens x")
