@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 @command
 def reports(json: Json = False) -> None:
-    """List the reports: charts that were pinned on the page, with notes."""
+    """List the reports: pinned charts with notes."""
     from app.home import Home
     from app.reports import Report, list_reports
     from app.words.plain import clock, counted

@@ -29,10 +29,10 @@ def retention(
     apply: Annotated[bool, typer.Option("--apply", help="Move what goes by the rule to the trash, now.")] = False,
     json: Json = False,
 ) -> None:
-    """Say how much disk runs take and what a limit would delete; with --apply, do it.
+    """Say what disk runs take and what a limit would delete.
 
-    The oldest runs that are over go to the trash first. What is pinned or tagged, part of an experiment or in a report
-    stays.
+    With --apply it deletes. The oldest runs that are over go to the trash first. What is pinned or tagged, part of an
+    experiment or in a report stays.
     """
     from app.home import Home
     from app.retention import GB, Rule, keep_to, plan_retention, read_rule, write_rule

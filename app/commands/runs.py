@@ -99,7 +99,7 @@ def tag(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Give a run or an experiment tags, take some away, pin it, or say them."""
+    """Tag or pin a run or an experiment, or say its tags."""
     from app.home import Home
     from app.runs.listing import find_run
     from app.runs.notes import notes_or_none, write_notes

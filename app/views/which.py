@@ -23,7 +23,7 @@ def run_to_show(lab: Lab) -> str | None:
     if serving:
         run_id = serving[0]
     elif before.get("run") and lab.home.run_dir(before["run"]).is_dir():
-        st.query_params.from_dict(before)
+        st.query_params.update(before)  # beside what the address asks of the panel
         return before["run"]
     else:
         runs = list_runs(lab.home)

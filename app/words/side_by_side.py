@@ -33,8 +33,8 @@ def parting_in_words(
             f"The schedules are the same in all {counted(parting.same, 'iteration')}: who computed what never differs."
         ]
     first = (
-        f"The schedules are the same in the first {counted(parting.same, 'iteration')} "
-        f"and part in iteration {parting.at}."
+        f"The schedules part in iteration {parting.at}; before it, in {counted(parting.same, 'iteration')}, "
+        "they are the same."
         if parting.same
         else f"The schedules differ from the beginning, iteration {parting.at}."
     )

@@ -33,11 +33,13 @@ FROM iterations WHERE run_id = 'RUN' AND waiting > 0 GROUP BY ALL ORDER BY secon
 SELECT request, request_id, "group", {METRICS["ttft_ms"].expression} AS ttft_ms, output_tokens,
   preemptions, end_reason
 FROM requests WHERE run_id = 'RUN' ORDER BY ttft_ms DESC""",
-    "The batch of an iteration": """
-SELECT request, kind, tokens, context_len, drafted, accepted, emitted, itl_ns / 1e6 AS itl_ms
+    "The batch of an iteration": f"""
+SELECT request, kind, tokens, context_len, drafted, accepted, emitted,
+  {METRICS["itl_ms"].expression} AS itl_ms
 FROM slices WHERE run_id = 'RUN' AND iteration = 0 ORDER BY request""",
-    "A request, step by step": """
-SELECT iteration, (end_ns - start_ns) / 1e6 AS ms, kind, tokens, context_len, emitted, itl_ns / 1e6 AS itl_ms
+    "A request, step by step": f"""
+SELECT iteration, (end_ns - start_ns) / 1e6 AS ms, kind, tokens, context_len, emitted,
+  {METRICS["itl_ms"].expression} AS itl_ms
 FROM slices JOIN iterations USING (run_id, iteration) WHERE run_id = 'RUN' AND request = 0 ORDER BY iteration""",
     "What happened to KV blocks": """
 SELECT iteration, event, count(*) AS blocks FROM blocks WHERE run_id = 'RUN' GROUP BY ALL ORDER BY iteration, event""",

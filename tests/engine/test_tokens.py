@@ -35,7 +35,7 @@ PROMPTS = [
 ]
 OUTPUT = 64
 if not SOAKING:
-    PROMPTS, OUTPUT = PROMPTS[:6], 32
+    PROMPTS, OUTPUT = PROMPTS[:8], 40
 VARIANTS = {
     **{policy: EngineConfig(policy=policy) for policy in POLICIES},
     **{

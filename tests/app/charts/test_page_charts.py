@@ -147,6 +147,7 @@ def test_every_axis_names_quantity_and_unit() -> None:
 
 UNITS = r"(s|ms|%|tokens|blocks|requests|GiB|W|times|TFLOP/s|FLOP/byte|tokens/s|requests/s|tokens or share)$"
 COUNTED = {
+    "answers",
     "verifications",
     "draft tokens accepted",
     "draft tokens per request",
