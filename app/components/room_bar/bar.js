@@ -4,6 +4,7 @@
 const LOOK_MS = 250;
 const FIRST_RETRY_MS = 300;
 const LAST_RETRY_MS = 3000;
+const NEWS_AFTER_MS = 300;
 const REFUSED = 4403;
 const OWN = ["learner", "large", "token", "present"]; // parameters that are a window's own
 
@@ -81,8 +82,14 @@ class Channel {
     const { shown, revision } = this.state;
     this.draw();
     if (this.viewer && this.following && shown.n > 0 && shown.n !== this.applied) this.go();
-    else if (this.revision !== null && revision !== this.revision) this.trigger?.("news", revision);
+    else if (this.revision !== null && revision !== this.revision) this.drawAnew();
     this.revision = revision;
+  }
+
+  /** A little later: news that come with the answer to a reader's own click must not take its place. */
+  drawAnew() {
+    clearTimeout(this.news);
+    this.news = setTimeout(() => this.trigger?.("news", this.revision), NEWS_AFTER_MS);
   }
 
   go() {
