@@ -9,12 +9,3 @@ window.__streamlit = { BACKEND_BASE_URL: window.location.origin + "{{base}}/" };
 new MutationObserver(() => {
   for (const box of document.querySelectorAll(":is(.dvn-scroller, .stCode pre):not([tabindex])")) box.tabIndex = 0;
 }).observe(document, { childList: true, subtree: true });
-
-// Plotly takes half a second to evaluate. A page of charts has it done while the server works on the page, not once the
-// first chart has come.
-const early = new MutationObserver(() => {
-  if (document.querySelector("[data-testid=stApp]")?.dataset.testScriptState !== "running") return;
-  early.disconnect();
-  for (const link of document.querySelectorAll("link[data-charts]")) import(link.href);
-});
-early.observe(document, { childList: true, subtree: true, attributeFilter: ["data-test-script-state"] });

@@ -29,7 +29,6 @@ PAGES = ("compare", "glossary", "learn", "papers", "reports", "room", "runs", "s
 """Paths of the pages beside the one at ``/``; ``tests/app/server/test_server.py`` holds them to the files in
 ``app/pages``.
 """
-PAGES_OF_CHARTS = ("/", "/compare")
 PROBES = ("_stcore/health", "_stcore/host-config")
 SCRIPT = Path(app.__file__).parent / "components" / "page.js"
 
@@ -64,9 +63,8 @@ def page_routes(public: Public) -> list[BaseRoute]:
     """Every page's address, and below it what a script written for Streamlit may ask of it."""
 
     def page(request: Request) -> Response:
-        charts = request.url.path in PAGES_OF_CHARTS
         base = public.base if public.is_asked_by(request.scope["headers"]) else ""
-        return HTMLResponse(shell(base, charts=charts), headers={"cache-control": "no-cache"})
+        return HTMLResponse(shell(base), headers={"cache-control": "no-cache"})
 
     def probe(request: Request) -> Response:
         return RedirectResponse("/" + request.url.path.split("/", 2)[2], headers={"cache-control": "no-cache"})
@@ -78,16 +76,10 @@ def page_routes(public: Public) -> list[BaseRoute]:
 
 
 @cache
-def shell(base: str = "", *, charts: bool) -> str:
-    """The page every address gets: Streamlit's, with our script first. ``base``: what stands before the lab's paths.
-    ``charts``: the browser fetches Plotly beside everything else, and does not wait for the first chart to ask for it.
-    """
+def shell(base: str = "") -> str:
+    """The page every address gets: Streamlit's, with our script first. ``base``: what stands before the lab's paths."""
     from streamlit import file_util
 
-    folder = Path(file_util.get_static_dir())
-    page = (folder / "index.html").read_text(encoding="utf-8")
-    first = f"<head>\n<script>\n{SCRIPT.read_text(encoding='utf-8').replace('{{base}}', base)}</script>"
-    if charts:
-        plotly = [f"./static/js/{path.name}" for path in (folder / "static" / "js").glob("PlotlyChart.*.js")]
-        first += "".join(f'\n<link rel="modulepreload" crossorigin href="{path}" data-charts />' for path in plotly)
-    return page.replace("<head>", first, 1)
+    page = (Path(file_util.get_static_dir()) / "index.html").read_text(encoding="utf-8")
+    script = SCRIPT.read_text(encoding="utf-8").replace("{{base}}", base)
+    return page.replace("<head>", f"<head>\n<script>\n{script}</script>", 1)
