@@ -16,7 +16,7 @@ from app.experiments.drive import Experimenter
 from app.experiments.file import delete_experiment
 from app.home import Home
 from app.locks import LabAddress, database_lock
-from app.retention import keep_to, plan_retention, read_rule
+from app.retention import keep_to, read_rule
 from app.rights import Right, by_itself, needs
 from app.runs import trash
 from app.runs.hub import require_models_here
@@ -161,7 +161,7 @@ class Lab:
         """Move runs to the trash by the rule that somebody set, if the lab is to keep to it by itself."""
         try:
             rule = read_rule(self.home)
-            gone = keep_to(self.home, plan_retention(self.home, rule)) if rule.by_itself else []
+            gone = keep_to(self.home, rule) if rule.by_itself else []
         except (LabError, OSError) as error:
             log.warning("the limit for runs was not kept: %s", error)
             return

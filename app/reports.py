@@ -21,6 +21,7 @@ from app.errors import LabError, nearest
 from app.home import REPORT_FILE, Home
 from app.rights import Right, needs
 from app.runs.trash import move_to_trash
+from app.theme import DARK, LIGHT
 from telemetry.folder import RUN_ID
 from telemetry.json_file import Nanoseconds, Unreadable, read_as, read_bounded, write_json
 
@@ -212,10 +213,12 @@ def move_pin(home: Home, report_id: str, pin_id: str, by: int) -> None:
 
 
 def figure_of(home: Home, report_id: str, pin: Pin) -> go.Figure:
-    """The chart as it was pinned. Raises ``LabError`` where its file is missing or holds no figure."""
+    """The chart as it was pinned, on the background of its theme. Raises ``LabError`` where its file is missing or
+    holds no figure.
+    """
     path = home.report_dir(report_id) / f"pin-{pin.pin_id}.json"
     try:
-        return plotly.io.from_json(read_bounded(path, MOST_FIGURE_BYTES).decode())
+        figure = plotly.io.from_json(read_bounded(path, MOST_FIGURE_BYTES).decode())
     except (FileNotFoundError, Unreadable, ValueError, TypeError) as error:
         raise LabError(
             "bad-report",
@@ -224,6 +227,8 @@ def figure_of(home: Home, report_id: str, pin: Pin) -> go.Figure:
             message=f"The chart {pin.title!r} cannot be read: {str(error).splitlines()[0][:200]}.",
             mend="Take it out and pin it again.",
         ) from error
+    background = (DARK if pin.dark else LIGHT).background
+    return figure.update_layout(paper_bgcolor=background, plot_bgcolor=background)
 
 
 @needs(Right.DELETE)

@@ -7,7 +7,7 @@ and what is not over never goes. A run goes to the trash, from which it can be b
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -51,6 +51,11 @@ class Plan:
     trashed: int
     goes: tuple[dict[str, Any], ...]
     stays: tuple[dict[str, Any], ...]
+
+    @property
+    def named(self) -> list[str]:
+        """Ids of what goes."""
+        return [run["id"] for run in self.goes]
 
     @property
     def left(self) -> int:
@@ -122,12 +127,13 @@ def with_sizes(home: Home, runs: Iterable[Mapping[str, Any]]) -> list[dict[str, 
 
 
 @needs(Right.DELETE)
-def keep_to(home: Home, plan: Plan) -> list[str]:
-    """Move what a plan names to the trash; the ids of what went. What was begun, pinned or tagged since stays."""
-    still = {run["id"] for run in plan_retention(home, plan.rule).goes}
+def keep_to(home: Home, rule: Rule, only: Collection[str] | None = None) -> list[str]:
+    """Move what goes by a rule to the trash; the ids of what went. ``only``: of these, which somebody saw listed; what
+    was begun, pinned or tagged since stays.
+    """
     gone = []
-    for run in plan.goes:
-        if run["id"] in still:
+    for run in plan_retention(home, rule).goes:
+        if only is None or run["id"] in only:
             trash.delete_run(home, run["id"])
             gone.append(run["id"])
     return gone

@@ -73,21 +73,7 @@ def _native() -> Backend:
     from engine.native.attention import NativeAttention, make_attention  # llvmlite may not be installed
     from engine.native.executor import NativeExecutor
 
-    def attention(
-        cache: KVCache,
-        num_heads: int,
-        kv_heads: int,
-        head_dim: int,
-        *,
-        exact_prefill: bool = False,
-        rule: GroupRule | None = None,
-    ) -> AttentionBackend:
-        # What it does not read is refused before (``engine.start.attention``); full precision is exact anyway.
-        assert rule is None, "native kernels read every row by itself"
-        assert cache.codec is None or not exact_prefill, "native kernels read what is stored"
-        return make_attention(cache, num_heads, kv_heads, head_dim)
-
-    return Backend(NativeAttention, attention, NativeExecutor)
+    return Backend(NativeAttention, make_attention, NativeExecutor)
 
 
 BACKENDS: Mapping[str, Callable[[], Backend]] = {

@@ -151,16 +151,6 @@ WHERE run_id = $run AND prefill_tokens + decode_tokens + draft_tokens > 0""".str
     return None if row is None else row["iteration"]
 
 
-def batch_query(run_id: str, iteration: int) -> Query:
-    """Who computed what in a step, in the order of the requests' numbers."""
-    return Query(
-        """
-SELECT request, kind, tokens, context_len, drafted, accepted, emitted FROM slices
-WHERE run_id = $run AND iteration = $iteration ORDER BY request""".strip(),
-        {"run": run_id, "iteration": iteration},
-    )
-
-
 def mean_lengths(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[float, float] | None:
     """Mean prompt and output of the run's requests that ended, tokens; None where none did."""
     row = Query(

@@ -15,7 +15,7 @@ KINDS = {"prefill": "prefill", "decode": "decode", "verify": "draft"}  # kind of
 
 
 def batch_picture(slices: Sequence[Mapping[str, Any]], step: StepCost) -> str:
-    """HTML without any text of a user: ``slices`` are rows of ``store.step_cost.batch_query``."""
+    """HTML without any text of a user: ``slices`` are rows of ``store.queries.batch_makeup``."""
     weights = f'<div class="lab-batch-weights">Weights, read once for all: {scaled(step.weight_bytes, "B")}</div>'
     most = max((row["context_len"] for row in slices), default=0) or 1
     lanes = "".join(_lane(row, most) for row in slices[:MOST_LANES])

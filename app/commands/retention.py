@@ -36,8 +36,8 @@ def retention(
     """
     from app.home import Home
     from app.retention import GB, Rule, keep_to, plan_retention, read_rule, write_rule
-    from app.words.disk import size
     from app.words.plain import counted
+    from app.words.text import disk_size
 
     home = Home.from_environment().reach()
     if off and limit_gb is not None:
@@ -49,7 +49,7 @@ def retention(
         kept = before.limit_gb if limit_gb is None else limit_gb
         write_rule(home, None if off else kept, before.by_itself if by_itself is None else by_itself)
     plan = plan_retention(home, read_rule(home))
-    gone = keep_to(home, plan) if apply else []
+    gone = keep_to(home, plan.rule, plan.named) if apply else []
     if json:
         emit(
             {
@@ -64,10 +64,10 @@ def retention(
             }
         )
         return
-    limit = "no limit" if plan.rule.limit_gb is None else f"of {size(plan.rule.limit_gb * GB)}"
-    say(f"Runs take {size(plan.used)} ({limit}), the trash {size(plan.trashed)}.")
+    limit = "no limit" if plan.rule.limit_gb is None else f"of {disk_size(plan.rule.limit_gb * GB)}"
+    say(f"Runs take {disk_size(plan.used)} ({limit}), the trash {disk_size(plan.trashed)}.")
     for run in plan.goes:
-        say(f"{'Moved to the trash' if run['id'] in gone else 'Would go'}: {run['id']}, {size(run['bytes'])}")
+        say(f"{'Moved to the trash' if run['id'] in gone else 'Would go'}: {run['id']}, {disk_size(run['bytes'])}")
     if plan.goes and not apply:
         say(f"--apply moves {counted(len(plan.goes), 'run')} to the trash; servescope restore brings one back.")
     if not plan.suffices:

@@ -14,9 +14,10 @@ FOLDER = files(__package__) / "figure_buttons"
 
 @cache
 def _component() -> Callable[..., Any]:
+    styles = (files(__package__) / "quiet_button.css", FOLDER / "buttons.css")
     return st.components.v2.component(
         "servescope_figure_files",
-        css=(FOLDER / "buttons.css").read_text(encoding="utf-8"),
+        css="\n".join(path.read_text(encoding="utf-8") for path in styles),
         js=(FOLDER / "buttons.js").read_text(encoding="utf-8"),
     )
 

@@ -14,7 +14,7 @@ FOLDER = files(__package__) / "full_screen"
 
 @cache
 def _component() -> Callable[..., Any]:
-    css = (files(__package__) / "second_window" / "window.css").read_text(encoding="utf-8")
+    css = (files(__package__) / "quiet_button.css").read_text(encoding="utf-8")
     js = (FOLDER / "screen.js").read_text(encoding="utf-8")
     return st.components.v2.component("servescope_full_screen", css=css, js=js)
 

@@ -17,7 +17,7 @@ FOLLOWS = "second-window"
 def _component() -> Callable[..., Any]:
     return st.components.v2.component(
         "servescope_second_window",
-        css=(FOLDER / "window.css").read_text(encoding="utf-8"),
+        css=(files(__package__) / "quiet_button.css").read_text(encoding="utf-8"),
         js=(FOLDER / "window.js").read_text(encoding="utf-8"),
     )
 

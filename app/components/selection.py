@@ -12,6 +12,8 @@ from typing import Any
 
 import streamlit as st
 
+from app.words.plain import is_number
+
 NAMES = ("iteration", "request", "block", "from", "to")
 """Parameters of the address beside ``run``."""
 LONGEST = 32  # characters of a value
@@ -107,7 +109,7 @@ def remember(tab: str) -> None:
 def number_of(name: str) -> int | None:
     """A part of the selection that is a number; None where it is none, or there is none."""
     asked = st.query_params.get(name, "")
-    return int(asked) if asked.isdecimal() and asked.isascii() and len(asked) < 16 else None
+    return int(asked) if is_number(asked) else None
 
 
 def looked_at() -> dict[str, str]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import plotly.graph_objects as go
-
 from app.charts import CONFIG
 from app.errors import LabError
 from app.exports.html import fine_print, note_of, page, section, story, text_of
 from app.home import Home
 from app.reports import Pin, figure_of, read_report
-from app.theme import DARK, LIGHT
 from app.words.markdown import as_html
 from app.words.plain import clock, counted
 
@@ -31,7 +28,8 @@ def pinned_report(home: Home, report_id: str) -> str:
 
 def _chart(home: Home, report_id: str, pin: Pin) -> str:
     try:
-        drawing = drawn(figure_of(home, report_id, pin), pin)
+        figure = figure_of(home, report_id, pin)
+        drawing = figure.to_html(include_plotlyjs=False, full_html=False, config=CONFIG)
     except LabError as error:
         drawing = f"<p class='warning'>{text_of(error.message)}</p>"
     about = f"{pin.about} Pinned {clock(pin.pinned_unix_ns)}. {pin.explained}".strip()
@@ -39,10 +37,3 @@ def _chart(home: Home, report_id: str, pin: Pin) -> str:
     behind = f"<details><summary>SQL</summary><pre>{text_of(asked)}</pre></details>" if pin.sql else ""
     note = note_of(as_html(pin.note)) if pin.note.strip() else ""
     return section(pin.title, f"<figure>{drawing}</figure>{note}{behind}", about)
-
-
-def drawn(figure: go.Figure, pin: Pin) -> str:
-    """The figure as it was seen: on the background of its theme."""
-    background = (DARK if pin.dark else LIGHT).background
-    figure.update_layout(paper_bgcolor=background, plot_bgcolor=background)
-    return str(figure.to_html(include_plotlyjs=False, full_html=False, config=CONFIG))

@@ -12,8 +12,8 @@ from app.lab import Lab
 from app.retention import GB, Plan, keep_to, plan_retention, read_rule, write_rule
 from app.rights import Right, offered_with
 from app.views.trash import attempt
-from app.words.disk import size
 from app.words.plain import clock, counted, plain
+from app.words.text import disk_size
 
 MOST_NAMED = 200
 GONE = "retention-gone"
@@ -27,15 +27,15 @@ def disk_panel(lab: Lab, runs: Sequence[Mapping[str, Any]]) -> None:
     except LabError as error:
         st.error(plain(on_page(error)), icon=":material/error:")
         return
-    title = f"Disk: runs take {size(plan.used)}"
+    title = f"Disk: runs take {disk_size(plan.used)}"
     if plan.rule.limit_gb is not None:
-        title += f" of {size(plan.rule.limit_gb * GB)}"
+        title += f" of {disk_size(plan.rule.limit_gb * GB)}"
     _taken_back(lab)
     with st.expander(title, icon=":material/hard_drive:", key="disk"):
         index = lab.home.database.stat().st_size if lab.home.database.exists() else 0
         st.caption(
-            f"The trash has {size(plan.trashed)}, the database {size(index)}; {size(lab.home.free_bytes())} are free. "
-            "Emptying the trash frees its space."
+            f"The trash has {disk_size(plan.trashed)}, the database {disk_size(index)}; "
+            f"{disk_size(lab.home.free_bytes())} are free. Emptying the trash frees its space."
         )
         _rule(lab, plan)
         _what_goes(lab, plan)
@@ -77,16 +77,17 @@ def _what_goes(lab: Lab, plan: Plan) -> None:
         return
     freed = plan.used - plan.left
     st.markdown(
-        f"To keep to the limit, {counted(len(plan.goes), 'run')} with {size(freed)} would go to the trash:"
+        f"To keep to the limit, {counted(len(plan.goes), 'run')} with {disk_size(freed)} would go to the trash:"
         if plan.suffices
-        else f"All that may go is {counted(len(plan.goes), 'run')} with {size(freed)}; the rest stays above the limit:"
+        else f"All that may go is {counted(len(plan.goes), 'run')} with {disk_size(freed)}; the rest stays above the "
+        "limit:"
     )
     st.dataframe(
         [
             {
                 "run": run["id"],
                 "name": run["name"] or run["title"] or run["scenario"],
-                "disk": size(run["bytes"]),
+                "disk": disk_size(run["bytes"]),
                 "made": clock(run["created_unix_ns"]),
             }
             for run in plan.goes[:MOST_NAMED]
@@ -106,7 +107,7 @@ def _what_goes(lab: Lab, plan: Plan) -> None:
 
 
 def _move(lab: Lab, plan: Plan) -> None:
-    st.session_state[GONE] = keep_to(lab.home, plan)
+    st.session_state[GONE] = keep_to(lab.home, plan.rule, plan.named)
     lab.collector.notify()
 
 

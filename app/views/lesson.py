@@ -31,7 +31,7 @@ from app.views.reveal import revealed
 from app.views.room_answers import room_answers, waiting_for_runs
 from app.views.running import running_board
 from app.views.trash import attempt, complaint
-from app.words.plain import counted, plain
+from app.words.plain import counted, is_number, plain
 from engine.config import ConfigError
 from scenarios import ScenarioError, lessons
 from scenarios.lessons.lesson import Lesson, Step
@@ -99,7 +99,7 @@ def _reached(lab: Lab, lesson: Lesson, made: dict[int, Committed]) -> int:
 def _step_to_show(lesson: Lesson, reached: int) -> int:
     """The step of the address, as far as the learner has come."""
     asked = st.query_params.get("step", "")
-    return min(int(asked) - 1, reached) if asked.isdecimal() and 1 <= int(asked) <= len(lesson.steps) else reached
+    return min(int(asked) - 1, reached) if is_number(asked) and 1 <= int(asked) <= len(lesson.steps) else reached
 
 
 def _where(name: str, lesson: Lesson, made: dict[int, Committed], reached: int, n: int) -> None:

@@ -9,7 +9,7 @@ import streamlit as st
 from app.components.chart_card import CONTRAST, high_contrast
 from app.components.second_window import place_of_first_window, second_window_button
 from app.views.learner import LARGE, address_of
-from app.words.plain import plain
+from app.words.plain import is_number, plain
 from scenarios import ScenarioError, lessons
 from scenarios.lessons.lesson import Choice, Lesson
 
@@ -84,7 +84,7 @@ def speaker_notes(name: str) -> None:
         st.title("Speaker notes", anchor=False)
         st.caption("The first window shows no lesson. Open one there, and its notes stand here.")
         return
-    n = min(int(step), len(lesson.steps)) - 1 if step.isdecimal() and int(step) else 0
+    n = min(int(step), len(lesson.steps)) - 1 if is_number(step) and int(step) else 0
     _notes(lesson, n)
 
 

@@ -26,7 +26,6 @@ from app.reports import (
     take_out,
     write_report_notes,
 )
-from app.theme import DARK, LIGHT
 from app.views.trash import attempt, complaint, delete_damaged, undo_line
 from app.words.markdown import as_html
 from app.words.plain import clock, counted, plain
@@ -158,8 +157,6 @@ def _chart(lab: Lab, report_id: str, pin: Pin, place: int, count: int) -> None:
         except LabError as error:
             st.error(plain(on_page(error)), icon=":material/broken_image:")
         else:
-            background = (DARK if pin.dark else LIGHT).background
-            figure.update_layout(paper_bgcolor=background, plot_bgcolor=background)
             st.plotly_chart(
                 figure, config=CONFIG, theme=None, key=f"chart-{pin.pin_id}", alt=f"{pin.title}. {pin.about}"
             )

@@ -19,7 +19,7 @@ from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, prompts_of
 from app.views.timeline import one_request, requests_over_time
 from app.views.waits import why_not_sooner, why_sentences
-from app.words.plain import plain
+from app.words.plain import is_number, plain
 from store import queries
 from telemetry.rows import RequestRow, columns
 
@@ -74,7 +74,7 @@ def requests_table(run: FinishedRun) -> None:
     )
     data_row(table, query, name="requests")
     rows = chosen["selection"]["rows"]
-    if not rows and asked.isdigit() and int(asked) in numbers:
+    if not rows and is_number(asked) and int(asked) in numbers:
         st.markdown(f"**Request {asked}**")
         rows = [numbers.index(int(asked))]
         st.dataframe(

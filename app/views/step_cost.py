@@ -27,7 +27,7 @@ from app.words.step_cost import (
 )
 from store import iteration_window, queries
 from store.kv_bytes import kv_bytes
-from store.step_cost import StepCost, batch_query, mean_lengths, newest_step, step_cost, usual_step
+from store.step_cost import StepCost, mean_lengths, newest_step, step_cost, usual_step
 
 LIVE_S = 1.0
 MOST_TOKENS, MOST_REQUESTS = 1_000_000, 100_000
@@ -90,7 +90,7 @@ def _boxes(con: duckdb.DuckDBPyConnection, run_id: str, row: Mapping[str, Any], 
             )
         with st.container(border=True, key="explained-batch"):
             st.markdown("**The batch**")
-            st.html(batch_picture(batch_query(run_id, iteration).rows(con), step))
+            st.html(batch_picture(queries.batch_makeup(con, run_id, iteration, iteration).to_pylist(), step))
     with right, st.container(border=True, key="explained-roofline"):
         st.markdown("**The roofline**")
         st.markdown(plain(roofline_sentence(step)))

@@ -47,3 +47,8 @@ def _three(value: float) -> str:
 def counted(number: int, one: str, many: str | None = None) -> str:
     """``1 request``, ``7 requests``."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def is_number(text: str) -> bool:
+    """Whether what an address says can be the number of something."""
+    return text.isascii() and text.isdecimal() and len(text) < 16

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.words.plain import counted
+from app.words.plain import counted, is_number
 
 MOST_S = 1e9  # of an address: beyond any run
 
@@ -85,11 +85,6 @@ def _stretch(selected: Mapping[str, str], extent: Mapping[str, Any]) -> str:
     if extent["end_s"] is not None and stretch[0] >= extent["end_s"]:
         return f"There is nothing from {begin} s on: this run ended at {extent['end_s']:.3f} s."
     return ""
-
-
-def is_number(asked: str) -> bool:
-    """Whether it can be the number of something in a run."""
-    return asked.isascii() and asked.isdecimal() and len(asked) < 16
 
 
 def stretch_of(begin: str, end: str) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from app.words.plain import is_number
 from store.metrics import METRICS
 from store.schema import EXPERIMENT_COLUMNS, QUALITY_COLUMNS, RUN_COLUMNS, TABLES, sql_type
 from telemetry.rows import ROW_TYPES, columns
@@ -55,7 +56,7 @@ def example(title: str, run_id: str, selected: Mapping[str, str] | None = None) 
     query = EXAMPLES[title].strip().replace("'RUN'", "'" + run_id.replace("'", "''") + "'")
     for name in ("iteration", "request"):
         number = (selected or {}).get(name, "")
-        if number.isascii() and number.isdecimal():
+        if is_number(number):
             query = query.replace(f" {name} = 0 ", f" {name} = {number} ")
     return query
 

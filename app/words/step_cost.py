@@ -6,26 +6,12 @@ Every figure is one of the rows, or computed here from those beside it.
 from __future__ import annotations
 
 from app.words.plain import counted, milliseconds
-from app.words.text import number
+from app.words.text import number, scaled, three_digits
 from store.kv_bytes import KVBytes
 from store.step_cost import StepCost
 
 Row = tuple[str, str, str]
 """What it is, its formula with the numbers, what comes out."""
-
-_STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def scaled(value: float, unit: str) -> str:
-    """``538 MB``, ``2.15 GFLOP``: three digits and a decimal prefix."""
-    for size, prefix in _STEPS:
-        if abs(value) >= size:
-            return f"{_three(value / size)} {prefix}{unit}"
-    return f"{_three(value)} {unit}"
-
-
-def _three(value: float) -> str:
-    return number(float(f"{value:.3g}"))
 
 
 def token_rows(step: StepCost) -> list[Row]:
@@ -45,7 +31,7 @@ def token_rows(step: StepCost) -> list[Row]:
             scaled(step.written_bytes * share, "B"),
         ),
         ("Arithmetic", f"{scaled(step.flops, 'FLOP')} / {n}", scaled(step.flops * share, "FLOP")),
-        ("Share of the batch", f"1 / {n}", f"{_three(100 * share)} %"),
+        ("Share of the batch", f"1 / {n}", f"{three_digits(100 * share)} %"),
         ("Time of the engine", f"{milliseconds(step.ms)} / {n}", milliseconds(step.ms * share)),
     ]
 
@@ -74,7 +60,7 @@ def roofline_rows(step: StepCost) -> list[Row]:
         (
             "Arithmetic per byte",
             f"{scaled(step.flops, 'FLOP')} / {scaled(step.bytes, 'B')}",
-            f"{_three(step.intensity)} FLOP/B",
+            f"{three_digits(step.intensity)} FLOP/B",
         )
     ]
     if step.balance is None or step.flops_per_s is None or step.bytes_per_s is None:
@@ -84,7 +70,7 @@ def roofline_rows(step: StepCost) -> list[Row]:
         (
             "The bend of this device",
             f"{scaled(step.flops_per_s, 'FLOP/s')} / {scaled(step.bytes_per_s, 'B/s')}",
-            f"{_three(step.balance)} FLOP/B",
+            f"{three_digits(step.balance)} FLOP/B",
         ),
         (
             "Least time for the bytes",
@@ -103,7 +89,7 @@ def roofline_rows(step: StepCost) -> list[Row]:
             (
                 "Share of the limit reached",
                 f"{milliseconds(least)} / {milliseconds(step.forward_ms)} in the model",
-                f"{_three(100 * least / step.forward_ms)} %",
+                f"{three_digits(100 * least / step.forward_ms)} %",
             )
         )
     return rows
@@ -116,8 +102,8 @@ def roofline_sentence(step: StepCost) -> str:
     if step.intensity < step.balance:
         more = step.balance / step.intensity
         return (
-            f"Left of the bend: memory is the limit. The step could do {_three(more)} times the arithmetic for each "
-            "byte before arithmetic took over, which is what a larger batch does."
+            f"Left of the bend: memory is the limit. The step could do {three_digits(more)} times the arithmetic for "
+            "each byte before arithmetic took over, which is what a larger batch does."
         )
     return "Right of the bend: arithmetic is the limit, and every further token makes the step longer."
 

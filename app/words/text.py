@@ -21,6 +21,26 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def three_digits(value: float) -> str:
+    return number(float(f"{value:.3g}"))
+
+
+def scaled(value: float, unit: str) -> str:
+    """``538 MB``, ``2.15 GFLOP``: three digits and a decimal prefix."""
+    for size, prefix in PREFIXES:
+        if abs(value) >= size:
+            return f"{three_digits(value / size)} {prefix}{unit}"
+    return f"{three_digits(value)} {unit}"
+
+
+def disk_size(count: float) -> str:
+    """Bytes in powers of 1,000, as disks are sold."""
+    return f"{count:.0f} bytes" if count < 1000 else scaled(count, "B")
+
+
 def in_sentence(title: str) -> str:
     """A title as it stands within a sentence: ``KV Quantization`` -> ``KV quantization``."""
     return " ".join(word if word.isupper() else word.lower() for word in title.split(" "))

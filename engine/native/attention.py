@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from engine.attention.base import AttentionBackend
+from engine.attention.groups import GroupRule
 from engine.attention.packed import conditioned
 from engine.batch import AttentionBatch
 from engine.kv.cache import KVCache
@@ -133,6 +134,19 @@ def _lanes(codec: Codec | None, head_dim: int) -> int:
     return lanes_for(head_dim, *(width for form in (codec.keys, codec.values) for width in widths(form, head_dim)))
 
 
-def make_attention(cache: KVCache, num_heads: int, kv_heads: int, head_dim: int) -> AttentionBackend:
-    """Native attention over a cache, with what its codec asks to be done around it."""
+def make_attention(
+    cache: KVCache,
+    num_heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    exact_prefill: bool = False,
+    rule: GroupRule | None = None,
+) -> AttentionBackend:
+    """Native attention over a cache, with what its codec asks to be done around it; as ``MakesAttention`` says.
+
+    What it does not read is refused before (``engine.start.attention``); full precision is exact anyway.
+    """
+    assert rule is None, "native kernels read every row by itself"
+    assert cache.codec is None or not exact_prefill, "native kernels read what is stored"
     return conditioned(NativeAttention(cache, num_heads, kv_heads, head_dim))

@@ -19,7 +19,7 @@ from app.words.step_cost import kv_rows, kv_sentence, roofline_rows, scaled, tok
 from store import queries
 from store.aside import rows_aside
 from store.kv_bytes import kv_bytes
-from store.step_cost import StepCost, batch_query, mean_lengths, newest_step, step_cost, usual_step
+from store.step_cost import StepCost, mean_lengths, newest_step, step_cost, usual_step
 from tests.app.small_runs import SERVE, small_spec
 
 RUNS: dict[str, dict[str, Any]] = {
@@ -83,7 +83,7 @@ def test_a_token_times_all_tokens_is_the_step(con: duckdb.DuckDBPyConnection, ru
 @pytest.mark.parametrize("run_id", RUNS)
 def test_what_attention_reads_is_what_the_slices_held(con: duckdb.DuckDBPyConnection, run_id: str) -> None:
     for step, _ in costs(con, run_id):
-        slices = batch_query(run_id, step.iteration).rows(con)
+        slices = queries.batch_makeup(con, run_id, step.iteration, step.iteration).to_pylist()
         assert step.read_tokens == sum(one["context_len"] + one["tokens"] for one in slices)
         assert step.requests == len(slices)
 
@@ -143,7 +143,7 @@ def test_it_begins_with_a_step_in_which_everybody_decodes(con: duckdb.DuckDBPyCo
 
 def test_the_picture_has_a_lane_for_each_request_and_a_cell_for_each_token(con: duckdb.DuckDBPyConnection) -> None:
     for step, _ in costs(con, "guessing"):
-        slices = batch_query("guessing", step.iteration).rows(con)
+        slices = queries.batch_makeup(con, "guessing", step.iteration, step.iteration).to_pylist()
         drawn = batch_picture(slices, step)
         assert drawn.count("lab-batch-lane") == len(slices)
         cells = re.sub(r'<p class="lab-batch-legend">.*?</p>', "", drawn)

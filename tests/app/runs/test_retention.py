@@ -19,7 +19,7 @@ from app.reports import Pin, create_report, new_pin_id, pin_chart
 from app.retention import Rule, bytes_of, keep_to, plan_retention, read_rule, write_rule
 from app.runs.folder import create_run
 from app.runs.notes import read_notes, write_notes
-from app.words.disk import size
+from app.words.text import disk_size
 from store.plan import Turn
 from telemetry.status import write_status
 from tests.app.lab_process import servescope
@@ -84,7 +84,7 @@ def test_what_is_pinned_tagged_cited_tried_or_served_stays_whatever_the_limit(ho
 def test_what_goes_can_be_brought_back_and_what_was_pinned_meanwhile_stays(home: Home) -> None:
     plan = plan_retention(home, Rule(limit_gb=1e-6))
     write_notes(home, "older", pinned=True)
-    assert keep_to(home, plan) == ["oldest", "failed", "newest"]
+    assert keep_to(home, plan.rule, plan.named) == ["oldest", "failed", "newest"]
     assert set(home.trashed_ids()) == {"oldest", "failed", "newest"}
     assert servescope(home, "restore", "oldest").returncode == 0
     assert "oldest" in home.run_ids()
@@ -133,6 +133,6 @@ def test_the_command_pins_and_unpins(home: Home) -> None:
 
 
 def test_sizes_read_as_disks_are_sold() -> None:
-    assert [size(count) for count in (0, 999, 1000, 12_345_678, 2.5e9, 3e12)] == [
+    assert [disk_size(count) for count in (0, 999, 1000, 12_345_678, 2.5e9, 3e12)] == [
         *("0 bytes", "999 bytes", "1 kB", "12.3 MB", "2.5 GB", "3 TB"),
     ]
