@@ -9,11 +9,12 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from app.components.room_bar import led_to, room_bar
+from app.components.selection import TURN
 from app.rights import visitor
 from app.room.room import get_room
 
 UNSHARED = ("room", "sql")  # the presenter's own: links, switches, queries
-ONCE = ("tab-of-address", "followed", "watched")  # what a session decides when it first sees an address
+ONCE = (TURN, "tab-of-address", "followed", "watched")  # what a session decides when it first sees an address
 
 
 def room_frame(pages: Iterable[StreamlitPage]) -> None:
