@@ -26,10 +26,9 @@ import scenarios
 from app.chromium import HOW_TO_GET_ONE, find_chromium
 from app.home import Home
 from app.locks import LabAddress
-from app.runs.folder import create_run
-from app.server.client import call, page_address
+from app.server.client import page_address
 from benchmarks.harness import Report, arguments, summarise
-from benchmarks.startup import end_run, lab_process, until
+from benchmarks.startup import begin_run, end_run, lab_process, wait_until_served
 from engine.config import EMBEDDED_MODEL
 from telemetry.status import is_final, read_status
 
@@ -110,9 +109,8 @@ def signed_in(browser: Browser, lab: LabAddress) -> Iterator[BrowserContext]:
 def serve(home: Home, lab: LabAddress, model: str) -> str:
     """Start the starter scenario; returns once it runs."""
     spec = scenarios.build("starter", {"model": model})
-    create_run(home, spec)
-    call(lab, "POST", "/runs", {"run_id": spec.run_id})
-    until(lambda: read_status(home.run_dir(spec.run_id)).get("state") == "running", "the run to start")
+    begin_run(home, lab, spec)
+    wait_until_served(home, spec.run_id)
     return spec.run_id
 
 

@@ -30,12 +30,10 @@ from app.home import Home
 from app.locks import LabAddress
 from app.reports import Pin, create_report, new_pin_id, pin_chart, write_report_notes
 from app.runs.facts import flipped
-from app.runs.folder import create_run
-from app.server.client import call
 from app.theme import LIGHT
 from benchmarks.harness import ROOT
 from benchmarks.pages import signed_in
-from benchmarks.startup import lab_process, until
+from benchmarks.startup import begin_run, lab_process, until
 from engine.config import EMBEDDED_MODEL, RunSpec
 from store import queries
 from store.aside import rows_aside
@@ -118,8 +116,7 @@ def prepared(home: Home, lab: LabAddress, model: str) -> dict[str, str]:
 
 def served(home: Home, lab: LabAddress, spec: RunSpec) -> None:
     """Have a run served to its end."""
-    create_run(home, spec)
-    call(lab, "POST", "/runs", {"run_id": spec.run_id})
+    begin_run(home, lab, spec)
     until(lambda: is_final(read_status(home.run_dir(spec.run_id))), f"the run {spec.run_id} to end")
 
 

@@ -31,9 +31,9 @@ from app.locks import LabAddress, running_lab
 from app.runs.folder import create_run
 from app.server.client import call
 from benchmarks.harness import ROOT, Report, arguments, summarise
-from engine.config import EMBEDDED_MODEL
+from engine.config import EMBEDDED_MODEL, RunSpec
 from engine.model.load import model_directory, resolve
-from telemetry.status import is_final, read_status
+from telemetry.status import Status, is_final, read_status
 
 LAB_GOAL_S = 30.0
 START_GOAL_S = 3.0
@@ -97,8 +97,7 @@ def time_start(home: Home, lab: LabAddress, scenario: str) -> float:
     """Seconds from a decided workload to its first iteration."""
     spec = scenarios.build(scenario)
     start = time.perf_counter()
-    create_run(home, spec)
-    call(lab, "POST", "/runs", {"run_id": spec.run_id})
+    begin_run(home, lab, spec)
     wait_for_iteration(lab, spec.run_id)
     duration = time.perf_counter() - start
     end_run(home, lab, spec.run_id)
@@ -134,6 +133,26 @@ def refuse_failure(text: str) -> None:
     message = json.loads(text)
     if message["type"] == "error" or message.get("state") in ("failed", "crashed"):
         raise RuntimeError(f"the run did not start: {text[:500]}")
+
+
+def begin_run(home: Home, lab: LabAddress, spec: RunSpec) -> str:
+    """Hand a run to the lab; its id."""
+    create_run(home, spec)
+    call(lab, "POST", "/runs", {"run_id": spec.run_id})
+    return spec.run_id
+
+
+def wait_until_served(home: Home, run_id: str) -> None:
+    """Until a run is being served. Raises ``RuntimeError`` with the engine's words where it ended before."""
+    status = until(lambda: _begun(home, run_id), f"the run {run_id} to start")
+    if is_final(status):
+        error = status.get("error") or {}
+        raise RuntimeError(f"the run {run_id} is {status.get('state')}: {error.get('field')}: {error.get('message')}")
+
+
+def _begun(home: Home, run_id: str) -> Status | None:
+    status = read_status(home.run_dir(run_id))
+    return status if status.get("state") == "running" or is_final(status) else None
 
 
 def end_run(home: Home, lab: LabAddress, run_id: str) -> None:

@@ -34,13 +34,11 @@ from app.chromium import HOW_TO_GET_ONE, find_chromium
 from app.home import Home
 from app.locks import LabAddress
 from app.room.files import rooms
-from app.runs.folder import create_run
 from app.server.client import call
 from benchmarks.harness import ROOT, Report, arguments, interleave, paired_ratio, summarise
 from benchmarks.pages import IS_STILL, PATIENCE_MS, spent
-from benchmarks.startup import end_run, lab_process, until
+from benchmarks.startup import begin_run, end_run, lab_process, until, wait_until_served
 from engine.config import EMBEDDED_MODEL
-from telemetry.status import read_status
 
 MOST_PERCENT = 2.0
 SETTLE_S = 2.0
@@ -53,7 +51,7 @@ WORKLOAD = {
     "prefix_sharing": "off",
     "workload.readers.requests": "4",
     "workload.readers.arrivals.kind": "at-once",
-    "workload.readers.prompt_tokens": "16",
+    "workload.readers.prompt_tokens": "64",
     "workload.readers.output_tokens": "8000",
     "workload.readers.ignore_eos": "true",
 }
@@ -132,9 +130,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def decoding(home: Home, lab: LabAddress, model: str) -> str:
     """A run that decodes for minutes; returns once it does."""
     spec = scenarios.build("memory-bound", WORKLOAD | {"model": model})
-    create_run(home, spec)
-    call(lab, "POST", "/runs", {"run_id": spec.run_id})
-    until(lambda: read_status(home.run_dir(spec.run_id)).get("state") == "running", "the run to start")
+    begin_run(home, lab, spec)
+    wait_until_served(home, spec.run_id)
     until(lambda: newest(lab, spec.run_id) > 50, "the run to decode")
     return spec.run_id
 
@@ -150,7 +147,7 @@ def iteration_ms(lab: LabAddress, run_id: str, window_s: float) -> float:
     time.sleep(window_s)
     last = newest(lab, run_id)
     query = (
-        f"SELECT median(duration_ns) / 1e6 FROM iterations WHERE run_id = '{run_id}' "
+        f"SELECT median(end_ns - start_ns) / 1e6 FROM iterations WHERE run_id = '{run_id}' "
         f"AND iteration > {first} AND iteration <= {last}"
     )
     value = call(lab, "POST", "/sql", {"query": query})["rows"][0][0]
