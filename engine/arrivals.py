@@ -1,11 +1,17 @@
-"""Who comes when: requests that have not arrived yet, and users who give up."""
+"""Who comes when: requests that have not arrived yet, and users who give up.
+
+``Arrivals`` knows all of a run's requests ahead; ``LiveArrivals`` hears of them while the run goes on.
+"""
 
 from __future__ import annotations
 
 import heapq
+import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
+from engine.config.door import Ask
 from engine.config.errors import EngineError
 from engine.request import Request
 
@@ -22,6 +28,7 @@ class Arrivals:
         self._due: list[tuple[int, int, Request]] = []
         self._after: dict[str, list[Request]] = defaultdict(list)
         self._give_up: list[tuple[int, int, Request]] = []
+        self.came = 0  # requests that have arrived
         self.outstanding = 0  # requests that have not arrived yet
         known: set[str] = set()
         for request in requests:
@@ -53,6 +60,7 @@ class Arrivals:
         while self._due and self._due[0][0] <= now_ns:
             arrived.append(heapq.heappop(self._due)[2])
         self.outstanding -= len(arrived)
+        self.came += len(arrived)
         for request in arrived:
             if request.spec.cancel_after_ns is not None:
                 heapq.heappush(
@@ -75,6 +83,10 @@ class Arrivals:
             if follower.spec.continues:
                 follower.carry(request)
             self._schedule(follower, now_ns + follower.spec.arrival_ns)
+
+    def wait(self, seconds: float) -> None:
+        """Nothing can be served now: wait so long, or less where somebody may come sooner than is known."""
+        time.sleep(seconds)
 
     def due(self, now_ns: int) -> list[Request]:
         """Requests that have arrived by now and were not popped yet. Another thread may ask."""
@@ -114,3 +126,64 @@ class Arrivals:
                 "this request waits, through others, for itself.",
                 "Break the circle of `after`.",
             )
+
+
+class Callers(Protocol):
+    """Where live requests come from, and who hears how they go on."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more may be asked."""
+        ...
+
+    def heard(self) -> tuple[list[Ask], list[int]]:
+        """What was asked and given up (by number) since the last call, after saying what there is to say. Never
+        waits."""
+        ...
+
+    def wait(self, seconds: float) -> None:
+        """Until somebody says something, but no longer than this."""
+        ...
+
+    def ended(self, request: Request, now_ns: int) -> None:
+        """A request is over; its ``end_reason`` and ``refusal`` say how."""
+        ...
+
+
+class LiveArrivals(Arrivals):
+    """Requests that come from clients while the run goes on. Something is ``outstanding`` as long as more may come."""
+
+    def __init__(self, callers: Callers, make: Callable[[Ask], Request], origin_ns: int) -> None:
+        """
+        Args:
+            make: the request of what was asked, checked; one that cannot be served knows why (``Request.refusal``).
+            origin_ns: the run's start on the machine's monotonic clock.
+        """
+        super().__init__(())
+        self._callers = callers
+        self._make = make
+        self._origin_ns = origin_ns
+        self._here: dict[int, Request] = {}  # arrived and not ended, by number
+        self._given_up: list[int] = []
+        self.outstanding = 1
+
+    def pop_due(self, now_ns: int) -> list[Request]:
+        asks, self._given_up = self._callers.heard()
+        arrived = [self._make(ask) for ask in asks]
+        for ask, request in zip(asks, arrived, strict=True):
+            request.arrival_ns = min(now_ns, max(0, ask.came_ns - self._origin_ns))
+            self._here[request.index] = request
+        self.came += len(arrived)
+        if not self._callers.is_open:
+            self.outstanding = 0
+        return arrived
+
+    def pop_given_up(self, now_ns: int) -> list[Request]:
+        return [self._here[number] for number in self._given_up if number in self._here]
+
+    def ended(self, request: Request, now_ns: int) -> None:
+        self._here.pop(request.index, None)
+        self._callers.ended(request, now_ns)
+
+    def wait(self, seconds: float) -> None:
+        self._callers.wait(seconds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -85,9 +84,9 @@ class Engine:
         self.step_in_flight: StepInFlight | None = None  # another thread may read it
 
     @torch.inference_mode()
-    def run(self, requests: Iterable[Request], stop: Callable[[], bool] = lambda: False) -> None:
-        """Serve the requests as they arrive on the run's clock."""
-        self.arrivals = Arrivals(requests)
+    def run(self, requests: Iterable[Request] | Arrivals, stop: Callable[[], bool] = lambda: False) -> None:
+        """Serve the requests as they arrive on the run's clock; ``Arrivals`` of a kind of their own as they say."""
+        self.arrivals = requests if isinstance(requests, Arrivals) else Arrivals(requests)
         while not stop():
             self.admit_arrivals()
             if self.scheduler.has_work:
@@ -243,7 +242,7 @@ class Engine:
         due = self.arrivals.next_ns
         wait = IDLE_SLEEP_S if due is None else (due - self.clock.now_ns()) / 1e9
         if wait > 0:
-            time.sleep(min(wait, IDLE_SLEEP_S))
+            self.arrivals.wait(min(wait, IDLE_SLEEP_S))
 
 
 class DeviceMarks:

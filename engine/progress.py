@@ -15,8 +15,9 @@ MOST_LISTED = 512  # requests in flight that are listed one by one, those that h
 def progress(engine: Engine, prepared: Prepared) -> dict[str, Any]:
     """What has been done so far."""
     scheduler, totals = engine.scheduler, engine.totals
+    asked = engine.arrivals.came if prepared.spec.served else len(prepared.requests)
     return {
-        "requests_total": len(prepared.requests),
+        "requests_total": asked,
         "requests_done": totals.requests_finished,
         "requests_ended": totals.requests_ended,
         "iterations": totals.iterations,
@@ -24,8 +25,8 @@ def progress(engine: Engine, prepared: Prepared) -> dict[str, Any]:
         "kv_used_share": scheduler.pool.num_used / scheduler.pool.num_blocks,
         "running": len(scheduler.running),
         "waiting": len(scheduler.waiting),
-        "phase": "serving",
-        "phase_share": totals.requests_ended / len(prepared.requests),
+        "phase": "open to clients" if prepared.spec.served else "serving",
+        "phase_share": 0.0 if prepared.spec.served else totals.requests_ended / asked,
     }
 
 

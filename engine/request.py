@@ -50,6 +50,10 @@ class Request:
     arrival_ns: int = 0
     rank: int = 0  # place among requests that were put in an order of their own
 
+    stop_token_ids: frozenset[int] = frozenset()
+    min_tokens: int = 0  # before which no token ends it
+    is_kept: bool = True  # its output goes into the rows
+
     most_carried_tokens: int = 0  # that may yet come before the prompt: of the request that it continues
 
     token_ids: list[int] = field(default_factory=list)  # prompt + output

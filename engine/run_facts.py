@@ -73,12 +73,13 @@ def summarise(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, 
     """The ``summary`` of ``status.json``."""
     totals = engine.totals
     accounted = totals.requests_finished + totals.requests_cancelled
+    total = engine.arrivals.came if prepared.spec.served else len(prepared.requests)
     return {
         "requests": {
-            "total": len(prepared.requests),
+            "total": total,
             "finished": totals.requests_finished,
             "cancelled": totals.requests_cancelled,
-            "failed": len(prepared.requests) - accounted,
+            "failed": total - accounted,
         },
         "iterations": totals.iterations,
         "output_tokens": totals.output_tokens,
@@ -92,7 +93,7 @@ def summarise(engine: Engine, prepared: Prepared, clock: RunClock) -> dict[str, 
         "speculation": engine.scheduler.drafter.describe() if engine.scheduler.drafter is not None else None,
         "kv_capacity_tokens": prepared.kv_capacity_tokens,
         "peak_kv_tokens": totals.peak_kv_tokens,
-        "output_digest": output_digest(prepared.requests),
+        "output_digest": output_digest(prepared.requests) if prepared.requests else None,
         "workload_hash": prepared.spec.workload_hash,
         "refused": _refused(prepared),
     }

@@ -229,6 +229,6 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         accepted_tokens=request.accepted_tokens,
         end_reason=request.end_reason,
         error=None if request.refusal is None else str(request.refusal),
-        text=request.text or None,
-        output_token_ids=request.output_token_ids,
+        text=(request.text or None) if request.is_kept else None,
+        output_token_ids=request.output_token_ids if request.is_kept else None,
     )

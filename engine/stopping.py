@@ -46,13 +46,18 @@ class Outputs:
         """Fill in the text of an ended request, cut before a stop string."""
         if not self.keep_text or self.tokenizer is None:
             return
-        text = self.tokenizer.decode(request.output_token_ids)
+        ids = request.output_token_ids
+        text = self.tokenizer.decode(ids[:-1] if ended_by_stop_token(request) else ids)
         stops_at = [i for i in (text.find(stop) for stop in request.sampling.stop) if i >= 0]
         request.text = text[: min(stops_at)] if stops_at else text
 
+    def _is_last(self, token: int, request: Request) -> bool:
+        at_end = token in self.eos_token_ids and not request.sampling.ignore_eos
+        return at_end or token in request.stop_token_ids
+
     def _end_reason(self, request: Request, token: int) -> str | None:
         sampling = request.sampling
-        if token in self.eos_token_ids and not sampling.ignore_eos:
+        if request.num_output_tokens > request.min_tokens and self._is_last(token, request):
             return "stop"
         if sampling.stop and request.stream is not None:
             request.text += request.stream.push(token)
@@ -62,6 +67,11 @@ class Outputs:
         if request.num_output_tokens >= request.max_tokens or len(request.token_ids) >= self.max_model_len:
             return "length"
         return None
+
+
+def ended_by_stop_token(request: Request) -> bool:
+    """Whether its last token is one that was to end it, and so no part of its text."""
+    return request.end_reason == "stop" and request.token_ids[-1] in request.stop_token_ids
 
 
 def output_digest(requests: Iterable[Request]) -> str:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from engine.config import EngineError, RunSpec, load_plugins
+from engine.door import Door
 from engine.executor import Executor
 from engine.failures import describe, labels_of, stopped, unrecorded
 from engine.fork_server import serve_forks
@@ -29,6 +30,7 @@ from engine.model.device import device_uuid
 from engine.phases import Progress
 from engine.progress import in_flight, progress
 from engine.run_facts import describe_model, summarise
+from engine.served import told_outputs, told_recorder, until_closed
 from engine.speculation.speculator import Speculator
 from engine.start.build import allocate, build_engine
 from engine.start.peaks import measure_peaks
@@ -44,7 +46,6 @@ from telemetry.folder import SPEC
 from telemetry.json_file import read_as
 from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.machine import environment
-from telemetry.recorder import Recorder
 from telemetry.sampler import DeviceSampler
 from telemetry.status import StatusFile
 
@@ -97,14 +98,15 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     labels = list(dict.fromkeys([*spec.labels, *prepared.model.labels, *prepared.notices]))
     status.update(labels=labels)
     ready = _make_ready(prepared, lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
+    door = Door(run_dir) if spec.served else None
     clock = RunClock()
-    recorder = Recorder(run_dir, spec.engine.recording, clock)
+    recorder = told_recorder(door, run_dir, spec.engine.recording, clock)
     uuid = device_uuid(device)
     sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms, uuid=uuid)
     state, error = "failed", None
     engine: Engine | None = None
     try:
-        engine = build_engine(prepared, recorder, clock, ready.executor, ready.drafter)
+        engine = build_engine(prepared, recorder, clock, ready.executor, ready.drafter, told_outputs(door, prepared))
         recorder.run(
             "start",
             "running",
@@ -119,7 +121,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
         status.update(state="running")
         status.follow(lambda: {"progress": progress(engine, prepared), "in_flight": in_flight(engine)})
         stop.start_clock()
-        engine.run(prepared.requests, stop)
+        engine.run(prepared.requests if door is None else until_closed(door, prepared, engine, labels), stop)
         state = "cancelled" if stop.asked else "finished"
         if stop.asked:
             error = stopped(stop.reason)
@@ -130,6 +132,8 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
         labels += labels_of(error)
     finally:
         sampler.stop()
+        if door is not None:
+            door.close()
     summary = summarise(engine, prepared, clock) if engine is not None else None
     recorder.run("end", state, labels=labels, error=error, summary=summary)
     recorder.close()

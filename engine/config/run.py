@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from engine.config.earlier import SPEC_VERSION, spec_of_today
 from engine.config.engine import EngineConfig
@@ -26,7 +26,10 @@ class RunSpec(Settings):
     scenario: str = Field(max_length=4096)
     title: str = Field("", max_length=4096)
     engine: EngineConfig = EngineConfig()
-    requests: tuple[RequestSpec, ...] = Field(min_length=1, max_length=MOST_REQUESTS)
+    served: bool = Field(
+        False, description="Clients ask while it runs, through `door.sock` in its folder; `requests` is empty."
+    )
+    requests: tuple[RequestSpec, ...] = Field((), max_length=MOST_REQUESTS, validate_default=True)
     labels: tuple[str, ...] = Field((), max_length=100)
     licences: dict[str, str] = Field(default_factory=dict, description="Of recorded traces the requests come from.")
     time_limit_s: float | None = Field(None, gt=0, le=LATEST_NS / 1e9)
@@ -53,7 +56,9 @@ class RunSpec(Settings):
 
     @field_validator("requests")
     @classmethod
-    def _bounded(cls, requests: tuple[RequestSpec, ...]) -> tuple[RequestSpec, ...]:
+    def _bounded(cls, requests: tuple[RequestSpec, ...], info: ValidationInfo) -> tuple[RequestSpec, ...]:
+        if bool(requests) == info.data.get("served", False):
+            raise ValueError("there must be at least 1 item, and none where the run is served to clients (served)")
         tokens = sum(len(r.prompt_token_ids or ()) or r.prompt_tokens or 1 for r in requests)
         characters = sum(len(r.prompt or "") + len(r.system or "") for r in requests)
         if tokens > MOST_PROMPT_TOKENS:
@@ -72,7 +77,10 @@ class RunSpec(Settings):
 
     @property
     def workload_hash(self) -> str:
-        """SHA-256 over everything that is asked of the engine, and nothing of how it is served."""
+        """SHA-256 over everything that is asked of the engine, and nothing of how it is served. Of a run at the door,
+        where no two are asked the same, it is the run's own."""
+        if self.served:
+            return hashlib.sha256(f"served {self.run_id}".encode()).hexdigest()
         # Where no request continues another, the hash is what it was before requests could.
         payload = [r.model_dump(mode="json", exclude=None if r.continues else {"continues"}) for r in self.requests]
         default = self.engine.sampling.model_dump(mode="json")

@@ -172,6 +172,14 @@ class BlockPool:
         if block in self._cached:
             self._cached.move_to_end(block)
 
+    def drop_cached(self) -> int:
+        """Lose the content of every block that nobody holds; how many there were."""
+        count = 0
+        while self._cached:  # one takes others with it
+            self._evict()
+            count += 1
+        return count
+
     def _evict(self) -> None:
         """The least recently used cached block loses its content."""
         block = next(iter(self._cached))

@@ -55,9 +55,10 @@ def build_engine(
     clock: RunClock,
     executor: Executor | None = None,
     drafter: Speculator | None = None,
+    outputs: Outputs | None = None,
 ) -> Engine:
     """Wire the engine; ``executor`` and ``drafter``: what ``allocate`` and ``make_speculator`` returned,
-    where that was ahead of the clock."""
+    where that was ahead of the clock. ``outputs``: None for those that tell nobody."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     executor = executor or allocate(prepared)
     pool = BlockPool(prepared.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
@@ -79,7 +80,7 @@ def build_engine(
             drafter or make_speculator(prepared, executor.cache),
             prepared.tails,
         ),
-        outputs=Outputs(model.tokenizer, shape.eos_token_ids, prepared.max_model_len, config.keep_text),
+        outputs=outputs or Outputs(model.tokenizer, shape.eos_token_ids, prepared.max_model_len, config.keep_text),
         cost=cost_model(model, prepared.kv_bytes_per_token),
         recorder=recorder,
         clock=clock,

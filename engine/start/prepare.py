@@ -53,7 +53,8 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     guesser = load_guesser(config, model, progress)
     models = [model, guesser] if isinstance(guesser, LoadedModel) else [model]
     servable = [r for r in requests if r.refusal is None]
-    size = pool_size(config, models, codec, device, servable, max_model_len)
+    expected = servable if not spec.served else None
+    size = pool_size(config, models, codec, device, expected, max_model_len)
     for request in servable:
         request.refusal = unfit(request, size.taken.blocks, config.block_size)
     check_any(requests)

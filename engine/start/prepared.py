@@ -50,6 +50,19 @@ class Prepared:
         return [r for r in self.requests if r.refusal is None]
 
     @property
+    def most_at_once(self) -> int:
+        """Requests that may run at once: no more than there are, where that is known ahead."""
+        places = self.spec.engine.max_num_seqs
+        return places if self.spec.served else min(places, len(self.servable))
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt that can come."""
+        if self.spec.served:
+            return self.max_model_len - 1
+        return max(request.most_prompt_tokens for request in self.servable)
+
+    @property
     def kv_capacity_tokens(self) -> int:
         return self.num_blocks * self.spec.engine.block_size
 

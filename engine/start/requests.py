@@ -8,6 +8,7 @@ import torch
 
 from engine.block_table import blocks_for
 from engine.config import RequestSpec, RunSpec
+from engine.config.door import Ask
 from engine.config.errors import EngineError
 from engine.model.load import LoadedModel
 from engine.model.tokenizer import StreamDecoder
@@ -18,21 +19,37 @@ from engine.sampling import SamplingState
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
     """Tokenise and check every request; in order of arrival as far as that is known beforehand. One that cannot be
     served is refused."""
-    requests = []
-    for index, asked in enumerate(spec.requests):
-        sampling = asked.sampling or spec.engine.sampling
-        ids, refusal = _prompt(asked, spec, model, max_model_len)
-        most = max(1, max_model_len - len(ids))  # more the model cannot give
-        request = Request(index, asked, ids, sampling, min(asked.max_tokens, most), refusal=refusal)
-        request.sampling_state = SamplingState(
-            sampling, run_seed=spec.engine.seed, number=index, seed=asked.seed, vocab=model.shape.vocab, device=device
-        )
-        if refusal is None:
-            request.sampling_state.observe(ids)
-        if sampling.stop:
-            request.stream = StreamDecoder(model.tokenizer)
-        requests.append(request)
-    return requests
+    return [_request(index, asked, spec, model, device, max_model_len) for index, asked in enumerate(spec.requests)]
+
+
+def _request(
+    index: int, asked: RequestSpec, spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int
+) -> Request:
+    sampling = asked.sampling or spec.engine.sampling
+    ids, refusal = _prompt(asked, spec, model, max_model_len)
+    most = max(1, max_model_len - len(ids))  # more the model cannot give
+    request = Request(index, asked, ids, sampling, min(asked.max_tokens, most), refusal=refusal)
+    request.sampling_state = SamplingState(
+        sampling, run_seed=spec.engine.seed, number=index, seed=asked.seed, vocab=model.shape.vocab, device=device
+    )
+    if refusal is None:
+        request.sampling_state.observe(ids)
+    if sampling.stop:
+        request.stream = StreamDecoder(model.tokenizer)
+    return request
+
+
+def live_request(
+    ask: Ask, spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int, num_blocks: int
+) -> Request:
+    """What a client asked, tokenised and checked; refused where it cannot be served. Its tokens go into the rows only
+    where the run keeps text."""
+    request = _request(ask.number, ask.request, spec, model, device, max_model_len)
+    request.refusal = request.refusal or unfit(request, num_blocks, spec.engine.block_size)
+    request.stop_token_ids = frozenset(ask.stop_token_ids)
+    request.min_tokens = ask.min_tokens
+    request.is_kept = spec.engine.keep_text
+    return request
 
 
 def _prompt(
@@ -107,7 +124,7 @@ def _too_long(request: Request, earlier: Request, max_model_len: int) -> EngineE
 def check_any(requests: Sequence[Request]) -> None:
     """Where none can be served, what is wrong with the first is what is wrong with the run."""
     refusals = [r.refusal for r in requests if r.refusal is not None]
-    if len(refusals) == len(requests):
+    if refusals and len(refusals) == len(requests):
         raise refusals[0]
 
 

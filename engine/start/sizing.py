@@ -19,7 +19,7 @@ from engine.model.memory import check_pool_fits, free_bytes, used_by_others
 from engine.request import Request
 
 HEADROOM_BLOCKS = 16
-
+USUAL_TOKENS = 2048  # of a client's request, prompt and output, as long as nobody has asked
 
 Taken = Literal["memory", "kv_blocks", "workload", "at_once"]
 """Why a pool is as large as it is: its share of the memory, as many blocks as were asked for, no more than all requests
@@ -75,12 +75,13 @@ def pool_size(
     models: Sequence[LoadedModel],
     codec: Codec | None,
     device: torch.device,
-    requests: Sequence[Request],
+    requests: Sequence[Request] | None,
     max_model_len: int,
 ) -> PoolSize:
     """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
 
-    Never more than the whole workload could fill: what is taken is mapped and written before the first step.
+    Never more than the whole workload could fill: what is taken is mapped and written before the first step. Where it
+    is not known (``requests`` is None), never more than usual requests in every place, and the longest one, could.
     """
     target, *others = models
     size = config.block_size
@@ -95,8 +96,11 @@ def pool_size(
         check_pool_fits(config.kv_blocks, full, device)
     share_bytes = int(free * config.kv_memory_fraction)
     pool_bytes = share_bytes if config.kv_blocks is None else config.kv_blocks * full
-    asked = [blocks_for(r.most_computed_tokens, size) for r in requests]
-    seats = config.max_num_seqs
+    seats, longest = config.max_num_seqs, blocks_for(max_model_len, size)
+    if requests is None:
+        asked = [blocks_for(min(max_model_len, USUAL_TOKENS), size)] * seats
+    else:
+        asked = [blocks_for(r.most_computed_tokens, size) for r in requests]
     divided = divide(pool_bytes, packed, tail, most_tails=min(seats, len(asked)), request_blocks=asked)
     if divided.blocks < 1:
         raise EngineError(
@@ -115,8 +119,10 @@ def pool_size(
     bounds: dict[Taken, int] = {
         "memory": divided.blocks,
         "workload": HEADROOM_BLOCKS + sum(asked),
-        "at_once": seats * blocks_for(max_model_len, size),
+        "at_once": seats * longest,
     }
+    if requests is None:
+        bounds["at_once"] = min(bounds["at_once"], max(bounds.pop("workload"), longest))
     why = min(bounds, key=lambda name: bounds[name])
     return PoolSize(Room(bounds[why], divided.tails), why, most)
 

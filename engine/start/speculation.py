@@ -55,4 +55,4 @@ def check_speculation(prepared: Prepared) -> None:
         return
     budgeted = POLICIES[config.resolved_policy].budgeted
     refuse_at_start(asked, shares_attention=config.shares_attention, token_budget=budget if budgeted else None)
-    PROPOSERS[asked.proposer].check(asked, max(request.most_prompt_tokens for request in prepared.servable))
+    PROPOSERS[asked.proposer].check(asked, prepared.longest_prompt)

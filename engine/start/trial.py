@@ -78,7 +78,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
         return
     config = prepared.spec.engine
     fits = prepared.num_blocks // blocks_for(most_tokens, config.block_size)
-    most = min(fits, config.max_num_seqs, len(prepared.servable), prepared.tails or fits)
+    most = min(fits, prepared.most_at_once, prepared.tails or fits)
     quiet = config.model_copy(
         update={
             "prefix_sharing": None,
@@ -96,7 +96,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
             RequestSpec(request_id=str(i), prompt_token_ids=tuple(range(PROMPT)), max_tokens=most_tokens - PROMPT)
             for i in range(count)
         )
-        spec = prepared.spec.model_copy(update={"engine": quiet, "requests": asked})
+        spec = prepared.spec.model_copy(update={"engine": quiet, "requests": asked, "served": False})
         requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
         control = Scripted(script)
         proposer = drafter.proposer if drafter.proposer.runs_model else Echo()
