@@ -45,6 +45,7 @@ class Caller:
         self.tokens: dict[int, list[int]] = {}
         self.ended: dict[int, dict[str, Any]] = {}
         self.hello = self.next()["hello"]
+        self.has_left = False
 
     def say(self, **words: Any) -> None:
         self.socket.sendall(json.dumps(words).encode() + b"\n")
@@ -61,6 +62,11 @@ class Caller:
             self.tokens.setdefault(number, []).extend(tokens)
         self.ended |= {about["number"]: about for about in message.get("ended", ())}
         return message
+
+    def hang_up(self) -> None:
+        self.has_left = True
+        self.lines.close()
+        self.socket.close()
 
     def until(self, *numbers: int) -> None:
         while not set(numbers) <= self.ended.keys():
@@ -80,9 +86,10 @@ def served(run_dir: Path, monkeypatch: pytest.MonkeyPatch, **engine: Any) -> Ite
         wait_for(lambda: (run_dir / DOOR_SOCKET).exists() and status(run_dir)["state"] == "running")
         caller = Caller(run_dir)
         yield caller
-        caller.say(close=True)
-        while "gone" not in caller.next():
-            pass
+        if not caller.has_left:
+            caller.say(close=True)
+            while "gone" not in caller.next():
+                pass
     finally:
         at_work.join(60)
     assert not at_work.is_alive()
@@ -153,14 +160,12 @@ def test_who_leaves_takes_no_place_with_them(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_caller_that_breaks_off_ends_everything_it_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises((BrokenPipeError, ValueError, OSError)), served(tmp_path / "off", monkeypatch) as caller:
+    with served(tmp_path / "off", monkeypatch) as caller:
         for number in range(6):
             caller.ask(number, max_tokens=900)
         while not caller.tokens:
             caller.next()
-        caller.lines.close()
-        caller.socket.close()
-        wait_for(lambda: status(tmp_path / "off")["state"] != "running")
+        caller.hang_up()
     final = status(tmp_path / "off")
     assert final["summary"]["requests"] == {"total": 6, "finished": 0, "cancelled": 6, "failed": 0}
     assert final["progress"]["kv_used_share"] == 0
