@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -23,6 +24,18 @@ class ForwardPass(Protocol):
     def forward(self, token_ids: torch.Tensor, positions: torch.Tensor, attention: Any) -> torch.Tensor: ...
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LongerSteps:
+    """Which steps are recorded beside those of single tokens: up to how many tokens they may have in all."""
+
+    prompt_rows: int = 0  # with parts of prompts
+    verify_rows: int = 0  # with guesses
+    longest: int = 1  # new tokens of one sequence with guesses
+
+
+DECODES_ONLY = LongerSteps()
 
 
 class _BesidePadding:
@@ -99,8 +112,10 @@ class Executor:
         """Rows and, in one layer, keys that the batch's forward pass computed and read for nothing."""
         return batch.padded_tokens + self.attention.padded_tokens, self.attention.padded_keys
 
-    def capture_graphs(self, max_num_seqs: int, max_model_len: int, progress: Progress = silent) -> None:
-        """Record decode steps of padded sizes, where steps can be recorded; ``build`` pads to them from now on."""
+    def capture_graphs(
+        self, max_num_seqs: int, max_model_len: int, progress: Progress = silent, *, longer: LongerSteps = DECODES_ONLY
+    ) -> None:
+        """Record steps of padded sizes, where steps can be recorded; ``build`` pads to them from now on."""
 
     @property
     def graph_bytes(self) -> int:

@@ -55,6 +55,7 @@ def measure_rates(config: EngineConfig, progress: Progress = silent) -> MachineR
         threads=config.threads,
         attention_backend=config.attention_backend,
         cuda_graphs=config.cuda_graphs,
+        graphs_of_longer_steps=config.graphs_of_longer_steps,
         overlap=config.overlap,
         block_size=config.block_size,
         seed=config.seed,

@@ -32,7 +32,16 @@ LAYOUT = 2  # raised when what is measured or kept changes
 DISTURBED_KEEP_S = 3600.0  # rates of a busy machine are measured again after this
 WAIT_S = 60.0  # for a run that holds the device
 TIMEOUT_S = 900.0  # a large model takes its time to load
-MATTERS = ("model", "dtype", "threads", "attention_backend", "cuda_graphs", "overlap", "block_size")
+MATTERS = (
+    "model",
+    "dtype",
+    "threads",
+    "attention_backend",
+    "cuda_graphs",
+    "graphs_of_longer_steps",
+    "overlap",
+    "block_size",
+)
 
 Say = Callable[[str], None]
 

@@ -68,6 +68,14 @@ class EngineConfig(Settings):
         group="Model",
         advanced=True,
     )
+    graphs_of_longer_steps: bool = setting(
+        True,
+        "CUDA graphs of longer steps",
+        "With CUDA graphs: steps with chunks of prompts or with guesses are recorded too, in padded sizes, as long as "
+        "launching them takes longer than computing them. Off: decode steps alone.",
+        group="Model",
+        advanced=True,
+    )
     overlap: Literal["auto", "on", "off"] = setting(
         "auto",
         "Overlapped loop",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.batch import Batch, BatchRows
+from engine.gpu.step_forms import StepForm
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,10 @@ class Ragged(BatchRows):
     def places(self) -> list[int]:
         """Waits for the device."""
         starts, kv_lens = self.query_starts.tolist(), self.kv_lens.tolist()
-        lengths = [starts[s + 1] - starts[s] for s in range(self.num_sequences)]
-        return [place for n, kv_len in zip(lengths, kv_lens, strict=False) for place in range(kv_len - n, kv_len)]
+        places: list[int] = []
+        for start, end, kv_len in zip(starts, starts[1:], kv_lens[: self.num_sequences], strict=False):
+            places += range(kv_len - (end - start), kv_len) if kv_len else [0] * (end - start)  # no keys: padding
+        return places
 
 
 @dataclass(frozen=True)
@@ -89,4 +92,5 @@ class GpuBatch(Batch):
     """Inputs of one forward pass by custom kernels."""
 
     attention: Ragged
+    form: StepForm | None = None  # the recorded step that it is padded to; None: it is computed as it is
     draws: Draws | None = None  # where tokens can be drawn on the device

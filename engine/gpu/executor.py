@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from engine.batch import Batch
-from engine.executor import Executor
+from engine.executor import DECODES_ONLY, Executor, LongerSteps
 from engine.gpu.attention import TritonAttention
 from engine.gpu.batch import GpuBatch
 from engine.gpu.fused import FusedDecoder
@@ -48,10 +48,14 @@ class GpuExecutor(Executor):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         assert isinstance(batch, GpuBatch)
-        if batch.graph_size is not None:
+        if batch.form is not None:
             assert self.graphs is not None
-            self.left, logits = self.graphs.replay(batch)
-            return logits
+            hidden, logits = self.graphs.replay(batch.form)
+            if logits is not None:
+                self.left = hidden[: len(batch.sampled)]
+                return logits[: len(batch.sampled)]
+            self.left = hidden.index_select(0, batch.sample_rows)
+            return self.fused.logits(self.left)
         self.attention.begin(batch.attention)
         hidden = self.fused.forward(batch.token_ids, batch.positions, self.attention)
         self.left = hidden.index_select(0, batch.sample_rows)
@@ -86,10 +90,12 @@ class GpuExecutor(Executor):
         max_num_seqs: int,
         max_model_len: int,
         progress: Progress = silent,
+        *,
+        longer: LongerSteps = DECODES_ONLY,
         sizes: Sequence[int] | None = None,
     ) -> None:
-        """``sizes``: numbers of rows to record; None: those that ``padded_sizes`` names."""
-        self.graphs = Graphs(self.fused, self.attention, max_num_seqs, max_model_len, sizes)
+        """``sizes``: numbers of single tokens to record; None: those that ``padded_sizes`` names."""
+        self.graphs = Graphs(self.fused, self.attention, max_num_seqs, max_model_len, sizes, longer)
         self.graphs.capture(progress)
         self.builder.graphs = self.graphs
 

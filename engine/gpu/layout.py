@@ -15,21 +15,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from engine.gpu.step_forms import StepForm
+
 _NOTHING = np.empty(0, np.int32)
 _BORDER = 4  # words; kernels may read 16 bytes at once
-_PER_ROW = (
-    "token_ids",
-    "positions",
-    "slots",
-    "sample_rows",
-    "query_starts",
-    "kv_lens",
-    "block_starts",
-    "tails",
-    "temperatures",
-    "seeds",
-    "counters",
-)
+_PER_TOKEN = ("token_ids", "positions", "slots", "sample_rows")
+_PER_SEQUENCE = ("query_starts", "kv_lens", "block_starts", "tails", "prefills", "temperatures", "seeds", "counters")
 
 
 @dataclass(frozen=True)
@@ -50,13 +41,20 @@ class Layout:
 
     @classmethod
     def padded(
-        cls, rows: int, blocks: int, memory: torch.Tensor | None = None, prefixes: Mapping[str, int] | None = None
+        cls, form: StepForm, blocks: int, memory: torch.Tensor | None = None, prefixes: Mapping[str, int] | None = None
     ) -> Layout:
-        """A decode batch of up to ``rows`` rows with up to ``blocks`` blocks in all its tables, which come last.
+        """A batch of up to a form's extent with up to ``blocks`` blocks in all its tables, which come last.
 
-        ``prefixes``: words of what they share, by section.
+        ``prefixes``: words of what single tokens share, by section.
         """
-        lengths = {**dict.fromkeys(_PER_ROW, rows), "query_starts": rows + 1, **(prefixes or {}), "blocks": blocks}
+        sequences = form.total_sequences
+        lengths = {
+            **dict.fromkeys(_PER_TOKEN, form.total_rows),
+            **dict.fromkeys(_PER_SEQUENCE, sequences),
+            "query_starts": sequences + 1,
+            **(prefixes or {}),
+            "blocks": blocks,
+        }
         return cls.of(lengths, memory)
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from engine.block_table import blocks_for, slots_at, whole_blocks
 from engine.gpu.batch import Draws, GpuBatch, Ragged, SharedRows
 from engine.gpu.layout import Layout, Staging
+from engine.gpu.step_forms import StepForm, padded
 from engine.gpu.tables import BlockTables
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
@@ -39,23 +40,42 @@ class Flat:
     def num_tokens(self) -> int:
         return len(self.positions)
 
+    @property
+    def extent(self) -> StepForm:
+        longest = int(self.lengths.max(initial=1))
+        return StepForm(
+            self.num_singles, self.num_tokens - self.num_singles, len(self.parts) - self.num_singles, longest
+        )
 
-class Recorded(Protocol):
-    """Decode steps that were recorded for some numbers of rows (``engine.gpu.graphs``)."""
+    @property
+    def decode_only(self) -> bool:
+        """Single tokens, each of which is followed by one that is sampled."""
+        return self.num_singles == len(self.parts) and all(s.samples for s in self.parts)
 
-    def fit(self, rows: int, groups: PrefixGroups | None = None) -> int | None:
-        """The smallest recorded size for this many rows that share ``groups``; None where there is none."""
+    def needs(self, groups: PrefixGroups | None) -> StepForm:
+        """What a recorded form must have room for; ``groups``: prefixes that single tokens share."""
+        extent = replace(self.extent, shares=groups is not None, mixes=not any(s.is_prefill for s in self.parts))
+        # Which rows are sampled is not known to decode steps: they are for steps in which all are.
+        return extent if extent.rows or self.decode_only else replace(extent, rows=1, sequences=1)
+
+
+class RecordedSteps(Protocol):
+    """Steps that were recorded in some padded forms (``engine.gpu.graphs``)."""
+
+    def fit(self, needed: StepForm, groups: PrefixGroups | None = None) -> StepForm | None:
+        """The smallest recorded form for a batch of this extent whose single tokens share ``groups``; None where there
+        is none."""
         ...
 
-    def layout(self, size: int, *, shares: bool = False) -> Layout:
-        """Where a batch of this size lies in the recording's memory."""
+    def layout(self, form: StepForm) -> Layout:
+        """Where a batch of this form lies in the recording's memory."""
         ...
 
 
 class RaggedBuilder:
     """Builds batches for one engine; keeps the host's side of the block tables and the staging memory.
 
-    ``graphs``: where set, decode batches are padded to the size of a recorded graph and laid into its memory.
+    ``graphs``: where set, batches that a recorded form holds are padded to it and laid into the recording's memory.
     ``passes``: what finds the prefixes that single tokens read together; None: each reads its own. ``tail_tokens``: of
     each sequence's exact tail, to which new tokens go; 0: they go to the pool. ``tells_prefills``: the backend reads
     which sequences compute a part of their prompt. ``draws``: tokens are drawn on the device
@@ -72,7 +92,7 @@ class RaggedBuilder:
         tells_prefills: bool = False,
         draws: bool = True,
     ) -> None:
-        self.graphs: Recorded | None = None
+        self.graphs: RecordedSteps | None = None
         self._passes = passes
         self._draws = draws
         self._block_size = block_size
@@ -87,22 +107,22 @@ class RaggedBuilder:
         sampled = [s for s in flat.parts if s.samples]
         rows = _sample_rows(flat)
         draws = self._draws and not any(s.drafted for s in sampled)
-        decode_only = flat.num_singles == len(flat.parts) == len(sampled)
+        decode_only = flat.decode_only
         groups = self._shared(flat)
-        size = None
-        if self.graphs is not None and decode_only and flat.parts:
-            size = self.graphs.fit(flat.num_tokens, groups)
-        work = None if groups is None else groups.work(size or flat.num_singles)
+        form = None if self.graphs is None or not flat.parts else self.graphs.fit(flat.needs(groups), groups)
+        work = None if groups is None else groups.work(form.singles if form else flat.num_singles)
         arrays = self._arrays(flat, rows, prefills=self._tells_prefills and not decode_only)
+        if form is not None:
+            arrays = padded(arrays, flat.extent, form)
         if draws:
             arrays |= draw_inputs(sampled)
         if work is not None:
             arrays |= work.arrays
         arrays["blocks"] = flat.blocks  # the last section: it may be as long as it likes
         layout = Layout.of({name: len(array) for name, array in arrays.items()})
-        if size is not None:
+        if form is not None:
             assert self.graphs is not None
-            layout = self.graphs.layout(size, shares=work is not None)
+            layout = self.graphs.layout(form)
         part = self._staging.send(arrays, layout)
         count = len(sampled)
         return GpuBatch(
@@ -110,9 +130,10 @@ class RaggedBuilder:
             positions=part["positions"],
             sample_rows=part["sample_rows"][: len(rows)],
             sampled=sampled,
-            attention=self._ragged(flat, part, groups, work),
+            attention=self._ragged(flat, part, form or flat.extent, groups, work),
             context_tokens=int(flat.kv_lens.sum()),
-            graph_size=size,
+            graph_size=form.total_rows if form else None,
+            form=form,
             draws=Draws(
                 part["temperatures"][:count],
                 part["seeds"][:count],
@@ -161,21 +182,27 @@ class RaggedBuilder:
         return arrays
 
     def _ragged(
-        self, flat: Flat, part: Mapping[str, torch.Tensor], groups: PrefixGroups | None, work: PrefixWork | None
+        self,
+        flat: Flat,
+        part: Mapping[str, torch.Tensor],
+        form: StepForm,
+        groups: PrefixGroups | None,
+        work: PrefixWork | None,
     ) -> Ragged:
+        """``form``: the extent with its padding; behind the batch's last sequence it is left out."""
         shared = None
         if groups is not None and work is not None:
             shared = SharedRows.of(part, work.extent.items, work.extent.parts, groups.spared_tokens)
         return Ragged(
             slots=part["slots"],
-            num_singles=flat.num_singles,
+            num_singles=form.singles,
             query_starts=part["query_starts"],
             kv_lens=part["kv_lens"],
             block_starts=part["block_starts"],
             blocks=part["blocks"],
-            num_sequences=len(flat.parts),
-            num_tokens=flat.num_tokens,
-            max_query_len=int(flat.lengths.max(initial=0)),
+            num_sequences=len(flat.parts) if form.mixes or not form.rows else form.singles + flat.extent.sequences,
+            num_tokens=form.total_rows,
+            max_query_len=form.longest,
             shared=shared,
             tails=part["tails"] if self._tail_tokens else None,
             prefills=part.get("prefills"),

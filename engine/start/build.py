@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.backends import make_executor
 from engine.cost import cost_model
-from engine.executor import Executor
+from engine.executor import DECODES_ONLY, Executor, LongerSteps
 from engine.kv.cache import KVCache
 from engine.kv.pool import BlockPool
 from engine.kv.prefix import PrefixCache
@@ -25,6 +25,10 @@ from engine.stopping import Outputs
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
+# Launching a step takes some 10 ms of Python on a GPU's host (docs/gpu.md), in which it computes about as much.
+LAUNCH_FLOPS = 1e13
+MOST_RECORDED_TOKENS = 4096
+
 
 def allocate(prepared: Prepared, progress: Progress = silent) -> Executor:
     """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
@@ -33,8 +37,21 @@ def allocate(prepared: Prepared, progress: Progress = silent) -> Executor:
     attention = make_run_attention(prepared.backend, config, cache, model)
     executor = make_executor(prepared.backend, model.decoder, attention, draws_on_device=config.speculation is None)
     if config.cuda_graphs:
-        executor.capture_graphs(config.max_num_seqs, prepared.max_model_len, progress)
+        longer = longer_steps(prepared) if config.graphs_of_longer_steps else DECODES_ONLY
+        executor.capture_graphs(config.max_num_seqs, prepared.max_model_len, progress, longer=longer)
     return executor
+
+
+def longer_steps(prepared: Prepared) -> LongerSteps:
+    """Steps with parts of prompts or guesses that take longer to launch than to compute, as far as this run has any."""
+    config, cost = prepared.spec.engine, cost_model(prepared.model)
+    most = min(MOST_RECORDED_TOKENS, int(LAUNCH_FLOPS / (2 * cost.body_parameters)))
+    longest = 1 if config.speculation is None else 1 + config.speculation.k
+    return LongerSteps(
+        prompt_rows=min(most, prepared.most_new_tokens),
+        verify_rows=min(most, config.max_num_seqs * longest),
+        longest=longest,
+    )
 
 
 def make_cache(prepared: Prepared, num_blocks: int, tails: int | None) -> KVCache:

@@ -85,6 +85,17 @@ class Prepared:
         return block_bytes(self.model, size, self.codec) / size
 
     @property
+    def most_new_tokens(self) -> int:
+        """Of one step, whichever requests it serves."""
+        config, limits = self.spec.engine, self.limits
+        most = limits.token_budget
+        if config.chunked_prefill is None:
+            most = max(most, limits.max_num_batched_tokens)
+        if self.spec.served:
+            return most
+        return min(most, sum(r.most_prompt_tokens for r in self.servable) + config.max_num_seqs)
+
+    @property
     def limits(self) -> Limits:
         config = self.spec.engine
         chunked = config.chunked_prefill or ChunkedPrefill()

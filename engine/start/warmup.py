@@ -84,10 +84,7 @@ def warm_up(prepared: Prepared) -> None:
     if length > size:
         batches += [shared_decodes(requests[0], n, length) for n in executor.prefix_rows(config.max_num_seqs)]
     if executor.kernels:
-        limits = prepared.limits
-        most = max(limits.token_budget, limits.max_num_batched_tokens if config.chunked_prefill is None else 0)
-        if not prepared.spec.served:
-            most = min(most, sum(r.most_prompt_tokens for r in prepared.servable) + config.max_num_seqs)
+        most = prepared.most_new_tokens
         lengths = executor.chunk_lengths(min(most, prepared.max_model_len - 1))
         batches += forms(lengths, most, config.max_num_seqs, requests[0], size)
     for slices in batches:

@@ -9,8 +9,8 @@ import torch
 
 from engine.config import ChunkedPrefill, EngineConfig, RequestSpec, Sampling
 from engine.config.errors import EngineError
-from engine.gpu.graphs import padded_sizes
 from engine.gpu.layout import Layout
+from engine.gpu.step_forms import StepForm, padded_sizes
 from engine.gpu.tables import BlockTables
 from engine.request import Request
 from engine.start.attention import choose_backend, fitting_head
@@ -69,7 +69,7 @@ def test_heads_without_a_tile_are_refused_or_served_without_kernels():
 
 def test_padding_sends_nothing_beyond_the_tables_in_use():
     memory = torch.full((400,), 7, dtype=torch.int32)
-    layout = Layout.padded(8, 200, memory)
+    layout = Layout.padded(StepForm(8), 200, memory)
     starts = [start for start, _ in layout.places.values()]
     assert all(start % 4 == 0 for start in starts)
     assert starts == sorted(starts)
