@@ -23,7 +23,7 @@ if "--dry-run" in sys.argv and not Path("/dev/nvidiactl").exists():
 
 import torch
 
-from benchmarks.gpu_parts import packed, profile, serving, shared, steps
+from benchmarks.gpu_parts import longer, packed, profile, serving, shared, steps
 from benchmarks.gpu_parts.bench import Bench
 from benchmarks.harness import Report, some_of
 from benchmarks.merging import arguments, earlier_results, finish, save
@@ -31,6 +31,7 @@ from benchmarks.merging import arguments, earlier_results, finish, save
 PARTS = {
     "tokens": serving.same_tokens,
     "common": serving.common,
+    "longer": longer.longer_steps,
     "steps": steps.forward_passes,
     "profile": profile.where_time_goes,
     "smallest": serving.smallest_steps,

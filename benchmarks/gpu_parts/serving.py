@@ -23,7 +23,7 @@ def common(bench: Bench) -> None:
     """Output tokens/s on the common workload."""
     requests = common_workload(RANDOM["tiny" if bench.dry else SHAPE].vocab, bench.dry)
     server = Server(engine_config(bench), requests)
-    server.serve(_short(requests, 8))
+    server.serve(short(requests, 8))
     served = server.serve(requests)
     bench.report.figure(
         "common workload",
@@ -39,7 +39,7 @@ def beside_transformers(bench: Bench) -> None:
     """Output tokens/s on the first requests of the common workload, and those of ``transformers`` continuous batching."""
     part = common_workload(RANDOM["tiny" if bench.dry else SHAPE].vocab, bench.dry)[:PEER_REQUESTS]
     server = Server(engine_config(bench), part)
-    server.serve(_short(part, 8))
+    server.serve(short(part, 8))
     ours = server.serve(part)
     del server
     bench.free()
@@ -65,7 +65,7 @@ def recording(bench: Bench) -> None:
     count, prompt, output = (2, 3, 3) if bench.dry else (256, 64, 256)
     requests = [_request(i, prompt, output) for i in range(count)]
     server = Server(engine_config(bench), requests)
-    server.serve(_short(requests, 4))
+    server.serve(short(requests, 4))
     by_recording = interleave(
         {mode: lambda mode=mode: server.serve(requests, recording=mode).tokens_per_s for mode in ("full", "off")},
         1 if bench.dry else 3,
@@ -92,7 +92,7 @@ def smallest_steps(bench: Bench) -> None:
             bench.config("smollm2-135m", max_num_seqs=batches[-1], max_model_len=512, cuda_graphs=graphs == "on"),
             requests,
         )
-        server.serve(_short(requests, 4))
+        server.serve(short(requests, 4))
         for overlap in ("off", "on"):
             for batch in batches:
                 served = server.serve(requests[:batch], overlap=overlap)
@@ -157,5 +157,5 @@ def _request(index: int, prompt: int, output: int) -> RequestSpec:
     return RequestSpec(request_id=str(index), prompt_token_ids=ids, max_tokens=output)
 
 
-def _short(requests: list[RequestSpec], output: int) -> list[RequestSpec]:
+def short(requests: list[RequestSpec], output: int) -> list[RequestSpec]:
     return [r.model_copy(update={"max_tokens": min(r.max_tokens, output)}) for r in requests]
