@@ -69,10 +69,10 @@ class EngineConfig(Settings):
         advanced=True,
     )
     graphs_of_longer_steps: bool = setting(
-        True,
+        False,
         "CUDA graphs of longer steps",
         "With CUDA graphs: steps with chunks of prompts or with guesses are recorded too, in padded sizes, as long as "
-        "launching them takes longer than computing them. Off: decode steps alone.",
+        "launching them takes longer than computing them. Off: decode steps alone. Not timed on a GPU yet.",
         group="Model",
         advanced=True,
     )
