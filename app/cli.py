@@ -20,6 +20,7 @@ from app.commands import (
     retention,
     run,
     runs,
+    serve,
     sql,
 )
 from app.commands.console import command
@@ -61,7 +62,7 @@ def _main(
 
 
 BROWSING = (exchange, reports, runs, retention, queue, sql)
-for module in (lab, run, preview, compare, quality, *BROWSING, papers, lessons, doctor):
+for module in (lab, run, serve, preview, compare, quality, *BROWSING, papers, lessons, doctor):
     module.register(app)
 
 

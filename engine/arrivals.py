@@ -171,7 +171,7 @@ class LiveArrivals(Arrivals):
         asks, self._given_up = self._callers.heard()
         arrived = [self._make(ask) for ask in asks]
         for ask, request in zip(asks, arrived, strict=True):
-            request.arrival_ns = min(now_ns, max(0, ask.came_ns - self._origin_ns))
+            request.arrival_ns = max(0, ask.came_ns - self._origin_ns)
             self._here[request.index] = request
         self.came += len(arrived)
         if not self._callers.is_open:

@@ -48,7 +48,7 @@ class Door:
         self._drafted: dict[int, int] = {}  # of requests under way: guesses told so far
         self._emitting: list[tuple[Request, int, int]] = []  # since the last line: request, where its new tokens lie
         self._ended: list[dict[str, Any]] = []
-        self._step: dict[str, Any] = {}
+        self._steps: list[dict[str, Any]] = []
         self._replies: list[dict[str, Any]] = []
 
     @property
@@ -105,12 +105,7 @@ class Door:
 
     def stepped(self, values: Mapping[str, Any]) -> None:
         """A step's columns."""
-        step = self._step
-        for name in STEP_STATES:
-            step[name] = values[name]
-        for name in STEP_SUMS:
-            step[name] = step.get(name, 0) + values[name]
-        step["steps"] = step.get("steps", 0) + 1
+        self._steps.append({name: values[name] for name in (*STEP_STATES, *STEP_SUMS)})
 
     def say(self) -> None:
         """Send what there is to say, as far as the other end takes it now."""
@@ -120,12 +115,12 @@ class Door:
             message["tokens"] = self._tokens
         if self._ended:
             message["ended"] = self._ended
-        if self._step:
-            message["step"] = self._step
+        if self._steps:
+            message["steps"] = self._steps
         if self._peer is not None:
             for reply in [*self._replies, *([message] if message else [])]:
                 self._unsent += json.dumps(reply, separators=(",", ":")).encode() + b"\n"
-        self._tokens, self._ended, self._step, self._replies = [], [], {}, []
+        self._tokens, self._ended, self._steps, self._replies = [], [], [], []
         self._send()
 
     def close(self) -> None:

@@ -52,7 +52,7 @@ def run(
     status = read_status(home.run_dir(spec.run_id))
     result = result_of(home, spec.run_id)
     if lab is None:
-        _index(home)
+        index_now(home)
     if json:
         emit(result)
     else:
@@ -173,7 +173,7 @@ def interruptible() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _index(home: Home) -> None:
+def index_now(home: Home) -> None:
     """Take the run into the database now if nobody has it open; otherwise its owner, or the next one, will."""
     from app.server.indexing import ingest_all
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -18,6 +19,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MOST_CONNECTIONS = 512
 FIRST_REQUEST_S = 15.0
 DESCRIPTORS = 8192  # for connections, the database, runs' files and the browser's many small requests
+
+
+def listening_socket(family: int = socket.AF_INET) -> socket.socket:
+    """A socket to listen on. Its protocol is named: asyncio turns Nagle's algorithm off only where it reads TCP there,
+    and with it on an answer on a connection that is kept waits 40 ms for the client's delayed acknowledgement."""
+    return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
 
 
 def more_descriptors() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.errors import LabError
+from app.server.connections import listening_socket
 from app.server.guard import host_name
 from app.server.public import Public, public_of
 
@@ -94,7 +95,7 @@ def listen(outward: Outward) -> Iterator[socket.socket | None]:
         yield None
         return
     family = socket.AF_INET6 if ":" in outward.address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
+    with listening_socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((outward.address, outward.port))

@@ -17,6 +17,7 @@ from app.lab import Lab, set_lab
 from app.locks import LabAddress
 from app.rights import judge_by
 from app.room.room import open_room, set_room
+from app.server.connections import listening_socket
 from app.server.entrance import Entrance, RoomJudge, entrance_of
 from app.server.gate import Gate
 from app.server.guard import LOOPBACK_HOSTS, Guard
@@ -134,7 +135,7 @@ def bind(port: int) -> socket.socket:
     Raises ``LabError`` when none of the next ports is free.
     """
     for candidate in range(port, min(port + PORTS_TRIED, 65_536)) if port else [0]:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = listening_socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, candidate))

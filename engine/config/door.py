@@ -7,7 +7,7 @@ They are lines of JSON over a Unix socket in the run's folder. To the engine::
 From the engine, one line for each time its loop comes round, with what there is to say::
 
     {"hello": {...facts}}                                                first
-    {"tokens": [[number, drafted, token, ...], ...], "ended": [{...}], "step": {...}}
+    {"tokens": [[number, drafted, token, ...], ...], "ended": [{...}], "steps": [{...}]}
     {"reset": {"dropped": 12, "held": 3}}
 
 Requests are called by their number in the run.

@@ -14,7 +14,7 @@ from engine.config.models import EMBEDDED_MODEL, embedded_dir
 
 if TYPE_CHECKING:
     from engine.model.token_text import EveryToken
-    from engine.model.tokenizer import TextTokens
+    from engine.model.tokenizer import StreamDecoder, TextTokens
 
 
 @lru_cache(maxsize=16)
@@ -30,6 +30,28 @@ def tokenizer_of(model: str, vocab: int) -> TextTokens | None:
         return Tokenizer.from_directory(folder) if folder is not None else None
     except (EngineError, OSError, json.JSONDecodeError):
         return None
+
+
+def served_tokenizer(model: str, vocab: int) -> TextTokens:
+    """The tokenizer of a model that an engine on this machine has loaded, wherever its files lie.
+
+    Raises:
+        EngineError: it cannot be read.
+    """
+    known = tokenizer_of(model, vocab)
+    if known is not None:
+        return known
+    from engine.model.load import model_directory, resolve
+    from engine.model.tokenizer import Tokenizer
+
+    return Tokenizer.from_directory(model_directory(resolve(model)))
+
+
+def stream_decoder(tokenizer: TextTokens) -> StreamDecoder:
+    """Text of one request as its tokens come."""
+    from engine.model.tokenizer import StreamDecoder
+
+    return StreamDecoder(tokenizer)
 
 
 def token_texts(model: str, ids: Sequence[int]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -69,6 +69,18 @@ class TextTokens(TokenText, Protocol):
         Raises:
             EngineError: there is no chat template, it fails, ``length`` leaves no room for the message, or no tokens
                 come of the text.
+        """
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]], now: datetime | None = None) -> list[int]:
+        """Token ids of a chat, up to where the assistant answers.
+
+        Args:
+            messages: ``role`` and ``content`` of each, in order.
+            now: the date that templates are told, where they ask for one; None: this moment.
+
+        Raises:
+            EngineError: there is no chat template, or it fails.
         """
         ...
 
@@ -188,7 +200,14 @@ class Tokenizer:
             ids = longer if len(longer) > len(ids) else self._no_tokens(text)  # only what stands at every start
         return ids[:length]
 
+    def chat(self, messages: Sequence[Mapping[str, str]], now: datetime | None = None) -> list[int]:
+        return self._encode(self._render_chat(messages, now), special=False)
+
     def _render(self, user: str, system: str | None, now: datetime | None) -> str:
+        messages = [{"role": "system", "content": system}] if system is not None else []
+        return self._render_chat([*messages, {"role": "user", "content": user}], now)
+
+    def _render_chat(self, messages: Sequence[Mapping[str, str]], now: datetime | None) -> str:
         if self._template is None:
             raise EngineError(
                 "no-chat-template",
@@ -197,8 +216,6 @@ class Tokenizer:
                 "This model has no chat template.",
                 "Turn chat off, or choose a model tuned for chat.",
             )
-        messages = [{"role": "system", "content": system}] if system is not None else []
-        messages.append({"role": "user", "content": user})
         return self._template.render(messages, now or datetime.now())
 
     @staticmethod
@@ -256,6 +273,9 @@ class ByteTokenizer:
     ) -> list[int]:
         ids = self.encode(f"{system}\n{text}" if chat and system else text)
         return ids if length is None else (ids * math.ceil(length / len(ids)))[:length]
+
+    def chat(self, messages: Sequence[Mapping[str, str]], now: datetime | None = None) -> list[int]:
+        return self.encode("\n".join(message["content"] for message in messages) + "\n")
 
 
 class StreamDecoder:
