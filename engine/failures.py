@@ -55,6 +55,11 @@ def labels_of(error: dict[str, Any]) -> list[str]:
     return [finite.LABEL] if error["kind"] == finite.KIND else []
 
 
+def labels_of_summary(summary: dict[str, Any]) -> list[str]:
+    """What a run could not do as asked, which only its end shows."""
+    return ["host memory full"] if summary.get("swap_fallbacks") else []
+
+
 def _bad_spec(error: ValidationError) -> dict[str, Any]:
     first = error.errors()[0]
     field = ".".join(str(part) for part in first["loc"]) or "spec"

@@ -97,6 +97,8 @@ class Engine:
                 break
         self.settle()
         self.cancel_everything()
+        self.scheduler.preemption.close()
+        self.rows.swaps(max(0, self.totals.iterations - 1))
 
     def settle(self) -> None:
         """Take in what still runs on the device; nothing here, where no step outlives its iteration."""

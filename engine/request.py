@@ -65,6 +65,9 @@ class Request:
     tail: int | None = None  # which exact tail is its own while it runs, with a codec that keeps some tokens exact
     block_hashes: list[int] = field(default_factory=list)  # chained over its whole blocks, as far as anybody asked
 
+    arriving: bool = False  # its keys and values are on their way back into the pool; it is in no plan
+    level: int | None = None  # a priority drawn while it is served, in place of the workload's
+
     first_scheduled_ns: int | None = None
     first_token_ns: int | None = None
     preemptions: int = 0
@@ -87,7 +90,8 @@ class Request:
 
     @property
     def priority(self) -> int:
-        return self.spec.priority
+        """Larger is more important: as drawn last, or as the workload says."""
+        return self.spec.priority if self.level is None else self.level
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -137,7 +141,7 @@ class Request:
     @property
     def order(self) -> tuple[int, int, int, int]:
         """Sort key: the most important first, then by rank where requests are grouped, then first come."""
-        return (-self.spec.priority, self.rank, self.arrival_ns, self.index)
+        return (-self.priority, self.rank, self.arrival_ns, self.index)
 
     @property
     def most_computed_tokens(self) -> int:
@@ -154,7 +158,11 @@ class Request:
 
     def reset_for_recompute(self) -> None:
         """Forget what was computed; everything known will be computed again."""
+        self.set_aside()
+        self.prefill_target = self.num_known_tokens
+
+    def set_aside(self) -> None:
+        """It left the pool, and what it computed is kept elsewhere."""
         self.draft = NO_DRAFT
         self.num_computed_tokens = 0
-        self.prefill_target = self.num_known_tokens
         self.preemptions += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -74,6 +74,7 @@ class StepRecorder:
         itl_ns, prompt_tokens = self._stamp([part.request for part in emitting], times.end)
         recorder, journal = self.recorder, self.scheduler.pool.journal
         prefills = [s.tokens for s in plan.slices if s.is_prefill]
+        self.swaps(iteration)
         if recorder.iterations:
             self._iteration(iteration, plan, batch, times, prefills, running, (prompt_tokens, looked_up))
         if recorder.detail:
@@ -109,6 +110,13 @@ class StepRecorder:
         """When the request was last given tokens; None before its first."""
         last_ns = self._last_token_ns[request.index] if request.index < len(self._last_token_ns) else 0
         return int(last_ns) or None
+
+    def swaps(self, iteration: int) -> None:
+        """Write the copies between the pool and host memory that have landed since the last call."""
+        moves = self.scheduler.preemption.take_moves()
+        if self.recorder.iterations:
+            for move in moves:
+                self.recorder.swap(iteration=iteration, **asdict(move))
 
     def _stamp(self, sampled: list[Request], now_ns: int) -> tuple[np.ndarray, int]:
         """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token, and the
@@ -216,7 +224,7 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         request=request.index,
         request_id=request.request_id,
         group=request.spec.group,
-        priority=request.priority,
+        priority=request.spec.priority,
         arrival_ns=request.arrival_ns,
         first_scheduled_ns=request.first_scheduled_ns,
         first_token_ns=request.first_token_ns,

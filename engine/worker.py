@@ -23,7 +23,7 @@ import torch
 from engine.config import EngineError, RunSpec, load_plugins
 from engine.door import Door
 from engine.executor import Executor
-from engine.failures import describe, labels_of, stopped, unrecorded
+from engine.failures import describe, labels_of, labels_of_summary, stopped, unrecorded
 from engine.fork_server import serve_forks
 from engine.loop import Engine
 from engine.model.device import device_uuid
@@ -135,6 +135,7 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
         if door is not None:
             door.close()
     summary = summarise(engine, prepared, clock) if engine is not None else None
+    labels += labels_of_summary(summary or {})
     recorder.run("end", state, labels=labels, error=error, summary=summary)
     recorder.close()
     labels += [label for label in recorder.labels if label not in labels]

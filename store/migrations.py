@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from store.errors import StoreError
-from store.schema import create_experiments, create_quality, create_statements
+from store.schema import create_experiments, create_quality, create_statements, create_swaps
 from store.transaction import transaction
 
 Step = Callable[[duckdb.DuckDBPyConnection], None]
@@ -65,10 +65,15 @@ def _groups(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("UPDATE runs SET figures = NULL")
 
 
-VERSION = 9
+def _swaps(con: duckdb.DuckDBPyConnection) -> None:
+    """Copies between the KV pool and host memory have a table; runs recorded before made none."""
+    con.execute(create_swaps())
+
+
+VERSION = 10
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
-    8: _groups,
+    8: _groups, 9: _swaps,
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ TABLES: dict[str, str] = {
     "request": "requests",
     "decision": "decisions",
     "block": "blocks",
+    "swap": "swaps",
     "device": "devices",
     "run": "run_events",
 }
@@ -126,6 +127,11 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def create_swaps() -> str:
+    """The table of swaps."""
+    return _create_rows("swap")
+
+
 def create_experiments() -> str:
     """The table of experiments."""
     return _create("experiments", EXPERIMENT_COLUMNS)
@@ -138,13 +144,15 @@ def create_quality() -> str:
 
 def create_statements() -> list[str]:
     """Everything a new database needs, in order."""
-    statements = [
-        _create(table, {"run_id": "VARCHAR NOT NULL"} | {n: sql_type(c) for n, c in columns(ROW_TYPES[row]).items()})
-        for row, table in TABLES.items()
-    ]
+    statements = [_create_rows(row) for row in TABLES]
     statements += [_create("runs", RUN_COLUMNS), create_experiments(), create_quality()]
     statements.append(_create("spool_positions", POSITION_COLUMNS, "run_id", "row_type"))
     return statements
+
+
+def _create_rows(row: str) -> str:
+    kinds = {name: sql_type(column) for name, column in columns(ROW_TYPES[row]).items()}
+    return _create(TABLES[row], {"run_id": "VARCHAR NOT NULL"} | kinds)
 
 
 def _create(table: str, kinds: dict[str, str], *key: str) -> str:

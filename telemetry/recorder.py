@@ -62,6 +62,7 @@ class Recorder:
         self._drain_interval_s = drain_interval_s
         self._iteration = NumericBuffer("iteration", by_row=True)
         self._decision = NumericBuffer("decision", by_row=True)
+        self._swap = NumericBuffer("swap", by_row=True)
         self._slice = NumericBuffer("slice", by_row=False)
         self._block = NumericBuffer("block", by_row=False)
         self._request, self._device, self._run_row = (ObjectBuffer(row) for row in ("request", "device", "run"))
@@ -71,6 +72,7 @@ class Recorder:
             "request": self._request,
             "iteration": self._iteration,
             "device": self._device,
+            "swap": self._swap,
             "decision": self._decision,
             "slice": self._slice,
             "block": self._block,
@@ -143,6 +145,13 @@ class Recorder:
         when = self.clock.now_ns() if time_ns is None else time_ns
         row = (iteration, when, request, action, reason, tokens, tokens_left, blocks_needed, blocks_free, value)
         if self._decision.append(row):
+            self._check_bounds()
+
+    def swap(self, **values: Any) -> None:
+        """Copies between the KV pool and host memory that have landed; keywords are the columns of ``SwapRow``."""
+        if not self.iterations:
+            self._refuse("swap", 1)
+        elif self._swap.append([values[name] for name in self._swap.names]):
             self._check_bounds()
 
     def block(

@@ -62,7 +62,10 @@ DECISION_REASONS = (
     "recomputed",
     "predicted",
     "tails",
+    "swapped_in",
+    "host_full",
 )
+SWAP_DIRECTIONS = ("out", "in", "ahead")
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
 RUN_EVENTS = ("start", "end")
 
@@ -208,6 +211,29 @@ class BlockRow:
 
 
 @dataclass(frozen=True)
+class SwapRow:
+    """Keys and values of one request copied between the KV pool and host memory; written when the copies have landed."""
+
+    iteration: int = column("int64", "", "The engine step in which it was found to have landed.")
+    request: int = column("int32", "", "The request whose keys and values were copied.")
+    direction: str = column(
+        "int8",
+        "",
+        "out: it was preempted. in: it came back. ahead: it still ran, and was likely to be preempted next.",
+        choices=SWAP_DIRECTIONS,
+    )
+    asked_ns: int = column("int64", "ns", "When the copies were asked for.")
+    start_ns: int = column("int64", "ns", "When the first copy began.")
+    end_ns: int = column("int64", "ns", "When the last copy had ended.")
+    waited_ns: int = column("int64", "ns", "Time the engine stood still for it, computing nothing.")
+    tokens: int = column("int32", "tokens", "Tokens of the request whose keys and values were computed by then.")
+    blocks: int = column("int32", "blocks", "Blocks that were copied.")
+    blocks_kept: int = column("int32", "blocks", "Blocks that were there already, and not copied again.")
+    copies: int = column("int32", "", "Copies it took: pieces of memory that lay together on both sides.")
+    bytes: int = column("int64", "bytes", "Bytes that were copied.")
+
+
+@dataclass(frozen=True)
 class DeviceRow:
     """One sample of the machine's counters. A counter the device or driver lacks is null."""
 
@@ -267,6 +293,7 @@ ROW_TYPES: dict[str, type] = {
     "request": RequestRow,
     "decision": DecisionRow,
     "block": BlockRow,
+    "swap": SwapRow,
     "device": DeviceRow,
     "run": RunRow,
 }

@@ -9,8 +9,9 @@ from __future__ import annotations
 from app.panels.chunked_prefill import ChunkedPrefill
 from app.panels.kv_quantization import KVQuantizationPanel
 from app.panels.panel import Panel
+from app.panels.preemption import PreemptionPanel
 from app.panels.prefix_sharing import PrefixSharing
 from app.panels.speculation import Speculation
 
-PANELS: list[Panel] = [ChunkedPrefill(), PrefixSharing(), Speculation(), KVQuantizationPanel()]
+PANELS: list[Panel] = [ChunkedPrefill(), PrefixSharing(), Speculation(), KVQuantizationPanel(), PreemptionPanel()]
 """In the order in which they draw."""

@@ -24,7 +24,7 @@ from engine.config.run import RunSpec
 from engine.config.sampling import Sampling
 from engine.config.schema import suggest
 from engine.config.settings import LARGEST_COUNT, LATEST_NS, Accepts, Settings, setting, worth_saying
-from engine.config.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
+from engine.config.techniques import ChunkedPrefill, KVQuantization, Preemption, PrefixSharing, Speculation
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -41,6 +41,7 @@ __all__ = [
     "EngineError",
     "KVQuantization",
     "MachineRates",
+    "Preemption",
     "PrefixSharing",
     "Recording",
     "RequestSpec",

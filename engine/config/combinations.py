@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.config.errors import EngineError
-from engine.config.techniques import KVQuantization, PrefixSharing, Speculation
+from engine.config.techniques import KVQuantization, Preemption, PrefixSharing, Speculation
 
 Rule = Callable[[Any, Mapping[str, Any]], str | None]
 """A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where
@@ -69,9 +69,40 @@ def _packed_blocks(size: int, others: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _nobody_preempted(asked: Preemption | None, others: Mapping[str, Any]) -> str | None:
+    sharing: PrefixSharing | None = others.get("prefix_sharing")
+    if asked is None or sharing is None:
+        return None
+    if sharing.admission == "memory":
+        return (
+            "prefix_sharing.admission memory admits a request only where its final size fits, so nobody is preempted: "
+            "set it to on-demand, or preemption off"
+        )
+    if asked.redraws and sharing.order == "grouped":
+        return (
+            "prefix_sharing.order grouped runs requests of one prefix together, and preemption.priorities "
+            f"{asked.priorities} pulls them apart: set order to arrival or priorities to fixed"
+        )
+    return None
+
+
+def _whole_batches(policy: str | None, others: Mapping[str, Any]) -> str | None:
+    asked: Preemption | None = others.get("preemption")
+    if asked is None or not asked.redraws or policy not in WHOLE_BATCHES:
+        return None
+    return (
+        f"policy {policy} finishes a batch before it begins the next, so preemption.priorities {asked.priorities} has "
+        "nothing to change: set priorities to fixed, or choose another policy"
+    )
+
+
+WHOLE_BATCHES = ("static", "padded", "padded-sorted")
+
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "prefix_sharing": (_shared_attention_backend,),
     "kv_quantization": (_padded_verification_of_packed,),
+    "preemption": (_nobody_preempted,),
+    "policy": (_whole_batches,),
     "block_size": (_shared_blocks, _packed_blocks),
 }
 """By the setting that is blamed. A rule sees only settings that ``EngineConfig`` declares before it."""

@@ -10,7 +10,7 @@ from engine.config import combinations
 from engine.config.models import EMBEDDED_MODEL
 from engine.config.sampling import Sampling
 from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, OneOf, Settings, setting
-from engine.config.techniques import ChunkedPrefill, KVQuantization, PrefixSharing, Speculation
+from engine.config.techniques import ChunkedPrefill, KVQuantization, Preemption, PrefixSharing, Speculation
 
 POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static", "padded", "padded-sorted"]
 PADDED_POLICIES = frozenset({"padded", "padded-sorted"})
@@ -120,6 +120,15 @@ class EngineConfig(Settings):
         "fewer bytes. The text may change; how much is measured. Off: full precision.",
         group="Techniques",
         paper="KIVI (2024), QServe (2024)",
+        technique=True,
+    )
+    preemption: Preemption | None = setting(
+        None,
+        "Preemption",
+        "On: the keys and values of requests that have to leave the full KV pool are swapped to host memory, and "
+        "priorities may change while requests are served. Off: they are computed again.",
+        group="Techniques",
+        paper="FastSwitch (2024)",
         technique=True,
     )
     policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(

@@ -10,6 +10,7 @@ from engine.config.errors import EngineError
 
 if TYPE_CHECKING:
     from engine.kv.codecs import Codec
+    from engine.kv.host import HostPool
 
 
 class Rows(Protocol):
@@ -72,6 +73,7 @@ class KVCache:
         self.dtype = dtype  # of the keys and values that attention reads
         self.device = device
         self.codec: Codec | None = None
+        self.host: HostPool | None = None  # where blocks can be swapped to
         self.nbytes = bytes_per_block(layers, kv_heads, head_dim, block_size, dtype) * num_blocks
         try:
             # Written to once here, so that no iteration pays for the operating system handing out pages.
@@ -95,6 +97,20 @@ class KVCache:
     def copy_block(self, source: int, destination: int) -> None:
         """Copy a block's keys and values, all layers."""
         self.data[:, :, :, destination].copy_(self.data[:, :, :, source])
+
+    def stores(self) -> list[torch.Tensor]:
+        """All that is kept of blocks, as bytes: tensors [stripes, num_blocks, bytes of one block in one stripe] uint8,
+        contiguous. A stripe is what lies together, such as one layer's keys of one head."""
+        return [as_stripes(self.data, 3)]
+
+    def tail_stores(self) -> list[torch.Tensor]:
+        """The same of exact tails [stripes, tails, bytes]; none at full precision."""
+        return []
+
+
+def as_stripes(x: torch.Tensor, leading: int) -> torch.Tensor:
+    """A contiguous tensor as bytes [product of the ``leading`` dimensions, the next one, bytes of the rest] uint8."""
+    return x.flatten(leading + 1).flatten(0, leading - 1).view(torch.uint8)
 
 
 def no_room(num_blocks: int, nbytes: int) -> EngineError:

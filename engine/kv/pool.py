@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from engine.block_table import blocks_for
 from engine.config.errors import IntegrityError
+from engine.kv.free_blocks import FreeBlocks, OldestFirst
 
 
 class PoolExhausted(Exception):
@@ -47,15 +48,22 @@ class BlockPool:
     each published block whose content is lost.
     """
 
-    def __init__(self, num_blocks: int, block_size: int, *, journal: list[BlockEvent] | None = None) -> None:
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        *,
+        journal: list[BlockEvent] | None = None,
+        free: FreeBlocks | None = None,
+    ) -> None:
+        """``free``: all of the pool's blocks, in the order in which they are handed out; None: oldest first."""
         self.num_blocks = num_blocks
         self.block_size = block_size
         self.journal = journal
         self.evicted: Callable[[int], None] = lambda block: None
         self._ref_counts = [0] * num_blocks
-        # Least recently freed first. OrderedDicts because a block may leave from the middle when a prefix hit revives
-        # it.
-        self._free: OrderedDict[int, None] = OrderedDict.fromkeys(range(num_blocks))
+        self._free = OldestFirst(num_blocks) if free is None else free
+        # Least recently freed first; an OrderedDict because a prefix hit takes blocks from its middle.
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._hashes: dict[int, int] = {}  # published blocks
         self._shared = 0
@@ -97,8 +105,10 @@ class BlockPool:
         """Blocks that hold this many tokens."""
         return blocks_for(tokens, self.block_size)
 
-    def allocate(self, count: int, request: int, position: int) -> list[int]:
+    def allocate(self, count: int, request: int, position: int, after: int = -1) -> list[int]:
         """Take ``count`` free blocks for places ``position``... of a request's block table, cached ones last.
+
+        ``after``: the block before them in the table, -1 if there is none; a pool that groups goes on behind it.
 
         Raises:
             PoolExhausted: fewer than ``count`` blocks are free.
@@ -107,7 +117,7 @@ class BlockPool:
             raise PoolExhausted(f"{count} blocks asked for, {self.num_free} free of {self.num_blocks}")
         while len(self._free) < count:
             self._evict()
-        blocks = [self._free.popitem(last=False)[0] for _ in range(count)]
+        blocks = self._free.take(count, after)
         for block in blocks:
             self._ref_counts[block] = 1
         if self.journal is not None:
@@ -142,7 +152,7 @@ class BlockPool:
             elif block in self._hashes:
                 self._cached[block] = None
             else:
-                self._free[block] = None
+                self._free.add(block)
             self._note(block, "free", request, first + place)
 
     def filled(self, block: int, request: int, position: int) -> None:
@@ -164,7 +174,7 @@ class BlockPool:
         if block in self._cached:
             self._note(block, "evict", -1, -1)
             del self._cached[block]
-            self._free[block] = None
+            self._free.add(block)
         del self._hashes[block]
 
     def touch(self, block: int) -> None:

@@ -111,7 +111,8 @@ class PrefixCache(Prefixes):
         if match.partial is not None:
             pool.touch(match.partial.block)
         held = len(request.block_table)
-        request.block_table += pool.allocate(total - held, request.index, held)
+        after = request.block_table[-1] if held else -1
+        request.block_table += pool.allocate(total - held, request.index, held, after)
         for position in range(held, whole):
             self._copy_block(match.path[position].block, request.block_table[position])
         request.num_computed_tokens = whole * pool.block_size
@@ -145,6 +146,9 @@ class PrefixCache(Prefixes):
                 request.block_table[position] = node.block
                 pool.free([block], request.index, position)
             self._tips[request.index] = (position + 1, node)
+
+    def settled(self, request: Request) -> int:
+        return self._tips[request.index][0]
 
     def release(self, request: Request) -> None:
         super().release(request)

@@ -89,6 +89,11 @@ class Prefixes:
             for position in range(self._whole(first), self._whole(last)):
                 self.pool.quantised(request.block_table[position], request.index, position)
 
+    def settled(self, request: Request) -> int:
+        """Blocks at the beginning of a running request's table that stay in it as long as it runs: those behind them
+        may yet be exchanged for others of the same content."""
+        return len(request.block_table)
+
     def _whole(self, blocks: int) -> int:
         """The blocks of whole windows among a sequence's first ``blocks``."""
         return blocks - blocks % self._unit

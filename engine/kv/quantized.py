@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.kv.cache import KVCache, copy_tokens, no_room
+from engine.kv.cache import KVCache, as_stripes, copy_tokens, no_room
 from engine.kv.codecs import Codec
 from engine.kv.codecs.forms import Form
 
@@ -93,6 +93,8 @@ class QuantizedCache(KVCache):
         spare: int = 0,
     ) -> None:
         self.codec: Codec = codec
+        self.host = None
+        self._stores: list[torch.Tensor] = []
         self.centre: torch.Tensor | None = (
             None  # [layers, kv_heads, head_dim], subtracted from keys before they come here
         )
@@ -110,6 +112,7 @@ class QuantizedCache(KVCache):
             codes = torch.zeros(*blocks, block_size, form.code_width(head_dim), dtype=form.code_dtype, device=device)
             shape = form.meta_shape(block_size, head_dim)
             meta = torch.zeros(*blocks, *shape, dtype=form.meta_dtype, device=device) if shape else None
+            self._stores += [as_stripes(x, 2) for x in (codes, meta) if x is not None]
             return [
                 PackedRows(form, codes[i], None if meta is None else meta[i], head_dim, dtype) for i in range(layers)
             ]
@@ -121,6 +124,7 @@ class QuantizedCache(KVCache):
             raise no_room(num_blocks, self.nbytes) from error
         self.key_rows = list(self.packed_keys)
         self.value_rows = list(self.packed_values)
+        self._tail_stores = [as_stripes(tail.unflatten(3, (tails, self.tail_tokens)), 3)] if tail.numel() else []
         self.tail_keys = [tail[i, 0] for i in range(layers)]  # each [kv_heads, tails * tail_tokens, head_dim]
         self.tail_values = [tail[i, 1] for i in range(layers)]
 
@@ -148,6 +152,12 @@ class QuantizedCache(KVCache):
     def copy_block(self, source: int, destination: int) -> None:
         for rows in (*self.packed_keys, *self.packed_values):
             rows.copy_block(source, destination)
+
+    def stores(self) -> list[torch.Tensor]:
+        return self._stores
+
+    def tail_stores(self) -> list[torch.Tensor]:
+        return self._tail_stores
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ from engine.kv.pool import BlockPool
 from engine.kv.prefixes import Prefixes
 from engine.request import Request
 from engine.scheduling.plan import Plan
+from engine.scheduling.preemption import Preemption, Recompute
+from engine.scheduling.priorities import Priorities
 
 
 class Books:
@@ -21,11 +23,15 @@ class Books:
         prefixes: Prefixes | None = None,
         tails: int | None = None,
         forget: Callable[[Request], None] = lambda request: None,
+        preemption: Preemption | None = None,
+        priorities: Priorities | None = None,
     ) -> None:
         """
         Args:
             tails: requests that may run at once because each needs a tail of its own for exact tokens; None: no bound.
             forget: told of a request that ended or lost its blocks.
+            preemption: what becomes of a preempted request; None: it is computed again.
+            priorities: where they change while requests are served.
         """
         self.pool = pool
         self.max_num_seqs = max_num_seqs
@@ -34,6 +40,10 @@ class Books:
         self.running: list[Request] = []  # in order of admission
         self.newcomers = False  # somebody was added since the last plan
         self.free_tails = None if tails is None else list(range(tails))[::-1]
+        self.preemption = preemption or Recompute()
+        self.priorities = priorities
+        if self.free_tails is not None:
+            self.preemption.free_tails = self.free_tails
         self._forget = forget
         self._last_refusal: tuple[int, str] | None = None
 
@@ -45,20 +55,38 @@ class Books:
     def kv_tokens(self) -> int:
         """Tokens whose keys and values running requests hold; shared ones count once."""
         spared = self.pool.num_spared * self.pool.block_size
-        return sum(r.num_computed_tokens for r in self.running) - spared
+        leaving = sum(tokens for _, _, tokens in self.preemption.in_transit())
+        return sum(r.num_computed_tokens for r in self.running) + leaving - spared
 
     def add(self, request: Request) -> None:
         """A request arrives, or comes back after a preemption."""
+        if self.priorities is not None and request.level is None:
+            self.priorities.begin(request)
         insort(self.waiting, request, key=lambda r: r.order)
         self.newcomers = True
 
     def remove(self, request: Request) -> None:
         """A request ended: its place and its blocks are free again."""
+        self.preemption.forget(request)
+        if self.priorities is not None:
+            self.priorities.forget(request)
         if request in self.running:
             self.running.remove(request)
         elif request in self.waiting:
             self.waiting.remove(request)
         self.release(request)
+
+    def preempt(self, request: Request) -> bool:
+        """A running request has to leave, and waits again. Returns whether what it computed is kept."""
+        self.running.remove(request)
+        kept = self.preemption.out(request)
+        self.release(request)
+        if kept:
+            request.set_aside()
+        else:
+            request.reset_for_recompute()
+        self.add(request)
+        return kept
 
     def release(self, request: Request) -> None:
         """Take a request's blocks, and what is kept to guess how it goes on."""
@@ -87,14 +115,17 @@ class Books:
 
     def check_integrity(self) -> None:
         """Balance the pool's books against the running requests. Raises ``IntegrityError``."""
-        self.pool.check_integrity(r.block_table for r in self.running)
+        leaving = list(self.preemption.in_transit())
+        self.pool.check_integrity([*(r.block_table for r in self.running), *(blocks for blocks, _, _ in leaving)])
+        self.preemption.check_integrity()
         self.prefixes.check_integrity()
         if self.free_tails is not None:
-            tails = sorted([*self.free_tails, *(-1 if r.tail is None else r.tail for r in self.running)])
+            held = [*(r.tail for r in self.running), *(tail for _, tail, _ in leaving if tail is not None)]
+            tails = sorted([*self.free_tails, *(-1 if tail is None else tail for tail in held)])
             assert tails == list(range(len(tails))), f"tails held and free: {tails}"
         for request in self.running:
-            held = len(request.block_table) * self.pool.block_size
-            assert request.num_computed_tokens <= held, f"request {request.index} computed beyond its blocks"
+            room = len(request.block_table) * self.pool.block_size
+            assert request.num_computed_tokens <= room, f"request {request.index} computed beyond its blocks"
         for request in self.waiting:
             assert not request.block_table, f"request {request.index} waits and holds blocks"
 

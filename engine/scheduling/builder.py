@@ -41,8 +41,9 @@ class Drafter(Protocol):
 class PlanBuilder:
     """A plan being made: what a policy may look at and do."""
 
-    def __init__(self, books: Books, drafter: Drafter | None = None) -> None:
-        self.plan = Plan()
+    def __init__(self, books: Books, drafter: Drafter | None = None, plan: Plan | None = None) -> None:
+        """``plan``: goes on with one in which nothing is computed yet."""
+        self.plan = plan or Plan()
         self.books = books
         self.pool = books.pool
         self.prefixes = books.prefixes
@@ -56,21 +57,23 @@ class PlanBuilder:
 
     def decodes(self) -> list[Request]:
         """Running requests whose prompt is computed, the most important and oldest first."""
-        going_on = (r for r in self.books.running if not r.is_prefilling and r.remaining)
+        going_on = (r for r in self.books.running if not r.is_prefilling and not r.arriving and r.remaining)
         return sorted(going_on, key=lambda r: r.order)
 
     def prefills(self) -> list[Request]:
         """Running requests whose prompt is partly computed, the most important and oldest first."""
-        return sorted((r for r in self.books.running if r.is_prefilling), key=lambda r: r.order)
+        begun = (r for r in self.books.running if r.is_prefilling and not r.arriving)
+        return sorted(begun, key=lambda r: r.order)
 
     def waiting(self) -> Iterator[Request]:
         """Requests without a place, in order; safe while they are admitted."""
         yield from [r for r in self.books.waiting if r.remaining]
 
     def remaining(self, request: Request) -> int:
-        """Tokens a waiting request will have to compute: what the prefix cache does not hold."""
+        """Tokens a waiting request will have to compute: what neither the prefix cache nor the host holds."""
         match = self._match(request)
-        return request.remaining - len(match.path) * self.pool.block_size - match.partial_tokens
+        found = len(match.path) * self.pool.block_size + match.partial_tokens
+        return request.remaining - max(found, self.books.preemption.tokens_of(request))
 
     def set_budget(self, tokens: int) -> None:
         self.plan.token_budget = tokens
@@ -82,12 +85,14 @@ class PlanBuilder:
         """
         needed = self.pool.blocks_for(request.num_computed_tokens + tokens) - len(request.block_table)
         while needed > self.pool.num_free:
+            if self.books.preemption.free_some():
+                continue
             victim = max(self.books.running, key=lambda r: r.order)
             self._preempt(victim, needed)
             if victim is request:
                 return False
         if needed > 0:
-            request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
+            self._extend(request, needed)
             self._note_evictions(request, needed)
         self._grant(request, tokens)
         return True
@@ -113,7 +118,7 @@ class PlanBuilder:
         """
         needed = self.pool.blocks_for(tokens) - len(request.block_table)
         if needed > 0:
-            request.block_table += self.pool.allocate(needed, request.index, len(request.block_table))
+            self._extend(request, needed)
 
     def withdraw(self, part: Slice) -> None:
         """Take a planned decode out again; it keeps its place and gives back the block its token would have begun."""
@@ -137,7 +142,8 @@ class PlanBuilder:
         then stop admitting, so nobody overtakes.
         """
         books = self.books
-        if len(books.running) >= books.max_num_seqs and not self.prefixes.reserves:
+        self._make_way(request)
+        if self._no_seat():
             return self.refuse(request, "max_requests", tokens)
         if books.free_tails == []:
             return self.refuse(request, "tails", tokens)
@@ -155,6 +161,11 @@ class PlanBuilder:
         self.prefixes.attach(request, match)
         self._note_hit(request, match)
         self._note_evictions(request, needed)
+        if swapped := books.preemption.tokens_of(request):
+            self._found = (None, Match())
+            ready = books.preemption.back(request)
+            self._decide(request, "admitted", "swapped_in", swapped, needed)
+            return self.compute(request, min(tokens, request.remaining)) if ready else True
         tokens = min(tokens, request.remaining)
         action = "chunked" if tokens < request.remaining else "admitted"
         self._decide(request, action, "budget" if action == "chunked" else "scheduled", tokens, needed)
@@ -172,6 +183,39 @@ class PlanBuilder:
     def left(self) -> int:
         """Tokens left of the budget."""
         return self.plan.token_budget - self.tokens
+
+    def _extend(self, request: Request, blocks: int) -> None:
+        """Blocks that are free become the end of a request's table."""
+        table = request.block_table
+        table += self.pool.allocate(blocks, request.index, len(table), table[-1] if table else -1)
+
+    def _no_seat(self) -> bool:
+        return len(self.books.running) >= self.books.max_num_seqs and not self.prefixes.reserves
+
+    def _make_way(self, request: Request) -> None:
+        """Where priorities change: preempt running requests of a lower one, as far as that gives the request a
+        place."""
+        books = self.books
+        if books.priorities is None:
+            return
+        lower = sorted((r for r in books.running if r.priority < request.priority), key=lambda r: r.order)
+        if not lower:
+            return
+        needed = self.prefixes.blocks_needed(request, self._match(request))
+        if needed > self._room(request) + self._leaving() + sum(len(r.block_table) for r in lower):
+            return
+        while lower and (self._no_seat() or self._tails_left() == 0 or needed > self._room(request) + self._leaving()):
+            self._preempt(lower.pop(), needed, "priority")
+
+    def _leaving(self) -> int:
+        """Blocks that become free once copies have landed."""
+        return sum(len(blocks) for blocks, _, _ in self.books.preemption.in_transit())
+
+    def _tails_left(self) -> int | None:
+        """Exact tails that are free, or become so once copies have landed; None where there are none at all."""
+        free = self.books.free_tails
+        leaving = [tail for _, tail, _ in self.books.preemption.in_transit() if tail is not None]
+        return None if free is None else len(free) + len(leaving)
 
     def _grant(self, request: Request, tokens: int) -> None:
         first = request.num_computed_tokens
@@ -193,7 +237,12 @@ class PlanBuilder:
 
     def _match(self, request: Request) -> Match:
         if self._found[0] is not request:
-            self._found = (request, self.prefixes.match(request, self._room(request)))
+            match = self.prefixes.match(request, self._room(request))
+            whole = len(match.path) * self.pool.block_size
+            swapped = self.books.preemption.tokens_of(request)
+            if swapped > whole + match.partial_tokens:  # whole blocks are found, the rest comes from the host
+                match = match._replace(partial=None, partial_tokens=0, next_hash=-1, lost_tokens=0)
+            self._found = (request, match)
         return self._found[1]
 
     def _note_hit(self, request: Request, match: Match) -> None:
@@ -210,23 +259,32 @@ class PlanBuilder:
         if evicted:
             self._decide(request, "evicted", "blocks", evicted * self.pool.block_size, blocks_needed)
 
-    def _preempt(self, victim: Request, blocks_needed: int) -> None:
+    def _preempt(self, victim: Request, blocks_needed: int, reason: str = "pool_full") -> None:
         books, plan = self.books, self.plan
         for part in plan.slices:
             if part.request is victim:
                 plan.slices.remove(part)
                 self.tokens -= part.tokens
                 break
-        self._decide(victim, "preempted", "pool_full", victim.num_computed_tokens, blocks_needed)
-        books.running.remove(victim)
-        books.release(victim)
+        computed, before = victim.num_computed_tokens, books.preemption.fallbacks
+        free = self.pool.num_free
+        kept = books.preempt(victim)
+        reason = "host_full" if books.preemption.fallbacks > before else reason
+        self._decide(victim, "preempted", reason, computed, blocks_needed, free, value=computed if kept else None)
         self._found = (None, Match())
-        victim.reset_for_recompute()
-        books.add(victim)
         plan.preempted.append(victim)
 
-    def _decide(self, request: Request, action: str, reason: str, tokens: int, blocks_needed: int = -1) -> None:
+    def _decide(
+        self,
+        request: Request,
+        action: str,
+        reason: str,
+        tokens: int,
+        blocks_needed: int = -1,
+        free: int = -1,
+        value: float | None = None,
+    ) -> None:
+        """``free``: blocks that were when it was decided; -1: those that are."""
         left = self.left if self.plan.token_budget >= 0 else -1
-        self.plan.decisions.append(
-            Decision(request.index, action, reason, tokens, left, blocks_needed, self.pool.num_free)
-        )
+        free = self.pool.num_free if free < 0 else free
+        self.plan.decisions.append(Decision(request.index, action, reason, tokens, left, blocks_needed, free, value))

@@ -13,6 +13,8 @@ from engine.scheduling.books import Books
 from engine.scheduling.builder import Drafter, PlanBuilder
 from engine.scheduling.plan import Plan
 from engine.scheduling.policies.base import Policy
+from engine.scheduling.preemption import Preemption
+from engine.scheduling.priorities import Priorities
 
 
 class Scheduler(Books):
@@ -26,23 +28,41 @@ class Scheduler(Books):
         prefixes: Prefixes | None = None,
         drafter: Drafter | None = None,
         tails: int | None = None,
+        preemption: Preemption | None = None,
+        priorities: Priorities | None = None,
     ) -> None:
-        """``tails``: as ``Books`` takes them."""
-        super().__init__(pool, max_num_seqs, prefixes, tails, forget=self._drop_guesses)
+        """``tails``, ``preemption``, ``priorities``: as ``Books`` takes them."""
+        super().__init__(
+            pool, max_num_seqs, prefixes, tails, self._drop_guesses, preemption=preemption, priorities=priorities
+        )
         self.policy = policy
         self.drafter = drafter
 
     def plan(self) -> Plan:
-        """Decide the next iteration. Blocks for it are allocated; the batch may be empty."""
-        if self.newcomers:
+        """Decide the next iteration. Blocks for it are allocated; the batch may be empty.
+
+        Where everybody who could compute waits for copies, so does this.
+        """
+        self.preemption.settle()
+        redrawn = self.priorities is not None and self.priorities.next_iteration(self.running, self.waiting)
+        if self.newcomers or redrawn:
             self.prefixes.rank(self.waiting)
             self.waiting.sort(key=lambda r: r.order)
             self.newcomers = False
-        builder = PlanBuilder(self, self.drafter)
+        plan, preempted = self._planned(Plan()), 0
+        while not plan.slices and (self.preemption.wait() or len(plan.preempted) > preempted):
+            preempted = len(plan.preempted)  # those who were to compute left instead; now others may
+            plan = self._planned(plan)
+        self.preemption.ahead(self.running, self.prefixes.settled)
+        plan.num_waiting = len(self.waiting)
+        return plan
+
+    def _planned(self, plan: Plan) -> Plan:
+        """An empty plan, filled by the policy."""
+        builder = PlanBuilder(self, self.drafter, plan)
         if self.policy.budgeted:
             builder.set_budget(self.policy.limits.token_budget)
         self.policy.plan(builder)
-        builder.plan.num_waiting = len(self.waiting)
         return builder.plan
 
     def _drop_guesses(self, request: Request) -> None:

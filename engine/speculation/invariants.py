@@ -58,7 +58,7 @@ def check_request(request: Request, pool: BlockPool) -> None:
         raise IntegrityError(f"{who}: guesses are left over from the step")
     if request.end_reason is not None:
         raise IntegrityError(f"{who}: ended, and still holds a place")
-    if request.is_prefilling:
+    if request.is_prefilling or request.arriving:
         return
     if request.num_computed_tokens != request.num_known_tokens - 1:
         raise IntegrityError(

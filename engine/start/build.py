@@ -6,7 +6,7 @@ from engine.backends import make_executor
 from engine.cost import cost_model
 from engine.executor import DECODES_ONLY, Executor, LongerSteps
 from engine.kv.cache import KVCache
-from engine.kv.pool import BlockPool
+from engine.kv.pool import BlockEvent, BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import QuantizedCache
@@ -21,6 +21,7 @@ from engine.start.bugs import inject
 from engine.start.prepared import Prepared
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator
+from engine.start.swapping import make_free, make_host, make_preemption, make_priorities
 from engine.stopping import Outputs
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
@@ -34,6 +35,7 @@ def allocate(prepared: Prepared, progress: Progress = silent) -> Executor:
     """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
     config, model = prepared.spec.engine, prepared.model
     cache = make_cache(prepared, prepared.num_blocks, prepared.tails)
+    cache.host = make_host(prepared, cache)
     attention = make_run_attention(prepared.backend, config, cache, model)
     executor = make_executor(prepared.backend, model.decoder, attention, draws_on_device=config.speculation is None)
     if config.cuda_graphs:
@@ -78,7 +80,8 @@ def build_engine(
     where that was ahead of the clock. ``outputs``: None for those that tell nobody."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     executor = executor or allocate(prepared)
-    pool = BlockPool(prepared.num_blocks, config.block_size, journal=[] if config.recording == "full" else None)
+    journal: list[BlockEvent] | None = [] if config.recording == "full" else None
+    pool = BlockPool(prepared.num_blocks, config.block_size, journal=journal, free=make_free(prepared))
     sharing = config.prefix_sharing
     window = None if prepared.codec is None else prepared.codec.window // config.block_size
     prefixes = (
@@ -96,6 +99,8 @@ def build_engine(
             prefixes,
             drafter or make_speculator(prepared, executor.cache),
             prepared.tails,
+            make_preemption(prepared, pool, executor.cache, clock),
+            make_priorities(prepared),
         ),
         outputs=outputs or Outputs(model.tokenizer, shape.eos_token_ids, prepared.max_model_len, config.keep_text),
         cost=cost_model(model, prepared.kv_bytes_per_token),

@@ -63,6 +63,8 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
         notices.append(f"{refused} of {len(requests)} requests refused")
     if config.speculation is not None and config.speculation.inject_bug != "none":
         notices.append(f"known bug: {config.speculation.inject_bug}")
+    if config.preemption is not None and config.preemption.link_mb_per_s is not None:
+        notices.append("emulated link")
     prepared = Prepared(
         spec,
         model,

@@ -127,6 +127,21 @@ def pool_size(
     return PoolSize(Room(bounds[why], divided.tails), why, most)
 
 
+def host_room(
+    host_mib: float, stores: Sequence[torch.Tensor], tail_stores: Sequence[torch.Tensor], request_blocks: Sequence[int]
+) -> Room:
+    """What a budget in host memory holds of the cache's blocks and exact tails, never more than all requests can fill.
+
+    Args:
+        stores, tail_stores: of the cache, [stripes, blocks or tails, bytes] uint8.
+        request_blocks: what each request of the workload may come to hold.
+    """
+    block = sum(len(s) * s.shape[2] for s in stores)
+    tail = sum(len(s) * s.shape[2] for s in tail_stores)
+    room = divide(int(host_mib * 2**20), block, tail, most_tails=len(request_blocks), request_blocks=request_blocks)
+    return Room(min(room.blocks, sum(request_blocks)), room.tails)
+
+
 def spare_tokens(config: EngineConfig) -> int:
     """Guesses per request that a step may have to take back."""
     return 0 if config.speculation is None else config.speculation.k

@@ -15,6 +15,7 @@ from engine.config import (
     ConfigError,
     EngineConfig,
     KVQuantization,
+    Preemption,
     RequestSpec,
     Settings,
     Speculation,
@@ -26,6 +27,7 @@ from engine.scheduling.builder import PlanBuilder
 from engine.scheduling.policies import POLICIES, Policy, register
 from engine.speculation import CONTROLS, PROPOSERS, Proposer
 from engine.start.bugs import BUGS
+from engine.start.swapping import PREEMPTIONS
 from tests.engine.serving import make_spec, serve
 
 ARCHITECTURE = Path(__file__).resolve().parents[2] / "docs" / "architecture.md"
@@ -45,6 +47,7 @@ FAMILIES = {
     "attention backend": Family(BACKENDS, EngineConfig, "attention_backend", ("auto",)),
     "codec": Family(CODECS, KVQuantization, "codec"),
     "proposer": Family(PROPOSERS, Speculation, "proposer"),
+    "preemption": Family(PREEMPTIONS, Preemption, "mode"),
     "length control": Family(CONTROLS, Speculation, "control"),
     "known bug": Family(BUGS, Speculation, "inject_bug", ("none",)),
 }

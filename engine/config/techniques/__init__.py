@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from engine.config.techniques.chunked_prefill import ChunkedPrefill
 from engine.config.techniques.kv_quantization import KVQuantization
+from engine.config.techniques.preemption import Preemption
 from engine.config.techniques.prefix_sharing import PrefixSharing
 from engine.config.techniques.speculation import Speculation
 
-__all__ = ["ChunkedPrefill", "KVQuantization", "PrefixSharing", "Speculation"]
+__all__ = ["ChunkedPrefill", "KVQuantization", "Preemption", "PrefixSharing", "Speculation"]

@@ -8,7 +8,15 @@ from app.errors import LabError, on_page
 from app.runs.facts import differences
 from app.settings import controls as book
 from app.settings.given import settings_rows
-from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, PrefixSharing, Speculation, apply_overrides
+from engine.config import (
+    ChunkedPrefill,
+    EngineConfig,
+    KVQuantization,
+    Preemption,
+    PrefixSharing,
+    Speculation,
+    apply_overrides,
+)
 from telemetry.refusal import with_field
 
 
@@ -53,7 +61,12 @@ def test_kinds_bounds_and_units_come_from_the_schema() -> None:
 
 
 def test_every_default_written_as_text_is_read_back_as_itself() -> None:
-    base = EngineConfig(prefix_sharing=PrefixSharing(), speculation=Speculation(), kv_quantization=KVQuantization())
+    base = EngineConfig(
+        prefix_sharing=PrefixSharing(),
+        speculation=Speculation(),
+        kv_quantization=KVQuantization(),
+        preemption=Preemption(),
+    )
     changed = {
         c.path: book.as_text(c, book.value_of(base, c.path)) for c in book.controls() if not c.path.startswith("policy")
     }

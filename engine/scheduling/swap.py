@@ -1,0 +1,313 @@
+"""Preempted requests are swapped to host memory (FastSwitch, 2024).
+
+    running --out--> waiting, its blocks in transit until the copies have landed --> waiting, held by the host
+       ^                                                                                      |
+       '--- landed <--- running and arriving, not in any plan <-------------in---------------'
+
+Blocks that are being copied belong to the copies (the conflict set): nothing is written to them. A block that others
+hold too is copied like any other and left to them; when its request comes back, whatever the pool can still find of it
+is shared and only the rest is copied in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.block_table import whole_blocks
+from engine.config.errors import IntegrityError
+from engine.kv.copying import Copier, Ticket, pieces, runs
+from engine.kv.host import HostCopy, HostPool
+from engine.kv.pool import BlockPool
+from engine.request import Request
+from engine.scheduling.preemption import Move, Preemption
+
+OUT, IN, AHEAD = "out", "in", "ahead"
+
+
+@dataclass(eq=False)
+class _Transfer:
+    """Copies of one request under way."""
+
+    request: Request
+    direction: str
+    ticket: Ticket
+    tokens: int
+    moved: int  # blocks that are copied
+    kept: int  # blocks that need not be
+    blocks: list[int] = field(default_factory=list)  # held until it has landed: places ``first``... of the table
+    first: int = 0
+    tail: int | None = None  # exact tail that is held likewise
+
+
+class Swap(Preemption):
+    """Keeps what a preempted request computed in host memory, as long as there is room."""
+
+    name = "swap"
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        host: HostPool,
+        copier: Copier,
+        stores: Sequence[torch.Tensor],
+        tail_stores: Sequence[torch.Tensor],
+        *,
+        grouped: bool,
+        keep: bool,
+        window: int | None,
+        clock: Callable[[], int],
+        check: bool = False,
+    ) -> None:
+        """
+        Args:
+            stores, tail_stores: of the cache; the copier has both, in this order, with those of ``host``.
+            grouped: neighbours are copied together.
+            keep: a request that came back keeps its copy.
+            window: tokens that the cache's codec packs together, 0 if each by itself; None: no codec.
+            check: compare every block that comes back with what left, byte by byte (slow; for tests).
+        """
+        self.pool = pool
+        self.host = host
+        self.free_tails: list[int] = []  # of the books
+        self._copier = copier
+        self._pairs = list(zip(stores, host.stores, strict=True))
+        self._tail_pairs = list(zip(tail_stores, host.tail_stores, strict=True))
+        self._grouped = grouped
+        self._keep = keep
+        self._window = window
+        self._clock = clock
+        self._under_way: list[_Transfer] = []  # in the order in which they land
+        self._moves: list[Move] = []
+        self._totals = dict.fromkeys(("swaps_out", "swaps_in", "swaps_ahead", "swap_copies", "swap_bytes"), 0.0)
+        self._totals["swap_waited_s"] = 0.0
+        self._digests: dict[int, list[bytes]] | None = {} if check else None  # request -> of its blocks as they left
+
+    def settle(self) -> None:
+        while self._under_way and self._under_way[0].ticket.landed.is_set():
+            self._land(self._under_way[0])
+
+    def out(self, request: Request) -> bool:
+        if request.arriving:
+            self._finish(request)
+        tokens, pool = request.num_computed_tokens, self.pool
+        blocks = pool.blocks_for(tokens)
+        if not tokens:
+            return False
+        tail = request.tail if self._window else None
+        if not self.host.extend(request.index, blocks, tail=tail is not None, pinned=self._pinned()):
+            self.fallbacks += 1
+            self._finish(request)
+            self.host.drop(request.index)
+            return False
+        copy = self.host.copy_of(request.index)
+        assert copy is not None
+        first = blocks if copy.complete == tokens else whole_blocks(copy.valid, pool.block_size)
+        if self._digests is not None:
+            self._digests[request.index] = self._digest(request.block_table[:blocks], tail)
+        ticket = self._start(request.block_table, copy, first, blocks, tail, to_host=True)
+        copy.tokens = copy.complete = tokens
+        copy.valid = self._final(tokens)
+        ahead = [t.first for t in self._under_way if t.request is request]
+        held = blocks if ticket.landed.is_set() else min([first, *ahead])
+        pool.free(request.block_table[blocks:], request.index, blocks)
+        transfer = _Transfer(request, OUT, ticket, tokens, blocks - first, first)
+        transfer.blocks, transfer.first = request.block_table[held:blocks], held
+        request.block_table = request.block_table[:held]
+        if not ticket.landed.is_set():
+            transfer.tail, request.tail = request.tail, None
+        self._add(transfer)
+        return True
+
+    def tokens_of(self, request: Request) -> int:
+        copy = self.host.copy_of(request.index)
+        return 0 if copy is None else copy.tokens
+
+    def back(self, request: Request) -> bool:
+        copy = self.host.copy_of(request.index)
+        assert copy is not None
+        tokens, size = copy.tokens, self.pool.block_size
+        if request.num_computed_tokens >= tokens:  # the pool still had all of it
+            copy.tokens = 0
+            return True
+        first, blocks = whole_blocks(request.num_computed_tokens, size), self.pool.blocks_for(tokens)
+        ticket = self._start(request.block_table, copy, first, blocks, request.tail, to_host=False)
+        request.arriving = True
+        self._add(_Transfer(request, IN, ticket, tokens, blocks - first, first, first=first))
+        return not request.arriving
+
+    def free_some(self) -> bool:
+        transfer = next((t for t in self._under_way if t.blocks), None)
+        if transfer is None:
+            return False
+        self._wait_for(transfer)
+        return True
+
+    def wait(self) -> bool:
+        transfer = next((t for t in self._under_way if t.direction != AHEAD), None)
+        if transfer is None:
+            return False
+        self._wait_for(transfer)
+        return True
+
+    def ahead(self, running: Sequence[Request], settled: Callable[[Request], int]) -> None:
+        """Copy whole blocks of those who would go next, once free blocks get short: what is computed never changes, so
+        a preemption then has little left to send."""
+        size, short = self.pool.block_size, 2 * len(running) + self.pool.num_blocks // 32
+        if not self._copier.asynchronous or self.pool.num_free > short:
+            return
+        covered = 0
+        busy = self._pinned()
+        for request in sorted(running, key=lambda r: r.order, reverse=True)[:-1]:
+            if covered > short:
+                return
+            blocks = min(whole_blocks(self._final(request.num_computed_tokens), size), settled(request))
+            covered += blocks
+            copy = self.host.copy_of(request.index)
+            first = 0 if copy is None else whole_blocks(copy.valid, size)
+            if request.index in busy or blocks <= first:
+                continue
+            if not self.host.extend(request.index, blocks, pinned=busy):
+                return
+            copy = self.host.copy_of(request.index)
+            assert copy is not None
+            ticket = self._start(request.block_table, copy, first, blocks, None, to_host=True)
+            copy.valid = blocks * size
+            tokens = request.num_computed_tokens
+            self._add(_Transfer(request, AHEAD, ticket, tokens, blocks - first, first, first=first))
+
+    def forget(self, request: Request) -> None:
+        self._finish(request)
+        self.host.drop(request.index)
+
+    def in_transit(self) -> Iterable[tuple[list[int], int | None, int]]:
+        size = self.pool.block_size
+        leaving = [t for t in self._under_way if t.direction == OUT]
+        return [(t.blocks, t.tail, t.tokens - t.first * size if t.blocks else 0) for t in leaving]
+
+    def take_moves(self) -> list[Move]:
+        moves, self._moves = self._moves, []
+        return moves
+
+    def describe(self) -> dict[str, float]:
+        return self._totals | {"swap_fallbacks": self.fallbacks}
+
+    def close(self) -> None:
+        while self._under_way:
+            self._wait_for(self._under_way[0])
+        self._copier.close()
+
+    def check_integrity(self) -> None:
+        self.host.check_integrity()
+
+    def _start(
+        self, table: Sequence[int], copy: HostCopy, first: int, last: int, tail: int | None, *, to_host: bool
+    ) -> Ticket:
+        """Begin to copy places ``first`` to ``last`` (not included) of a block table, and an exact tail."""
+        moved = runs(table[first:last], copy.table[first:last], grouped=self._grouped)
+        cut = pieces(self._pairs, moved)
+        if tail is not None and copy.tail is not None and (first < last or not to_host):
+            cut += pieces(self._tail_pairs, [(tail, copy.tail, 1)], len(self._pairs))
+        return self._copier.start(cut, to_host=to_host)
+
+    def _add(self, transfer: _Transfer) -> None:
+        self._under_way.append(transfer)
+        self.settle()
+
+    def _final(self, tokens: int) -> int:
+        """Of so many computed tokens, those whose blocks will not be written again."""
+        if not self._window:
+            return tokens
+        return max(0, self._packed(tokens) - self._window)
+
+    def _packed(self, tokens: int) -> int:
+        """Of so many computed tokens, those in whole windows."""
+        return tokens - tokens % (self._window or 1)
+
+    def _pinned(self) -> frozenset[int]:
+        return frozenset(t.request.index for t in self._under_way)
+
+    def _finish(self, request: Request) -> None:
+        """Wait for all copies of one request."""
+        for transfer in [t for t in self._under_way if t.request is request]:
+            self._wait_for(transfer)
+
+    def _wait_for(self, transfer: _Transfer) -> None:
+        if transfer in self._under_way:
+            self._copier.wait(transfer.ticket)
+            while transfer in self._under_way:
+                self._land(self._under_way[0])
+
+    def _land(self, transfer: _Transfer) -> None:
+        """The copies are there: free what they held, or let the request go on."""
+        self._copier.wait(transfer.ticket)  # raises what went wrong
+        self._under_way.remove(transfer)
+        request, ticket = transfer.request, transfer.ticket
+        if transfer.direction == OUT:
+            self.pool.free(transfer.blocks, request.index, transfer.first)
+            if transfer.tail is not None:
+                self.free_tails.append(transfer.tail)
+        elif transfer.direction == IN:
+            self._arrive(transfer)
+        self._totals[f"swaps_{transfer.direction}"] += 1
+        self._totals["swap_copies"] += len(ticket.pieces)
+        self._totals["swap_bytes"] += ticket.nbytes
+        self._totals["swap_waited_s"] += ticket.waited_ns / 1e9
+        self._moves.append(
+            Move(
+                request.index,
+                transfer.direction,
+                ticket.asked_ns,
+                ticket.start_ns,
+                ticket.end_ns,
+                ticket.waited_ns,
+                transfer.tokens,
+                transfer.moved,
+                transfer.kept,
+                len(ticket.pieces),
+                ticket.nbytes,
+            )
+        )
+
+    def _arrive(self, transfer: _Transfer) -> None:
+        request, pool = transfer.request, self.pool
+        copy = self.host.copy_of(request.index)
+        assert copy is not None
+        request.arriving = False
+        if self._digests is not None:
+            self._compare(transfer)
+        request.num_computed_tokens = transfer.tokens
+        for place in range(transfer.first, whole_blocks(transfer.tokens, pool.block_size)):
+            pool.filled(request.block_table[place], request.index, place)
+            if self._window is not None and (place + 1) * pool.block_size <= self._packed(transfer.tokens):
+                pool.quantised(request.block_table[place], request.index, place)
+        if self._copier.asynchronous and not request.is_prefilling:  # it may not be in the very next plan
+            pool.free(request.block_table[(held := pool.blocks_for(transfer.tokens)) :], request.index, held)
+            del request.block_table[held:]
+        copy.tokens = 0
+        if not self._keep:
+            self.host.drop(request.index)
+        elif copy.tail is not None:
+            self.host.drop_tail(copy)
+            copy.complete = -1  # its tail goes on changing
+
+    def _digest(self, blocks: Sequence[int], tail: int | None) -> list[bytes]:
+        """Checksums of blocks on the device, and of an exact tail."""
+        pieces = [[store[:, block] for store, _ in self._pairs] for block in blocks]
+        pieces += [[store[:, tail] for store, _ in self._tail_pairs]] if tail is not None else []
+        return [
+            hashlib.blake2b(b"".join(x.cpu().numpy().tobytes() for x in parts), digest_size=16).digest()
+            for parts in pieces
+        ]
+
+    def _compare(self, transfer: _Transfer) -> None:
+        assert self._digests is not None
+        request, blocks = transfer.request, self.pool.blocks_for(transfer.tokens)
+        there = self._digest(request.block_table[transfer.first : blocks], request.tail if self._window else None)
+        left = self._digests.pop(request.index)[transfer.first :]
+        if there != left:
+            wrong = [transfer.first + i for i, (a, b) in enumerate(zip(there, left, strict=False)) if a != b]
+            raise IntegrityError(f"request {request.index}: places {wrong} of its table came back with other bytes")

@@ -1,0 +1,162 @@
+"""Swapping preempted requests to host memory changes no token and no byte, whatever else is on."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.config import (
+    ChunkedPrefill,
+    EngineConfig,
+    KVQuantization,
+    Preemption,
+    PrefixSharing,
+    RequestSpec,
+    Sampling,
+    Speculation,
+)
+from engine.scheduling.policies import POLICIES
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
+from engine.start.sizing import Room
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+from tests.engine.drawn import most_blocks, random_llama
+from tests.engine.serving import Verdict, check_greedy, make_spec
+from tests.engine.test_kv_tokens import check_alone
+
+SWAPS = st.builds(
+    Preemption,
+    mode=st.sampled_from(["swap", "swap", "swap", "recompute"]),
+    copies=st.sampled_from(["group", "block"]),
+    asynchronous=st.sampled_from([True, True, False]),
+    keep_copy=st.sampled_from([True, False]),
+    host_mib=st.sampled_from([64.0, 64.0, 0.02]),
+    priorities=st.sampled_from(["fixed", "random", "markov"]),
+    priority_every=st.integers(1, 12),
+)
+CODECS = {
+    "full precision": None,
+    "int8": KVQuantization(codec="int8"),
+    "int4": KVQuantization(codec="int4", group=8, rotate=False, centre=False),
+    "fp8": KVQuantization(codec="fp8"),
+    "kivi": KVQuantization(codec="kivi", residual=8, group=4),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """A two-layer random Llama with grouped heads, and a token per letter for text to calibrate on."""
+    directory = tmp_path_factory.mktemp("tiny")
+    letters = {chr(97 + i): 20 + i for i in range(26)}
+    model = random_llama(directory, seed=11, letters=letters, vocab_size=200, initializer_range=0.4)
+    return model, directory
+
+
+def crowd(seed: int) -> list[RequestSpec]:
+    """Requests that come at once or nearly so, some with a common beginning, some after another, some given up."""
+    dice = random.Random(seed)
+    stem = [dice.randrange(8, 200) for _ in range(dice.choice([0, 6, 20]))]
+    asked = []
+    for index in range(dice.randint(3, 7)):
+        prompt = stem[: dice.choice([0, len(stem)])] + [dice.randrange(8, 200) for _ in range(dice.randint(1, 24))]
+        asked.append(
+            RequestSpec(
+                request_id=str(index),
+                prompt_token_ids=tuple(prompt * dice.choice([1, 1, 2])),
+                max_tokens=dice.randint(4, 40),
+                priority=dice.randint(0, 1),
+                arrival_ns=dice.choice([0, 0, dice.randrange(10_000_000)]),
+                after=str(dice.randrange(index)) if index and dice.random() < 0.2 else None,
+                cancel_after_ns=dice.randrange(40_000_000) if dice.random() < 0.15 else None,
+            )
+        )
+    return asked
+
+
+def serve(config: EngineConfig, asked, run_dir: Path, room: Room):
+    """Serve from a pool of this size and hold every book to its balance; returns what was prepared and the engine."""
+    prepared = prepare(make_spec(config, asked))
+    prepared = replace(prepared, pool=replace(prepared.pool, taken=room))
+    with Recorder(run_dir, config.recording, clock := RunClock()) as recorder:
+        engine = build_engine(prepared, recorder, clock)
+        engine.run(prepared.requests)
+    engine.scheduler.check_integrity()
+    assert engine.scheduler.pool.num_used == 0, "blocks left behind"
+    assert not engine.scheduler.preemption.in_transit()
+    assert all(r.end_reason is not None for r in prepared.requests), "a request was lost"
+    return prepared, engine
+
+
+def check_tokens(model, prepared) -> None:
+    """Every token is the one that the request gets alone."""
+    if prepared.codec is None:
+        verdict = sum((check_greedy(model, r) for r in prepared.requests), Verdict())
+        assert verdict.ties <= max(1, verdict.tokens // 1000)
+    else:
+        verdict = sum((check_alone(prepared, r) for r in prepared.requests), Verdict())
+        assert verdict.ties <= max(1, verdict.tokens // 100)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) -> None:
+    model, directory = tiny
+    block_size = data.draw(st.sampled_from([4, 8]), label="block_size")
+    asked = crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
+    swaps = data.draw(SWAPS, label="preemption")
+    if swaps.swaps:  # slow copies are seen from several iterations
+        link = data.draw(st.none() | st.sampled_from([1.0, 10.0]), label="link_mb_per_s")
+        swaps = swaps.model_copy(update={"link_mb_per_s": link, "link_launch_us": 1.0})
+    speculation = data.draw(
+        st.none()
+        | st.builds(
+            Speculation,
+            proposer=st.sampled_from(["prompt-lookup", "layer-skip"]),
+            control=st.just("fixed"),
+            k=st.integers(1, 6),
+            ngram_min=st.just(1),
+            target_speedup=st.just(1.5),
+        ),
+        label="speculation",
+    )
+    least = 1 + (speculation.k if speculation else 0)
+    policies = sorted(set(POLICIES) - ({"static", "padded", "padded-sorted"} if swaps.redraws else set()))
+    longest = most_blocks(asked, block_size)
+    codec = CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")]
+    config = EngineConfig(
+        model=str(directory),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        block_size=block_size,
+        kv_blocks=512,
+        policy=data.draw(st.sampled_from(policies), label="policy"),
+        chunked_prefill=data.draw(
+            st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24)),
+            label="chunked_prefill",
+        ),
+        prefix_sharing=data.draw(
+            st.none() | st.builds(PrefixSharing, share_memory=st.booleans(), wait_in_flight=st.booleans()),
+            label="prefix_sharing",
+        ),
+        speculation=speculation,
+        kv_quantization=codec,
+        preemption=swaps,
+        overlap=data.draw(st.sampled_from(["on", "off"]), label="overlap"),
+        max_num_seqs=data.draw(st.integers(2, 6), label="max_num_seqs"),
+        sampling=Sampling(ignore_eos=True),
+        check_integrity=True,
+        recording=data.draw(st.sampled_from(["full", "off"]), label="recording"),
+    )
+    room = Room(
+        longest + data.draw(st.integers(0, longest // 2), label="spare blocks"),
+        3 if codec and codec.codec == "kivi" else None,
+    )
+    prepared, _ = serve(config, asked, tmp_path, room)
+    check_tokens(model, prepared)
