@@ -61,10 +61,7 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     refused = sum(r.refusal is not None for r in requests)
     if refused:
         notices.append(f"{refused} of {len(requests)} requests refused")
-    if config.speculation is not None and config.speculation.inject_bug != "none":
-        notices.append(f"known bug: {config.speculation.inject_bug}")
-    if config.preemption is not None and config.preemption.link_mb_per_s is not None:
-        notices.append("emulated link")
+    notices += _pretended(config)
     prepared = Prepared(
         spec,
         model,
@@ -81,6 +78,16 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     )
     check_speculation(prepared)
     return prepared
+
+
+def _pretended(config: EngineConfig) -> list[str]:
+    """Labels: what is not as it would be."""
+    told = []
+    if config.speculation is not None and config.speculation.inject_bug != "none":
+        told.append(f"known bug: {config.speculation.inject_bug}")
+    if config.preemption is not None and config.preemption.link_mb_per_s is not None:
+        told.append("emulated link")
+    return told
 
 
 def _max_model_len(config: EngineConfig, model: LoadedModel) -> int:
