@@ -10,6 +10,7 @@ import json
 import struct
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import duckdb
@@ -108,13 +109,22 @@ class LiveRun:
 
     def frame_since(self, cursor: dict[str, int]) -> list[bytes]:
         """Binary frames with what each table has beyond ``cursor`` (table -> rows already sent), which is moved on."""
-        frames = []
+        return self.frames_since([cursor])[0]
+
+    def frames_since(self, cursors: Sequence[dict[str, int]]) -> list[list[bytes]]:
+        """``frame_since`` of each cursor, all to the same rows; what begins at the same row is encoded once."""
+        frames: list[list[bytes]] = [[] for _ in cursors]
         with self._lock:
             for table, (history, names) in self._tables.items():
-                first, rows = history.since(cursor.get(table, 0))
-                cursor[table] = history.count
-                if len(rows):
-                    frames.append(encode_frame(table, first, names, rows[:, : len(names)]))
+                encoded: dict[int, bytes | None] = {}
+                for cursor, sent in zip(cursors, frames, strict=True):
+                    since = cursor.get(table, 0)
+                    if since not in encoded:
+                        first, rows = history.since(since)
+                        encoded[since] = encode_frame(table, first, names, rows[:, : len(names)]) if len(rows) else None
+                    if (frame := encoded[since]) is not None:
+                        sent.append(frame)
+                    cursor[table] = history.count
         return frames
 
     @property

@@ -3,7 +3,7 @@
 A client is sent what is new since its last frame, at most ten times a second and less often where it asks for that,
 straight from memory. Nothing is queued
 for it: one that reads slowly is simply asked less often (the server waits for the network) and then gets a larger,
-thinned frame.
+thinned frame. Viewers of a room share one round of news (``app.server.live_view``).
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -23,14 +22,13 @@ from app.errors import LabError
 from app.rights import THE_OWNER
 from app.server.gate import VISITOR
 from app.server.incoming import json_object
-from telemetry.status import Status, is_final, read_status
+from app.server.live_view import FIGURES_S, LiveView, SharedView, Told
 
 if TYPE_CHECKING:
     from app.lab import Lab
 
 FRAME_S = 0.1
 SLOWEST_FRAME_S = 5.0
-FIGURES_S = 0.5
 FIRST_MESSAGE_S = 10.0
 VIEWERS_FRAME_S = 0.5  # a room of fifty must not slow the engine that it looks at
 MOST_CLIENTS = 160
@@ -62,6 +60,7 @@ class LiveSocket:
         self._lab = lab
         self._clients = 0
         self._silent: deque[asyncio.Future[str]] = deque()
+        self._shared: dict[str, SharedView] = {}
 
     @property
     def clients(self) -> int:
@@ -143,64 +142,26 @@ class LiveSocket:
 
     async def _send(self, socket: WebSocket, wish: Wish) -> None:
         await socket.send_json({"type": "hello", "run": wish.run_id, "since": wish.cursor})
-        view = _View(self._lab, wish)
-        loop = asyncio.get_running_loop()
+        told, loop = Told(wish.cursor), asyncio.get_running_loop()
+        shared, view = wish.least_s >= VIEWERS_FRAME_S, LiveView(self._lab, wish.run_id)
         while True:
             began = loop.time()
-            for message in await run_in_threadpool(view.news):
-                if isinstance(message, bytes):
-                    await socket.send_bytes(message)
-                else:
-                    await socket.send_json(message)
-            pause = max(FIGURES_S, wish.pace_s) if view.at_rest else wish.pace_s
-            await asyncio.sleep(max(0.0, pause - (loop.time() - began)))
+            if shared:
+                messages = await self._shared_view(wish.run_id).news(told)
+            else:
+                (messages,) = await run_in_threadpool(view.news, [told])
+            for message in messages:
+                await (socket.send_bytes(message) if isinstance(message, bytes) else socket.send_text(message))
+            pause = max(FIGURES_S, wish.pace_s) if told.at_rest else wish.pace_s
+            if not shared or pause > VIEWERS_FRAME_S:
+                await asyncio.sleep(max(0.0, pause - (loop.time() - began)))
 
-
-class _View:
-    """What one client has been told. Used by one thread at a time, never by the event loop's."""
-
-    def __init__(self, lab: Lab, wish: Wish) -> None:
-        self._lab = lab
-        self._wish = wish
-        self._run_dir = lab.home.run_dir(wish.run_id)
-        self._status: Status = {}
-        self._figures_due = 0.0
-        self._told_all = False  # the figures of the whole run were sent
-        self._spent_s = 0.0  # processor time since the last figures
-        self._figures_at = time.monotonic()
-        self.at_rest = False  # the run is over and everything was sent
-
-    def news(self) -> list[dict[str, Any] | bytes]:
-        """Messages for what changed since the last call; with the figures goes what watching costs here."""
-        began = time.thread_time()
-        messages = self._news()
-        self._spent_s += time.thread_time() - began
-        return messages
-
-    def _news(self) -> list[dict[str, Any] | bytes]:
-        messages: list[dict[str, Any] | bytes] = []
-        live = self._lab.live(self._wish.run_id)
-        status = read_status(self._run_dir)
-        changed = status != self._status
-        if changed:
-            self._status = status
-            messages.append({"type": "status"} | {key: value for key, value in status.items() if key != "in_flight"})
-        frames = live.frame_since(self._wish.cursor)
-        messages += frames
-        self.at_rest = is_final(status) and not frames and not changed and self._told_all
-        now = time.monotonic()
-        if now >= self._figures_due and not self.at_rest:
-            self._figures_due = now + FIGURES_S
-            figures = self._lab.figures(self._wish.run_id, status)
-            self._told_all = figures["final"]
-            messages.append({"type": "figures", **figures, "watching_percent": self._cost(now)})
-        return messages
-
-    def _cost(self, now: float) -> float:
-        """Percent of a core that this client took since the last figures."""
-        percent = 100 * self._spent_s / max(1e-9, now - self._figures_at)
-        self._spent_s, self._figures_at = 0.0, now
-        return percent
+    def _shared_view(self, run_id: str) -> SharedView:
+        """What the run's viewers share; those that nobody watches any more are forgotten."""
+        if run_id not in self._shared:
+            self._shared = {name: view for name, view in self._shared.items() if view.in_use}
+            self._shared[run_id] = SharedView(self._lab, run_id, VIEWERS_FRAME_S)
+        return self._shared[run_id]
 
 
 async def _listen(socket: WebSocket, wish: Wish) -> None:

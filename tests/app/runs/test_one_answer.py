@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +16,7 @@ from app.exports.report import run_report
 from app.lab import Lab
 from app.runs.listing import entry
 from app.runs.result import result_of
-from app.server.live_socket import Wish, _View
+from app.server.live_view import LiveView, Message, SharedView, Told
 from app.server.openmetrics import metrics_page
 from app.server.serve import PAGE
 from app.words.plain import milliseconds
@@ -95,11 +98,11 @@ def test_every_figure_of_the_page_is_the_command_lines(lab: Lab, run: str, answe
 
 
 def test_the_boards_last_figures_are_the_command_lines(lab: Lab, run: str, answer: dict[str, Any]) -> None:
-    view = _View(lab, Wish(run))
-    told = [message for _ in range(3) for message in view.news() if isinstance(message, dict)]
+    view, client = LiveView(lab, run), Told()
+    told = [json.loads(message) for _ in range(3) for message in view.news([client])[0] if isinstance(message, str)]
     figures = [message for message in told if message["type"] == "figures"][-1]
     assert figures["final"]
-    assert view.at_rest
+    assert client.at_rest
     assert figures["tokens_per_s"] == answer["output_tokens_per_s"]
     for name in ("ttft_ms", "itl_ms", "stalls", "requests"):
         assert figures[name] == answer[name]
@@ -107,6 +110,38 @@ def test_the_boards_last_figures_are_the_command_lines(lab: Lab, run: str, answe
     status = next(message for message in told if message["type"] == "status")
     assert "in_flight" not in status
     assert status["summary"]["requests"] == answer["requests"]
+
+
+def test_a_rooms_viewers_are_told_the_same_and_one_that_was_away_what_it_missed(lab: Lab, run: str) -> None:
+    early, late = Told(), Told({"token": 3})
+
+    async def rounds() -> tuple[list[list[Message]], list[list[Message]], bool]:
+        room = SharedView(lab, run, 0.01)
+        first = await asyncio.gather(room.news(early), room.news(Told()), room.news(late))
+        for _ in range(100):
+            if early.at_rest:
+                break
+            await room.news(early)
+        second = await asyncio.gather(room.news(early), room.news(late))
+        return first, second, room.in_use
+
+    first, second, in_use = asyncio.run(rounds())
+    assert first[0] == first[1]
+    assert {id(m) for m in first[0]} == {id(m) for m in first[1]}, "encoded once"
+    whole, part = (
+        next(m for m in one if b'"token"' in m[:40]) for one in ([*map(as_bytes, first[0])], [*map(as_bytes, first[2])])
+    )
+    (size,) = struct.unpack("<I", part[:4])
+    header = json.loads(part[4 : 4 + size])
+    assert header["first"] == 3
+    assert len(part) < len(whole)
+    assert early.cursor == late.cursor
+    assert second[0] == []
+    assert in_use
+
+
+def as_bytes(message: Message) -> bytes:
+    return message if isinstance(message, bytes) else b""
 
 
 def test_a_board_that_followed_to_the_end_had_the_same_run_before_it(
