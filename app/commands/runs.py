@@ -46,7 +46,7 @@ def runs(
     json: Json = False,
 ) -> None:
     """List the runs and experiments of this store, newest first."""
-    from app.experiments.listing import KINDS, list_all, matches, title_of
+    from app.experiments.listing import KINDS, kind_in_list, list_all, matches, title_of
     from app.home import Home
     from app.runs.settle import settle_orphans
 
@@ -74,7 +74,7 @@ def runs(
     rows = (
         (
             entry["id"],
-            KINDS[entry["kind"]],
+            KINDS[kind_in_list(entry)],
             title_of(entry) if entry["kind"] != "run" else entry["name"],
             entry["scenario"],
             f"{entry['done']}/{entry['total']}",

@@ -8,6 +8,7 @@ import typer
 
 from app.commands.console import Json, command, emit, say, show_error
 from app.commands.run import index_now
+from app.locks import running_lab
 from app.settings.written import parse_settings
 from telemetry.status import state
 
@@ -59,7 +60,8 @@ def serve(
             say(f"Session {spec.run_id}. Ctrl-C ends it.")
 
     status = open_door(home, spec, options, announce, say)
-    index_now(home)
+    if running_lab(home) is None:
+        index_now(home)
     if state(status) != "finished":
         if status.get("error"):
             show_error(status["error"])

@@ -16,12 +16,13 @@ from app.runs.notes import notes_or_none
 
 KINDS = {
     "run": "run",
+    "served": "session at the door",
     "comparison": "comparison",
     "sweep": "sweep",
     "capacity": "capacity search",
     "verdict": "verdict on a paper",
 }
-"""What a list holds, and what it is called."""
+"""What a list holds, and what it is called. A session at the door is a run."""
 WARM_UP = "warm-up"
 Entry = dict[str, Any]
 
@@ -58,6 +59,11 @@ def kind_of(experiment: Experiment) -> str:
     return "comparison" if experiment.kind == "compare" else experiment.kind
 
 
+def kind_in_list(entry: Mapping[str, Any]) -> str:
+    """An entry's kind in ``KINDS``, told apart from planned runs where clients asked."""
+    return "served" if entry.get("served") else str(entry["kind"])
+
+
 def title_of(entry: Mapping[str, Any]) -> str:
     """What a run or an experiment is called."""
     return str(entry["name"] or entry["title"] or entry["scenario"] or entry["id"])
@@ -85,7 +91,7 @@ def matches(entry: Mapping[str, Any], words: str = "", kinds: Iterable[str] = ()
             entry["id"],
             entry["experiment_id"] or "",
             entry["status"],
-            KINDS[entry["kind"]],
+            KINDS[kind_in_list(entry)],
             *entry["labels"],
             *entry["tags"],
             *entry.get("variants", ()),
@@ -93,7 +99,7 @@ def matches(entry: Mapping[str, Any], words: str = "", kinds: Iterable[str] = ()
     ).lower()
     return (
         all(word in looked_in for word in words.lower().split())
-        and (not kinds or entry["kind"] in kinds)
+        and (not kinds or kind_in_list(entry) in kinds)
         and set(tags) <= set(entry["tags"])
     )
 

@@ -10,7 +10,7 @@ import duckdb
 from app.errors import LabError
 from app.experiments.expectations import Side, expectations
 from app.home import Home
-from app.runs.facts import RunFacts, differences, load_run
+from app.runs.facts import RunFacts, asked_apart, differences, load_run
 from app.runs.latencies import ALL, groups_of
 from app.words.plain import counted
 from app.words.table import Column, Row, Table
@@ -29,13 +29,13 @@ def pair_of(home: Home, one: str, other: str) -> dict[str, Any]:
     runs that were not asked the same.
     """
     before, after = in_order(load_run(home, one), load_run(home, other))
-    if before.spec.workload_hash != after.spec.workload_hash:
+    if apart := asked_apart(before, after):
         raise LabError(
             "not-comparable",
             field="--beside",
             value=other,
-            message=f"{one} and {other} were not asked the same requests (their workload hashes differ).",
-            mend="Take a run of the same scenario, seed and workload.",
+            message=f"{one} and {other} were not asked the same requests: {apart}.",
+            mend="Take runs of one scenario, seed and workload, or look at both unpaired: choose them on the Runs page.",
         )
     with rows_aside(home.runs, [one, other]) as rows:
         return pair_result(rows.con, after.spec.scenario, *sides_of(before, after))

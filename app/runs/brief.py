@@ -38,6 +38,7 @@ class Brief(BaseModel):
     labels: Labels = []
     experiment_id: Label | None = None
     created_unix_ns: Nanoseconds = 0
+    served: bool = False  # clients asked while it ran
     requests: Count = 0
     expected_tokens: Count = 0  # output tokens if no request ends early
     workload_hash: Label = ""
@@ -69,6 +70,7 @@ def keep_brief(run_dir: Path, spec: RunSpec) -> Brief:
         labels=list(spec.labels),
         experiment_id=spec.experiment_id,
         created_unix_ns=spec.created_unix_ns,
+        served=spec.served,
         requests=len(spec.requests),
         expected_tokens=sum(request.max_tokens for request in spec.requests),
         workload_hash=spec.workload_hash,

@@ -15,7 +15,7 @@ from app.errors import LabError
 from app.home import Home
 from app.runs.brief import brief_of
 from app.runs.folder import read_spec
-from app.runs.listing import labels_of
+from app.runs.listing import asked_of, labels_of
 from app.runs.notes import notes_or_none
 from app.settings import controls as book
 from app.words.text import in_sentence
@@ -39,6 +39,7 @@ class SpecInBrief:
     created_unix_ns: int
     sizing: str = ""  # how the requests were made to fit the machine, in words
     workload: Mapping[str, str] = field(default_factory=dict)  # workload settings that were given, by dotted name
+    served: bool = False  # clients asked while it ran
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def load_run(home: Home, run_id: str) -> RunFacts:
     run_dir = home.existing_run_dir(run_id)
     status = read_status(run_dir)
     notes, _ = notes_or_none(home, run_id)
-    return RunFacts(run_id, _in_brief(run_dir), status, notes.name, tuple(labels_of(run_dir, status)))
+    return RunFacts(run_id, _in_brief(run_dir, status), status, notes.name, tuple(labels_of(run_dir, status)))
 
 
 def prompts_of(home: Home, run_id: str) -> dict[str, str]:
@@ -114,6 +115,15 @@ def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
     return phrases
 
 
+def asked_apart(*several: RunFacts) -> str:
+    """Why runs were not asked the same requests; "" where they were."""
+    if len({facts.spec.workload_hash for facts in several}) <= 1:
+        return ""
+    if any(facts.spec.served for facts in several):
+        return "requests at the door come from clients, when and as they like, so no two sessions are asked the same"
+    return "their workload hashes differ"
+
+
 def comparable_runs(
     home: Home, facts: RunFacts, runs: list[dict[str, Any]], *, also_later: bool = False
 ) -> list[RunFacts]:
@@ -140,7 +150,7 @@ def comparable_runs(
     return comparable
 
 
-def _in_brief(run_dir: Path) -> SpecInBrief:
+def _in_brief(run_dir: Path, status: Status) -> SpecInBrief:
     brief = brief_of(run_dir)
     if brief.problem is not None:
         read_spec(run_dir)  # says what is wrong
@@ -152,10 +162,11 @@ def _in_brief(run_dir: Path) -> SpecInBrief:
         brief.scenario,
         brief.title,
         engine,
-        brief.requests,
+        asked_of(brief, status),
         brief.expected_tokens,
         brief.workload_hash,
         brief.created_unix_ns,
         brief.sizing,
         brief.workload,
+        brief.served,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from app.errors import LabError
 from app.home import Home, checked_run_id, deleted_run, unknown_run
-from app.runs.brief import brief_of
+from app.runs.brief import Brief, brief_of
 from app.runs.disturbances import disturbances_of
 from app.runs.notes import notes_or_none
 from telemetry.damage import damage_of
@@ -28,6 +28,7 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
     progress, summary = status.get("progress") or {}, status.get("summary") or {}
     notes, bad_notes = notes_or_none(home, run_id)
     damage = damage_of(run_dir, status)
+    total = asked_of(brief, status)
     requests_done = (summary.get("requests") or progress).get("finished", progress.get("requests_done", 0))
     return {
         "kind": "run",
@@ -42,10 +43,10 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
         "status": state(status),
         "model": str(brief.engine.get("model", "")),
         "device": str(brief.engine.get("device", "")),
-        "requests_total": brief.requests,
+        "requests_total": total,
         "requests_done": requests_done,
         "done": requests_done,
-        "total": brief.requests,
+        "total": total,
         "iterations": summary.get("iterations", progress.get("iterations", 0)),
         "output_tokens": summary.get("output_tokens", progress.get("output_tokens", 0)),
         "created_unix_ns": brief.created_unix_ns or status.get("queued_unix_ns") or 0,
@@ -55,7 +56,16 @@ def entry(home: Home, run_id: str) -> dict[str, Any]:
         "error": status.get("error"),
         "problem": "; ".join(filter(None, [brief.problem, bad_notes, *damage.values()])) or None,
         "experiment_id": brief.experiment_id,
+        "served": brief.served,
     }
+
+
+def asked_of(brief: Brief, status: Status) -> int:
+    """Requests of a run: planned ahead, or asked by clients so far."""
+    if not brief.served:
+        return brief.requests
+    progress, summary = status.get("progress") or {}, status.get("summary") or {}
+    return (summary.get("requests") or {}).get("total") or progress.get("requests_total") or 0
 
 
 def labels_of(run_dir: Path, status: Status) -> list[str]:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.errors import LabError
 from app.experiments.drive import pause, resume
-from app.experiments.listing import KINDS, Entry, title_of
+from app.experiments.listing import KINDS, Entry, kind_in_list, title_of
 from app.experiments.missing_runs import what_rests_on
 from app.lab import Lab
 from app.rights import Right, offered_with
@@ -30,7 +30,7 @@ def chosen_one(lab: Lab, entry: Entry, known_tags: Sequence[str]) -> None:
     """Draw it. ``known_tags``: what is offered beside new ones."""
     with st.container(border=True, key="chosen"):
         st.markdown(f"**{plain(title_of(entry))}**")
-        st.caption(plain(f"{KINDS[entry['kind']]} {entry['id']}"))
+        st.caption(plain(f"{KINDS[kind_in_list(entry)]} {entry['id']}"))
         error = entry.get("error") or {}
         if error.get("message"):
             st.error(plain(in_words(error)))

@@ -9,6 +9,7 @@ import streamlit as st
 from app.experiments.listing import Entry, title_of
 from app.lab import Lab
 from app.rights import Right, offered_with
+from app.runs.facts import asked_apart
 from app.runs.notes import write_notes
 from app.runs.run_figures import ONE_RUN, settings_apart, side_by_side
 from app.views.chosen import facts_of
@@ -71,8 +72,8 @@ def _side_by_side(lab: Lab, runs: Sequence[Entry]) -> None:
         st.dataframe(apart, hide_index=True, height="content", alt="Settings in which the chosen runs differ")
     else:
         st.caption("They were served with the same settings.")
-    if len({facts.spec.workload_hash for _, facts in known}) > 1:
-        st.warning("They were asked different requests.", icon=":material/warning:")
+    if why := asked_apart(*(facts for _, facts in known)):
+        st.warning(f"They were asked different requests: {why}. Nothing here is paired.", icon=":material/warning:")
     elif len(known) == 2:
         st.page_link(
             "pages/compare.py",

@@ -32,7 +32,7 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
     with st.container(horizontal=True, vertical_alignment="center", key="head"):
         st.title(plain(facts.heading), anchor=False, width="stretch")
         if facts.is_final:
-            if facts.state != "failed":  # the same settings would fail again
+            if facts.state != "failed" and not facts.spec.served:  # the same settings would fail again
                 flip_button(lab, facts)
         else:
             with st.container(width="content"):

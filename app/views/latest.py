@@ -7,7 +7,7 @@ from functools import partial
 import streamlit as st
 
 from app.components.when_seen import when_seen
-from app.experiments.listing import KINDS, Entry, folded, list_all, title_of
+from app.experiments.listing import KINDS, Entry, folded, kind_in_list, list_all, title_of
 from app.lab import Lab
 from app.views.list_results import results
 from app.views.run_filters import state_of
@@ -34,7 +34,7 @@ def _latest(lab: Lab) -> None:
         for entry in shown:
             with st.container(horizontal=True, vertical_alignment="center"):
                 _link(entry)
-                about = [KINDS[entry["kind"]], state_of(entry), told.get(entry["id"], "")]
+                about = [KINDS[kind_in_list(entry)], state_of(entry), told.get(entry["id"], "")]
                 when = clock(entry["started_unix_ns"] or entry["created_unix_ns"])
                 st.caption(plain(", ".join([*filter(None, about), when])), width="content")
     st.page_link("pages/runs.py", label="The whole list", icon=":material/list:")

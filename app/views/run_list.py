@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from app.experiments.listing import KINDS, Entry, list_all, title_of
+from app.experiments.listing import KINDS, Entry, kind_in_list, list_all, title_of
 from app.lab import Lab
 from app.retention import with_sizes
 from app.runs.run_figures import COLUMNS, figure
@@ -91,7 +91,7 @@ def _row(lab: Lab, entry: Entry, result: str, taken: int | None, figures: dict[s
     return {
         "name": title_of(entry),
         "id": entry["id"],
-        "kind": KINDS[entry["kind"]],
+        "kind": KINDS[kind_in_list(entry)],
         "state": state_of(entry),
         "result": result,
         **figures,

@@ -38,6 +38,7 @@ def running_board(lab: Lab, facts: RunFacts) -> bool:
             "words": board_words(),
             "stall_ms": STALL_MS,
             "expected_tokens": facts.spec.expected_tokens,
+            "open_ended": facts.spec.served,
             "ghost": _ghost(lab, facts),
         },
         key="board",

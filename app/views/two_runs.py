@@ -14,7 +14,7 @@ from app.errors import LabError, on_page
 from app.experiments.pair import in_order
 from app.lab import Lab, get_lab
 from app.panels.sentences import decision_in_words
-from app.runs.facts import RunFacts, load_run
+from app.runs.facts import RunFacts, asked_apart, load_run
 from app.views.missing import rows_to_come, wait_for_rows
 from app.views.pair import draw_pair, pair_of_runs
 from app.views.points import iteration_of
@@ -67,10 +67,10 @@ def _not_comparable(before: RunFacts, after: RunFacts) -> str:
     for facts in (before, after):
         if not facts.is_final:
             return f"The run {facts.run_id} is not over yet ({facts.state}); both can be compared once it is."
-    if before.spec.workload_hash != after.spec.workload_hash:
+    if apart := asked_apart(before, after):
         return (
-            f"{before.run_id} and {after.run_id} were not asked the same requests (their workload hashes differ). "
-            "Take two runs of the same scenario, seed and workload."
+            f"{before.run_id} and {after.run_id} were not asked the same requests: {apart}. Take two runs of the same "
+            "scenario, seed and workload, or look at both unpaired: choose them on the Runs page."
         )
     return ""
 

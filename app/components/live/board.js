@@ -225,6 +225,7 @@ class Board {
     let share = total ? (progress.requests_ended || 0) / total : 0;
     if (this.data.expected_tokens > 0)
       share = Math.max(share, Math.min(1, (progress.output_tokens || 0) / this.data.expected_tokens));
+    if (this.data.open_ended) share = 0; // clients may always ask for more
     if (state === "loading" && known(progress.phase_share)) share = progress.phase_share;
     if (state === "finished") share = 1;
     this.progressFill.style.width = (100 * share).toFixed(1) + "%";

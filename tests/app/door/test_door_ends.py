@@ -51,6 +51,22 @@ def test_a_killed_engine_ends_its_answers_with_an_error_and_the_door_opens_again
         assert client.post("/v1/completions", json={"prompt": "x", "max_tokens": 2}).status_code == 200
     assert again.close()[0] == 0
 
+    first, second = door.run_id, again.run_id
+    refused = asked_here(door.home, "show", first, "--beside", second, "--json")
+    assert refused.returncode == 1
+    assert "no two sessions are asked the same" in json.loads(refused.stdout)["error"]["message"]
+    listed = {run["id"]: run for run in json.loads(asked_here(door.home, "runs", "--json").stdout)["runs"]}
+    assert (listed[second]["served"], listed[second]["done"], listed[second]["total"]) == (True, 1, 1)
+    of_kind = asked_here(door.home, "runs", "--kind", "served").stdout
+    assert first in of_kind
+    assert second in of_kind
+    assert asked_here(door.home, "show", second).returncode == 0
+    for kind in ("html", "servescope"):
+        done = asked_here(door.home, "export", second, "-o", str(tmp_path / f"session.{kind}"), "--json")
+        assert done.returncode == 0, done.stderr
+    done = asked_here(Home(tmp_path / "other").prepare(), "import", str(tmp_path / "session.servescope"), "--json")
+    assert json.loads(done.stdout)["runs"] == [second]
+
 
 @pytest.mark.parametrize(
     ("arguments", "field", "says"),
