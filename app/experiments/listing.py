@@ -125,6 +125,7 @@ def _entry(home: Home, experiment_id: str, runs: Mapping[str, Entry]) -> Entry:
         "labels": [],
         "error": None,
         "variants": [],
+        "served": False,
         "paper": None,
     }
     try:

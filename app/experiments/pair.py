@@ -35,7 +35,7 @@ def pair_of(home: Home, one: str, other: str) -> dict[str, Any]:
             field="--beside",
             value=other,
             message=f"{one} and {other} were not asked the same requests: {apart}.",
-            mend="Take runs of one scenario, seed and workload, or look at both unpaired: choose them on the Runs page.",
+            mend="Take runs of one scenario, seed and workload, or see both unpaired: choose them on the Runs page.",
         )
     with rows_aside(home.runs, [one, other]) as rows:
         return pair_result(rows.con, after.spec.scenario, *sides_of(before, after))

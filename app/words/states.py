@@ -44,8 +44,8 @@ LABELS = {
     "random weights": "The model's weights are random: the speed is real, the text is noise.",
     "simulated": "Times come from a model of the machine, not from this machine.",
     "disturbed": "Other processes or the device itself disturbed this run, so its times say less; Setup says by what.",
-    "served to clients": "Clients asked while it ran, so no other run was asked the same; figures of two sessions are not "
-    "paired.",
+    "served to clients": "Clients asked while it ran, so no other run was asked the same; figures of two sessions are "
+    "not paired.",
     "warm prefix cache": "Requests found in the prefix cache what earlier ones of other clients had left there.",
     "unfinished": "The run ended before every request was served.",
     "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",
