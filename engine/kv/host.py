@@ -79,10 +79,13 @@ class HostPool:
     def copy_of(self, request: int) -> HostCopy | None:
         return self._copies.get(request)
 
-    def extend(self, request: int, blocks: int, *, tail: bool = False, pinned: frozenset[int] = frozenset()) -> bool:
-        """Make a request's copy ``blocks`` long, with a place for its exact tail where that is asked for; False, and
-        nothing has changed of it, where host memory has no room.
+    def extend(
+        self, request: int, blocks: int, *, most: int = 0, tail: bool = False, pinned: frozenset[int] = frozenset()
+    ) -> bool:
+        """Make a request's copy ``blocks`` long or longer, with a place for its exact tail where that is asked for;
+        False, and nothing has changed of it, where host memory has no room.
 
+        ``most``: blocks it may grow to; a new copy gets them at once, together, while half of the pool is free.
         ``pinned``: requests whose kept copies must not give way.
         """
         copy = self._copies.setdefault(request, HostCopy())
@@ -94,6 +97,8 @@ class HostPool:
                 if not copy.table:
                     self.drop(request)
                 return False
+        if missing and not copy.table and len(self._free) - max(most, missing) >= self.num_blocks // 2:
+            missing = max(most, missing)
         if missing:
             copy.table += self._free.take(missing, copy.table[-1] if copy.table else -1)
         if needs_tail:

@@ -98,7 +98,8 @@ class Swap(Preemption):
         if not tokens:
             return False
         tail = request.tail if self._window else None
-        if not self.host.extend(request.index, blocks, tail=tail is not None, pinned=self._pinned()):
+        most = pool.blocks_for(request.most_computed_tokens)
+        if not self.host.extend(request.index, blocks, most=most, tail=tail is not None, pinned=self._pinned()):
             self.fallbacks += 1
             self._finish(request)
             self.host.drop(request.index)
@@ -170,7 +171,8 @@ class Swap(Preemption):
             first = 0 if copy is None else whole_blocks(copy.valid, size)
             if request.index in busy or blocks <= first:
                 continue
-            if not self.host.extend(request.index, blocks, pinned=busy):
+            most = self.pool.blocks_for(request.most_computed_tokens)
+            if not self.host.extend(request.index, blocks, most=most, pinned=busy):
                 return
             copy = self.host.copy_of(request.index)
             assert copy is not None

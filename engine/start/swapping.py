@@ -96,5 +96,9 @@ def emulated_link(asked: Asked) -> Link | None:
 
 
 def _most_blocks(prepared: Prepared) -> list[int]:
+    """Blocks that each request may come to hold; where clients ask as the run goes on, of as many as may wait and
+    run."""
     size = prepared.spec.engine.block_size
+    if prepared.spec.served:
+        return [prepared.num_blocks] * (2 * prepared.spec.engine.max_num_seqs)
     return [blocks_for(r.most_computed_tokens, size) for r in prepared.servable]

@@ -11,7 +11,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import ConfigError, EngineConfig, EngineError, PrefixSharing, RequestSpec, Sampling, apply_overrides
+from engine.config import (
+    ConfigError,
+    EngineConfig,
+    EngineError,
+    PrefixSharing,
+    RequestSpec,
+    RunSpec,
+    Sampling,
+    apply_overrides,
+)
 from engine.kv.copying import Copier, Link, pieces, runs
 from engine.kv.free_blocks import LargestRun
 from engine.kv.host import HostPool
@@ -325,6 +334,14 @@ def test_host_memory_too_small_for_one_block_is_refused_with_what_it_takes() -> 
     with pytest.raises(EngineError, match="does not hold one block of 4 tokens") as caught:
         build_engine(prepared, None, RunClock())  # type: ignore[arg-type]
     assert caught.value.field == "preemption.host_mib"
+
+
+def test_a_run_for_clients_has_host_memory_for_who_may_come(tmp_path: Path) -> None:
+    spec = RunSpec(run_id="test", scenario="test", engine=tight(preemption="on"), requests=(), served=True)
+    prepared = prepare(spec)
+    with Recorder(tmp_path, "off", clock := RunClock()) as recorder:
+        engine = build_engine(prepared, recorder, clock)
+    assert engine.executor.cache.host.num_blocks >= prepared.num_blocks
 
 
 @pytest.mark.parametrize("recording", ["full", "iterations", "off"])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from app.panels.panel import Panel, Words
+from app.panels.panel import FinishedRun, Panel, Words
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from app.words.charts import ChartWords
+    from app.words.table import Table
 
 
 class PreemptionPanel(Panel):
@@ -35,3 +41,20 @@ class PreemptionPanel(Panel):
             f"Request {decision['request']} gave up its place, because {why}; keys and values of its {tokens} tokens "
             "are kept in host memory."
         )
+
+    def draw_charts(self, run: FinishedRun) -> None:
+        from app.panels.preemption.page import preemption_section
+
+        preemption_section(run)
+
+    def run_tables(self, con: duckdb.DuckDBPyConnection, run_id: str) -> Sequence[Table]:
+        from app.panels.preemption.tables import swaps_table
+        from store import swaps
+
+        rows = swaps.totals_query(run_id).rows(con)
+        return [swaps_table(rows)] if rows else []
+
+    def chart_words(self) -> Mapping[str, ChartWords]:
+        from app.panels.preemption.words import CHARTS
+
+        return CHARTS
