@@ -17,6 +17,7 @@ import pyarrow as pa
 from store.metrics import METRICS
 from store.query import Query
 
+Numbers = Sequence[float] | np.ndarray
 BUCKETS = 120
 FEWEST = 3  # swaps that a line is fitted to
 
@@ -106,7 +107,7 @@ class LinkFit:
         return nbytes / (self.launch_s + nbytes / self.bytes_per_s)
 
 
-def fit_link(copies: Sequence[float], nbytes: Sequence[float], seconds: Sequence[float]) -> LinkFit | None:
+def fit_link(copies: Numbers, nbytes: Numbers, seconds: Numbers) -> LinkFit | None:
     """``seconds = copies * launch + bytes / rate`` by least squares of the relative error, neither negative; None of too few swaps."""
     c, n, t = (np.asarray(x, dtype=np.float64) for x in (copies, nbytes, seconds))
     use = (t > 0) & (n > 0)
