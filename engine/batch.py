@@ -69,6 +69,7 @@ class Batch:
     attention: BatchRows
     context_tokens: int  # keys read in one layer
     padded_tokens: int = 0  # rows of padding that are computed after them, for nothing
+    spans: Sequence[tuple[Slice, int]] = ()  # all slices and their first rows, where scores of prompts are wanted
     graph_size: int | None = (
         None  # rows of the recorded step that this batch is padded to; None: it is computed as it is
     )
@@ -137,4 +138,5 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> PlainBatch
         ),
         context_tokens=context_tokens,
         padded_tokens=plan.padded_tokens,
+        spans=spans if any(part.request.scores is not None for part in plan.slices) else (),
     )

@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from engine.config.door import DOOR_SOCKET, STEP_STATES, STEP_SUMS, Ask
 from engine.request import Request
+from engine.scores import Scores
 from engine.stopping import Outputs, TextDecoder
 from telemetry.clock import RunClock
 from telemetry.recorder import Level, Recorder
@@ -45,6 +46,8 @@ class Door:
         self._unheard_s = FIRST_CALL_S
         self._open_numbers: set[int] = set()
         self._tokens: list[list[int]] = []
+        self._scores: list[list[Any]] = []
+        self._prompt_scores: list[list[Any]] = []
         self._drafted: dict[int, int] = {}  # of requests under way: guesses told so far
         self._emitting: list[tuple[Request, int, int]] = []  # since the last line: request, where its new tokens lie
         self._ended: list[dict[str, Any]] = []
@@ -113,6 +116,10 @@ class Door:
         message: dict[str, Any] = {}
         if self._tokens:
             message["tokens"] = self._tokens
+        if self._scores:
+            message["scores"] = self._scores
+        if self._prompt_scores:
+            message["prompt_scores"] = self._prompt_scores
         if self._ended:
             message["ended"] = self._ended
         if self._steps:
@@ -121,6 +128,7 @@ class Door:
             for reply in [*self._replies, *([message] if message else [])]:
                 self._unsent += json.dumps(reply, separators=(",", ":")).encode() + b"\n"
         self._tokens, self._ended, self._steps, self._replies = [], [], [], []
+        self._scores, self._prompt_scores = [], []
         self._send()
 
     def close(self) -> None:
@@ -139,7 +147,17 @@ class Door:
             drafted = request.drafted_tokens - self._drafted.get(request.index, 0)
             self._drafted[request.index] = request.drafted_tokens
             self._tokens.append([request.index, drafted, *request.token_ids[first:last]])
+            if request.scores is not None:
+                self._collect_scores(request, request.scores, last - first)
         self._emitting = []
+
+    def _collect_scores(self, request: Request, scores: Scores, count: int) -> None:
+        taken, scores.output = scores.output[:count], scores.output[count:]
+        self._scores.append([request.index, taken])
+        if scores.prompt:
+            places = range(1, request.num_prompt_tokens)
+            self._prompt_scores.append([request.index, [scores.prompt[place] for place in places]])
+            scores.prompt = {}
 
     # ---- the socket ---------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from engine.attention.base import AttentionBackend
 from engine.batch import Batch, build_batch
+from engine.likelihood import read_output, read_prompts, wanted
 from engine.model.decoder import Decoder
 from engine.phases import Progress, silent
 from engine.sampling import sample
@@ -83,18 +84,30 @@ class Executor:
             hidden = self.decoder.forward(ids, positions, _BesidePadding(self.attention, len(batch.token_ids)))
         else:
             hidden = self.decoder.forward(batch.token_ids, batch.positions, self.attention)
+        if batch.spans:
+            read_prompts(hidden, batch.spans, self.decoder)
         self.left = hidden.index_select(0, batch.sample_rows)
         return self.decoder.logits(self.left)
 
     def tokens(self, batch: Batch, logits: torch.Tensor) -> list[list[int]]:
         """What each sampled part receives: one token, or with guesses what ``verify`` makes of them. ``BROKEN`` ends
         what has no numbers."""
-        return verify(logits.float(), batch.sampled)
+        tokens = verify(logits.float(), batch.sampled)
+        if wanted(batch.sampled):
+            read_output(logits, batch.sampled, tokens)
+        return tokens
 
     def sample(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
         """One token per part [parts] int64, still on the device, ``BROKEN`` where there are no numbers; only for
         batches without guesses."""
-        return sample(logits.float(), [part.request.sampling_state for part in batch.sampled])
+        tokens = sample(logits.float(), [part.request.sampling_state for part in batch.sampled])
+        return self.scored(batch, logits, tokens)
+
+    def scored(self, batch: Batch, logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """The tokens of ``sample``, with their scores noted where somebody wants them; that waits for the device."""
+        if wanted(batch.sampled):
+            read_output(logits, batch.sampled, [[token] for token in tokens.tolist()])
+        return tokens
 
     def fill_in(self, batch: Batch, previous: torch.Tensor) -> None:
         """Put tokens that were still on their way into a batch: id ``-1 - row`` is row ``row`` of ``previous`` [rows]

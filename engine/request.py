@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from engine.model.tokenizer import StreamDecoder
     from engine.sampling import SamplingState
+    from engine.scores import Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Request:
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0  # before which no token ends it
     is_kept: bool = True  # its output goes into the rows
+    scores: Scores | None = None  # log-probabilities that somebody wants of its tokens
 
     most_carried_tokens: int = 0  # that may yet come before the prompt: of the request that it continues
 

@@ -50,6 +50,7 @@ def until_closed(door: Door, prepared: Prepared, engine: Engine, labels: list[st
         "block_size": spec.engine.block_size,
         "kv_blocks": prepared.num_blocks,
         "device": str(prepared.device),
+        "scores_prompts": not engine.executor.kernels,
         "labels": labels,
         "origin_ns": engine.clock.origin_monotonic_ns,
     }

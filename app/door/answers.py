@@ -16,7 +16,8 @@ from typing import Any
 from app.door.answer_text import AnswerText
 from app.door.bodies import ChatBody, Generation
 from app.door.errors import DoorError
-from app.door.streams import Exchange, Stream
+from app.door.logprobs import Scored, TextOf, of_chat, of_completion
+from app.door.streams import Exchange, Step, Stream
 
 DONE = b"data: [DONE]\n\n"
 FINISH = {"stop": "stop", "stop_string": "stop", "length": "length"}
@@ -31,13 +32,16 @@ class _Choice:
     words: AnswerText
     text: str = ""
     token_ids: list[int] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
+    offset: int = 0  # characters of the tokens before, one by one
     finish_reason: str | None = None
     stop_reason: str | int | None = None
 
-    def grow(self, tokens: Iterable[int], last: bool) -> str:
-        """Take tokens; the text that they let be shown, and with the last of them the rest."""
-        tokens = list(tokens)
+    def grow(self, step: Step, last: bool) -> str:
+        """Take a step's tokens; the text that they let be shown, and with the last of them the rest."""
+        tokens = step.tokens
         self.token_ids += tokens
+        self.scored += [Scored(token, told) for token, told in zip(tokens, step.scores, strict=False)]
         piece = self.words.push(tokens)
         if last and self.stream.ended is not None:
             reason = self.stream.ended["reason"]
@@ -55,9 +59,25 @@ class Answer:
     """The answer to one HTTP request."""
 
     def __init__(
-        self, exchange: Exchange, body: Generation, model: str, words: list[AnswerText], prompts: list[list[int]]
+        self,
+        exchange: Exchange,
+        body: Generation,
+        model: str,
+        words: list[AnswerText],
+        prompts: list[list[int]],
+        text_of: TextOf,
+        echoes: list[str] | None = None,
     ) -> None:
+        """
+        Args:
+            text_of: a single token's text, for log-probabilities.
+            echoes: the prompts as text, where they come before the answers; None: they do not.
+        """
         self.exchange = exchange
+        self._text_of = text_of
+        self._echoes = echoes
+        self._wants_scores = body.logprobs_told is not None
+        self._only_prompt = body.most_tokens == 0
         self._chat = isinstance(body, ChatBody)
         self._with_ids = bool(body.return_token_ids)
         options = body.stream_options
@@ -82,14 +102,14 @@ class Answer:
         for choice in self._choices:
             steps = choice.stream.take()
             if len(steps) > MOST_CHUNKS:
-                steps = [[token for step in steps for token in step]]
+                steps = [_joined(steps)]
             ended = choice.stream.ended
             over = ended is not None and ended["reason"] in FINISH and choice.finish_reason is None
             if over and not steps:
-                steps = [[]]
-            for place, tokens in enumerate(steps):
-                piece = choice.grow(tokens, last=over and place == len(steps) - 1)
-                chunks.append(self._chunk(choice, piece, tokens))
+                steps = [Step([])]
+            for place, step in enumerate(steps):
+                piece = choice.grow(step, last=over and place == len(steps) - 1)
+                chunks.append(self._chunk(choice, piece, step.tokens))
         return chunks
 
     def last_chunks(self) -> bytes:
@@ -109,7 +129,7 @@ class Answer:
                 told["delta"] = {"role": "assistant", "content": piece}
         else:
             told["text"] = piece
-        told |= {"logprobs": None, "finish_reason": choice.finish_reason}
+        told |= {"logprobs": self._logprobs(choice), "finish_reason": choice.finish_reason}
         if choice.finish_reason is not None:
             told["stop_reason"] = choice.stop_reason
         if self._with_ids:
@@ -128,20 +148,46 @@ class Answer:
         """The answer once all of it is there."""
         choices = []
         for choice in self._choices:
-            tokens = [token for step in choice.stream.take() for token in step]
-            choice.grow(tokens, last=True)
+            choice.grow(_joined(choice.stream.take()), last=True)
+            if self._echoes is not None:
+                self._put_before(choice, self._echoes[choice.stream.choice])
             told: dict[str, Any] = {"index": choice.stream.choice}
             if self._chat:
                 told["message"] = {"role": "assistant", "content": choice.text}
             else:
                 told["text"] = choice.text
-            told |= {"logprobs": None, "finish_reason": choice.finish_reason, "stop_reason": choice.stop_reason}
+            told |= {
+                "logprobs": self._logprobs(choice),
+                "finish_reason": choice.finish_reason,
+                "stop_reason": choice.stop_reason,
+            }
             if self._with_ids:
                 told |= {"token_ids": choice.token_ids, "prompt_token_ids": self._prompts[choice.stream.choice]}
             choices.append(told)
         return self._head | {"choices": choices, "usage": self.usage(), "metrics": self.metrics()}
 
+    def _put_before(self, choice: _Choice, prompt: str) -> None:
+        """The prompt before its answer; without the answer, where none was asked for."""
+        if self._only_prompt:
+            choice.text, choice.token_ids, choice.scored = "", [], []
+        choice.text = prompt + choice.text
+        if self._wants_scores:
+            ids = self._prompts[choice.stream.choice]
+            told = [None, *choice.stream.prompt_scores]
+            choice.scored = [*map(Scored, ids, told), *choice.scored]
+
     # ---- beside the text ----------------------------------------------------------------------------------------
+
+    def _logprobs(self, choice: _Choice) -> dict[str, Any] | None:
+        """Of the tokens since the last call."""
+        if not self._wants_scores:
+            return None
+        scored, choice.scored = choice.scored, []
+        if self._chat:
+            return of_chat(scored, self._text_of)
+        told = of_completion(scored, self._text_of, choice.offset)
+        choice.offset += sum(map(len, told["tokens"]))
+        return told
 
     def usage(self) -> dict[str, Any]:
         """Tokens so far, those included whose text is still held back."""
@@ -175,6 +221,15 @@ class Answer:
             "mean_itl_ms": stream.gaps_ns / gaps / 1e6 if gaps > 0 else None,
             "speculative_decoding": {"num_draft_tokens": drafted, "num_accepted_tokens": accepted} if drafted else None,
         }
+
+
+def _joined(steps: Iterable[Step]) -> Step:
+    tokens: list[int] = []
+    scores: list[Any] = []
+    for step in steps:
+        tokens += step.tokens
+        scores += step.scores
+    return Step(tokens, scores)
 
 
 def failure_event(error: DoorError) -> bytes:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from app.door.errors import BAD_REQUEST, DoorError
 from engine.config import LARGEST_COUNT
+from engine.config.door import MOST_LOGPROBS
 
 MOST_PROMPTS = 256  # in one completion request
 MOST_STOPS = 16
@@ -34,7 +35,6 @@ NOT_SERVED: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
     "suffix": (None, ""),
     "echo": (None, False),
-    "logprobs": (None, False),
     "top_logprobs": (None, 0),
     "prompt_logprobs": (None,),
     "logit_bias": (None, {}),
@@ -89,9 +89,9 @@ class Body(BaseModel):
 class Generation(Body):
     """How an answer is drawn and when it ends."""
 
-    not_served: ClassVar[tuple[str, ...]] = tuple(NOT_SERVED)
-
-    max_tokens: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None = Field(None, description="Output tokens at most.")
+    max_tokens: Annotated[int, Field(ge=0, le=LARGEST_COUNT)] | None = Field(
+        None, description="Output tokens at most; 0 only with echo."
+    )
     max_completion_tokens: Annotated[int, Field(ge=1, le=LARGEST_COUNT)] | None = Field(
         None, description="The same by its later name, which goes first."
     )
@@ -118,6 +118,11 @@ class Generation(Body):
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
 
     @property
+    def logprobs_told(self) -> int | None:
+        """Of how many likeliest tokens log-probabilities are told; None: none are, not even the token's own."""
+        raise NotImplementedError
+
+    @property
     def stops(self) -> tuple[str, ...]:
         if self.stop is None:
             return ()
@@ -127,6 +132,8 @@ class Generation(Body):
 class CompletionBody(Generation):
     """POST /v1/completions."""
 
+    not_served: ClassVar[tuple[str, ...]] = tuple(name for name in NOT_SERVED if name != "echo")
+
     prompt: (
         Text
         | Tokens
@@ -134,6 +141,14 @@ class CompletionBody(Generation):
         | Annotated[list[Tokens], Field(max_length=MOST_PROMPTS)]
     ) = Field(description="A text, its token ids, or a list of either.")
     add_special_tokens: bool | None = Field(None, description="Begin with the tokens the model expects at a start.")
+    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS, strict=True)] | None = Field(
+        None, description="Tell log-probabilities, and those of so many likeliest tokens."
+    )
+    echo: bool | None = Field(None, description="The prompt comes before the answer; not in a stream.")
+
+    @property
+    def logprobs_told(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> list[str | list[int]]:
@@ -184,7 +199,17 @@ Messages = Annotated[list[Message], Field(min_length=1, max_length=4096)]
 class ChatBody(Generation):
     """POST /v1/chat/completions."""
 
+    not_served: ClassVar[tuple[str, ...]] = tuple(name for name in NOT_SERVED if name != "top_logprobs")
+
     messages: Messages
+    logprobs: bool | None = Field(None, description="Tell the log-probability of each token.")
+    top_logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = Field(
+        None, description="Those of so many likeliest tokens, too."
+    )
+
+    @property
+    def logprobs_told(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
 
 class TokenizeBody(Body):

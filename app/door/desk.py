@@ -32,6 +32,7 @@ class Desk:
 
     link: Link
     tokenizer: TextTokens
+    text_of: Callable[[int], str]  # of a single token
     engine: EngineConfig
     model: str  # as clients call it
     most_open: int  # requests in the engine, running and waiting; beyond them 429
@@ -103,6 +104,8 @@ class Desk:
                 came_ns,
                 stop_token_ids=tuple(body.stop_token_ids or ()),
                 min_tokens=min(body.min_tokens or 0, request.max_tokens),
+                logprobs=body.logprobs_told,
+                prompt_logprobs=body.logprobs_told is not None and wants_echo(body),
             )
         self.exchanges.add(exchange)
         return exchange, prompts
@@ -147,7 +150,15 @@ class Desk:
         room = self.link.hello["max_model_len"] - len(ids)
         chat = isinstance(body, ChatBody)
         self._check(body, ids, room)
-        most = body.most_tokens or (max(1, room) if chat else min(COMPLETION_TOKENS, max(1, room)))
+        if wants_echo(body):
+            self._check_echo(body)
+        elif body.most_tokens == 0:
+            raise DoorError(BAD_REQUEST, "max_tokens: 0 asks for something only with echo.", param="max_tokens")
+        most = (
+            1
+            if body.most_tokens == 0
+            else body.most_tokens or (max(1, room) if chat else min(COMPLETION_TOKENS, max(1, room)))
+        )
         given = {
             name: value
             for name in ("temperature", "top_p", "min_p", "repetition_penalty", "ignore_eos")
@@ -165,6 +176,18 @@ class Desk:
             seed=None if body.seed is None else body.seed & (2**63 - 1),
             priority=-(body.priority or 0),
         )
+
+    def _check_echo(self, body: Generation) -> None:
+        if body.stream:
+            raise DoorError(BAD_REQUEST, "echo is not served in a stream.", param="echo", code="not_served")
+        if body.logprobs_told is not None and not self.link.hello["scores_prompts"]:
+            raise DoorError(
+                BAD_REQUEST,
+                "Log-probabilities of a prompt are read by PyTorch's own operations only: open the door with "
+                "--set attention_backend=gathered.",
+                param="echo",
+                code="not_served",
+            )
 
     def _check(self, body: Generation, ids: Sequence[int], room: int) -> None:
         field = "messages" if isinstance(body, ChatBody) else "prompt"
@@ -188,6 +211,10 @@ class Desk:
         if body.min_tokens is not None and body.most_tokens is not None and body.min_tokens > body.most_tokens:
             message = f"min_tokens: {body.min_tokens} are more than max_tokens, {body.most_tokens}."
             raise DoorError(BAD_REQUEST, message, param="min_tokens", code="bad_value")
+
+
+def wants_echo(body: Generation) -> bool:
+    return isinstance(body, CompletionBody) and bool(body.echo)
 
 
 def facts(desk: Desk) -> dict[str, Any]:

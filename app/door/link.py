@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from app.door.metrics import Counts
-from app.door.streams import Exchange, Stream
+from app.door.streams import Exchange, Step, Stream
 from engine.config import RequestSpec
 from engine.config.door import DOOR_SOCKET, Ask
 from telemetry.limits import MOST_REQUESTS
@@ -124,12 +124,16 @@ class Link:
         for step in told.get("steps", ()):
             self.counts.step(step)
         now_ns = self.counts.now_ns
+        scores = iter(told.get("scores", ()))
         for number, drafted, *tokens in told.get("tokens", ()):
             stream = self._streams.get(number)
             if stream is not None:
                 self.counts.tokens(stream, drafted, len(tokens), now_ns)
-                stream.steps.append(tokens)
+                stream.steps.append(Step(tokens, next(scores)[1] if stream.ask.logprobs is not None else ()))
                 stream.exchange.news.set()
+        for number, of_prompt in told.get("prompt_scores", ()):
+            if number in self._streams:
+                self._streams[number].prompt_scores = of_prompt
         for about in told.get("ended", ()):
             stream = self._streams.pop(about["number"], None)
             if stream is not None:

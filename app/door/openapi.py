@@ -20,6 +20,7 @@ _BODIES: dict[str, tuple[type[Any], str]] = {
 _PLAIN = {
     ("/health", "get"): "200 while requests are taken, else 503; no body.",
     ("/version", "get"): "The program's version.",
+    ("/tokenizer_info", "get"): "Special tokens and chat template.",
     ("/metrics", "get"): "Figures as OpenMetrics text, under vLLM's names.",
     ("/server_info", "get"): "What is served, and how.",
     ("/v1/models", "get"): "The model that is served, as a list of one.",
@@ -36,7 +37,7 @@ def document() -> dict[str, Any]:
     components = schemas["$defs"] | {"Error": _error()}
     for kind, _ in _BODIES.values():
         if issubclass(kind, Generation):
-            refused = {name: _only(values) for name, values in NOT_SERVED.items()}
+            refused = {name: _only(NOT_SERVED[name]) for name in kind.not_served}
             components[kind.__name__]["properties"] |= refused
     paths: dict[str, Any] = {}
     for path, (kind, summary) in _BODIES.items():

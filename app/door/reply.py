@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from app.door.answer_text import AnswerText
 from app.door.answers import Answer, failure_event
+from app.door.bodies import CompletionBody
 from app.door.connections import abort
 from app.door.errors import UNAVAILABLE, DoorError, of_engine
 from app.door.streams import Exchange
@@ -48,7 +49,7 @@ class Reply(Response):
         watch = asyncio.create_task(_until_gone(receive, exchange))
         try:
             words = [AnswerText(desk.tokenizer, body.stops, s.ask.stop_token_ids) for s in exchange.streams]
-            answer = Answer(exchange, body, desk.model, words, prompts)
+            answer = Answer(exchange, body, desk.model, words, prompts, desk.text_of, self._echoes(prompts))
             if body.stream:
                 await self._stream(answer, exchange, scope, send)
             else:
@@ -56,6 +57,14 @@ class Reply(Response):
         finally:
             watch.cancel()
             desk.close(exchange, started)
+
+    def _echoes(self, prompts: list[list[int]]) -> list[str] | None:
+        """The prompts as text, where they come before the answers."""
+        body = self._body
+        if not isinstance(body, CompletionBody) or not body.echo:
+            return None
+        decode = self._desk.tokenizer.decode
+        return [p if isinstance(p, str) else decode(ids) for p, ids in zip(body.prompts, prompts, strict=True)]
 
     async def _whole(self, answer: Answer, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         while not exchange.is_over and failure_of(exchange) is None:

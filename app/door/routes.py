@@ -24,6 +24,7 @@ from app.door.reply import Reply
 from app.errors import LabError
 from app.server.incoming import json_object
 from app.server.openmetrics import CONTENT_TYPE
+from engine.config.text import tokenizer_facts
 
 MOST_BODY_BYTES = 8 << 20
 BODY_S = 30.0  # a body has to be there within
@@ -45,6 +46,7 @@ def door_app(desk: Desk) -> Starlette:
         Route("/v1/completions", door.completions, methods=post),
         Route("/v1/chat/completions", door.chat, methods=post),
         Route("/tokenize", door.tokenize, methods=post),
+        Route("/tokenizer_info", door.tokenizer_info, methods=get),
         Route("/detokenize", door.detokenize, methods=post),
         Route("/reset_prefix_cache", door.reset_prefix_cache, methods=post),
         Route("/flush_cache", door.reset_prefix_cache, methods=post),
@@ -94,6 +96,11 @@ class _Door:
             message = f"tokens: there is no token {wrong}; the vocabulary has {vocab:,}, from 0 to {vocab - 1}."
             raise DoorError(BAD_REQUEST, message, param="tokens", code="bad_value")
         return JSONResponse({"prompt": desk.tokenizer.decode(body.tokens)})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        none = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token", "chat_template"))
+        facts = await asyncio.to_thread(tokenizer_facts, self._desk.engine.model)
+        return JSONResponse({"tokenizer_class": "PreTrainedTokenizerFast"} | none | facts)
 
     async def _read(self, request: Request, kind: type[Any]) -> Any:
         body: Body = read_body(kind, await _json(request))

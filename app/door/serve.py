@@ -24,7 +24,7 @@ from app.home import Home
 from app.server.connections import listening_socket, more_descriptors
 from app.server.guard import LOOPBACK_HOSTS
 from engine.config import RunSpec
-from engine.config.text import served_tokenizer
+from engine.config.text import served_tokenizer, single_texts
 from telemetry.status import Status, is_final, state
 
 PORT = 8643
@@ -159,6 +159,7 @@ class _Opening:
         desk = self._desk = Desk(
             link,
             tokenizer,
+            single_texts(engine.model, tokenizer),
             engine,
             options.model or engine.model,
             engine.max_num_seqs + options.most_waiting,

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from engine.config.door import Ask
+
+
+class Step(NamedTuple):
+    """What one step of the engine gave a stream."""
+
+    tokens: list[int]
+    scores: Sequence[Any] = ()  # as the engine tells them, one for each token, where they were asked for
 
 
 @dataclass(eq=False)
@@ -30,7 +38,8 @@ class Stream:
     choice: int  # its place among the answers of its HTTP request
     ask: Ask
     exchange: Exchange
-    steps: list[list[int]] = field(default_factory=list)  # tokens of each step that nobody has taken yet
+    steps: list[Step] = field(default_factory=list)  # that nobody has taken yet
+    prompt_scores: list[Any] = field(default_factory=list)  # from the prompt's second token on
     ended: dict[str, Any] | None = None
     is_lost: bool = False  # the engine is gone
     last_ns: int | None = None  # when it was last given tokens, on the run's clock
@@ -41,7 +50,7 @@ class Stream:
     def is_over(self) -> bool:
         return self.ended is not None or self.is_lost
 
-    def take(self) -> list[list[int]]:
-        """Tokens of the steps since the last call."""
+    def take(self) -> list[Step]:
+        """The steps since the last call."""
         taken, self.steps = self.steps, []
         return taken

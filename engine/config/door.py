@@ -10,6 +10,10 @@ From the engine, one line for each time its loop comes round, with what there is
     {"tokens": [[number, drafted, token, ...], ...], "ended": [{...}], "steps": [{...}]}
     {"reset": {"dropped": 12, "held": 3}}
 
+Where log-probabilities were asked for, ``scores`` has a list for each entry of ``tokens`` that has some, ``[number,
+[[log-probability, [[token, log-probability], ...]], ...]]``, and ``prompt_scores`` the same of a prompt from its second
+token on.
+
 Requests are called by their number in the run.
 """
 
@@ -21,6 +25,7 @@ from engine.config.requests import RequestSpec
 from engine.config.settings import LARGEST_COUNT, Settings
 
 DOOR_SOCKET = "door.sock"
+MOST_LOGPROBS = 20  # likeliest tokens in one place
 STEP_SUMS = (
     "prefill_tokens",
     "decode_tokens",
@@ -46,6 +51,10 @@ class Ask(Settings):
     request: RequestSpec
     came_ns: int = Field(ge=0, description="When it arrived, on the machine's monotonic clock.")
     stop_token_ids: tuple[int, ...] = Field((), description="Tokens that end the answer and are not part of its text.")
+    logprobs: int | None = Field(
+        None, ge=0, le=MOST_LOGPROBS, description="Tell log-probabilities, and of so many likeliest tokens."
+    )
+    prompt_logprobs: bool = Field(False, description="Of the prompt's tokens, too.")
     min_tokens: int = Field(
         0, ge=0, le=LARGEST_COUNT, description="Output tokens before which no token ends the answer."
     )

@@ -4,7 +4,7 @@ nothing is fetched."""
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,33 @@ def served_tokenizer(model: str, vocab: int) -> TextTokens:
     from engine.model.tokenizer import Tokenizer
 
     return Tokenizer.from_directory(model_directory(resolve(model)))
+
+
+def single_texts(model: str, tokenizer: TextTokens) -> Callable[[int], str]:
+    """The text of a token by itself, special tokens included where the model's files lie in a folder."""
+    tokens = _every_token(model)
+
+    @lru_cache(maxsize=65_536)
+    def text(token: int) -> str:
+        return tokenizer.decode([token]) if tokens is None else tokens.decode([token])
+
+    return text
+
+
+def tokenizer_facts(model: str) -> dict[str, str | None]:
+    """Special tokens and chat template of a model whose files lie in a folder; nothing is known of others."""
+    from engine.model.chat import chat_template, special_tokens
+    from engine.model.reading import read_json
+
+    folder = _folder(model)
+    if folder is None:
+        return {}
+    settings = read_json(folder / "tokenizer_config.json", required=False)
+    named, template = special_tokens(folder, settings), chat_template(folder)
+    return {
+        **{name: named.get(name) for name in ("bos_token", "eos_token", "pad_token", "unk_token")},
+        "chat_template": None if template is None else template.source,
+    }
 
 
 def stream_decoder(tokenizer: TextTokens) -> StreamDecoder:

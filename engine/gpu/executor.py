@@ -79,7 +79,7 @@ class GpuExecutor(Executor):
             rows = torch.tensor(draws.others, device=logits.device)
             states = [batch.sampled[row].request.sampling_state for row in draws.others]
             tokens[rows] = sample(logits[rows].float(), states)
-        return tokens
+        return self.scored(batch, logits, tokens)
 
     def spared_tokens(self, batch: Batch) -> int:
         assert isinstance(batch, GpuBatch)

@@ -68,8 +68,8 @@ class PrefixCache(Prefixes):
         pool.evicted = self._forget
 
     def match(self, request: Request, room: int) -> Match:
-        if not self.looks_up:
-            return NOTHING
+        if not self.looks_up or (request.scores is not None and request.scores.of_prompt):
+            return NOTHING  # what is found is not computed, so it has no scores
         size, limit = self.pool.block_size, request.num_known_tokens - 1
         most = self._whole(whole_blocks(limit, size))
         path = self._path(request, most)

@@ -27,7 +27,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, special: Mapping[str, str]) -> None:
         """``special``: the model's special tokens by the names that templates use (``special_tokens``)."""
-        self._source = source
+        self.source = source
         self._special = dict(special)
 
     def render(self, messages: Sequence[Mapping[str, Any]], now: datetime) -> str:
@@ -84,7 +84,7 @@ class ChatTemplate:
         )
         environment.globals["raise_exception"] = raise_exception
         environment.filters["tojson"] = _tojson
-        return environment.from_string(self._source)
+        return environment.from_string(self.source)
 
 
 def _tojson(

@@ -14,6 +14,7 @@ from engine.model.load import LoadedModel
 from engine.model.tokenizer import StreamDecoder
 from engine.request import Request
 from engine.sampling import SamplingState
+from engine.scores import Scores
 
 
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
@@ -48,6 +49,8 @@ def live_request(
     request.refusal = request.refusal or unfit(request, num_blocks, spec.engine.block_size)
     request.stop_token_ids = frozenset(ask.stop_token_ids)
     request.min_tokens = ask.min_tokens
+    if ask.logprobs is not None:
+        request.scores = Scores(ask.logprobs, ask.prompt_logprobs)
     request.is_kept = spec.engine.keep_text
     return request
 

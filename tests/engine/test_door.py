@@ -51,7 +51,11 @@ class Caller:
         self.socket.sendall(json.dumps(words).encode() + b"\n")
 
     def ask(self, number: int, **values: Any) -> None:
-        own = {name: values.pop(name) for name in ("stop_token_ids", "min_tokens") if name in values}
+        own = {
+            name: values.pop(name)
+            for name in ("stop_token_ids", "min_tokens", "logprobs", "prompt_logprobs")
+            if name in values
+        }
         defaults = {"request_id": f"c{number}", "prompt_token_ids": tuple(range(5, 45)), "max_tokens": 6}
         ask = Ask(number=number, request=RequestSpec(**(defaults | values)), came_ns=time.monotonic_ns(), **own)
         self.say(ask=ask.model_dump(mode="json"))

@@ -157,6 +157,41 @@ def test_the_openai_sdk_reads_answers_streams_and_errors(sdk: openai.OpenAI, doo
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_log_probabilities_as_lm_eval_asks_for_them(client: httpx.Client):
+    """``local-completions`` sends contexts with their continuations as token ids and reads what lies between."""
+    rows = [[9, 8, 7, 30, 31, 32], [40, 41, 42, 43]]
+    asked = {"prompt": rows, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0, "seed": 1234}
+    answer = client.post("/v1/completions", json=asked).json()
+    for ids, choice in zip(rows, answer["choices"], strict=True):
+        told = choice["logprobs"]
+        assert {len(part) for part in told.values()} == {len(ids) + 1}
+        assert told["token_logprobs"][0] is told["top_logprobs"][0] is None
+        assert "".join(told["tokens"]) == choice["text"]
+        assert [choice["text"][at] for at in told["text_offset"]] == told["tokens"], "a character for each token"
+        inside = list(zip(told["token_logprobs"], told["top_logprobs"], strict=True))[1:]
+        assert all(own <= max(top.values()) for own, top in inside)
+        assert inside[-1][0] == max(inside[-1][1].values()), "what was generated is the likeliest"
+    alone = client.post("/v1/completions", json=asked | {"prompt": rows[1], "max_tokens": 0}).json()
+    assert alone["usage"]["completion_tokens"] == 0
+    first, again = (one["choices"][-1]["logprobs"]["token_logprobs"] for one in (answer, alone))
+    assert again[1:] == pytest.approx(first[1:-1], abs=1e-4)
+    info = client.get("/tokenizer_info").json()
+    assert {"eos_token", "bos_token", "pad_token", "chat_template"} <= info.keys()
+    refused = client.post("/v1/completions", json=asked | {"stream": True}).json()["error"]
+    assert (refused["param"], refused["code"]) == ("echo", "not_served")
+
+
+def test_log_probabilities_of_a_stream_are_those_of_the_whole(sdk: openai.OpenAI, door: DoorProcess):
+    asked: Any = {"model": door.model, "messages": [{"role": "user", "content": "Hm"}], "max_completion_tokens": 5}
+    asked |= {"logprobs": True, "top_logprobs": 2}
+    whole = sdk.chat.completions.create(**asked).choices[0].logprobs.content
+    chunks = sdk.chat.completions.create(stream=True, **asked)
+    streamed = [entry for chunk in chunks for entry in chunk.choices[0].logprobs.content]
+    assert [entry.token for entry in streamed] == [entry.token for entry in whole]
+    assert [entry.logprob for entry in streamed] == pytest.approx([entry.logprob for entry in whole], abs=1e-4)
+    assert all(len(entry.top_logprobs) == 2 and entry.top_logprobs[0].token == entry.token for entry in whole)
+
+
 def test_streams_cut_at_random_leave_nothing_behind(door: DoorProcess, client: httpx.Client):
     """The engine balances its books after every step; one that did not would end it."""
     choose = random.Random(SEED)
@@ -296,6 +331,8 @@ def test_hostile_bodies_are_refused_and_break_nothing(client: httpx.Client):
         "stream_options",
         "n",
         "echo",
+        "logprobs",
+        "top_logprobs",
         "user",
     ]
     further += [
@@ -348,12 +385,13 @@ def test_at_the_end_open_answers_are_finished_and_the_run_is_whole(door: DoorPro
     body = {"prompt": "The last one", "max_tokens": 300, "stream": True}
     with client.stream("POST", "/v1/completions", json=body) as response:
         lines = response.iter_lines()
-        next(lines)
+        assert len(text_of([json.loads(next(lines)[6:])])) == 1
         door.ask_to_end()
         wait_for(lambda: refuses(door))
         rest = [line for line in lines if line]
     assert rest[-1] == "data: [DONE]"
-    assert sum(line.startswith("data: {") for line in rest) == 299
+    chunks = [json.loads(line[6:]) for line in rest if line.startswith("data: {")]
+    assert len(text_of(chunks)) == 299, "a character for each token but the first"
     code, said = door.wait()
     assert code == 0, said
     status = door.status

@@ -15,7 +15,7 @@ from app.door.bodies import NOT_SERVED, ChatBody, CompletionBody, read_body
 from app.door.errors import DoorError
 from app.door.metrics import Counts
 from app.door.openapi import document
-from app.door.streams import Exchange, Stream
+from app.door.streams import Exchange, Step, Stream
 from engine.config import RequestSpec, Sampling
 from engine.config.door import Ask
 from engine.model.tokenizer import ByteTokenizer
@@ -72,17 +72,17 @@ def answer_of(body: CompletionBody, count: int) -> tuple[Answer, list[Stream]]:
         ask = Ask(number=number, request=RequestSpec(request_id="c", prompt_token_ids=(1,)), came_ns=0)
         exchange.streams.append(Stream(number, number, ask, exchange))
     words = [AnswerText(LETTERS) for _ in exchange.streams]
-    return Answer(exchange, body, "m", words, [[1]] * count), exchange.streams
+    return Answer(exchange, body, "m", words, [[1]] * count, str), exchange.streams
 
 
 def test_a_client_that_reads_slowly_is_sent_what_waited_in_one_chunk():
     body = CompletionBody(prompt="x", stream=True)
     answer, (stream,) = answer_of(body, 1)
     tokens = ids_of([n % 4 for n in range(5 * MOST_CHUNKS)])
-    stream.steps = [[token] for token in tokens]
+    stream.steps = [Step([token]) for token in tokens]
     chunks = answer.chunks()
     assert len(chunks) == 1
-    stream.steps = [[token] for token in tokens[:3]]
+    stream.steps = [Step([token]) for token in tokens[:3]]
     stream.ended = {"reason": "length"}
     chunks += answer.chunks()
     told = [json.loads(chunk.removeprefix(b"data: "))["choices"][0] for chunk in chunks]
@@ -93,20 +93,24 @@ def test_a_client_that_reads_slowly_is_sent_what_waited_in_one_chunk():
 
 @pytest.mark.parametrize("name", NOT_SERVED)
 def test_what_is_not_served_is_refused_by_name_and_what_asks_for_nothing_is_taken(name: str):
-    body = {"prompt": "x", name: {"no": "such"}}
+    kind, body = CompletionBody, {"prompt": "x"}
+    if name == "echo":
+        kind, body = ChatBody, {"messages": [{"role": "user", "content": "x"}]}
     with pytest.raises(DoorError, match=f"{name} is not served here") as caught:
-        read_body(CompletionBody, body)
+        read_body(kind, body | {name: {"no": "such"}})
     assert (caught.value.status, caught.value.param) == (400, name)
     for usual in NOT_SERVED[name]:
-        read_body(CompletionBody, {"prompt": "x", name: usual})
-    properties = document()["components"]["schemas"]["CompletionBody"]["properties"]
+        read_body(kind, body | {name: usual})
+    properties = document()["components"]["schemas"][kind.__name__]["properties"]
     assert properties[name]["enum"] == list(NOT_SERVED[name])
 
 
 @pytest.mark.parametrize(
     ("body", "field"),
     [
-        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": 21}, "logprobs"),
         ({"temperature": -1}, "temperature"),
         ({"stop": [""]}, "stop"),
         ({"prompt": [True]}, "prompt"),
