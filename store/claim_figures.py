@@ -114,6 +114,23 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "",
         "1 - sum(forward_ns) / sum(end_ns - start_ns)",
     ),
+    "copies_per_swap": StepFigure(
+        "Copies per swap out or in, those made ahead included",
+        "",
+        "sum(copies) / nullif(count(*) FILTER (direction <> 'ahead'), 0)",
+        "swaps WHERE run_id = $run",
+    ),
+    "swap_mb": StepFigure(
+        "Bytes copied between the KV pool and host memory",
+        "MB",
+        "coalesce(sum(bytes), 0) / 1e6",
+        "swaps WHERE run_id = $run",
+    ),
+    "swap_wait_share": StepFigure(
+        "Share of the time in steps spent waiting for copies",
+        "",
+        "coalesce((SELECT sum(waited_ns) FROM swaps WHERE run_id = $run), 0) / sum(end_ns - start_ns)",
+    ),
     "kv_capacity_tokens": StepFigure("Tokens that the KV pool holds", "tokens", "$capacity::DOUBLE", ""),
 }
 FITTED: dict[str, tuple[str, str]] = {

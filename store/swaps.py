@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from store.link_fit import LinkFit, fit_link
 from store.metrics import METRICS
 from store.query import Query
 
-Numbers = Sequence[float] | np.ndarray
 BUCKETS = 120
-FEWEST = 3  # swaps that a line is fitted to
 
 
 def totals_query(run_id: str) -> Query:
@@ -90,38 +89,6 @@ def jain(values: Sequence[float]) -> float:
     """Jain's index (Jain et al., 1984) of an allotment: 1 where all have the same, 1/n where one of n has everything; NaN of nothing."""
     x = np.asarray([v for v in values if v is not None and np.isfinite(v)], dtype=np.float64)
     return float(x.sum() ** 2 / (x.size * (x**2).sum())) if x.size and x.any() else float("nan")
-
-
-@dataclass(frozen=True)
-class LinkFit:
-    """What a copy takes on a link: ``launch_s`` to begin, and bytes at ``bytes_per_s``."""
-
-    launch_s: float
-    bytes_per_s: float
-
-    def seconds(self, copies: float, nbytes: float) -> float:
-        return copies * self.launch_s + nbytes / self.bytes_per_s
-
-    def bandwidth(self, nbytes: float) -> float:
-        """Bytes per second that copies of so many bytes reach."""
-        return nbytes / (self.launch_s + nbytes / self.bytes_per_s)
-
-
-def fit_link(copies: Numbers, nbytes: Numbers, seconds: Numbers) -> LinkFit | None:
-    """``seconds = copies * launch + bytes / rate`` by least squares of the relative error, neither negative; None of too few swaps."""
-    c, n, t = (np.asarray(x, dtype=np.float64) for x in (copies, nbytes, seconds))
-    use = (t > 0) & (n > 0)
-    c, n, t = c[use], n[use], t[use]
-    if c.size < FEWEST:
-        return None
-    a = np.stack([c / t, n / t], axis=1)
-    scale = a.max(axis=0)
-    launch, per_byte = np.linalg.lstsq(a / scale, np.ones(c.size), rcond=None)[0] / scale
-    if launch < 0 or not np.isfinite(launch):
-        launch, per_byte = 0.0, float((a[:, 1].sum()) / (a[:, 1] ** 2).sum())
-    if per_byte <= 0 or not np.isfinite(per_byte):
-        launch, per_byte = float(a[:, 0].sum() / (a[:, 0] ** 2).sum()), 1e-15
-    return LinkFit(float(launch), 1 / float(per_byte))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ class HostCopy:
     table: list[int] = field(default_factory=list)  # host blocks, by place in the request's block table
     valid: int = 0  # tokens, from the first on, whose copy need not be sent again
     complete: int = -1  # tokens that were swapped out last, if all that belongs to them is still here
+    given: bool = False  # left by the turn before; its request has not begun
     tokens: int = 0  # swapped out and waiting to come back; 0 while the request holds its blocks on the device
     tail: int | None = None  # place of its exact tail on the host
 

@@ -11,19 +11,19 @@ is shared and only the rest is copied in.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from engine.block_table import whole_blocks
-from engine.config.errors import IntegrityError
+from engine.kv.checksums import Checksums
 from engine.kv.copying import Copier, Ticket, pieces, runs
 from engine.kv.host import HostCopy, HostPool
 from engine.kv.pool import BlockPool
 from engine.request import Request
 from engine.scheduling.preemption import Move, Preemption
+from telemetry.rows import COMPLETED
 
 OUT, IN, AHEAD = "out", "in", "ahead"
 
@@ -41,6 +41,10 @@ class _Transfer:
     blocks: list[int] = field(default_factory=list)  # held until it has landed: places ``first``... of the table
     first: int = 0
     tail: int | None = None  # exact tail that is held likewise
+    owner: int = -1  # request whose copy in host memory it reads or writes
+
+    def __post_init__(self) -> None:
+        self.owner = self.request.index if self.owner < 0 else self.owner
 
 
 class Swap(Preemption):
@@ -60,6 +64,7 @@ class Swap(Preemption):
         keep: bool,
         window: int | None,
         clock: Callable[[], int],
+        continued: Mapping[str, int] | None = None,
         check: bool = False,
     ) -> None:
         """
@@ -68,6 +73,7 @@ class Swap(Preemption):
             grouped: neighbours are copied together.
             keep: a request that came back keeps its copy.
             window: tokens that the cache's codec packs together, 0 if each by itself; None: no codec.
+            continued: numbers of the requests that go on where another one ends, by that one's name.
             check: compare every block that comes back with what left, byte by byte (slow; for tests).
         """
         self.pool = pool
@@ -78,13 +84,14 @@ class Swap(Preemption):
         self._tail_pairs = list(zip(tail_stores, host.tail_stores, strict=True))
         self._grouped = grouped
         self._keep = keep
+        self._continued = dict(continued or {}) if keep else {}
         self._window = window
         self._clock = clock
         self._under_way: list[_Transfer] = []  # in the order in which they land
         self._moves: list[Move] = []
         self._totals = dict.fromkeys(("swaps_out", "swaps_in", "swaps_ahead", "swap_copies", "swap_bytes"), 0.0)
         self._totals["swap_waited_s"] = 0.0
-        self._digests: dict[int, list[bytes]] | None = {} if check else None  # request -> of its blocks as they left
+        self._checksums = Checksums(stores, tail_stores) if check else None
 
     def settle(self) -> None:
         while self._under_way and self._under_way[0].ticket.landed.is_set():
@@ -107,12 +114,12 @@ class Swap(Preemption):
         copy = self.host.copy_of(request.index)
         assert copy is not None
         first = blocks if copy.complete == tokens else whole_blocks(copy.valid, pool.block_size)
-        if self._digests is not None:
-            self._digests[request.index] = self._digest(request.block_table[:blocks], tail)
+        if self._checksums is not None:
+            self._checksums.left(request.index, request.block_table[:blocks], tail)
         ticket = self._start(request.block_table, copy, first, blocks, tail, to_host=True)
         copy.tokens = copy.complete = tokens
         copy.valid = self._final(tokens)
-        ahead = [t.first for t in self._under_way if t.request is request]
+        ahead = [t.first for t in self._under_way if t.owner == request.index]
         held = blocks if ticket.landed.is_set() else min([first, *ahead])
         pool.free(request.block_table[blocks:], request.index, blocks)
         transfer = _Transfer(request, OUT, ticket, tokens, blocks - first, first)
@@ -125,12 +132,19 @@ class Swap(Preemption):
 
     def tokens_of(self, request: Request) -> int:
         copy = self.host.copy_of(request.index)
-        return 0 if copy is None else copy.tokens
+        if copy is None:
+            return 0
+        if copy.given:  # all but the last token at most: that one gives the next
+            return min(
+                copy.valid, self.pool.block_size * whole_blocks(request.num_known_tokens - 1, self.pool.block_size)
+            )
+        return copy.tokens
 
     def back(self, request: Request) -> bool:
         copy = self.host.copy_of(request.index)
         assert copy is not None
-        tokens, size = copy.tokens, self.pool.block_size
+        tokens, size = self.tokens_of(request), self.pool.block_size
+        copy.given = False
         if request.num_computed_tokens >= tokens:  # the pool still had all of it
             copy.tokens = 0
             return True
@@ -182,8 +196,37 @@ class Swap(Preemption):
             self._add(_Transfer(request, AHEAD, ticket, tokens, blocks - first, first, first=first))
 
     def forget(self, request: Request) -> None:
-        self._finish(request)
-        self.host.drop(request.index)
+        follower = self._continued.get(request.request_id)
+        if follower is None or request.end_reason not in COMPLETED or not self._hand_on(request, follower):
+            self._finish(request)
+            self.host.drop(request.index)
+
+    def _hand_on(self, request: Request, follower: int) -> bool:
+        """A turn ended: what it computed is kept for the next one, as whole blocks. False where there is no room."""
+        pool, size = self.pool, self.pool.block_size
+        tokens = min(request.num_computed_tokens, len(request.token_ids) - 1)
+        blocks = whole_blocks(self._final(tokens), size)
+        if not blocks or not self.host.extend(request.index, blocks, pinned=self._pinned()):
+            return False
+        copy = self.host.copy_of(request.index)
+        assert copy is not None
+        if self._checksums is not None:
+            self._checksums.left(follower, request.block_table[:blocks], None)
+        first = min(blocks, whole_blocks(copy.valid, size))
+        ticket = self._start(request.block_table, copy, first, blocks, None, to_host=True)
+        self.host.drop_tail(copy)
+        copy.valid, copy.tokens, copy.complete, copy.given = blocks * size, 0, -1, True
+        under_way = [t for t in self._under_way if t.owner == request.index]
+        held = blocks if ticket.landed.is_set() else min([first, *(t.first for t in under_way)])
+        self.host.hand_on(request.index, follower)
+        for transfer in under_way:
+            transfer.owner = follower
+        transfer = _Transfer(request, OUT, ticket, blocks * size, blocks - first, first, owner=follower)
+        transfer.blocks, transfer.first = request.block_table[held:blocks], held
+        pool.free(request.block_table[blocks:], request.index, blocks)
+        request.block_table = request.block_table[:held]
+        self._add(transfer)
+        return True
 
     def in_transit(self) -> Iterable[tuple[list[int], int | None, int]]:
         size = self.pool.block_size
@@ -230,11 +273,11 @@ class Swap(Preemption):
         return tokens - tokens % (self._window or 1)
 
     def _pinned(self) -> frozenset[int]:
-        return frozenset(t.request.index for t in self._under_way)
+        return frozenset(t.owner for t in self._under_way)
 
     def _finish(self, request: Request) -> None:
         """Wait for all copies of one request."""
-        for transfer in [t for t in self._under_way if t.request is request]:
+        for transfer in [t for t in self._under_way if t.owner == request.index]:
             self._wait_for(transfer)
 
     def _wait_for(self, transfer: _Transfer) -> None:
@@ -279,8 +322,11 @@ class Swap(Preemption):
         copy = self.host.copy_of(request.index)
         assert copy is not None
         request.arriving = False
-        if self._digests is not None:
-            self._compare(transfer)
+        if self._checksums is not None:
+            there = request.block_table[transfer.first : pool.blocks_for(transfer.tokens)]
+            self._checksums.compare(
+                request.index, transfer.first, there, request.tail if copy.tail is not None else None
+            )
         request.num_computed_tokens = transfer.tokens
         for place in range(transfer.first, whole_blocks(transfer.tokens, pool.block_size)):
             pool.filled(request.block_table[place], request.index, place)
@@ -295,21 +341,3 @@ class Swap(Preemption):
         elif copy.tail is not None:
             self.host.drop_tail(copy)
             copy.complete = -1  # its tail goes on changing
-
-    def _digest(self, blocks: Sequence[int], tail: int | None) -> list[bytes]:
-        """Checksums of blocks on the device, and of an exact tail."""
-        pieces = [[store[:, block] for store, _ in self._pairs] for block in blocks]
-        pieces += [[store[:, tail] for store, _ in self._tail_pairs]] if tail is not None else []
-        return [
-            hashlib.blake2b(b"".join(x.cpu().numpy().tobytes() for x in parts), digest_size=16).digest()
-            for parts in pieces
-        ]
-
-    def _compare(self, transfer: _Transfer) -> None:
-        assert self._digests is not None
-        request, blocks = transfer.request, self.pool.blocks_for(transfer.tokens)
-        there = self._digest(request.block_table[transfer.first : blocks], request.tail if self._window else None)
-        left = self._digests.pop(request.index)[transfer.first :]
-        if there != left:
-            wrong = [transfer.first + i for i, (a, b) in enumerate(zip(there, left, strict=False)) if a != b]
-            raise IntegrityError(f"request {request.index}: places {wrong} of its table came back with other bytes")

@@ -64,6 +64,7 @@ def make_preemption(prepared: Prepared, pool: BlockPool, cache: KVCache, clock: 
         keep=asked.keep_copy,
         window=None if prepared.codec is None else prepared.codec.window,
         clock=clock.now_ns,
+        continued={r.spec.after: r.index for r in prepared.requests if r.spec.continues and r.spec.after is not None},
         check=prepared.spec.engine.check_integrity,
     )
 

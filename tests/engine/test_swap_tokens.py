@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from engine.block_table import blocks_for
 from engine.config import (
     ChunkedPrefill,
     EngineConfig,
@@ -26,7 +27,7 @@ from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
-from tests.engine.drawn import most_blocks, random_llama
+from tests.engine.drawn import random_llama
 from tests.engine.serving import Verdict, check_greedy, make_spec
 from tests.engine.test_kv_tokens import check_alone
 
@@ -59,11 +60,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 
 
 def crowd(seed: int) -> list[RequestSpec]:
-    """Requests that come at once or nearly so, some with a common beginning, some after another, some given up."""
+    """Requests that come at once or nearly so, some with a common beginning, some after another or going on
+    where it ended, some given up."""
     dice = random.Random(seed)
     stem = [dice.randrange(8, 200) for _ in range(dice.choice([0, 6, 20]))]
     asked = []
     for index in range(dice.randint(3, 7)):
+        after = dice.randrange(index) if index and dice.random() < 0.3 else None
         prompt = stem[: dice.choice([0, len(stem)])] + [dice.randrange(8, 200) for _ in range(dice.randint(1, 24))]
         asked.append(
             RequestSpec(
@@ -72,16 +75,20 @@ def crowd(seed: int) -> list[RequestSpec]:
                 max_tokens=dice.randint(4, 40),
                 priority=dice.randint(0, 1),
                 arrival_ns=dice.choice([0, 0, dice.randrange(10_000_000)]),
-                after=str(dice.randrange(index)) if index and dice.random() < 0.2 else None,
+                after=None if after is None else str(after),
+                continues=after is not None and dice.random() < 0.7,
                 cancel_after_ns=dice.randrange(40_000_000) if dice.random() < 0.15 else None,
             )
         )
     return asked
 
 
-def serve(config: EngineConfig, asked, run_dir: Path, room: Room):
-    """Serve from a pool of this size and hold every book to its balance; returns what was prepared and the engine."""
+def serve(config: EngineConfig, asked, run_dir: Path, spare: int):
+    """Serve from a pool that holds the longest request and that many percent more, and hold every book to its balance.
+    Returns what was prepared and the engine."""
     prepared = prepare(make_spec(config, asked))
+    longest = max(blocks_for(r.most_computed_tokens, config.block_size) for r in prepared.servable)
+    room = Room(longest + longest * spare // 200, None if prepared.tails is None else 3)
     prepared = replace(prepared, pool=replace(prepared.pool, taken=room))
     with Recorder(run_dir, config.recording, clock := RunClock()) as recorder:
         engine = build_engine(prepared, recorder, clock)
@@ -127,7 +134,6 @@ def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny,
     )
     least = 1 + (speculation.k if speculation else 0)
     policies = sorted(set(POLICIES) - ({"static", "padded", "padded-sorted"} if swaps.redraws else set()))
-    longest = most_blocks(asked, block_size)
     codec = CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")]
     config = EngineConfig(
         model=str(directory),
@@ -154,9 +160,6 @@ def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny,
         check_integrity=True,
         recording=data.draw(st.sampled_from(["full", "off"]), label="recording"),
     )
-    room = Room(
-        longest + data.draw(st.integers(0, longest // 2), label="spare blocks"),
-        3 if codec and codec.codec == "kivi" else None,
-    )
-    prepared, _ = serve(config, asked, tmp_path, room)
+    spare = data.draw(st.integers(0, 100), label="spare blocks, % of the longest request's")
+    prepared, _ = serve(config, asked, tmp_path, spare)
     check_tokens(model, prepared)

@@ -125,7 +125,7 @@ class Bench:
         copier = Copier(pairs, link=link, asynchronous=how.pop("asynchronous", False))
         self.swap = Swap(
             self.pool, self.host, copier, [self.store], [], grouped=True, keep=keep, window=None, clock=RunClock().now_ns,
-            check=True,
+            continued=how.get("continued"), check=True,
         )  # fmt: skip
         prefixes = PrefixCache(self.pool, PrefixSharing(), self.copy_block) if sharing else None
         policy = POLICIES["stall-free"](Limits(64, None, 64))
@@ -227,6 +227,45 @@ def test_a_shared_block_stays_with_its_other_owner() -> None:
     assert bench.written(leaver) == leaver.token_ids[: leaver.num_computed_tokens]
     back = bench.swap.take_moves()[-1]
     assert (back.direction, back.blocks) == ("in", 1), "what the pool still has is not copied in"
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_the_next_turn_takes_over_what_the_last_one_computed(asynchronous: bool) -> None:
+    bench = Bench(asynchronous=asynchronous, continued={"0": 1})
+    turn = make_request(0, [5] * 14, output=4)
+    bench.scheduler.add(turn)
+    for _ in range(4):
+        bench.step()
+    turn.end_reason = "length"
+    bench.scheduler.remove(turn)
+    bench.swap.wait()
+    assert bench.pool.num_used == 0
+    after = make_request(1, [*turn.token_ids, 7, 7, 7], output=4)
+    bench.scheduler.add(after)
+    while len(after.token_ids) == after.num_prompt_tokens:
+        bench.step()
+    kept, back = bench.swap.take_moves()
+    assert (kept.direction, kept.request, kept.blocks) == ("out", 0, 4)
+    assert (back.direction, back.request, back.tokens) == ("in", 1, 16)
+    assert bench.written(after) == after.token_ids[: after.num_computed_tokens]
+    bench.scheduler.remove(after)
+    assert bench.host.num_free == bench.host.num_blocks
+    bench.swap.close()
+
+
+def test_what_a_turn_left_gives_way_to_who_has_to_leave() -> None:
+    bench = Bench(host=4, continued={"0": 1})
+    turn, other = make_request(0, [5] * 14, output=4), make_request(2, [6] * 14)
+    bench.scheduler.add(turn)
+    bench.step()
+    turn.end_reason = "length"
+    bench.scheduler.remove(turn)
+    bench.scheduler.add(other)
+    bench.step()
+    assert bench.scheduler.preempt(other)
+    after = make_request(1, [*turn.token_ids, 7], output=4)
+    assert bench.swap.tokens_of(after) == 0, "its copy is gone, and it is computed"
+    bench.scheduler.check_integrity()
 
 
 def test_without_room_in_host_memory_a_request_is_computed_again() -> None:

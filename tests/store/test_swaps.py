@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from row_maker import STEP_NS, iteration_values, make_run, request_values
 
-from store import swaps
+from store import link_fit, swaps
 from store.database import Database
 from store.ingest import Collector
 from telemetry.recorder import Recorder
@@ -61,28 +61,28 @@ def test_waiting_is_part_of_the_steps_it_held_up(con) -> None:
 def test_the_link_is_found_again_from_what_swaps_took(con) -> None:
     rows = swaps.swaps_query("r").table(con).to_pylist()
     assert len(rows) == 4, "one copied nothing"
-    fit = swaps.fit_link(*zip(*[(r["copies"], r["bytes"], r["copying_ms"] / 1e3) for r in rows], strict=True))
+    fit = link_fit.fit_link(*zip(*[(r["copies"], r["bytes"], r["copying_ms"] / 1e3) for r in rows], strict=True))
     assert fit.launch_s == pytest.approx(2e-6, rel=1e-3)
     assert fit.bytes_per_s == pytest.approx(4e9, rel=1e-3)
     assert fit.bandwidth(8000) == pytest.approx(2e9)
-    assert swaps.fit_link([1], [1], [1]) is None
+    assert link_fit.fit_link([1], [1], [1]) is None
 
 
 @pytest.mark.parametrize("seconds", [[3e-6, 2e-6, 1e-6], [1e-6, 9e-6, 90e-6]])
 def test_a_fit_is_never_negative(seconds: list[float]) -> None:
-    fit = swaps.fit_link([10, 10, 10], [1e3, 1e4, 1e5], seconds)
+    fit = link_fit.fit_link([10, 10, 10], [1e3, 1e4, 1e5], seconds)
     assert fit.launch_s >= 0
     assert fit.bytes_per_s > 0
 
 
 def test_the_crossing_is_where_both_cost_the_same() -> None:
-    link = swaps.LinkFit(1e-6, 1e8)
+    link = link_fit.LinkFit(1e-6, 1e8)
     costs = swaps.Costs(link, 2.0, 46_080, 2e8, 7e4, 1e12)
     crossing = costs.crossover_tokens()
     assert crossing > 0
     assert costs.swap_s(crossing) == pytest.approx(costs.recompute_s(crossing))
     assert costs.swap_s(2 * crossing) < costs.recompute_s(2 * crossing)
-    assert swaps.Costs(swaps.LinkFit(0, 1e12), 2.0, 46_080, 2e8, 7e4, 1e12).crossover_tokens() == 0
+    assert swaps.Costs(link_fit.LinkFit(0, 1e12), 2.0, 46_080, 2e8, 7e4, 1e12).crossover_tokens() == 0
 
 
 def test_costs_come_from_the_runs_own_rows(con) -> None:

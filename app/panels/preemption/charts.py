@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 
 from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
 from app.theme import Palette
-from store.swaps import Costs, LinkFit
+from store.link_fit import LinkFit
+from store.swaps import Costs
 
 NOTHING = "Nothing was swapped."
 DIRECTIONS = ("out", "in", "ahead")

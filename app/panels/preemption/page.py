@@ -21,7 +21,7 @@ from app.panels.preemption.words import CHARTS
 from app.runs.folder import read_spec
 from app.words.plain import counted
 from engine.config import RequestSpec
-from store import swaps
+from store import link_fit, swaps
 
 
 def preemption_section(run: FinishedRun) -> None:
@@ -91,8 +91,8 @@ def sessions_of(asked: Sequence[RequestSpec]) -> tuple[list[int], list[int]]:
     return list(range(len(sessions))), sessions
 
 
-def link_of(moved: pa.Table) -> swaps.LinkFit | None:
-    return swaps.fit_link(column(moved, "copies"), column(moved, "bytes"), column(moved, "copying_ms") / 1e3)
+def link_of(moved: pa.Table) -> link_fit.LinkFit | None:
+    return link_fit.fit_link(column(moved, "copies"), column(moved, "bytes"), column(moved, "copying_ms") / 1e3)
 
 
 def totals_in_words(totals: list[dict[str, Any]]) -> str:
@@ -116,7 +116,7 @@ def waits_in_words(waits: pa.Table) -> str:
     return f"{100 * waiting / (waiting + computing):.2f} % of the time in steps was spent waiting for copies."
 
 
-def link_in_words(fit: swaps.LinkFit | None) -> str:
+def link_in_words(fit: link_fit.LinkFit | None) -> str:
     if fit is None:
         return "Too few swaps to fit a line."
     return f"Fitted: {fit.launch_s * 1e6:,.2f} µs to begin a copy, {fit.bytes_per_s / 1e9:,.2f} GB/s."

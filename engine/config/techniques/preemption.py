@@ -54,7 +54,7 @@ class Preemption(Settings):
         True,
         "Keep the host copy",
         "A request that came back keeps its copy in host memory while there is room, so its next swap sends only what "
-        "is new.",
+        "is new. In a conversation, what a turn computed is kept for the next one.",
         group="Preemption",
         paper="FastSwitch (2024)",
     )

@@ -10,7 +10,8 @@ from app.panels.preemption.tables import swaps_table
 from app.panels.sentences import decision_in_words
 from app.theme import LIGHT
 from engine.config import RequestSpec
-from store.swaps import Costs, LinkFit
+from store.link_fit import LinkFit
+from store.swaps import Costs
 
 TOTAL = {
     "direction": "out", "swaps": 2, "blocks": 10, "blocks_kept": 3, "copies": 60, "bytes": 3_000_000, "copies_per_swap": 30.0,

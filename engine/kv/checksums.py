@@ -1,0 +1,47 @@
+"""What left the pool and what came back, held against each other byte by byte; for tests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from engine.config.errors import IntegrityError
+
+
+class Checksums:
+    """Checksums of blocks and exact tails on the device, as they were when they left."""
+
+    def __init__(self, stores: Sequence[torch.Tensor], tail_stores: Sequence[torch.Tensor]) -> None:
+        """``stores``, ``tail_stores``: of the cache, [stripes, blocks or tails, bytes] uint8."""
+        self._stores = stores
+        self._tail_stores = tail_stores
+        self._left: dict[int, tuple[list[bytes], bytes | None]] = {}  # request -> of its blocks, of its tail
+
+    def left(self, request: int, blocks: Sequence[int], tail: int | None) -> None:
+        """Keep the checksums of a request's blocks, from the first place of its table on, and of its tail."""
+        self._left[request] = self._of(blocks, tail)
+
+    def compare(self, request: int, first: int, blocks: Sequence[int], tail: int | None) -> None:
+        """Hold what came back to places ``first``... against what left.
+
+        Raises:
+            IntegrityError: naming the places that differ.
+        """
+        there, there_tail = self._of(blocks, tail)
+        left, left_tail = self._left.pop(request)
+        pairs = zip(there, left[first : first + len(there)], strict=True)
+        wrong = [first + place for place, (a, b) in enumerate(pairs) if a != b]
+        if wrong or there_tail != left_tail:
+            raise IntegrityError(
+                f"request {request}: places {wrong} of its table, or its tail, came back with other bytes"
+            )
+
+    def _of(self, blocks: Sequence[int], tail: int | None) -> tuple[list[bytes], bytes | None]:
+        tails = None if tail is None else _digest([store[:, tail] for store in self._tail_stores])
+        return [_digest([store[:, block] for store in self._stores]) for block in blocks], tails
+
+
+def _digest(parts: Sequence[torch.Tensor]) -> bytes:
+    return hashlib.blake2b(b"".join(x.cpu().numpy().tobytes() for x in parts), digest_size=16).digest()
