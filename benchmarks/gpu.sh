@@ -85,7 +85,7 @@ if [ "$only" = all ] || [ "$only" = tests ]; then
   echo "== kernels and graphs against the reference, fresh random inputs, poisoned caches"
   timeout --signal=INT --kill-after=20 "$test_seconds" \
     "$python" -m pytest -q -n $((cores > 12 ? 12 : cores)) --timeout "$test_seconds" -p no:cacheprovider \
-    tests/engine/test_triton_*.py tests/engine/test_kernels.py tests/engine/test_graphs.py tests/engine/test_longer_graphs.py tests/engine/test_cuda_paths.py \
+    tests/engine/test_triton_*.py tests/engine/test_kernels.py tests/engine/test_graphs.py tests/engine/test_longer_graphs.py tests/engine/test_cuda_paths.py tests/engine/test_swap_cuda.py \
     tests/engine/test_large_pools.py \
     >"$out/gpu-tests.log" 2>&1
   ended "the tests" $? "$test_seconds" TEST_SECONDS

@@ -110,6 +110,7 @@ def workload(model: str, device: str, shape: Shape, pool: float = 0.4) -> RunSpe
         model=model,
         device=device,
         threads=1 if device == "cpu" else None,
+        cuda_graphs=False,  # what they spare is the same for all, and capturing them takes longer than serving
         block_size=BLOCK,
         kv_blocks=round(pool * demand),
         max_num_seqs=shape.sessions,
