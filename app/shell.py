@@ -33,6 +33,7 @@ pages = [
     st.Page("pages/runs.py", title="Runs", icon=":material/list:"),
     *([st.Page("pages/reports.py", title="Reports", icon=":material/article:")] if may(Right.KEEP) else []),
     *([st.Page("pages/sql.py", title="SQL", icon=":material/database:")] if may(Right.SQL) else []),
+    st.Page("pages/door.py", title="Door", icon=":material/door_open:"),
     st.Page("pages/learn.py", title="Learn", icon=":material/school:"),
     st.Page("pages/papers.py", title="Papers", icon=":material/library_books:"),
     st.Page("pages/glossary.py", title="Glossary", icon=":material/dictionary:"),

@@ -12,7 +12,7 @@ from app.locks import running_lab
 from app.settings.written import parse_settings
 from telemetry.status import state
 
-KEY_VARIABLE = "SERVESCOPE_API_KEY"
+KEY_VARIABLE = "SERVESCOPE_API_KEY"  # as app.door.open_doors gives it
 
 
 def register(app: typer.Typer) -> None:
@@ -32,6 +32,7 @@ def serve(
         str, typer.Option(envvar=KEY_VARIABLE, help="Key that clients give; others on this machine see the option.")
     ] = "",
     name: Annotated[str, typer.Option(help="What clients call the model.")] = "",
+    run_id: Annotated[str, typer.Option(help="Name of the session's run; by time if left out.")] = "",
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Record the answers' text and tokens.")] = False,
     most_waiting: Annotated[
         int, typer.Option(help="Requests that may wait for a place; more get 429.", min=0, max=20_000)
@@ -49,7 +50,7 @@ def serve(
     from app.home import Home
 
     home = Home.from_environment().prepare()
-    spec = served_spec(parse_settings(set or []), keep_text=keep_text)
+    spec = served_spec(parse_settings(set or []), keep_text=keep_text, run_id=run_id)
     options = Options(host, port, api_key, tuple(allow_host or ()), name, most_waiting, drain)
 
     def announce(url: str) -> None:

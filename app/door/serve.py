@@ -17,6 +17,7 @@ from app.door.desk import Desk
 from app.door.keeper import Keeper
 from app.door.link import Link
 from app.door.metrics import Counts
+from app.door.open_doors import publish, withdraw
 from app.door.routes import door_app
 from app.door.session import Session
 from app.errors import LabError
@@ -187,13 +188,16 @@ class _Opening:
             await self._server.serve([self._listener])
         finally:
             announced.cancel()
+            withdraw(self._session.run_dir)
             await link.close()
 
     async def _announce_once(self) -> None:
         while not self._server.started:
             await asyncio.sleep(0.01)
         host, port = self._listener.getsockname()[:2]
-        self._announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        publish(self._session.run_dir, url, self._options.model or self._spec.engine.model, self._options.key)
+        self._announce(url)
 
     def _engine_is_gone(self) -> None:
         self._say("The engine process is gone; what was asked is answered with an error.")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.errors import LabError
-from app.home import Home
+from app.home import Home, checked_run_id
 from app.locks import LabAddress, running_lab
 from app.runs.folder import create_run
 from app.runs.queue import RunQueue
@@ -22,10 +22,12 @@ WARM = "warm prefix cache"
 """The label of a run whose requests may find what other clients' requests left in the cache."""
 
 
-def served_spec(settings: dict[str, str], *, keep_text: bool = False, title: str = "") -> RunSpec:
+def served_spec(settings: dict[str, str], *, keep_text: bool = False, run_id: str = "") -> RunSpec:
     """The run of a door with ``KEY=VALUE`` settings. Raises ``ConfigError`` for a wrong one, ``LabError`` for one that
     cannot be at a door.
     """
+    if run_id:
+        checked_run_id(run_id)
     engine = apply_overrides(EngineConfig(), {"keep_text": "on" if keep_text else "off"} | settings)
     if engine.recording == "off":
         raise LabError(
@@ -40,9 +42,9 @@ def served_spec(settings: dict[str, str], *, keep_text: bool = False, title: str
         engine = engine.model_copy(update={"model": str(model.resolve())})
     now = time.time_ns()
     return RunSpec(
-        run_id=new_run_id(),
+        run_id=run_id or new_run_id(),
         scenario="served",
-        title=title or "Open to clients",
+        title="Open to clients",
         served=True,
         engine=engine,
         labels=(SERVED, *([WARM] if engine.prefix_sharing is not None else [])),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from app.server.entrance import Entrance
 
 LIVE_PATH = "/live"
-PAGES = ("compare", "glossary", "learn", "papers", "reports", "room", "runs", "sql")
+PAGES = ("compare", "door", "glossary", "learn", "papers", "reports", "room", "runs", "sql")
 """Paths of the pages beside the one at ``/``; ``tests/app/server/test_server.py`` holds them to the files in
 ``app/pages``.
 """
