@@ -24,9 +24,9 @@ class FreeBlocks(Protocol):
         """A block has become free."""
         ...
 
-    def take(self, count: int, after: int) -> list[int]:
+    def take(self, count: int, after: int, grow: int = 0) -> list[int]:
         """Remove ``count`` blocks, which must be there, for places of a block table that follow block ``after``
-        (-1: the table begins with them)."""
+        (-1: the table begins with them). ``grow``: blocks that the table may need beyond them."""
         ...
 
 
@@ -45,7 +45,7 @@ class OldestFirst:
     def add(self, block: int) -> None:
         self._order[block] = None
 
-    def take(self, count: int, after: int) -> list[int]:
+    def take(self, count: int, after: int, grow: int = 0) -> list[int]:
         return [self._order.popitem(last=False)[0] for _ in range(count)]
 
 
@@ -53,16 +53,16 @@ class LargestRun:
     """Block groups (after FastSwitch, 2024): whole runs of neighbours are kept, served from the largest and merged
     when a block between them is freed.
 
-    A table grows into the block behind its last one where that is free. Else it is served from the largest run: at the
-    run's middle where more is left than is asked for, so that neither the table before the run nor this one is shut in
-    at once. What one run cannot give is taken from several. Work grows with the number of runs, at most half the
-    pool's blocks.
+    A table grows into the block behind its last one where that is free. Else it is served from the largest run, behind
+    the blocks that the table before the run may still need, and these are at most half of what is left over. What one
+    run cannot give is taken from several. Work grows with the number of runs, at most half the pool's blocks.
     """
 
     def __init__(self, blocks: int) -> None:
         self._length: dict[int, int] = {}  # first block of a run -> its blocks
         self._first: dict[int, int] = {}  # last block of a run -> its first
         self._sizes: list[tuple[int, int]] = []  # (blocks, -first block) of every run, sorted
+        self._wanted: dict[int, int] = {}  # last block of a table -> blocks it may still need
         self._free = 0
         if blocks:
             self._insert(0, blocks)
@@ -79,6 +79,7 @@ class LargestRun:
         return sorted(self._length.items())
 
     def add(self, block: int) -> None:
+        self._wanted.pop(block, None)
         first, last = block, block
         if (before := self._first.get(block - 1)) is not None:
             self._remove(before)
@@ -88,20 +89,23 @@ class LargestRun:
             last = block + behind
         self._insert(first, last - first + 1)
 
-    def take(self, count: int, after: int) -> list[int]:
+    def take(self, count: int, after: int, grow: int = 0) -> list[int]:
         taken: list[int] = []
+        self._wanted.pop(after, None)
         while count:
             begin = taken[-1] if taken else after
             if begin >= 0 and begin + 1 in self._length:  # go on where the table ends
                 first, place = begin + 1, 0
             else:
                 first = -self._sizes[-1][1]
-                spare = self._length[first] - count
-                place = spare // 2 if spare > 0 and first > 0 else 0
+                spare = max(0, self._length[first] - count)
+                place = min(self._wanted.get(first - 1, 0), spare // 2)
             given = min(count, self._length[first] - place)
             self._cut(first, place, given)
             taken += range(first + place, first + place + given)
             count -= given
+        if taken and grow > 0:
+            self._wanted[taken[-1]] = grow
         return taken
 
     def _cut(self, first: int, place: int, count: int) -> None:

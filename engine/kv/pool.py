@@ -105,10 +105,11 @@ class BlockPool:
         """Blocks that hold this many tokens."""
         return blocks_for(tokens, self.block_size)
 
-    def allocate(self, count: int, request: int, position: int, after: int = -1) -> list[int]:
+    def allocate(self, count: int, request: int, position: int, after: int = -1, grow: int = 0) -> list[int]:
         """Take ``count`` free blocks for places ``position``... of a request's block table, cached ones last.
 
-        ``after``: the block before them in the table, -1 if there is none; a pool that groups goes on behind it.
+        For a pool that groups: ``after`` is the block before them in the table, -1 if there is none, and ``grow`` how
+        many the table may need beyond them.
 
         Raises:
             PoolExhausted: fewer than ``count`` blocks are free.
@@ -117,7 +118,7 @@ class BlockPool:
             raise PoolExhausted(f"{count} blocks asked for, {self.num_free} free of {self.num_blocks}")
         while len(self._free) < count:
             self._evict()
-        blocks = self._free.take(count, after)
+        blocks = self._free.take(count, after, grow)
         for block in blocks:
             self._ref_counts[block] = 1
         if self.journal is not None:

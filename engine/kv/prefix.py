@@ -112,7 +112,8 @@ class PrefixCache(Prefixes):
             pool.touch(match.partial.block)
         held = len(request.block_table)
         after = request.block_table[-1] if held else -1
-        request.block_table += pool.allocate(total - held, request.index, held, after)
+        grow = pool.blocks_for(request.most_computed_tokens) - total
+        request.block_table += pool.allocate(total - held, request.index, held, after, grow)
         for position in range(held, whole):
             self._copy_block(match.path[position].block, request.block_table[position])
         request.num_computed_tokens = whole * pool.block_size

@@ -73,7 +73,9 @@ class Prefixes:
         Raises:
             PoolExhausted: fewer than ``blocks_needed`` blocks are free.
         """
-        request.block_table = self.pool.allocate(self.pool.blocks_for(request.num_known_tokens), request.index, 0)
+        blocks = self.pool.blocks_for(request.num_known_tokens)
+        grow = self.pool.blocks_for(request.most_computed_tokens) - blocks
+        request.block_table = self.pool.allocate(blocks, request.index, 0, grow=grow)
 
     def pending(self, request: Request, first: int, last: int) -> Sequence[int]:
         """Hashes of the whole blocks that hold the request's tokens ``first`` to ``last``."""

@@ -186,8 +186,9 @@ class PlanBuilder:
 
     def _extend(self, request: Request, blocks: int) -> None:
         """Blocks that are free become the end of a request's table."""
-        table = request.block_table
-        table += self.pool.allocate(blocks, request.index, len(table), table[-1] if table else -1)
+        table, pool = request.block_table, self.pool
+        grow = pool.blocks_for(request.most_computed_tokens) - len(table) - blocks
+        table += pool.allocate(blocks, request.index, len(table), table[-1] if table else -1, grow)
 
     def _no_seat(self) -> bool:
         return len(self.books.running) >= self.books.max_num_seqs and not self.prefixes.reserves

@@ -63,13 +63,14 @@ def test_runs_of_free_blocks_are_whole_and_nothing_is_lost(steps: list[int]) -> 
 
 def test_a_table_is_served_from_the_largest_run_and_grows_where_it_ends() -> None:
     free = LargestRun(32)
-    first = free.take(4, -1)
-    second = free.take(4, -1)
+    first = free.take(4, -1, grow=3)
+    second = free.take(4, -1, grow=40)
     assert first == [0, 1, 2, 3]
-    assert second == list(range(second[0], second[0] + 4))
-    assert second[0] > 4, "the first has no room to grow"
+    assert second == [7, 8, 9, 10], "behind what the first may still need"
+    third = free.take(2, -1)
+    assert third[0] == 11 + (21 - 2) // 2, "nobody keeps more than half of what is left over"
     assert free.take(2, first[-1]) == [4, 5]
-    assert free.take(1, second[-1]) == [second[-1] + 1]
+    assert free.take(1, second[-1]) == [11]
 
 
 def host_of(store: torch.Tensor, blocks: int) -> HostPool:
