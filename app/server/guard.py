@@ -3,7 +3,8 @@
 One ASGI middleware in front of every route, Streamlit's and ours. It refuses
 
 - a ``Host`` that is not this machine's (a foreign name made to resolve to 127.0.0.1 would let a web page in);
-- an ``Origin`` that is not exactly the host that was asked (another site, another port, a file, a sandboxed frame);
+- an ``Origin`` that is not exactly the host that was asked, or the address that a proxy hands out (another site,
+  another port, a file, a sandboxed frame);
 - a subresource or fetch that the browser itself marks as coming from another site.
 
 Refused: HTTP 403, or a WebSocket handshake that is turned down. Answers carry headers that forbid framing and sniffing.
@@ -28,10 +29,13 @@ SECURITY_HEADERS = (
 
 
 class Guard:
-    """ASGI middleware. ``allowed_hosts``: host names without port that may stand in ``Host``."""
+    """ASGI middleware. ``allowed_hosts``: host names without port that may stand in ``Host``. ``origin``: that of the
+    address under which a proxy hands the lab out, whose pages carry a port that the proxy may leave out of ``Host``.
+    """
 
-    def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
+    def __init__(self, app: ASGIApp, allowed_hosts: Iterable[str] = LOOPBACK_HOSTS, origin: str = "") -> None:
         self.app = app
+        self.origin = origin.lower()
         self.allowed_hosts = frozenset(host.lower().strip("[]") for host in allowed_hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -56,12 +60,16 @@ class Guard:
         if host_name(host) not in self.allowed_hosts:
             return "This host name is not the lab's. Open the address the lab printed, or start it with --allow-host."
         origins = header_values(headers, b"origin")
-        if len(origins) > 1 or (origins and not same_origin(origins[0], host)):
+        if len(origins) > 1 or (origins and not (same_origin(origins[0], host) or self._is_own(origins[0], host))):
             return "This page may not talk to the lab: it comes from another origin."
         cross_site = "cross-site" in header_values(headers, b"sec-fetch-site")
         if cross_site and "navigate" not in header_values(headers, b"sec-fetch-mode"):
             return "Another site's page may not load parts of the lab."
         return None
+
+    def _is_own(self, origin: str, host: str) -> bool:
+        """Whether a page of the proxy's address asks by its name."""
+        return origin.lower() == self.origin and host_name(host) == host_name(self.origin.partition("://")[2])
 
 
 def host_name(host: str) -> str:

@@ -24,6 +24,11 @@ class Public:
         return f"{self.scheme}://{self.host}{self.base}" if self.host else ""
 
     @property
+    def origin(self) -> str:
+        """What browsers say of pages that came from there; "" where there is none."""
+        return f"{self.scheme}://{self.host}" if self.host else ""
+
+    @property
     def is_secure(self) -> bool:
         return self.scheme == "https"
 

@@ -41,12 +41,15 @@ PING_S = 15.0  # proxies end a socket that was silent for 30 s or more
 CLOSE_S = 2  # how long open sockets may take at shutdown
 
 
-def streamlit_options(allowed_hosts: Iterable[str]) -> dict[str, Any]:
-    """Streamlit's settings, all of them set here; a user's own Streamlit configuration does not loosen them."""
+def streamlit_options(allowed_hosts: Iterable[str], origin: str = "") -> dict[str, Any]:
+    """Streamlit's settings, all of them set here; a user's own Streamlit configuration does not loosen them.
+    ``origin``: as ``Guard``'s.
+    """
     return {
         "server.address": HOST,
         "server.allowedHosts": list(allowed_hosts),
         "server.enableCORS": True,
+        "server.corsAllowedOrigins": [origin] if origin else [],
         "server.enableXsrfProtection": True,
         "server.headless": True,
         "server.fileWatcherType": "none",
@@ -66,14 +69,14 @@ def streamlit_options(allowed_hosts: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS) -> None:
+def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS, origin: str = "") -> None:
     """Apply ``streamlit_options`` and the lab's theme to this process."""
     from streamlit import config
     from streamlit.runtime.pages_manager import PagesManager
 
     from app.theme import streamlit_theme
 
-    options = streamlit_options(allowed_hosts) | streamlit_theme()
+    options = streamlit_options(allowed_hosts, origin) | streamlit_theme()
     config.get_config_options(force_reparse=True, options_from_flags=options)
     # Pages are named by st.navigation. Until it has run once, Streamlit would take an address such as /compare for a
     # script of its
@@ -100,7 +103,7 @@ def build_app(
 
     entrance = entrance or Entrance(lab.address)
     room = entrance.room
-    configure_streamlit(allowed_hosts)
+    configure_streamlit(allowed_hosts, entrance.public.origin)
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[dict[str, Any]]:
@@ -123,7 +126,10 @@ def build_app(
     return st.App(
         PAGE,
         routes=routes(lab, entrance),
-        middleware=[Middleware(Guard, allowed_hosts=tuple(allowed_hosts)), Middleware(Gate, entrance=entrance)],
+        middleware=[
+            Middleware(Guard, allowed_hosts=tuple(allowed_hosts), origin=entrance.public.origin),
+            Middleware(Gate, entrance=entrance),
+        ],
         lifespan=lifespan,
         on_script_error=lab.note_page_error,
     )

@@ -92,6 +92,18 @@ def test_a_named_host_is_let_in() -> None:
     assert guard.refusal([(b"host", b"127.0.0.1")])
 
 
+def test_a_proxys_page_is_let_in_whether_or_not_the_proxy_names_its_port() -> None:
+    async def nothing(*_: object) -> None: ...
+
+    guard = Guard(nothing, ("localhost", "lab.example"), origin="https://lab.example:9443")
+    own = (b"origin", b"https://lab.example:9443")
+    assert guard.refusal([(b"host", b"lab.example"), own]) is None
+    assert guard.refusal([(b"host", b"lab.example:9443"), own]) is None
+    assert guard.refusal([(b"host", b"localhost"), own]), "under another name"
+    assert guard.refusal([(b"host", b"lab.example"), (b"origin", b"https://lab.example:9444")])
+    assert guard.refusal([(b"host", b"lab.example"), (b"origin", b"http://lab.example:9443")])
+
+
 def test_names_are_read_without_port_and_brackets() -> None:
     assert host_name("[::1]:80") == "::1"
     assert host_name("a.b:1") == "a.b"
