@@ -14,12 +14,13 @@ export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab wheels setup test setup-test browser lint soak clean
+.PHONY: help lab wheels setup test setup-test test-clients browser lint soak clean
 
 help:
 	@echo "make lab    install what is missing and open the lab (ARGS='--port 9000' passes options on)"
 	@echo "make wheels download all that make lab installs into the folder wheels; then, without network: make lab WHEELS=wheels"
 	@echo "make test   install what the tests need and run them (ARGS='-k guard' passes options on)"
+	@echo "make test-clients  install lm-eval, AIPerf and GuideLLM beside the lab and let them drive it"
 	@echo "make lint   ruff, mypy and the import rules"
 	@echo "make soak   what make test leaves out as slow: kills in 20 rounds, a lab through 200 runs, all kernels for all devices"
 	@echo "make clean  remove the virtual environment and caches (your runs stay where they are)"
@@ -94,6 +95,23 @@ browser: setup-test
 	  $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1 || \
 	  { $$as_root apt-get update -qq >/dev/null 2>&1; $$as_root apt-get install -y -qq --no-install-recommends chromium >/dev/null 2>&1; }; }; } || true
 	@$(PY) -m app.chromium >/dev/null || true
+
+# Clients of others, each in an environment of its own under .clients: their requirements contradict ours and each other's. Two of them
+# find PyTorch and transformers where we have them.
+CLIENTS := lm-eval[api]==0.4.13 aiperf==0.13.0 guidellm==0.8.1
+test-clients: setup-test
+	@for client in $(CLIENTS); do \
+	  name=$$(echo $$client | sed 's/[[=].*//'); \
+	  if [ ! -e .clients/$$name/.done ]; then \
+	    echo "Installing $$client into .clients/$$name"; \
+	    $(PY) -m venv --clear .clients/$$name || exit 1; \
+	    if [ $$name != aiperf ]; then for site in .clients/$$name/lib/python*/site-packages; do \
+	      $(PY) -c 'import site; print(site.getsitepackages()[0])' > $$site/lab.pth; done; fi; \
+	    .clients/$$name/bin/pip install --quiet --no-input "$$client" || exit 1; \
+	    touch .clients/$$name/.done; \
+	  fi; \
+	done
+	@SERVESCOPE_CLIENTS=.clients $(PY) -m pytest tests/clients -s $(ARGS)
 
 lint: setup-test
 	@$(VENV)/bin/ruff check .

@@ -157,6 +157,46 @@ def test_the_openai_sdk_reads_answers_streams_and_errors(sdk: openai.OpenAI, doo
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_vllm_bench_reads_its_streams(client: httpx.Client, door: DoorProcess):
+    """It takes the usage from chunks without choices only, and counts a token for each chunk that has some."""
+    usual = {"model": door.model, "repetition_penalty": 1.0, "stream": True, "stream_options": {"include_usage": True}}
+    parts = [{"type": "text", "text": "Hello"}]
+    asked = {
+        "/v1/completions": {"prompt": "Hello", "max_tokens": 6, "logprobs": None, "temperature": 0.0},
+        "/v1/chat/completions": {"messages": [{"role": "user", "content": parts}], "max_completion_tokens": 6},
+    }
+    for path, own in asked.items():
+        with client.stream("POST", path, json=usual | own, headers={"x-request-id": "bench-7"}) as response:
+            assert response.headers["x-request-id"] == "bench-7"
+            chunks = events(response)
+        assert all(chunk["choices"] or "usage" in chunk for chunk in chunks)
+        told = [chunk["usage"] for chunk in chunks if not chunk["choices"]]
+        assert [usage["completion_tokens"] for usage in told] == [6]
+        assert len(text_of(chunks)) == 6
+
+
+def test_sglang_bench_reads_its_stream(client: httpx.Client, door: DoorProcess):
+    """It reads the first choice of every chunk unguarded, so none may come without."""
+    body = {"model": door.model, "prompt": "Hi", "temperature": 0, "best_of": 1, "max_tokens": 5, "stream": True}
+    with client.stream("POST", "/v1/completions", json=body | {"ignore_eos": True}) as response:
+        assert "".join(chunk["choices"][0]["text"] for chunk in events(response))
+    info = client.get("/server_info").json()
+    assert "avg_spec_accept_length" in info["internal_states"][0]
+
+
+def test_guidellm_and_aiperf_read_their_streams(client: httpx.Client, door: DoorProcess):
+    """Both want usage on every chunk when they ask for it, and drop chunks whose ``object`` is another word."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    talk = [{"role": "user", "content": "Hi"}]
+    body = {"model": door.model, "messages": talk, "max_completion_tokens": 4, "ignore_eos": True, "stream": True}
+    headers = {"Accept": "text/event-stream", "X-Correlation-ID": "c1"}
+    with client.stream("POST", "/v1/chat/completions", json=body | {"stream_options": options}, headers=headers) as got:
+        chunks = events(got)
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks][-1] == 4
+    assert chunks[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 0}
+
+
 def test_log_probabilities_as_lm_eval_asks_for_them(client: httpx.Client):
     """``local-completions`` sends contexts with their continuations as token ids and reads what lies between."""
     rows = [[9, 8, 7, 30, 31, 32], [40, 41, 42, 43]]
