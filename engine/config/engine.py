@@ -55,8 +55,8 @@ class EngineConfig(Settings):
         "auto",
         "Attention backend",
         "reference: plain PyTorch, one sequence at a time. gathered: all decodes in one pass. native: kernels compiled "
-        "for this processor that read the cache where it lies. triton: the same for GPUs. auto: triton on a GPU that "
-        "can run it, else gathered.",
+        "for this processor that read the cache where it lies. triton: the same for GPUs. auto: triton on a GPU, "
+        "native on a CPU, gathered where they cannot run or do not serve the settings.",
         group="Model",
         advanced=True,
     )

@@ -26,7 +26,7 @@ LEAST_CAPABILITY = (8, 0)  # bfloat16 matrix units and asynchronous copies
 def choose_backend(asked: str, device: torch.device) -> tuple[str, str | None]:
     """The backend's name, and a label for the run where it is not the one a GPU should have.
 
-    ``auto``: the custom kernels on a GPU that can run them, else gathered.
+    ``auto``: the custom kernels on a GPU that can run them, the native ones on a CPU that can, else gathered.
 
     Raises:
         EngineError: ``triton`` or ``native`` is asked for by name and cannot run here.
@@ -34,7 +34,7 @@ def choose_backend(asked: str, device: torch.device) -> tuple[str, str | None]:
     if asked not in ("auto", "triton", "native"):
         return asked, None
     if asked == "auto" and device.type == "cpu":
-        return "gathered", None
+        return "gathered" if lacking() else "native", None
     if asked == "native":
         obstacle = lacking() if device.type == "cpu" else "they are for CPUs"
         return _without_kernels(asked, obstacle, "native") if obstacle else ("native", None)

@@ -92,7 +92,7 @@ def test_a_block_table_is_followed_as_it_grows_and_read_anew_when_replaced():
 
 def test_a_cpu_has_no_custom_kernels_unless_they_are_interpreted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert choose_backend("auto", torch.device("cpu")) == ("gathered", None)
+    assert choose_backend("auto", torch.device("cpu")) == ("native", None)
     with pytest.raises(EngineError, match="they need a GPU"):
         choose_backend("triton", torch.device("cpu"))
 

@@ -1,4 +1,4 @@
-"""When a run gets native kernels: where they are asked for and can serve the run, else it is refused with the reason."""
+"""When a run gets native kernels: on a CPU where they can serve it, else it is refused with the reason or served without."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ def prepared(**changes: Any) -> Prepared:
     return prepare(make_spec(config, [RequestSpec(request_id="0", prompt_token_ids=(1, 2, 3), max_tokens=3)]))
 
 
+@pytest.mark.parametrize("asked", ["native", "auto"])
 @pytest.mark.parametrize("changes", [{}, {"kv_quantization": "on"}, {"speculation": "on"}, {"prefix_sharing": "on"}])
-def test_a_run_that_asks_for_them_is_served_natively(changes: dict[str, str]) -> None:
-    ready = prepared(**changes, attention_backend="native")
+def test_a_run_on_a_cpu_is_served_natively(changes: dict[str, str], asked: str) -> None:
+    ready = prepared(**changes, attention_backend=asked)
     assert (ready.backend, ready.backend_why, ready.notices) == ("native", None, ())
 
 
@@ -56,6 +57,7 @@ def test_prefixes_read_together_are_read_by_the_plain_path() -> None:
 
 def test_without_llvmlite_they_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    assert choose_backend("auto", CPU) == ("gathered", None)
     with pytest.raises(EngineError, match="llvmlite is not installed") as refused:
         choose_backend("native", CPU)
     assert refused.value.field == "attention_backend"
