@@ -10,6 +10,7 @@ import torch
 
 from engine.arrivals import Arrivals
 from engine.batch import Batch
+from engine.config.errors import IntegrityError
 from engine.cost import CostModel
 from engine.executor import Executor
 from engine.finite import BROKEN, not_finite
@@ -109,6 +110,7 @@ class Engine:
         self.step_in_flight = StepInFlight(self.totals.iterations, times.start)
 
         plan = self.scheduler.plan()
+        self.demand_work(plan)
         times.scheduled = self.clock.now_ns()
         self.step_in_flight = StepInFlight(self.totals.iterations, times.start, plan)
 
@@ -128,6 +130,12 @@ class Engine:
 
         self.finish(plan, batch, tokens, times)
         return plan
+
+    def demand_work(self, plan: Plan) -> None:
+        """Raises ``IntegrityError`` where nothing can be computed for anybody: the run would go on for ever."""
+        if not plan.slices:
+            there = f"{len(self.scheduler.running)} requests run and {len(self.scheduler.waiting)} wait"
+            raise IntegrityError(f"step {self.totals.iterations} has nothing to compute, while {there}")
 
     def finish(self, plan: Plan, batch: Batch, tokens: list[list[int]], times: StepTimes) -> None:
         """Take in the sampled tokens, end what has ended, balance the books, write the rows."""

@@ -78,6 +78,7 @@ class OverlappedEngine(Engine):
             self._flight.plan.decisions += plan.decisions
             self.settle()
             return plan
+        self.demand_work(plan)
 
         batch = self.executor.build(plan)
         if self.check_integrity:

@@ -10,10 +10,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
+from engine.config.errors import IntegrityError
 from engine.executor import Executor
 from engine.overlap import Flight
 from engine.request import Request
+from engine.scheduling.plan import Plan
 from engine.scheduling.policies import POLICIES
+from engine.scheduling.scheduler import Scheduler
 from tests.engine.drawn import drawn_prompts, drawn_requests, most_blocks
 from tests.engine.serving import make_spec, serve
 from tests.engine.test_speculation import rows
@@ -37,6 +40,15 @@ def both(settings: EngineConfig, requests: list[RequestSpec], run_dir: Path) -> 
         for value in ("off", "on")
     )
     return plain, overlapped
+
+
+@pytest.mark.parametrize("overlap", ["off", "on"])
+def test_a_run_for_which_nothing_can_be_computed_ends(overlap: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Such as one whose books say that more is computed than known: it would go on for ever."""
+    plan = Scheduler.plan
+    monkeypatch.setattr(Scheduler, "plan", lambda scheduler: Plan() if scheduler.running else plan(scheduler))
+    with pytest.raises(IntegrityError, match="has nothing to compute, while 2 requests run and 0 wait"):
+        serve(make_spec(config(overlap=overlap), asked(2)), tmp_path)
 
 
 @pytest.mark.parametrize(
