@@ -181,8 +181,8 @@ def metrics_text(counts: Counts, model: str, facts: Mapping[str, Any], open_coun
     for place, count in enumerate(counts.accepted_at):
         page.sample(f"{name}_total", labels | {"position": place}, count)
     page.family("vllm:request_success", "counter", "Requests that ended, by reason.")
-    for reason in ("stop", "length", "abort", "error"):
-        page.sample("vllm:request_success_total", labels | {"finished_reason": reason}, counts.ends[reason])
+    for end in sorted(set(REASONS.values())):
+        page.sample("vllm:request_success_total", labels | {"finished_reason": end}, counts.ends[end])
     for name, (help, bounds) in HISTOGRAMS.items():
         page.histogram(f"vllm:{name}", help, labels, bounds, counts.seen[name].histogram)
     page.family("vllm:cache_config_info", "gauge", "The KV pool, as labels.")

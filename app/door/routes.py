@@ -25,6 +25,7 @@ from app.errors import LabError
 from app.server.incoming import json_object
 from app.server.openmetrics import CONTENT_TYPE
 from engine.config.text import tokenizer_facts
+from telemetry.refusal import in_words
 
 MOST_BODY_BYTES = 8 << 20
 BODY_S = 30.0  # a body has to be there within
@@ -170,7 +171,7 @@ async def _json(request: Request) -> dict[str, Any]:
     try:
         return json_object(bytes(data), most_bytes=MOST_BODY_BYTES)
     except LabError as error:
-        raise DoorError(BAD_REQUEST, f"{error.message} {error.mend}", code="bad_json") from None
+        raise DoorError(BAD_REQUEST, in_words(error), code="bad_json") from None
 
 
 async def _as_error(request: Request, error: DoorError | HTTPException) -> Response:

@@ -174,6 +174,7 @@ def test_reindex_rebuilds_the_table_and_an_older_database_gains_it(runs: Path, t
         before = quality(con, "r1")
         assert len(before) == 2
         con.execute("DROP TABLE quality")
+        con.execute("DROP TABLE swaps")
         con.execute("UPDATE schema_version SET version = 3")
     with Database(path) as database, database.read() as con:
         assert counted(con) == 0
