@@ -110,6 +110,7 @@ def prepared(home: Home, lab: LabAddress, model: str) -> dict[str, str]:
         "learn": "/learn",
         "papers": "/papers",
         "paper": "/papers?paper=sarathi-serve",
+        "door": "/door",
         "glossary": "/glossary",
     }
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from engine.config.digest import digest_of
 from engine.request import Request
 
 
@@ -76,9 +75,4 @@ def ended_by_stop_token(request: Request) -> bool:
 
 def output_digest(requests: Iterable[Request]) -> str:
     """SHA-256 over every request's output token ids, in request order."""
-    digest = hashlib.sha256()
-    for request in sorted(requests, key=lambda r: r.index):
-        ids = array("q", request.output_token_ids)
-        digest.update(array("q", [request.index, len(ids)]).tobytes())
-        digest.update(ids.tobytes())
-    return digest.hexdigest()
+    return digest_of((request.index, request.output_token_ids) for request in requests)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from engine.config import RunSpec
 
 LOOK_S = 0.1
+ENDPOINT_KEY = "SERVESCOPE_ENDPOINT_KEY"
 
 
 def register(app: typer.Typer) -> None:
@@ -36,9 +38,16 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as chunked_prefill=off. Repeatable."),
     ] = None,
+    endpoint: Annotated[
+        str, typer.Option(help="Have an OpenAI-compatible server at this address answer, instead of the lab's engine.")
+    ] = "",
     json: Json = False,
 ) -> None:
-    """Serve a scenario, watch it, and print what came out."""
+    """Serve a scenario, watch it, and print what came out.
+
+    With --endpoint its requests go to another server at their times, and what its client sees is recorded as foreign.
+    A key for it is read from SERVESCOPE_ENDPOINT_KEY.
+    """
     from app.home import Home
     from app.runs.result import result_of
 
@@ -48,7 +57,13 @@ def run(
     if spec.sizing is not None:
         say(spec.sizing.in_words)
     lab = running_lab(home)
-    interrupted = _serve_through(lab, home, spec) if lab else _serve_here(home, spec)
+    if endpoint:
+        from app.door.endpoint_run import run_at_endpoint
+
+        run_at_endpoint(home, spec, endpoint, os.environ.get(ENDPOINT_KEY, ""), say)
+        interrupted = False
+    else:
+        interrupted = _serve_through(lab, home, spec) if lab else _serve_here(home, spec)
     status = read_status(home.run_dir(spec.run_id))
     result = result_of(home, spec.run_id)
     if lab is None:

@@ -32,6 +32,14 @@ def tokenizer_of(model: str, vocab: int) -> TextTokens | None:
         return None
 
 
+def tokenizer_here(model: str) -> TextTokens | None:
+    """As ``tokenizer_of``, for a model that nobody has loaded yet."""
+    from engine.model.shape import RANDOM
+
+    shape = RANDOM.get(model.removeprefix("random:"))
+    return tokenizer_of(model, 0 if shape is None else shape.vocab)
+
+
 def served_tokenizer(model: str, vocab: int) -> TextTokens:
     """The tokenizer of a model that an engine on this machine has loaded, wherever its files lie.
 

@@ -5,6 +5,7 @@ closes it.
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -19,12 +20,15 @@ from tests.app.door.door_process import DoorProcess, events, metric
 from tests.app.small_runs import wait_for
 
 SEED = 20261127
-BODIES = 400
+SOAKING = "SERVESCOPE_SOAK_ROUNDS" in os.environ  # make soak: as many as the door has to bear
+BODIES = 100_000 if SOAKING else 400
+STREAMS = 256 if SOAKING else 40
+WAITING = 252 if SOAKING else 44
 
 
 @pytest.fixture(scope="module")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorProcess]:
-    opened = DoorProcess.open(tmp_path_factory.mktemp("door"), "--keep-text", "--most-waiting", "44")
+    opened = DoorProcess.open(tmp_path_factory.mktemp("door"), "--keep-text", "--most-waiting", str(WAITING))
     yield opened
     opened.close()
 
@@ -232,10 +236,12 @@ def test_log_probabilities_of_a_stream_are_those_of_the_whole(sdk: openai.OpenAI
     assert all(len(entry.top_logprobs) == 2 and entry.top_logprobs[0].token == entry.token for entry in whole)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_streams_cut_at_random_leave_nothing_behind(door: DoorProcess, client: httpx.Client):
     """The engine balances its books after every step; one that did not would end it."""
     choose = random.Random(SEED)
-    leavers = set(choose.sample(range(40), 20))
+    leavers = set(choose.sample(range(STREAMS), STREAMS // 2))
     before = metric(client.get("/metrics").text, "vllm:request_success_total", finished_reason="abort")
 
     def follow(number: int) -> int:
@@ -252,13 +258,13 @@ def test_streams_cut_at_random_leave_nothing_behind(door: DoorProcess, client: h
                     return -1
         return read
 
-    with ThreadPoolExecutor(40) as pool:
-        read = list(pool.map(follow, range(40)))
-    assert [number for number in range(40) if read[number] == -1] == sorted(leavers)
-    assert {read[number] for number in range(40) if number not in leavers} == {40}
+    with ThreadPoolExecutor(STREAMS) as pool:
+        read = list(pool.map(follow, range(STREAMS)))
+    assert [number for number in range(STREAMS) if read[number] == -1] == sorted(leavers)
+    assert {read[number] for number in range(STREAMS) if number not in leavers} == {40}
     wait_for(lambda: is_idle(client))
     after = metric(client.get("/metrics").text, "vllm:request_success_total", finished_reason="abort")
-    assert after - before == 20
+    assert after - before == STREAMS // 2
 
 
 def test_a_slow_reader_holds_nobody_up_and_loses_nothing(door: DoorProcess, client: httpx.Client):
@@ -286,11 +292,12 @@ def test_a_slow_reader_holds_nobody_up_and_loses_nothing(door: DoorProcess, clie
 
 
 def test_beyond_its_limit_the_door_says_when_to_come_again(door: DoorProcess, client: httpx.Client):
-    many = {"prompt": ["Wait"] * 40, "max_tokens": 1500, "stream": True}
+    held = WAITING - 4
+    many = {"prompt": ["Wait"] * held, "max_tokens": 1500, "stream": True}
     with door.client() as own, own.stream("POST", "/v1/completions", json=many) as response:
         assert response.status_code == 200
         page = client.get("/metrics").text
-        assert metric(page, "vllm:num_requests_running") + metric(page, "vllm:num_requests_waiting") == 40
+        assert metric(page, "vllm:num_requests_running") + metric(page, "vllm:num_requests_waiting") == held
         answer = client.post("/v1/completions", json={"prompt": ["More"] * 9, "max_tokens": 1})
         assert (answer.status_code, answer.json()["error"]["code"]) == (429, "overloaded")
         assert 1 <= int(answer.headers["retry-after"]) <= 60
@@ -353,6 +360,8 @@ RAW = (
 )  # fmt: skip
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_hostile_bodies_are_refused_and_break_nothing(client: httpx.Client):
     choose = random.Random(SEED)
     good: dict[str, dict[str, Any]] = {

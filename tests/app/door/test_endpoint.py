@@ -1,0 +1,103 @@
+"""A scenario asked of another server: here a door, so that both sides are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from app.home import Home
+from telemetry.spool import SpoolReader, spool_path
+from tests.app.door.door_process import DoorProcess
+from tests.app.lab_process import asked_here, free_port
+from tests.app.small_runs import wait_for
+
+SCENARIO = """
+title: Talks and a crowd
+summary: Random tiny weights.
+question: Does another server get the same requests?
+engine: {model: "random:tiny", device: cpu}
+workload:
+  groups:
+    talks:
+      requests: 6
+      arrivals: {kind: sessions, turns: {kind: fixed, tokens: 3}, pause: 0.01}
+      prompt: {kind: dialogue, system_words: 8}
+      output_tokens: {kind: fixed, tokens: 5}
+      ignore_eos: true
+    crowd:
+      requests: 8
+      arrivals: {kind: poisson, rate: 200}
+      prompt: {kind: prose}
+      prompt_tokens: {kind: fixed, tokens: 20}
+      output_tokens: {kind: fixed, tokens: 9}
+      ignore_eos: true
+"""
+
+
+@pytest.fixture(scope="module")
+def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorProcess]:
+    opened = DoorProcess.open(tmp_path_factory.mktemp("door"), "--keep-text")
+    yield opened
+    opened.close()
+
+
+def asked(home: Home, scenario: Path, url: str) -> dict[str, Any]:
+    done = asked_here(home, "run", str(scenario), "--endpoint", url, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def rows(home: Home, run_id: str, row: str = "request") -> list[dict[str, Any]]:
+    parts = list(SpoolReader(spool_path(home.run_dir(run_id), row)).read())
+    return pa.Table.from_batches([part.batch for part in parts]).to_pylist()
+
+
+def test_another_server_gets_the_same_requests_and_two_such_runs_are_a_pair(door: DoorProcess, tmp_path: Path):
+    scenario, home = tmp_path / "talks.yaml", Home(tmp_path / "home").prepare()
+    scenario.write_text(SCENARIO)
+    first = asked(home, scenario, door.url)
+    assert first["status"] == "finished"
+    assert {"foreign", "client's clock"} <= set(first["labels"])
+    assert first["requests"] == {"total": 14, "finished": 14, "failed": 0, "cancelled": 0}
+    assert first["output_tokens"] == 6 * 5 + 8 * 9
+    assert first["ttft_ms"]["count"] == 14
+    assert first["itl_ms"]["count"] == 6 * 4 + 8 * 8
+
+    wait_for(lambda: len(door.rows("request")) == 14)
+    theirs, ours = door.rows("request"), rows(home, first["run_id"])
+    by_answer = {(row["prompt_tokens"], tuple(row["output_token_ids"])): row for row in theirs}
+    for row in ours:
+        served = by_answer[row["prompt_tokens"], tuple(row["output_token_ids"])]
+        waited = served["first_token_ns"] - served["arrival_ns"]
+        assert row["first_token_ns"] - row["arrival_ns"] >= waited, "the client waits at least as long as the engine"
+    turns = {row["request_id"]: row for row in ours if row["group"] == "talks"}
+    assert len({row["prompt_tokens"] for row in turns.values()}) > 2, "talks grow by what was really answered"
+
+    second = asked(home, scenario, door.url)
+    assert second["workload_hash"] == first["workload_hash"]
+    assert second["output_digest"] == first["output_digest"] is not None
+    pair = asked_here(home, "show", first["run_id"], "--beside", second["run_id"], "--json")
+    assert pair.returncode == 0, pair.stderr
+    assert "Both gave the same tokens." in json.loads(pair.stdout)["says"]
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("127.0.0.1:1", "bad-option"),
+        ("file:///etc/passwd", "bad-option"),
+        (f"http://127.0.0.1:{free_port()}", "no-endpoint"),
+    ],
+)
+def test_an_address_that_does_not_answer_makes_no_run(tmp_path: Path, url: str, kind: str):
+    (tmp_path / "talks.yaml").write_text(SCENARIO)
+    home = Home(tmp_path / "home").prepare()
+    refused = asked_here(home, "run", str(tmp_path / "talks.yaml"), "--endpoint", url, "--json")
+    error = json.loads(refused.stdout)["error"]
+    assert (refused.returncode, error["kind"], error["field"]) == (1, kind, "--endpoint")
+    assert home.run_ids() == []
