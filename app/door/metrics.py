@@ -62,6 +62,7 @@ HISTOGRAMS: dict[str, tuple[str, Sequence[float]]] = {
     "request_generation_tokens": ("Output tokens of a request.", TOKENS),
     "request_params_max_tokens": ("Output tokens that a request asked for at most.", TOKENS),
     "request_params_n": ("Answers that a request asked for.", (1, 2, 5, 10, 20)),
+    "request_num_preemptions": ("How often a request was thrown out of the KV pool.", (0, 1, 2, 5, 10, 20, 50)),
     "request_prefill_kv_computed_tokens": ("Prompt tokens of a request that were not in the prefix cache.", TOKENS),
 }
 COUNTERS = (
@@ -145,6 +146,7 @@ class Counts:
         seen["request_generation_tokens"].add(output)
         seen["request_params_max_tokens"].add(stream.ask.request.max_tokens)
         seen["request_params_n"].add(1)
+        seen["request_num_preemptions"].add(about["preemptions"])
         seen["request_prefill_kv_computed_tokens"].add(about["prompt_tokens"] - about["cached_tokens"])
         self.cached_tokens += about["cached_tokens"]
 
@@ -175,6 +177,10 @@ def metrics_text(counts: Counts, model: str, facts: Mapping[str, Any], open_coun
     for name, help, column in COUNTERS:
         _counter(page, f"vllm:{name}", help, labels, counts.sums[column])
     _counter(page, "vllm:prompt_tokens_cached", "Prompt tokens taken from the cache.", labels, counts.cached_tokens)
+    page.family("vllm:prompt_tokens_by_source", "counter", "The same prompt tokens, by where they came from.")
+    computed = counts.sums["prompt_tokens"] - counts.sums["prefix_hit_tokens"]
+    for source, value in (("local_compute", computed), ("local_cache_hit", counts.sums["prefix_hit_tokens"])):
+        page.sample("vllm:prompt_tokens_by_source_total", labels | {"source": source}, max(0, value))
     _counter(page, "vllm:spec_decode_num_drafts", "Drafts verified.", labels, counts.drafts)
     name = "vllm:spec_decode_num_accepted_tokens_per_pos"
     page.family(name, "counter", "Speculative tokens accepted, by place in the draft.")

@@ -14,9 +14,7 @@ from tests.engine.full_attention import FullAttention
 from tests.engine.test_door import Caller, served
 
 WAYS: dict[str, dict[str, Any]] = {
-    "plain": {"prefix_sharing": None},
-    "chunks": {"chunked_prefill": ChunkedPrefill(token_budget=8)},
-    "prefixes": {"prefix_sharing": PrefixSharing()},
+    "chunks of shared prompts": {"chunked_prefill": ChunkedPrefill(token_budget=8), "prefix_sharing": PrefixSharing()},
     "guesses": {"speculation": Speculation(proposer="prompt-lookup", k=3, control="fixed")},
     "overlapped": {"overlap": "on"},
 }
@@ -39,7 +37,7 @@ def laws() -> Any:
 @pytest.mark.parametrize("way", WAYS)
 def test_scores_are_the_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, laws: Any, way: str):
     prompt = [11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28] * 2
-    with served(tmp_path / way, monkeypatch, **WAYS[way]) as caller:
+    with served(tmp_path / "run", monkeypatch, **WAYS[way]) as caller:
         told: dict[int, list[Any]] = {0: [], 1: [], 2: []}
         of_prompt: dict[int, list[Any]] = {}
         for number in told:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +15,7 @@ from app.door.answer_text import AnswerText
 from app.door.answers import MOST_CHUNKS, Answer
 from app.door.bodies import NOT_SERVED, ChatBody, CompletionBody, read_body
 from app.door.errors import DoorError
-from app.door.metrics import Counts
+from app.door.metrics import Counts, metrics_text
 from app.door.openapi import document
 from app.door.streams import Exchange, Step, Stream
 from engine.config import RequestSpec, Sampling
@@ -131,6 +133,43 @@ def test_messages_are_text():
     with pytest.raises(DoorError, match="type 'image_url' is not served") as caught:
         body.messages[0].as_text(0)
     assert caught.value.param == "messages.0.content"
+
+
+FAMILIES = [
+    "num_requests_running", "num_requests_waiting", "num_requests_waiting_by_reason", "kv_cache_usage_perc",
+    "prompt_tokens", "prompt_tokens_by_source", "prompt_tokens_cached", "generation_tokens",
+    "iteration_tokens_total", "time_to_first_token_seconds", "inter_token_latency_seconds",
+    "request_time_per_output_token_seconds", "e2e_request_latency_seconds", "request_queue_time_seconds",
+    "request_prefill_time_seconds", "request_decode_time_seconds", "request_inference_time_seconds",
+    "request_prefill_kv_computed_tokens", "num_preemptions", "request_num_preemptions", "prefix_cache_queries",
+    "prefix_cache_hits", "spec_decode_num_drafts", "spec_decode_num_draft_tokens",
+    "spec_decode_num_accepted_tokens", "spec_decode_num_accepted_tokens_per_pos", "request_success",
+    "request_prompt_tokens", "request_generation_tokens", "request_params_n", "request_params_max_tokens",
+    "estimated_flops_per_gpu", "estimated_read_bytes_per_gpu", "cache_config_info",
+]  # fmt: skip
+"""What dashboards and load generators read of vLLM."""
+
+
+def test_metrics_have_vllms_families_each_once_with_their_kind():
+    lines = metrics_text(Counts(), "m", {"block_size": 16, "kv_blocks": 9}, 0).splitlines()
+    kinds = [line.split()[2:] for line in lines if line.startswith("# TYPE vllm:")]
+    assert {f"vllm:{name}" for name in FAMILIES} == {name for name, _ in kinds}
+    assert len(kinds) == len(FAMILIES)
+    assert ["vllm:iteration_tokens_total", "histogram"] in kinds
+    assert lines[-1] == "# EOF"
+    for line in lines:
+        if not line.startswith("#"):
+            float(line.rpartition(" ")[2])
+
+
+def test_the_dashboard_asks_for_series_that_there_are():
+    page = metrics_text(Counts(), "m", {"block_size": 16, "kv_blocks": 9}, 0)
+    series = {line.partition("{")[0].partition(" ")[0] for line in page.splitlines() if not line.startswith("#")}
+    dashboard = json.loads((Path(__file__).parents[3] / "assets" / "grafana-door.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    named = {name for expression in asked for name in re.findall(r"vllm:\w+", expression)}
+    assert len(named) == 16
+    assert named <= series
 
 
 def test_accepted_guesses_are_counted_by_their_place():
