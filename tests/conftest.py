@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.examples import SOAKING
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
@@ -58,9 +60,6 @@ def workers_of_all_tests_share_one_environment() -> Iterator[None]:
 
 def without(environment: dict[str, str], name: str) -> dict[str, str]:
     return {key: value for key, value in environment.items() if key != name}
-
-
-SOAKING = "SERVESCOPE_SOAK_ROUNDS" in os.environ
 
 
 HEAVY_FIRST = (

@@ -1,4 +1,5 @@
-"""The quality meter on the embedded model's real weights: what each codec costs, and which axis is the right one."""
+"""The quality meter: what each codec costs the embedded model's real weights, and which axis is the right one (in make soak); its own workings
+on random ones."""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ import torch
 from engine.config import EngineConfig, KVQuantization
 from engine.config.errors import EngineError
 from engine.quality import QualityMeter, QualitySpec
-from tests.conftest import SOAKING
 
 pytestmark = pytest.mark.slow
 KIVI = {"codec": "kivi", "residual": 32}
@@ -25,9 +25,6 @@ CODECS = {
     "2 bits, keys per token": KVQuantization(**KIVI, key_axis="token"),
 }
 TOKENS, PROMPTS, NEW = 512, 2, 12
-if not SOAKING:  # each costs a quarter of a minute
-    TOKENS, PROMPTS, NEW = 256, 1, 4
-    CODECS = {name: CODECS[name] for name in ("int4", "2 bits", "2 bits, keys per token")}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +47,7 @@ def test_int8_costs_half_a_percent_of_perplexity_at_most(measured) -> None:
     assert abs(of(measured, "int8")["perplexity_change"]) < 0.005
 
 
+@pytest.mark.rare
 def test_int4_costs_three_percent_of_perplexity_at_most(measured) -> None:
     assert abs(of(measured, "int4")["perplexity_change"]) < 0.03
 
@@ -65,6 +63,7 @@ def test_int4_costs_no_more_than_that_on_longer_text_far_from_its_start() -> Non
     assert codec["kl"] < 0.025
 
 
+@pytest.mark.rare
 def test_per_channel_keys_beat_per_token_keys_at_two_bits(measured) -> None:
     right, wrong = of(measured, "2 bits"), of(measured, "2 bits, keys per token")
     assert flat(right["key_error"]) < flat(wrong["key_error"]) / 2
@@ -92,6 +91,7 @@ def test_smoothing_lowers_the_error_of_keys(measured) -> None:
     assert flat(of(measured, "int4 smooth")["key_error"]) < flat(of(measured, "int4 plain")["key_error"])
 
 
+@pytest.mark.rare
 def test_figures_are_what_they_say(measured) -> None:
     assert (measured["tokens"], measured["layers"], measured["kv_heads"]) == (TOKENS, 30, 3)
     for codec in measured["codecs"]:

@@ -38,6 +38,7 @@ from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.drawn import drawn_requests, most_blocks, random_llama
 from tests.engine.serving import Verdict, make_spec
+from tests.examples import examples
 
 TIE = 5e-3
 CODECS = {
@@ -135,7 +136,7 @@ def prompts(draw: st.DrawFn) -> list[tuple[int, ...]]:
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_changes_a_token_at_one_codec(data: st.DataObject, tiny: Path, tmp_path: Path) -> None:
     codec = CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")]
     block_size = data.draw(st.sampled_from([4, 8]), label="block_size")

@@ -124,11 +124,11 @@ def test_a_batch_without_longer_parts_is_moved_nowhere():
 PROMPTS = [(5, 9, 40, 77, 12, 5, 9, 40, 77, 12, 5, 9, 40), (17, 3, 9, 17, 3, 9, 17), (44,), tuple(range(60, 81))]
 KIVI = {"codec": "kivi", "residual": 16, "group": 16}
 CASES = {
+    "guesses": {"speculation": Speculation(proposer="prompt-lookup", control="fixed", k=2)},
     "chunks, overlapped": {"overlap": "on"},
     "whole prompts": {"chunked_prefill": None},
     "kivi, exact prefills": {"kv_quantization": KVQuantization(**KIVI, prefill="exact")},
     "int4": {"kv_quantization": KVQuantization(codec="int4")},
-    "guesses": {"speculation": Speculation(proposer="prompt-lookup", control="fixed", k=2)},
     "guesses over kivi": {
         "kv_quantization": KVQuantization(**KIVI),
         "speculation": Speculation(proposer="prompt-lookup", control="fixed", k=2),
@@ -142,7 +142,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.timeout(900)
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(10)
 def test_recorded_longer_steps_change_no_token(case: str, telling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def guess(self: PromptLookup, requests: list[Request], lengths: list[int]) -> list[Draft]:
         return [

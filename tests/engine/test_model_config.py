@@ -21,6 +21,7 @@ from engine.model.load import load, resolve
 from engine.model.shape import RANDOM, ModelShape
 from tests.engine.full_attention import FullAttention
 from tests.engine.test_model_families import SMALL, write_tokenizer
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 IDS = torch.arange(96) * 7 % SMALL["vocab_size"]
@@ -394,7 +395,7 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from([*ConfigKeys.model_fields, "architectures", "model_type", "x"]), ANYTHING, max_size=4

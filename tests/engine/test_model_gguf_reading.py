@@ -37,6 +37,7 @@ from tests.engine.gguf_files import (
     write_file,
     write_gguf,
 )
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 IDS = torch.arange(60) * 5 % len(TOKENS)
@@ -396,7 +397,7 @@ def test_a_long_table_of_wrong_values_is_one_error(key: str, tmp_path: Path):
     assert peak < 20 << 20
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_a_damaged_header_is_refused_or_read(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject):
     """Whatever a few bytes become, the file is a model or an error that says what is wrong, never a crash."""

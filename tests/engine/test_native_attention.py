@@ -22,6 +22,7 @@ from engine.kv.codecs import make_codec
 from engine.kv.quantized import QuantizedCache
 from engine.native.attention import NativeAttention, unread_codec
 from tests.engine.test_attention import make_sequences
+from tests.examples import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
@@ -96,7 +97,7 @@ def assert_close(plain: torch.Tensor, native: torch.Tensor, dtype: torch.dtype) 
     dtype=st.sampled_from(list(CLOSE)),
     threads=st.integers(1, 3),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=examples(120), deadline=None)
 def test_it_is_the_reference_over_any_batch(batch, heads, block_size: int, dtype: torch.dtype, threads: int) -> None:
     torch.set_num_threads(threads)
     assert_close(*both(batch, heads, block_size, dtype), dtype)

@@ -20,6 +20,7 @@ from engine.scheduling.scheduler import Scheduler
 from tests.engine.drawn import drawn_prompts, drawn_requests, most_blocks
 from tests.engine.serving import make_spec, serve
 from tests.engine.test_speculation import rows
+from tests.examples import examples
 
 
 def config(**settings) -> EngineConfig:
@@ -71,7 +72,7 @@ def test_text_is_that_of_the_plain_loop(sampling: Sampling, kv_blocks: int, tmp_
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_changes_a_token(data: st.DataObject, tmp_path: Path):
     block_size = data.draw(st.sampled_from([4, 16]), label="block_size")
     prompts = drawn_prompts(st.integers(3, 9), longest=30, most=6)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine.config.errors import IntegrityError
 from engine.kv.pool import BlockEvent, BlockPool, PoolExhausted
+from tests.examples import examples
 
 
 def test_allocation_takes_free_blocks_and_free_gives_them_back():
@@ -99,7 +100,7 @@ def test_double_free_is_refused():
 
 
 @given(tokens=st.integers(0, 10_000), size=st.sampled_from([1, 7, 16, 256]))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_blocks_for_holds_exactly_enough(tokens: int, size: int):
     blocks = BlockPool(1, size).blocks_for(tokens)
     assert blocks * size >= tokens > (blocks - 1) * size or tokens == blocks == 0
@@ -146,4 +147,4 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 TestPoolMachine = PoolMachine.TestCase
-TestPoolMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestPoolMachine.settings = settings(max_examples=examples(40), stateful_step_count=30, deadline=None)

@@ -22,6 +22,7 @@ from tests.engine.prefix_scheduling import (
     serve,
     serve_in_turn,
 )
+from tests.examples import examples
 
 WHOLE_BLOCKS = PrefixSharing(copy_partial=False)
 A, B, C = range(100, 112), range(200, 212), range(300, 312)  # three blocks of four tokens each
@@ -206,7 +207,7 @@ def test_the_journal_names_what_was_shared():
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_with_an_unlimited_pool_the_saving_is_the_radix_optimum(data: st.DataObject):
     rng = random.Random(data.draw(st.integers(0, 10**6)))
     prompts: list[list[int]] = [[]]
@@ -227,7 +228,7 @@ def test_with_an_unlimited_pool_the_saving_is_the_radix_optimum(data: st.DataObj
 
 
 @given(st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_the_books_balance_under_arrivals_cancellations_and_a_small_pool(data: st.DataObject):
     sharing = PrefixSharing(
         skip_prefill=data.draw(st.booleans()),

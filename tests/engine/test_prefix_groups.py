@@ -20,6 +20,7 @@ from tests.engine.prefix_scheduling import (
     prefill_tokens,
     serve,
 )
+from tests.examples import examples
 
 GROUPED = PrefixSharing(order="grouped")
 
@@ -45,7 +46,7 @@ def best_of_all_assignments(paths: list[list[int]]) -> int:
 
 
 @given(branching_paths())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 def test_the_flattening_saves_as_much_as_the_best_of_all_assignments(paths: list[list[int]]):
     groups = flatten(paths)
     assert sorted(i for g in groups for i in g.members) == list(range(len(paths)))
@@ -56,7 +57,7 @@ def test_the_flattening_saves_as_much_as_the_best_of_all_assignments(paths: list
 
 
 @given(branching_paths())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_the_tree_has_every_path_as_a_leaf_below_where_it_parts(paths: list[list[int]]):
     nodes = prefix_tree(paths)
     assert sorted(n.leaf for n in nodes if n.leaf >= 0) == list(range(len(paths)))
@@ -122,7 +123,7 @@ def test_importance_goes_before_groups():
 
 
 @given(st.integers(0, 10**6), st.integers(30, 90))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_admission_by_memory_never_preempts_and_knows_no_other_limit(seed: int, blocks: int):
     rng = random.Random(seed)
     sharing = PrefixSharing(admission="memory", order=rng.choice(["arrival", "grouped"]))

@@ -19,6 +19,7 @@ from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path
 from tests.engine.drawn import drawn_requests, most_blocks, random_llama
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
+from tests.examples import examples
 
 SHARING = st.builds(
     PrefixSharing,
@@ -52,7 +53,7 @@ def families_of_prompts(draw: st.DrawFn) -> list[tuple[int, ...]]:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_with_prefix_sharing_changes_a_token(data: st.DataObject, tiny, tmp_path: Path):
     model, directory = tiny
     block_size = data.draw(st.sampled_from([1, 4, 16]), label="block_size")

@@ -12,6 +12,7 @@ from scipy.stats import chisquare
 
 from engine.config import Sampling
 from engine.sampling import SamplingState, distribution, sample
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 
@@ -127,7 +128,7 @@ SETTINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     batch=st.lists(SETTINGS, min_size=1, max_size=6), half=st.booleans(), flat=st.booleans(), seed=st.integers(0, 99)
 )

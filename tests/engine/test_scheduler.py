@@ -13,6 +13,7 @@ from engine.scheduling.plan import Plan
 from engine.scheduling.policies import POLICIES
 from engine.scheduling.policies.base import Limits
 from engine.scheduling.scheduler import Scheduler
+from tests.examples import examples
 
 BLOCK = 4
 
@@ -166,7 +167,7 @@ def test_more_decodes_than_budget_are_not_admitted():
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_any_workload_ends_with_balanced_books(data: st.DataObject):
     policy = data.draw(st.sampled_from(sorted(POLICIES)))
     blocks = data.draw(st.integers(8, 40))

@@ -21,6 +21,7 @@ from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 from tests.engine.test_prefix_tokens import tiny  # noqa: F401
+from tests.examples import examples
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
 HEADS = [(4, 4, 16), (9, 3, 64), (8, 1, 32)]
@@ -149,7 +150,7 @@ def test_small_groups_and_short_prefixes_are_left_alone():
     st.integers(2, 4),
     st.integers(1, 3),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 def test_pieces_lie_end_to_end_and_hold_what_their_rows_hold(names, tree: bool, min_rows: int, min_blocks: int):
     # a block's number stands for its whole prefix, as in a pool
     numbers: dict[tuple, int] = {}

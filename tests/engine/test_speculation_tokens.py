@@ -12,6 +12,7 @@ from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSp
 from engine.scheduling.policies import POLICIES
 from tests.engine.draft_models import EOS, periodic, small_models, trained_head
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
+from tests.examples import examples
 
 PROPOSERS = ("prompt-lookup", "layer-skip", "draft-model", "trained-head")
 
@@ -61,7 +62,7 @@ def test_tokens_are_those_of_the_model_alone(proposer: str, k: int, models, tmp_
 
 
 @given(data=st.data())
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_of_settings_changes_a_token(data: st.DataObject, models, tmp_path: Path):
     block_size = data.draw(st.sampled_from([1, 4, 16]), label="block_size")
     requests, longest = [], 0

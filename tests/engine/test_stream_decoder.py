@@ -16,6 +16,7 @@ from engine.model.tokenizer import StreamDecoder, Tokenizer
 from engine.request import Request
 from engine.sampling import SamplingState
 from engine.stopping import Outputs
+from tests.examples import examples
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 WORDS = ["▁", "▁a", "a", "b", "▁▁", ".", "é", "\ufffd", "▁<0x41", "x\ufffdy"]
@@ -70,7 +71,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 def test_pieces_joined_are_the_whole_text_decoded(kind: str, data: st.DataObject) -> None:
     """Of any ids: most streams are no valid UTF-8, and some ids lie beyond the vocabulary."""
     tokenizer = KINDS[kind]()

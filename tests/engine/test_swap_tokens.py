@@ -30,6 +30,7 @@ from telemetry.recorder import Recorder
 from tests.engine.drawn import random_llama
 from tests.engine.serving import Verdict, check_greedy, make_spec
 from tests.engine.test_kv_tokens import check_alone
+from tests.examples import examples
 
 SWAPS = st.builds(
     Preemption,
@@ -111,7 +112,7 @@ def check_tokens(model, prepared) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) -> None:
     model, directory = tiny
     block_size = data.draw(st.sampled_from([4, 8]), label="block_size")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from engine.config.errors import EngineError
 from engine.config.models import embedded_gguf
 from engine.model.tokenizer import ByteTokenizer, StreamDecoder, Tokenizer
+from tests.examples import examples
 
 TEXTS = [
     "The capital of France is Paris.",
@@ -154,7 +155,7 @@ def test_a_template_file_and_named_templates_are_found(tmp_path: Path):
     assert Tokenizer.from_directory(tmp_path).prompt("a", chat=True) == [1, 1, 0]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.text(max_size=40) | st.lists(st.integers(0, 400), max_size=40))
 def test_streamed_pieces_make_the_whole_text(tokenizer: Tokenizer, content: str | list[int]):
     """Of text, and of any low token ids: among them are the single bytes, so most of these are not valid UTF-8."""

@@ -18,6 +18,7 @@ from engine.kv.cache import KVCache
 from engine.scheduling.plan import Plan
 from tests.conftest import SOAKING
 from tests.engine.test_attention import make_sequences
+from tests.examples import examples
 
 CPU = torch.device("cpu")
 DEVICE = torch.device("cuda") if torch.cuda.is_available() else CPU
@@ -118,7 +119,7 @@ def test_what_no_token_may_see_changes_nothing(batch: list[tuple[int, int]], poi
     block_size=st.sampled_from([16, 32, 48, 64]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=30 if SOAKING else 4, deadline=None)
+@settings(max_examples=examples(30) if SOAKING else 4, deadline=None)
 def test_any_mix_equals_the_reference(batch, group: int, kv_heads: int, block_size: int, seed: int):
     torch.manual_seed(seed)
     heads = (group * kv_heads, kv_heads, 64)

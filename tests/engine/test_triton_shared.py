@@ -32,6 +32,7 @@ from tests.engine.serving import make_spec, serve
 from tests.engine.test_graphs import make_request
 from tests.engine.test_shared_attention import BATCHES, decode_plan
 from tests.engine.test_triton_packed import USUAL, packed_cache
+from tests.examples import examples
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3}
@@ -163,7 +164,7 @@ def make_passes(
 
 
 @given(data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_every_place_of_a_prefix_is_one_item_of_each_of_its_rows(data: st.DataObject):
     """Whatever is shared and however it is cut: a row's items cover its prefixes end to end, through a table that holds the same
     blocks, and leave their results next to each other, where nobody else leaves any."""

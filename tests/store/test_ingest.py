@@ -28,6 +28,7 @@ from telemetry.process import is_alive
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolWriter, spool_path
 from telemetry.status import ask_for_end, end_orphan, read_status
+from tests.examples import examples
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_ingesting_again_adds_nothing(runs: Path, database: Database) -> None:
     assert Collector(runs, database).ingest_once("r1") == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 @given(
     text=st.text(st.characters(exclude_categories=())),
     tokens=st.none() | st.lists(st.integers(0, 2**31 - 1), max_size=5),

@@ -25,6 +25,7 @@ from store.live_run import LiveRun
 from store.live_runs import LiveRuns
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path
+from tests.examples import examples
 
 
 @pytest.fixture
@@ -311,7 +312,7 @@ def test_a_million_tokens_stay_in_bounds_with_every_stall() -> None:
     assert spread.min() > 0, "no stretch of the past is left empty"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.integers(0, 400), max_size=12),
     st.lists(st.integers(0, 12), max_size=6),

@@ -11,6 +11,7 @@ from store.bootstrap import draw_weights, interval, weighted_histogram_quantile,
 from store.samples import RunSamples, attainment_by_scale, with_slo
 from store.slo import Slo
 from store.statistics import STATISTICS, Effect, compare, in_words, small_samples, verdict
+from tests.examples import examples
 
 REQUESTS = 80
 
@@ -115,7 +116,7 @@ def test_words_name_what_got_worse_beside_what_got_better() -> None:
     assert "At the price of TTFT, p50 x1.5" in words
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.floats(0.001, 1e6), min_size=1, max_size=30),
     st.sampled_from([0.0, 0.25, 0.5, 0.9, 0.99, 1.0]),

@@ -17,6 +17,7 @@ from row_maker import iteration_values, record_step, request_values, spooled
 from telemetry.recorder import LABEL_INCOMPLETE, Recorder
 from telemetry.rows import ROW_TYPES, IterationRow, columns
 from telemetry.spool import SpoolReader, spool_path
+from tests.examples import examples
 
 int32 = st.integers(0, 2**31 - 1)
 int64 = st.integers(0, 2**63 - 1)
@@ -39,7 +40,7 @@ def values_of(row: str) -> st.SearchStrategy[dict[str, object]]:
     return st.fixed_dictionaries(fields)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(values_of("iteration"), min_size=1, max_size=8),
     st.lists(values_of("request"), max_size=4),
@@ -64,7 +65,7 @@ def test_every_value_comes_back(iterations: list[dict], requests: list[dict], de
             assert spooled(Path(folder), row) == expected
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(
         st.tuples(int32, st.sampled_from(["prefill", "decode", "verify"]), st.none() | int64), min_size=1, max_size=40
