@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def _table(lab: Lab, entries: Sequence[Entry], sizes: Mapping[str, int]) -> None
                 entry,
                 told.get(entry["id"], ""),
                 sizes.get(entry["id"]),
-                {COLUMNS[name]: figure(figures.get(entry["id"]), name) for name in wanted.columns},
+                {COLUMNS[name]: _shown(figure(figures.get(entry["id"]), name)) for name in wanted.columns},
             )
             for entry in shown
         ],
@@ -83,6 +84,11 @@ def _table(lab: Lab, entries: Sequence[Entry], sizes: Mapping[str, int]) -> None
         chosen_several(lab, picked, known_tags(entries))
     if waiting:
         look_again()
+
+
+def _shown(value: float | None) -> float | None:
+    """Three digits that count, and every digit before the point."""
+    return None if value is None else round(value, max(0, 2 - math.floor(math.log10(abs(value) or 1))))
 
 
 def _row(lab: Lab, entry: Entry, result: str, taken: int | None, figures: dict[str, float | None]) -> dict[str, Any]:
