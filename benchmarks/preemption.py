@@ -252,6 +252,7 @@ def crossover(report: Report, prepared: Prepared, launch_us: float) -> None:
         "predicted",
     ]
     report.table(f"Out and in against computing again ({where})", columns, rows)
+    lengths: list[list[str]] = []
     for copies, pairs in measured.items():
         found = crossing(grid, [a - b for a, b in pairs])
         fine = [float(s) for s in range(grid[0], grid[-1] + 1, 8)]
@@ -259,12 +260,12 @@ def crossover(report: Report, prepared: Prepared, launch_us: float) -> None:
             fine, [2 * link.seconds(*swap.size(round(s), copies)) - float(np.polyval(curve, s)) for s in fine]
         )
         name = "in groups" if copies == "group" else "block by block"
-        report.figure(f"swap beats recompute from ({name}), measured", found, "tokens", better="lower", note=where)
-        report.figure(f"swap beats recompute from ({name}), predicted", said, "tokens", better="lower", note=where)
+        lengths.append([name, *(f"{x:,.0f}" if math.isfinite(x) else f"not up to {grid[-1]}" for x in (found, said))])
         if math.isfinite(found) and math.isfinite(said) and found > grid[0]:
-            report.figure(
-                f"predicted over measured length ({name}), off by", abs(said / found - 1), "", goal=OFF, better="lower"
-            )
+            report.figure(f"swap beats recompute from ({name})", found, "tokens", better="lower", note=where)
+            off = abs(said / found - 1)
+            report.figure(f"predicted over measured length ({name}), off by", off, "", goal=OFF, better="lower")
+    report.table("Tokens from which swapping out and in is cheaper", ["", "measured", "predicted"], lengths)
 
 
 def crossing(lengths: Sequence[float], differences: Sequence[float]) -> float:

@@ -21,6 +21,7 @@ from engine.config import (
     Sampling,
     apply_overrides,
 )
+from engine.failures import labels_of_summary
 from engine.kv.copying import Copier, Link, pieces, runs
 from engine.kv.free_blocks import LargestRun
 from engine.kv.host import HostPool
@@ -398,3 +399,8 @@ def test_rows_say_what_was_copied_and_nothing_where_nothing_is_recorded(recordin
     for row in rows:
         assert 0 <= row["asked_ns"] <= row["start_ns"] <= row["end_ns"]
         assert row["copies"] == 0 or row["bytes"] > 0
+
+
+def test_a_run_that_found_no_room_in_host_memory_is_labelled() -> None:
+    assert labels_of_summary({"swap_fallbacks": 2}) == ["host memory full"]
+    assert labels_of_summary({"swap_fallbacks": 0.0}) == labels_of_summary({}) == []

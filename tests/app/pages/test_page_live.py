@@ -194,6 +194,19 @@ def test_a_run_with_prefix_sharing_shows_what_it_gave(lab: Lab, done: str) -> No
     assert not page.exception
 
 
+def test_a_run_that_swapped_shows_what_it_copied(lab: Lab, done: str) -> None:
+    lab.submit(small_spec("swapped", requests=4, tokens=40, preemption={}, kv_blocks=9))
+    wait_for_state(lab.home, "swapped", "finished")
+    wait_for(lambda: stored_state(lab, "swapped") == "finished")
+    page = opened("swapped")
+    assert not page.exception
+    assert "Preemption" in {heading.value for heading in page.subheader}
+    assert len(page.get("plotly_chart")) == 8 + 5
+    said = texts(page)
+    assert "swapped out" in said
+    assert "index over 4 sessions" in said, [line for line in said.splitlines() if "ession" in line]
+
+
 def test_the_flip_runs_the_same_requests_with_one_switch_turned(lab: Lab, done: str) -> None:
     from app.runs.facts import comparable_runs, differences, load_run
 
