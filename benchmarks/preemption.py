@@ -127,6 +127,7 @@ class Served:
     """What one run counted."""
 
     seconds: float
+    processor_s: float
     tbt_p99_ms: float
     preemptions: int
     swaps: float  # out and in
@@ -146,8 +147,9 @@ def serve(prepared: Prepared, every: int, how: dict[str, object]) -> Served:
     with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
         with Recorder(Path(folder), "full", clock := RunClock()) as recorder:
             engine = build_engine(prepared, recorder, clock, executor)
+            began = clock.now_ns(), time.process_time()
             engine.run(requests)
-            took = clock.now_ns() / 1e9
+            took, processor_s = (clock.now_ns() - began[0]) / 1e9, time.process_time() - began[1]
         slices, swaps = ([r for part in SpoolReader(spool_path(Path(folder), row)).read() for r in part.batch.to_pylist()]
                          for row in ("slice", "swap"))  # fmt: skip
     gaps = [row["itl_ns"] / 1e6 for row in slices if row["itl_ns"] is not None]
@@ -155,6 +157,7 @@ def serve(prepared: Prepared, every: int, how: dict[str, object]) -> Served:
     assert not said.get("swap_fallbacks"), "host memory was too small for this measurement"
     return Served(
         took,
+        processor_s,
         float(np.quantile(gaps, 0.99)),
         engine.totals.preemptions,
         said.get("swaps_out", 0) + said.get("swaps_in", 0),
@@ -192,18 +195,25 @@ def tbt(report: Report, prepared: Prepared, shape: Shape, repeats: int) -> None:
     served = interleave({name: side(name) for name in names}, repeats)
     rows = []
     for name, all_of in served.items():
-        columns = [[getattr(s, key) for s in all_of] for key in ("tbt_p99_ms", "seconds", "preemptions", "waited_s")]
+        columns = [
+            [getattr(s, key) for s in all_of]
+            for key in ("tbt_p99_ms", "seconds", "processor_s", "preemptions", "waited_s")
+        ]
         rows.append([name, *(statistics.median(values) for values in columns)])
     title = (
         f"{shape.sessions} sessions, prompts up to {shape.prompt} tokens, {shape.output} answered; pool 40 % of demand"
     )
-    report.table(title, ["", "p99 TBT, ms", "seconds", "preemptions", "waited, s"], rows)
+    report.table(title, ["", "p99 TBT, ms", "seconds", "processor, s", "preemptions", "waited, s"], rows)
     recompute = [s.tbt_p99_ms for s in served["recompute"]]
     for name in names[1:]:
         ratio = paired_ratio([s.tbt_p99_ms for s in served[name]], recompute)
         goal = SLOWER if name == names[-1] else None
         figure = f"p99 TBT, swap ({name}) / recompute"
         report.figure(figure, ratio.median, "x", goal=goal, better="lower", spread=ratio.spread)
+    work = paired_ratio([s.processor_s for s in served[names[-1]]], [s.processor_s for s in served["recompute"]])
+    report.figure(
+        f"processor time, swap ({names[-1]}) / recompute", work.median, "x", better="lower", spread=work.spread
+    )
     share = summarise([s.waited_s / s.seconds for s in served[names[-1]]])
     report.figure("time spent waiting for copies", 100 * share.median, "%", better="lower")
 

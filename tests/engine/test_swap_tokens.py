@@ -112,7 +112,7 @@ def check_tokens(model, prepared) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) -> None:
     model, directory = tiny
     block_size = data.draw(st.sampled_from([4, 8]), label="block_size")
