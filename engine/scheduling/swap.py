@@ -175,7 +175,6 @@ class Swap(Preemption):
         if not self._copier.asynchronous or self.pool.num_free > short:
             return
         covered = 0
-        busy = self._pinned()
         for request in sorted(running, key=lambda r: r.order, reverse=True)[:-1]:
             if covered > short:
                 return
@@ -183,10 +182,11 @@ class Swap(Preemption):
             covered += blocks
             copy = self.host.copy_of(request.index)
             first = 0 if copy is None else whole_blocks(copy.valid, size)
-            if request.index in busy or blocks <= first:
+            under_way = self._pinned()
+            if request.index in under_way or blocks <= first:
                 continue
             most = self.pool.blocks_for(request.most_computed_tokens)
-            if not self.host.extend(request.index, blocks, most=most, pinned=busy):
+            if not self.host.extend(request.index, blocks, most=most, pinned=under_way):
                 return
             copy = self.host.copy_of(request.index)
             assert copy is not None
