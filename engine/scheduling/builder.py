@@ -194,12 +194,15 @@ class PlanBuilder:
         return len(self.books.running) >= self.books.max_num_seqs and not self.prefixes.reserves
 
     def _make_way(self, request: Request) -> None:
-        """Where priorities change: preempt running requests of a lower one, as far as that gives the request a
-        place."""
+        """Where priorities change: preempt running requests of a lower one, as far as that gives the request a place.
+
+        Not before they emit: else prompts that take longer than priorities last would be begun again for ever.
+        """
         books = self.books
         if books.priorities is None:
             return
-        lower = sorted((r for r in books.running if r.priority < request.priority), key=lambda r: r.order)
+        lower = [r for r in books.running if r.priority < request.priority and not (r.is_prefilling or r.arriving)]
+        lower.sort(key=lambda r: r.order)
         if not lower:
             return
         needed = self.prefixes.blocks_needed(request, self._match(request))

@@ -38,6 +38,7 @@ from engine.start.prepare import prepare
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.serving import make_spec
+from tests.engine.test_scheduler import execute
 from tests.row_maker import spooled
 
 SIZE = 4  # tokens of a block
@@ -326,6 +327,23 @@ def test_nobody_waits_for_more_draws_than_the_bound() -> None:
         drawn.next_iteration([rival], [request])
     assert request.level == 2
     assert rival.level < 2, "it goes before everybody who has a place"
+
+
+@pytest.mark.parametrize("policy", ["chunk-only", "stall-free", "orca"])
+def test_priorities_that_change_faster_than_a_prompt_is_computed_let_everybody_end(policy: str) -> None:
+    """Nothing is kept: a prompt that is thrown out is begun again."""
+    pool = BlockPool(12, SIZE)
+    limits = Limits(SIZE, None, 64)
+    scheduler = Scheduler(pool, POLICIES[policy](limits), 2, priorities=priorities(every=1))
+    requests = [make_request(n, [5] * 24, output=6) for n in range(4)]
+    for request in requests:
+        scheduler.add(request)
+    plans = 0
+    while scheduler.has_work:
+        execute(scheduler, scheduler.plan())
+        plans += 1
+        assert plans < 1000, "prompts are begun again for ever"
+    assert any(r.preemptions for r in requests), "this proves little"
 
 
 def test_turns_of_a_conversation_are_one_session() -> None:

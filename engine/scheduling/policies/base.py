@@ -46,7 +46,14 @@ class Policy(ABC):
         """
 
     def decode_all(self, builder: PlanBuilder) -> None:
-        """One step for every request that has its prompt computed, and guesses to verify with it where that is on."""
+        """One step for every request that has its prompt computed, and guesses to verify with it where that is on.
+
+        Where prompts run whole, also the rest of those whose beginning was kept in host memory and is back.
+        """
+        begun = [] if self.budgeted else builder.prefills()
+        for request in begun:
+            if request.block_table:
+                builder.compute(request, request.remaining)
         for request in builder.decodes():
             if request.block_table:  # an earlier decode may have preempted it
                 builder.compute(request, request.remaining)
