@@ -209,13 +209,14 @@ class Answer:
         return told
 
     def metrics(self) -> dict[str, Any] | None:
-        """Times of a single answer, on the engine's clock, as vLLM names them."""
+        """Times of a single answer, on the engine's clock, as vLLM names them, and its number in the run."""
         about, stream = self._choices[0].stream.ended, self._choices[0].stream
         if len(self._choices) != 1 or about is None or about["first_token_ns"] is None:
             return None
         gaps = about["output_tokens"] - 1
         drafted, accepted = about["drafted_tokens"], about["accepted_tokens"]
         return {
+            "request": stream.number,
             "time_to_first_token_ms": (about["first_token_ns"] - about["arrival_ns"]) / 1e6,
             "queue_time_ms": (about["first_scheduled_ns"] - about["arrival_ns"]) / 1e6,
             "mean_itl_ms": stream.gaps_ns / gaps / 1e6 if gaps > 0 else None,

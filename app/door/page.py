@@ -25,6 +25,7 @@ MOST_TOKENS = 200
 MOST_KEPT = 40  # messages of a talk
 OPENING = "door-opening"
 TALK = "door-talk"
+LAST = "door-last"
 INTRODUCTION = (
     "An OpenAI-compatible server before one engine that stays up: any client, load generator or evaluation harness can "
     "use it, and every iteration is recorded. A session is a run like any other, on this machine only."
@@ -36,11 +37,14 @@ def door_page(lab: Lab) -> None:
     doors = open_doors(lab.home)
     if doors:
         st.session_state.pop(OPENING, None)
+        st.session_state[LAST] = doors[0].run_id
         _open(doors[0])
+        st.fragment(_while_open, run_every=LOOK_S)(lab, doors[0].run_id)
         _chat(doors[0])
     elif st.session_state.get(OPENING):
         st.fragment(_opening, run_every=LOOK_S)(lab, st.session_state[OPENING])
     else:
+        _how_it_ended(lab)
         st.markdown(INTRODUCTION)
         if may(Right.START):
             _form(lab)
@@ -133,6 +137,38 @@ def _open(door: OpenDoor) -> None:
             st.code(_curl(door, key), language="bash", wrap_lines=True)
 
 
+def _while_open(lab: Lab, run_id: str) -> None:
+    """Turns the page once the door is closed, by whomever."""
+    if run_id not in {door.run_id for door in open_doors(lab.home)}:
+        st.rerun()
+
+
+def _how_it_ended(lab: Lab) -> None:
+    """What became of the door that this reader saw open last."""
+    run_id = st.session_state.get(LAST)
+    if run_id is None or not lab.home.run_dir(run_id).is_dir():
+        return
+    status = read_status(lab.home.run_dir(run_id))
+    if not is_final(status):
+        st.fragment(_until_over, run_every=LOOK_S)(lab, run_id)
+        return
+    if state(status) in ("failed", "crashed"):
+        st.error(plain(f"The engine ended: {in_words(status.get('error') or {})}"), icon=":material/error:")
+    st.page_link(
+        "pages/live.py",
+        label=f"The last session, {run_id}",
+        icon=":material/monitoring:",
+        query_params={"run": run_id},
+        width="content",
+    )
+
+
+def _until_over(lab: Lab, run_id: str) -> None:
+    if is_final(read_status(lab.home.run_dir(run_id))):
+        st.rerun()
+    st.caption("The door is being closed ...")
+
+
 def _python(door: OpenDoor, key: str) -> str:
     return f"""from openai import OpenAI
 
@@ -175,6 +211,7 @@ def _chat(door: OpenDoor) -> None:
             st.error(plain(in_words(error)), icon=":material/error:")
             return
     talked.append({"role": "assistant", "content": answer.text, "pieces": answer.pieces, "about": answer.in_words})
+    talked[-1] |= {"run": door.run_id, "request": answer.metrics.get("request")}
     del talked[:-MOST_KEPT]
     st.rerun()
 
@@ -194,4 +231,14 @@ def _message(message: dict[str, Any]) -> None:
     about = message["about"]
     if any(tokens > 1 for _, tokens in pieces):
         about += ". Marked: several tokens in one step, guesses that were right and the one after them"
-    st.caption(plain(about))
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.caption(plain(about), width="stretch")
+        if message.get("request") is not None:
+            st.page_link(
+                "pages/live.py",
+                label=f"Request {message['request']}",
+                icon=":material/search:",
+                query_params={"run": message["run"], "request": str(message["request"])},
+                help="What it waited for and what ran between its tokens, once the session is over.",
+                width="content",
+            )

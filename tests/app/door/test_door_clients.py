@@ -106,6 +106,7 @@ def test_text_streamed_is_text_unstreamed_is_the_text_of_the_rows(door: DoorProc
         assert choice["prompt_token_ids"] == steps[0]["choices"][0]["prompt_token_ids"] == body["prompt"]
     times = answer["metrics"]
     row = recorded[answer["id"]]
+    assert times["request"] == row["request"]
     assert times["time_to_first_token_ms"] == (row["first_token_ns"] - row["arrival_ns"]) / 1e6
 
 
