@@ -61,7 +61,7 @@ def test_a_technique_leads_to_its_papers_and_a_card_back_to_its_switch(open_lab:
     expect(page).not_to_have_url(re.compile("technique="))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])
 def test_nobody_stumbles_over_papers(open_lab: OpenLab, open_page: OpenPage, scheme: str) -> None:
     page = open_page(open_lab.url(path="/papers"), scheme=scheme)
     expect(page.get_by_text(EVERY)).to_be_visible()
