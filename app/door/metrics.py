@@ -158,8 +158,9 @@ class Counts:
         return fresh
 
 
-def metrics_text(counts: Counts, model: str, facts: Mapping[str, Any], open_count: int) -> str:
-    """The whole document. ``facts``: what the engine told of itself; ``open_count``: requests it has now."""
+def metrics_text(counts: Counts, model: str, facts: Mapping[str, Any], open_count: int, tasks: int = 0) -> str:
+    """The whole document. ``facts``: what the engine told of itself; ``open_count``: requests it has now;
+    ``tasks``: of the HTTP process's event loop, this one's included."""
     page, labels = Page(), {"model_name": model, "engine": "0"}
     states = counts.states
     running, used = min(states["running"], open_count), states["blocks_used"] if open_count else 0
@@ -194,6 +195,8 @@ def metrics_text(counts: Counts, model: str, facts: Mapping[str, Any], open_coun
     page.family("vllm:cache_config_info", "gauge", "The KV pool, as labels.")
     shown = {name: facts.get(source, "") for name, source in (("block_size",) * 2, ("num_gpu_blocks", "kv_blocks"))}
     page.sample("vllm:cache_config_info", labels | shown, 1)
+    page.family("servescope_door_tasks", "gauge", "Tasks of the HTTP process's event loop, this page's own included.")
+    page.sample("servescope_door_tasks", {}, tasks)
     _counter(page, "servescope_iterations", "Engine steps.", {}, counts.steps)
     _counter(page, "servescope_turned_away", "Requests answered with 429.", {}, counts.turned_away)
     page.family("servescope_ignored_fields", "counter", "Fields of requests that are not known, by name.")

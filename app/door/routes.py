@@ -137,7 +137,7 @@ class _Door:
 
     async def metrics(self, request: Request) -> Response:
         desk = self._desk
-        text = metrics_text(desk.counts, desk.model, desk.link.hello, desk.link.open_count)
+        text = metrics_text(desk.counts, desk.model, desk.link.hello, desk.link.open_count, len(asyncio.all_tasks()))
         return Response(text, media_type=CONTENT_TYPE)
 
     async def server_info(self, request: Request) -> Response:

@@ -243,7 +243,9 @@ def test_streams_cut_at_random_leave_nothing_behind(door: DoorProcess, client: h
     """The engine balances its books after every step; one that did not would end it."""
     choose = random.Random(SEED)
     leavers = set(choose.sample(range(STREAMS), STREAMS // 2))
-    before = metric(client.get("/metrics").text, "vllm:request_success_total", finished_reason="abort")
+    wait_for(lambda: is_idle(client))
+    page = client.get("/metrics").text
+    before, tasks = metric(page, "vllm:request_success_total", finished_reason="abort"), "servescope_door_tasks"
 
     def follow(number: int) -> int:
         body = {"prompt": f"Stream {number}", "max_tokens": 40 if number not in leavers else 1500, "stream": True}
@@ -266,6 +268,7 @@ def test_streams_cut_at_random_leave_nothing_behind(door: DoorProcess, client: h
     wait_for(lambda: is_idle(client))
     after = metric(client.get("/metrics").text, "vllm:request_success_total", finished_reason="abort")
     assert after - before == STREAMS // 2
+    wait_for(lambda: metric(client.get("/metrics").text, tasks) <= metric(page, tasks))
 
 
 def test_a_slow_reader_holds_nobody_up_and_loses_nothing(door: DoorProcess, client: httpx.Client):
