@@ -17,11 +17,12 @@ import plotly.io
 from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.charts.repaint import repainted
 from app.errors import LabError, nearest
 from app.home import REPORT_FILE, Home
 from app.rights import Right, needs
 from app.runs.trash import move_to_trash
-from app.theme import DARK, LIGHT
+from app.theme import DARK, LIGHT, Palette
 from telemetry.folder import RUN_ID
 from telemetry.json_file import Nanoseconds, Unreadable, read_as, read_bounded, write_json
 
@@ -212,13 +213,16 @@ def move_pin(home: Home, report_id: str, pin_id: str, by: int) -> None:
     change_report(home, report_id, moved)
 
 
-def figure_of(home: Home, report_id: str, pin: Pin) -> go.Figure:
-    """The chart as it was pinned, on the background of its theme. Raises ``LabError`` where its file is missing or
-    holds no figure.
+def figure_of(home: Home, report_id: str, pin: Pin, colours: Palette | None = None) -> go.Figure:
+    """The chart as it was pinned, on the background of its theme; ``colours``: in those of the page that shows it.
+    Raises ``LabError`` where its file is missing or holds no figure.
     """
     path = home.report_dir(report_id) / f"pin-{pin.pin_id}.json"
     try:
-        figure = plotly.io.from_json(read_bounded(path, MOST_FIGURE_BYTES).decode())
+        drawing = read_bounded(path, MOST_FIGURE_BYTES).decode()
+        if colours is not None:
+            drawing = repainted(drawing, dark=pin.dark, colours=colours)
+        figure = plotly.io.from_json(drawing)
     except (FileNotFoundError, Unreadable, ValueError, TypeError) as error:
         raise LabError(
             "bad-report",
@@ -227,7 +231,7 @@ def figure_of(home: Home, report_id: str, pin: Pin) -> go.Figure:
             message=f"The chart {pin.title!r} cannot be read: {str(error).splitlines()[0][:200]}.",
             mend="Take it out and pin it again.",
         ) from error
-    background = (DARK if pin.dark else LIGHT).background
+    background = (colours or (DARK if pin.dark else LIGHT)).background
     return figure.update_layout(paper_bgcolor=background, plot_bgcolor=background)
 
 

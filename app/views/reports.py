@@ -7,6 +7,7 @@ from typing import Any
 import streamlit as st
 
 from app.charts import CONFIG
+from app.components.chart_card import page_palette
 from app.errors import LabError, on_page
 from app.exports.pinned_report import pinned_report
 from app.lab import Lab
@@ -153,7 +154,7 @@ def _chart(lab: Lab, report_id: str, pin: Pin, place: int, count: int) -> None:
             )
         st.caption(plain(f"{pin.about} Pinned {clock(pin.pinned_unix_ns)}."))
         try:
-            figure = figure_of(lab.home, report_id, pin)
+            figure = figure_of(lab.home, report_id, pin, page_palette())
         except LabError as error:
             st.error(plain(on_page(error)), icon=":material/broken_image:")
         else:
