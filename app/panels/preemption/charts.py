@@ -20,7 +20,7 @@ def _colours(palette: Palette) -> dict[str, str]:
 
 def waits(table: Table, palette: Palette) -> go.Figure:
     """``table``: ``t`` (s), ``compute_ms``, ``wait_ms`` of each stretch."""
-    figure = new_figure(palette, y_title="time in steps (ms)")
+    figure = new_figure(palette, y_title="time in steps, ms")
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     t = column(table, "t")
@@ -49,7 +49,7 @@ def copies(table: Table, palette: Palette, run_id: str = "") -> go.Figure:
 
 def bandwidth(table: Table, fit: LinkFit | None, palette: Palette, run_id: str = "") -> go.Figure:
     """``table``: likewise."""
-    figure = new_figure(palette, y_title="bandwidth (GB/s)", x_title="size of a copy (kB)")
+    figure = new_figure(palette, y_title="bandwidth, GB/s", x_title="size of a copy, kB")
     if not rows(table):
         return say_nothing_here(figure, NOTHING, palette)
     words = "%{y:,.3~g} GB/s with %{x:,.3~g} kB a copy"
@@ -77,7 +77,7 @@ def pairs(table: Table) -> list[tuple[int, int, float]]:
 
 def crossover(table: Table, costs: Costs | None, palette: Palette, run_id: str = "") -> go.Figure:
     """``table``: of ``store.swaps.swaps_query``."""
-    figure = new_figure(palette, y_title="time (ms)", x_title="length of the request (tokens)")
+    figure = new_figure(palette, y_title="time, ms", x_title="length of the request, tokens")
     measured = pairs(table)
     if not measured:
         return say_nothing_here(figure, "No request was swapped out and in again.", palette)
