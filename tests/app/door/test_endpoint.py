@@ -91,7 +91,7 @@ def test_another_server_gets_the_same_requests_and_two_such_runs_are_a_pair(door
     [
         ("127.0.0.1:1", "bad-option"),
         ("file:///etc/passwd", "bad-option"),
-        (f"http://127.0.0.1:{free_port()}", "no-endpoint"),
+        pytest.param(f"http://127.0.0.1:{free_port()}", "no-endpoint", id="nobody"),
     ],
 )
 def test_an_address_that_does_not_answer_makes_no_run(tmp_path: Path, url: str, kind: str):
