@@ -21,6 +21,7 @@ from telemetry.rows import COMPLETED, Provenance
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 COMPLETED_SQL = f"end_reason IN {COMPLETED}"
+
 STALL_MS = 200.0
 """A gap between two tokens above this is a stall: text then comes slower than people read, five tokens a second. The bound that
 Sarathi-Serve's capacity search puts on p99 TBT (papers 4.0). The same for every run, so that a run has as many stalls beside another as on
@@ -30,6 +31,11 @@ FEWEST_STEADY = 10  # steps of the steady state, below which a rate over it says
 FEWEST_BEYOND = 5
 """Samples that must lie beyond a percentile before it says more than the largest one does: a p99 takes 500. By MLPerf's
 early stopping (99 % confidence that so large a share is below the bound, none of the samples being above) it takes 459."""
+
+
+def is_completed(end_reason: str | None) -> bool:
+    """Whether a request that ended so was served to its end, as ``COMPLETED_SQL`` says of rows."""
+    return end_reason in COMPLETED
 
 
 @dataclass(frozen=True)

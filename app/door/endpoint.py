@@ -21,6 +21,7 @@ import httpx
 from app.errors import LabError
 from engine.config import EngineError, RequestSpec, RunSpec, Sampling
 from engine.config.text import tokenizer_here
+from store.metrics import is_completed
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
@@ -210,7 +211,7 @@ class OpenLoop:
         return None if finish is None else "length" if finish == "length" else "stop"
 
     def _end(self, asked: Asked, reason: str) -> None:
-        completed = reason in ("stop", "length")
+        completed = is_completed(reason)
         asked.end_reason = reason
         asked.end_ns = asked.last_ns if completed and asked.last_ns is not None else self._clock.now_ns()
         if asked.usage.get("completion_tokens") is not None:
@@ -282,7 +283,7 @@ def requests_summary(requests: Sequence[Asked]) -> dict[str, int]:
     reasons = [asked.end_reason for asked in requests]
     return {
         "total": len(reasons),
-        "finished": sum(reason in ("stop", "length") for reason in reasons),
+        "finished": sum(is_completed(reason) for reason in reasons),
         "cancelled": reasons.count("cancelled"),
         "failed": reasons.count("failed"),
     }

@@ -12,6 +12,7 @@ from app.home import Home
 from app.runs.folder import create_run
 from engine.config import RunSpec
 from engine.config.digest import digest_of
+from store.metrics import is_completed
 from telemetry.clock import RunClock
 from telemetry.damage import spool_sizes
 from telemetry.process import own_identity
@@ -88,7 +89,7 @@ def _progress(asked: list[Asked]) -> dict[str, object]:
     done = [each for each in asked if each.end_reason is not None]
     return {
         "requests_total": len(asked),
-        "requests_done": sum(each.end_reason in ("stop", "length") for each in done),
+        "requests_done": sum(is_completed(each.end_reason) for each in done),
         "requests_ended": len(done),
         "output_tokens": sum(each.output_tokens for each in asked),
         "running": sum(each.end_reason is None and each.first_token_ns is not None for each in asked),

@@ -24,6 +24,7 @@ from app.runs.folder import create_run
 from app.runs.process import worker_environment
 from app.server.client import call
 from engine.config import RunSpec
+from tests.apart import apart
 from tests.app.small_runs import wait_for, wait_for_state
 
 
@@ -141,7 +142,7 @@ def servescope(home: Home | None, *arguments: str, **environment: str) -> subpro
 
 def asked_here(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The command line within this process, for commands that only read or refuse: a process of their own costs two seconds."""
-    done = CliRunner().invoke(command_line, arguments, env={"SERVESCOPE_HOME": str(home.root)})
+    done = apart(lambda: CliRunner().invoke(command_line, arguments, env={"SERVESCOPE_HOME": str(home.root)}))
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)

@@ -26,7 +26,7 @@ TECHNIQUES = {technique.path: technique.title for technique in book.techniques()
 
 def settle(page: Page) -> None:
     """Wait until the page is drawn."""
-    page.wait_for_timeout(300)  # until what was done is on its way to the server
+    page.wait_for_timeout(800)  # until what was done is on its way to the server
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
@@ -57,7 +57,9 @@ def test_a_run_is_started_with_each_technique_and_ends_well(open_lab: OpenLab, o
         for path, other in TECHNIQUES.items():
             switch(page, other, path == technique)
         before = set(open_lab.home.run_ids())
-        page.get_by_role("button", name="Start", exact=True).click()
+        start = page.get_by_role("button", name="Start", exact=True)
+        expect(start, page.get_by_test_id("stSidebar").inner_text()).to_be_enabled()
+        start.click()
         run_id = begun(open_lab, before)
         engine = read_spec(open_lab.home.run_dir(run_id)).engine
         assert [path for path in TECHNIQUES if getattr(engine, path) is not None] == [technique]

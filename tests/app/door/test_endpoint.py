@@ -13,7 +13,7 @@ import pytest
 from app.home import Home
 from telemetry.spool import SpoolReader, spool_path
 from tests.app.door.door_process import DoorProcess
-from tests.app.lab_process import asked_here, free_port
+from tests.app.lab_process import asked_here, free_port, servescope
 from tests.app.small_runs import wait_for
 
 SCENARIO = """
@@ -47,7 +47,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorProcess]:
 
 
 def asked(home: Home, scenario: Path, url: str) -> dict[str, Any]:
-    done = asked_here(home, "run", str(scenario), "--endpoint", url, "--json")
+    done = servescope(home, "run", str(scenario), "--endpoint", url, "--json")
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -97,7 +97,7 @@ def test_another_server_gets_the_same_requests_and_two_such_runs_are_a_pair(door
 def test_an_address_that_does_not_answer_makes_no_run(tmp_path: Path, url: str, kind: str):
     (tmp_path / "talks.yaml").write_text(SCENARIO)
     home = Home(tmp_path / "home").prepare()
-    refused = asked_here(home, "run", str(tmp_path / "talks.yaml"), "--endpoint", url, "--json")
+    refused = servescope(home, "run", str(tmp_path / "talks.yaml"), "--endpoint", url, "--json")
     error = json.loads(refused.stdout)["error"]
     assert (refused.returncode, error["kind"], error["field"]) == (1, kind, "--endpoint")
     assert home.run_ids() == []

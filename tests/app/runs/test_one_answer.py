@@ -25,6 +25,7 @@ from store import queries
 from store.samples import read_samples
 from store.summary import LATENCIES, latencies_of
 from telemetry.status import read_status
+from tests.apart import apart
 from tests.app.lab_process import lab_here
 from tests.app.small_runs import endless_spec, small_spec, spooled, wait_for, wait_for_state
 
@@ -37,7 +38,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """A lab with a finished run and a cancelled one."""
     with lab_here(tmp_path_factory.mktemp("answers")) as opened:
         opened.submit(
-            small_spec("shared", requests=12, tokens=30, prefix_sharing={}, speculation={"proposer": "prompt-lookup"})
+            small_spec(
+                "shared",
+                requests=12,
+                tokens=30,
+                prefix_sharing={},
+                speculation={"proposer": "prompt-lookup"},
+                attention_backend="gathered",
+            )
         )
         wait_for_state(opened.home, "shared", "finished")
         opened.submit(endless_spec("cut-short"))
@@ -125,7 +133,7 @@ def test_a_rooms_viewers_are_told_the_same_and_one_that_was_away_what_it_missed(
         second = await asyncio.gather(room.news(early), room.news(late))
         return first, second, room.in_use
 
-    first, second, in_use = asyncio.run(rounds())
+    first, second, in_use = apart(lambda: asyncio.run(rounds()))
     assert first[0] == first[1]
     assert {id(m) for m in first[0]} == {id(m) for m in first[1]}, "encoded once"
     whole, part = (

@@ -17,6 +17,7 @@ from app.door import serve as door_serve
 from app.server import connections
 from app.server.connections import BoundedHttp
 from app.server.serve import bind
+from tests.apart import apart
 from tests.app.small_runs import wait_for
 
 
@@ -107,4 +108,4 @@ def test_answers_do_not_wait_for_acknowledgements(listening: Callable[[int], soc
                 writer.close()
                 return told
 
-    assert asyncio.run(nodelay()) == 1
+    assert apart(lambda: asyncio.run(nodelay())) == 1
