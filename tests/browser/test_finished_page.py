@@ -123,7 +123,7 @@ def test_charts_over_time_show_one_stretch_and_zoom_as_one(
 @pytest.mark.parametrize(
     ("chart", "part", "told"),
     [
-        ("iterations", "iteration", "held a place and"),
+        pytest.param("iterations", "iteration", "held a place and", marks=pytest.mark.rare),
         pytest.param("batch-makeup", "iteration", "held a place and", marks=pytest.mark.rare),
         pytest.param("roofline", "iteration", "held a place and", marks=pytest.mark.rare),
         ("token-gaps", "request", "Asked"),
