@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from engine.gpu.attention.prefixes import PrefixGroups, PrefixPasses, PrefixWork
 
 
-@dataclass(slots=True)
+@dataclass
 class Flat:
     """A plan's slices side by side: single tokens first, shortest context first, then the rest. Arrays are int32."""
 
@@ -40,23 +41,26 @@ class Flat:
     def num_tokens(self) -> int:
         return len(self.positions)
 
-    @property
+    @cached_property
     def extent(self) -> StepForm:
         longest = int(self.lengths.max(initial=1))
         return StepForm(
             self.num_singles, self.num_tokens - self.num_singles, len(self.parts) - self.num_singles, longest
         )
 
-    @property
+    @cached_property
     def decode_only(self) -> bool:
         """Single tokens, each of which is followed by one that is sampled."""
         return self.num_singles == len(self.parts) and all(s.samples for s in self.parts)
 
     def needs(self, groups: PrefixGroups | None) -> StepForm:
         """What a recorded form must have room for; ``groups``: prefixes that single tokens share."""
-        extent = replace(self.extent, shares=groups is not None, mixes=not any(s.is_prefill for s in self.parts))
+        extent = replace(self.extent, shares=groups is not None)
+        if self.decode_only:
+            return extent
         # Which rows are sampled is not known to decode steps: they are for steps in which all are.
-        return extent if extent.rows or self.decode_only else replace(extent, rows=1, sequences=1)
+        longer = extent if extent.rows else replace(extent, rows=1, sequences=1)
+        return replace(longer, mixes=not any(s.is_prefill for s in self.parts))
 
 
 class RecordedSteps(Protocol):

@@ -10,7 +10,7 @@ import tokenizers
 import torch
 from hypothesis import strategies as st
 
-from engine.config import RequestSpec
+from engine.config import RequestSpec, Speculation
 
 TINY = {
     "vocab_size": 300,
@@ -79,3 +79,15 @@ def drawn_requests(
 def most_blocks(requests: Sequence[RequestSpec], block_size: int) -> int:
     """Blocks that the longest of the requests takes: a pool can be no smaller."""
     return max(-(-(len(r.prompt_token_ids or ()) + r.max_tokens) // block_size) for r in requests)
+
+
+def drawn_guessing(most: int) -> st.SearchStrategy[Speculation]:
+    """Guesses of a fixed length up to ``most``, looked up or made by some of the model's layers."""
+    return st.builds(
+        Speculation,
+        proposer=st.sampled_from(["prompt-lookup", "layer-skip"]),
+        control=st.just("fixed"),
+        k=st.integers(1, most),
+        ngram_min=st.just(1),
+        target_speedup=st.just(1.5),
+    )

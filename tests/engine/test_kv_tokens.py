@@ -36,7 +36,7 @@ from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
-from tests.engine.drawn import drawn_requests, most_blocks, random_llama
+from tests.engine.drawn import drawn_guessing, drawn_requests, most_blocks, random_llama
 from tests.engine.serving import Verdict, make_spec
 from tests.examples import examples
 
@@ -149,18 +149,7 @@ def test_no_combination_changes_a_token_at_one_codec(data: st.DataObject, tiny: 
     )
     asked = data.draw(requests, label="requests")
     longest = most_blocks(asked, block_size)
-    speculation = data.draw(
-        st.none()
-        | st.builds(
-            Speculation,
-            proposer=st.sampled_from(["prompt-lookup", "layer-skip"]),
-            control=st.just("fixed"),
-            k=st.integers(1, 8),
-            ngram_min=st.just(1),
-            target_speedup=st.just(1.5),
-        ),
-        label="speculation",
-    )
+    speculation = data.draw(st.none() | drawn_guessing(8), label="speculation")
     sharing = data.draw(st.none() | st.builds(PrefixSharing, wait_in_flight=st.booleans()), label="prefix_sharing")
     least = 1 + (speculation.k if speculation else 0)
     config = engine_config(

@@ -19,7 +19,6 @@ from engine.config import (
     PrefixSharing,
     RequestSpec,
     Sampling,
-    Speculation,
 )
 from engine.scheduling.policies import POLICIES
 from engine.start.build import build_engine
@@ -27,7 +26,7 @@ from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
-from tests.engine.drawn import random_llama
+from tests.engine.drawn import drawn_guessing, random_llama
 from tests.engine.serving import Verdict, check_greedy, make_spec
 from tests.engine.test_kv_tokens import check_alone
 from tests.examples import examples
@@ -121,18 +120,7 @@ def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny,
     if swaps.swaps:  # slow copies are seen from several iterations
         link = data.draw(st.none() | st.sampled_from([1.0, 10.0]), label="link_mb_per_s")
         swaps = swaps.model_copy(update={"link_mb_per_s": link, "link_launch_us": 1.0})
-    speculation = data.draw(
-        st.none()
-        | st.builds(
-            Speculation,
-            proposer=st.sampled_from(["prompt-lookup", "layer-skip"]),
-            control=st.just("fixed"),
-            k=st.integers(1, 6),
-            ngram_min=st.just(1),
-            target_speedup=st.just(1.5),
-        ),
-        label="speculation",
-    )
+    speculation = data.draw(st.none() | drawn_guessing(6), label="speculation")
     least = 1 + (speculation.k if speculation else 0)
     policies = sorted(set(POLICIES) - ({"static", "padded", "padded-sorted"} if swaps.redraws else set()))
     codec = CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")]
