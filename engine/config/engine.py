@@ -124,9 +124,9 @@ class EngineConfig(Settings):
     )
     preemption: Preemption | None = setting(
         None,
-        "Preemption",
-        "On: the keys and values of requests that have to leave the full KV pool are swapped to host memory, and "
-        "priorities may change while requests are served. Off: they are computed again.",
+        "KV swapping",
+        "On: the keys and values of requests that are preempted, as the KV pool is full, are swapped to host memory, "
+        "and priorities may change while requests are served. Off: requests are preempted too, and computed again.",
         group="Techniques",
         paper="FastSwitch (2024)",
         technique=True,

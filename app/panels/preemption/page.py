@@ -27,7 +27,7 @@ from store import link_fit, swaps
 def preemption_section(run: FinishedRun) -> None:
     """Draw the section of a run that had preemption on."""
     con, run_id, colours = run.con, run.facts.run_id, page_palette()
-    st.subheader("Preemption", anchor=False)
+    st.subheader("KV swapping", anchor=False)
     totals = swaps.totals_query(run_id).rows(con)
     st.caption(totals_in_words(totals))
     if totals:

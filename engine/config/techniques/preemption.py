@@ -20,7 +20,7 @@ class Preemption(Settings):
         "Preempted requests",
         "swap: the keys and values of a request that has to leave the full KV pool are copied to host memory, and back "
         "when it goes on. recompute: they are lost and computed again, as without this technique.",
-        group="Preemption",
+        group="KV swapping",
         paper="FastSwitch (2024)",
     )
     host_mib: float = setting(
@@ -28,7 +28,7 @@ class Preemption(Settings):
         "Host memory",
         "Room for swapped blocks in host memory, page-locked on a GPU; never more than all requests can fill. A "
         "request that finds no room there is computed again.",
-        group="Preemption",
+        group="KV swapping",
         unit="MiB",
         gt=0,
         le=2**24,
@@ -38,7 +38,7 @@ class Preemption(Settings):
         "Copies",
         "group: a request's blocks are kept beside each other where there is room, and a run of neighbours is one copy "
         "per layer, side and head. block: a copy for each block.",
-        group="Preemption",
+        group="KV swapping",
         paper="FastSwitch (2024)",
     )
     asynchronous: bool = setting(
@@ -47,7 +47,7 @@ class Preemption(Settings):
         "On: copies run beside the computation (a stream of their own on a GPU, a thread on a CPU); blocks under way "
         "are not reused, and when the pool gets short, whole blocks of who would go next are copied ahead. Off: the "
         "engine waits for every copy.",
-        group="Preemption",
+        group="KV swapping",
         paper="FastSwitch (2024)",
     )
     keep_copy: bool = setting(
@@ -55,7 +55,7 @@ class Preemption(Settings):
         "Keep the host copy",
         "A request that came back keeps its copy in host memory while there is room, so its next swap sends only what "
         "is new. In a conversation, what a turn computed is kept for the next one.",
-        group="Preemption",
+        group="KV swapping",
         paper="FastSwitch (2024)",
     )
     priorities: Literal["fixed", "random", "markov"] = setting(
@@ -64,14 +64,14 @@ class Preemption(Settings):
         "fixed: as the workload says, and nobody is preempted for them. random: each session draws a level anew now "
         "and then. markov: it goes up or down one level or stays. With either, a waiting request takes the place of "
         "running ones of a lower level.",
-        group="Preemption",
+        group="KV swapping",
         paper="FastSwitch (2024)",
     )
     priority_levels: int = setting(
         4,
         "Priority levels",
         "Levels that a session's priority is drawn from.",
-        group="Preemption",
+        group="KV swapping",
         ge=2,
         le=1000,
         advanced=True,
@@ -81,7 +81,7 @@ class Preemption(Settings):
         "Priorities change every",
         "Iterations from one draw of the priorities to the next. A request that had no place at 8 draws in a row goes "
         "before all others until it has one.",
-        group="Preemption",
+        group="KV swapping",
         unit="iterations",
         ge=1,
         le=LARGEST_COUNT,
@@ -92,7 +92,7 @@ class Preemption(Settings):
         "Emulated link",
         "Copies take at least as long as over a link of this rate, and runs are labelled so. Empty: the memory as it "
         "is.",
-        group="Preemption",
+        group="KV swapping",
         unit="MB/s",
         gt=0,
         le=1e7,
@@ -102,7 +102,7 @@ class Preemption(Settings):
         10.0,
         "Launch on the emulated link",
         "What starting a copy takes on the emulated link, whatever its size.",
-        group="Preemption",
+        group="KV swapping",
         unit="µs",
         ge=0,
         le=1e6,

@@ -200,7 +200,7 @@ def test_a_run_that_swapped_shows_what_it_copied(lab: Lab, done: str) -> None:
     wait_for(lambda: stored_state(lab, "swapped") == "finished")
     page = opened("swapped")
     assert not page.exception
-    assert "Preemption" in {heading.value for heading in page.subheader}
+    assert "KV swapping" in {heading.value for heading in page.subheader}
     assert len(page.get("plotly_chart")) == 8 + 5
     said = texts(page)
     assert "swapped out" in said
