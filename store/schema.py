@@ -13,6 +13,7 @@ TABLES: dict[str, str] = {
     "block": "blocks",
     "swap": "swaps",
     "device": "devices",
+    "foreign": "foreign_figures",
     "run": "run_events",
 }
 
@@ -130,6 +131,11 @@ def quoted(name: str) -> str:
 def create_swaps() -> str:
     """The table of swaps."""
     return _create_rows("swap")
+
+
+def create_foreign() -> str:
+    """The table of other engines' figures."""
+    return _create_rows("foreign")
 
 
 def create_experiments() -> str:
