@@ -47,7 +47,7 @@ class AttentionBatch(BatchRows):
     ``slots`` are int64.
     """
 
-    single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with block 0
+    single_blocks: torch.Tensor  # [num_singles, most blocks] int64, short tables padded with their last
     single_kv_lens: list[int]  # keys each single token sees, rising
     single_tables: list[list[int]]  # the same block tables, each as long as it is
     chunks: tuple[Chunk, ...]
@@ -107,7 +107,7 @@ def build_batch(plan: Plan, block_size: int, device: torch.device) -> PlainBatch
     kv_lens = [s.context_len + 1 for s in singles]
     width = blocks_for(max(kv_lens, default=0), block_size)
     tables = [s.request.block_table[:width] for s in singles]
-    padded = [table + [0] * (width - len(table)) for table in tables]
+    padded = [table + table[-1:] * (width - len(table)) for table in tables]
 
     def tensor(values: list) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64).to(device, non_blocking=True)

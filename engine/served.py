@@ -33,7 +33,7 @@ def until_closed(door: Door, prepared: Prepared, engine: Engine, labels: list[st
     spec, model = prepared.spec, prepared.model
 
     def make(ask: Ask) -> Request:
-        return live_request(ask, spec, model, prepared.device, prepared.max_model_len, prepared.num_blocks)
+        return live_request(ask, spec, model, prepared.device, prepared.max_model_len, prepared.unfit)
 
     def drop_cache() -> dict[str, int]:
         pool = engine.scheduler.pool

@@ -8,12 +8,14 @@ import numpy as np
 
 from engine.batch import Batch
 from engine.cost import CostModel
+from engine.kv.occupancy import occupancy
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.scheduling.scheduler import Scheduler
 from telemetry.recorder import Recorder
 from telemetry.rows import BLOCK_EVENTS, NULL_INT
 
+RESIDENT_EVERY_NS = 250_000_000
 PREFILL, DECODE, VERIFY = 0, 1, 2  # places in telemetry.rows.SLICE_KINDS
 _BLOCK_EVENT = {name: code for code, name in enumerate(BLOCK_EVENTS)}
 
@@ -58,6 +60,12 @@ class StepRecorder:
         self.recorder = recorder
         self.scheduler = scheduler
         self.cost = cost
+        self._memory = (
+            -RESIDENT_EVERY_NS,
+            0,
+            0,
+            0,
+        )  # when resident memory was last read; mapped, given back, ns so far
         self._last_token_ns = np.zeros(1024, np.int64)  # by number of the request; 0 before its first token
 
     def step(self, iteration: int, plan: Plan, batch: Batch, times: StepTimes, running: int) -> None:
@@ -77,6 +85,8 @@ class StepRecorder:
         self.swaps(iteration)
         if recorder.iterations:
             self._iteration(iteration, plan, batch, times, prefills, running, (prompt_tokens, looked_up))
+            if self.scheduler.pool.watched:
+                self._layout(iteration, times.end)
         if recorder.detail:
             self._slices(iteration, plan, emitting, itl_ns, pure_decode=not prefills)
             for d in plan.decisions:
@@ -117,6 +127,33 @@ class StepRecorder:
         if self.recorder.iterations:
             for move in moves:
                 self.recorder.swap(iteration=iteration, **asdict(move))
+
+    def _layout(self, iteration: int, now_ns: int) -> None:
+        """Write what the pool's memory is used for. Reading what is resident takes milliseconds, so not at every
+        step."""
+        scheduler = self.scheduler
+        pool = scheduler.pool
+        leaving = [tokens for _, _, tokens in scheduler.preemption.in_transit()]
+        holders = [request.num_computed_tokens for request in scheduler.running] + leaving
+        parts = occupancy(pool, scheduler.kv_tokens, holders)
+        read_ns, mapped, released, spent_ns = self._memory
+        resident = None
+        if now_ns - read_ns >= RESIDENT_EVERY_NS:
+            resident, read_ns = pool.resident_bytes(), now_ns
+        self._memory = read_ns, pool.mapped_bytes, pool.released_bytes, pool.mapping_ns
+        self.recorder.layout(
+            iteration=iteration,
+            time_ns=now_ns,
+            used_bytes=parts.used,
+            internal_bytes=parts.internal,
+            reserved_bytes=parts.reserved,
+            kept_bytes=parts.kept,
+            free_bytes=parts.free,
+            resident_bytes=NULL_INT if resident is None else resident,
+            mapped_bytes=pool.mapped_bytes - mapped,
+            released_bytes=pool.released_bytes - released,
+            mapping_ns=pool.mapping_ns - spent_ns,
+        )
 
     def _stamp(self, sampled: list[Request], now_ns: int) -> tuple[np.ndarray, int]:
         """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token, and the

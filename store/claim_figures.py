@@ -131,6 +131,24 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "",
         "coalesce((SELECT sum(waited_ns) FROM swaps WHERE run_id = $run), 0) / sum(end_ns - start_ns)",
     ),
+    "held_waste_share": StepFigure(
+        "Share of the memory held by requests that holds no computed token, mean over steps",
+        "",
+        "avg(1 - used_bytes / (used_bytes + internal_bytes + reserved_bytes))",
+        "layouts WHERE run_id = $run AND used_bytes + internal_bytes + reserved_bytes > 0",
+    ),
+    "internal_waste_share": StepFigure(
+        "Share of the memory held by requests that is the rest of blocks or pages, mean over steps",
+        "",
+        "avg(internal_bytes / (used_bytes + internal_bytes + reserved_bytes))",
+        "layouts WHERE run_id = $run AND used_bytes + internal_bytes + reserved_bytes > 0",
+    ),
+    "mapped_mb": StepFigure(
+        "Memory that pages were mapped for", "MB", "sum(mapped_bytes) / 1e6", "layouts WHERE run_id = $run"
+    ),
+    "resident_mb": StepFigure(
+        "Most memory resident behind the KV pool", "MB", "max(resident_bytes) / 1e6", "layouts WHERE run_id = $run"
+    ),
     "kv_capacity_tokens": StepFigure("Tokens that the KV pool holds", "tokens", "$capacity::DOUBLE", ""),
 }
 FITTED: dict[str, tuple[str, str]] = {

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from store.errors import StoreError
-from store.schema import create_experiments, create_foreign, create_quality, create_statements, create_swaps
+from store.schema import create_experiments, create_layouts, create_quality, create_statements, create_swaps
 from store.transaction import transaction
 
 Step = Callable[[duckdb.DuckDBPyConnection], None]
@@ -70,15 +70,15 @@ def _swaps(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_swaps())
 
 
-def _foreign(con: duckdb.DuckDBPyConnection) -> None:
-    """Figures of engines that were watched have a table; nobody watched any before."""
-    con.execute(create_foreign())
+def _layouts(con: duckdb.DuckDBPyConnection) -> None:
+    """What the KV pool's memory was used for has a table; runs recorded before do not say."""
+    con.execute(create_layouts())
 
 
 VERSION = 11
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
-    8: _groups, 9: _swaps, 10: _foreign,
+    8: _groups, 9: _swaps, 10: _layouts,
 }  # fmt: skip
 
 

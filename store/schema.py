@@ -12,8 +12,8 @@ TABLES: dict[str, str] = {
     "decision": "decisions",
     "block": "blocks",
     "swap": "swaps",
+    "layout": "layouts",
     "device": "devices",
-    "foreign": "foreign_figures",
     "run": "run_events",
 }
 
@@ -133,9 +133,9 @@ def create_swaps() -> str:
     return _create_rows("swap")
 
 
-def create_foreign() -> str:
-    """The table of other engines' figures."""
-    return _create_rows("foreign")
+def create_layouts() -> str:
+    """The table of what the KV pool's memory was used for."""
+    return _create_rows("layout")
 
 
 def create_experiments() -> str:

@@ -63,18 +63,18 @@ class Recorder:
         self._iteration = NumericBuffer("iteration", by_row=True)
         self._decision = NumericBuffer("decision", by_row=True)
         self._swap = NumericBuffer("swap", by_row=True)
+        self._layout = NumericBuffer("layout", by_row=True)
         self._slice = NumericBuffer("slice", by_row=False)
         self._block = NumericBuffer("block", by_row=False)
         self._request, self._device, self._run_row = (ObjectBuffer(row) for row in ("request", "device", "run"))
-        self._foreign = ObjectBuffer("foreign")
         # in the order of writing: where space is short, what a run cannot be read without comes first
         self._buffers: dict[str, NumericBuffer | ObjectBuffer] = {
             "run": self._run_row,
             "request": self._request,
             "iteration": self._iteration,
             "device": self._device,
-            "foreign": self._foreign,
             "swap": self._swap,
+            "layout": self._layout,
             "decision": self._decision,
             "slice": self._slice,
             "block": self._block,
@@ -156,6 +156,13 @@ class Recorder:
         elif self._swap.append([values[name] for name in self._swap.names]):
             self._check_bounds()
 
+    def layout(self, **values: Any) -> None:
+        """What the KV pool's memory was used for after a step; keywords are the columns of ``LayoutRow``."""
+        if not self.iterations:
+            self._refuse("layout", 1)
+        elif self._layout.append([values[name] for name in self._layout.names]):
+            self._check_bounds()
+
     def block(
         self,
         iteration: int,
@@ -214,11 +221,6 @@ class Recorder:
             self._check_bounds(wake=False)
         else:
             self._refuse("device", 1)
-
-    def foreign(self, **values: Any) -> None:
-        """A figure of another engine; keywords are the columns of ``ForeignRow``."""
-        self._foreign.append(values)
-        self._check_bounds(wake=False)
 
     def run(self, event: str, status: str, *, labels: Sequence[str] = (), **values: Any) -> None:
         """The run's start or end. JSON columns take objects or text; ``time_ns`` and ``unix_ns`` default to now.

@@ -66,8 +66,6 @@ DECISION_REASONS = (
     "host_full",
 )
 SWAP_DIRECTIONS = ("out", "in", "ahead")
-FOREIGN_SOURCES = ("metrics", "kv_events", "forward_pass")
-FOREIGN_CLOCKS = ("reader", "engine wall", "gpu span")
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
 RUN_EVENTS = ("start", "end")
 
@@ -236,6 +234,34 @@ class SwapRow:
 
 
 @dataclass(frozen=True)
+class LayoutRow:
+    """What the KV pool's memory was used for after a step; the five parts add up to the pool."""
+
+    iteration: int = column("int64", "", "The engine step.")
+    time_ns: int = column("int64", "ns", "When: the end of the step.")
+    used_bytes: int = column("int64", "bytes", "Keys and values of computed tokens; shared ones count once.")
+    internal_bytes: int = column(
+        "int64", "bytes", "Internal fragmentation: the unused rest of each request's last block or last pages."
+    )
+    reserved_bytes: int = column(
+        "int64", "bytes", "More that requests hold: for tokens that are not computed yet, or never will be."
+    )
+    kept_bytes: int = column("int64", "bytes", "Held by no request: cached blocks, and pages that stay mapped.")
+    free_bytes: int = column("int64", "bytes", "The rest of the pool.")
+    resident_bytes: int = column(
+        "int64",
+        "bytes",
+        "Memory that the operating system really has behind the pool, where it is mapped on demand; read four times a second.",
+        nullable=True,
+    )
+    mapped_bytes: int = column("int64", "bytes", "Memory that this step needed pages mapped for.")
+    released_bytes: int = column("int64", "bytes", "Memory that this step gave back to the operating system.")
+    mapping_ns: int = column(
+        "int64", "ns", "Time the engine spent mapping pages larger than the system's, and giving pages back."
+    )
+
+
+@dataclass(frozen=True)
 class DeviceRow:
     """One sample of the machine's counters. A counter the device or driver lacks is null."""
 
@@ -273,35 +299,6 @@ class DeviceRow:
 
 
 @dataclass(frozen=True)
-class ForeignRow:
-    """One figure that another engine told of itself: a sum over its requests, never about one of them."""
-
-    time_ns: int = column("int64", "ns", "When it was read, on the clock of the process that reads.")
-    span_ns: int = column(
-        "int64", "ns", "Stretch of time up to then that the figure covers; null for a state.", nullable=True
-    )
-    source: str = column(
-        "int8",
-        "",
-        "Where it comes from: a page of Prometheus metrics, events of the KV cache, or forward passes.",
-        choices=FOREIGN_SOURCES,
-    )
-    address: str = column("string", "", "The address it was read from.")
-    engine: str = column("string", "", "The engine, as far as its metrics tell.")
-    engine_version: str = column("string", "", "The version it names.", nullable=True)
-    worker: int = column("int32", "", "Data-parallel rank, where the message names one.", nullable=True)
-    clock: str = column("int8", "", "The clock behind the times in it.", choices=FOREIGN_CLOCKS)
-    gap: int = column(
-        "int32", "", "Readings or messages known to be lost before this one; of a counter that began anew, 1 more."
-    )
-    name: str = column("string", "", "What it is; store.foreign lists the names.")
-    bound: float = column(
-        "float64", "", "Of a histogram: largest value that its bucket counts, inf for the last.", nullable=True
-    )
-    value: float = column("float64", "", "A state's value, or how much a count grew during the span.")
-
-
-@dataclass(frozen=True)
 class RunRow:
     """The run itself, at its start and at its end."""
 
@@ -325,8 +322,8 @@ ROW_TYPES: dict[str, type] = {
     "decision": DecisionRow,
     "block": BlockRow,
     "swap": SwapRow,
+    "layout": LayoutRow,
     "device": DeviceRow,
-    "foreign": ForeignRow,
     "run": RunRow,
 }
 

@@ -7,11 +7,19 @@ setting.
 from __future__ import annotations
 
 from app.panels.chunked_prefill import ChunkedPrefill
+from app.panels.kv_layout import KVLayoutPanel
 from app.panels.kv_quantization import KVQuantizationPanel
 from app.panels.panel import Panel
 from app.panels.preemption import PreemptionPanel
 from app.panels.prefix_sharing import PrefixSharing
 from app.panels.speculation import Speculation
 
-PANELS: list[Panel] = [ChunkedPrefill(), PrefixSharing(), Speculation(), KVQuantizationPanel(), PreemptionPanel()]
+PANELS: list[Panel] = [
+    ChunkedPrefill(),
+    PrefixSharing(),
+    Speculation(),
+    KVQuantizationPanel(),
+    PreemptionPanel(),
+    KVLayoutPanel(),
+]
 """In the order in which they draw."""

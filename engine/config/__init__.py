@@ -24,7 +24,7 @@ from engine.config.run import RunSpec
 from engine.config.sampling import Sampling
 from engine.config.schema import suggest
 from engine.config.settings import LARGEST_COUNT, LATEST_NS, Accepts, Settings, setting, worth_saying
-from engine.config.techniques import ChunkedPrefill, KVQuantization, Preemption, PrefixSharing, Speculation
+from engine.config.techniques import ChunkedPrefill, KVLayout, KVQuantization, Preemption, PrefixSharing, Speculation
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -39,6 +39,7 @@ __all__ = [
     "ConfigError",
     "EngineConfig",
     "EngineError",
+    "KVLayout",
     "KVQuantization",
     "MachineRates",
     "Preemption",

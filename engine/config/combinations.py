@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.config.errors import EngineError
-from engine.config.techniques import KVQuantization, Preemption, PrefixSharing, Speculation
+from engine.config.techniques import KVLayout, KVQuantization, Preemption, PrefixSharing, Speculation
 
 Rule = Callable[[Any, Mapping[str, Any]], str | None]
 """A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where
@@ -86,6 +86,15 @@ def _nobody_preempted(asked: Preemption | None, others: Mapping[str, Any]) -> st
     return None
 
 
+def _ranges_of_their_own(asked: KVLayout | None, others: Mapping[str, Any]) -> str | None:
+    if asked is None or not asked.is_contiguous or others.get("prefix_sharing") is None:
+        return None
+    return (
+        f"kv_layout.kind {asked.kind} gives each request one piece of memory, and a shared block would have to lie in "
+        "several: set kv_layout.kind to paged, or prefix_sharing off"
+    )
+
+
 def _whole_batches(policy: str | None, others: Mapping[str, Any]) -> str | None:
     asked: Preemption | None = others.get("preemption")
     if asked is None or not asked.redraws or policy not in WHOLE_BATCHES:
@@ -102,6 +111,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "prefix_sharing": (_shared_attention_backend,),
     "kv_quantization": (_padded_verification_of_packed,),
     "preemption": (_nobody_preempted,),
+    "kv_layout": (_ranges_of_their_own,),
     "policy": (_whole_batches,),
     "block_size": (_shared_blocks, _packed_blocks),
 }

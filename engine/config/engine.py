@@ -10,7 +10,7 @@ from engine.config import combinations
 from engine.config.models import EMBEDDED_MODEL
 from engine.config.sampling import Sampling
 from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, OneOf, Settings, setting
-from engine.config.techniques import ChunkedPrefill, KVQuantization, Preemption, PrefixSharing, Speculation
+from engine.config.techniques import ChunkedPrefill, KVLayout, KVQuantization, Preemption, PrefixSharing, Speculation
 
 POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static", "padded", "padded-sorted"]
 PADDED_POLICIES = frozenset({"padded", "padded-sorted"})
@@ -129,6 +129,15 @@ class EngineConfig(Settings):
         "and priorities may change while requests are served. Off: requests are preempted too, and computed again.",
         group="Techniques",
         paper="FastSwitch (2024)",
+        technique=True,
+    )
+    kv_layout: KVLayout | None = setting(
+        None,
+        "Contiguous KV",
+        "On: the keys and values of each request lie in one piece of memory, mapped page by page as it grows or "
+        "reserved in full length, and attention needs no block table. Off: in blocks anywhere in the pool (paged).",
+        group="Techniques",
+        paper="vAttention (2024)",
         technique=True,
     )
     policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -9,6 +10,7 @@ import torch
 from engine.config.errors import EngineError
 
 if TYPE_CHECKING:
+    from engine.kv.address_space import AddressSpace
     from engine.kv.codecs import Codec
     from engine.kv.host import HostPool
 
@@ -66,7 +68,9 @@ class KVCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
+        space: AddressSpace | None = None,
     ) -> None:
+        """``space``: where memory is mapped as it is needed; None: all of it is, at once."""
         shape = (layers, 2, kv_heads, num_blocks, block_size, head_dim)
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -74,10 +78,11 @@ class KVCache:
         self.device = device
         self.codec: Codec | None = None
         self.host: HostPool | None = None  # where blocks can be swapped to
+        self.space = space
+        self.contiguous = False  # whether every block table is first, first + 1, ...
         self.nbytes = bytes_per_block(layers, kv_heads, head_dim, block_size, dtype) * num_blocks
         try:
-            # Written to once here, so that no iteration pays for the operating system handing out pages.
-            self.data = torch.zeros(shape, dtype=dtype, device=device)
+            self.data = zeros(shape, 3, dtype, device, space)
         except (RuntimeError, MemoryError) as error:
             raise no_room(num_blocks, self.nbytes) from error
         slots = self.data.view(layers, 2, kv_heads, num_blocks * block_size, head_dim)
@@ -106,6 +111,20 @@ class KVCache:
     def tail_stores(self) -> list[torch.Tensor]:
         """The same of exact tails [stripes, tails, bytes]; none at full precision."""
         return []
+
+
+def zeros(
+    shape: Sequence[int], place: int, dtype: torch.dtype, device: torch.device, space: AddressSpace | None
+) -> torch.Tensor:
+    """What a cache keeps of its blocks, which dimension ``place`` counts. Without a ``space`` it is written to once
+    here, so that no iteration pays for the operating system handing out pages.
+
+    Raises:
+        RuntimeError, MemoryError: there is no room.
+    """
+    if space is not None:
+        return space.zeros(shape, place, dtype)
+    return torch.zeros(tuple(shape), dtype=dtype, device=device)
 
 
 def as_stripes(x: torch.Tensor, leading: int) -> torch.Tensor:

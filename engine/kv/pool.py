@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from engine.block_table import blocks_for
 from engine.config.errors import IntegrityError
@@ -46,7 +46,17 @@ class BlockPool:
 
     ``journal`` collects a ``BlockEvent`` per change when it is a list; ``None`` records nothing. ``evicted`` is told
     each published block whose content is lost.
+
+    This is the paged layout: any block may follow any other. ``engine.kv.ranges`` has those in which a table's blocks
+    are neighbours; what a block then takes of the memory is asked for by ``cost`` and ``memory_of``.
     """
+
+    layout: ClassVar[str] = "paged"
+    contiguous: ClassVar[bool] = False  # every block table is first, first + 1, ...
+    watched = False  # whether what its memory is used for is recorded
+    mapped_bytes = 0  # that memory was mapped for so far, where it is mapped as it is needed
+    released_bytes = 0  # and given back
+    mapping_ns = 0  # and what both took
 
     def __init__(
         self,
@@ -55,14 +65,17 @@ class BlockPool:
         *,
         journal: list[BlockEvent] | None = None,
         free: FreeBlocks | None = None,
+        block_bytes: int = 1,
     ) -> None:
-        """``free``: all of the pool's blocks, in the order in which they are handed out; None: oldest first."""
+        """``free``: all of the pool's blocks, in the order in which they are handed out; None: oldest first.
+        ``block_bytes``: memory of a block."""
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.block_bytes = block_bytes
         self.journal = journal
         self.evicted: Callable[[int], None] = lambda block: None
-        self._ref_counts = [0] * num_blocks
         self._free = OldestFirst(num_blocks) if free is None else free
+        self._ref_counts = [0] * len(self._free)
         # Least recently freed first; an OrderedDict because a prefix hit takes blocks from its middle.
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._hashes: dict[int, int] = {}  # published blocks
@@ -98,6 +111,38 @@ class BlockPool:
         """Blocks whose content can be found, held or not."""
         return self._hashes.keys()
 
+    @property
+    def spare(self) -> int:
+        """Free blocks that admission leaves to those who run, to grow into."""
+        return max(1, self.num_blocks // 100)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that requests hold."""
+        return self.num_used * self.block_bytes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that nobody holds, with something in it that may be of use."""
+        return self.num_cached * self.block_bytes
+
+    def resident_bytes(self) -> int | None:
+        """Memory that is really behind the pool, as the system counts it; None where all of it always is."""
+        return None
+
+    def bytes_of(self, blocks: int) -> int:
+        """Memory that so many blocks of a table need."""
+        return blocks * self.block_bytes
+
+    def cost(self, more: int, after: int = -1) -> int:
+        """Free blocks that it takes to extend a table, whose last block is ``after`` (-1: it has none), by ``more``;
+        more than the pool has where that cannot be."""
+        return max(0, more)
+
+    def memory_of(self, table: Sequence[int]) -> int:
+        """Blocks that are free once those of a table are."""
+        return len(table)
+
     def ref_count(self, block: int) -> int:
         return self._ref_counts[block]
 
@@ -108,13 +153,13 @@ class BlockPool:
     def allocate(self, count: int, request: int, position: int, after: int = -1, grow: int = 0) -> list[int]:
         """Take ``count`` free blocks for places ``position``... of a request's block table, cached ones last.
 
-        For a pool that groups: ``after`` is the block before them in the table, -1 if there is none, and ``grow`` how
-        many the table may need beyond them.
+        ``after`` is the block before them in the table, -1 if there is none, and ``grow`` how many the table may need
+        beyond them.
 
         Raises:
-            PoolExhausted: fewer than ``count`` blocks are free.
+            PoolExhausted: fewer blocks are free than it takes.
         """
-        if count > self.num_free:
+        if self.cost(count, after) > self.num_free:
             raise PoolExhausted(f"{count} blocks asked for, {self.num_free} free of {self.num_blocks}")
         while len(self._free) < count:
             self._evict()

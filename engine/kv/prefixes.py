@@ -65,7 +65,7 @@ class Prefixes:
     def blocks_needed(self, request: Request, match: Match) -> int:
         """Free blocks it takes to give the request a place for all its tokens; cached blocks that it takes over
         count."""
-        return self.pool.blocks_for(request.num_known_tokens)
+        return self.pool.cost(self.pool.blocks_for(request.num_known_tokens))
 
     def attach(self, request: Request, match: Match) -> None:
         """Fill the request's block table and set its ``num_computed_tokens`` to what was found.

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.kv.cache import KVCache, as_stripes, copy_tokens, no_room
+from engine.kv.address_space import AddressSpace
+from engine.kv.cache import KVCache, as_stripes, copy_tokens, no_room, zeros
 from engine.kv.codecs import Codec
 from engine.kv.codecs.forms import Form
 
@@ -91,9 +92,12 @@ class QuantizedCache(KVCache):
         *,
         tails: int = 0,
         spare: int = 0,
+        space: AddressSpace | None = None,
     ) -> None:
         self.codec: Codec = codec
         self.host = None
+        self.space = space
+        self.contiguous = False
         self._stores: list[torch.Tensor] = []
         self.centre: torch.Tensor | None = (
             None  # [layers, kv_heads, head_dim], subtracted from keys before they come here
@@ -109,9 +113,9 @@ class QuantizedCache(KVCache):
 
         def side(form: Form) -> list[PackedRows]:
             blocks = (layers, kv_heads, num_blocks)
-            codes = torch.zeros(*blocks, block_size, form.code_width(head_dim), dtype=form.code_dtype, device=device)
+            codes = zeros((*blocks, block_size, form.code_width(head_dim)), 2, form.code_dtype, device, space)
             shape = form.meta_shape(block_size, head_dim)
-            meta = torch.zeros(*blocks, *shape, dtype=form.meta_dtype, device=device) if shape else None
+            meta = zeros((*blocks, *shape), 2, form.meta_dtype, device, space) if shape else None
             self._stores += [as_stripes(x, 2) for x in (codes, meta) if x is not None]
             return [
                 PackedRows(form, codes[i], None if meta is None else meta[i], head_dim, dtype) for i in range(layers)

@@ -1,7 +1,8 @@
 """Paged attention that reads the cache where it lies: one item of work is some tokens of a sequence and one KV head.
 
     queries of an item     its tokens x the query heads that share the KV head, a row each
-    keys of its sequence   | tile of KEYS | tile of KEYS | ... |      found through the block table, tile by tile
+    keys of its sequence   | tile of KEYS | tile of KEYS | ... |      found through the block table, tile by tile,
+                                                                      or behind each other in a contiguous layout
 
 Every tile: scores of all rows, the softmax that goes on from the tiles before (largest score and sum are kept, what was
 summed is scaled when a larger score comes), and the values added by weight. All in float32. What is not stored as
@@ -19,7 +20,7 @@ from engine.native.stored import Stored, unpack
 
 KEYS = 64  # of a tile
 ROWS = 24  # of an item, about
-TILE_FIELDS = 4  # first row, tokens, keys that the first token sees, address of the block table (int64 numbers)
+TILE_FIELDS = 4  # first row, tokens, keys that the first token sees, address of the block table or first slot (int64)
 UNSEEN = -1e30  # a score that no key has
 
 
@@ -36,6 +37,7 @@ class AttentionSpec:
     values: Stored
     lanes: int  # divide a head
     registers: int  # of the processor, for vectors
+    contiguous: bool = False  # a sequence's slots are neighbours: its first slot stands in place of a block table
 
     @property
     def group(self) -> int:
@@ -86,17 +88,17 @@ def attend(code: Code, spec: AttentionSpec) -> None:
     with code.items(items) as item:
         head, tile = item % spec.kv_heads, item // spec.kv_heads * TILE_FIELDS
         first, tokens, seen = (code.load(tiles, tile + n, WHOLE) for n in range(3))
-        table = code.address(code.load(tiles, tile + 3, WHOLE))
+        lies = code.load(tiles, tile + 3, WHOLE)
         place = (first * spec.heads + head * spec.group) * spec.head_dim  # of the first token's first head
         rows = _begin(code, spec, work, queries, place, tokens)
         last = seen + tokens - 1
         with code.loop(0, last, KEYS) as start:
             count = code.minimum(last - start, KEYS)
-            _find(code, spec, work, table, start, last, head * slots_a_head)
-            row_at = _side(code, spec, spec.keys, work, work.sides[0], keys, beside_keys, count, head)
+            slot_at = _find(code, spec, work, lies, start, last, head * slots_a_head)
+            row_at = _side(code, spec, spec.keys, slot_at, work.sides[0], keys, beside_keys, count, head)
             _score(code, spec, work, row_at, rows, count)
             _soften(code, spec, work, rows, count, tokens, seen - start)
-            row_at = _side(code, spec, spec.values, work, work.sides[1], values, beside_values, count, head)
+            row_at = _side(code, spec, spec.values, slot_at, work.sides[1], values, beside_values, count, head)
             _add_values(code, spec, work, row_at, rows, count)
         _finish(code, spec, work, out, place, tokens)
 
@@ -126,23 +128,29 @@ def _begin(code: Code, spec: AttentionSpec, work: Workspace, queries: Value, pla
 
 
 def _find(
-    code: Code, spec: AttentionSpec, work: Workspace, table: Value, start: Value, last: Value, before: Value
-) -> None:
-    """Slots of the tile's keys, up to a multiple of four; ``before``: slots of the heads before this one."""
+    code: Code, spec: AttentionSpec, work: Workspace, lies: Value, start: Value, last: Value, before: Value
+) -> Callable[[Value], Value]:
+    """From a key's number in the tile, up to a multiple of four, to its slot; ``before``: slots of the heads before
+    this one. What lies beyond the last key is read and not used, so it is within the last key's block."""
     size = spec.block_size
+    if spec.contiguous:
+        first = lies + start + before
+        return lambda t: first + (t if size % 4 == 0 else code.minimum(t, last - start - 1))
+    table = code.address(lies)
     step = 4 if size % 4 == 0 else 1
     with code.loop(0, code.minimum((last - start + 3) // 4 * 4, KEYS), step) as t:
         place = start + t if step == 4 else code.minimum(start + t, last - 1)
         slot = code.load(table, place // size, WHOLE) * size + place % size + before
         for n in range(step):
             code.store(slot + n, work.slots, t + n)
+    return lambda t: code.load(work.slots, t, WHOLE)
 
 
 def _side(
     code: Code,
     spec: AttentionSpec,
     stored: Stored,
-    work: Workspace,
+    slot_at: Callable[[Value], Value],
     room: Value | None,
     data: Value,
     beside: Value,
@@ -152,9 +160,9 @@ def _side(
     """From a key's number in the tile to the address of its float32 numbers."""
     width = spec.head_dim
     if room is None:
-        return lambda t: code.at(data, code.load(work.slots, t, WHOLE) * width, FLOAT)
+        return lambda t: code.at(data, slot_at(t) * width, FLOAT)
     with code.loop(0, count) as t:
-        unpack(code, stored, data, beside, code.load(work.slots, t, WHOLE), head, code.at(room, t * width, FLOAT))
+        unpack(code, stored, data, beside, slot_at(t), head, code.at(room, t * width, FLOAT))
     return lambda t: code.at(room, t * width, FLOAT)
 
 

@@ -37,7 +37,7 @@ class NativeAttention(AttentionBackend):
             keys, values = (stored_as(form, head_dim, lanes) for form in (cache.codec.keys, cache.codec.values))
         registers = 16 if widest() == 8 else 32
         self._spec = AttentionSpec(
-            kind, num_heads, kv_heads, head_dim, cache.block_size, keys, values, lanes, registers
+            kind, num_heads, kv_heads, head_dim, cache.block_size, keys, values, lanes, registers, cache.contiguous
         )
         self._kernel = compiled(attend, self._spec)
         self._pack = None  # where PyTorch stores keys and values
@@ -51,19 +51,31 @@ class NativeAttention(AttentionBackend):
     def begin(self, batch: AttentionBatch) -> None:
         self._batch = batch  # its block tables are read where they lie
         self.slots = batch.slots
-        singles, most = batch.single_blocks, self._spec.tokens
-        width = singles.stride(0) * singles.element_size() if batch.num_singles else 0
-        tiles = [(row, 1, kv_len, singles.data_ptr() + row * width) for row, kv_len in enumerate(batch.single_kv_lens)]
+        most = self._spec.tokens
+        tiles = [
+            (row, 1, kv_len, lies)
+            for row, (kv_len, lies) in enumerate(zip(batch.single_kv_lens, self._singles(batch), strict=True))
+        ]
         for chunk in batch.chunks:
             first = chunk.kv_len - chunk.length
+            lies = int(chunk.blocks[0]) * self.cache.block_size if self.cache.contiguous else chunk.blocks.data_ptr()
             tiles += [
-                (chunk.start + done, min(most, chunk.length - done), first + done + 1, chunk.blocks.data_ptr())
+                (chunk.start + done, min(most, chunk.length - done), first + done + 1, lies)
                 for done in range(0, chunk.length, most)
             ]
         tiles.sort(key=lambda tile: tile[1] * tile[2], reverse=True)  # so that threads end at about the same time
         self._tiles = torch.tensor(tiles, dtype=torch.int64).view(-1, TILE_FIELDS)
         products = sum(tile[1] * tile[2] for tile in tiles) * self.num_heads * self.head_dim * 2
         self._threads = max(1, min(most_threads(), products // WORTH_A_THREAD, len(tiles) * self.kv_heads))
+
+    def _singles(self, batch: AttentionBatch) -> list[int]:
+        """Where each single token's sequence lies: its first slot in a contiguous layout, else the address of its block
+        table."""
+        if self.cache.contiguous:
+            return [table[0] * self.cache.block_size for table in batch.single_tables]
+        tables = batch.single_blocks
+        width = tables.stride(0) * tables.element_size() if batch.num_singles else 0
+        return [tables.data_ptr() + row * width for row in range(batch.num_singles)]
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         if self._pack is None:

@@ -83,8 +83,9 @@ class PlanBuilder:
 
         Returns False when the request itself had to go.
         """
-        needed = self.pool.blocks_for(request.num_computed_tokens + tokens) - len(request.block_table)
-        while needed > self.pool.num_free:
+        table = request.block_table
+        needed = self.pool.blocks_for(request.num_computed_tokens + tokens) - len(table)
+        while self.pool.cost(needed, table[-1] if table else -1) > self.pool.num_free:
             if self.books.preemption.free_some():
                 continue
             victim = max(self.books.running, key=lambda r: r.order)
@@ -206,14 +207,14 @@ class PlanBuilder:
         if not lower:
             return
         needed = self.prefixes.blocks_needed(request, self._match(request))
-        if needed > self._room(request) + self._leaving() + sum(len(r.block_table) for r in lower):
+        if needed > self._room(request) + self._leaving() + sum(self.pool.memory_of(r.block_table) for r in lower):
             return
         while lower and (self._no_seat() or self._tails_left() == 0 or needed > self._room(request) + self._leaving()):
             self._preempt(lower.pop(), needed, "priority")
 
     def _leaving(self) -> int:
         """Blocks that become free once copies have landed."""
-        return sum(len(blocks) for blocks, _, _ in self.books.preemption.in_transit())
+        return sum(self.pool.memory_of(blocks) for blocks, _, _ in self.books.preemption.in_transit())
 
     def _tails_left(self) -> int | None:
         """Exact tails that are free, or become so once copies have landed; None where there are none at all."""
@@ -237,7 +238,7 @@ class PlanBuilder:
             ahead = sum(pool.blocks_for(r.most_computed_tokens) - len(r.block_table) for r in running)
             own = pool.blocks_for(request.most_computed_tokens) - pool.blocks_for(request.num_known_tokens)
             return pool.num_free - ahead - own
-        return pool.num_free - (max(1, pool.num_blocks // 100) if running else 0)
+        return pool.num_free - (pool.spare if running else 0)
 
     def _match(self, request: Request) -> Match:
         if self._found[0] is not request:

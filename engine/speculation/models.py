@@ -176,9 +176,10 @@ def draft_cache(draft: LoadedModel, cache: KVCache) -> KVCache:
     """A draft model's keys and values in blocks of the same numbers as ``cache``'s."""
     shape = draft.shape
     try:
-        return KVCache(
-            shape.layers, shape.kv_heads, shape.head_dim, cache.num_blocks, cache.block_size, draft.dtype, draft.device
-        )
+        dimensions = (shape.layers, shape.kv_heads, shape.head_dim, cache.num_blocks, cache.block_size)
+        drafts = KVCache(*dimensions, draft.dtype, draft.device, cache.space)
+        drafts.contiguous = cache.contiguous
+        return drafts
     except EngineError as error:
         raise EngineError(
             "out-of-memory",

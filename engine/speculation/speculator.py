@@ -82,13 +82,15 @@ class Speculator:
 
 def fitting(builder: PlanBuilder, parts: Sequence[Slice], lengths: Sequence[int]) -> list[int]:
     """``lengths`` cut to what the budget leaves and the free blocks hold, the most important requests first."""
-    room, free = builder.room_for_drafts, builder.pool.num_free
+    pool = builder.pool
+    room, free = builder.room_for_drafts, pool.num_free
     fits = []
     for part, wanted in zip(parts, lengths, strict=True):
-        held = len(part.request.block_table)
-        length = wanted if room is None else min(wanted, room)
-        length = max(0, min(length, (held + free) * builder.pool.block_size - part.context_len - 1))
-        free -= max(0, builder.pool.blocks_for(part.context_len + 1 + length) - held)
+        table, known = part.request.block_table, part.context_len + 1
+        length = max(0, wanted if room is None else min(wanted, room))
+        while (cost := pool.cost(pool.blocks_for(known + length) - len(table), table[-1])) > free and length:
+            length -= 1
+        free -= cost
         if room is not None:
             room -= length
         fits.append(length)

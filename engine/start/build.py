@@ -5,8 +5,9 @@ from __future__ import annotations
 from engine.backends import make_executor
 from engine.cost import cost_model
 from engine.executor import DECODES_ONLY, Executor, LongerSteps
+from engine.kv.address_space import AddressSpace
 from engine.kv.cache import KVCache
-from engine.kv.pool import BlockEvent, BlockPool
+from engine.kv.pool import BlockEvent
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import QuantizedCache
@@ -34,7 +35,8 @@ MOST_RECORDED_TOKENS = 4096
 def allocate(prepared: Prepared, progress: Progress = silent) -> Executor:
     """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
     config, model = prepared.spec.engine, prepared.model
-    cache = make_cache(prepared, prepared.num_blocks, prepared.tails)
+    layout = prepared.layout
+    cache = make_cache(prepared, layout.addresses(prepared.num_blocks), prepared.tails, layout.make_space())
     cache.host = make_host(prepared, cache)
     attention = make_run_attention(prepared.backend, config, cache, model)
     executor = make_executor(prepared.backend, model.decoder, attention, draws_on_device=config.speculation is None)
@@ -56,15 +58,24 @@ def longer_steps(prepared: Prepared) -> LongerSteps:
     )
 
 
-def make_cache(prepared: Prepared, num_blocks: int, tails: int | None) -> KVCache:
+def make_cache(prepared: Prepared, num_blocks: int, tails: int | None, space: AddressSpace | None = None) -> KVCache:
     """A KV cache of this many blocks, packed where the settings ask for it."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     dimensions = (shape.layers, shape.kv_heads, shape.head_dim, num_blocks, config.block_size)
     if prepared.codec is None:
-        return KVCache(*dimensions, model.dtype, prepared.device)
-    spare = spare_tokens(config)
-    cache = QuantizedCache(prepared.codec, *dimensions, model.dtype, prepared.device, tails=tails or 0, spare=spare)
-    prepared.fixed.apply(cache)
+        cache = KVCache(*dimensions, model.dtype, prepared.device, space)
+    else:
+        cache = packed = QuantizedCache(
+            prepared.codec,
+            *dimensions,
+            model.dtype,
+            prepared.device,
+            tails=tails or 0,
+            spare=spare_tokens(config),
+            space=space,
+        )
+        prepared.fixed.apply(packed)
+    cache.contiguous = prepared.layout.length > 0
     return cache
 
 
@@ -81,7 +92,8 @@ def build_engine(
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     executor = executor or allocate(prepared)
     journal: list[BlockEvent] | None = [] if config.recording == "full" else None
-    pool = BlockPool(prepared.num_blocks, config.block_size, journal=journal, free=make_free(prepared))
+    pool = prepared.layout.make_pool(prepared.num_blocks, journal, make_free(prepared), executor.cache)
+    pool.watched = config.kv_layout is not None
     sharing = config.prefix_sharing
     window = None if prepared.codec is None else prepared.codec.window // config.block_size
     prefixes = (

@@ -14,8 +14,9 @@ from engine.model.load import LoadedModel, load, resolve
 from engine.phases import Progress, silent
 from engine.start.attention import choose_backend, choose_reader, fitting_head
 from engine.start.calibrate import calibrate, has_fp8
+from engine.start.layouts import make_layout
 from engine.start.prepared import Prepared
-from engine.start.requests import bound_carried, check_any, make_requests, unfit
+from engine.start.requests import bound_carried, check_any, make_requests
 from engine.start.sizing import pool_size
 from engine.start.speculation import check_speculation, load_guesser
 
@@ -54,9 +55,10 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
     models = [model, guesser] if isinstance(guesser, LoadedModel) else [model]
     servable = [r for r in requests if r.refusal is None]
     expected = servable if not spec.served else None
-    size = pool_size(config, models, codec, device, expected, max_model_len)
+    layout = make_layout(config, models, codec, device, expected, max_model_len)
+    size = pool_size(config, models, codec, device, expected, max_model_len, layout.blocks_of)
     for request in servable:
-        request.refusal = unfit(request, size.taken.blocks, config.block_size)
+        request.refusal = layout.unfit(request, size.taken.blocks)
     check_any(requests)
     refused = sum(r.refusal is not None for r in requests)
     if refused:
@@ -75,6 +77,7 @@ def prepare(spec: RunSpec, progress: Progress = silent) -> Prepared:
         codec,
         fixed,
         why,
+        layout,
     )
     check_speculation(prepared)
     return prepared

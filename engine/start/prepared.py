@@ -8,11 +8,13 @@ from typing import Any
 import torch
 
 from engine.config import ChunkedPrefill, RunSpec
+from engine.config.errors import EngineError
 from engine.kv.codecs import Codec
 from engine.kv.quantized import Fixed
 from engine.model.load import LoadedModel
 from engine.request import Request
 from engine.scheduling.policies.base import Limits
+from engine.start.layouts import Layout
 from engine.start.sizing import PoolSize, block_bytes
 
 DEFAULT_TOKEN_BUDGET = {"cpu": 64, "cuda": 512}
@@ -34,10 +36,15 @@ class Prepared:
     codec: Codec | None = None  # of the KV cache; None: full precision
     fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
     backend_why: str | None = None  # what the kernels that this device has do not serve; None: ``backend`` is these
+    layout: Layout = None  # type: ignore[assignment]  # of the pool's memory
 
     @property
     def num_blocks(self) -> int:
         return self.pool.taken.blocks
+
+    def unfit(self, request: Request) -> EngineError | None:
+        """Why a request can never have all its keys and values in the pool; None where it can."""
+        return self.layout.unfit(request, self.num_blocks)
 
     @property
     def tails(self) -> int | None:

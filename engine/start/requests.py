@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from engine.block_table import blocks_for
 from engine.config import RequestSpec, RunSpec
 from engine.config.door import Ask
 from engine.config.errors import EngineError
@@ -41,12 +40,17 @@ def _request(
 
 
 def live_request(
-    ask: Ask, spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int, num_blocks: int
+    ask: Ask,
+    spec: RunSpec,
+    model: LoadedModel,
+    device: torch.device,
+    max_model_len: int,
+    unfit: Callable[[Request], EngineError | None],
 ) -> Request:
     """What a client asked, tokenised and checked; refused where it cannot be served. Its tokens go into the rows only
     where the run keeps text."""
     request = _request(ask.number, ask.request, spec, model, device, max_model_len)
-    request.refusal = request.refusal or unfit(request, num_blocks, spec.engine.block_size)
+    request.refusal = request.refusal or unfit(request)
     request.stop_token_ids = frozenset(ask.stop_token_ids)
     request.min_tokens = ask.min_tokens
     if ask.logprobs is not None:
@@ -149,21 +153,3 @@ def _check_prompt(asked: RequestSpec, ids: Sequence[int], vocab: int, max_model_
             f"the prompt leaves no room for an answer within {max_model_len:,} tokens (max_model_len).",
             f"Shorten it to {max_model_len - 1} tokens or less, or choose a model with a longer context.",
         )
-
-
-def unfit(request: Request, num_blocks: int, block_size: int) -> EngineError | None:
-    """Why a request can never have all its keys and values in the pool; None where it can."""
-    tokens = request.most_computed_tokens
-    needed = blocks_for(tokens, block_size)
-    if needed <= num_blocks:
-        return None
-    most = num_blocks * block_size - request.num_prompt_tokens + 1
-    shorter = f", or max_tokens of the request to {most} or less" if most > 0 else ""
-    return EngineError(
-        "pool-too-small",
-        "kv_blocks",
-        num_blocks,
-        f"request {request.request_id!r} may grow to {tokens:,} tokens, {needed} blocks of {block_size}; the pool has "
-        f"{num_blocks}.",
-        f"Set kv_blocks to at least {needed}{shorter}.",
-    )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from engine.block_table import blocks_for
 from engine.config import EngineConfig
 from engine.config.errors import EngineError
 from engine.kv.cache import bytes_per_block
@@ -77,8 +76,10 @@ def pool_size(
     device: torch.device,
     requests: Sequence[Request] | None,
     max_model_len: int,
+    blocks_of: Callable[[int], int],
 ) -> PoolSize:
     """What the pool's bytes hold: those of so many full-precision blocks if a number is given, else the memory share.
+    ``blocks_of``: blocks that a request of so many tokens may come to take.
 
     Never more than the whole workload could fill: what is taken is mapped and written before the first step. Where it
     is not known (``requests`` is None), never more than usual requests in every place, and the longest one, could.
@@ -96,11 +97,11 @@ def pool_size(
         check_pool_fits(config.kv_blocks, full, device)
     share_bytes = int(free * config.kv_memory_fraction)
     pool_bytes = share_bytes if config.kv_blocks is None else config.kv_blocks * full
-    seats, longest = config.max_num_seqs, blocks_for(max_model_len, size)
+    seats, longest = config.max_num_seqs, blocks_of(max_model_len)
     if requests is None:
-        asked = [blocks_for(min(max_model_len, USUAL_TOKENS), size)] * seats
+        asked = [blocks_of(min(max_model_len, USUAL_TOKENS))] * seats
     else:
-        asked = [blocks_for(r.most_computed_tokens, size) for r in requests]
+        asked = [blocks_of(r.most_computed_tokens) for r in requests]
     divided = divide(pool_bytes, packed, tail, most_tails=min(seats, len(asked)), request_blocks=asked)
     if divided.blocks < 1:
         raise EngineError(

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engine.block_table import blocks_for
 from engine.config import RequestSpec
 from engine.config.errors import EngineError
 from engine.executor import Executor
@@ -74,10 +73,11 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
     most_tokens = PROMPT + 2 * len(script) + sum(script)
     counted = script[1:]  # the first pays for what is done once, where a model guesses
     useful = bool(counted) or (bool(script) and drafter.proposer.runs_model)
-    if not useful or most_tokens > prepared.max_model_len:
+    config, layout = prepared.spec.engine, prepared.layout
+    longest = min(prepared.max_model_len, layout.length * config.block_size or prepared.max_model_len)
+    if not useful or most_tokens > longest:
         return
-    config = prepared.spec.engine
-    fits = prepared.num_blocks // blocks_for(most_tokens, config.block_size)
+    fits = prepared.num_blocks // layout.blocks_of(most_tokens)
     most = min(fits, prepared.most_at_once, prepared.tails or fits)
     quiet = config.model_copy(
         update={

@@ -46,12 +46,18 @@ def both(
     block_size: int,
     dtype: torch.dtype,
     asked: dict | None = None,
+    contiguous: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """What the plain path and the native one give for a batch over two caches of the same content. Whatever a sequence does not
-    hold is no number at full precision: it must not be read."""
+    hold is no number at full precision: it must not be read. ``contiguous``: every block table is first, first + 1, ..."""
     num_heads, kv_heads, width = heads
     torch.manual_seed(1)
     plan, num_blocks = make_sequences(batch, block_size)
+    if contiguous:
+        first = num_blocks
+        for part in plan.slices:
+            first -= len(part.request.block_table)
+            part.request.block_table = list(range(first, first + len(part.request.block_table)))
     inputs = build_batch(plan, block_size, CPU)
     codec = None if asked is None else make_codec(KVQuantization(**{"rotate": False} | asked), width, block_size)
     caches: list[KVCache] = []
@@ -63,6 +69,7 @@ def both(
         elif codec.fixed_scales:
             assert isinstance(cache, QuantizedCache)
             cache.set_scales(torch.tensor([0.02, 0.03]).view(1, 2, 1).expand(2, 2, kv_heads).contiguous())
+        cache.contiguous = contiguous
         caches.append(cache)
     for part in plan.slices:
         table = part.request.block_table
@@ -96,18 +103,22 @@ def assert_close(plain: torch.Tensor, native: torch.Tensor, dtype: torch.dtype) 
     block_size=st.sampled_from([1, 2, 4, 6, 16, 32]),
     dtype=st.sampled_from(list(CLOSE)),
     threads=st.integers(1, 3),
+    contiguous=st.booleans(),
 )
 @settings(max_examples=examples(120), deadline=None)
-def test_it_is_the_reference_over_any_batch(batch, heads, block_size: int, dtype: torch.dtype, threads: int) -> None:
+def test_it_is_the_reference_over_any_batch(
+    batch, heads, block_size: int, dtype: torch.dtype, threads: int, contiguous: bool
+) -> None:
     torch.set_num_threads(threads)
-    assert_close(*both(batch, heads, block_size, dtype), dtype)
+    assert_close(*both(batch, heads, block_size, dtype, contiguous=contiguous), dtype)
 
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @pytest.mark.parametrize("heads", [(9, 3, 64), (4, 4, 16), (8, 1, 80)], ids=str)
 @pytest.mark.parametrize("name", CODECS)
 def test_packed_caches_are_read_as_the_codec_unpacks_them(name: str, heads, dtype: torch.dtype) -> None:
-    assert_close(*both(BATCH, heads, 16, dtype, CODECS[name]), dtype)
+    for contiguous in (False, True):
+        assert_close(*both(BATCH, heads, 16, dtype, CODECS[name], contiguous), dtype)
 
 
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)

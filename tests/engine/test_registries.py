@@ -14,6 +14,7 @@ from engine.config import (
     POLICY_NAMES,
     ConfigError,
     EngineConfig,
+    KVLayout,
     KVQuantization,
     Preemption,
     RequestSpec,
@@ -27,6 +28,7 @@ from engine.scheduling.builder import PlanBuilder
 from engine.scheduling.policies import POLICIES, Policy, register
 from engine.speculation import CONTROLS, PROPOSERS, Proposer
 from engine.start.bugs import BUGS
+from engine.start.layouts import LAYOUTS
 from engine.start.swapping import PREEMPTIONS
 from tests.engine.serving import make_spec, serve
 
@@ -48,6 +50,7 @@ FAMILIES = {
     "codec": Family(CODECS, KVQuantization, "codec"),
     "proposer": Family(PROPOSERS, Speculation, "proposer"),
     "preemption": Family(PREEMPTIONS, Preemption, "mode"),
+    "layout": Family(LAYOUTS, KVLayout, "kind"),
     "length control": Family(CONTROLS, Speculation, "control"),
     "known bug": Family(BUGS, Speculation, "inject_bug", ("none",)),
 }

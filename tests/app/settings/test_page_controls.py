@@ -11,6 +11,7 @@ from app.settings.given import settings_rows
 from engine.config import (
     ChunkedPrefill,
     EngineConfig,
+    KVLayout,
     KVQuantization,
     Preemption,
     PrefixSharing,
@@ -66,6 +67,7 @@ def test_every_default_written_as_text_is_read_back_as_itself() -> None:
         speculation=Speculation(),
         kv_quantization=KVQuantization(),
         preemption=Preemption(),
+        kv_layout=KVLayout(kind="paged"),
     )
     changed = {
         c.path: book.as_text(c, book.value_of(base, c.path)) for c in book.controls() if not c.path.startswith("policy")

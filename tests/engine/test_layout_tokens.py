@@ -1,0 +1,100 @@
+"""Where a request's keys and values lie changes no token, whatever else is on, and the books of memory balance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.config import ChunkedPrefill, EngineConfig, KVLayout, PrefixSharing, Sampling
+from engine.kv.ranges import DemandPaged
+from engine.scheduling.policies import POLICIES
+from engine.start.build import build_engine
+from engine.start.prepare import prepare
+from engine.start.sizing import Room
+from telemetry.clock import RunClock
+from telemetry.recorder import Recorder
+from tests.engine.drawn import drawn_guessing, random_llama
+from tests.engine.serving import make_spec
+from tests.engine.test_swap_tokens import CODECS, SWAPS, check_tokens, crowd
+from tests.examples import examples
+
+LAYOUTS = st.builds(
+    KVLayout,
+    kind=st.sampled_from(["demand-paged", "demand-paged", "reserve-max", "paged"]),
+    page_kib=st.sampled_from([4, 4, 8, 64]),
+    deferred_reclaim=st.booleans(),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """A two-layer random Llama with grouped heads, and a token per letter for text to calibrate on."""
+    directory = tmp_path_factory.mktemp("tiny")
+    letters = {chr(97 + i): 20 + i for i in range(26)}
+    return random_llama(directory, seed=11, letters=letters, vocab_size=200, initializer_range=0.4), directory
+
+
+def serve(config: EngineConfig, asked, run_dir: Path, spare: int):
+    """Serve from a pool with memory for the request that takes most, and that many percent more; every book balances."""
+    prepared = prepare(make_spec(config, asked))
+    most = max(prepared.layout.blocks_of(r.most_computed_tokens) for r in prepared.servable)
+    room = Room(most + most * spare // 100, None if prepared.tails is None else 3)
+    prepared = replace(prepared, pool=replace(prepared.pool, taken=room))
+    with Recorder(run_dir, config.recording, clock := RunClock()) as recorder:
+        engine = build_engine(prepared, recorder, clock)
+        engine.run(prepared.requests)
+    pool = engine.scheduler.pool
+    engine.scheduler.check_integrity()
+    assert pool.num_used == 0, "memory left behind"
+    assert pool.held_bytes == 0
+    assert all(r.end_reason is not None for r in prepared.requests), "a request was lost"
+    if isinstance(pool, DemandPaged) and not pool.deferred:
+        assert pool.kept_bytes == 0
+        assert pool.space.resident_bytes() == 0, "pages were not given back"
+    return prepared, engine
+
+
+@given(data=st.data())
+@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_layout_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) -> None:
+    model, directory = tiny
+    asked = crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
+    layout = data.draw(LAYOUTS, label="kv_layout")
+    swaps = data.draw(st.none() | SWAPS, label="preemption")
+    speculation = data.draw(st.none() | drawn_guessing(6), label="speculation")
+    least = 1 + (speculation.k if speculation else 0)
+    whole = {"static", "padded", "padded-sorted"} if swaps is not None and swaps.redraws else set()
+    codec = CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")]
+    config = EngineConfig(
+        model=str(directory),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        block_size=data.draw(st.sampled_from([4, 8]), label="block_size"),
+        kv_blocks=2**14,
+        policy=data.draw(st.sampled_from(sorted(set(POLICIES) - whole)), label="policy"),
+        chunked_prefill=data.draw(
+            st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24)),
+            label="chunked_prefill",
+        ),
+        prefix_sharing=data.draw(st.none() | st.builds(PrefixSharing), label="prefix_sharing")
+        if layout.kind == "paged"
+        else None,
+        speculation=speculation,
+        kv_quantization=codec,
+        preemption=swaps,
+        kv_layout=layout,
+        attention_backend=data.draw(st.sampled_from(["auto", "auto", "gathered"]), label="backend"),
+        overlap=data.draw(st.sampled_from(["on", "off"]), label="overlap"),
+        max_num_seqs=data.draw(st.integers(2, 6), label="max_num_seqs"),
+        sampling=Sampling(ignore_eos=True),
+        check_integrity=True,
+        recording=data.draw(st.sampled_from(["full", "off"]), label="recording"),
+    )
+    spare = data.draw(st.integers(0, 250), label="spare memory, % of what the largest request takes")
+    prepared, _ = serve(config, asked, tmp_path, spare)
+    check_tokens(model, prepared)
