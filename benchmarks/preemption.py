@@ -237,7 +237,8 @@ def crossover(report: Report, prepared: Prepared, launch_us: float) -> None:
     swap, link = _link(executor, prepared, again, launch_us)
     where = "emulated link" if prepared.device.type == "cpu" else "link of this machine"
     report.figure("to begin a copy", 1e6 * link.launch_s, "us", better="lower", note=where)
-    report.figure("bytes beyond that", link.bytes_per_s / 1e9, "GB/s", note=where)
+    if math.isfinite(link.bytes_per_s):  # else larger copies took no longer, and no rate can be told
+        report.figure("bytes beyond that", link.bytes_per_s / 1e9, "GB/s", note=where)
     grid = sorted(
         {round(longest * f / BLOCK) * BLOCK for f in (0.03, 0.05, 0.08, 0.12, 0.18, 0.25, 0.36, 0.5, 0.7, 0.9)}
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ FEWEST = 3  # transfers that a line is fitted to
 
 @dataclass(frozen=True)
 class LinkFit:
-    """What a copy takes on a link: ``launch_s`` to begin, and bytes at ``bytes_per_s``."""
+    """What a copy takes on a link: ``launch_s`` to begin, and bytes at ``bytes_per_s``; infinite where larger copies
+    took no longer, so that no rate can be told."""
 
     launch_s: float
     bytes_per_s: float
@@ -39,5 +41,5 @@ def fit_link(copies: Numbers, nbytes: Numbers, seconds: Numbers) -> LinkFit | No
     if launch < 0 or not np.isfinite(launch):
         launch, per_byte = 0.0, float((a[:, 1].sum()) / (a[:, 1] ** 2).sum())
     if per_byte <= 0 or not np.isfinite(per_byte):
-        launch, per_byte = float(a[:, 0].sum() / (a[:, 0] ** 2).sum()), 1e-15
-    return LinkFit(float(launch), 1 / float(per_byte))
+        launch, per_byte = float(a[:, 0].sum() / (a[:, 0] ** 2).sum()), 0.0
+    return LinkFit(float(launch), 1 / float(per_byte) if per_byte else math.inf)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import duckdb
@@ -73,6 +74,12 @@ def test_a_fit_is_never_negative(seconds: list[float]) -> None:
     fit = link_fit.fit_link([10, 10, 10], [1e3, 1e4, 1e5], seconds)
     assert fit.launch_s >= 0
     assert fit.bytes_per_s > 0
+
+
+def test_copies_that_take_no_longer_for_more_bytes_tell_no_rate() -> None:
+    fit = link_fit.fit_link([10, 10, 10], [1e3, 1e4, 1e5], [3e-6, 2e-6, 1e-6])
+    assert fit.bytes_per_s == math.inf
+    assert fit.seconds(10, 1e9) == 10 * fit.launch_s
 
 
 def test_the_crossing_is_where_both_cost_the_same() -> None:

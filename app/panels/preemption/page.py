@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -119,7 +120,8 @@ def waits_in_words(waits: pa.Table) -> str:
 def link_in_words(fit: link_fit.LinkFit | None) -> str:
     if fit is None:
         return "Too few swaps to fit a line."
-    return f"Fitted: {fit.launch_s * 1e6:,.2f} µs to begin a copy, {fit.bytes_per_s / 1e9:,.2f} GB/s."
+    rate = f"{fit.bytes_per_s / 1e9:,.2f} GB/s" if math.isfinite(fit.bytes_per_s) else "larger copies took no longer"
+    return f"Fitted: {fit.launch_s * 1e6:,.2f} µs to begin a copy, {rate}."
 
 
 def crossover_in_words(costs: swaps.Costs | None) -> str:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pyarrow as pa
 
 from app.panels.preemption import charts
-from app.panels.preemption.page import crossover_in_words, sessions_of, spread_in_words, totals_in_words, waits_in_words
+from app.panels.preemption.page import (
+    crossover_in_words,
+    link_in_words,
+    sessions_of,
+    spread_in_words,
+    totals_in_words,
+    waits_in_words,
+)
 from app.panels.preemption.tables import swaps_table
 from app.panels.sentences import decision_in_words
 from app.theme import LIGHT
@@ -77,3 +86,9 @@ def test_decisions_tell_a_swap_from_a_loss() -> None:
     assert "host memory too" in decision_in_words(left | {"reason": "host_full"})
     back = {"action": "admitted", "request": 4, "reason": "swapped_in", "tokens": 90}
     assert "90 tokens are copied in" in decision_in_words(back)
+
+
+def test_a_link_whose_rate_cannot_be_told_is_given_none() -> None:
+    words = link_in_words(LinkFit(2e-6, math.inf))
+    assert "2.00 µs" in words
+    assert "GB/s" not in words
