@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from app.commands import (
+    attach,
     compare,
     doctor,
     exchange,
@@ -62,7 +63,7 @@ def _main(
 
 
 BROWSING = (exchange, reports, runs, retention, queue, sql)
-for module in (lab, run, serve, preview, compare, quality, *BROWSING, papers, lessons, doctor):
+for module in (lab, run, serve, attach, preview, compare, quality, *BROWSING, papers, lessons, doctor):
     module.register(app)
 
 

@@ -12,7 +12,14 @@ from collections.abc import Callable, Mapping
 import duckdb
 
 from store.errors import StoreError
-from store.schema import create_experiments, create_layouts, create_quality, create_statements, create_swaps
+from store.schema import (
+    create_experiments,
+    create_foreign,
+    create_layouts,
+    create_quality,
+    create_statements,
+    create_swaps,
+)
 from store.transaction import transaction
 
 Step = Callable[[duckdb.DuckDBPyConnection], None]
@@ -75,10 +82,15 @@ def _layouts(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_layouts())
 
 
-VERSION = 11
+def _foreign(con: duckdb.DuckDBPyConnection) -> None:
+    """Figures of engines that were watched have a table; nobody watched any before."""
+    con.execute(create_foreign())
+
+
+VERSION = 12
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
-    8: _groups, 9: _swaps, 10: _layouts,
+    8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
 }  # fmt: skip
 
 

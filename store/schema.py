@@ -14,6 +14,7 @@ TABLES: dict[str, str] = {
     "swap": "swaps",
     "layout": "layouts",
     "device": "devices",
+    "foreign": "foreign_figures",
     "run": "run_events",
 }
 
@@ -136,6 +137,11 @@ def create_swaps() -> str:
 def create_layouts() -> str:
     """The table of what the KV pool's memory was used for."""
     return _create_rows("layout")
+
+
+def create_foreign() -> str:
+    """The table of other engines' figures."""
+    return _create_rows("foreign")
 
 
 def create_experiments() -> str:

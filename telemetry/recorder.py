@@ -67,12 +67,14 @@ class Recorder:
         self._slice = NumericBuffer("slice", by_row=False)
         self._block = NumericBuffer("block", by_row=False)
         self._request, self._device, self._run_row = (ObjectBuffer(row) for row in ("request", "device", "run"))
+        self._foreign = ObjectBuffer("foreign")
         # in the order of writing: where space is short, what a run cannot be read without comes first
         self._buffers: dict[str, NumericBuffer | ObjectBuffer] = {
             "run": self._run_row,
             "request": self._request,
             "iteration": self._iteration,
             "device": self._device,
+            "foreign": self._foreign,
             "swap": self._swap,
             "layout": self._layout,
             "decision": self._decision,
@@ -221,6 +223,11 @@ class Recorder:
             self._check_bounds(wake=False)
         else:
             self._refuse("device", 1)
+
+    def foreign(self, **values: Any) -> None:
+        """A figure of another engine; keywords are the columns of ``ForeignRow``."""
+        self._foreign.append(values)
+        self._check_bounds(wake=False)
 
     def run(self, event: str, status: str, *, labels: Sequence[str] = (), **values: Any) -> None:
         """The run's start or end. JSON columns take objects or text; ``time_ns`` and ``unix_ns`` default to now.

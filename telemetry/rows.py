@@ -66,6 +66,8 @@ DECISION_REASONS = (
     "host_full",
 )
 SWAP_DIRECTIONS = ("out", "in", "ahead")
+FOREIGN_SOURCES = ("metrics", "kv_events", "forward_pass")
+FOREIGN_CLOCKS = ("reader", "engine wall", "gpu span")
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
 RUN_EVENTS = ("start", "end")
 
@@ -299,6 +301,35 @@ class DeviceRow:
 
 
 @dataclass(frozen=True)
+class ForeignRow:
+    """One figure that another engine told of itself: a sum over its requests, never about one of them."""
+
+    time_ns: int = column("int64", "ns", "When it was read, on the clock of the process that reads.")
+    span_ns: int = column(
+        "int64", "ns", "Stretch of time up to then that the figure covers; null for a state.", nullable=True
+    )
+    source: str = column(
+        "int8",
+        "",
+        "Where it comes from: a page of Prometheus metrics, events of the KV cache, or forward passes.",
+        choices=FOREIGN_SOURCES,
+    )
+    address: str = column("string", "", "The address it was read from.")
+    engine: str = column("string", "", "The engine, as far as its metrics tell.")
+    engine_version: str = column("string", "", "The version it names.", nullable=True)
+    worker: int = column("int32", "", "Data-parallel rank, where the message names one.", nullable=True)
+    clock: str = column("int8", "", "The clock behind the times in it.", choices=FOREIGN_CLOCKS)
+    gap: int = column(
+        "int32", "", "Readings or messages known to be lost before this one; of a counter that began anew, 1 more."
+    )
+    name: str = column("string", "", "What it is; store.foreign lists the names.")
+    bound: float = column(
+        "float64", "", "Of a histogram: largest value that its bucket counts, inf for the last.", nullable=True
+    )
+    value: float = column("float64", "", "A state's value, or how much a count grew during the span.")
+
+
+@dataclass(frozen=True)
 class RunRow:
     """The run itself, at its start and at its end."""
 
@@ -324,6 +355,7 @@ ROW_TYPES: dict[str, type] = {
     "swap": SwapRow,
     "layout": LayoutRow,
     "device": DeviceRow,
+    "foreign": ForeignRow,
     "run": RunRow,
 }
 

@@ -11,18 +11,20 @@ from app.errors import LabError
 from app.experiments.file import read_experiment
 from app.experiments.plan import Experiment
 from app.home import EXPERIMENT_FILE, Home
+from app.runs.brief import ATTACHED
 from app.runs.listing import list_runs
 from app.runs.notes import notes_or_none
 
 KINDS = {
     "run": "run",
     "served": "session at the door",
+    "attached": "engine watched",
     "comparison": "comparison",
     "sweep": "sweep",
     "capacity": "capacity search",
     "verdict": "verdict on a paper",
 }
-"""What a list holds, and what it is called. A session at the door is a run."""
+"""What a list holds, and what it is called. A session at the door and an engine watched are runs."""
 WARM_UP = "warm-up"
 Entry = dict[str, Any]
 
@@ -61,7 +63,9 @@ def kind_of(experiment: Experiment) -> str:
 
 def kind_in_list(entry: Mapping[str, Any]) -> str:
     """An entry's kind in ``KINDS``, told apart from planned runs where clients asked."""
-    return "served" if entry.get("served") else str(entry["kind"])
+    if not entry.get("served"):
+        return str(entry["kind"])
+    return ATTACHED if entry["scenario"] == ATTACHED else "served"
 
 
 def title_of(entry: Mapping[str, Any]) -> str:

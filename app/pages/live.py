@@ -11,6 +11,7 @@ from app.lab import get_lab
 from app.rights import visitor
 from app.runs.facts import load_run
 from app.views.finished import finished_run
+from app.views.foreign import foreign_run
 from app.views.header import run_header, why_it_ended
 from app.views.latest import latest
 from app.views.missing import damaged_run
@@ -39,13 +40,16 @@ else:
     run_header(lab, facts)
     scenario_question(facts)
     why_it_ended(facts)
-    on_board = running_board(lab, facts)
-    if not facts.is_final:
-        say_not_over(facts)
-        if on_board:
-            explained_now(lab, run_id)
+    if facts.spec.attached:
+        foreign_run(lab, facts)
     else:
-        finished_run(lab, facts, below_board=on_board)
+        on_board = running_board(lab, facts)
+        if not facts.is_final:
+            say_not_over(facts)
+            if on_board:
+                explained_now(lab, run_id)
+        else:
+            finished_run(lab, facts, below_board=on_board)
 latest(lab)
 with st.sidebar:
     # after the run, which the reader waits for, and by itself: what is switched there changes nothing of the run

@@ -22,6 +22,8 @@ from telemetry.run_facts import SpecHead
 from telemetry.status import Label, Labels, Words
 
 FILE = "brief.json"
+ATTACHED = "attached"
+"""The scenario of a run that watches another engine; clients ask that one while it runs, so it is ``served``, too."""
 Stamp = tuple[Count, Annotated[int, Field(ge=0)]]  # bytes of spec.json, and when it was changed
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app.errors import LabError
 from app.home import Home
-from app.runs.brief import brief_of
+from app.runs.brief import ATTACHED, brief_of
 from app.runs.folder import read_spec
 from app.runs.listing import asked_of, labels_of
 from app.runs.notes import notes_or_none
@@ -41,6 +41,11 @@ class SpecInBrief:
     workload: Mapping[str, str] = field(default_factory=dict)  # workload settings that were given, by dotted name
     served: bool = False  # clients asked while it ran
 
+    @property
+    def attached(self) -> bool:
+        """Whether the run watches another engine."""
+        return self.served and self.scenario == ATTACHED
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -67,6 +72,8 @@ class RunFacts:
     @property
     def switches(self) -> str:
         """Which techniques were on: ``with chunked prefill``."""
+        if self.spec.attached:
+            return "another engine, settings not known"
         on = [in_sentence(t.title) for t in book.techniques() if getattr(self.spec.engine, t.path) is not None]
         return f"with {', '.join(on)}" if on else "every technique off"
 
@@ -119,6 +126,8 @@ def asked_apart(*several: RunFacts) -> str:
     """Why runs were not asked the same requests; "" where they were."""
     if len({facts.spec.workload_hash for facts in several}) <= 1:
         return ""
+    if any(facts.spec.attached for facts in several):
+        return "of an engine that is watched only sums are known, and not what it was asked"
     if any(facts.spec.served for facts in several):
         return "requests at the door come from clients, when and as they like, so no two sessions are asked the same"
     return "their workload hashes differ"

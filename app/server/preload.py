@@ -41,7 +41,7 @@ def import_pages() -> list[str]:
         for room in (app.charts, app.panels, app.views)
         for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")
     ]
-    names.append("app.door.page")
+    names += ["app.attach.page", "app.door.page"]
     for name in names:
         importlib.import_module(name)
     return names

@@ -46,8 +46,9 @@ LABELS = {
     "disturbed": "Other processes or the device itself disturbed this run, so its times say less; Setup says by what.",
     "served to clients": "Clients asked while it ran, so no other run was asked the same; figures of two sessions are "
     "not paired.",
-    "foreign": "Another server answered. The engine's settings are the scenario's and not the server's, and nothing is "
-    "known of its steps.",
+    "foreign": "Another server answered. The engine's settings are not the server's, and nothing is known of single "
+    "steps that it does not tell.",
+    "aggregated": "Only sums over all requests are known, as the other engine tells them, not which request did what.",
     "client's clock": "Times are those of the client, which asked when the scenario said and waited from then on.",
     "warm prefix cache": "Requests found in the prefix cache what earlier ones of other clients had left there.",
     "unfinished": "The run ended before every request was served.",

@@ -50,6 +50,7 @@ DOORS = {
     "app.reports": "create_report change_report pin_chart put_back delete_report",
     "app.retention": "write_rule keep_to",
     "app.door.open_doors": "launch close",
+    "app.attach.launch": "launch",
     "app.lessons.progress": "_changing",
     "app.panels.kv_quantization.measure": "start",
     "app.views.sql": "sql_box _run",

@@ -1,0 +1,58 @@
+"""Listening to an engine's ZeroMQ publishers: messages as they come, and how many could not be read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from app.attach.messages import MOST_BYTES, NotAMessage, Told
+from app.errors import LabError
+
+Take = Callable[[Sequence[bytes]], Told | None]
+MOST_WAITING = 100_000  # messages held by the socket; what comes beyond is lost, and seen by its number
+
+
+class Listener:
+    """One subscription. ``unread``: messages that were none, ``why`` the first of them was none."""
+
+    def __init__(self, option: str, address: str, take: Take, heard: Callable[[Told], None]) -> None:
+        self.option, self.address = option, address
+        self.messages, self.unread, self.why = 0, 0, ""
+        self._take, self._heard = take, heard
+
+    async def run(self) -> None:
+        """Until cancelled. A publisher that is not there yet is waited for, as ZeroMQ does.
+
+        Raises ``LabError`` where ZeroMQ refuses the address.
+        """
+        import zmq
+        import zmq.asyncio
+
+        with zmq.asyncio.Context() as context, context.socket(zmq.SUB) as socket:
+            socket.set(zmq.LINGER, 0)
+            socket.set(zmq.RCVHWM, MOST_WAITING)
+            socket.set(zmq.MAXMSGSIZE, MOST_BYTES)
+            socket.set(zmq.SUBSCRIBE, b"")
+            try:
+                socket.connect(self.address)
+            except zmq.ZMQError as error:
+                raise LabError(
+                    "bad-option",
+                    field=self.option,
+                    value=self.address,
+                    message=f"ZeroMQ does not take this address: {error}.",
+                    mend="Such as tcp://127.0.0.1:5557",
+                ) from error
+            while True:
+                frames: list[bytes] = await socket.recv_multipart()
+                self.messages += 1
+                try:
+                    told = self._take(frames)
+                except NotAMessage as error:
+                    self.unread += 1
+                    self.why = self.why or str(error)
+                    continue
+                if told is not None:
+                    self._heard(told)
+                if self.messages % 1000 == 0:
+                    await asyncio.sleep(0)

@@ -1,0 +1,122 @@
+"""A run that watches another engine, while it goes on and afterwards: what the engine tells, and what it does not."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import duckdb
+import streamlit as st
+
+from app import charts
+from app.charts import foreign as foreign_charts
+from app.components.chart_card import chart_card, page_palette
+from app.lab import Lab
+from app.runs.facts import RunFacts
+from app.views.experiments import take_away
+from app.words.charts import CHARTS
+from app.words.foreign import FOREIGN_CHARTS, WHAT_IT_IS, figure_in_words, not_told_in_words, peer_in_words
+from app.words.plain import counted, plain
+from store import foreign, queries
+
+LOOK_S = 2.0
+RATES = {"prompt tokens": "prompt_tokens", "output tokens": "output_tokens", "from the cache": "cached_tokens"}
+
+
+def foreign_run(lab: Lab, facts: RunFacts) -> None:
+    """Draw it; while it goes on, anew every few seconds."""
+    st.caption(plain(WHAT_IT_IS))
+    if facts.is_final:
+        _figures(lab, facts)
+        take_away(lab, facts.run_id, None)
+    else:
+        st.fragment(_figures, run_every=LOOK_S)(lab, facts)
+
+
+def _figures(lab: Lab, facts: RunFacts) -> None:
+    with lab.database.read() as con:
+        told = foreign.told(con, facts.run_id)
+        if not told:
+            st.info("Nothing has been read yet.", icon=":material/hourglass_top:")
+            return
+        _now(told)
+        _charts(con, facts.run_id, {entry["name"] for entry in told})
+        _table(con, facts.run_id, told)
+
+
+def _now(told: list[dict[str, object]]) -> None:
+    by_name = {entry["name"]: entry for entry in told if entry["source"] == "metrics"}
+    with st.container(horizontal=True, key="foreign-now"):
+        for name, label in (("running", "Running"), ("waiting", "Waiting"), ("kv_used_share", "KV pool in use")):
+            if name in by_name:
+                last = float(str(by_name[name]["last"]))
+                shown = f"{last:.1%}" if name == "kv_used_share" else f"{last:,.0f}"
+                st.metric(label, shown, help="As the engine said at the last reading.", border=True, width="content")
+        for name, label in (("output_tokens", "Output tokens"), ("requests_done", "Requests done")):
+            if name in by_name:
+                value = float(str(by_name[name]["value"]))
+                st.metric(label, f"{value:,.0f}", help="Since watching began.", border=True, width="content")
+
+
+def _charts(con: duckdb.DuckDBPyConnection, run_id: str, names: set[str]) -> None:
+    colours = page_palette()
+    running, waiting = (foreign.series_query(run_id, name) for name in ("running", "waiting"))
+    running_table = running.table(con)
+    chart_card(
+        FOREIGN_CHARTS["foreign-requests"],
+        partial(foreign_charts.requests_in_engine, running_table, waiting.table(con), colours),
+        running_table,
+        running,
+        name="foreign-requests",
+        summary=f"{counted(running_table.num_rows, 'reading')}.",
+        first=True,
+    )
+    rates = {label: foreign.series_query(run_id, name) for label, name in RATES.items()}
+    tables = {label: query.table(con) for label, query in rates.items()}
+    chart_card(
+        FOREIGN_CHARTS["foreign-tokens"],
+        partial(foreign_charts.tokens_per_second, tables, colours),
+        tables["output tokens"],
+        rates["output tokens"],
+        name="foreign-tokens",
+        summary=f"{counted(tables['output tokens'].num_rows, 'reading')}.",
+    )
+    cache = foreign.series_query(run_id, "kv_used_share")
+    table = cache.table(con)
+    chart_card(
+        FOREIGN_CHARTS["foreign-cache"],
+        partial(foreign_charts.cache_use, table, colours),
+        table,
+        cache,
+        name="foreign-cache",
+        summary=f"{counted(table.num_rows, 'reading')}.",
+    )
+    if "forward_s" in names:
+        passes = foreign.passes_query(run_id)
+        table = passes.table(con)
+        chart_card(
+            FOREIGN_CHARTS["foreign-passes"],
+            partial(foreign_charts.forward_passes, table, colours),
+            table,
+            passes,
+            name="foreign-passes",
+            summary=f"{counted(table.num_rows, 'pass', 'passes')}.",
+        )
+    devices = queries.devices_query(run_id)
+    table = devices.table(con)
+    if table.num_rows:
+        activity = partial(charts.device_activity, table, colours)
+        words = f"{counted(table.num_rows, 'sample')} of this machine's counters."
+        chart_card(CHARTS["device"], activity, table, devices, name="device-activity", summary=words)
+
+
+def _table(con: duckdb.DuckDBPyConnection, run_id: str, told: list[dict[str, object]]) -> None:
+    rows = []
+    for entry in told:
+        said, source = figure_in_words(entry)
+        rows.append({"figure": entry["title"], "since watching began": said, "read from": source})
+    st.dataframe(rows, hide_index=True, height="content", alt="What the engine told since watching began")
+    missing = foreign.not_told(con, run_id)
+    if missing:
+        st.caption(plain(not_told_in_words(missing)))
+    for peer in foreign.peers_query(run_id).rows(con):
+        st.caption(plain(peer_in_words(peer)))
