@@ -183,17 +183,28 @@ class Server:
 
 def decode_plan(batch: int, context: int, block_size: int, prefill: int = 0) -> Plan:
     """``batch`` requests that each decode one token after ``context`` tokens; ``prefill``: one request with that many new ones."""
-    slices = []
-    tokens = prefill or 1
-    blocks = -(-(context + tokens) // block_size)
-    for index in range(batch):
-        request = Request(
-            index, RequestSpec(request_id=str(index), prompt="-"), [index + 1] * (context + tokens), Sampling(), 1
-        )
-        request.block_table = list(range(index * blocks, (index + 1) * blocks))
+    return ragged_plan([context] * batch, block_size, prefill)
+
+
+def ragged_plan(contexts: Sequence[int], block_size: int, prefill: int = 0) -> Plan:
+    """One request behind each context, which decodes one token or computes ``prefill`` new ones."""
+    slices: list[Slice] = []
+    tokens, first = prefill or 1, 0
+    for index, context in enumerate(contexts):
+        known = [index + 1] * (context + tokens)
+        request = Request(index, RequestSpec(request_id=str(index), prompt="-"), known, Sampling(), 1)
+        blocks = -(-len(known) // block_size)
+        request.block_table = list(range(first, first + blocks))
         request.tail = index
         slices.append(Slice(request, tokens, context, prefill > 0))
+        first += blocks
     return Plan(slices)
+
+
+def mixed_contexts(batch: int, longest: int) -> list[int]:
+    """Contexts drawn evenly from a tenth of ``longest`` to ``longest``, the same at each call."""
+    draw = random.Random(batch)
+    return [draw.randint(max(1, longest // 10), longest) for _ in range(batch)]
 
 
 def step_seconds(bench: Bench, executor: Executor, plan: Plan, repeats: int = 20) -> float:

@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu_parts.bench import Bench, Server, common_workload, decode_plan
+from benchmarks.gpu_parts.bench import (
+    Bench,
+    Server,
+    common_workload,
+    decode_plan,
+    mixed_contexts,
+    ragged_plan,
+)
 from benchmarks.gpu_parts.serving import SHAPE as SERVED
 from benchmarks.gpu_parts.serving import engine_config
 from benchmarks.gpu_parts.steps import BLOCK_SIZE, CONTEXT, loaded
@@ -36,11 +43,27 @@ def where_time_goes(bench: Bench) -> None:
         _profiled(bench, f"{SHAPE}: {name}", partial(_steps, executor, batch, 1 if bench.dry else REPEATS))
     del executor
     bench.free()
+    _recorded(bench)
     requests = common_workload(RANDOM["tiny" if bench.dry else SERVED].vocab, bench.dry)[:128]
     requests = [request.model_copy(update={"max_tokens": min(request.max_tokens, 128)}) for request in requests]
     server = Server(engine_config(bench), requests)
     server.serve(requests)
     _profiled(bench, "the common workload's first 128 requests, 128 tokens each", lambda: server.serve(requests))
+
+
+def _recorded(bench: Bench) -> None:
+    """A decode step of the common workload at its fullest, replayed."""
+    batch, longest = (2, 20) if bench.dry else (256, 2 * CONTEXT)
+    contexts = mixed_contexts(batch, longest)
+    _, executor = loaded(bench, SERVED, sum(contexts) + batch)
+    executor.capture_graphs(batch, longest + BLOCK_SIZE, sizes=[batch])
+    built = executor.build(ragged_plan(contexts, BLOCK_SIZE))
+    name = f"{SERVED}: decode, batch {batch}, contexts {longest // 10:,} to {longest:,}, as a graph"
+    seconds = bench.seconds(partial(_steps, executor, built, 1))
+    bench.report.figure(name, seconds * 1e3, "ms", better="lower", note=f"{sum(contexts):,} tokens of context")
+    _profiled(bench, name, partial(_steps, executor, built, 1 if bench.dry else REPEATS))
+    del executor, built
+    bench.free()
 
 
 @torch.inference_mode()

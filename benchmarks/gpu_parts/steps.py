@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from benchmarks.gpu_parts.bench import Bench, decode_plan, step_seconds
+from benchmarks.gpu_parts.bench import Bench, decode_plan, mixed_contexts, ragged_plan, step_seconds
 from engine.cost import cost_model
 from engine.gpu.attention import TritonAttention
 from engine.gpu.executor import GpuExecutor
@@ -12,7 +14,7 @@ from engine.gpu.ragged import RaggedBuilder
 from engine.kv.cache import KVCache, bytes_per_block
 from engine.model.device import resolve_dtype
 from engine.model.load import LoadedModel, load, resolve
-from engine.model.shape import RANDOM
+from engine.model.shape import RANDOM, ModelShape
 from engine.scheduling.plan import Plan
 
 SHAPES = ("smollm2-135m", "qwen3-0.6b", "llama-3.1-8b")
@@ -86,9 +88,28 @@ def attention_alone(bench: Bench) -> None:
             bench.report.figure(f"attention, batch {batch}, context {context:,}", share, "of copy bandwidth")
             del cache
             bench.free()
+    for batch in (2,) if bench.dry else (32, 128, 256):
+        rows.append(_mixed(bench, shape, dtype, batch, 40 if bench.dry else 2048))
     bench.report.table(
         "attention alone, decode", ["batch", "context", "us per layer", "GB/s", "share of copy bandwidth"], rows
     )
+
+
+def _mixed(bench: Bench, shape: ModelShape, dtype: torch.dtype, batch: int, longest: int) -> tuple[Any, ...]:
+    """Contexts of all lengths in one batch, as they are where requests come and go."""
+    contexts = mixed_contexts(batch, longest)
+    plan = ragged_plan([context - 1 for context in contexts], BLOCK_SIZE)
+    blocks = sum(-(-context // BLOCK_SIZE) for context in contexts)
+    layer_bytes = sum(contexts) * bytes_per_block(1, shape.kv_heads, shape.head_dim, 1, dtype)
+    layers = 1 if bench.dry else max(1, min(64, ROTATED_BYTES // layer_bytes))
+    cache = KVCache(layers, shape.kv_heads, shape.head_dim, blocks, BLOCK_SIZE, dtype, bench.device)
+    cache.data.normal_()
+    attention = TritonAttention(cache, shape.heads, shape.kv_heads, shape.head_dim)
+    seconds = layer_seconds(bench, attention, plan)
+    share = layer_bytes / seconds / bench.peaks["bytes_per_s"]
+    what = f"{longest // 10:,} to {longest:,}"
+    bench.report.figure(f"attention, batch {batch}, contexts {what}", share, "of copy bandwidth")
+    return batch, what, seconds * 1e6, layer_bytes / seconds / 1e9, share
 
 
 def _attention_seconds(bench: Bench, cache: KVCache, heads: int, batch: int, context: int) -> float:

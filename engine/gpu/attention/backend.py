@@ -207,7 +207,7 @@ class TritonAttention(AttentionBackend):
         if (shared := launch.shared) is not None:
             covered, part_starts, shared_parts = shared.covered, shared.part_starts, shared.shared_parts
             self._prefixes(shared, launch.sequences, keys, values, q)
-        paged_attention[(launch.tiles, self.kv_heads, segments)](
+        paged_attention[(launch.tiles * self.kv_heads, segments)](
             q,
             out,
             self._partial_out,
@@ -235,6 +235,7 @@ class TritonAttention(AttentionBackend):
             launch.first,
             launch.first_token,
             launch.sequences,
+            launch.tiles,
             segments,
             q.stride(0),
             q.stride(1),

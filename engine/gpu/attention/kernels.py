@@ -35,7 +35,7 @@ import triton.language as tl
 from engine.gpu.kernels.forms import PLAIN, slots, unpack
 
 LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
-CHANGING = ["first_sequence", "first_token", "num_sequences", "segments"]
+CHANGING = ["first_sequence", "first_token", "num_sequences", "tiles", "segments"]
 
 
 @triton.jit
@@ -290,7 +290,7 @@ def paged_attention(
     covered,  # places in prefixes: not read here
     part_starts, shared_parts,  # where each one's parts begin, and how many of prefixes come first
     scale,  # of the scores, times log2(e)
-    first_sequence, first_token, num_sequences, segments, q_stride_token, q_stride_head, slots_per_head,
+    first_sequence, first_token, num_sequences, tiles, segments, q_stride_token, q_stride_head, slots_per_head,
     key_meta_stride, value_meta_stride, tail_stride,  # from one KV head to the next
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, HEAD_DIM: tl.constexpr, HEAD_P: tl.constexpr, BLOCK_SIZE: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, SINGLES: tl.constexpr, SPLIT: tl.constexpr, PRECISION: tl.constexpr,
@@ -298,15 +298,18 @@ def paged_attention(
     KEY_FORM: tl.constexpr, KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr,
     VALUE_FORM: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr,
 ):  # fmt: skip
-    """One tile against one segment. Grid: (tiles, kv_heads, segments).
+    """One tile against one segment. Grid: (tiles * kv_heads, segments).
+
+    What reads the most begins first, all its heads, so that the device is not left waiting for a few long rows: single tokens
+    are sorted by their context, and of a sequence's new tokens the last see the most.
 
     The launch covers ``num_sequences`` sequences from ``first_sequence``, whose tokens start at row ``first_token`` of the batch.
     SINGLES: each of them has one new token.
     """
     BLOCK_Q: tl.constexpr = BLOCK_M // GROUP
-    tile = tl.program_id(0)
-    kv_head = tl.program_id(1)
-    segment = tl.program_id(2)
+    tile = tiles - 1 - tl.program_id(0) // KV_HEADS
+    kv_head = tl.program_id(0) % KV_HEADS
+    segment = tl.program_id(1)
     query_starts += first_sequence
     kv_lens += first_sequence
     block_starts += first_sequence
