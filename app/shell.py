@@ -9,6 +9,7 @@ from pathlib import Path
 import streamlit as st
 
 from app.components.chart_card import page_palette
+from app.components.fields import note_sent_fields
 from app.components.pin_button import offer
 from app.rights import Right, may
 from app.room.room import get_room
@@ -19,6 +20,7 @@ from app.views.room_frame import room_frame
 SIDEBAR_WIDTH = 336  # pixels: the longest title of a scenario, whole
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
+note_sent_fields()
 st.set_page_config(
     page_title="ServeScope",
     page_icon=str(ASSETS / "icon.svg"),

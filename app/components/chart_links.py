@@ -11,6 +11,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.components.fields import told_by
 from app.components.selection import open_selected
 
 KEY = "chart-links"
@@ -26,7 +27,7 @@ def _component() -> Callable[..., Any]:
 
 def chart_links() -> None:
     """Tie the charts of the page; a click on a mark turns the page to what it stands for."""
-    _component()(key=KEY, on_opened_change=lambda: open_clicked(st.session_state[KEY].get("opened")), height="content")
+    _component()(key=KEY, on_opened_change=lambda: open_clicked(told_by(KEY, "opened")), height="content")
 
 
 def clicked(click: Any) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 import streamlit as st
 
 from app.components.chart_card import page_palette
+from app.components.fields import told_by
 from app.components.selection import select
 
 PARTS = (
@@ -44,8 +45,8 @@ def iteration_picture(data: Mapping[str, Any], *, key: str, on_open: Callable[[A
         key=key,
         data={**data, "palette": asdict(page_palette())},
         height="content",
-        on_opened_change=lambda: on_open(st.session_state[key].get("opened")),
-        on_asked_change=lambda: select(st.session_state[key].get("asked")),
+        on_opened_change=lambda: on_open(told_by(key, "opened")),
+        on_asked_change=lambda: select(told_by(key, "asked")),
     )
 
 
@@ -55,7 +56,7 @@ def pool_picture(data: Mapping[str, Any], *, key: str) -> None:
         key=key,
         data={**data, "palette": asdict(page_palette())},
         height="content",
-        on_asked_change=lambda: select(st.session_state[key].get("asked")),
+        on_asked_change=lambda: select(told_by(key, "asked")),
     )
 
 
@@ -65,7 +66,7 @@ def requests_picture(data: Mapping[str, Any], *, key: str, on_open: Callable[[An
         key=key,
         data={**data, "palette": asdict(page_palette())},
         height="content",
-        on_opened_change=lambda: on_open(st.session_state[key].get("opened")),
+        on_opened_change=lambda: on_open(told_by(key, "opened")),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.components.fields import told_by
 from app.words.plain import is_number
 
 NAMES = ("iteration", "request", "block", "from", "to")
@@ -49,7 +50,7 @@ def follow_selection() -> None:
     key = "selection"
 
     def turned() -> None:
-        told = st.session_state[key].get("turned")
+        told = told_by(key, "turned")
         if isinstance(told, Mapping):
             select(told.get("selected"), address=told.get("to") == "tab")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.components.fields import begin
 from app.devices import gpu_count
 from app.settings.controls import Control
 from engine.config import EMBEDDED_MODEL, RANDOM_SHAPES
@@ -24,10 +25,9 @@ SUGGESTIONS: dict[str, Callable[[], list[str]]] = {
 
 def draw_control(control: Control, key: str, usual: Any) -> Any:
     """Draw the widget and return what it holds; ``usual``: what it begins with."""
-    if key not in st.session_state:
-        st.session_state[key] = usual
-    held = _as_held(control, st.session_state[key])
-    if held is not st.session_state[key]:
+    begun = begin(key, usual)
+    held = _as_held(control, begun)
+    if held is not begun:
         st.session_state[key] = held
     common: dict[str, Any] = {"key": key, "help": control.explanation, "persist_state": "session"}
     empty = AUTOMATIC if control.optional else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from app.components.address import keep_in_address
+from app.components.fields import begin
 from app.panels.sentences import words_of_the_field
 from app.words.glossary import Entry
 from app.words.plain import counted, plain
@@ -14,8 +15,7 @@ TABLE_WIDTH = 820  # pixels: cells wrap long texts, and the words stay beside th
 
 def glossary_list() -> None:
     """Draw the search and every word that it leaves."""
-    if "glossary-words" not in st.session_state:
-        st.session_state["glossary-words"] = st.query_params.get("words", "")
+    begin("glossary-words", st.query_params.get("words", ""))
     wanted = (
         st.text_input(
             "Search",

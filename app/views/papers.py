@@ -12,6 +12,7 @@ import streamlit as st
 
 from app.claims.judge import VERDICTS
 from app.components.address import keep_in_address
+from app.components.fields import begin
 from app.lab import Lab
 from app.papers import CLASSES, STATUS_HELP, STATUSES, Wanted, find, in_a_line, techniques, years
 from app.views.paper_claim import verdict_badge, verdicts_here
@@ -21,6 +22,7 @@ from scenarios.papers.card import Card
 
 KEPT = "papers-wanted"
 """Where the session keeps what was asked for last."""
+FIELDS = tuple(f"papers-{name}" for name in ("words", "class", "technique", "status", "verdict", "years"))
 ANY = "any"
 COLOURS = {"runs": "green", "explained": "gray"}
 NARROWING = {
@@ -126,6 +128,8 @@ def from_address() -> Wanted | None:
 def _filters() -> Wanted:
     """Draw the filters; what they say."""
     first, last = years()
+    for key in FIELDS:
+        begin(key)
     with st.container(horizontal=True, vertical_alignment="bottom", key="papers-filters"):
         words = st.text_input(
             "Search",

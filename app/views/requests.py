@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import streamlit as st
 
 from app.components.chart_card import data_row
+from app.components.fields import told_by
 from app.components.selection import select, selected
 from app.components.when_seen import when_seen
 from app.errors import LabError
@@ -55,7 +56,7 @@ def requests_table(run: FinishedRun) -> None:
     key = f"requests-{facts.run_id}-{st.session_state['request-behind']}"
 
     def chosen_row() -> None:
-        rows = st.session_state[key]["selection"]["rows"]
+        rows = (told_by(key, "selection") or {}).get("rows")
         row = str(numbers[rows[0]]) if rows and rows[0] < len(numbers) else ""
         st.session_state["request-of-row"] = row
         select(

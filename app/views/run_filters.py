@@ -9,6 +9,7 @@ from typing import Any
 import streamlit as st
 
 from app.components.address import keep_in_address
+from app.components.fields import begin
 from app.experiments.listing import KINDS, Entry, folded, matches
 from app.runs.run_figures import COLUMNS, USUAL
 from app.words.states import EXPERIMENT_STATES, STATES
@@ -16,6 +17,12 @@ from app.words.states import EXPERIMENT_STATES, STATES
 KEPT = "runs-wanted"
 """Where the session keeps what was asked for while another page is shown."""
 KEYS = ("run-search", "run-kinds", "run-tags", "run-states", "run-columns", "run-of-experiments", "run-warm-ups")
+EMPTY: dict[str, Any] = {
+    "run-search": "",
+    "run-columns": list(USUAL),
+    "run-of-experiments": False,
+    "run-warm-ups": False,
+}
 ADDRESS = {"words": "run-search", "kind": "run-kinds", "tag": "run-tags"}
 """Parameters of the address, and the widgets that they set."""
 
@@ -100,9 +107,11 @@ def _begin(tags: Sequence[str], states: Sequence[str]) -> None:
             for name, key in ADDRESS.items()
             if name in st.query_params
         }
-        usual = {"run-search": "", "run-columns": list(USUAL), "run-of-experiments": False, "run-warm-ups": False}
-        begun = usual | (asked or state.get(KEPT, {}))
-        for key in KEYS:
-            state[key] = begun.get(key, [])
+        state.update({key: [] for key in KEYS} | EMPTY | (asked or state.get(KEPT, {})))
+    state.setdefault("run-tags", [])  # tags have a field while there are any
     for key, known in (("run-kinds", KINDS), ("run-tags", tags), ("run-states", states)):
-        state[key] = [one for one in state[key] if one in known]
+        there = [one for one in state[key] if one in known]
+        if there != state[key]:
+            state[key] = there
+    for key in KEYS:
+        begin(key)

@@ -14,6 +14,7 @@ from app.charts import CONFIG
 from app.charts.answer import answer_chart, numeric
 from app.components.address import keep_in_address
 from app.components.chart_card import as_csv, page_palette
+from app.components.fields import begin
 from app.components.selection import looked_at
 from app.errors import on_page
 from app.lab import Lab
@@ -74,6 +75,7 @@ def sql_box(lab: Lab) -> None:
         first = example(next(iter(EXAMPLES)), _run_of_examples(lab))
         st.session_state[TEXT] = st.query_params.get("query", first)[:LONGEST]
     _choices(lab)
+    begin(TEXT)
     st.text_area(
         "One SELECT",
         key=TEXT,
@@ -100,6 +102,8 @@ def sql_box(lab: Lab) -> None:
 @needs(Right.SQL)
 def _run(lab: Lab) -> None:
     stop = Stop()
+    if TEXT not in st.session_state:  # the reader has left the page meanwhile
+        return
     future = _pool.submit(run_query, lab.database, st.session_state[TEXT], stop)
     st.session_state["sql-job"] = Job(future, stop)
     wait([future], QUICK_S)

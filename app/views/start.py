@@ -8,6 +8,7 @@ import time
 import streamlit as st
 
 from app.components.address import keep_in_address
+from app.components.fields import begin
 from app.errors import LabError
 from app.lab import Lab
 from app.rights import Right, offered_with, visitor
@@ -41,6 +42,7 @@ def start_panel(lab: Lab, run_id: str | None = None) -> None:
     _switch_on(next(iter(scenarios)))
     if st.session_state.get("scenario") not in scenarios:
         st.session_state["scenario"] = next(iter(scenarios))
+    begin("scenario")
     name = st.selectbox(
         "Scenario",
         list(scenarios),

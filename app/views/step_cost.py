@@ -14,6 +14,7 @@ from app import charts
 from app.charts import CONFIG
 from app.charts.batch import batch_picture
 from app.components.chart_card import page_palette
+from app.components.fields import begin
 from app.lab import Lab
 from app.words.plain import plain
 from app.words.step_cost import (
@@ -41,7 +42,7 @@ def explained_run(con: duckdb.DuckDBPyConnection, run_id: str, row: Mapping[str,
         return
     key = f"explained-{run_id}"
     if known.last > known.first:
-        st.session_state.setdefault(key, usual_step(con, run_id))
+        begin(key, None if key in st.session_state else usual_step(con, run_id))
         chosen = st.slider(
             "Step",
             known.first,

