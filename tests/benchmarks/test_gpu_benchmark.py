@@ -125,7 +125,7 @@ def test_the_script_is_whole_and_refuses_steps_it_does_not_know():
     assert "tests, measurements, speculation or run" in refused.stderr
 
 
-@pytest.mark.parametrize("parts", ["peer", pytest.param(",".join(gpu.PARTS), marks=pytest.mark.rare)])
+@pytest.mark.parametrize("parts", ["common", pytest.param(",".join(gpu.PARTS), marks=pytest.mark.rare)])
 def test_the_measurements_are_rehearsed_without_a_gpu(parts: str):
     """Every part goes through its code, with tiny shapes and interpreted kernels; one that fails is named."""
     done = subprocess.run(

@@ -16,6 +16,7 @@ from engine.gpu.attention import configs
 from engine.gpu.attention.configs import Tile, tile_for
 
 
+@pytest.mark.rare
 def test_codecs_of_one_line_are_timed_with_the_same_tiles(monkeypatch: pytest.MonkeyPatch):
     tiles = [Tile(16, 16, 4, 1), Tile(16, 32, 4, 1)]
     monkeypatch.setattr(tune_attention, "DECODE", tiles)

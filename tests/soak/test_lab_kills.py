@@ -142,6 +142,7 @@ def test_killing_the_lab_leaves_the_engine_at_work_and_the_next_lab_takes_it_ove
     close_and_compare(scene)
 
 
+@pytest.mark.rare
 def test_killing_both_marks_the_run_crashed_and_the_next_lab_goes_on_with_the_queue(scene: Scene, seed: int) -> None:
     moments = random.Random(2000 + seed)
     engine = scene.engine()
