@@ -195,3 +195,19 @@ def not_told(con: duckdb.DuckDBPyConnection, run_id: str) -> list[str]:
     """Titles of what a page of metrics could tell and this engine's did not, as far as rows show."""
     known = {row["name"] for row in totals_query(run_id).rows(con)}
     return [FIGURES[name].title for name in OF_METRICS if name not in known]
+
+
+def reported(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]:
+    """What a load generator's report says, as a run's summary has it: latencies with the figures that it gives, null for the others, and
+    rates. Empty for a run that is no report.
+    """
+    query = Query("SELECT name, value FROM foreign_figures WHERE run_id = $run AND source = 'report'", {"run": run_id})
+    figures: dict[str, Any] = {}
+    for row in query.rows(con):
+        name, _, stat = row["name"].partition(".")
+        if not stat:
+            figures[name] = row["value"]
+        else:
+            empty = dict.fromkeys(("p50", "p90", "p95", "p99", "mean", "max")) | {"count": 0}
+            figures.setdefault(name, empty)[stat] = int(row["value"]) if stat == "count" else row["value"]
+    return figures

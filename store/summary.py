@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from store.foreign import reported
 from store.machine import machine_of
 from store.metrics import (
     COMPLETED_SQL,
@@ -61,7 +62,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
     progress = _loads(run["progress"])
     output_tokens = _first(stated.get("output_tokens"), steps["emitted"], requests["output_tokens"], 0)
     span_s = _span_s(requests, steps)
-    return {
+    figures = {
         "run_id": run_id,
         "status": run["state"],
         "labels": _with_disturbed(json.loads(run["labels"] or "[]"), disturbances),
@@ -91,6 +92,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         "groups": group_figures(con, run_id, span_s),
         "disturbances": disturbances,
     }
+    return figures | reported(con, run_id)
 
 
 def group_figures(con: duckdb.DuckDBPyConnection, run_id: str, span_s: float | None) -> dict[str, dict[str, Any]]:

@@ -66,8 +66,8 @@ DECISION_REASONS = (
     "host_full",
 )
 SWAP_DIRECTIONS = ("out", "in", "ahead")
-FOREIGN_SOURCES = ("metrics", "kv_events", "forward_pass")
-FOREIGN_CLOCKS = ("reader", "engine wall", "gpu span")
+FOREIGN_SOURCES = ("metrics", "kv_events", "forward_pass", "report")
+FOREIGN_CLOCKS = ("reader", "engine wall", "gpu span", "client")
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
 RUN_EVENTS = ("start", "end")
 
@@ -311,7 +311,8 @@ class ForeignRow:
     source: str = column(
         "int8",
         "",
-        "Where it comes from: a page of Prometheus metrics, events of the KV cache, or forward passes.",
+        "Where it comes from: a page of Prometheus metrics, events of the KV cache, forward passes, or a load "
+        "generator's report.",
         choices=FOREIGN_SOURCES,
     )
     address: str = column("string", "", "The address it was read from.")

@@ -40,12 +40,13 @@ def export_(
 
 @command
 def import_(
-    file: Annotated[Path, typer.Argument(help="A .servescope file.")],
+    file: Annotated[Path, typer.Argument(help="A .servescope file, or a load generator's .json.")],
     json: Json = False,
 ) -> None:
-    """Take in the runs of a .servescope file.
+    """Take in the runs of a .servescope file, or a load generator's report.
 
-    A run that is here already gets what it lacks (measured quality, name and notes); nothing that is here is replaced.
+    Reports are the JSON of GuideLLM, AIPerf and vllm bench serve; each becomes a run, labelled foreign. A run that is
+    here already gets what it lacks (measured quality, name and notes); nothing that is here is replaced.
     """
     from app.exports.import_file import import_file, imported_in_words
     from app.home import Home

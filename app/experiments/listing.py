@@ -11,7 +11,7 @@ from app.errors import LabError
 from app.experiments.file import read_experiment
 from app.experiments.plan import Experiment
 from app.home import EXPERIMENT_FILE, Home
-from app.runs.brief import ATTACHED
+from app.runs.brief import ATTACHED, REPORTED
 from app.runs.listing import list_runs
 from app.runs.notes import notes_or_none
 
@@ -19,12 +19,13 @@ KINDS = {
     "run": "run",
     "served": "session at the door",
     "attached": "engine watched",
+    "report": "report of a load generator",
     "comparison": "comparison",
     "sweep": "sweep",
     "capacity": "capacity search",
     "verdict": "verdict on a paper",
 }
-"""What a list holds, and what it is called. A session at the door and an engine watched are runs."""
+"""What a list holds, and what it is called. A session at the door an engine watched and a report are runs."""
 WARM_UP = "warm-up"
 Entry = dict[str, Any]
 
@@ -65,7 +66,7 @@ def kind_in_list(entry: Mapping[str, Any]) -> str:
     """An entry's kind in ``KINDS``, told apart from planned runs where clients asked."""
     if not entry.get("served"):
         return str(entry["kind"])
-    return ATTACHED if entry["scenario"] == ATTACHED else "served"
+    return entry["scenario"] if entry["scenario"] in (ATTACHED, REPORTED) else "served"
 
 
 def title_of(entry: Mapping[str, Any]) -> str:

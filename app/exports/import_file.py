@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.errors import LabError
+from app.exports.import_report import import_report, is_report
 from app.home import EXPERIMENT_FILE, Home
 from app.rights import Right, needs
 from app.words.plain import counted
@@ -23,10 +24,13 @@ BESIDE_WORDS = {
 
 
 @needs(Right.KEEP)
-def import_file(home: Home, path: Path) -> Imported:
-    """Take a snapshot's runs into this store. Raises ``LabError`` or ``StoreError``; nothing has changed then."""
+def import_file(home: Home, path: Path, named: str = "") -> Imported:
+    """Take a snapshot's runs, or a load generator's report, into this store. ``named``: what the file is
+    called, where ``path`` does not say. Raises ``LabError`` or ``StoreError``; nothing has changed then."""
     if not path.is_file():
         raise LabError("no-file", field="file", value=str(path), message=f"There is no file {path}.")
+    if is_report(path):
+        return import_report(home, path, named)
     return import_snapshot(path, home.runs, home.experiments, home.root, _run_of_spec, _experiment_of)
 
 

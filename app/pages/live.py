@@ -11,7 +11,7 @@ from app.lab import get_lab
 from app.rights import visitor
 from app.runs.facts import load_run
 from app.views.finished import finished_run
-from app.views.foreign import foreign_run
+from app.views.foreign import foreign_run, reported_run
 from app.views.header import run_header, why_it_ended
 from app.views.latest import latest
 from app.views.missing import damaged_run
@@ -42,6 +42,8 @@ else:
     why_it_ended(facts)
     if facts.spec.attached:
         foreign_run(lab, facts)
+    elif facts.spec.reported:
+        reported_run(lab, facts)
     else:
         on_board = running_board(lab, facts)
         if not facts.is_final:

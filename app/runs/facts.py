@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app.errors import LabError
 from app.home import Home
-from app.runs.brief import ATTACHED, brief_of
+from app.runs.brief import ATTACHED, REPORTED, brief_of
 from app.runs.folder import read_spec
 from app.runs.listing import asked_of, labels_of
 from app.runs.notes import notes_or_none
@@ -46,6 +46,11 @@ class SpecInBrief:
         """Whether the run watches another engine."""
         return self.served and self.scenario == ATTACHED
 
+    @property
+    def reported(self) -> bool:
+        """Whether the run is a load generator's report."""
+        return self.served and self.scenario == REPORTED
+
 
 @dataclass(frozen=True)
 class RunFacts:
@@ -72,7 +77,7 @@ class RunFacts:
     @property
     def switches(self) -> str:
         """Which techniques were on: ``with chunked prefill``."""
-        if self.spec.attached:
+        if self.spec.attached or self.spec.reported:
             return "another engine, settings not known"
         on = [in_sentence(t.title) for t in book.techniques() if getattr(self.spec.engine, t.path) is not None]
         return f"with {', '.join(on)}" if on else "every technique off"
@@ -128,6 +133,8 @@ def asked_apart(*several: RunFacts) -> str:
         return ""
     if any(facts.spec.attached for facts in several):
         return "of an engine that is watched only sums are known, and not what it was asked"
+    if any(facts.spec.reported for facts in several):
+        return "a load generator's report tells figures, and not what was asked"
     if any(facts.spec.served for facts in several):
         return "requests at the door come from clients, when and as they like, so no two sessions are asked the same"
     return "their workload hashes differ"

@@ -158,18 +158,20 @@ def _import(lab: Lab) -> None:
     turn = st.session_state.setdefault(
         "import-turn", 0
     )  # a fresh uploader after each file: the one before is forgotten
-    upload = st.file_uploader("A .servescope file", type=["servescope"], key=f"import-{turn}")
+    upload = st.file_uploader(
+        "A .servescope file, or the JSON of a load generator", type=["servescope", "json"], key=f"import-{turn}"
+    )
     if "import-problem" in st.session_state:
         st.error(st.session_state.pop("import-problem"), icon=":material/error:")
     if upload is None or not st.button("Take it in", key="import-now", type="primary"):
         return
     with tempfile.TemporaryDirectory(dir=lab.home.root, prefix=".upload-") as folder:
-        path = Path(folder) / "upload.servescope"
+        path = Path(folder) / f"upload{Path(upload.name).suffix}"
         path.write_bytes(upload.getbuffer())
         forget(upload)
         st.session_state["import-turn"] = turn + 1
         try:
-            imported = import_file(lab.home, path)
+            imported = import_file(lab.home, path, upload.name)
         except (LabError, StoreError) as error:
             st.session_state["import-problem"] = plain(in_words(error))
             st.rerun()

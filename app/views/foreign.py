@@ -14,9 +14,19 @@ from app.lab import Lab
 from app.runs.facts import RunFacts
 from app.views.experiments import take_away
 from app.words.charts import CHARTS
-from app.words.foreign import FOREIGN_CHARTS, WHAT_IT_IS, figure_in_words, not_told_in_words, peer_in_words
+from app.words.foreign import (
+    FOREIGN_CHARTS,
+    WHAT_A_REPORT_IS,
+    WHAT_IT_IS,
+    figure_in_words,
+    not_told_in_words,
+    peer_in_words,
+    report_in_words,
+)
 from app.words.plain import counted, plain
 from store import foreign, queries
+from store.metrics import METRICS
+from store.summary import LATENCIES, LATENCY_FIGURES, summary
 
 LOOK_S = 2.0
 RATES = {"prompt tokens": "prompt_tokens", "output tokens": "output_tokens", "from the cache": "cached_tokens"}
@@ -30,6 +40,28 @@ def foreign_run(lab: Lab, facts: RunFacts) -> None:
         take_away(lab, facts.run_id, None)
     else:
         st.fragment(_figures, run_every=LOOK_S)(lab, facts)
+
+
+def reported_run(lab: Lab, facts: RunFacts) -> None:
+    """A load generator's report: its figures, by the clock of its client."""
+    st.caption(plain(WHAT_A_REPORT_IS))
+    with lab.database.read() as con:
+        figures = summary(con, facts.run_id) or {}
+        peers = foreign.peers_query(facts.run_id).rows(con)
+    rows = [
+        {"": METRICS[name].title, **{share: figures[name].get(share) for share in LATENCY_FIGURES}, "samples": count}
+        for name in LATENCIES
+        if any(figures.get(name, {}).get(share) is not None for share in LATENCY_FIGURES)
+        for count in (figures[name].get("count") or None,)
+    ]
+    shown = {share: st.column_config.NumberColumn(f"{share}, ms", format="localized") for share in LATENCY_FIGURES}
+    st.dataframe(rows, hide_index=True, height="content", column_config=shown, alt="Latencies of the report in ms")
+    rate = figures.get("output_tokens_per_s")
+    if rate is not None:
+        st.metric("Output tok/s", f"{rate:,.1f}", help="As the report says.", border=True, width="content")
+    for peer in peers:
+        st.caption(plain(report_in_words(peer, figures)))
+    st.page_link("pages/runs.py", label="Set it beside other runs", icon=":material/list:", width="content")
 
 
 def _figures(lab: Lab, facts: RunFacts) -> None:

@@ -43,7 +43,7 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
         for label, words in _labels(lab, facts).items():
             st.badge(plain(label), color="orange", icon=":material/label:", help=plain(words))
         st.caption(plain(f"{facts.switches}, {facts.spec.engine.model}, run {facts.run_id}"), width="content")
-        if not visitor().is_viewer and not facts.spec.attached:
+        if not visitor().is_viewer and not (facts.spec.attached or facts.spec.reported):
             with st.popover("Use its settings", icon=":material/tune:", help="This run's settings, for another one"):
                 st.button("Set the panel so", key="use-settings", on_click=use_settings, args=(facts,))
                 run_settings_links(facts)

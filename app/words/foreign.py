@@ -13,12 +13,17 @@ CLOCKS = {
     "reader": "when this machine read it",
     "engine wall": "the engine's own wall clock",
     "gpu span": "the span of the pass on the GPU",
+    "client": "the client's own clock",
 }
-SOURCES = {"metrics": "metrics", "kv_events": "KV events", "forward_pass": "forward passes"}
+SOURCES = {"metrics": "metrics", "kv_events": "KV events", "forward_pass": "forward passes", "report": "report"}
 WHAT_IT_IS = (
     "Another engine, as its own metrics tell of it: sums over its requests between two readings. Which request did "
     "what is not known, so there are no requests, no iterations and no blocks here, and latencies are known to the "
     "width of a histogram's bucket."
+)
+WHAT_A_REPORT_IS = (
+    "A load generator's report: figures of a measurement that was not made here, by the clock of its client, which "
+    "includes the network and the client's own delays. What was asked is not known, so nothing is paired with it."
 )
 FOREIGN_CHARTS = {
     "foreign-requests": ChartWords(
@@ -83,6 +88,14 @@ def peer_in_words(peer: Mapping[str, Any]) -> str:
         f"{SOURCES.get(peer['source'], peer['source'])}: {peer['engine']}{version}, {peer['address']}, "
         f"{number(peer['readings'])} readings, {lost}; clock: {CLOCKS.get(peer['clock'], peer['clock'])}"
     )
+
+
+def report_in_words(peer: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
+    """Where a report comes from. ``peer``: of ``store.foreign.peers_query``; ``figures``: the run's summary."""
+    requests = figures.get("requests") or {}
+    version = f" {peer['engine_version']}" if peer["engine_version"] else ""
+    done = f"{number(requests.get('finished') or 0)} requests finished, {number(requests.get('failed') or 0)} failed"
+    return f"{peer['address']}, written by {peer['engine']}{version}: {done}; clock: {CLOCKS['client']}"
 
 
 def _with_unit(value: float, unit: str) -> str:

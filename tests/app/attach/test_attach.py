@@ -25,6 +25,7 @@ from app.home import Home
 from app.rights import VIEWER, Visitor
 from app.runs.process import worker_environment
 from telemetry.status import read_status
+from tests.apart import apart
 from tests.app.attach.pages_of_engines import TEXT, Answer, engine_with, llama_cpp, serving, sglang, vllm
 from tests.app.door.door_process import DoorProcess, metric
 from tests.app.lab_process import asked_here, free_port, servescope
@@ -242,7 +243,7 @@ def test_a_server_that_is_no_engine_makes_no_run(home: Home, what: str) -> None:
 
     answer, words = REFUSED[what]
     with serving(answer) as (url, asked), pytest.raises(LabError) as refused:
-        attach(home, watched_at(url))
+        apart(lambda: attach(home, watched_at(url)))
     assert refused.value.kind == "no-engine"
     assert words in refused.value.message
     assert set(asked) == {"/metrics"}

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import msgpack
 
-from app.attach.address import watched_at
 from app.attach.messages import ForwardPasses
-from app.attach.watch import attach
 from app.home import Home
 from tests.app.attach.pages_of_engines import engine_with, serving, sglang, vllm
-from tests.app.lab_process import lab_here
+from tests.app.lab_process import lab_here, servescope
 from tests.app.pages.test_page_door import button
 from tests.app.pages.test_page_reports import page_of, said
 from tests.app.small_runs import wait_for, wait_for_state
@@ -20,10 +18,12 @@ from tests.app.small_runs import wait_for, wait_for_state
 def test_an_engine_that_was_watched_is_drawn_with_what_it_does_not_tell(tmp_path: Path) -> None:
     home = Home(tmp_path).prepare()
     with serving(engine_with(lambda n: vllm(1 + n))) as (url, _):
-        spec = attach(home, watched_at(url), every_s=0.1, for_s=0.5)
+        done = servescope(home, "attach", url, "--every", "0.1", "--seconds", "0.5")
+    assert done.returncode == 0, done.stderr
+    (run_id,) = home.run_ids()
     with lab_here(tmp_path) as lab:
-        lab.collector.ingest_once(spec.run_id)
-        page = page_of("live", run=spec.run_id)
+        lab.collector.ingest_once(run_id)
+        page = page_of("live", run=run_id)
         told = said(page)
         assert not page.exception
         assert "sums over its requests" in told

@@ -45,6 +45,7 @@ DOORS = {
     "app.settings.traces": "keep_trace",
     "app.exports.export": "export",
     "app.exports.import_file": "import_file",
+    "app.exports.import_report": "import_report",
     "app.server.indexing": "select_from",
     "app.lab": "submit",
     "app.reports": "create_report change_report pin_chart put_back delete_report",
