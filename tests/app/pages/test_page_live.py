@@ -207,6 +207,19 @@ def test_a_run_that_swapped_shows_what_it_copied(lab: Lab, done: str) -> None:
     assert "index over 4 sessions" in said, [line for line in said.splitlines() if "ession" in line]
 
 
+def test_a_run_with_contiguous_kv_shows_what_memory_was_used_for(lab: Lab, done: str) -> None:
+    lab.submit(small_spec("laid", requests=4, tokens=20, kv_layout={}))
+    wait_for_state(lab.home, "laid", "finished")
+    wait_for(lambda: stored_state(lab, "laid") == "finished")
+    page = opened("laid")
+    assert not page.exception
+    assert "Contiguous KV" in {heading.value for heading in page.subheader}
+    assert len(page.get("plotly_chart")) == 8 + 2
+    said = texts(page)
+    assert "held computed tokens" in said
+    assert "MB were resident" in said
+
+
 def test_the_flip_runs_the_same_requests_with_one_switch_turned(lab: Lab, done: str) -> None:
     from app.runs.facts import comparable_runs, differences, load_run
 
