@@ -34,6 +34,9 @@ def serve(
     name: Annotated[str, typer.Option(help="What clients call the model.")] = "",
     run_id: Annotated[str, typer.Option(help="Name of the session's run; by time if left out.")] = "",
     keep_text: Annotated[bool, typer.Option("--keep-text", help="Record the answers' text and tokens.")] = False,
+    share_device: Annotated[
+        bool, typer.Option("--share-device", help="Open it while another run holds the device; times then say less.")
+    ] = False,
     most_waiting: Annotated[
         int, typer.Option(help="Requests that may wait for a place; more get 429.", min=0, max=20_000)
     ] = 256,
@@ -50,7 +53,7 @@ def serve(
     from app.home import Home
 
     home = Home.from_environment().prepare()
-    spec = served_spec(parse_settings(set or []), keep_text=keep_text, run_id=run_id)
+    spec = served_spec(parse_settings(set or []), keep_text=keep_text, run_id=run_id, shared=share_device)
     options = Options(host, port, api_key, tuple(allow_host or ()), name, most_waiting, drain)
 
     def announce(url: str) -> None:

@@ -63,15 +63,18 @@ def open_doors(home: Home) -> list[OpenDoor]:
 
 
 @needs(Right.START)
-def launch(home: Home, settings: dict[str, str], *, keep_text: bool = False, key: str = "") -> str:
-    """Begin to open a door in a process of its own; the id of its run.
+def launch(
+    home: Home, settings: dict[str, str], *, keep_text: bool = False, key: str = "", shared: bool = False
+) -> str:
+    """Begin to open a door in a process of its own; the id of its run. ``shared``: beside another one on its device.
 
     Raises ``ConfigError`` or ``LabError`` for settings that cannot be.
     """
-    served_spec(settings, keep_text=keep_text)
+    served_spec(settings, keep_text=keep_text, shared=shared)
     run_id = new_run_id()
     given = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    options = ["--run-id", run_id, "--port", "0", "--json", *(["--keep-text"] if keep_text else []), *given]
+    options = ["--run-id", run_id, "--port", "0", "--json", *(["--keep-text"] if keep_text else [])]
+    options += [*(["--share-device"] if shared else []), *given]
     for old in home.spare.glob("door-*.log"):
         old.unlink(missing_ok=True)
     with log_of(home, run_id).open("xb") as output:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import html
 import secrets
-from typing import Any
 
 import streamlit as st
 
-from app.door.chat import Talked, talk
 from app.door.open_doors import OpenDoor, close, has_failed, launch, log_of, open_doors
+from app.door.talk_page import TALK, chat
 from app.errors import LabError
 from app.lab import Lab
 from app.rights import Right, may
+from app.runs.facts import load_run
 from app.settings import controls as book
 from app.settings.written import parse_settings
 from app.words.plain import plain
@@ -21,26 +20,37 @@ from telemetry.refusal import in_words, with_field
 from telemetry.status import is_final, read_status, state
 
 LOOK_S = 1.0
-MOST_TOKENS = 200
-MOST_KEPT = 40  # messages of a talk
+MOST_SHOWN = 2  # doors
 OPENING = "door-opening"
-TALK = "door-talk"
 LAST = "door-last"
 INTRODUCTION = (
     "An OpenAI-compatible server before one engine that stays up: any client, load generator or evaluation harness can "
     "use it, and every iteration is recorded. A session is a run like any other, on this machine only."
 )
 
+SECOND = (
+    "Another variant, or another model, that answers the same prompts in the chat below. Both engines share the "
+    "device, so times say less than those of one alone; on a GPU say how much memory each may take (`kv_blocks`)."
+)
+
 
 def door_page(lab: Lab) -> None:
     """Draw the open door, the one being opened, or a form that opens one."""
-    doors = open_doors(lab.home)
+    doors = open_doors(lab.home)[:MOST_SHOWN]
+    if st.session_state.get(OPENING) in {door.run_id for door in doors}:
+        st.session_state.pop(OPENING)
     if doors:
-        st.session_state.pop(OPENING, None)
         st.session_state[LAST] = doors[0].run_id
-        _open(doors[0])
-        st.fragment(_while_open, run_every=LOOK_S)(lab, doors[0].run_id)
-        _chat(doors[0])
+        for door in doors:
+            _open(lab, door)
+        st.fragment(_while_open, run_every=LOOK_S)(lab, {door.run_id for door in doors})
+        if st.session_state.get(OPENING):
+            st.fragment(_opening, run_every=LOOK_S)(lab, st.session_state[OPENING])
+        elif len(doors) < MOST_SHOWN and may(Right.START):
+            with st.expander("Open a second door beside it", icon=":material/splitscreen_right:"):
+                st.markdown(SECOND)
+                _form(lab, beside=True)
+        chat(doors, {door.run_id: switches_of(lab, door) for door in doors})
     elif st.session_state.get(OPENING):
         st.fragment(_opening, run_every=LOOK_S)(lab, st.session_state[OPENING])
     else:
@@ -52,7 +62,8 @@ def door_page(lab: Lab) -> None:
             st.caption("No door is open. The presenter opens one here.")
 
 
-def _form(lab: Lab) -> None:
+def _form(lab: Lab, *, beside: bool = False) -> None:
+    """``beside``: of a door that is open, whose device it then shares."""
     with st.form("open-door"):
         model = st.text_input(
             "Model",
@@ -72,29 +83,30 @@ def _form(lab: Lab) -> None:
             keep = st.toggle("Keep the text", key="door-keep", help="The answers' text and tokens go into the run.")
             keyed = st.toggle("Ask clients for a key", key="door-keyed", help="One is drawn and shown here.")
         if st.form_submit_button("Open the door", type="primary", icon=":material/door_open:"):
-            _begin(lab, model, int(places), more, keep=keep, keyed=keyed)
+            _begin(lab, model, int(places), more, keep=keep, keyed=keyed, beside=beside)
 
 
-def _begin(lab: Lab, model: str, places: int, more: str, *, keep: bool, keyed: bool) -> None:
+def _begin(lab: Lab, model: str, places: int, more: str, *, keep: bool, keyed: bool, beside: bool) -> None:
     settings = {"model": model.strip(), "max_num_seqs": str(places)}
     settings |= {t.path: "on" if st.session_state[f"door-{t.path}"] else "off" for t in book.techniques()}
     try:
         settings |= parse_settings([line.strip() for line in more.splitlines() if line.strip()])
         key = secrets.token_urlsafe(24) if keyed else ""
-        st.session_state[OPENING] = launch(lab.home, settings, keep_text=keep, key=key)
+        st.session_state[OPENING] = launch(lab.home, settings, keep_text=keep, key=key, shared=beside)
     except ConfigError as error:
         st.error(plain(with_field(error)), icon=":material/error:")
         return
     except LabError as error:
         st.error(plain(in_words(error)), icon=":material/error:")
         return
-    st.session_state[TALK] = []
+    if not beside:
+        st.session_state[TALK] = []
     st.rerun()
 
 
 def _opening(lab: Lab, run_id: str) -> None:
     """How far the door is; opened or failed, it turns the page."""
-    if open_doors(lab.home):
+    if run_id in {door.run_id for door in open_doors(lab.home)}:
         st.rerun()
     run_dir = lab.home.run_dir(run_id)
     status = read_status(run_dir) if run_dir.is_dir() else {}
@@ -114,10 +126,11 @@ def _opening(lab: Lab, run_id: str) -> None:
     st.info(plain(f"The door is being opened: {phase} ..."), icon=":material/hourglass_top:")
 
 
-def _open(door: OpenDoor) -> None:
+def _open(lab: Lab, door: OpenDoor) -> None:
     with st.container(border=True):
         with st.container(horizontal=True, vertical_alignment="center"):
             st.markdown(f"**Open at** `{door.url}/v1`, model `{door.model}`", width="stretch")
+            st.caption(plain(switches_of(lab, door)), width="content")
             st.page_link(
                 "pages/live.py",
                 label="Watch it",
@@ -126,10 +139,12 @@ def _open(door: OpenDoor) -> None:
                 width="content",
             )
             if may(Right.CANCEL) and st.button(
-                "Close the door", icon=":material/door_front:", help="Open answers are finished first."
+                "Close the door",
+                icon=":material/door_front:",
+                key=f"close-{door.run_id}",
+                help="Open answers are finished first.",
             ):
                 close(door)
-                st.session_state.pop(TALK, None)
                 st.toast("The door is being closed.")
         with st.expander("How clients reach it"):
             key = door.key if may(Right.START) else ""
@@ -137,10 +152,18 @@ def _open(door: OpenDoor) -> None:
             st.code(_curl(door, key), language="bash", wrap_lines=True)
 
 
-def _while_open(lab: Lab, run_id: str) -> None:
-    """Turns the page once the door is closed, by whomever."""
-    if run_id not in {door.run_id for door in open_doors(lab.home)}:
+def _while_open(lab: Lab, shown: set[str]) -> None:
+    """Turns the page once one of its doors is closed, by whomever."""
+    if not shown <= {door.run_id for door in open_doors(lab.home)}:
         st.rerun()
+
+
+def switches_of(lab: Lab, door: OpenDoor) -> str:
+    """Which techniques are on behind a door."""
+    try:
+        return load_run(lab.home, door.run_id).switches
+    except LabError:
+        return ""
 
 
 def _how_it_ended(lab: Lab) -> None:
@@ -183,62 +206,3 @@ def _curl(door: OpenDoor, key: str) -> str:
     header = f" -H 'Authorization: Bearer {key}'" if key else ""
     body = '{"prompt": "Once upon a time", "max_tokens": 32, "stream": true}'
     return f"curl -N{header} {door.url}/v1/completions -d '{body}'"
-
-
-def _chat(door: OpenDoor) -> None:
-    """A talk with the model behind the door, kept for this reader's visit."""
-    if not may(Right.START):
-        return
-    talked: list[dict[str, Any]] = st.session_state.setdefault(TALK, [])
-    for message in talked:
-        with st.chat_message(message["role"]):
-            _message(message)
-    asked = st.chat_input("Say something to the model", max_chars=4000, key="door-say")
-    if not asked:
-        return
-    talked.append({"role": "user", "content": asked})
-    with st.chat_message("user"):
-        _message(talked[-1])
-    answer = Talked()
-    with st.chat_message("assistant"):
-        place = st.empty()
-        try:
-            messages = [{"role": each["role"], "content": each["content"]} for each in talked]
-            for _ in talk(door, messages, MOST_TOKENS, answer):
-                place.markdown(plain(answer.text))
-        except LabError as error:
-            talked.pop()
-            st.error(plain(in_words(error)), icon=":material/error:")
-            return
-    talked.append({"role": "assistant", "content": answer.text, "pieces": answer.pieces, "about": answer.in_words})
-    talked[-1] |= {"run": door.run_id, "request": answer.metrics.get("request")}
-    del talked[:-MOST_KEPT]
-    st.rerun()
-
-
-def _message(message: dict[str, Any]) -> None:
-    pieces = message.get("pieces")
-    if pieces is None:
-        st.markdown(plain(message["content"]))
-        return
-    shown = "".join(
-        f"<mark>{html.escape(piece)}</mark>" if tokens > 1 else html.escape(piece) for piece, tokens in pieces
-    )
-    st.html(
-        "<style>.door-answer{white-space:pre-wrap} .door-answer mark{background:rgba(14,116,144,.25);color:inherit}"
-        f"</style><div class='door-answer'>{shown}</div>"
-    )
-    about = message["about"]
-    if any(tokens > 1 for _, tokens in pieces):
-        about += ". Marked: several tokens in one step, guesses that were right and the one after them"
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.caption(plain(about), width="stretch")
-        if message.get("request") is not None:
-            st.page_link(
-                "pages/live.py",
-                label=f"Request {message['request']}",
-                icon=":material/search:",
-                query_params={"run": message["run"], "request": str(message["request"])},
-                help="What it waited for and what ran between its tokens, once the session is over.",
-                width="content",
-            )

@@ -9,7 +9,7 @@ from pathlib import Path
 from app.errors import LabError
 from app.home import Home, checked_run_id
 from app.locks import LabAddress, running_lab
-from app.runs.folder import create_run
+from app.runs.folder import SHARED, create_run
 from app.runs.queue import RunQueue
 from app.server.client import call
 from engine.config import EngineConfig, RunSpec, apply_overrides
@@ -22,8 +22,11 @@ WARM = "warm prefix cache"
 """The label of a run whose requests may find what other clients' requests left in the cache."""
 
 
-def served_spec(settings: dict[str, str], *, keep_text: bool = False, run_id: str = "") -> RunSpec:
-    """The run of a door with ``KEY=VALUE`` settings. Raises ``ConfigError`` for a wrong one, ``LabError`` for one that
+def served_spec(
+    settings: dict[str, str], *, keep_text: bool = False, run_id: str = "", shared: bool = False
+) -> RunSpec:
+    """The run of a door with ``KEY=VALUE`` settings; ``shared``: it may be open while another run holds its
+    device. Raises ``ConfigError`` for a wrong one, ``LabError`` for one that
     cannot be at a door.
     """
     if run_id:
@@ -47,7 +50,7 @@ def served_spec(settings: dict[str, str], *, keep_text: bool = False, run_id: st
         title="Open to clients",
         served=True,
         engine=engine,
-        labels=(SERVED, *([WARM] if engine.prefix_sharing is not None else [])),
+        labels=(SERVED, *([WARM] if engine.prefix_sharing is not None else []), *([SHARED] if shared else [])),
         created_unix_ns=now,
         asked_unix_ns=now,
     )

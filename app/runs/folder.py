@@ -16,6 +16,9 @@ from telemetry.json_file import Unreadable, read_as, write_json
 from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.status import write_status
 
+SHARED = "shared device"
+"""The label of a run that may be served while another one holds its device."""
+
 
 def create_run(home: Home, spec: RunSpec, **status: Any) -> Path:
     """Write ``status.json`` (queued), then ``spec.json``: a folder without the latter is no run yet.
@@ -56,5 +59,8 @@ def read_spec(run_dir: Path) -> RunSpec:
 
 
 def device_of(run_dir: Path) -> str:
-    """The device the run will use, named as ``app.devices.device_key`` does. Raises as ``read_spec`` does."""
-    return device_key(read_spec(run_dir).engine.device)
+    """The device the run will use, named as ``app.devices.device_key`` does, or what stands for it where the run shares
+    it. Raises as ``read_spec`` does.
+    """
+    spec = read_spec(run_dir)
+    return device_key(spec.engine.device) + ("-shared" if SHARED in spec.labels else "")

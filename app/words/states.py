@@ -50,6 +50,7 @@ LABELS = {
     "steps that it does not tell.",
     "aggregated": "Only sums over all requests are known, as the other engine tells them, not which request did what.",
     "client's clock": "Times are those of the client, which asked when the scenario said and waited from then on.",
+    "shared device": "It was served beside another run on the same device, so times of both say less.",
     "warm prefix cache": "Requests found in the prefix cache what earlier ones of other clients had left there.",
     "unfinished": "The run ended before every request was served.",
     "telemetry incomplete": "Some rows were not recorded; figures drawn from them are incomplete.",

@@ -10,6 +10,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app.door import open_doors
+from app.door.talk_page import heard_by, where_they_part
 from app.lab import Lab
 from telemetry.status import read_status
 from tests.app.lab_process import lab_here
@@ -43,6 +44,22 @@ def test_a_door_is_opened_talked_to_and_closed(tmp_path: Path) -> None:
 
 
 @pytest.mark.rare
+def test_two_doors_on_one_device_answer_the_same_prompt(tmp_path: Path) -> None:
+    with lab_here(tmp_path) as lab:
+        page = page_of("door")
+        opens(page, lab)
+        page.run()
+        page.chat_input[0].set_value("Hello").run()
+        second = opens_a_second(page, lab)
+        button(page, "Close the door", second).click().run()
+        wait_for_state(lab.home, second, "finished")
+        wait_for(lambda: len(open_doors.open_doors(lab.home)) == 1)
+        page.run()
+        button(page, "Close the door").click().run()
+        wait_for(lambda: not open_doors.open_doors(lab.home))
+
+
+@pytest.mark.rare
 def test_an_engine_that_was_killed_is_told_on_the_page(tmp_path: Path) -> None:
     with lab_here(tmp_path) as lab:
         page = page_of("door")
@@ -72,5 +89,41 @@ def opens(page: AppTest, lab: Lab) -> None:
     wait_for(lambda: open_doors.open_doors(lab.home))
 
 
-def button(page: AppTest, label: str):
-    return next(one for one in page.button if one.label == label)
+def opens_a_second(page: AppTest, lab: Lab) -> str:
+    """Another variant beside the first, on the same device; both answer the next prompt. The second's run."""
+    first = {door.run_id for door in open_doors.open_doors(lab.home)}
+    page.text_input(key="door-model").set_value("random:tiny")
+    page.text_area(key="door-more").set_value(
+        "threads=1\nkv_blocks=400\nsampling.ignore_eos=on\nsampling.temperature=1.5"
+    )
+    button(page, "Open the door").click().run()
+    wait_for(lambda: len(open_doors.open_doors(lab.home)) == 2)
+    (second,) = {door.run_id for door in open_doors.open_doors(lab.home)} - first
+    assert "shared device" in read_status(lab.home.run_dir(second))["labels"]
+    page.run()
+    page.chat_input[0].set_value("Once more").run()
+    told = page.session_state["door-talk"]
+    assert {answer["run"] for answer in told[-1]["answers"]} == first | {second}
+    assert "The answers part after" in said(page)
+    requests = [answer["request"] for answer in told[-1]["answers"]]
+    assert sorted(requests) == [0, 1], "the second door's first request, and the first one's second"
+    heard = {run: heard_by(told, run) for run in (*first, second)}
+    assert [len(heard[run]) for run in (*first, second)] == [4, 2], "each hears its own answers"
+    return second
+
+
+def test_a_door_hears_the_questions_that_it_answered() -> None:
+    def answered(run: str, words: str) -> dict[str, str]:
+        return {"role": "assistant", "content": words, "run": run}
+
+    asked = [{"role": "user", "content": str(turn)} for turn in range(4)]
+    both = {"role": "assistant", "answers": [answered("a", "1a"), answered("b", "1b")]}
+    talked = [asked[0], answered("a", "0a"), asked[1], both, asked[2], answered("b", "2b"), asked[3]]
+    assert [each["content"] for each in heard_by(talked, "a")] == ["0", "0a", "1", "1a", "3"]
+    assert [each["content"] for each in heard_by(talked, "b")] == ["1", "1b", "2", "2b", "3"]
+    assert where_they_part("same", "same") == "Both answered the same text."
+    assert where_they_part("abc", "abcdef") == where_they_part("abX", "abY").replace("2", "3")
+
+
+def button(page: AppTest, label: str, of: str = ""):
+    return next(one for one in page.button if one.label == label and of in str(one.key))
