@@ -51,6 +51,9 @@ def document() -> dict[str, Any]:
         }
     for (path, method), summary in _PLAIN.items():
         paths[path] = {method: {"summary": summary, "responses": _responses(None)}}
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    of_one = {"summary": "The model of this name.", "parameters": [name], "responses": _responses("application/json")}
+    paths["/v1/models/{name}"] = {"get": of_one}
     info = {"title": "ServeScope, the door", "version": version("servescope")}
     return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": components}}
 
