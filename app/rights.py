@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -70,6 +71,7 @@ class Judge(Protocol):
 
 _judge: Judge | None = None
 _by_itself: ContextVar[bool] = ContextVar("by_itself", default=False)
+_one_at_a_time = threading.Lock()
 _sessions: OrderedDict[str, Visitor] = OrderedDict()  # a page whose socket broke a moment ago is still its visitor's
 
 
@@ -77,7 +79,8 @@ def judge_by(judge: Judge | None) -> None:
     """Tell people apart from now on (None: everybody may do everything)."""
     global _judge
     _judge = judge
-    _sessions.clear()
+    with _one_at_a_time:
+        _sessions.clear()
 
 
 @contextlib.contextmanager
@@ -101,11 +104,17 @@ def visitor() -> Visitor:
     if headers is None:
         return _sessions.get(session, A_STRANGER)
     who = _judge.visitor_of(headers)
-    _sessions[session] = who
-    _sessions.move_to_end(session)
-    while len(_sessions) > MOST_SESSIONS:
-        _sessions.popitem(last=False)
+    _remember(session, who)
     return who
+
+
+def _remember(session: str, who: Visitor) -> None:
+    """Keep whose page it is; of too many the one that asked longest ago is forgotten."""
+    with _one_at_a_time:  # every page is drawn in a thread of its own
+        _sessions[session] = who
+        _sessions.move_to_end(session)
+        while len(_sessions) > MOST_SESSIONS:
+            _sessions.popitem(last=False)
 
 
 def may(right: Right) -> bool:
