@@ -31,15 +31,14 @@ def parts(table: Table, palette: Palette) -> go.Figure:
         "free": faded(palette.ghost, 0.15),
     }
     t = column(table, "t")
+    width = np.diff(t, prepend=0.0)
     for part, name in NAMES.items():
-        figure.add_scatter(
-            x=t,
+        figure.add_bar(
+            x=t - width / 2,
             y=column(table, f"{part}_mb"),
+            width=width,
             name=name,
-            mode="lines",
-            stackgroup="pool",
-            line={"width": 0, "shape": "hv"},
-            fillcolor=colours[part],
+            marker={"color": colours[part], "line": {"width": 0}},
             hovertemplate=f"%{{y:,.1f}} MB<extra>{name}</extra>",
         )
     resident = column(table, "resident_mb")
@@ -54,7 +53,7 @@ def parts(table: Table, palette: Palette) -> go.Figure:
             marker={"size": 4},
             hovertemplate="%{y:,.1f} MB<extra>resident</extra>",
         )
-    return figure.update_layout(hovermode="x unified")
+    return figure.update_layout(barmode="stack", bargap=0)
 
 
 def pages(table: Table, palette: Palette) -> go.Figure:
