@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
 import socket
 import time
@@ -22,14 +21,14 @@ from app.door.routes import door_app
 from app.door.session import Session
 from app.errors import LabError
 from app.home import Home
-from app.server.connections import listening_socket, more_descriptors
+from app.server.connections import listener_at, more_descriptors
 from app.server.guard import LOOPBACK_HOSTS
 from engine.config import RunSpec
 from engine.config.text import served_tokenizer, single_texts
 from telemetry.status import Status, is_final, state
 
 PORT = 8643
-PORTS_TRIED = 50
+BACKLOG = 512  # connections that wait to be taken
 LOOK_S = 0.1
 LAST_WORDS_S = 0.3  # answers that tell of a lost engine are sent within
 
@@ -76,7 +75,7 @@ def open_door(
     """
     options.check()
     more_descriptors()
-    with _bound(options.host, options.port) as listener:
+    with listener_at(options.host, options.port, "servescope serve", BACKLOG) as listener:
         session = Session(home, spec, say)
         try:
             asyncio.run(_Opening(session, spec, options, listener, announce, say).run())
@@ -213,32 +212,3 @@ class _Opening:
                 self._say(f"Answering what was asked before the end, for {self._options.drain_s:g} s at most.")
             self._desk.is_draining = True
             self._server.should_exit = True
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    """A listening socket: on the loopback interface the next free port where the one asked for is taken."""
-    tried = range(port, min(port + PORTS_TRIED, 65_536)) if port and host in LOOPBACK_HOSTS else [port]
-    for candidate in tried:
-        listener = listening_socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, candidate))
-            listener.listen(512)
-            return listener
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE or host not in LOOPBACK_HOSTS:
-                raise LabError(
-                    "no-port",
-                    field="--host",
-                    value=f"{host}:{candidate}",
-                    message=f"{host}:{candidate} cannot be listened on: {error.strerror or error}.",
-                    mend="Name an address of this machine and a free port.",
-                ) from error
-    raise LabError(
-        "no-port",
-        field="--port",
-        value=port,
-        message=f"Ports {port} to {port + PORTS_TRIED - 1} are all taken.",
-        mend="Name a free one: servescope serve --port 9100",
-    )

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import resource
 import socket
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from app.errors import LabError
+from app.server.guard import LOOPBACK_HOSTS
+
 MOST_CONNECTIONS = 512
 FIRST_REQUEST_S = 15.0
+PORTS_TRIED = 50
+PASSED_OVER = (errno.EADDRINUSE, errno.EACCES)  # what the next port may not have
 DESCRIPTORS = 8192  # for connections, the database, runs' files and the browser's many small requests
 
 
@@ -25,6 +31,39 @@ def listening_socket(family: int = socket.AF_INET) -> socket.socket:
     """A socket to listen on. Its protocol is named: asyncio turns Nagle's algorithm off only where it reads TCP there,
     and with it on an answer on a connection that is kept waits 40 ms for the client's delayed acknowledgement."""
     return socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+
+
+def listener_at(host: str, port: int, command: str, backlog: int) -> socket.socket:
+    """A listening socket: on the loopback interface the next free port where the one asked for is taken (0: any),
+    elsewhere that one or none. ``command``: as whose option the port is given, such as ``servescope lab``.
+
+    Raises ``LabError`` where nothing can be listened on.
+    """
+    here = host in LOOPBACK_HOSTS
+    for candidate in range(port, min(port + PORTS_TRIED, 65_536)) if port and here else [port]:
+        listener = listening_socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, candidate))
+            listener.listen(backlog)
+            return listener
+        except OSError as error:
+            listener.close()
+            if not here or error.errno not in PASSED_OVER:
+                raise LabError(
+                    "no-port",
+                    field="--host",
+                    value=f"{host}:{candidate}",
+                    message=f"{host}:{candidate} cannot be listened on: {error.strerror or error}.",
+                    mend="Name an address of this machine and a free port.",
+                ) from error
+    raise LabError(
+        "no-port",
+        field="--port",
+        value=port,
+        message=f"Ports {port} to {min(port + PORTS_TRIED, 65_536) - 1} are all taken.",
+        mend=f"Name a free one: {command} --port 9100",
+    )
 
 
 def more_descriptors() -> None:

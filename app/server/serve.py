@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import socket
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import app
-from app.errors import LabError
 from app.home import Home
 from app.lab import Lab, set_lab
 from app.locks import LabAddress
 from app.rights import judge_by
 from app.room.room import open_room, set_room
-from app.server.connections import listening_socket
+from app.server.connections import listener_at
 from app.server.entrance import Entrance, RoomJudge, entrance_of
 from app.server.gate import Gate
 from app.server.guard import LOOPBACK_HOSTS, Guard
@@ -30,13 +28,13 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 PORT = 8642
-PORTS_TRIED = 50
 PAGE = Path(app.__file__).resolve().parent / "shell.py"
 ONE_BROWSER = "The address lets one browser in, once; servescope lab, run again, prints a fresh one."
 NO_TOKEN = (
     "No token is asked for (--no-token): everybody with an account on this machine can use this lab, delete "
     "its runs included."
 )
+BACKLOG = 128  # connections that wait to be taken
 PING_S = 15.0  # proxies end a socket that was silent for 30 s or more
 CLOSE_S = 2  # how long open sockets may take at shutdown
 
@@ -137,31 +135,6 @@ def build_app(
     )
 
 
-def bind(port: int) -> socket.socket:
-    """A listening socket on the loopback interface: the port asked for, else the next free one.
-
-    Raises ``LabError`` when none of the next ports is free.
-    """
-    for candidate in range(port, min(port + PORTS_TRIED, 65_536)) if port else [0]:
-        listener = listening_socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((HOST, candidate))
-            listener.listen(128)
-            return listener
-        except OSError as error:
-            listener.close()
-            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-    raise LabError(
-        "no-port",
-        field="port",
-        value=port,
-        message=f"Ports {port} to {port + PORTS_TRIED - 1} are all taken.",
-        mend="Name a free one: servescope lab --port 9000",
-    )
-
-
 def serve(
     home: Home,
     *,
@@ -186,7 +159,7 @@ def serve(
     home.prepare()
     lock = LabLock(home)
     try:
-        with bind(port) as listener, listen(outward) as beyond:
+        with listener_at(HOST, port, "servescope lab", BACKLOG) as listener, listen(outward) as beyond:
             address = LabAddress.fresh(HOST, listener.getsockname()[1])
             if port and address.port != port:
                 say(f"Port {port} is taken; using {address.port}.")

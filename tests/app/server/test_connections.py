@@ -7,17 +7,17 @@ import contextlib
 import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import uvicorn
 
-from app.door import serve as door_serve
+from app.errors import LabError
 from app.server import connections
-from app.server.connections import BoundedHttp
-from app.server.serve import bind
+from app.server.connections import BoundedHttp, listener_at
 from tests.apart import apart
+from tests.app.lab_process import free_port
 from tests.app.small_runs import wait_for
 
 
@@ -89,8 +89,7 @@ def test_one_that_has_asked_stays(port: int) -> None:
                 answer += more
 
 
-@pytest.mark.parametrize("listening", [bind, lambda port: door_serve._bound("127.0.0.1", port)])
-def test_answers_do_not_wait_for_acknowledgements(listening: Callable[[int], socket.socket]) -> None:
+def test_answers_do_not_wait_for_acknowledgements() -> None:
     """Nagle's algorithm is off on what is accepted: with it on every second answer comes 40 ms late."""
 
     async def nodelay() -> int:
@@ -101,7 +100,7 @@ def test_answers_do_not_wait_for_acknowledgements(listening: Callable[[int], soc
             accepted.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
-        with listening(0) as listener:
+        with listener_at("127.0.0.1", 0, "servescope lab", 8) as listener:
             async with await asyncio.start_server(connected, sock=listener):
                 _, writer = await asyncio.open_connection(*listener.getsockname())
                 told = await accepted
@@ -109,3 +108,16 @@ def test_answers_do_not_wait_for_acknowledgements(listening: Callable[[int], soc
                 return told
 
     assert apart(lambda: asyncio.run(nodelay())) == 1
+
+
+def test_a_port_that_cannot_be_had_is_said_with_what_to_name_instead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PORTS_TRIED", 2)
+    port = free_port()
+    with listener_at("127.0.0.1", port, "servescope serve", 8), listener_at("127.0.0.1", port, "servescope serve", 8):
+        with pytest.raises(LabError) as refused:
+            listener_at("127.0.0.1", port, "servescope serve", 8)
+        assert (refused.value.field, refused.value.value) == ("--port", port)
+        assert "servescope serve --port" in refused.value.mend
+    with pytest.raises(LabError) as elsewhere:
+        listener_at("192.0.2.1", port, "servescope serve", 8)
+    assert (elsewhere.value.field, elsewhere.value.value) == ("--host", f"192.0.2.1:{port}")

@@ -21,10 +21,11 @@ from websockets.sync.client import ClientConnection, connect
 from app.errors import LabError
 from app.home import Home
 from app.locks import LabAddress
+from app.server.connections import listener_at
 from app.server.lab_lock import LabLock
 from app.server.live_socket import MOST_SILENT
 from app.server.routes import PAGES
-from app.server.serve import PAGE, bind, configure_streamlit, streamlit_options
+from app.server.serve import PAGE, configure_streamlit, streamlit_options
 from telemetry.status import read_status
 from tests.app.lab_process import LabProcess, free_port, http, lab_on
 from tests.app.lab_routes import ROUTES
@@ -414,7 +415,10 @@ def test_lab_json_is_for_its_owner_only(lab: LabProcess) -> None:
 
 def test_a_port_that_is_taken_gives_the_next_free_one() -> None:
     port = free_port()
-    with bind(port) as first, bind(port) as second:
+    with (
+        listener_at("127.0.0.1", port, "servescope lab", 8) as first,
+        listener_at("127.0.0.1", port, "servescope lab", 8) as second,
+    ):
         assert first.getsockname() == ("127.0.0.1", port)
         assert second.getsockname()[1] > port
 
