@@ -43,7 +43,7 @@ def import_(
     file: Annotated[Path, typer.Argument(help="A .servescope file, or a load generator's .json.")],
     json: Json = False,
 ) -> None:
-    """Take in the runs of a .servescope file, or a load generator's report.
+    """Take in runs of a .servescope file or a load generator.
 
     Reports are the JSON of GuideLLM, AIPerf and vllm bench serve; each becomes a run, labelled foreign. A run that is
     here already gets what it lacks (measured quality, name and notes); nothing that is here is replaced.

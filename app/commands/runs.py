@@ -37,7 +37,7 @@ def runs(
     kind: Annotated[
         list[str] | None,
         typer.Option(
-            "--kind", metavar="KIND", help="Only these: run, comparison, sweep, capacity, verdict. Repeatable."
+            "--kind", metavar="KIND", help="Only run, served, attached, report, comparison, sweep ... Repeatable."
         ),
     ] = None,
     tag: Annotated[
