@@ -29,7 +29,7 @@ from telemetry.machine import environment
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
 BUSY_PERCENT = 15.0  # more of the machine than this in others' hands, and a figure is marked
-_MARK = "RESULT "  # begins the line in which a child process hands back its measurement
+MARK = "RESULT "  # begins the line in which a child process hands back its measurement
 
 Better = Literal["higher", "lower"]
 T = TypeVar("T")
@@ -243,17 +243,20 @@ def as_a_worker() -> None:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], allocator.with_tunables(os.environ))
 
 
-def in_child(module: str, *options: str, timeout_s: float = 1800, worker: bool = False) -> dict[str, Any]:
+def in_child(
+    module: str, *options: str, timeout_s: float = 1800, worker: bool = False, python: str = sys.executable
+) -> dict[str, Any]:
     """Run ``python -m MODULE OPTIONS`` in a process of its own and return what it handed to ``hand_back``.
 
-    ``worker``: with the memory settings an engine worker gets.
+    ``worker``: with the memory settings an engine worker gets. ``python``: of another environment, for a module that
+    imports nothing of ours.
 
     Raises:
         ChildFailed: it failed, said nothing or took too long.
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", module, *options],
+            [python, "-m", module, *options],
             cwd=ROOT,
             env=allocator.with_tunables(os.environ) if worker else None,
             capture_output=True,
@@ -263,16 +266,41 @@ def in_child(module: str, *options: str, timeout_s: float = 1800, worker: bool =
         )
     except subprocess.TimeoutExpired as late:
         raise ChildFailed(f"{module} {' '.join(options)} did not end within {timeout_s:g} s") from late
-    lines = [line for line in done.stdout.splitlines() if line.startswith(_MARK)]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode != 0 or not lines:
         last = "\n".join((done.stderr or done.stdout).splitlines()[-12:])
         raise ChildFailed(f"{module} {' '.join(options)} ended with {done.returncode}:\n{last}")
-    return json.loads(lines[-1].removeprefix(_MARK))
+    return json.loads(lines[-1].removeprefix(MARK))
+
+
+def undisturbed(measure: Callable[[], dict[str, Any]], most_percent: float, tries: int) -> dict[str, Any]:
+    """A measurement by a child process during which other processes took little of the machine: it is made again until it is,
+    at most ``tries`` times, and the least disturbed one is returned, with ``others_percent``."""
+    best: dict[str, Any] | None = None
+    for _ in range(tries):
+        before, began = _processor_seconds(), time.perf_counter()
+        measured = measure()
+        capacity = (time.perf_counter() - began) * (psutil.cpu_count() or 1)
+        others = 100 * max(0.0, _processor_seconds() - before) / capacity
+        measured["others_percent"] = others
+        if best is None or others < best["others_percent"]:
+            best = measured
+        if others <= most_percent:
+            break
+    assert best is not None
+    return best
+
+
+def _processor_seconds() -> float:
+    """Of all processes but this one and its children that have ended."""
+    machine, ours = psutil.cpu_times(), os.times()
+    taken = machine.user + machine.nice + machine.system
+    return taken - (ours.user + ours.system + ours.children_user + ours.children_system)
 
 
 def hand_back(result: Mapping[str, Any]) -> None:
     """In a child process: give the measurement to the process that called ``in_child``."""
-    print(_MARK + json.dumps(result), flush=True)
+    print(MARK + json.dumps(result), flush=True)
 
 
 def seconds(work: Callable[[], Any], repeats: int, warm: int = 2) -> float:

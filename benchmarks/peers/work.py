@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import scenarios
-from engine.config import RunSpec
+from engine.config import EMBEDDED_MODEL, RunSpec
 
 AT_ONCE = 16  # requests in the batch
 MAX_BATCH_TOKENS = 512  # tokens one forward pass may compute
@@ -64,3 +64,9 @@ def ragged(requests: int | None = None) -> Work:
 def digest(outputs: Sequence[Sequence[int]]) -> list[str]:
     """A short hash of each request's output token ids, in the order of submission."""
     return [hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:16] for ids in outputs]
+
+
+if __name__ == "__main__":  # for what exports the weights: where they lie
+    from engine.model.load import model_directory, resolve
+
+    print(model_directory(resolve(EMBEDDED_MODEL)))

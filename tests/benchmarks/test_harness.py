@@ -6,7 +6,9 @@ import argparse
 import json
 import re
 import socket
+import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
@@ -32,6 +34,26 @@ def written(console: Console) -> str:
 )  # fmt: skip
 def test_a_figure_knows_whether_its_goal_is_met(value, goal, better, met):
     assert Figure("f", value, "x", better, goal).met is met
+
+
+
+def test_a_measurement_beside_a_busy_process_is_made_again_and_says_how_busy():
+    made = []
+
+    def measure() -> dict[str, float]:
+        time.sleep(0.3)
+        made.append(len(made))
+        return {"number": made[-1]}
+
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            time.sleep(0.2)
+            chosen = harness.undisturbed(measure, most_percent=1.0, tries=3)
+        finally:
+            busy.kill()
+    assert len(made) == 3
+    assert chosen["others_percent"] > 1.0
+    assert chosen["number"] in made
 
 
 def test_one_missed_goal_fails_the_check():
