@@ -36,7 +36,6 @@ def test_a_figure_knows_whether_its_goal_is_met(value, goal, better, met):
     assert Figure("f", value, "x", better, goal).met is met
 
 
-
 def test_a_measurement_beside_a_busy_process_is_made_again_and_says_how_busy():
     made = []
 
