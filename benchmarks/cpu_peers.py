@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -26,6 +26,7 @@ import psutil
 from benchmarks.harness import (
     MARK,
     ROOT,
+    ChildFailed,
     Report,
     arguments,
     hand_back,
@@ -108,7 +109,7 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
         words += ["--requests", str(options.requests)] if options.requests else []
         return in_child("benchmarks.cpu_peers", *words, worker=options.same_memory or side == "ours")
 
-    sides = [side for side in SIDES if side in options.sides]
+    sides = able(report, dtype, [side for side in SIDES if side in options.sides], child)
     measures = {side: partial(undisturbed, partial(child, side), MOST_OTHERS, TRIES) for side in (*sides, "bound")}
     by_side = interleave(measures, options.repeats, before=report.note_load)
     speeds = {side: [one["output_tokens"] / one["seconds"] for one in by_side[side]] for side in sides}
@@ -137,6 +138,18 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
         goal = LEAST_RATIO[dtype][side] if dtype in LEAST_RATIO else None
         report.figure(f"{dtype} ours / {side}", ratio.median, "x", goal=goal, spread=ratio.spread)
     bounds(report, dtype, by_side["bound"], speeds["ours"], options.requests)
+
+
+def able(report: Report, dtype: str, sides: Sequence[str], measure: Callable[[str], dict[str, Any]]) -> list[str]:
+    """The sides that run in this number format here: OpenVINO reads its KV cache in bfloat16 on some processors only."""
+    if "openvino" not in sides:
+        return list(sides)
+    try:
+        measure("openvino")
+    except ChildFailed as error:
+        report.table(f"{dtype}: left out", ["side", "why"], [(SIDES["openvino"], str(error).splitlines()[-1])])
+        return [side for side in sides if side != "openvino"]
+    return list(sides)
 
 
 def openvino(dtype: str, threads: int, requests: int | None) -> dict[str, Any]:

@@ -143,8 +143,7 @@ class Engine:
         self._check_numbers(batch, tokens)
         for part, emitted in zip(batch.sampled, tokens, strict=True):
             self.take(part, emitted)
-        if scheduler.drafter is not None:
-            scheduler.drafter.observe(batch.sampled, self.executor.left)
+        self.observe(batch)
         self.commit(plan)
         running = len(scheduler.running)
         totals.peak_kv_tokens = max(totals.peak_kv_tokens, scheduler.kv_tokens)
@@ -156,7 +155,7 @@ class Engine:
         times.end = self.clock.now_ns()
 
         if scheduler.drafter is not None:
-            scheduler.drafter.learn(plan, times.end - times.start)
+            scheduler.drafter.learn(plan, times.end - times.begin)
         totals.output_tokens += sum(part.emitted for part in batch.sampled)
         totals.draft_tokens += sum(part.drafted for part in batch.sampled)
         totals.accepted_tokens += sum(part.accepted for part in batch.sampled)
@@ -188,6 +187,11 @@ class Engine:
             request.refusal, request.end_reason = failure, "failed"
             self._end(request, self.clock.now_ns())
         raise failure
+
+    def observe(self, batch: Batch) -> None:
+        """Show who guesses what the pass left behind."""
+        if self.scheduler.drafter is not None:
+            self.scheduler.drafter.observe(batch.sampled, self.executor.left)
 
     def commit(self, plan: Plan) -> None:
         """The step's keys and values are in the pool."""

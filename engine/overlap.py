@@ -7,6 +7,9 @@ Differs from the plain loop in this only: a step's tokens are not known when the
 counts as known, stands in the next batch as ``-1 - row``, and is filled in on the device. A request that turns out to
 have ended with it has computed one row for nothing, which is thrown away; what it was given never changes. Blocks that
 are freed meanwhile may be given to others at once: the device works in order.
+
+Guesses go on from the last token, so a step with guesses waits for the one before and is taken in by itself. While who
+guesses expects that guessing does not pay, steps are planned ahead as without it.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class Flight:
 
 
 class OverlappedEngine(Engine):
-    """``Engine`` with results one step late."""
+    """``Engine`` with results one step late; in order where there are guesses to verify."""
 
     _flight: Flight | None = None  # the last step launched
     _landing: Flight | None = None  # the one being taken in
@@ -70,6 +73,8 @@ class OverlappedEngine(Engine):
             self.settle()
             if not self.scheduler.has_work:
                 return Plan()
+        if self.scheduler.drafter is not None and not self.scheduler.drafter.rest():
+            return self._in_order()
         times = StepTimes(start=self.clock.now_ns())
 
         plan = self.scheduler.plan()
@@ -98,6 +103,16 @@ class OverlappedEngine(Engine):
         if previous is not None:
             self._land(previous)
         self.step_in_flight = StepInFlight(self.totals.iterations, max(times.start, self._last_end_ns), plan)
+        return plan
+
+    def _in_order(self) -> Plan:
+        """One iteration of the plain loop, once what still runs was taken in."""
+        self.settle()
+        if not self.scheduler.has_work:
+            return Plan()
+        self._landing = None
+        plan = super().step()
+        self._last_end_ns = self.clock.now_ns()
         return plan
 
     def settle(self) -> None:
@@ -135,14 +150,31 @@ class OverlappedEngine(Engine):
         if part.request.end_reason is None:
             super().take(part, tokens)
 
+    def observe(self, batch: Batch) -> None:
+        """Only of the last step that was launched: a later one has taken the place of what this one left."""
+        drafter = self.scheduler.drafter
+        if self._flight is not None:
+            if drafter is not None:
+                drafter.miss(batch.sampled)
+            return
+        super().observe(batch)
+        for part in batch.sampled:  # computed for nothing: nobody else lets go of what was just kept
+            if drafter is not None and part.request.end_reason is not None:
+                drafter.forget(part.request)
+
     def commit(self, plan: Plan) -> None:
         """Publish what the step computed; a request that lost its blocks since has nothing there."""
-        assert self._landing is not None
+        if self._landing is None:
+            super().commit(plan)
+            return
         for part, preemptions in zip(plan.slices, self._landing.preemptions, strict=True):
             request = part.request
             if request.block_table and request.preemptions == preemptions:
                 self.scheduler.prefixes.computed(request, part.context_len, part.context_len + part.tokens)
 
     def check(self, batch: Batch) -> None:
+        if self._landing is None:
+            super().check(batch)
+            return
         self.scheduler.check_integrity()
         check_running(self.scheduler.running, self.scheduler.pool)

@@ -75,4 +75,8 @@ def _serve(pipeline: Any, requests: list[list[Any]]) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    print(sys.argv[3] + json.dumps(measure(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))), flush=True)
+    try:
+        measured = measure(Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()))
+    except RuntimeError as error:  # a number format that this processor lacks, say: its last line names it
+        sys.exit(str(error).strip())
+    print(sys.argv[3] + json.dumps(measured), flush=True)

@@ -80,8 +80,8 @@ class EngineConfig(Settings):
         "auto",
         "Overlapped loop",
         "on: the next step is planned and prepared while the device runs the last one, whose tokens are read a step "
-        "late; the tokens are the same. auto: on a GPU. Speculation needs each step's tokens before the next and runs "
-        "without.",
+        "late; the tokens are the same. auto: on a GPU. With speculation "
+        "steps are planned ahead while nothing is guessed: a guess needs the tokens of the step before.",
         group="Model",
         advanced=True,
     )

@@ -29,6 +29,15 @@ class Drafter(Protocol):
         """Take in how an iteration went: what was accepted, and how long the whole step took, drafting included."""
         ...
 
+    def rest(self) -> bool:
+        """Whether the iteration that is planned next goes without guesses, whatever the tokens of the one before; it
+        may then be planned before these are known."""
+        ...
+
+    def miss(self, parts: list[Slice]) -> None:
+        """What the pass left behind for these parts cannot be looked at any more: ``observe`` is not called."""
+        ...
+
     def describe(self) -> dict[str, float]:
         """What was learnt over the run, for its summary."""
         ...

@@ -60,6 +60,7 @@ class Plan:
     admission_stop: str = "none_waiting"
     num_waiting: int = 0
     draft_ns: int = 0  # time spent guessing while it was made
+    rests: bool = False  # made without guesses, so that it could be made before the last step's tokens were known
     prefix_hit_tokens: int = 0  # found in the prefix cache by the requests admitted for the first time
     preempted_hit_tokens: int = 0  # the same of those that come back after a preemption: their own blocks above all
     spared_tokens: int = 0  # keys per layer that attention did not read a second time

@@ -104,6 +104,10 @@ class Proposer(ABC):
         """
         return
 
+    def miss(self, parts: Sequence[Slice]) -> None:
+        """What the target's pass left behind for these parts is gone unseen; called only where ``observes``."""
+        return
+
     def forget(self, request: Request) -> None:
         """The request ended or lost its blocks: drop what is kept for it."""
         return

@@ -21,6 +21,11 @@ class LengthControl(ABC):
     def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
         """Lengths for the decodes ``parts``, at most ``reach`` each (0: nothing to guess there)."""
 
+    def rest(self) -> bool:
+        """Whether nothing is to be guessed in the next iteration; asked once for each, and only by a loop that plans
+        such iterations ahead."""
+        return False
+
     def know(self, iterations: Iterable[Measured]) -> None:
         """Take in iterations that were timed before the run."""
         return

@@ -181,6 +181,10 @@ class TrainedHead(ModelProposer):
             self._left[part.request.index] = hidden[row + part.accepted]
             row += 1 + part.drafted
 
+    def miss(self, parts: Sequence[Slice]) -> None:
+        for part in parts:
+            self._left.pop(part.request.index, None)
+
     def propose(self, requests: Sequence[Request], lengths: Sequence[int]) -> list[Draft]:
         able = [n if request.index in self._left else 0 for request, n in zip(requests, lengths, strict=True)]
         self._ahead = {r.index: self._left[r.index] for r in requests if r.index in self._left}

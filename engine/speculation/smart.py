@@ -35,6 +35,7 @@ PROBE_REQUESTS = 4  # guess in a probe: what few show holds for many, and costs 
 CERTAIN = 0.95  # acceptance at which guesses are as good as they get
 PROBES_SAVED = 2.0  # plain iterations' time that probes not made may add up to
 MARGIN = 1.02  # guessing must promise this much more useful tokens per second than not guessing
+REST = 32  # iterations that go without guesses, and without choosing anew, where the loop plans them ahead
 OWN_MARGIN = 1.05  # and lengths of their own this much more than one for all: unequal ones take attention another pass
 REHEARSED = (1, 0, 1, 2, 0, 1, 2)  # the first is not counted
 ENOUGH_STEPS = 2  # iterations without guesses, and as many with, before the regression is trusted
@@ -144,6 +145,8 @@ class SmartLength(LengthControl):
         self._seen = [0, 0]  # iterations without prompts: plain ones, verifying ones
         self._allowance = 0.0  # ns that probes may still cost
         self._probed = 0  # requests, in all
+        self._rest = 0  # iterations still to go without choosing
+        self._plans_ahead = False  # the loop does, where nothing is guessed
 
     def know(self, iterations: Iterable[Measured]) -> None:
         for iteration in iterations:
@@ -166,8 +169,17 @@ class SmartLength(LengthControl):
             builder.plan.decisions.append(Decision(-1, "speculation", "predicted", sum(lengths), value=expected))
         return lengths
 
+    def rest(self) -> bool:
+        self._plans_ahead = True
+        if not self._rest:
+            return False
+        self._rest -= 1
+        return True
+
     def learn(self, plan: Plan, duration_ns: int) -> None:
         drafted = [part for part in plan.slices if part.drafted]
+        if self._plans_ahead and not plan.rests and not drafted:
+            return  # what chose to guess nothing: those that follow are planned ahead, and take less
         for part in drafted:
             self.acceptance.update(part.request.index, part.drafted, part.accepted)
         if plan.slices and not any(part.is_prefill for part in plan.slices):
@@ -214,6 +226,7 @@ class SmartLength(LengthControl):
         if cost < self._allowance and any(best_lengths([CERTAIN] * len(reach), reach, others, seconds)[0]):
             self._allowance -= cost
             return probe, without, "probe"
+        self._rest = REST
         return [0] * len(reach), without, "acceptance"
 
     def _a_few(self, lengths: Sequence[int]) -> list[int]:

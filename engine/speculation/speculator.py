@@ -26,9 +26,13 @@ class Speculator:
         self.control = control
         self.max_model_len = max_model_len
         self.pool = pool
+        self._resting = False
 
     def extend(self, builder: PlanBuilder) -> None:
         """Turn decodes of the plan into verifications. Never preempts, never exceeds the budget."""
+        if self._resting:
+            builder.plan.rests = True
+            return
         started = time.perf_counter_ns()
         if self.pool is not None:
             self.pool.select(builder)
@@ -40,6 +44,15 @@ class Speculator:
             else:
                 self._guess_before_choosing(builder, parts, reach)
         builder.plan.draft_ns += time.perf_counter_ns() - started
+
+    def rest(self) -> bool:
+        """Whether the next ``extend`` adds nothing, as the control expects guesses not to pay for a while."""
+        self._resting = self.pool is None and self.control.rest()
+        return self._resting
+
+    def miss(self, parts: Sequence[Slice]) -> None:
+        if self.proposer.observes:
+            self.proposer.miss(parts)
 
     def observe(self, parts: Sequence[Slice], hidden: torch.Tensor) -> None:
         if self.proposer.observes:

@@ -83,7 +83,9 @@ class Prepared:
         """Whether the next step is prepared while the device runs the last one."""
         config = self.spec.engine
         wanted = self.device.type == "cuda" if config.overlap == "auto" else config.overlap == "on"
-        return wanted and config.speculation is None
+        asked = config.speculation
+        rests = asked is not None and asked.control == "smart" and asked.inject_bug == "none"
+        return wanted and (asked is None or rests)
 
     @property
     def kv_bytes_per_token(self) -> float:

@@ -32,6 +32,7 @@ from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
 PROMPT = 4  # tokens
+RESTED = 5  # iterations that are planned ahead; the first and the last are not counted
 
 
 class Scripted(LengthControl):
@@ -50,6 +51,28 @@ class Scripted(LengthControl):
             return [0] * len(reach)
         length = self._left.pop(0)
         return [min(length, most) for most in reach]
+
+    def learn(self, plan: Plan, duration_ns: int) -> None:
+        if plan.slices and not any(part.is_prefill for part in plan.slices):
+            self.measured.append(measured(plan, duration_ns))
+
+
+class Resting(LengthControl):
+    """Guesses nothing, so that the loop plans ahead, and how long each iteration took."""
+
+    most = 0
+
+    def __init__(self) -> None:
+        self.measured: list[Measured] = []
+
+    def done(self) -> bool:
+        return len(self.measured) >= RESTED
+
+    def rest(self) -> bool:
+        return True
+
+    def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
+        return [0] * len(reach)
 
     def learn(self, plan: Plan, duration_ns: int) -> None:
         if plan.slices and not any(part.is_prefill for part in plan.slices):
@@ -96,21 +119,32 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
             RequestSpec(request_id=str(i), prompt_token_ids=tuple(range(PROMPT)), max_tokens=most_tokens - PROMPT)
             for i in range(count)
         )
-        spec = prepared.spec.model_copy(update={"engine": quiet, "requests": asked, "served": False})
-        requests = make_requests(spec, prepared.model, prepared.device, prepared.max_model_len)
-        control = Scripted(script)
+        trial = replace(
+            prepared, spec=prepared.spec.model_copy(update={"engine": quiet, "requests": asked, "served": False})
+        )
         proposer = drafter.proposer if drafter.proposer.runs_model else Echo()
-        trial = replace(prepared, spec=spec, requests=requests)
-        folder = tempfile.TemporaryDirectory(prefix="servescope-")
-        with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
-            scripted = Speculator(proposer, control, prepared.max_model_len)
-            engine = build_engine(trial, recorder, clock, executor, scripted)
-            try:
-                engine.run(requests, control.done)
-            except EngineError as error:
-                if error.kind != KIND:
-                    raise
-                what = "While guesses were tried out before the run, the model's logits were"
-                raise not_finite(what, executor.dtype) from error
-        measurements += control.measured[1:]
+        control = Scripted(script)
+        _serve(trial, executor, Speculator(proposer, control, prepared.max_model_len), control)
+        found = control.measured[1:]
+        if prepared.overlaps:  # what it takes to guess nothing is what a step takes that is planned ahead
+            ahead = trial.spec.model_copy(update={"engine": quiet.model_copy(update={"overlap": "on"})})
+            resting = Resting()
+            _serve(replace(trial, spec=ahead), executor, Speculator(Echo(), resting, prepared.max_model_len), resting)
+            found = [one for one in found if one.load.verifies] + resting.measured[1:-1]
+        measurements += found
     drafter.control.know(measurements)
+
+
+def _serve(trial: Prepared, executor: Executor, drafter: Speculator, control: Scripted | Resting) -> None:
+    """Serve the trial's requests until ``control`` is done."""
+    requests = make_requests(trial.spec, trial.model, trial.device, trial.max_model_len)
+    folder = tempfile.TemporaryDirectory(prefix="servescope-")
+    with folder, Recorder(Path(folder.name), "off", clock := RunClock()) as recorder:
+        engine = build_engine(replace(trial, requests=requests), recorder, clock, executor, drafter)
+        try:
+            engine.run(requests, control.done)
+        except EngineError as error:
+            if error.kind != KIND:
+                raise
+            what = "While guesses were tried out before the run, the model's logits were"
+            raise not_finite(what, executor.dtype) from error

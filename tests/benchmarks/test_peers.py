@@ -9,7 +9,7 @@ import pytest
 
 import scenarios
 from benchmarks import cpu_peers, startup
-from benchmarks.harness import Report
+from benchmarks.harness import ChildFailed, Report
 from benchmarks.peers.work import AT_ONCE, KV_TOKENS, digest, ragged, ragged_spec
 
 
@@ -62,6 +62,17 @@ def test_every_stated_goal_is_a_figure_of_the_report():
         "float32": {"static": 1.6, "continuous": 1.6, "openvino": 1.15},
         "bfloat16": {"static": 2.2, "continuous": 2.5, "openvino": 1.15},
     }
+
+
+def test_a_side_that_cannot_run_a_number_format_is_left_out_by_name():
+    report = Report("demo")
+
+    def refuses(side: str) -> dict:
+        raise ChildFailed("ended with 1:\nexpect kvcache type f32, current: bf16")
+
+    sides = cpu_peers.able(report, "bfloat16", ["ours", "openvino"], refuses)
+    assert sides == ["ours"]
+    assert "expect kvcache type f32" in str(report.details)
 
 
 def frame(table: str, n: int) -> bytes:

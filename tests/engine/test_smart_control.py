@@ -18,7 +18,7 @@ from engine.config import RequestSpec, Sampling
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
 from engine.speculation.control import FixedLength, LengthControl
-from engine.speculation.smart import PROBE_SHARE, SmartLength, measured
+from engine.speculation.smart import PROBE_SHARE, REST, SmartLength, measured
 from engine.speculation.step_time import Measured
 
 NOISE = 0.08  # of an iteration's time, one standard deviation
@@ -169,3 +169,21 @@ def test_one_slow_step_does_not_steer_the_rest():
         control.learn(plan, machine.iterate(lengths, plan))
         guessed.append(any(lengths))
     assert sum(guessed) >= 15
+
+
+def test_a_loop_that_plans_ahead_is_told_to_rest_once_guessing_does_not_pay() -> None:
+    control = SmartLength(3)
+    assert not control.rest(), "nothing was chosen yet"
+    control._rest = REST
+    assert [control.rest() for _ in range(REST + 1)] == [True] * REST + [False]
+
+
+def test_what_chose_to_guess_nothing_says_nothing_of_steps_that_are_planned_ahead() -> None:
+    control, in_order, ahead = SmartLength(3), SmartLength(3), SmartLength(3)
+    for one in (control, ahead):
+        one.rest()
+    part = Slice(None, 1, 10, False)  # type: ignore[arg-type]
+    control.learn(Plan([part]), 1_000_000)
+    in_order.learn(Plan([part]), 1_000_000)
+    ahead.learn(Plan([part], rests=True), 1_000_000)
+    assert [one.step_time.steps for one in (control, in_order, ahead)] == [0, 1, 1]

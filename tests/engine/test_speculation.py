@@ -193,6 +193,7 @@ def test_guessing_is_tried_out_for_one_request_and_for_all(
         {"policy": "static"},
         {"max_model_len": 8},
         {"kv_blocks": 16},
+        {"overlap": "on"},
     ],
     ids=lambda changes: next(iter(changes)),
 )

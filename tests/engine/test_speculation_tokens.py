@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,30 @@ from hypothesis import strategies as st
 
 from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling, Speculation
 from engine.scheduling.policies import POLICIES
+from engine.speculation import CONTROLS
+from engine.speculation.control import FixedLength
 from tests.engine.draft_models import EOS, periodic, small_models, trained_head
 from tests.engine.serving import Verdict, check_greedy, make_spec, serve
 from tests.examples import examples
 
 PROPOSERS = ("prompt-lookup", "layer-skip", "draft-model", "trained-head")
+
+
+class AtWill(FixedLength):
+    """Rests for some iterations, which the overlapped loop plans ahead, and guesses in the others."""
+
+    rested: int
+
+    def __init__(self, k: int) -> None:
+        super().__init__(k)
+        self.rehearses = ()
+        self._draw = random.Random(k)
+        AtWill.rested = 0
+
+    def rest(self) -> bool:
+        rests = self._draw.random() < 0.6
+        AtWill.rested += rests
+        return rests
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +81,20 @@ def test_tokens_are_those_of_the_model_alone(proposer: str, k: int, models, tmp_
     assert drafted / 10 < accepted < drafted, "too little was accepted, or nothing rejected: this proves nothing"
 
 
+@pytest.mark.parametrize("proposer", PROPOSERS)
+def test_steps_without_guesses_are_planned_ahead(
+    proposer: str, models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CONTROLS, "smart", AtWill)
+    config = engine_config(models, proposer, 3, speculation={"control": "smart"}, overlap="on")
+    asked = [RequestSpec(request_id=str(i), prompt_token_ids=periodic(i), max_tokens=60 + i % 3) for i in range(4)]
+    served = serve(make_spec(config, asked), tmp_path)
+    assert sum((check_greedy(models[0], r) for r in served), Verdict()).ties <= 1
+    assert [r.num_output_tokens for r in served] == [r.max_tokens for r in served]
+    assert AtWill.rested > 5
+    assert sum(r.accepted_tokens for r in served) > 5
+
+
 @given(data=st.data())
 @settings(max_examples=examples(80), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_combination_of_settings_changes_a_token(data: st.DataObject, models, tmp_path: Path):
@@ -89,6 +123,7 @@ def test_no_combination_of_settings_changes_a_token(data: st.DataObject, models,
         speculation={
             "ngram_min": 1,
             "target_speedup": data.draw(st.sampled_from([1.0, 1.3, 2.0, 4.0]), label="speedup"),
+            "control": data.draw(st.sampled_from(["fixed", "smart"]), label="control"),
         },
         block_size=block_size,
         kv_blocks=longest + data.draw(st.integers(0, 2 * longest), label="spare blocks"),
@@ -99,11 +134,14 @@ def test_no_combination_of_settings_changes_a_token(data: st.DataObject, models,
         ),
         prefix_sharing=data.draw(st.none() | st.builds(PrefixSharing), label="prefix_sharing"),
         attention_backend=data.draw(st.sampled_from(["reference", "gathered", "native"]), label="backend"),
+        overlap=data.draw(st.sampled_from(["on", "off"]), label="overlap"),
         max_num_seqs=data.draw(st.integers(1, 8), label="max_num_seqs"),
         max_num_batched_tokens=data.draw(st.integers(1, 64), label="max_num_batched_tokens"),
         sampling=Sampling(ignore_eos=data.draw(st.booleans(), label="ignore_eos")),
     )
-    served = serve(make_spec(config, requests), tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONTROLS, "smart", AtWill)
+        served = serve(make_spec(config, requests), tmp_path)
     verdict = sum((check_greedy(models[0], r) for r in served), Verdict())
     assert verdict.ties <= max(1, verdict.tokens // 1000)
     for request in served:
