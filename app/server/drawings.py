@@ -8,7 +8,6 @@ they hold, and shows them empty when they come.
 
 from __future__ import annotations
 
-from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.runtime.forward_msg_queue import ForwardMsgQueue
 
 _drop = ForwardMsgQueue.clear
@@ -22,15 +21,10 @@ def keep_whole_drawings() -> None:
 def _keep_or_drop(
     queue: ForwardMsgQueue, retain_lifecycle_msgs: bool = False, fragment_ids_this_run: list[str] | None = None
 ) -> None:
-    """``ForwardMsgQueue.clear``; but what stands before the end of a whole drawing is kept when a part comes next."""
-    if retain_lifecycle_msgs and fragment_ids_this_run is not None and any(map(_ends_a_page, queue._queue)):
+    """``ForwardMsgQueue.clear``; but nothing is dropped for a part, as if it had been sent already. What other parts
+    have still to send may stand inside what would be dropped.
+    """
+    if retain_lifecycle_msgs and fragment_ids_this_run is not None:
         queue._delta_index_map = {}  # what comes is sent after what is there, not in its place
         return
     _drop(queue, retain_lifecycle_msgs, fragment_ids_this_run)
-
-
-def _ends_a_page(message: ForwardMsg) -> bool:
-    return (
-        message.WhichOneof("type") == "script_finished"
-        and message.script_finished == ForwardMsg.ScriptFinishedStatus.FINISHED_SUCCESSFULLY
-    )

@@ -47,11 +47,11 @@ def test_a_part_of_a_page_that_was_drawn_to_its_end_is_sent_before_the_end(queue
     assert left(queue) == ["chart", "seed", "FINISHED_SUCCESSFULLY", "seed, anew"]
 
 
-def test_what_is_drawn_anew_is_sent_once_where_no_page_ended(queue: ForwardMsgQueue) -> None:
-    for message in (drawn("chart"), drawn("seed", PANEL, 1), ended(ENDS.FINISHED_FRAGMENT_RUN_SUCCESSFULLY)):
+def test_a_part_stays_whole_where_a_part_of_its_own_has_still_to_come(queue: ForwardMsgQueue) -> None:
+    for message in (drawn("place", PANEL), drawn("chart in it", "inner", 1)):
         queue.enqueue(message)
     queue.clear(retain_lifecycle_msgs=True, fragment_ids_this_run=[PANEL])
-    assert left(queue) == ["chart", "FINISHED_EARLY_FOR_RERUN"]
+    assert left(queue) == ["place", "chart in it"], "a browser cannot put a chart into a place that is not there"
 
 
 def test_a_page_that_is_drawn_anew_is_sent_once(queue: ForwardMsgQueue) -> None:
