@@ -109,7 +109,9 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
         words += ["--requests", str(options.requests)] if options.requests else []
         return in_child("benchmarks.cpu_peers", *words, worker=options.same_memory or side == "ours")
 
-    sides = able(report, dtype, [side for side in SIDES if side in options.sides], child)
+    sides = able(
+        report, dtype, [side for side in SIDES if side in options.sides], lambda _: openvino(dtype, options.threads, 1)
+    )
     measures = {side: partial(undisturbed, partial(child, side), MOST_OTHERS, TRIES) for side in (*sides, "bound")}
     by_side = interleave(measures, options.repeats, before=report.note_load)
     speeds = {side: [one["output_tokens"] / one["seconds"] for one in by_side[side]] for side in sides}

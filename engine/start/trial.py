@@ -57,26 +57,17 @@ class Scripted(LengthControl):
             self.measured.append(measured(plan, duration_ns))
 
 
-class Resting(LengthControl):
-    """Guesses nothing, so that the loop plans ahead, and how long each iteration took."""
-
-    most = 0
+class Resting(Scripted):
+    """Guesses nothing, so that the loop plans ahead."""
 
     def __init__(self) -> None:
-        self.measured: list[Measured] = []
+        super().__init__([0])
 
     def done(self) -> bool:
         return len(self.measured) >= RESTED
 
     def rest(self) -> bool:
         return True
-
-    def choose(self, builder: PlanBuilder, parts: Sequence[Slice], reach: Sequence[int]) -> list[int]:
-        return [0] * len(reach)
-
-    def learn(self, plan: Plan, duration_ns: int) -> None:
-        if plan.slices and not any(part.is_prefill for part in plan.slices):
-            self.measured.append(measured(plan, duration_ns))
 
 
 class Echo(Proposer):
@@ -135,7 +126,7 @@ def try_out(prepared: Prepared, executor: Executor, drafter: Speculator) -> None
     drafter.control.know(measurements)
 
 
-def _serve(trial: Prepared, executor: Executor, drafter: Speculator, control: Scripted | Resting) -> None:
+def _serve(trial: Prepared, executor: Executor, drafter: Speculator, control: Scripted) -> None:
     """Serve the trial's requests until ``control`` is done."""
     requests = make_requests(trial.spec, trial.model, trial.device, trial.max_model_len)
     folder = tempfile.TemporaryDirectory(prefix="servescope-")
