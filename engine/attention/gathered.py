@@ -159,9 +159,10 @@ class GatheredAttention(AttentionBackend):
             lengths = [chunk.length for chunk in part]
             length = max(lengths)
             width = len(part[-1].blocks)
-            blocks = torch.zeros(len(part), width, dtype=torch.int64, device=device)
+            blocks = torch.empty(len(part), width, dtype=torch.int64, device=device)
             for i, chunk in enumerate(part):
                 blocks[i, : len(chunk.blocks)] = chunk.blocks
+                blocks[i, len(chunk.blocks) :] = chunk.blocks[-1]  # its own: no other need have memory behind it
             places, ahead = torch.arange(width * size, device=device), torch.arange(length, device=device)
             last = torch.tensor(lengths, device=device)[:, None] - 1
             within = torch.minimum(ahead, last)

@@ -115,13 +115,14 @@ class RectangleAttention(GatheredAttention):
         queries, keys = max(entry[1] for entry in group), max(entry[2] for entry in group)
         rows = torch.zeros(len(group), queries, dtype=torch.int64, device=device)
         real = torch.zeros(len(group), queries, dtype=torch.bool, device=device)
-        slots = torch.zeros(len(group), keys, dtype=torch.int64, device=device)
+        slots = torch.empty(len(group), keys, dtype=torch.int64, device=device)
         visible = torch.zeros(len(group), queries, keys, dtype=torch.bool, device=device)
         for i, (start, length, kv_len, blocks) in enumerate(group):
             rows[i, queries - length :] = torch.arange(start, start + length, device=device)
             real[i, queries - length :] = True
             places = torch.arange(kv_len, device=device)
             slots[i, keys - kv_len :] = slots_at(blocks[whole_blocks(places, size)], places, size)
+            slots[i, : keys - kv_len] = slots[i, -1]  # its own: no other need have memory behind it
             own = torch.ones(length, kv_len, dtype=torch.bool, device=device).tril(kv_len - length)
             visible[i, queries - length :, keys - kv_len :] = own
             if not self.hides_pads:

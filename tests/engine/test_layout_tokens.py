@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.config import ChunkedPrefill, EngineConfig, KVLayout, PrefixSharing, Sampling
+from engine.config import ChunkedPrefill, EngineConfig, KVLayout, PrefixSharing, Sampling, Speculation
 from engine.kv.ranges import DemandPaged
 from engine.scheduling.policies import POLICIES
 from engine.start.build import build_engine
@@ -98,3 +98,33 @@ def test_no_layout_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) ->
     spare = data.draw(st.integers(0, 250), label="spare memory, % of what the largest request takes")
     prepared, _ = serve(config, asked, tmp_path, spare)
     check_tokens(model, prepared)
+
+
+@pytest.mark.parametrize("policy", ["padded", "stall-free"])
+@pytest.mark.parametrize(
+    "guesses", [None, Speculation(proposer="layer-skip", control="fixed", k=2)], ids=["plain", "guesses"]
+)
+def test_what_is_read_for_padding_belongs_to_the_request(
+    policy: str, guesses: Speculation | None, tiny, tmp_path: Path
+) -> None:
+    """A page that is only read is there, too: short tables are filled up with blocks of their own."""
+    _, directory = tiny
+    config = EngineConfig(
+        model=str(directory),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        block_size=8,
+        kv_blocks=2**14,
+        policy=policy,
+        chunked_prefill=ChunkedPrefill(token_budget=17, chunk_size=1),
+        speculation=guesses,
+        kv_quantization=CODECS["fp8"],
+        kv_layout=KVLayout(kind="demand-paged", page_kib=4, deferred_reclaim=False),
+        attention_backend="gathered",
+        overlap="off",
+        max_num_seqs=5,
+        sampling=Sampling(ignore_eos=True),
+        check_integrity=True,
+    )
+    serve(config, crowd(1), tmp_path, spare=102)
