@@ -50,9 +50,15 @@ def unrecorded(problem: str) -> dict[str, Any]:
     return error_object("telemetry", "recording", None, problem, "Free disk space, or record less.")
 
 
+def state_of(error: dict[str, Any]) -> str:
+    """The run's state after such an error: ``crashed`` where a process of it is gone without a word."""
+    return "crashed" if error["kind"] == "crashed" else "failed"
+
+
 def labels_of(error: dict[str, Any]) -> list[str]:
     """What a failure makes of a run's rows, for as long as they are shown."""
-    return [finite.LABEL] if error["kind"] == finite.KIND else []
+    labels = {finite.KIND: [finite.LABEL], "crashed": ["unfinished"]}
+    return labels.get(error["kind"], [])
 
 
 def labels_of_summary(summary: dict[str, Any]) -> list[str]:

@@ -164,7 +164,7 @@ class Engine:
         totals.preempted_hit_tokens += plan.preempted_hit_tokens
         self.rows.step(totals.iterations, plan, batch, times, running)
         for request in ended:
-            self._end(request, times.end)
+            self.end(request, times.end)
         totals.iterations += 1
         self.step_in_flight = None
 
@@ -185,7 +185,7 @@ class Engine:
         failure = not_finite(what, self.executor.dtype)
         for request in broken:
             request.refusal, request.end_reason = failure, "failed"
-            self._end(request, self.clock.now_ns())
+            self.end(request, self.clock.now_ns())
         raise failure
 
     def observe(self, batch: Batch) -> None:
@@ -220,7 +220,7 @@ class Engine:
                 self.scheduler.add(request)
             else:
                 request.end_reason = "failed"
-                self._end(request, now)
+                self.end(request, now)
         for request in self.arrivals.pop_given_up(now):
             self.cancel(request)
 
@@ -228,7 +228,7 @@ class Engine:
         """End a request that has arrived, keeping what it received."""
         self.scheduler.remove(request)
         request.end_reason = "cancelled"
-        self._end(request, self.clock.now_ns())
+        self.end(request, self.clock.now_ns())
 
     def cancel_everything(self) -> None:
         """End all requests, also those that never arrived."""
@@ -238,9 +238,10 @@ class Engine:
         for request in self.arrivals.never_came():
             request.arrival_ns = min(request.arrival_ns, now)
             request.end_reason = "cancelled"
-            self._end(request, now)
+            self.end(request, now)
 
-    def _end(self, request: Request, now_ns: int) -> None:
+    def end(self, request: Request, now_ns: int) -> None:
+        """A request is over: count it, tell whoever waits for it, write its row."""
         totals = self.totals
         totals.requests_ended += 1
         totals.requests_cancelled += request.end_reason == "cancelled"

@@ -79,7 +79,7 @@ class StepRecorder:
             request.first_scheduled_ns = times.start
         looked_up = sum([r.num_prompt_tokens for r in newcomers]) if self.scheduler.prefixes.looks_up else 0
         emitting = [part for part in batch.sampled if part.emitted]
-        itl_ns, prompt_tokens = self._stamp([part.request for part in emitting], times.end)
+        itl_ns, prompt_tokens = self.stamp([part.request for part in emitting], times.end)
         recorder, journal = self.recorder, self.scheduler.pool.journal
         prefills = [s.tokens for s in plan.slices if s.is_prefill]
         self.swaps(iteration)
@@ -155,7 +155,7 @@ class StepRecorder:
             mapping_ns=pool.mapping_ns - spent_ns,
         )
 
-    def _stamp(self, sampled: list[Request], now_ns: int) -> tuple[np.ndarray, int]:
+    def stamp(self, sampled: list[Request], now_ns: int) -> tuple[np.ndarray, int]:
         """Set the requests' first-token times; returns inter-token latencies, NULL_INT for a first token, and the
         length of the prompts that have their first token now.
         """

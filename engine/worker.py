@@ -15,24 +15,29 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
+from engine.arrivals import Arrivals
 from engine.config import EngineError, RunSpec, load_plugins
 from engine.door import Door
 from engine.executor import Executor
-from engine.failures import describe, labels_of, labels_of_summary, stopped, unrecorded
+from engine.failures import describe, labels_of, labels_of_summary, state_of, stopped, unrecorded
 from engine.fork_server import serve_forks
+from engine.halves.decode import HalvesRecorder
 from engine.loop import Engine
 from engine.model.device import device_uuid
 from engine.phases import Progress
 from engine.progress import in_flight, progress
+from engine.request import Request
 from engine.run_facts import describe_model, summarise
 from engine.served import told_outputs, told_recorder, until_closed
 from engine.speculation.speculator import Speculator
 from engine.start.build import allocate, build_engine
+from engine.start.halves import DecodeSide, PrefillProcess, half_of
 from engine.start.peaks import measure_peaks
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
@@ -46,6 +51,7 @@ from telemetry.folder import SPEC
 from telemetry.json_file import read_as
 from telemetry.limits import MOST_SPEC_BYTES
 from telemetry.machine import environment
+from telemetry.recorder import Recorder
 from telemetry.sampler import DeviceSampler
 from telemetry.status import StatusFile
 
@@ -84,29 +90,39 @@ def run(run_dir: Path) -> int:
         spec = read_as(RunSpec, run_dir / SPEC, MOST_SPEC_BYTES)
         stop = Stop(spec.time_limit_s)
         status.update(state="loading", labels=list(spec.labels))
-        prepared = prepare(spec, lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
-        return _serve(run_dir, prepared, status, stop)
+        with contextlib.ExitStack() as at_end:
+            share, other = spec, None
+            if spec.engine.is_apart:
+                share, other = half_of(spec, "decode"), PrefillProcess(run_dir)
+                at_end.callback(other.close)
+            prepared = prepare(share, lambda phase, at: status.update(progress={"phase": phase, "phase_share": at}))
+            return _serve(run_dir, spec, prepared, status, stop, other)
     except Exception as error:
         traceback.print_exc()
         said = describe(error)
-        status.close("failed", error=said, labels=[*status.labels, *labels_of(said)])
+        status.close(state_of(said), error=said, labels=[*status.labels, *labels_of(said)])
         return 1
 
 
-def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) -> int:
-    spec, device = prepared.spec, prepared.device
-    labels = list(dict.fromkeys([*spec.labels, *prepared.model.labels, *prepared.notices]))
-    status.update(labels=labels)
+def _serve(
+    run_dir: Path, spec: RunSpec, prepared: Prepared, status: StatusFile, stop: Stop, other: PrefillProcess | None
+) -> int:
+    """``other``: the prefill half, where ``prepared`` is the decode half's."""
+    device = prepared.device
+    status.update(labels=_labels(spec, prepared))
     ready = _make_ready(prepared, lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
+    side = DecodeSide(other.line, other.file, prepared) if other is not None else None
+    prepared = prepared if side is None else side.prepared
+    labels = _labels(spec, prepared)
     door = Door(run_dir) if spec.served else None
     clock = RunClock()
-    recorder = told_recorder(door, run_dir, spec.engine.recording, clock)
+    recorder = side.recorder(run_dir, clock) if side else told_recorder(door, run_dir, spec.engine.recording, clock)
     uuid = device_uuid(device)
     sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms, uuid=uuid)
     state, error = "failed", None
     engine: Engine | None = None
     try:
-        engine = build_engine(prepared, recorder, clock, ready.executor, ready.drafter, told_outputs(door, prepared))
+        engine, requests = _wire(prepared, ready, recorder, clock, door or side, labels)
         recorder.run(
             "start",
             "running",
@@ -115,13 +131,13 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
             environment=environment(torch_version=torch.__version__, device=str(device), uuid=uuid)
             | {"threads": torch.get_num_threads()},
             peaks=ready.peaks,
-            model=describe_model(prepared, ready.executor.graph_bytes) | ready.reading,
+            model=describe_model(prepared, ready.executor.graph_bytes) | ready.reading | (side.facts if side else {}),
         )
         sampler.start()
         status.update(state="running")
         status.follow(lambda: {"progress": progress(engine, prepared), "in_flight": in_flight(engine)})
         stop.start_clock()
-        engine.run(prepared.requests if door is None else until_closed(door, prepared, engine, labels), stop)
+        engine.run(requests, stop)
         state = "cancelled" if stop.asked else "finished"
         if stop.asked:
             error = stopped(stop.reason)
@@ -129,12 +145,15 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
     except Exception as failure:
         traceback.print_exc()
         error = describe(failure)
+        state = state_of(error)
         labels += labels_of(error)
     finally:
         sampler.stop()
         if door is not None:
             door.close()
     summary = summarise(engine, prepared, clock) if engine is not None else None
+    if summary is not None and side is not None:
+        summary["kv_capacity_tokens"] = side.kv_capacity_tokens
     labels += labels_of_summary(summary or {})
     recorder.run("end", state, labels=labels, error=error, summary=summary)
     recorder.close()
@@ -143,7 +162,30 @@ def _serve(run_dir: Path, prepared: Prepared, status: StatusFile, stop: Stop) ->
         error = unrecorded(recorder.problem)
     reached = progress(engine, prepared) if engine is not None else {}
     status.close(state, error=error, labels=labels, summary=summary, progress=reached, spool=spool_sizes(run_dir))
-    return 1 if state == "failed" else 0
+    return 0 if state in ("finished", "cancelled") else 1
+
+
+def _labels(spec: RunSpec, prepared: Prepared) -> list[str]:
+    return list(dict.fromkeys([*spec.labels, *prepared.model.labels, *prepared.notices]))
+
+
+def _wire(
+    prepared: Prepared,
+    ready: Ready,
+    recorder: Recorder,
+    clock: RunClock,
+    via: Door | DecodeSide | None,
+    labels: list[str],
+) -> tuple[Engine, Iterable[Request] | Arrivals]:
+    """The engine, and what it is to serve: planned requests, those of a door's clients, or those that the prefill half
+    has begun."""
+    executor, drafter = ready.executor, ready.drafter
+    if isinstance(via, DecodeSide):
+        assert isinstance(recorder, HalvesRecorder)
+        engine = via.engine(recorder, clock, executor, drafter)
+        return engine, via.arrivals(engine, recorder)
+    engine = build_engine(prepared, recorder, clock, executor, drafter, told_outputs(via, prepared))
+    return engine, prepared.requests if via is None else until_closed(via, prepared, engine, labels)
 
 
 class Ready(NamedTuple):

@@ -15,6 +15,7 @@ from store.errors import StoreError
 from store.schema import (
     create_experiments,
     create_foreign,
+    create_handovers,
     create_layouts,
     create_quality,
     create_statements,
@@ -87,10 +88,17 @@ def _foreign(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_foreign())
 
 
-VERSION = 12
+def _halves(con: duckdb.DuckDBPyConnection) -> None:
+    """Iterations say which half computed them, and what was handed over has a table; there was one engine before."""
+    con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS half VARCHAR")
+    con.execute(create_handovers())
+
+
+VERSION = 13
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
+    12: _halves,
 }  # fmt: skip
 
 

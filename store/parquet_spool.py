@@ -139,7 +139,7 @@ class _Rebuilding:
     def _as_choices(self, name: str, column: pa.Array) -> pa.Array:
         choices = choice_array(columns(ROW_TYPES[self._row])[name].choices)
         indices = pc.index_in(column.cast(pa.string()), choices).cast(pa.int8())
-        if indices.null_count:
+        if indices.null_count > column.null_count:
             raise refused(f"a {self._row} row has an unknown {name}", "Fetch it again.")
         return pa.DictionaryArray.from_arrays(indices, choices)
 

@@ -13,6 +13,7 @@ TABLES: dict[str, str] = {
     "block": "blocks",
     "swap": "swaps",
     "layout": "layouts",
+    "handover": "handovers",
     "device": "devices",
     "foreign": "foreign_figures",
     "run": "run_events",
@@ -137,6 +138,11 @@ def create_swaps() -> str:
 def create_layouts() -> str:
     """The table of what the KV pool's memory was used for."""
     return _create_rows("layout")
+
+
+def create_handovers() -> str:
+    """The table of what prefill handed to decode."""
+    return _create_rows("handover")
 
 
 def create_foreign() -> str:

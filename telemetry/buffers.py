@@ -147,6 +147,8 @@ class NumericBuffer:
             if choices is None:
                 arrays.append(pa.Array.from_buffers(kind, rows, [valid, pa.py_buffer(data)]))
             else:
+                if valid is not None:
+                    data = np.where(held, data, 0).astype(data.dtype)
                 if data.view(np.uint8).max() >= len(choices):  # a negative code is a large one here
                     raise ValueError(f"a choice beyond {choices[-1]}")
                 arrays.append(pa.DictionaryArray.from_buffers(kind, rows, [valid, pa.py_buffer(data)], choices))

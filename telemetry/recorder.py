@@ -64,6 +64,7 @@ class Recorder:
         self._decision = NumericBuffer("decision", by_row=True)
         self._swap = NumericBuffer("swap", by_row=True)
         self._layout = NumericBuffer("layout", by_row=True)
+        self._handover = NumericBuffer("handover", by_row=True)
         self._slice = NumericBuffer("slice", by_row=False)
         self._block = NumericBuffer("block", by_row=False)
         self._request, self._device, self._run_row = (ObjectBuffer(row) for row in ("request", "device", "run"))
@@ -77,6 +78,7 @@ class Recorder:
             "foreign": self._foreign,
             "swap": self._swap,
             "layout": self._layout,
+            "handover": self._handover,
             "decision": self._decision,
             "slice": self._slice,
             "block": self._block,
@@ -156,6 +158,13 @@ class Recorder:
         if not self.iterations:
             self._refuse("swap", 1)
         elif self._swap.append([values[name] for name in self._swap.names]):
+            self._check_bounds()
+
+    def handover(self, **values: Any) -> None:
+        """A request handed from prefill to decode; keywords are the columns of ``HandoverRow``."""
+        if not self.iterations:
+            self._refuse("handover", 1)
+        elif self._handover.append([values[name] for name in self._handover.names]):
             self._check_bounds()
 
     def layout(self, **values: Any) -> None:

@@ -65,6 +65,7 @@ DECISION_REASONS = (
     "swapped_in",
     "host_full",
 )
+HALVES = ("prefill", "decode")
 SWAP_DIRECTIONS = ("out", "in", "ahead")
 FOREIGN_SOURCES = ("metrics", "kv_events", "forward_pass", "report")
 FOREIGN_CLOCKS = ("reader", "engine wall", "gpu span", "client")
@@ -134,6 +135,14 @@ class IterationRow:
         "bytes",
         "Keys and values not read again, because requests that share them read them in one pass.",
         provenance="modelled",
+    )
+    half: str = column(
+        "int8",
+        "",
+        "The engine process that computed it, where prefill and decode run apart. What says how things stand (running, "
+        "waiting, blocks, tokens in the pool) then counts both.",
+        choices=HALVES,
+        nullable=True,
     )
 
 
@@ -231,6 +240,23 @@ class SwapRow:
     tokens: int = column("int32", "tokens", "Tokens of the request whose keys and values were computed by then.")
     blocks: int = column("int32", "blocks", "Blocks that were copied.")
     blocks_kept: int = column("int32", "blocks", "Blocks that were there already, and not copied again.")
+    copies: int = column("int32", "", "Copies it took: pieces of memory that lay together on both sides.")
+    bytes: int = column("int64", "bytes", "Bytes that were copied.")
+
+
+@dataclass(frozen=True)
+class HandoverRow:
+    """Keys and values of one request handed from the prefill half to the decode half; written when it goes on there."""
+
+    request: int = column("int32", "", "The request.")
+    prefilled_ns: int = column("int64", "ns", "When its prompt was computed and its first token known.")
+    asked_ns: int = column("int64", "ns", "When it had a place in the decode half, and its blocks were asked for.")
+    start_ns: int = column("int64", "ns", "When the first copy began.")
+    end_ns: int = column("int64", "ns", "When its blocks had arrived and were held against their checksums.")
+    joined_ns: int = column("int64", "ns", "When the decode half took it up: the begin of a step it could be in.")
+    tokens: int = column("int32", "tokens", "Tokens whose keys and values were handed over or there already.")
+    blocks: int = column("int32", "blocks", "Blocks that were copied.")
+    blocks_kept: int = column("int32", "blocks", "Blocks that the decode half had already, and shares.")
     copies: int = column("int32", "", "Copies it took: pieces of memory that lay together on both sides.")
     bytes: int = column("int64", "bytes", "Bytes that were copied.")
 
@@ -355,6 +381,7 @@ ROW_TYPES: dict[str, type] = {
     "block": BlockRow,
     "swap": SwapRow,
     "layout": LayoutRow,
+    "handover": HandoverRow,
     "device": DeviceRow,
     "foreign": ForeignRow,
     "run": RunRow,

@@ -21,7 +21,13 @@ def iteration_values(iteration: int, **changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = dict.fromkeys(columns(IterationRow), 0)
     start = iteration * STEP_NS
     values |= {"iteration": iteration, "start_ns": start, "end_ns": start + STEP_NS, "forward_ns": STEP_NS * 8 // 10}
-    values |= {"token_budget": None, "graph_size": None, "admission_stop": "none_waiting", "blocks_total": 100}
+    values |= {
+        "token_budget": None,
+        "graph_size": None,
+        "half": None,
+        "admission_stop": "none_waiting",
+        "blocks_total": 100,
+    }
     return values | changes
 
 

@@ -24,7 +24,15 @@ from engine.config.run import RunSpec
 from engine.config.sampling import Sampling
 from engine.config.schema import suggest
 from engine.config.settings import LARGEST_COUNT, LATEST_NS, Accepts, Settings, setting, worth_saying
-from engine.config.techniques import ChunkedPrefill, KVLayout, KVQuantization, Preemption, PrefixSharing, Speculation
+from engine.config.techniques import (
+    ChunkedPrefill,
+    KVLayout,
+    KVQuantization,
+    Placement,
+    Preemption,
+    PrefixSharing,
+    Speculation,
+)
 
 __all__ = [
     "EMBEDDED_MODEL",
@@ -42,6 +50,7 @@ __all__ = [
     "KVLayout",
     "KVQuantization",
     "MachineRates",
+    "Placement",
     "Preemption",
     "PrefixSharing",
     "Recording",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.config.errors import EngineError
-from engine.config.techniques import KVLayout, KVQuantization, Preemption, PrefixSharing, Speculation
+from engine.config.techniques import KVLayout, KVQuantization, Placement, Preemption, PrefixSharing, Speculation
 
 Rule = Callable[[Any, Mapping[str, Any]], str | None]
 """A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where
@@ -95,6 +95,49 @@ def _ranges_of_their_own(asked: KVLayout | None, others: Mapping[str, Any]) -> s
     )
 
 
+def _apart(asked: Placement | None, others: Mapping[str, Any]) -> str | None:
+    """Two halves, and what is not served with them."""
+    if asked is None or not asked.is_apart:
+        return None
+    device, threads, codec = str(others.get("device")), others.get("threads"), others.get("kv_quantization")
+    what = f"placement.kind {asked.kind}"
+    if device.startswith("cuda"):
+        return f"{what} is served on a CPU: keys and values are handed over in memory of the host. Set device to cpu"
+    if threads is not None and threads < 2:
+        return f"{what} needs a thread for each half: set threads to 2 or more, or leave it empty"
+    if threads is not None and asked.prefill_threads is not None and asked.prefill_threads >= threads:
+        return (
+            f"placement.prefill_threads ({asked.prefill_threads}) leaves the decode half none of {threads} threads: "
+            f"set it to {threads - 1} or less"
+        )
+    if others.get("overlap") == "on":
+        return f"{what} does not prepare steps ahead: set overlap to auto or off"
+    if codec is not None and codec.codec == "kivi":
+        return f"{what} hands over blocks, and codec kivi keeps an exact window beside them: choose another codec"
+    if others.get("preemption") is not None:
+        return f"{what} computes preempted requests again in the decode half: set preemption off"
+    if others.get("kv_layout") is not None:
+        return f"{what} hands over blocks, and kv_layout records one pool: set kv_layout off"
+    return None
+
+
+def _blocks_for_both(blocks: int | None, others: Mapping[str, Any]) -> str | None:
+    asked: Placement | None = others.get("placement")
+    if asked is None or not asked.is_apart or blocks is None or blocks >= 2:
+        return None
+    return f"placement.kind {asked.kind} needs a block for each half: set kv_blocks to 2 or more"
+
+
+def _whole_batches_apart(policy: str | None, others: Mapping[str, Any]) -> str | None:
+    asked: Placement | None = others.get("placement")
+    if asked is None or not asked.is_apart or policy not in WHOLE_BATCHES:
+        return None
+    return (
+        f"policy {policy} finishes a batch of prompts and outputs before the next, and placement.kind {asked.kind} "
+        "computes them in different processes: choose another policy, or placement off"
+    )
+
+
 def _whole_batches(policy: str | None, others: Mapping[str, Any]) -> str | None:
     asked: Preemption | None = others.get("preemption")
     if asked is None or not asked.redraws or policy not in WHOLE_BATCHES:
@@ -112,7 +155,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "kv_quantization": (_padded_verification_of_packed,),
     "preemption": (_nobody_preempted,),
     "kv_layout": (_ranges_of_their_own,),
-    "policy": (_whole_batches,),
+    "placement": (_apart,),
+    "policy": (_whole_batches, _whole_batches_apart),
+    "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),
 }
 """By the setting that is blamed. A rule sees only settings that ``EngineConfig`` declares before it."""

@@ -10,7 +10,15 @@ from engine.config import combinations
 from engine.config.models import EMBEDDED_MODEL
 from engine.config.sampling import Sampling
 from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, OneOf, Settings, setting
-from engine.config.techniques import ChunkedPrefill, KVLayout, KVQuantization, Preemption, PrefixSharing, Speculation
+from engine.config.techniques import (
+    ChunkedPrefill,
+    KVLayout,
+    KVQuantization,
+    Placement,
+    Preemption,
+    PrefixSharing,
+    Speculation,
+)
 
 POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static", "padded", "padded-sorted"]
 PADDED_POLICIES = frozenset({"padded", "padded-sorted"})
@@ -140,6 +148,15 @@ class EngineConfig(Settings):
         paper="vAttention (2024)",
         technique=True,
     )
+    placement: Placement | None = setting(
+        None,
+        "Disaggregation",
+        "On: prompts are computed in one engine process and their continuations in another, so neither waits for the "
+        "other's steps; the KV pool and the CPU threads are divided between them. Off: one engine computes both.",
+        group="Techniques",
+        paper="DistServe (2024)",
+        technique=True,
+    )
     policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(
         None,
         "Policy",
@@ -242,6 +259,11 @@ class EngineConfig(Settings):
         if reason is not None:
             raise ValueError(reason)
         return value
+
+    @property
+    def is_apart(self) -> bool:
+        """Whether prefill and decode run in processes of their own."""
+        return self.placement is not None and self.placement.is_apart
 
     @property
     def shares_attention(self) -> bool:

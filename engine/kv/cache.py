@@ -10,9 +10,16 @@ import torch
 from engine.config.errors import EngineError
 
 if TYPE_CHECKING:
-    from engine.kv.address_space import AddressSpace
     from engine.kv.codecs import Codec
     from engine.kv.host import HostPool
+
+
+class Space(Protocol):
+    """Where a cache's tensors lie instead of memory of their own: ``AddressSpace``, ``SharedSpace``."""
+
+    def zeros(self, shape: Sequence[int], place: int, dtype: torch.dtype) -> torch.Tensor:
+        """As ``zeros`` below."""
+        ...
 
 
 class Rows(Protocol):
@@ -68,9 +75,10 @@ class KVCache:
         block_size: int,
         dtype: torch.dtype,
         device: torch.device,
-        space: AddressSpace | None = None,
+        space: Space | None = None,
     ) -> None:
-        """``space``: where memory is mapped as it is needed; None: all of it is, at once."""
+        """``space``: where its tensors are to lie, such as memory that is mapped as it is needed; None: in memory of
+        their own."""
         shape = (layers, 2, kv_heads, num_blocks, block_size, head_dim)
         self.num_blocks = num_blocks
         self.block_size = block_size
@@ -114,7 +122,7 @@ class KVCache:
 
 
 def zeros(
-    shape: Sequence[int], place: int, dtype: torch.dtype, device: torch.device, space: AddressSpace | None
+    shape: Sequence[int], place: int, dtype: torch.dtype, device: torch.device, space: Space | None
 ) -> torch.Tensor:
     """What a cache keeps of its blocks, which dimension ``place`` counts. Without a ``space`` it is written to once
     here, so that no iteration pays for the operating system handing out pages.

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from engine.kv.address_space import AddressSpace
-from engine.kv.cache import KVCache, as_stripes, copy_tokens, no_room, zeros
+from engine.kv.cache import KVCache, Space, as_stripes, copy_tokens, no_room, zeros
 from engine.kv.codecs import Codec
 from engine.kv.codecs.forms import Form
 
@@ -92,7 +91,7 @@ class QuantizedCache(KVCache):
         *,
         tails: int = 0,
         spare: int = 0,
-        space: AddressSpace | None = None,
+        space: Space | None = None,
     ) -> None:
         self.codec: Codec = codec
         self.host = None

@@ -260,7 +260,7 @@ class PlanBuilder:
         return self._found[1]
 
     def _note_hit(self, request: Request, match: Match) -> None:
-        if request.preemptions:
+        if request.preemptions or request.first_token_ns is not None:
             self.plan.preempted_hit_tokens += request.num_computed_tokens
         else:
             self.plan.prefix_hit_tokens += request.num_computed_tokens

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from engine.backends import make_executor
 from engine.cost import cost_model
 from engine.executor import DECODES_ONLY, Executor, LongerSteps
-from engine.kv.address_space import AddressSpace
-from engine.kv.cache import KVCache
+from engine.halves.shared import SharedSpace
+from engine.kv.cache import KVCache, Space
 from engine.kv.pool import BlockEvent
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
@@ -15,6 +17,7 @@ from engine.loop import Engine
 from engine.overlap import OverlappedEngine
 from engine.phases import Progress, silent
 from engine.scheduling.policies import POLICIES
+from engine.scheduling.preemption import Preemption
 from engine.scheduling.scheduler import Scheduler
 from engine.speculation.speculator import Speculator
 from engine.start.attention import make_run_attention
@@ -32,11 +35,12 @@ LAUNCH_FLOPS = 1e13
 MOST_RECORDED_TOKENS = 4096
 
 
-def allocate(prepared: Prepared, progress: Progress = silent) -> Executor:
-    """Allocate the KV cache and make ready whatever the device needs before the clock starts."""
+def allocate(prepared: Prepared, progress: Progress = silent, space: SharedSpace | None = None) -> Executor:
+    """Allocate the KV cache and make ready whatever the device needs before the clock starts. ``space``: where its
+    tensors are to lie; None: as the layout says."""
     config, model = prepared.spec.engine, prepared.model
     layout = prepared.layout
-    cache = make_cache(prepared, layout.addresses(prepared.num_blocks), prepared.tails, layout.make_space())
+    cache = make_cache(prepared, layout.addresses(prepared.num_blocks), prepared.tails, space or layout.make_space())
     cache.host = make_host(prepared, cache)
     attention = make_run_attention(prepared.backend, config, cache, model)
     executor = make_executor(prepared.backend, model.decoder, attention, draws_on_device=config.speculation is None)
@@ -58,7 +62,7 @@ def longer_steps(prepared: Prepared) -> LongerSteps:
     )
 
 
-def make_cache(prepared: Prepared, num_blocks: int, tails: int | None, space: AddressSpace | None = None) -> KVCache:
+def make_cache(prepared: Prepared, num_blocks: int, tails: int | None, space: Space | None = None) -> KVCache:
     """A KV cache of this many blocks, packed where the settings ask for it."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     dimensions = (shape.layers, shape.kv_heads, shape.head_dim, num_blocks, config.block_size)
@@ -86,9 +90,11 @@ def build_engine(
     executor: Executor | None = None,
     drafter: Speculator | None = None,
     outputs: Outputs | None = None,
+    preemption: Callable[[Prefixes, KVCache], Preemption] | None = None,
 ) -> Engine:
     """Wire the engine; ``executor`` and ``drafter``: what ``allocate`` and ``make_speculator`` returned,
-    where that was ahead of the clock. ``outputs``: None for those that tell nobody."""
+    where that was ahead of the clock. ``outputs``: None for those that tell nobody. ``preemption``: None for what the
+    settings say."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     executor = executor or allocate(prepared)
     journal: list[BlockEvent] | None = [] if config.recording == "full" else None
@@ -111,7 +117,9 @@ def build_engine(
             prefixes,
             drafter or make_speculator(prepared, executor.cache),
             prepared.tails,
-            make_preemption(prepared, pool, executor.cache, clock),
+            make_preemption(prepared, pool, executor.cache, clock)
+            if preemption is None
+            else preemption(prefixes, executor.cache),
             make_priorities(prepared),
         ),
         outputs=outputs or Outputs(model.tokenizer, shape.eos_token_ids, prepared.max_model_len, config.keep_text),

@@ -83,7 +83,7 @@ class Layout:
             return ReserveMax(
                 num_blocks, self.block_size, ranges, self.length, journal=journal, block_bytes=self.block_bytes
             )
-        assert cache.space is not None
+        assert isinstance(cache.space, AddressSpace)
         cache.space.clear()
         return DemandPaged(
             num_blocks,

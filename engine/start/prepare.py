@@ -88,7 +88,8 @@ def _pretended(config: EngineConfig) -> list[str]:
     told = []
     if config.speculation is not None and config.speculation.inject_bug != "none":
         told.append(f"known bug: {config.speculation.inject_bug}")
-    if config.preemption is not None and config.preemption.link_mb_per_s is not None:
+    links = [asked.link_mb_per_s for asked in (config.preemption, config.placement) if asked is not None]
+    if any(link is not None for link in links):
         told.append("emulated link")
     return told
 

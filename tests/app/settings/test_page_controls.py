@@ -13,6 +13,7 @@ from engine.config import (
     EngineConfig,
     KVLayout,
     KVQuantization,
+    Placement,
     Preemption,
     PrefixSharing,
     Speculation,
@@ -68,6 +69,7 @@ def test_every_default_written_as_text_is_read_back_as_itself() -> None:
         kv_quantization=KVQuantization(),
         preemption=Preemption(),
         kv_layout=KVLayout(kind="paged"),
+        placement=Placement(kind="colocated"),
     )
     changed = {
         c.path: book.as_text(c, book.value_of(base, c.path)) for c in book.controls() if not c.path.startswith("policy")

@@ -1,0 +1,97 @@
+"""Prefill and decode in halves of their own change no token, whatever else is on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from engine.block_table import blocks_for
+from engine.config import ChunkedPrefill, EngineConfig, KVQuantization, Placement, PrefixSharing, Sampling
+from engine.config.combinations import WHOLE_BATCHES
+from engine.scheduling.policies import POLICIES
+from engine.start.prepared import Prepared
+from tests.engine.drawn import drawn_guessing, random_llama
+from tests.engine.serving import make_spec
+from tests.engine.test_swap_tokens import check_tokens, crowd
+from tests.engine.two_halves import serve_apart
+from tests.examples import examples
+from tests.row_maker import spooled
+
+CODECS = {
+    "full precision": None,
+    "int8": KVQuantization(codec="int8"),
+    "int4": KVQuantization(codec="int4", group=8, rotate=False, centre=False),
+    "fp8": KVQuantization(codec="fp8"),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory):
+    """A two-layer random Llama with grouped heads, and a token per letter for text to calibrate on."""
+    directory = tmp_path_factory.mktemp("tiny")
+    letters = {chr(97 + i): 20 + i for i in range(26)}
+    model = random_llama(directory, seed=11, letters=letters, vocab_size=200, initializer_range=0.4)
+    return model, directory
+
+
+@given(data=st.data())
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_combination_with_two_halves_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) -> None:
+    model, directory = tiny
+    asked = crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
+    speculation = data.draw(st.none() | drawn_guessing(6), label="speculation")
+    least = 1 + (speculation.k if speculation else 0)
+    config = EngineConfig(
+        model=str(directory),
+        device="cpu",
+        dtype="float32",
+        threads=2,
+        block_size=data.draw(st.sampled_from([4, 8]), label="block_size"),
+        kv_blocks=512,
+        policy=data.draw(st.sampled_from(sorted(set(POLICIES) - set(WHOLE_BATCHES))), label="policy"),
+        chunked_prefill=data.draw(
+            st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24)),
+            label="chunked_prefill",
+        ),
+        prefix_sharing=data.draw(
+            st.none() | st.builds(PrefixSharing, share_memory=st.booleans(), wait_in_flight=st.booleans()),
+            label="prefix_sharing",
+        ),
+        speculation=speculation,
+        kv_quantization=CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")],
+        placement=Placement(link_mb_per_s=data.draw(st.none() | st.sampled_from([1.0, 10.0]), label="link_mb_per_s")),
+        max_num_seqs=data.draw(st.integers(2, 6), label="max_num_seqs"),
+        sampling=Sampling(ignore_eos=True),
+        check_integrity=True,
+        recording=data.draw(st.sampled_from(["full", "off"]), label="recording"),
+    )
+    spare = data.draw(st.integers(0, 100), label="spare blocks, % of the longest request's")
+
+    def blocks(half: str, prepared: Prepared) -> int:
+        """Room for the longest request and a few blocks, so that either pool is full now and then."""
+        longest = max(blocks_for(r.most_computed_tokens, config.block_size) for r in prepared.requests)
+        return longest + longest * spare // 200
+
+    prepared, _, _ = serve_apart(make_spec(config, asked), tmp_path, blocks)
+    check_tokens(model, prepared)
+
+
+def test_sampled_text_is_that_of_one_engine(tiny, tmp_path: Path) -> None:
+    """The prefill half draws the first token with the first number of a request's stream, the decode half goes on."""
+    from tests.engine.serving import serve
+
+    _, directory = tiny
+    sampling = Sampling(temperature=0.9, top_p=0.95, repetition_penalty=1.2, ignore_eos=True)
+    config = EngineConfig(
+        model=str(directory), device="cpu", dtype="float32", threads=2, kv_blocks=64, sampling=sampling
+    )
+    asked = [request.model_copy(update={"cancel_after_ns": None}) for request in crowd(5)]
+    together = serve(make_spec(config, asked), tmp_path / "together")
+    apart = config.model_copy(update={"placement": Placement()})
+    prepared, _, _ = serve_apart(make_spec(apart, asked), tmp_path / "apart")
+    assert [r.output_token_ids for r in prepared.requests] == [r.output_token_ids for r in together]
+    halves = {row["half"] for row in spooled(tmp_path / "apart", "iteration")}
+    assert halves == {"prefill", "decode"}
