@@ -10,6 +10,7 @@ from app.panels.chunked_prefill import ChunkedPrefill
 from app.panels.kv_layout import KVLayoutPanel
 from app.panels.kv_quantization import KVQuantizationPanel
 from app.panels.panel import Panel
+from app.panels.placement import PlacementPanel
 from app.panels.preemption import PreemptionPanel
 from app.panels.prefix_sharing import PrefixSharing
 from app.panels.speculation import Speculation
@@ -21,5 +22,6 @@ PANELS: list[Panel] = [
     KVQuantizationPanel(),
     PreemptionPanel(),
     KVLayoutPanel(),
+    PlacementPanel(),
 ]
 """In the order in which they draw."""

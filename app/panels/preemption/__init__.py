@@ -21,8 +21,8 @@ class PreemptionPanel(Panel):
     words = Words(
         labels={
             "host memory full": "Some preempted requests found no room in host memory and were computed again.",
-            "emulated link": "Copies to host memory took as long as over a link of the rate that was set, not as long "
-            "as this machine takes.",
+            "emulated link": "Copies of keys and values took as long as over a link of the rate that was set, not as "
+            "long as this machine takes.",
         },
         reasons={
             "swapped_in": "there was room again",

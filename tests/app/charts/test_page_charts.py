@@ -157,6 +157,7 @@ COUNTED = {
     "requests in the step",
     "layer",
     "KV head",
+    "requests in order of arrival",
 }
 
 

@@ -1,0 +1,72 @@
+"""Charts of disaggregation: lifetimes in parts, transfers by their size, and how busy each half was."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.panels.placement.words import PARTS
+from app.theme import Palette
+
+NOTHING = "No request was handed over."
+
+
+def lifetimes(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.handovers.lifetimes_query``."""
+    figure = new_figure(palette, y_title="mean time, ms", x_title="requests in order of arrival")
+    if not rows(table):
+        return say_nothing_here(figure, "No request got a token.", palette)
+    colours = {
+        "prefill_queue": faded(palette.waiting, 0.6),
+        "prefill": palette.prefill,
+        "decode_queue": faded(palette.stall, 0.75),
+        "transfer": palette.mixed,
+        "decode": faded(palette.decode, 0.85),
+    }
+    first = column(table, "first")
+    for part, name in PARTS.items():
+        figure.add_bar(
+            x=np.arange(len(first)),
+            y=column(table, f"{part}_ms"),
+            customdata=first,
+            name=name,
+            marker={"color": colours[part], "line": {"width": 0}},
+            hovertemplate=f"%{{y:,.4~g}} ms, from request %{{customdata}} on<extra>{name}</extra>",
+        )
+    return figure.update_layout(barmode="stack", bargap=0.05).update_xaxes(showticklabels=False)
+
+
+def transfers(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.handovers.transfers_query``."""
+    figure = new_figure(palette, y_title="transfer, ms", x_title="handed over, MB")
+    if not rows(table):
+        return say_nothing_here(figure, NOTHING, palette)
+    figure.add_scatter(
+        x=column(table, "mb"),
+        y=column(table, "transfer_ms"),
+        customdata=column(table, "request"),
+        mode="markers",
+        name="transfer",
+        showlegend=False,
+        marker={"color": faded(palette.mixed, 0.7), "size": 6},
+        hovertemplate="%{y:,.3~g} ms for %{x:,.3~g} MB<extra>request %{customdata}</extra>",
+    )
+    return figure.update_xaxes(rangemode="tozero").update_yaxes(rangemode="tozero")
+
+
+def busy(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.handovers.busy_query``."""
+    figure = new_figure(palette, y_title="time in steps, %")
+    if not rows(table):
+        return say_nothing_here(figure, "No iteration was recorded.", palette)
+    for half, colour in (("prefill", palette.prefill), ("decode", palette.decode)):
+        figure.add_scatter(
+            x=column(table, "t"),
+            y=100 * column(table, f"{half}_share"),
+            mode="lines",
+            line={"color": colour, "width": 2, "shape": "hv"},
+            name=f"{half} half",
+            hovertemplate=f"%{{y:.3~g}} %<extra>{half} half</extra>",
+        )
+    return figure.update_yaxes(range=[0, 105])
