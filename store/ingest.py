@@ -109,9 +109,7 @@ class Collector:
         with self._lock, self._database.read() as con:
             tail = self._tails.get(run_id) or RunTail(self.runs_dir / run_id, con)
             with self._contained(con, tail):
-                while tail.read(self._feed):
-                    total += tail.insert(con)
-                total += tail.insert(con)
+                total = tail.read_whole(con, self._feed)
                 if tail.ended:
                     (tail.look_again if tail.complete else tail.complete_run)(con)
             self._quality.sync_run(con, run_id)
@@ -233,12 +231,13 @@ class Collector:
     def _commit_all(self, con: duckdb.DuckDBPyConnection) -> None:
         for run_id, tail in list(self._tails.items()):
             with self._contained(con, tail):
-                ended = tail.ended  # before the last look: what was written before the end is then in it
-                while tail.read(self._feed) and ended:
-                    tail.insert(con)
-                self._checkpoint_due |= tail.insert(con) > 0
-                if ended:
+                if not tail.ended:  # as known before the last look: what was written before the end is then in it
+                    tail.read(self._feed)
+                    self._checkpoint_due |= tail.insert(con) > 0
+                else:
+                    tail.read_whole(con, self._feed)
                     tail.complete_run(con)
+                    self._checkpoint_due = True
                     del self._tails[run_id]
                     self._known.add(run_id)
         if self._checkpoint_due and not any(t.status.get("state") in ACTIVE_STATES for t in self._tails.values()):

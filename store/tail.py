@@ -105,6 +105,13 @@ class RunTail:
         self._pending_bytes = 0
         return rows
 
+    def read_whole(self, con: duckdb.DuckDBPyConnection, on_batch: OnBatch | None = None) -> int:
+        """Read and commit until nothing new comes; returns how many rows. Raises as ``insert`` does."""
+        rows = self.insert(con)  # what an earlier look took in: beyond a bound no more is read
+        while self.read(on_batch):
+            rows += self.insert(con)
+        return rows + self.insert(con)
+
     def complete_run(self, con: duckdb.DuckDBPyConnection) -> None:
         """For a run that is over and read to its end: look for damage at the tail, store its summary, close the book.
 

@@ -127,6 +127,21 @@ def test_a_running_run_is_followed_to_its_end(runs: Path, database: Database) ->
     assert collector.problem is None
 
 
+def test_a_finished_run_larger_than_what_is_read_at_once_arrives_whole(
+    runs: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.tail.MAX_PENDING_BYTES", 2000)
+    run_dir = record_run(runs, "r1", steps=200)
+    collector = Collector(runs, database, discover_s=0.05).start()
+    with database.read() as con:
+        wait_for(lambda: (queries.run(con, "r1") or {}).get("figures") is not None, "the run was not completed")
+        collector.stop()
+        for row in TABLES:
+            assert stored(con, "r1", row) == spooled(run_dir, row)
+        assert queries.run(con, "r1")["problem"] is None
+    assert collector.problems == {}
+
+
 def test_rows_and_position_are_committed_together_or_not_at_all(runs: Path, database: Database) -> None:
     record_run(runs, "r1")
     with database.read() as con:
