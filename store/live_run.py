@@ -25,6 +25,7 @@ from store.metrics import STALL_MS, request_latencies, too_few, ttft_ms
 from store.pool_room import PoolRoom, pool_room_of
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
 from store.schema import TABLES
+from store.step_ends import StepEnds
 from telemetry.run_facts import facts_of
 
 REQUEST_COLUMNS = ("t", "ttft_ms", "tpot_ms", "e2e_ms", "request")
@@ -68,7 +69,7 @@ class LiveRun:
         self._ttfts: dict[int, float] = {}  # ms by request that has got its first token
         self._over: set[int] = set()  # requests that have ended
         self._stalls = 0
-        self._ends: dict[int, float] = {}  # iteration -> when its tokens were known, while slices may still ask
+        self._ends = StepEnds()  # when a step's tokens were known
         self._waiting_slices: list[np.ndarray] = []  # (iteration, itl_ms, request) of iterations not known yet
         self._peaks: dict[str, float] | None = None
         self._capacity: PoolRoom | None = None
@@ -191,9 +192,7 @@ class LiveRun:
         computed["blocked"] = pa.compute.equal(stops, "blocks").cast(pa.float64()).to_numpy(zero_copy_only=False)
         columns = [computed[n] if n in computed else _floats(batch, n) for n in self._iterations.names]
         self._iterations.append(np.column_stack(columns))
-        self._ends.update(zip(batch.column("iteration").to_pylist(), computed["t"].tolist(), strict=True))
-        while len(self._ends) > 65_536:
-            del self._ends[next(iter(self._ends))]
+        self._ends.add(batch.column("iteration").to_numpy(), computed["t"])
         self._place_slices()
 
     def _take_slices(self, batch: pa.RecordBatch) -> None:
@@ -207,16 +206,16 @@ class LiveRun:
             self._place_slices()
 
     def _place_slices(self) -> None:
-        """Give the slices whose iteration's end is known by now their time; the others go on waiting."""
+        """Give the slices whose iteration's end is known by now their time; those of later iterations go on waiting. Steps
+        are read in their order, so one that is neither known nor to come was lost, and its tokens with it."""
         waiting, self._waiting_slices = self._waiting_slices, []
         for rows in waiting:
-            numbers, where = np.unique(rows[:, 0].astype(np.int64), return_inverse=True)
-            ends = np.array([self._ends.get(n, np.nan) for n in numbers.tolist()])
-            placed = np.column_stack([ends[where], rows[:, 1], rows[:, 2]])
-            known = ~np.isnan(placed[:, 0])
-            self._tokens.append(placed[known])
-            if not known.all():
-                self._waiting_slices.append(rows[~known])
+            ends = self._ends.of(rows[:, 0].astype(np.int64))
+            known = ~np.isnan(ends)
+            self._tokens.append(np.column_stack([ends, rows[:, 1], rows[:, 2]])[known])
+            later = rows[:, 0] > self._ends.last
+            if later.any():
+                self._waiting_slices.append(rows[later])
 
     def _take_requests(self, batch: pa.RecordBatch) -> None:
         names = ("request", "arrival_ns", "first_token_ns", "end_ns", "output_tokens")

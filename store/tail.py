@@ -107,7 +107,7 @@ class RunTail:
 
     def read_whole(self, con: duckdb.DuckDBPyConnection, on_batch: OnBatch | None = None) -> int:
         """Read and commit until nothing new comes; returns how many rows. Raises as ``insert`` does."""
-        rows = self.insert(con)  # what an earlier look took in: beyond a bound no more is read
+        rows = self.insert(con) if self._pending else 0  # beyond a bound no more is read
         while self.read(on_batch):
             rows += self.insert(con)
         return rows + self.insert(con)
