@@ -29,6 +29,11 @@ class CostModel:
         """Bytes not read when that many tokens' keys and values are not read a second time."""
         return self.kv_bytes_per_token * tokens
 
+    def prefill_flops(self, tokens: int, context: int) -> float:
+        """FLOPs of computing so many tokens of one prompt after so many others."""
+        pairs = tokens * context + tokens * (tokens + 1) // 2
+        return 2.0 * self.body_parameters * tokens + self.pair_flops * pairs
+
     def of(self, plan: Plan, sampled_rows: int) -> tuple[float, float]:
         """(FLOPs, bytes) of a plan in which each sequence reads its own keys and values."""
         tokens = plan.num_tokens

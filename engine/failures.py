@@ -63,7 +63,12 @@ def labels_of(error: dict[str, Any]) -> list[str]:
 
 def labels_of_summary(summary: dict[str, Any]) -> list[str]:
     """What a run could not do as asked, which only its end shows."""
-    return ["host memory full"] if summary.get("swap_fallbacks") else []
+    labels = ["host memory full"] if summary.get("swap_fallbacks") else []
+    if summary.get("tier_damaged"):
+        labels.append("damaged tier files")
+    if summary.get("tier_problem"):
+        labels.append("disk tier not written")
+    return labels
 
 
 def _bad_spec(error: ValidationError) -> dict[str, Any]:

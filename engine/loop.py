@@ -99,7 +99,9 @@ class Engine:
         self.settle()
         self.cancel_everything()
         self.scheduler.preemption.close()
-        self.rows.swaps(max(0, self.totals.iterations - 1))
+        if self.scheduler.prefixes.tiers is not None:
+            self.scheduler.prefixes.tiers.close()
+        self.rows.moves(max(0, self.totals.iterations - 1))
 
     def settle(self) -> None:
         """Take in what still runs on the device; nothing here, where no step outlives its iteration."""
@@ -156,6 +158,9 @@ class Engine:
 
         if scheduler.drafter is not None:
             scheduler.drafter.learn(plan, times.end - times.begin)
+        if scheduler.prefixes.tiers is not None and any(part.is_prefill for part in plan.slices):
+            flops, _ = self.rows.cost.of(plan, len(batch.sample_rows))
+            scheduler.prefixes.tiers.choice.computed(flops, (times.end - max(times.begin, times.scheduled)) / 1e9)
         totals.output_tokens += sum(part.emitted for part in batch.sampled)
         totals.draft_tokens += sum(part.drafted for part in batch.sampled)
         totals.accepted_tokens += sum(part.accepted for part in batch.sampled)

@@ -36,8 +36,11 @@ def until_closed(door: Door, prepared: Prepared, engine: Engine, labels: list[st
         return live_request(ask, spec, model, prepared.device, prepared.max_model_len, prepared.unfit)
 
     def drop_cache() -> dict[str, int]:
-        pool = engine.scheduler.pool
-        return {"dropped": pool.drop_cached(), "held": pool.num_used}
+        pool, tiers = engine.scheduler.pool, engine.scheduler.prefixes.tiers
+        dropped = pool.drop_cached()
+        if tiers is not None:
+            tiers.clear()
+        return {"dropped": dropped, "held": pool.num_used}
 
     door.drop_cache = drop_cache
     door.hello = {

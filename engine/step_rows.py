@@ -82,7 +82,7 @@ class StepRecorder:
         itl_ns, prompt_tokens = self.stamp([part.request for part in emitting], times.end)
         recorder, journal = self.recorder, self.scheduler.pool.journal
         prefills = [s.tokens for s in plan.slices if s.is_prefill]
-        self.swaps(iteration)
+        self.moves(iteration)
         if recorder.iterations:
             self._iteration(iteration, plan, batch, times, prefills, running, (prompt_tokens, looked_up))
             if self.scheduler.pool.watched:
@@ -121,12 +121,16 @@ class StepRecorder:
         last_ns = self._last_token_ns[request.index] if request.index < len(self._last_token_ns) else 0
         return int(last_ns) or None
 
-    def swaps(self, iteration: int) -> None:
-        """Write the copies between the pool and host memory that have landed since the last call."""
-        moves = self.scheduler.preemption.take_moves()
+    def moves(self, iteration: int) -> None:
+        """Write the swaps that have landed since the last call, and what was done with blocks of tiers."""
+        scheduler = self.scheduler
+        swaps = scheduler.preemption.take_moves()
+        tiers = [] if scheduler.prefixes.tiers is None else scheduler.prefixes.tiers.take_moves()
         if self.recorder.iterations:
-            for move in moves:
-                self.recorder.swap(iteration=iteration, **asdict(move))
+            for swap in swaps:
+                self.recorder.swap(iteration=iteration, **asdict(swap))
+            for move in tiers:
+                self.recorder.tier(iteration=iteration, **asdict(move))
 
     def _layout(self, iteration: int, now_ns: int) -> None:
         """Write what the pool's memory is used for. Reading what is resident takes milliseconds, so not at every

@@ -20,6 +20,7 @@ from store.schema import (
     create_quality,
     create_statements,
     create_swaps,
+    create_tiers,
 )
 from store.transaction import transaction
 
@@ -94,11 +95,16 @@ def _halves(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_handovers())
 
 
-VERSION = 13
+def _tiers(con: duckdb.DuckDBPyConnection) -> None:
+    """What was done with blocks of tiers has a table; runs recorded before had none."""
+    con.execute(create_tiers())
+
+
+VERSION = 14
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
-    12: _halves,
+    12: _halves, 13: _tiers,
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ TABLES: dict[str, str] = {
     "swap": "swaps",
     "layout": "layouts",
     "handover": "handovers",
+    "tier": "tiers",
     "device": "devices",
     "foreign": "foreign_figures",
     "run": "run_events",
@@ -143,6 +144,11 @@ def create_layouts() -> str:
 def create_handovers() -> str:
     """The table of what prefill handed to decode."""
     return _create_rows("handover")
+
+
+def create_tiers() -> str:
+    """The table of what was done with blocks of tiers."""
+    return _create_rows("tier")
 
 
 def create_foreign() -> str:

@@ -13,6 +13,7 @@ NOTES = "notes.json"
 QUALITY = "quality.json"
 WORKER_LOG = "worker.log"
 TELEMETRY_FOLDER = "telemetry"
+TIERS_FOLDER = "kv_tiers"  # blocks of the disk tier, while the run lasts
 
 
 def is_run(run_dir: Path) -> bool:

@@ -65,6 +65,7 @@ class Recorder:
         self._swap = NumericBuffer("swap", by_row=True)
         self._layout = NumericBuffer("layout", by_row=True)
         self._handover = NumericBuffer("handover", by_row=True)
+        self._tier = NumericBuffer("tier", by_row=True)
         self._slice = NumericBuffer("slice", by_row=False)
         self._block = NumericBuffer("block", by_row=False)
         self._request, self._device, self._run_row = (ObjectBuffer(row) for row in ("request", "device", "run"))
@@ -79,6 +80,7 @@ class Recorder:
             "swap": self._swap,
             "layout": self._layout,
             "handover": self._handover,
+            "tier": self._tier,
             "decision": self._decision,
             "slice": self._slice,
             "block": self._block,
@@ -172,6 +174,13 @@ class Recorder:
         if not self.iterations:
             self._refuse("layout", 1)
         elif self._layout.append([values[name] for name in self._layout.names]):
+            self._check_bounds()
+
+    def tier(self, **values: Any) -> None:
+        """What was done with blocks of a tier in a step; keywords are the columns of ``TierRow``."""
+        if not self.iterations:
+            self._refuse("tier", 1)
+        elif self._tier.append([values[name] for name in self._tier.names]):
             self._check_bounds()
 
     def block(

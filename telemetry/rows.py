@@ -67,6 +67,8 @@ DECISION_REASONS = (
 )
 HALVES = ("prefill", "decode")
 SWAP_DIRECTIONS = ("out", "in", "ahead")
+TIERS = ("host", "disk")
+TIER_ACTIONS = ("store", "load", "decline", "lose", "damaged")
 FOREIGN_SOURCES = ("metrics", "kv_events", "forward_pass", "report")
 FOREIGN_CLOCKS = ("reader", "engine wall", "gpu span", "client")
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
@@ -290,6 +292,41 @@ class LayoutRow:
 
 
 @dataclass(frozen=True)
+class TierRow:
+    """What was done with prefix blocks of a tier below the KV pool in a step: each load by itself, the rest added up."""
+
+    iteration: int = column("int64", "", "The engine step that had been planned last.")
+    time_ns: int = column("int64", "ns", "When it was done.")
+    tier: str = column("int8", "", "Host memory or disk.", choices=TIERS)
+    action: str = column(
+        "int8",
+        "",
+        "store: kept there. load: copied into the KV pool for a request. decline: found, and computed again as that was predicted "
+        "to take less time. lose: gone for want of room. damaged: its file was gone or not what was written.",
+        choices=TIER_ACTIONS,
+    )
+    request: int = column("int64", "", "The request that it was done for; null if none.", nullable=True)
+    duration_ns: int = column("int64", "ns", "Time the engine spent on it.")
+    blocks: int = column("int64", "blocks", "KV blocks.")
+    tokens: int = column("int64", "tokens", "Tokens in these blocks.")
+    bytes: int = column("int64", "bytes", "Their size, as the cache stores them.")
+    load_ns: int = column(
+        "int64",
+        "ns",
+        "Predicted time to load them; null if it was not asked for.",
+        provenance="modelled",
+        nullable=True,
+    )
+    recompute_ns: int = column(
+        "int64",
+        "ns",
+        "Predicted time to compute their tokens again; null if it was not asked for, or nothing had been computed yet.",
+        provenance="modelled",
+        nullable=True,
+    )
+
+
+@dataclass(frozen=True)
 class DeviceRow:
     """One sample of the machine's counters. A counter the device or driver lacks is null."""
 
@@ -382,6 +419,7 @@ ROW_TYPES: dict[str, type] = {
     "swap": SwapRow,
     "layout": LayoutRow,
     "handover": HandoverRow,
+    "tier": TierRow,
     "device": DeviceRow,
     "foreign": ForeignRow,
     "run": RunRow,

@@ -15,7 +15,7 @@ from telemetry.buffers import NumericBuffer, ObjectBuffer
 from telemetry.spool import SpoolWriter, spool_path
 
 RETRY_INTERVAL_S = 1.0
-UNHURRIED = frozenset({"decision", "block", "swap", "layout", "handover"})  # nobody looks at these while a run goes on
+UNHURRIED = frozenset({"decision", "block", "swap", "layout", "handover", "tier"})  # not looked at while a run goes on
 UNHURRIED_EVERY = 4  # intervals: writing a row type costs about the same for one row and for many
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from app.panels.chunked_prefill import ChunkedPrefill
 from app.panels.kv_layout import KVLayoutPanel
 from app.panels.kv_quantization import KVQuantizationPanel
+from app.panels.kv_tiers import KVTiersPanel
 from app.panels.panel import Panel
 from app.panels.placement import PlacementPanel
 from app.panels.preemption import PreemptionPanel
@@ -23,5 +24,6 @@ PANELS: list[Panel] = [
     PreemptionPanel(),
     KVLayoutPanel(),
     PlacementPanel(),
+    KVTiersPanel(),
 ]
 """In the order in which they draw."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 from pathlib import Path
 
 from app.home import Home
 from app.runs.process import LOG, log_tail
+from telemetry.folder import TIERS_FOLDER
 from telemetry.process import is_alive
 from telemetry.refusal import error_object
 from telemetry.status import ACTIVE_STATES, Status, end_for, is_final, read_status, state
@@ -20,6 +22,7 @@ def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
     status = read_status(run_dir)
     if is_final(status):
         return status
+    shutil.rmtree(run_dir / TIERS_FOLDER, ignore_errors=True)
     return end_for(run_dir, _error(run_dir, exit_code), cancelled=cancelled)
 
 

@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine.config.errors import EngineError
-from engine.config.techniques import KVLayout, KVQuantization, Placement, Preemption, PrefixSharing, Speculation
+from engine.config.techniques import (
+    KVLayout,
+    KVQuantization,
+    KVTiers,
+    Placement,
+    Preemption,
+    PrefixSharing,
+    Speculation,
+)
 
 Rule = Callable[[Any, Mapping[str, Any]], str | None]
 """A setting's value and the settings before it in ``EngineConfig``, by name -> why they cannot be combined; None where
@@ -138,6 +146,29 @@ def _whole_batches_apart(policy: str | None, others: Mapping[str, Any]) -> str |
     )
 
 
+def _found_by_prefix(asked: KVTiers | None, others: Mapping[str, Any]) -> str | None:
+    if asked is None or "prefix_sharing" not in others:  # it was refused itself
+        return None
+    sharing: PrefixSharing | None = others["prefix_sharing"]
+    if sharing is None:
+        return (
+            "kv_tiers keeps the blocks that prefix sharing publishes, and finds them by the same hashes: set "
+            "prefix_sharing on, or kv_tiers off"
+        )
+    if not sharing.skip_prefill:
+        return (
+            "prefix_sharing.skip_prefill off computes every prompt, so nothing would be loaded from kv_tiers: set it "
+            "on, or kv_tiers off"
+        )
+    placement: Placement | None = others.get("placement")
+    if placement is not None and placement.is_apart:
+        return (
+            f"placement.kind {placement.kind} has a KV pool for each half, and kv_tiers lie below one: set kv_tiers off, "
+            "or placement off"
+        )
+    return None
+
+
 def _whole_batches(policy: str | None, others: Mapping[str, Any]) -> str | None:
     asked: Preemption | None = others.get("preemption")
     if asked is None or not asked.redraws or policy not in WHOLE_BATCHES:
@@ -156,6 +187,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "preemption": (_nobody_preempted,),
     "kv_layout": (_ranges_of_their_own,),
     "placement": (_apart,),
+    "kv_tiers": (_found_by_prefix,),
     "policy": (_whole_batches, _whole_batches_apart),
     "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),

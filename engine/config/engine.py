@@ -14,6 +14,7 @@ from engine.config.techniques import (
     ChunkedPrefill,
     KVLayout,
     KVQuantization,
+    KVTiers,
     Placement,
     Preemption,
     PrefixSharing,
@@ -155,6 +156,15 @@ class EngineConfig(Settings):
         "other's steps; the KV pool and the CPU threads are divided between them. Off: one engine computes both.",
         group="Techniques",
         paper="DistServe (2024)",
+        technique=True,
+    )
+    kv_tiers: KVTiers | None = setting(
+        None,
+        "KV tiers",
+        "On: prefix blocks that the full KV pool evicts are kept in host memory, then on disk, and loaded back for the "
+        "next request that begins with them; needs prefix sharing. Off: they are lost and computed again.",
+        group="Techniques",
+        paper="CacheGen (2023)",
         technique=True,
     )
     policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(

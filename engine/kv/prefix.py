@@ -26,6 +26,7 @@ from engine.config.errors import IntegrityError
 from engine.kv.grouping import flatten, running_order
 from engine.kv.pool import BlockPool
 from engine.kv.prefixes import NOTHING, Match, Node, Prefixes
+from engine.kv.tiers import Kept, Tiers
 from engine.request import Request
 
 REMEMBERED = 4  # evicted blocks are remembered up to so many times the pool's size, to tell what evictions cost
@@ -50,8 +51,11 @@ class PrefixCache(Prefixes):
         copy_block: Callable[[int, int], None],
         hash_block: HashBlock = hash_block,
         window_blocks: int | None = None,
+        tiers: Tiers | None = None,
     ) -> None:
+        """``tiers``: where evicted blocks are kept; None: they are lost."""
         super().__init__(pool, window_blocks)
+        self.tiers = tiers
         self.settings = settings
         self.waits = settings.wait_in_flight and settings.skip_prefill
         self.looks_up = settings.skip_prefill
@@ -77,7 +81,9 @@ class PrefixCache(Prefixes):
         whole = len(path)
         node = path[-1] if path else self._root(request)
         partial, tokens = None, 0
-        if not self._window:  # else a block's tokens are packed together
+        stored, declined = self._stored(request, path, most)
+        whole += len(stored)
+        if not self._window and not stored:  # else a block's tokens are packed together
             partial, tokens = self._partial(node, request.token_ids[whole * size : min(limit, (whole + 1) * size)])
         match = Match(
             tuple(path),
@@ -85,11 +91,13 @@ class PrefixCache(Prefixes):
             tokens,
             self._hash(request, whole) if whole < most else -1,
             self._lost_after(request, whole, most),
+            stored,
+            declined,
         )
         if partial is not None and self.blocks_needed(request, match) > room:
             match = match._replace(partial=None, partial_tokens=0)
         if not self.settings.share_memory and self.blocks_needed(request, match) > room:
-            match = match._replace(path=())
+            match = match._replace(path=(), stored=(), declined=())
         return match
 
     def blocks_needed(self, request: Request, match: Match) -> int:
@@ -110,6 +118,8 @@ class PrefixCache(Prefixes):
                 pool.touch(node.block)
         if match.partial is not None:
             pool.touch(match.partial.block)
+        if self.tiers is not None:
+            self.tiers.pin(match.stored)
         held = len(request.block_table)
         after = request.block_table[-1] if held else -1
         grow = pool.blocks_for(request.most_computed_tokens) - total
@@ -121,6 +131,8 @@ class PrefixCache(Prefixes):
             self._copy_block(match.partial.block, request.block_table[whole])
             request.num_computed_tokens += match.partial_tokens
         self._tips[request.index] = (whole, match.path[-1] if match.path else self._root(request))
+        if self.tiers is not None:
+            self._load(self.tiers, request, match)
 
     def pending(self, request: Request, first: int, last: int) -> Sequence[int]:
         size = self.pool.block_size
@@ -181,6 +193,8 @@ class PrefixCache(Prefixes):
             raise IntegrityError("the pool and the prefix index disagree about which blocks can be found")
         if len(self._by_hash) != len(self._by_block):
             raise IntegrityError(f"{len(self._by_hash)} hashes stand for {len(self._by_block)} blocks")
+        if self.tiers is not None:
+            self.tiers.check_integrity()
 
     def _root(self, request: Request) -> Node:
         """Where the paths of a request start: one root for all, or one for each tenant."""
@@ -213,6 +227,49 @@ class PrefixCache(Prefixes):
             path.append(child)
             node = child
         return path
+
+    def _stored(self, request: Request, path: Sequence[Node], most: int) -> tuple[tuple[Kept, ...], tuple[Kept, ...]]:
+        """Blocks in tiers that go on where a path ends, below place ``most``: to be loaded, and to be computed."""
+        if self.tiers is None:
+            return (), ()
+        found: list[Kept] = []
+        known = {self._root(request): -1} | {node: place for place, node in enumerate(path)}
+        for place in range(len(path), most):
+            kept = self.tiers.find(self._hash(request, place))
+            if kept is None or not self._is_text_of(request, kept.node, place, known):
+                break
+            found.append(kept)
+        del found[self._whole(len(found)) :]
+        context = len(path) * self.pool.block_size
+        take = self.tiers.choice.take([kept.tier for kept in found], context, self._unit)
+        return tuple(found[:take]), tuple(found[take:])
+
+    def _is_text_of(self, request: Request, node: Node, place: int, known: dict[Node, int]) -> bool:
+        """Whether a node and those above it hold the request's text up to its block at ``place``. ``known``: nodes
+        that do and their places; those found are added."""
+        size, above = self.pool.block_size, []
+        while node not in known:
+            if node.parent is None or place < 0:
+                return False
+            if node.tokens != request.token_ids[place * size : (place + 1) * size]:
+                return False
+            above.append((node, place))
+            node, place = node.parent, place - 1
+        if known[node] != place:
+            return False
+        known.update(above)
+        return True
+
+    def _load(self, tiers: Tiers, request: Request, match: Match) -> None:
+        """Blocks from tiers become the next ones of a request's table, and can be found in the pool again."""
+        first, size = len(match.path), self.pool.block_size
+        if match.stored:
+            blocks = request.block_table[first : first + len(match.stored)]
+            loaded = self._whole(tiers.load(request.index, match.stored, blocks, first * size))
+            request.num_computed_tokens = (first + loaded) * size
+            self.computed(request, first * size, request.num_computed_tokens)
+        if match.declined:
+            tiers.decline(request.index, match.declined, (first + len(match.stored)) * size)
 
     def _publish(self, request: Request, position: int, parent: Node) -> Node:
         """The node of the request's block: the one that holds the same text already, or a new one.
@@ -266,6 +323,8 @@ class PrefixCache(Prefixes):
             for children in gone.children.values():
                 pending += children
             gone.children = {}
+            if self.tiers is not None:
+                self.tiers.keep(gone, gone.block)
             if gone is not node:
                 self.pool.withdraw(gone.block)
             del self._by_block[gone.block], self._by_hash[gone.hash]

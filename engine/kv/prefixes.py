@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from engine.block_table import whole_blocks
 from engine.kv.pool import BlockPool
 from engine.request import Request
+
+if TYPE_CHECKING:
+    from engine.kv.tiers import Kept, Tiers
 
 
 class Node:
@@ -35,6 +38,13 @@ class Match(NamedTuple):
     partial_tokens: int = 0
     next_hash: int = -1  # of the first whole block that was not found; -1 if there is none
     lost_tokens: int = 0  # tokens after the match that had been cached and were evicted
+    stored: tuple[Kept, ...] = ()  # whole blocks after the path that are loaded from tiers below the pool
+    declined: tuple[Kept, ...] = ()  # and those after them that are found there, and computed again in less time
+
+    @property
+    def whole_blocks(self) -> int:
+        """Whole blocks found, in the pool and below it."""
+        return len(self.path) + len(self.stored)
 
 
 NOTHING = Match()
@@ -45,6 +55,7 @@ class Prefixes:
 
     waits = False  # a request waits for a block that another one computes in the same step
     looks_up = False  # prompts are looked up before they are computed
+    tiers: Tiers | None = None  # where evicted blocks are kept
     reserves = False  # a request is admitted only when all it may grow to fits, however many run
 
     def __init__(self, pool: BlockPool, window_blocks: int | None = None) -> None:

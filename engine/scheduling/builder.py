@@ -81,7 +81,7 @@ class PlanBuilder:
     def remaining(self, request: Request) -> int:
         """Tokens a waiting request will have to compute: what neither the prefix cache nor the host holds."""
         match = self._match(request)
-        found = len(match.path) * self.pool.block_size + match.partial_tokens
+        found = match.whole_blocks * self.pool.block_size + match.partial_tokens
         return request.remaining - max(found, self.books.preemption.tokens_of(request))
 
     def set_budget(self, tokens: int) -> None:
@@ -252,10 +252,12 @@ class PlanBuilder:
     def _match(self, request: Request) -> Match:
         if self._found[0] is not request:
             match = self.prefixes.match(request, self._room(request))
-            whole = len(match.path) * self.pool.block_size
+            whole = match.whole_blocks * self.pool.block_size
             swapped = self.books.preemption.tokens_of(request)
             if swapped > whole + match.partial_tokens:  # whole blocks are found, the rest comes from the host
-                match = match._replace(partial=None, partial_tokens=0, next_hash=-1, lost_tokens=0)
+                match = match._replace(
+                    partial=None, partial_tokens=0, next_hash=-1, lost_tokens=0, stored=(), declined=()
+                )
             self._found = (request, match)
         return self._found[1]
 

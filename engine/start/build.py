@@ -26,8 +26,10 @@ from engine.start.prepared import Prepared
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator
 from engine.start.swapping import make_free, make_host, make_preemption, make_priorities
+from engine.start.tiers import make_tiers
 from engine.stopping import Outputs
 from telemetry.clock import RunClock
+from telemetry.folder import TIERS_FOLDER
 from telemetry.recorder import Recorder
 
 # Launching a step takes some 10 ms of Python on a GPU's host (docs/gpu.md), in which it computes about as much.
@@ -105,7 +107,13 @@ def build_engine(
     prefixes = (
         Prefixes(pool, window)
         if sharing is None
-        else PrefixCache(pool, sharing, executor.cache.copy_block, window_blocks=window)
+        else PrefixCache(
+            pool,
+            sharing,
+            executor.cache.copy_block,
+            window_blocks=window,
+            tiers=make_tiers(prepared, executor.cache, clock, recorder.run_dir / TIERS_FOLDER),
+        )
     )
     loop = OverlappedEngine if prepared.overlaps else Engine
     engine = loop(

@@ -91,6 +91,8 @@ def _pretended(config: EngineConfig) -> list[str]:
     links = [asked.link_mb_per_s for asked in (config.preemption, config.placement) if asked is not None]
     if any(link is not None for link in links):
         told.append("emulated link")
+    if config.kv_tiers is not None and config.kv_tiers.has_disk and config.kv_tiers.link_gb_per_s is not None:
+        told.append("emulated disk link")
     return told
 
 

@@ -31,7 +31,7 @@ def make_host(prepared: Prepared, cache: KVCache) -> HostPool | None:
     if asked is None or not asked.swaps:
         return None
     size = prepared.spec.engine.block_size
-    room = host_room(asked.host_mib, cache.stores(), cache.tail_stores(), _most_blocks(prepared))
+    room = host_room(asked.host_mib, cache.stores(), cache.tail_stores(), most_blocks(prepared))
     if room.blocks < 1:
         least = sum(len(s) * s.shape[2] for s in (*cache.stores(), *cache.tail_stores())) / 2**20
         raise EngineError(
@@ -96,7 +96,7 @@ def emulated_link(asked: Asked) -> Link | None:
     return Link(asked.link_launch_us / 1e6, asked.link_mb_per_s * 1e6)
 
 
-def _most_blocks(prepared: Prepared) -> list[int]:
+def most_blocks(prepared: Prepared) -> list[int]:
     """Blocks that each request may come to hold; where clients ask as the run goes on, of as many as may wait and
     run."""
     size = prepared.spec.engine.block_size

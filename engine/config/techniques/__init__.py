@@ -5,9 +5,19 @@ from __future__ import annotations
 from engine.config.techniques.chunked_prefill import ChunkedPrefill
 from engine.config.techniques.kv_layout import KVLayout
 from engine.config.techniques.kv_quantization import KVQuantization
+from engine.config.techniques.kv_tiers import KVTiers
 from engine.config.techniques.placement import Placement
 from engine.config.techniques.preemption import Preemption
 from engine.config.techniques.prefix_sharing import PrefixSharing
 from engine.config.techniques.speculation import Speculation
 
-__all__ = ["ChunkedPrefill", "KVLayout", "KVQuantization", "Placement", "Preemption", "PrefixSharing", "Speculation"]
+__all__ = [
+    "ChunkedPrefill",
+    "KVLayout",
+    "KVQuantization",
+    "KVTiers",
+    "Placement",
+    "Preemption",
+    "PrefixSharing",
+    "Speculation",
+]

@@ -150,6 +150,7 @@ COUNTED = {
     "answers",
     "copies of a swap",
     "session, lowest first",
+    "where the prefix was found",
     "verifications",
     "draft tokens accepted",
     "draft tokens per request",

@@ -13,6 +13,7 @@ from engine.config import (
     EngineConfig,
     KVLayout,
     KVQuantization,
+    KVTiers,
     Placement,
     Preemption,
     PrefixSharing,
@@ -68,6 +69,7 @@ def test_every_default_written_as_text_is_read_back_as_itself() -> None:
         speculation=Speculation(),
         kv_quantization=KVQuantization(),
         preemption=Preemption(),
+        kv_tiers=KVTiers(),
         kv_layout=KVLayout(kind="paged"),
         placement=Placement(kind="colocated"),
     )

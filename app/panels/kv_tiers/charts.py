@@ -1,0 +1,67 @@
+"""Charts of tiers: prefix tokens found by tier over time, and TTFT by tier."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
+from app.panels.kv_tiers.tables import PLACES
+from app.theme import Palette
+
+
+def hits(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.tiers.hits_query``."""
+    figure = new_figure(palette, y_title="prefix found, tokens")
+    kinds = (
+        ("KV pool", "pool_tokens", palette.kv_used),
+        ("host memory", "host_tokens", palette.decode),
+        ("disk", "disk_tokens", palette.draft),
+        ("declined", "declined_tokens", palette.prefill),
+    )
+    if not sum(np.nansum(column(table, key)) for _, key, _ in kinds):
+        return say_nothing_here(figure, "No prompt began with tokens that were still there.", palette)
+    t = column(table, "t")
+    width = np.diff(t, prepend=0.0)
+    for name, key, colour in kinds:
+        figure.add_bar(
+            x=t - width / 2,
+            y=column(table, key),
+            width=width,
+            name=name,
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate=f"%{{y:,}} tokens<extra>{name}</extra>",
+        )
+    return figure.update_layout(barmode="stack", bargap=0)
+
+
+def ttft(table: Table, palette: Palette, run_id: str = "") -> go.Figure:
+    """``table``: of ``store.tiers.requests_query``."""
+    figure = new_figure(palette, y_title="TTFT, ms", x_title="where the prefix was found")
+    if not rows(table):
+        return say_nothing_here(figure, "No request had a first token.", palette)
+    colours = (palette.prefill, palette.kv_used, palette.decode, palette.draft)
+    places = np.asarray(table["place"].to_pylist())
+    for (place, name), colour in zip(PLACES.items(), colours, strict=True):
+        here = places == place
+        if not here.any():
+            continue
+        customdata = np.stack(
+            [column(table, key)[here] for key in ("request", "cached_tokens", "prompt_tokens")], axis=1
+        )
+        figure.add_box(
+            x=[name] * int(here.sum()),
+            y=column(table, "ttft_ms")[here],
+            customdata=customdata,
+            name=name,
+            boxpoints="all",
+            pointpos=0,
+            jitter=0.4,
+            marker={"color": colour, "size": 5},
+            line={"width": 1.5},
+            fillcolor="rgba(0,0,0,0)",
+            hovertemplate="%{y:,.4~g} ms, %{customdata[1]:,} of %{customdata[2]:,} tokens found"
+            "<extra>request %{customdata[0]}</extra>",
+            meta=opens("request", run_id),
+        )
+    return figure.update_layout(showlegend=False)

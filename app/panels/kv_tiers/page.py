@@ -1,0 +1,67 @@
+"""What the tiers below a run's KV pool did: shown below the run's other charts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from app.components.chart_card import chart_card, page_palette
+from app.panels.kv_tiers import charts
+from app.panels.kv_tiers.tables import ttft_table, work_table
+from app.panels.kv_tiers.words import CHARTS
+from app.panels.panel import FinishedRun
+from store import tiers
+
+
+def tiers_section(run: FinishedRun) -> None:
+    """Draw the section of a run that kept evicted blocks."""
+    con, run_id, colours = run.con, run.facts.run_id, page_palette()
+    st.subheader("KV tiers", anchor=False)
+    work = tiers.work_query(run_id).rows(con)
+    said = work_in_words(work)
+    st.caption(said)
+    by_place = tiers.ttft_query(run_id).rows(con)
+    for table in (work_table(work), ttft_table(by_place)):
+        if table.rows:
+            shown = [dict(zip(table.heads, cells, strict=True)) for cells in table.cells()]
+            st.dataframe(shown, hide_index=True, alt=table.title)
+    left, right = st.columns(2)
+    with left:
+        query = tiers.hits_query(run_id)
+        hits = query.table(con)
+        figure = charts.hits(hits, colours)
+        chart_card(CHARTS["tier-hits"], figure, hits, query, name="tier-hits", summary=said, until=run.until_s)
+    with right:
+        query = tiers.requests_query(run_id)
+        requests, words = query.table(con), ttft_in_words(by_place)
+        figure = charts.ttft(requests, colours, run_id)
+        chart_card(CHARTS["tier-ttft"], figure, requests, query, name="tier-ttft", summary=words, remark=words)
+
+
+def work_in_words(work: Sequence[dict[str, Any]]) -> str:
+    """``work``: rows of ``store.tiers.work_query``."""
+    tokens = {(row["tier"], row["action"]): row["tokens"] for row in work}
+    if not any(action == "store" for _, action in tokens):
+        return "The KV pool evicted no prefix block, so there was nothing to keep."
+    host, disk = tokens.get(("host", "load"), 0), tokens.get(("disk", "load"), 0)
+    said = f"{host:,} prompt tokens were loaded from host memory and {disk:,} from disk instead of being computed."
+    declined = sum(n for (_, action), n in tokens.items() if action == "decline")
+    if declined:
+        said += f" {declined:,} were found and computed again, as that was predicted to take less time."
+    lost = sum(n for (_, action), n in tokens.items() if action == "lose")
+    if lost:
+        said += f" Blocks of {lost:,} tokens were lost for want of room."
+    return said
+
+
+def ttft_in_words(by_place: Sequence[dict[str, Any]]) -> str:
+    """``by_place``: rows of ``store.tiers.ttft_query``."""
+    words = {
+        "nothing": "computed from the start",
+        "pool": "found in the KV pool",
+        "host": "loaded from host memory",
+        "disk": "loaded from disk",
+    }
+    return "; ".join(f"{words[row['place']]}: median TTFT {row['ttft_ms']:,.1f} ms" for row in by_place)

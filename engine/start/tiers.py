@@ -1,0 +1,73 @@
+"""Tiers below the KV pool made ready for a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.config import KVTiers
+from engine.config.errors import EngineError
+from engine.cost import cost_model
+from engine.kv.cache import KVCache
+from engine.kv.disk_tier import DiskTier
+from engine.kv.tier_choice import TierChoice
+from engine.kv.tiers import Tiers
+from engine.start.prepared import Prepared
+from engine.start.swapping import most_blocks
+from telemetry.clock import RunClock
+
+MIB = 2**20
+
+
+def make_tiers(prepared: Prepared, cache: KVCache, clock: RunClock, folder: Path) -> Tiers | None:
+    """Where this run's evicted prefix blocks are kept; None where they are lost.
+
+    Args:
+        folder: of the disk tier; made when the first block is written, and gone with the run.
+
+    Raises:
+        EngineError: a budget does not hold one block, or the host cannot give it.
+    """
+    config = prepared.spec.engine
+    asked, size = config.kv_tiers, config.block_size
+    if asked is None:
+        return None
+    stores = cache.stores()
+    block_bytes = sum(len(store) * store.shape[2] for store in stores)
+    host_blocks = _blocks(asked, "host_mib", block_bytes, size)
+    disk = None
+    if asked.has_disk:
+        rate = None if asked.link_gb_per_s is None else asked.link_gb_per_s * 1e9
+        disk = DiskTier(folder, _blocks(asked, "disk_mib", block_bytes, size), rate)
+    tiers = Tiers(
+        stores,
+        min(host_blocks, sum(most_blocks(prepared))),
+        size,
+        disk,
+        TierChoice(cost_model(prepared.model).prefill_flops, size, always=asked.load == "always"),
+        clock=clock.now_ns,
+        check=config.check_integrity,
+    )
+    tiers.probe()
+    return tiers
+
+
+def _blocks(asked: KVTiers, field: str, block_bytes: int, block_size: int) -> int:
+    """Blocks that a budget holds."""
+    budget: float = getattr(asked, field)
+    blocks = int(budget * MIB) // block_bytes
+    if blocks < 1:
+        least = block_bytes / MIB
+        raise EngineError(
+            "out-of-memory",
+            f"kv_tiers.{field}",
+            budget,
+            f"it does not hold one block of {block_size} tokens, which takes {least:.3g} MiB.",
+            f"Set it to {_above(least)} or more: n tokens take n / {block_size} blocks. Or switch kv_tiers off.",
+        )
+    return blocks
+
+
+def _above(value: float) -> str:
+    """A number with three digits that is not less."""
+    text = f"{value:.3g}"
+    return text if float(text) >= value else f"{value * 1.01:.3g}"

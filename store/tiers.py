@@ -1,0 +1,73 @@
+"""Prefix blocks in tiers below the KV pool over a run: what was found where, what it took, and the TTFT of those who began with it."""
+
+from __future__ import annotations
+
+from store.metrics import METRICS
+from store.query import Query
+
+BUCKETS = 60
+PLACES = ("nothing", "pool", "host", "disk")
+"""Where a request's prefix was found; the lowest counts."""
+
+_FOUND = f"""
+SELECT request, {METRICS["ttft_ms"].expression} AS ttft_ms, arrival_ns / 1e9 AS t, prompt_tokens, cached_tokens,
+       coalesce(host_tokens, 0)::BIGINT AS host_tokens, coalesce(disk_tokens, 0)::BIGINT AS disk_tokens, coalesce(load_ms, 0) AS load_ms,
+       CASE WHEN disk_tokens > 0 THEN 'disk' WHEN host_tokens > 0 THEN 'host' WHEN cached_tokens > 0 THEN 'pool' ELSE 'nothing' END AS place
+FROM requests LEFT JOIN (
+  SELECT request, sum(tokens) FILTER (tier = 'host') AS host_tokens, sum(tokens) FILTER (tier = 'disk') AS disk_tokens,
+         sum(duration_ns) / 1e6 AS load_ms
+  FROM tiers WHERE run_id = $run AND action = 'load' GROUP BY request
+) USING (request)
+WHERE run_id = $run AND first_token_ns IS NOT NULL""".strip()
+
+
+def work_query(run_id: str) -> Query:
+    """A row for each tier and what was done there: how often, blocks, tokens, bytes, time, rate, and the predicted times."""
+    return Query(
+        """
+SELECT tier, action, count(*) AS times, sum(blocks)::BIGINT AS blocks, sum(tokens)::BIGINT AS tokens, sum(bytes)::BIGINT AS bytes,
+       sum(duration_ns) / 1e6 AS ms, sum(bytes) / nullif(sum(duration_ns), 0) AS gb_per_s, sum(load_ns) / 1e6 AS load_ms,
+       sum(recompute_ns) / 1e6 AS recompute_ms
+FROM tiers WHERE run_id = $run GROUP BY tier, action
+ORDER BY CASE tier WHEN 'host' THEN 0 ELSE 1 END,
+         CASE action WHEN 'store' THEN 0 WHEN 'load' THEN 1 WHEN 'decline' THEN 2 WHEN 'lose' THEN 3 ELSE 4 END""".strip(),
+        {"run": run_id},
+    )
+
+
+def hits_query(run_id: str, buckets: int = BUCKETS) -> Query:
+    """Of stretches of the run: prompt tokens found in the pool, loaded from host memory and from disk, and found and computed again."""
+    return Query(
+        """
+WITH moved AS (
+  SELECT iteration, sum(tokens) FILTER (action = 'load' AND tier = 'host') AS host, sum(tokens) FILTER (action = 'load' AND tier = 'disk') AS disk,
+         sum(tokens) FILTER (action = 'decline') AS declined
+  FROM tiers WHERE run_id = $run GROUP BY iteration
+), steps AS (
+  SELECT iteration, end_ns, prefix_hit_tokens + preempted_hit_tokens AS found, coalesce(host, 0) AS host, coalesce(disk, 0) AS disk,
+         coalesce(declined, 0) AS declined, ntile($buckets) OVER (ORDER BY iteration) AS bucket
+  FROM iterations LEFT JOIN moved USING (iteration) WHERE run_id = $run
+)
+SELECT max(end_ns) / 1e9 AS t, min(iteration) AS first, max(iteration) AS last,
+       greatest(0, sum(found) - sum(host) - sum(disk))::BIGINT AS pool_tokens, sum(host)::BIGINT AS host_tokens,
+       sum(disk)::BIGINT AS disk_tokens, sum(declined)::BIGINT AS declined_tokens
+FROM steps GROUP BY bucket ORDER BY bucket""".strip(),
+        {"run": run_id, "buckets": buckets},
+    )
+
+
+def requests_query(run_id: str, limit: int = 5000) -> Query:
+    """Each request that had a first token: its TTFT, and where its prefix was found."""
+    return Query(f"{_FOUND}\nORDER BY request LIMIT $limit", {"run": run_id, "limit": limit})
+
+
+def ttft_query(run_id: str) -> Query:
+    """A row for each place in which prefixes were found: requests, their median TTFT, and what they began with."""
+    return Query(
+        f"""
+SELECT place, count(*) AS requests, median(ttft_ms) AS ttft_ms, avg(prompt_tokens) AS prompt_tokens, avg(cached_tokens) AS cached_tokens,
+       avg(load_ms) AS load_ms
+FROM ({_FOUND}) GROUP BY place
+ORDER BY CASE place WHEN 'nothing' THEN 0 WHEN 'pool' THEN 1 WHEN 'host' THEN 2 ELSE 3 END""".strip(),
+        {"run": run_id},
+    )
