@@ -28,8 +28,8 @@ def _number(title: str, key: str, form: str, scale: float = 1) -> Column:
 
 WORK = (
     Column("tier", ("tier",), lambda row: PLACES[row["tier"]]),
-    Column("blocks were", ("action",), lambda row: ACTIONS[row["action"]]),
-    _number("blocks", "blocks", "d"),
+    Column("what", ("action",), lambda row: ACTIONS[row["action"]]),
+    _number("number of blocks", "blocks", "d"),
     _number("tokens", "tokens", "d"),
     _number("MB", "bytes", ".1f", 1e-6),
     _number("time, ms", "ms", ".1f"),
