@@ -163,8 +163,8 @@ def _found_by_prefix(asked: KVTiers | None, others: Mapping[str, Any]) -> str | 
     placement: Placement | None = others.get("placement")
     if placement is not None and placement.is_apart:
         return (
-            f"placement.kind {placement.kind} has a KV pool for each half, and kv_tiers lie below one: set kv_tiers off, "
-            "or placement off"
+            f"placement.kind {placement.kind} has a KV pool for each half, and kv_tiers lie below one: set kv_tiers "
+            "off, or placement off"
         )
     return None
 

@@ -24,9 +24,10 @@ from engine.block_table import blocks_for, whole_blocks
 from engine.config import PrefixSharing
 from engine.config.errors import IntegrityError
 from engine.kv.grouping import flatten, running_order
+from engine.kv.kept import Kept
 from engine.kv.pool import BlockPool
 from engine.kv.prefixes import NOTHING, Match, Node, Prefixes
-from engine.kv.tiers import Kept, Tiers
+from engine.kv.tiers import Tiers
 from engine.request import Request
 
 REMEMBERED = 4  # evicted blocks are remembered up to so many times the pool's size, to tell what evictions cost

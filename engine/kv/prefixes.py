@@ -10,7 +10,8 @@ from engine.kv.pool import BlockPool
 from engine.request import Request
 
 if TYPE_CHECKING:
-    from engine.kv.tiers import Kept, Tiers
+    from engine.kv.kept import Kept
+    from engine.kv.tiers import Tiers
 
 
 class Node:

@@ -14,47 +14,14 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 
 from engine.config.errors import EngineError, IntegrityError
 from engine.kv.disk_tier import DiskTier, checksum
+from engine.kv.kept import DAMAGED, DECLINE, DISK, HOST, LOAD, LOSE, STORE, Kept, TierMove, runs_of
 from engine.kv.prefixes import Node
 from engine.kv.tier_choice import TierChoice
-
-HOST, DISK = "host", "disk"
-STORE, LOAD, DECLINE, LOSE, DAMAGED = "store", "load", "decline", "lose", "damaged"
-
-
-@dataclass(eq=False, slots=True)
-class Kept:
-    """A block in a tier or in two."""
-
-    node: Node  # its text, and by its parents all the text before it
-    slot: int = -1  # in host memory; -1: not there
-    on_disk: bool = False
-    digest: bytes = b""  # of its bytes, where the books are checked
-
-    @property
-    def tier(self) -> str:
-        return HOST if self.slot >= 0 else DISK
-
-
-@dataclass(slots=True)
-class TierMove:
-    """What was done with blocks of a tier, for the ``tier`` rows; columns as there, times on the run's clock."""
-
-    action: str
-    tier: str
-    request: int = -1
-    time_ns: int = 0
-    duration_ns: int = 0
-    blocks: int = 0
-    tokens: int = 0
-    bytes: int = 0
-    load_ns: int = -1
-    recompute_ns: int = -1
 
 
 class Tiers:
@@ -143,7 +110,7 @@ class Tiers:
             context: tokens of the request before them.
         """
         done = 0
-        for tier, run in _runs(found):
+        for tier, run in runs_of(found):
             began = self._clock()
             predicted = self.choice.load_s(tier, len(run)), self.choice.recompute_s(len(run), context)
             filled = 0
@@ -167,7 +134,7 @@ class Tiers:
 
     def decline(self, request: int, found: Sequence[Kept], context: int) -> None:
         """What was found is computed again, as that is predicted to take less time."""
-        for tier, run in _runs(found):
+        for tier, run in runs_of(found):
             predicted = self.choice.load_s(tier, len(run)), self.choice.recompute_s(len(run), context)
             self._move(DECLINE, tier, request, len(run), 0, predicted)
             context += len(run) * self._block_size
@@ -343,13 +310,3 @@ class Tiers:
         )
         self._loads.append(move)
         return move
-
-
-def _runs(found: Sequence[Kept]) -> list[tuple[str, list[Kept]]]:
-    """What was found, cut where the tier changes."""
-    runs: list[tuple[str, list[Kept]]] = []
-    for kept in found:
-        if not runs or runs[-1][0] != kept.tier:
-            runs.append((kept.tier, []))
-        runs[-1][1].append(kept)
-    return runs

@@ -22,10 +22,10 @@ class KVTiersPanel(Panel):
         labels={
             "damaged tier files": "Files of the disk tier were gone or not what had been written, so what they held "
             "was computed again.",
-            "disk tier not written": "The disk tier's folder could not be written or was full, so blocks that it should "
-            "have taken were lost and computed again.",
-            "emulated disk link": "Loading from the disk tier took as long as over a link of the rate that was set, not "
-            "as long as this machine takes.",
+            "disk tier not written": "The disk tier's folder could not be written or was full, so blocks that "
+            "it should have taken were lost and computed again.",
+            "emulated disk link": "Loading from the disk tier took as long as over a link of the rate that was set, "
+            "not as long as this machine takes.",
         },
     )
 
