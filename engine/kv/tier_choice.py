@@ -26,6 +26,7 @@ class TierChoice:
         self._block_size = block_size
         self._always = always
         self._flops_per_s: deque[float] = deque(maxlen=LAST)
+        self._most_flops = 0.0
         self._block_s: dict[str, deque[float]] = {}
 
     def loaded(self, tier: str, blocks: int, seconds: float) -> None:
@@ -33,8 +34,10 @@ class TierChoice:
         self._block_s.setdefault(tier, deque(maxlen=LAST)).append(seconds / blocks)
 
     def computed(self, flops: float, seconds: float) -> None:
-        """A step with prompt tokens took that long."""
-        if seconds > 0:
+        """A step with prompt tokens took that long. One with less than half the work of the largest says little: it
+        reads the weights for few tokens."""
+        self._most_flops = max(self._most_flops, flops)
+        if seconds > 0 and flops >= self._most_flops / 2:
             self._flops_per_s.append(flops / seconds)
 
     def recompute_s(self, blocks: int, context: int) -> float | None:

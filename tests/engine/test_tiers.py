@@ -256,6 +256,7 @@ def test_the_cheapest_cut_is_loaded() -> None:
     choice.loaded("host", 1, 0.1)
     choice.loaded("disk", 2, 4.0)
     choice.computed(40.0, 10.0)  # 1 s for a block
+    choice.computed(4.0, 10.0)  # a small step, which says little
     assert choice.take(["host", "host", "disk", "disk"], 0) == 2
     assert choice.take(["disk", "host"], 0) == 0
     assert choice.take(["host", "disk", "host", "disk"], 0, unit=2) == 0
