@@ -146,19 +146,23 @@ def overrides(base: EngineConfig, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def complaints(base: EngineConfig, changed: Mapping[str, str]) -> dict[str, ConfigError]:
-    """What is wrong with the changes, by dotted name; each is judged alone, then all of them together."""
+    """What is wrong with the changes, by dotted name; where they do not hold together, each is judged alone.
+
+    One that only lacks another change (KV tiers without prefix sharing) is right where both are made.
+    """
+    try:
+        apply_overrides(base, changed)
+    except ConfigError as error:
+        together = error
+    else:
+        return {}
     errors: dict[str, ConfigError] = {}
     for path, text in changed.items():
         try:
             apply_overrides(base, {path: text})
         except ConfigError as error:
             errors[path] = error
-    if not errors:
-        try:
-            apply_overrides(base, changed)
-        except ConfigError as error:
-            errors[error.field] = error
-    return errors
+    return errors or {together.field: together}
 
 
 def at_the_control(error: ConfigError) -> str:

@@ -63,6 +63,14 @@ def test_kinds_bounds_and_units_come_from_the_schema() -> None:
     assert control("kv_memory_fraction").kind == "number"
 
 
+def test_a_change_that_needs_another_one_is_right_beside_it() -> None:
+    tiers = {"kv_tiers": "on", "kv_tiers.host_mib": "32"}
+    assert not book.complaints(EngineConfig(), {**tiers, "prefix_sharing": "on"})
+    alone = book.complaints(EngineConfig(), tiers)
+    assert set(alone) == set(tiers)
+    assert "set prefix_sharing on" in str(alone["kv_tiers"])
+
+
 def test_every_default_written_as_text_is_read_back_as_itself() -> None:
     base = EngineConfig(
         prefix_sharing=PrefixSharing(),
