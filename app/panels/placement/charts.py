@@ -18,7 +18,7 @@ def lifetimes(table: Table, palette: Palette) -> go.Figure:
     if not rows(table):
         return say_nothing_here(figure, "No request got a token.", palette)
     colours = {
-        "prefill_queue": faded(palette.waiting, 0.6),
+        "prefill_queue": faded(palette.ghost, 0.6),
         "prefill": palette.prefill,
         "decode_queue": faded(palette.stall, 0.75),
         "transfer": palette.mixed,
