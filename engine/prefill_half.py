@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         spec = read_as(RunSpec, run_dir / SPEC, MOST_SPEC_BYTES)
         prepared = prepare(half_of(spec, "prefill"))
         warm_up(prepared)
-        serve_prefills(prepared, line, file)
+        serve_prefills(prepared, line, file, run_dir)
     except HalfLost:
         return 1
     except Exception as error:

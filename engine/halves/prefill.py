@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,7 @@ class HandOver(Preemption):
 class Relay:
     """Stands in for the recorder: its rows go to the decode half, which has the run's only one."""
 
+    run_dir: Path
     clock: RunClock
     level: Level
     calls: list[Call] = field(default_factory=list)

@@ -201,7 +201,7 @@ class DecodeSide:
         return HalvesRecorder(run_dir, self.prepared.spec.engine.recording, clock, blocks=blocks)
 
 
-def serve_prefills(prepared: Prepared, line: Line, file: int) -> Engine:
+def serve_prefills(prepared: Prepared, line: Line, file: int, run_dir: Path) -> Engine:
     """Be the prefill half until the decode half closes the line; returns the engine, all of whose blocks are free.
 
     Raises:
@@ -214,7 +214,7 @@ def serve_prefills(prepared: Prepared, line: Line, file: int) -> Engine:
     line.send(Ready(prepared.num_blocks, space.stores, facts))
     begin = _begin(line)
     clock = RunClock(begin.origin_monotonic_ns, begin.origin_unix_ns)
-    relay = Relay(clock, config.recording)
+    relay = Relay(run_dir, clock, config.recording)
     engine = build_engine(
         prepared,
         cast(Recorder, relay),

@@ -39,7 +39,7 @@ def serve_apart(
 
     def prefill() -> None:
         try:
-            ends.append(serve_prefills(sized("prefill"), there, file))
+            ends.append(serve_prefills(sized("prefill"), there, file, run_dir))
         except BaseException as error:
             ends.append(error)
             there.close()
