@@ -51,6 +51,8 @@ class Database:
             con.execute("SET memory_limit = ?", [self._memory_limit])
             if self._threads is not None:
                 con.execute("SET threads = ?", [self._threads])
+            # a loop is chosen by a guess at the rows, far too low for a run's requests: minutes instead of a second
+            con.execute("SET GLOBAL asof_loop_join_threshold = 0")
             con.execute("SET enable_external_access = false")
             con.execute("SET lock_configuration = true")
             migrate(con)
