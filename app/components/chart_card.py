@@ -13,6 +13,7 @@ import pyarrow.csv
 import streamlit as st
 
 from app.charts import CONFIG, HEIGHT, on_one_clock
+from app.charts.still import still
 from app.components.figure_files import figure_files
 from app.components.pin_button import pin_button
 from app.components.when_seen import when_seen
@@ -55,7 +56,8 @@ def chart_card(
     first: bool = False,
     height: int = HEIGHT,
 ) -> None:
-    """Draw a card; its chart once the reader comes near it, or at once where it is the ``first`` of its page.
+    """Draw a card; its chart once the reader comes near it, or at once where it is the ``first`` of its page: on the
+    run's clock as a picture, whose place the chart takes once the rest of the page is there.
 
     ``figure``: the chart, or what makes it when it is drawn; then ``height`` (pixels) is its height.
 
@@ -72,11 +74,18 @@ def chart_card(
         if remark:
             st.caption(plain(remark))
         draw = partial(_chart, figure, until=until, alt=f"{words.title}. {summary}", key=f"chart-{name}", opens=opens)
-        if first:
+        place = figure.layout.height if isinstance(figure, go.Figure) else height
+        key = f"{name}-{st.query_params.get('run', '')}"
+        if first and until is None:
             draw()
+        elif first:
+            made = figure if isinstance(figure, go.Figure) else figure()
+            _in_its_clock(made, until)
+            with st.container(gap=None, key=f"still-{name}"):
+                st.html(still(made, f"{words.title}. {summary}"))
+                when_seen(draw, key=key, height=place, rank=2)
         else:
-            place = figure.layout.height if isinstance(figure, go.Figure) else height
-            when_seen(draw, key=f"{name}-{st.query_params.get('run', '')}", height=place)
+            when_seen(draw, key=key, height=place)
         pin = partial(pin_button, words, figure, query, summary, name=name)
         data_row(table, query, name=name, chart=f"chart-{name}", pin=pin)
 
@@ -85,8 +94,7 @@ def _chart(
     made: go.Figure | Callable[[], go.Figure], *, until: float | None, alt: str, key: str, opens: Opens | None
 ) -> None:
     figure = made if isinstance(made, go.Figure) else made()
-    if until is not None:
-        on_one_clock(figure, until)
+    _in_its_clock(figure, until)
     if opens is None:
         st.plotly_chart(figure, alt=alt, key=key, config=CONFIG, theme=None)
         return
@@ -94,6 +102,11 @@ def _chart(
         figure, alt=alt, key=key, config=CONFIG, theme=None, on_select="rerun", selection_mode="points"
     )
     _open(event["selection"]["points"], opens)
+
+
+def _in_its_clock(figure: go.Figure, until: float | None) -> None:
+    if until is not None:
+        on_one_clock(figure, until)
 
 
 def _open(points: Sequence[Mapping[str, Any]], opens: Opens) -> None:

@@ -19,19 +19,35 @@ def _component() -> Callable[..., Any]:
     )
 
 
-def when_seen(draw: Callable[[], None], *, key: str, height: int) -> None:
+def when_seen(draw: Callable[[], None], *, key: str, height: int, rank: int = 0) -> None:
     """Call ``draw`` once its place, ``height`` pixels high, is within half a window of what the reader sees; from then
-    on it is drawn with the page. It must not need what is open only while the page is drawn.
+    on it is drawn with the page. It must not need what is open only while the page is drawn. ``rank``: of several that
+    wait, the lowest comes first.
     """
-    st.fragment(_once_seen)(draw, f"seen-{key}", height)
+    st.fragment(_once_asked)(draw, f"seen-{key}", {"height": height, "rank": rank, "idle": False})
 
 
-def _once_seen(draw: Callable[[], None], key: str, height: int) -> None:
+def once_idle(draw: Callable[[], None], *, key: str, height: int, rank: int = 0, now: bool = False) -> None:
+    """As ``when_seen``, wherever its place is: once what the page showed first is painted. What the session has drawn
+    once comes with the page from then on; ``now``: this time already.
+    """
+    drawn = f"drawn-{key}"
+    st.session_state.setdefault(drawn, now)
+
+    def kept() -> None:
+        st.session_state[drawn] = True
+        draw()
+
+    st.fragment(_once_asked)(kept, f"seen-{key}", {"height": height, "rank": rank, "idle": True}, drawn)
+
+
+def _once_asked(draw: Callable[[], None], key: str, place: dict[str, Any], drawn: str | None = None) -> None:
     seen = bool(st.session_state.get(key, {}).get("seen"))
+    seen = seen or (drawn is not None and bool(st.session_state.get(drawn)))
     with st.container(gap=None):
         _component()(
             key=key,
-            data={"height": height, "seen": seen},
+            data=place | {"seen": seen},
             default={"seen": None},
             on_seen_change=lambda: None,
             width="stretch",

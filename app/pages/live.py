@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
+from app.components.when_seen import once_idle
 from app.errors import LabError
 from app.lab import get_lab
 from app.rights import visitor
@@ -24,12 +27,14 @@ from app.views.step_cost import explained_now
 from app.views.tour import first_visit
 from app.views.which import run_to_show
 
+PANEL = 640  # pixels of the sidebar that the panel fills at least
+
 lab = get_lab()
 panel = viewers_panel if visitor().is_viewer else start_panel
 run_id = run_to_show(lab)
 if run_id is None:
     with st.sidebar:
-        panel(lab, run_id)
+        once_idle(partial(panel, lab, run_id), key="panel", height=PANEL, now=True)
     nothing_yet(lab)
     st.stop()
 try:
@@ -55,5 +60,5 @@ else:
 latest(lab)
 with st.sidebar:
     # after the run, which the reader waits for, and by itself: what is switched there changes nothing of the run
-    st.fragment(panel)(lab, run_id)
+    once_idle(partial(panel, lab, run_id), key="panel", height=PANEL)
 first_visit(lab, run_id)

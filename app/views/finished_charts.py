@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,6 +15,7 @@ import streamlit as st
 from app import charts
 from app.components.chart_card import chart_card, page_palette
 from app.components.chart_links import chart_links
+from app.components.when_seen import once_idle
 from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
@@ -27,6 +29,7 @@ from store.query import Query
 MOST_ITERATIONS = 2000
 MOST_GAPS = 3000
 GHOST_GAPS = 1500
+FURTHER = 2400  # pixels that the charts below the first take, about
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class _Charts:
         self.ghost = ghost_of(run.lab, con, run.facts)
         self.over_time = partial(chart_card, until=self.end_s)
 
+    def with_cursor(self, con: duckdb.DuckDBPyConnection) -> _Charts:
+        """The same charts, drawn later: with another cursor, and in the colours the reader has by then."""
+        later = copy(self)
+        later.run, later.colours = replace(self.run, con=con), page_palette()
+        return later
+
     @cached_property
     def end_s(self) -> float:
         """The end of the time axis: a little after the last thing that any of the charts draws."""
@@ -66,7 +75,14 @@ class _Charts:
         longest = milliseconds(_largest(steps, "duration_ms"))
         words = f"{counted(steps.num_rows, 'iteration')} shown, the longest {longest}."
         self.over_time(
-            CHARTS["timeline"], figure, steps, self.steps.query, name="iterations", summary=words, first=True
+            CHARTS["timeline"],
+            figure,
+            steps,
+            self.steps.query,
+            name="iterations",
+            summary=words,
+            first=True,
+            height=charts.TALL,
         )
 
     def token_gaps(self) -> None:
@@ -142,19 +158,27 @@ def finished_charts(run: FinishedRun, figures: dict[str, Any]) -> None:
         st.info("No iteration was recorded in this run, so there is nothing to draw.")
         return
     drawn = _Charts(run, figures, steps)
-    for draw in (drawn.iterations, drawn.token_gaps, drawn.makeup, drawn.roofline):
-        draw()
-    left, right = st.columns(2)
-    with left:
-        drawn.queue()
-        drawn.device()
-    with right:
-        drawn.pool()
-        drawn.memory()
-    for panel in PANELS:
-        if panel.is_on(run.facts.spec.engine):
-            panel.draw_charts(replace(run, until_s=drawn.end_s))
+    drawn.iterations()
+    once_idle(partial(_further, drawn), key=f"further-{run.facts.run_id}", height=FURTHER, rank=1)
     chart_links()
+
+
+def _further(first: _Charts) -> None:
+    """The charts below the first: what a reader scrolls to does not keep the first from being seen."""
+    with first.run.lab.database.read() as con:
+        drawn = first.with_cursor(con)
+        for draw in (drawn.token_gaps, drawn.makeup, drawn.roofline):
+            draw()
+        left, right = st.columns(2)
+        with left:
+            drawn.queue()
+            drawn.device()
+        with right:
+            drawn.pool()
+            drawn.memory()
+        for panel in PANELS:
+            if panel.is_on(drawn.run.facts.spec.engine):
+                panel.draw_charts(replace(drawn.run, until_s=drawn.end_s))
 
 
 def ghost_of(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> charts.Ghost | None:

@@ -252,6 +252,7 @@ def test_a_chart_is_drawn_once_a_reader_comes_near_it(
     page = open_page(open_lab.url(finished_run), height=500)
     card = page.locator(".st-key-card-memory")
     expect(page.locator(".st-key-card-iterations .js-plotly-plot")).to_be_visible()
+    expect(page.locator(".lab-still")).to_be_hidden()  # the chart has taken its picture's place
     expect(card.get_by_role("button", name="CSV")).to_be_attached()
     assert card.locator(".js-plotly-plot").count() == 0
     room = card.bounding_box()

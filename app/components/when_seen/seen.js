@@ -9,15 +9,29 @@ const whenIdle = window.requestIdleCallback ?? ((act) => setTimeout(act, 50));
 const waiting = [];
 let asked = null;
 
+let planned = false;
+
 function askNext() {
-  if (asked || !waiting.length) return;
-  asked = waiting.shift();
-  asked.timer = setTimeout(() => {
-    waiting.push(asked);
-    asked = null;
-    askNext();
-  }, PATIENCE_MS);
-  whenIdle(asked.ask);
+  if (asked || planned || !waiting.length) return;
+  planned = true;
+  whenIdle(() => {
+    planned = false;
+    if (asked || !waiting.length) return;
+    const first = waiting.reduce((best, one) => (one.rank < best.rank ? one : best));
+    waiting.splice(waiting.indexOf(first), 1);
+    asked = first;
+    first.timer = setTimeout(() => {
+      waiting.push(first);
+      asked = null;
+      askNext();
+    }, PATIENCE_MS);
+    first.ask();
+  });
+}
+
+function wait(one) {
+  if (one !== asked && !waiting.includes(one)) waiting.push(one);
+  askNext();
 }
 
 /** It was drawn, or is gone. */
@@ -39,23 +53,28 @@ export default function mount({ parentElement, data, setStateValue }) {
   });
   const call = ++one.calls;
   one.ask = () => setStateValue("seen", performance.now()); // a value of its own each time
+  one.rank = data.rank;
   one.place.style.height = `${data.seen ? 0 : data.height}px`;
   if (data.seen) {
     settle(one);
     return undefined;
   }
+  const leave = () => setTimeout(() => one.calls === call && settle(one), 0);
+  if (data.idle) {
+    requestAnimationFrame(() => setTimeout(() => wait(one), 0)); // painted by then
+    return leave;
+  }
   const watcher = new IntersectionObserver(
     (entries) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       watcher.disconnect();
-      if (one !== asked && !waiting.includes(one)) waiting.push(one);
-      askNext();
+      wait(one);
     },
     { root: parentElement.ownerDocument.querySelector("[data-testid=stMain]"), rootMargin: `${AHEAD} 0px` },
   );
   watcher.observe(one.place);
   return () => {
     watcher.disconnect();
-    setTimeout(() => one.calls === call && settle(one), 0);
+    leave();
   };
 }
