@@ -88,6 +88,14 @@ class Engine:
     def run(self, requests: Iterable[Request] | Arrivals, stop: Callable[[], bool] = lambda: False) -> None:
         """Serve the requests as they arrive on the run's clock; ``Arrivals`` of a kind of their own as they say."""
         self.arrivals = requests if isinstance(requests, Arrivals) else Arrivals(requests)
+        try:
+            self._serve(stop)
+        finally:
+            if self.scheduler.prefixes.tiers is not None:  # however it ends, no file stays
+                self.scheduler.prefixes.tiers.close()
+
+    def _serve(self, stop: Callable[[], bool]) -> None:
+        """Iterate until nothing is left to do, or ``stop`` says so."""
         while not stop():
             self.admit_arrivals()
             if self.scheduler.has_work:
@@ -99,8 +107,6 @@ class Engine:
         self.settle()
         self.cancel_everything()
         self.scheduler.preemption.close()
-        if self.scheduler.prefixes.tiers is not None:
-            self.scheduler.prefixes.tiers.close()
         self.rows.moves(max(0, self.totals.iterations - 1))
 
     def settle(self) -> None:

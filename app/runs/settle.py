@@ -19,10 +19,10 @@ def settle(run_dir: Path, *, exit_code: int | None, cancelled: bool) -> Status:
     """Give the run a final state if its worker did not: ``cancelled`` when that was asked for, by whomever, else
     ``crashed``.
     """
+    shutil.rmtree(run_dir / TIERS_FOLDER, ignore_errors=True)  # what a killed worker could not delete
     status = read_status(run_dir)
     if is_final(status):
         return status
-    shutil.rmtree(run_dir / TIERS_FOLDER, ignore_errors=True)
     return end_for(run_dir, _error(run_dir, exit_code), cancelled=cancelled)
 
 

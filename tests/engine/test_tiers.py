@@ -173,6 +173,17 @@ def test_a_folder_that_cannot_be_made_leaves_the_host_tier(llama, tmp_path: Path
     check_tokens(llama[0], prepared)
 
 
+def test_a_run_that_fails_leaves_no_file(llama, tmp_path: Path) -> None:
+    def fail(engine) -> None:
+        if any(r.index == 3 for r in engine.scheduler.waiting):
+            assert list((tmp_path / TIERS_FOLDER).glob("*.kv"))
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        serve(llama, tmp_path, KVTiers(host_mib=TWO_BLOCKS, disk_mib=64), fail)
+    assert not (tmp_path / TIERS_FOLDER).exists()
+
+
 def test_a_full_disk_leaves_what_is_there(tmp_path: Path) -> None:
     """``/dev/full`` answers every write as a full disk does."""
     disk, block = DiskTier(tmp_path / "tier", 8), np.arange(64, dtype=np.uint8)

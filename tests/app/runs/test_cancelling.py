@@ -17,6 +17,7 @@ from app.runs.folder import create_run
 from app.runs.process import worker_environment
 from app.runs.queue import RunQueue
 from app.runs.settle import settle, settle_orphans
+from telemetry.folder import TIERS_FOLDER
 from telemetry.process import identity_of, is_alive
 from telemetry.status import CANCEL_ASKED, read_status, state, write_status
 from tests.app.lab_process import scenario_file, servescope
@@ -80,6 +81,16 @@ def test_a_cancellation_is_called_one_where_the_disk_takes_no_note_of_it(
     run_dir = served_by(home, deaf_worker[0])
     assert settle(run_dir, exit_code=-signal.SIGKILL, cancelled=True)["state"] == "cancelled"
     assert not (run_dir / CANCEL_ASKED).exists(), "nothing rests on the note"
+
+
+def test_what_a_killed_worker_left_of_its_disk_tier_goes_when_the_run_is_settled(
+    home: Home, deaf_worker: tuple[subprocess.Popen[str], int]
+) -> None:
+    run_dir = served_by(home, deaf_worker[0])
+    (run_dir / TIERS_FOLDER).mkdir()
+    (run_dir / TIERS_FOLDER / "0000000000000001.kv").write_bytes(b"keys and values")
+    assert settle(run_dir, exit_code=-signal.SIGKILL, cancelled=False)["state"] == "crashed"
+    assert not (run_dir / TIERS_FOLDER).exists()
 
 
 def test_a_canceller_that_dies_leaves_its_wish_to_whoever_looks_next(home: Home) -> None:
