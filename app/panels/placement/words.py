@@ -15,7 +15,7 @@ PARTS = {
 
 CHARTS = {
     "placement-lifetimes": ChartWords(
-        "Lifetimes in parts",
+        "Lifetimes",
         "Prefill queue: from arrival to the first step that computed for the request. Prefill: from then to its first "
         "token. Decode queue: from there until the decode half had a place for it, and from the arrival of its blocks "
         "to the next step. Transfer: its keys and values on their way. Decode: until its end. Where there are many "
@@ -24,7 +24,7 @@ CHARTS = {
         ("prefilled_ns", "asked_ns", "end_ns", "joined_ns"),
     ),
     "placement-transfers": ChartWords(
-        "Transfers by size",
+        "Transfers",
         "A dot for each request: the bytes that were copied, and the time from asking for them to having them, "
         "checksums included. Transfers are made one after another, so one may wait for those before it. A straight "
         "line is bandwidth.",
