@@ -22,16 +22,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Page, WebSocket, sync_playwright
+from playwright.sync_api import Page, WebSocket
 
 import scenarios
-from app.chromium import HOW_TO_GET_ONE, find_chromium
 from app.home import Home
 from app.locks import LabAddress
 from app.server.client import call
 from benchmarks.harness import Report, arguments, summarise
+from benchmarks.headless import IS_STILL, PATIENCE_MS, headless, signed_in
 from benchmarks.large_rows import AT_ONCE, BESIDE, BIG, copy_runs, make_large, serve_one
-from benchmarks.pages import IS_STILL, PATIENCE_MS, percent_of_core, signed_in
+from benchmarks.pages import percent_of_core
 from benchmarks.startup import begin_run, end_run, lab_process, until, wait_until_served
 from engine.config import EMBEDDED_MODEL
 from telemetry.status import is_final, read_status
@@ -89,16 +89,11 @@ def main(words: Sequence[str] | None = None) -> int:
         "--home", type=Path, help="a folder for the store, which is kept; what it holds is taken as it is"
     )
     options = parser.parse_args(words)
-    program = find_chromium()
-    if program is None:
-        print(HOW_TO_GET_ONE, file=sys.stderr)
-        return 1
     asked = options.only or [*PAGES, "tabs", "live"]
     report = Report("large_store")
     with (
+        headless() as browser,
         kept(options.home) as home,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=str(program), args=["--no-sandbox", "--disable-gpu"]) as browser,
     ):
         if not home.runs.exists():
             with lab_process(home, "--no-starter") as lab:

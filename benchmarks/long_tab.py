@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import CDPSession, Page, sync_playwright
+from playwright.sync_api import CDPSession, Page
 
-from app.chromium import HOW_TO_GET_ONE, find_chromium
 from app.home import Home
 from app.locks import LabAddress
 from app.server.client import call
 from benchmarks.harness import Report, arguments
-from benchmarks.pages import IS_STILL, PATIENCE_MS, signed_in
+from benchmarks.headless import IS_STILL, PATIENCE_MS, headless, signed_in
 from benchmarks.startup import lab_process, until, wait_until_served
 from telemetry.status import is_final, read_status
 
@@ -42,17 +41,12 @@ def main(words: Sequence[str] | None = None) -> int:
         "--run-s", type=float, default=RUN_S, help="seconds that each run is watched before it is cancelled"
     )
     options = parser.parse_args(words)
-    program = find_chromium()
-    if program is None:
-        print(HOW_TO_GET_ONE, file=sys.stderr)
-        return 1
     report = Report("long_tab")
     report.note_load()
     with (
+        headless() as browser,
         tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder,
         lab_process(Home(Path(folder)), "--no-starter") as lab,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=str(program), args=["--no-sandbox", "--disable-gpu"]) as browser,
         signed_in(browser, lab) as profile,
     ):
         page = profile.new_page()

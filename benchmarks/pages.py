@@ -18,18 +18,17 @@ import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page
 
 import scenarios
-from app.chromium import HOW_TO_GET_ONE, find_chromium
 from app.home import Home
 from app.locks import LabAddress
-from app.server.client import page_address
 from benchmarks.harness import Report, arguments, summarise
+from benchmarks.headless import IS_STILL, PATIENCE_MS, headless, signed_in
 from benchmarks.startup import begin_run, end_run, lab_process, wait_until_served
 from engine.config import EMBEDDED_MODEL
 from telemetry.status import is_final, read_status
@@ -38,14 +37,12 @@ FIRST_CHART_S = 1.5
 TOGGLE_S = 0.3
 SERVER_PERCENT = 5.0
 BROWSER_PERCENT = 10.0
-PATIENCE_MS = 120_000
 SWITCH = "Chunked prefill"
 ITS_SETTING = "Token budget"
 CHART = ".js-plotly-plot .main-svg"
 PICTURE = ".lab-still img"
 REST = (".st-key-card-token-gaps", "[data-testid=stSidebar] [data-testid=stCheckbox]")
 """What the page draws once its first chart is seen."""
-IS_STILL = "() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'"
 STARTED = "() => { window.began = performance.now(); }"
 SINCE = "() => (performance.now() - window.began) / 1000"
 
@@ -57,16 +54,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--watch-s", type=float, default=10.0, help="seconds that a run is watched")
     parser.add_argument("--run-s", type=float, default=30.0, help="seconds that the run goes on after that, then ended")
     options = parser.parse_args(words)
-    program = find_chromium()
-    if program is None:
-        print(HOW_TO_GET_ONE, file=sys.stderr)
-        return 1
     report = Report("pages")
     with (
+        headless() as browser,
         tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder,
         lab_process(Home(Path(folder)), "--no-starter") as lab,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=str(program), args=["--no-sandbox", "--disable-gpu"]) as browser,
     ):
         home = Home(Path(folder))
         with signed_in(browser, lab) as profile:
@@ -99,17 +91,6 @@ def main(words: Sequence[str] | None = None) -> int:
     report.figure("browser", watching[2], "% of a core", goal=BROWSER_PERCENT, better="lower")
     report.details["seconds"] = {"loads": loads, "toggles": toggles, "tabs": tabs}
     return report.finish(options)
-
-
-@contextlib.contextmanager
-def signed_in(browser: Browser, lab: LabAddress) -> Iterator[BrowserContext]:
-    """A browser profile that the lab has let in."""
-    with browser.new_context(viewport={"width": 1440, "height": 900}) as profile:
-        page = profile.new_page()
-        page.goto(page_address(lab))
-        page.wait_for_function(IS_STILL)
-        page.close()
-        yield profile
 
 
 def serve(home: Home, lab: LabAddress, model: str) -> str:

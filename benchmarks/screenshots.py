@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page, sync_playwright
+from playwright.sync_api import BrowserContext, Page
 
 import scenarios
 from app.charts import iteration_timeline
-from app.chromium import HOW_TO_GET_ONE, find_chromium
 from app.experiments.file import create_experiment
 from app.experiments.repeats import repeats_of
 from app.home import Home
@@ -32,7 +31,7 @@ from app.reports import Pin, create_report, new_pin_id, pin_chart, write_report_
 from app.runs.facts import flipped
 from app.theme import LIGHT
 from benchmarks.harness import ROOT
-from benchmarks.pages import signed_in
+from benchmarks.headless import headless, signed_in
 from benchmarks.startup import begin_run, lab_process, until
 from engine.config import EMBEDDED_MODEL, RunSpec
 from store import queries
@@ -60,15 +59,10 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures are written")
     options = parser.parse_args(words)
-    program = find_chromium()
-    if program is None:
-        print(HOW_TO_GET_ONE, file=sys.stderr)
-        return 1
     with (
+        headless() as browser,
         tempfile.TemporaryDirectory(prefix="servescope-pictures-") as folder,
         lab_process(Home(Path(folder)), "--no-starter") as lab,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=str(program), args=["--no-sandbox", "--disable-gpu"]) as browser,
     ):
         home = Home(Path(folder))
         pages = prepared(home, lab, options.model)

@@ -25,18 +25,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 import scenarios
-from app.chromium import HOW_TO_GET_ONE, find_chromium
 from app.home import Home
 from app.locks import LabAddress
 from app.room.files import rooms
 from app.server.client import call
 from benchmarks.harness import ROOT, Report, arguments, interleave, paired_ratio, summarise
-from benchmarks.pages import IS_STILL, PATIENCE_MS, spent
+from benchmarks.headless import IS_STILL, PATIENCE_MS, headless
+from benchmarks.pages import spent
 from benchmarks.startup import begin_run, end_run, lab_process, until, wait_until_served
 from engine.config import EMBEDDED_MODEL
 
@@ -71,18 +71,13 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     if options.clients_of:
         return asyncio.run(be_clients(options.clients_of, options.viewers))
-    program = find_chromium()
-    if program is None:
-        print(HOW_TO_GET_ONE, file=sys.stderr)
-        return 1
     rounds, window_s = (3, 3.0) if options.quick else (options.rounds, options.window_s)
     report = Report("workshop")
     report.note_load()
     with (
+        headless() as browser,
         tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder,
         lab_process(Home(Path(folder)), "--no-starter", "--workshop") as lab,
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=str(program), args=["--no-sandbox", "--disable-gpu"]) as browser,
     ):
         home = Home(Path(folder))
         server = server_of(home)

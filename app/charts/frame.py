@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -132,6 +133,27 @@ def step_line(
         fillcolor=fill,
         hovertemplate=f"%{{y:,.4~g}} {unit}<extra>{name}</extra>",
     )
+
+
+def stretches(figure: go.Figure, table: Table, kinds: Iterable[tuple[str, str, str]], said: str) -> go.Figure:
+    """Stacked bars as wide as the stretches of time that end at the table's ``t``.
+
+    Args:
+        kinds: name, column and colour of each.
+        said: what its hover says before the name.
+    """
+    t = column(table, "t")
+    width = np.diff(t, prepend=0.0)
+    for name, key, colour in kinds:
+        figure.add_bar(
+            x=t - width / 2,
+            y=column(table, key),
+            width=width,
+            name=name,
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate=f"{said}<extra>{name}</extra>",
+        )
+    return figure.update_layout(barmode="stack", bargap=0)
 
 
 def faded(colour: str, opacity: float) -> str:

@@ -68,6 +68,11 @@ def figure_of(
     return Column(title, (key,), lambda row: text(row.get(key)), form, help)
 
 
+def scaled_of(title: str, key: str, form: str, scale: float = 1) -> Column:
+    """A column of numbers in another unit, as text; empty where there is none."""
+    return Column(title, (key,), lambda row: "" if row[key] is None else f"{scale * row[key]:,{form}}")
+
+
 def share(value: float | None) -> str:
     """A share in percent; a dash where there is none."""
     return "–" if value is None else f"{100 * value:.1f} %"

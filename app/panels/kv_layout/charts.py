@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here, stretches
 from app.theme import Palette
 
 NOTHING = "Nothing was recorded of the layout."
@@ -30,17 +30,9 @@ def parts(table: Table, palette: Palette) -> go.Figure:
         "kept": faded(palette.kv_cached, 0.8),
         "free": faded(palette.ghost, 0.15),
     }
+    kinds = ((name, f"{part}_mb", colours[part]) for part, name in NAMES.items())
+    stretches(figure, table, kinds, "%{y:,.1f} MB")
     t = column(table, "t")
-    width = np.diff(t, prepend=0.0)
-    for part, name in NAMES.items():
-        figure.add_bar(
-            x=t - width / 2,
-            y=column(table, f"{part}_mb"),
-            width=width,
-            name=name,
-            marker={"color": colours[part], "line": {"width": 0}},
-            hovertemplate=f"%{{y:,.1f}} MB<extra>{name}</extra>",
-        )
     resident = column(table, "resident_mb")
     seen = ~np.isnan(resident)
     if seen.any():
@@ -53,7 +45,7 @@ def parts(table: Table, palette: Palette) -> go.Figure:
             marker={"size": 4},
             hovertemplate="%{y:,.1f} MB<extra>resident</extra>",
         )
-    return figure.update_layout(barmode="stack", bargap=0)
+    return figure
 
 
 def pages(table: Table, palette: Palette) -> go.Figure:

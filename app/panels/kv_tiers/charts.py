@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
+from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here, stretches
 from app.panels.kv_tiers.tables import PLACES
 from app.theme import Palette
 
@@ -21,18 +21,7 @@ def hits(table: Table, palette: Palette) -> go.Figure:
     )
     if not sum(np.nansum(column(table, key)) for _, key, _ in kinds):
         return say_nothing_here(figure, "No prompt began with tokens that were still there.", palette)
-    t = column(table, "t")
-    width = np.diff(t, prepend=0.0)
-    for name, key, colour in kinds:
-        figure.add_bar(
-            x=t - width / 2,
-            y=column(table, key),
-            width=width,
-            name=name,
-            marker={"color": colour, "line": {"width": 0}},
-            hovertemplate=f"%{{y:,}} tokens<extra>{name}</extra>",
-        )
-    return figure.update_layout(barmode="stack", bargap=0)
+    return stretches(figure, table, kinds, "%{y:,} tokens")
 
 
 def ttft(table: Table, palette: Palette, run_id: str = "") -> go.Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.words.table import Column, Table
+from app.words.table import Column, Table, scaled_of
 
 Row = Mapping[str, Any]
 
@@ -19,33 +19,26 @@ ACTIONS = {
 }
 
 
-def _number(title: str, key: str, form: str, scale: float = 1) -> Column:
-    def text(row: Row) -> str:
-        return "" if row[key] is None else f"{scale * row[key]:,{form}}"
-
-    return Column(title, (key,), text)
-
-
 WORK = (
     Column("tier", ("tier",), lambda row: PLACES[row["tier"]]),
     Column("what", ("action",), lambda row: ACTIONS[row["action"]]),
-    _number("number of blocks", "blocks", "d"),
-    _number("tokens", "tokens", "d"),
-    _number("MB", "bytes", ".1f", 1e-6),
-    _number("time, ms", "ms", ".1f"),
-    _number("GB/s", "gb_per_s", ".3g"),
-    _number("load, predicted, ms", "load_ms", ".1f"),
-    _number("recompute, predicted, ms", "recompute_ms", ".1f"),
+    scaled_of("number of blocks", "blocks", "d"),
+    scaled_of("tokens", "tokens", "d"),
+    scaled_of("MB", "bytes", ".1f", 1e-6),
+    scaled_of("time, ms", "ms", ".1f"),
+    scaled_of("GB/s", "gb_per_s", ".3g"),
+    scaled_of("load, predicted, ms", "load_ms", ".1f"),
+    scaled_of("recompute, predicted, ms", "recompute_ms", ".1f"),
 )
 """Of a row of ``store.tiers.work_query``."""
 
 TTFT = (
     Column("prefix found in", ("place",), lambda row: PLACES[row["place"]]),
-    _number("requests", "requests", "d"),
-    _number("median TTFT, ms", "ttft_ms", ".1f"),
-    _number("mean prompt, tokens", "prompt_tokens", ".0f"),
-    _number("mean found, tokens", "cached_tokens", ".0f"),
-    _number("mean time to load, ms", "load_ms", ".1f"),
+    scaled_of("requests", "requests", "d"),
+    scaled_of("median TTFT, ms", "ttft_ms", ".1f"),
+    scaled_of("mean prompt, tokens", "prompt_tokens", ".0f"),
+    scaled_of("mean found, tokens", "cached_tokens", ".0f"),
+    scaled_of("mean time to load, ms", "load_ms", ".1f"),
 )
 """Of a row of ``store.tiers.ttft_query``."""
 

@@ -6,32 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.panels.placement.words import PARTS
-from app.words.table import Column, Table, words_of
+from app.words.table import Table, scaled_of, words_of
 
 Row = Mapping[str, Any]
 
 
-def _number(title: str, key: str, form: str, scale: float = 1) -> Column:
-    def text(row: Row) -> str:
-        return "" if row[key] is None else f"{scale * row[key]:,{form}}"
-
-    return Column(title, (key,), text)
-
-
 LIFETIMES = (
     words_of("run", "run_id"),
-    _number("requests", "requests", "d"),
-    _number("handed over", "handed_over", "d"),
-    *(_number(f"{name}, ms", f"{part}_ms", ".1f") for part, name in PARTS.items()),
+    scaled_of("requests", "requests", "d"),
+    scaled_of("handed over", "handed_over", "d"),
+    *(scaled_of(f"{name}, ms", f"{part}_ms", ".1f") for part, name in PARTS.items()),
 )
 """Of a row of ``store.handovers.parts_query``."""
 
 HALVES = (
     words_of("half", "half"),
-    _number("steps", "steps", "d"),
-    _number("time in steps, %", "busy_share", ".1f", 100),
-    _number("tokens computed", "computed", "d"),
-    _number("tokens emitted", "emitted", "d"),
+    scaled_of("steps", "steps", "d"),
+    scaled_of("time in steps, %", "busy_share", ".1f", 100),
+    scaled_of("tokens computed", "computed", "d"),
+    scaled_of("tokens emitted", "emitted", "d"),
 )
 """Of a row of ``store.handovers.halves_query``."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here
+from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here, stretches
 from app.theme import Palette
 from store.link_fit import LinkFit
 from store.swaps import Costs
@@ -23,18 +23,8 @@ def waits(table: Table, palette: Palette) -> go.Figure:
     figure = new_figure(palette, y_title="time in steps, ms")
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
-    t = column(table, "t")
-    width = np.diff(t, prepend=0.0)
-    for name, key, colour in (("computing", "compute_ms", palette.decode), ("waiting", "wait_ms", palette.stall)):
-        figure.add_bar(
-            x=t - width / 2,
-            y=column(table, key),
-            width=width,
-            name=name,
-            marker={"color": colour, "line": {"width": 0}},
-            hovertemplate=f"%{{y:,.4~g}} ms<extra>{name}</extra>",
-        )
-    return figure.update_layout(barmode="stack", bargap=0)
+    kinds = (("computing", "compute_ms", palette.decode), ("waiting", "wait_ms", palette.stall))
+    return stretches(figure, table, kinds, "%{y:,.4~g} ms")
 
 
 def copies(table: Table, palette: Palette, run_id: str = "") -> go.Figure:

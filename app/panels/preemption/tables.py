@@ -5,18 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.words.table import Column, Table, figure_of, words_of
+from app.words.table import Table, figure_of, scaled_of, words_of
 
 Row = Mapping[str, Any]
-
-
-def _scaled(title: str, key: str, scale: float, digits: str = ".3~g") -> Column:
-    form = digits.replace("~", "")
-
-    def text(row: Row) -> str:
-        return "" if row[key] is None else f"{row[key] / scale:,{form}}"
-
-    return Column(title, (key,), text)
 
 
 SWAPS = (
@@ -25,11 +16,11 @@ SWAPS = (
     figure_of("blocks", "blocks", "localized"),
     figure_of("blocks kept", "blocks_kept", "localized"),
     figure_of("copies per swap", "copies_per_swap", "%.1f"),
-    _scaled("MB per swap", "bytes_per_swap", 1e6),
-    _scaled("kB per copy", "bytes_per_copy", 1e3),
-    _scaled("bandwidth, GB/s", "bytes_per_s", 1e9),
-    _scaled("copying, ms", "copying_ms", 1.0),
-    _scaled("waited, ms", "waited_ms", 1.0),
+    scaled_of("MB per swap", "bytes_per_swap", ".3g", 1e-6),
+    scaled_of("kB per copy", "bytes_per_copy", ".3g", 1e-3),
+    scaled_of("bandwidth, GB/s", "bytes_per_s", ".3g", 1e-9),
+    scaled_of("copying, ms", "copying_ms", ".3g"),
+    scaled_of("waited, ms", "waited_ms", ".3g"),
 )
 """Of a row of ``store.swaps.totals_query``."""
 
