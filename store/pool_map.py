@@ -14,8 +14,9 @@ import pyarrow as pa
 from store.query import Query
 from telemetry.rows import BLOCK_EVENTS
 
-MOST_EVENTS = 200_000
-"""Events that a picture takes at once: 4 MB, and replayed within a frame or two."""
+MOST_EVENTS = 60_000
+MOST_STEPS = 10_000
+"""Events that a picture takes at once, and iterations on each side of the one that is asked for: 2 MB, replayed within a frame."""
 
 
 def _history(until: str) -> str:
@@ -83,8 +84,9 @@ FROM blocks WHERE run_id = $run AND iteration BETWEEN $first AND $last ORDER BY 
     )
 
 
-def window_query(run_id: str, iteration: int, most_events: int = MOST_EVENTS) -> Query:
-    """The iterations around one that have at most so many events in all, about half of them on each side; always that one."""
+def window_query(run_id: str, iteration: int, most_events: int = MOST_EVENTS, most_steps: int = MOST_STEPS) -> Query:
+    """The iterations around one that have at most so many events in all, about half of them on each side, and are at most
+    ``most_steps`` away; always that one."""
     return Query(
         """
 WITH counted AS (
@@ -95,9 +97,11 @@ WITH counted AS (
   SELECT iteration, sum(events) OVER (ORDER BY iteration) AS until, sum(events) OVER () AS whole FROM counted
 ), middle AS (SELECT any_value(until) FILTER (iteration = $iteration) AS here, any_value(whole) AS every FROM summed)
 SELECT min(iteration) AS first, max(iteration) AS last FROM summed, middle
-WHERE iteration = $iteration OR every <= $most
-   OR (iteration < $iteration AND until > here - $most // 2) OR (iteration > $iteration AND until <= here + $most // 2)""".strip(),
-        {"run": run_id, "iteration": iteration, "most": most_events},
+WHERE iteration BETWEEN $iteration - $steps AND $iteration + $steps AND (
+  iteration = $iteration OR every <= $most
+  OR (iteration < $iteration AND until > here - $most // 2) OR (iteration > $iteration AND until <= here + $most // 2)
+)""".strip(),
+        {"run": run_id, "iteration": iteration, "most": most_events, "steps": most_steps},
     )
 
 

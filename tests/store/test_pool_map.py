@@ -67,6 +67,12 @@ def test_a_window_has_the_iteration_and_no_more_events_than_asked(served: Served
     assert whole.blocks == RUNS[CROWDED].kv_blocks
 
 
+def test_a_window_of_a_long_run_ends_so_many_steps_away(served: Served) -> None:
+    for iteration in (0, 3, 40):
+        (bounds,) = pool_map.window_query(CROWDED, iteration, most_steps=5).rows(served.con)
+        assert (bounds["first"], bounds["last"]) == (max(0, iteration - 5), iteration + 5)
+
+
 def test_there_is_no_window_beyond_the_run(served: Served) -> None:
     assert pool_map.pool_window(served.con, CROWDED, 10**6) is None
     assert pool_map.pool_window(served.con, "nobody", 0) is None
