@@ -41,8 +41,10 @@ SWITCH = "Chunked prefill"
 ITS_SETTING = "Token budget"
 CHART = ".js-plotly-plot .main-svg"
 PICTURE = ".lab-still img"
-REST = (".st-key-card-token-gaps", "[data-testid=stSidebar] [data-testid=stCheckbox]")
+PANEL = "[data-testid=stSidebar] [data-testid=stCheckbox]"
+REST = (".st-key-card-token-gaps", PANEL)
 """What the page draws once its first chart is seen."""
+SETTLES_MS = 3000  # opening a page is no part of watching it
 STARTED = "() => { window.began = performance.now(); }"
 SINCE = "() => (performance.now() - window.began) / 1000"
 
@@ -112,7 +114,9 @@ def watch(
     page = profile.new_page()
     page.goto(f"{lab.url}/?run={run_id}")
     page.wait_for_selector("canvas", timeout=PATIENCE_MS)
+    page.wait_for_selector(PANEL, state="attached", timeout=PATIENCE_MS)  # drawn once the board is seen
     page.wait_for_function(IS_STILL)
+    page.wait_for_timeout(SETTLES_MS)
     browsers = [one for one in psutil.Process().children(recursive=True) if "chrom" in one.name()]
     watched, browser = percent_of_core(page, watch_s, server, browsers)
     page.close()
