@@ -36,7 +36,8 @@ def once_idle(draw: Callable[[], None], *, key: str, height: int, rank: int = 0,
 
     def kept() -> None:
         st.session_state[drawn] = True
-        draw()
+        with st.container():  # a part of a page, with the gaps of one
+            draw()
 
     st.fragment(_once_asked)(kept, f"seen-{key}", {"height": height, "rank": rank, "idle": True}, drawn)
 
