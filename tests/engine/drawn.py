@@ -10,7 +10,7 @@ import tokenizers
 import torch
 from hypothesis import strategies as st
 
-from engine.config import RequestSpec, Speculation
+from engine.config import ChunkedPrefill, RequestSpec, Speculation
 
 TINY = {
     "vocab_size": 300,
@@ -91,3 +91,8 @@ def drawn_guessing(most: int) -> st.SearchStrategy[Speculation]:
         ngram_min=st.just(1),
         target_speedup=st.just(1.5),
     )
+
+
+def drawn_chunking(least: int) -> st.SearchStrategy[ChunkedPrefill]:
+    """Chunks of any size in steps of at least so many tokens: a verification has to fit."""
+    return st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24))

@@ -36,7 +36,7 @@ from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
-from tests.engine.drawn import drawn_guessing, drawn_requests, most_blocks, random_llama
+from tests.engine.drawn import drawn_chunking, drawn_guessing, drawn_requests, most_blocks, random_llama
 from tests.engine.serving import Verdict, make_spec
 from tests.examples import examples
 
@@ -159,10 +159,7 @@ def test_no_combination_changes_a_token_at_one_codec(data: st.DataObject, tiny: 
         # in blocks at full precision: tight ones preempt
         kv_blocks=longest + data.draw(st.integers(8, 2 * longest + 8), label="spare blocks"),
         policy=data.draw(st.sampled_from(sorted(POLICIES)), label="policy"),
-        chunked_prefill=data.draw(
-            st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24)),
-            label="chunked_prefill",
-        ),
+        chunked_prefill=data.draw(drawn_chunking(least), label="chunked_prefill"),
         prefix_sharing=sharing,
         speculation=speculation,
         overlap=data.draw(st.sampled_from(["on", "off"]), label="overlap"),

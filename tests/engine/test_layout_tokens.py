@@ -17,7 +17,7 @@ from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
-from tests.engine.drawn import drawn_guessing, random_llama
+from tests.engine.drawn import drawn_chunking, drawn_guessing
 from tests.engine.serving import make_spec
 from tests.engine.test_swap_tokens import CODECS, SWAPS, check_tokens, crowd
 from tests.examples import examples
@@ -28,14 +28,6 @@ LAYOUTS = st.builds(
     page_kib=st.sampled_from([4, 4, 8, 64]),
     deferred_reclaim=st.booleans(),
 )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory):
-    """A two-layer random Llama with grouped heads, and a token per letter for text to calibrate on."""
-    directory = tmp_path_factory.mktemp("tiny")
-    letters = {chr(97 + i): 20 + i for i in range(26)}
-    return random_llama(directory, seed=11, letters=letters, vocab_size=200, initializer_range=0.4), directory
 
 
 def serve(config: EngineConfig, asked, run_dir: Path, spare: int):
@@ -60,8 +52,8 @@ def serve(config: EngineConfig, asked, run_dir: Path, spare: int):
 
 @given(data=st.data())
 @settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_layout_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) -> None:
-    model, directory = tiny
+def test_no_layout_changes_a_token(data: st.DataObject, lettered, tmp_path: Path) -> None:
+    model, directory = lettered
     asked = crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
     layout = data.draw(LAYOUTS, label="kv_layout")
     swaps = data.draw(st.none() | SWAPS, label="preemption")
@@ -77,10 +69,7 @@ def test_no_layout_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) ->
         block_size=data.draw(st.sampled_from([4, 8]), label="block_size"),
         kv_blocks=2**14,
         policy=data.draw(st.sampled_from(sorted(set(POLICIES) - whole)), label="policy"),
-        chunked_prefill=data.draw(
-            st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24)),
-            label="chunked_prefill",
-        ),
+        chunked_prefill=data.draw(drawn_chunking(least), label="chunked_prefill"),
         prefix_sharing=data.draw(st.none() | st.builds(PrefixSharing), label="prefix_sharing")
         if layout.kind == "paged"
         else None,
@@ -105,10 +94,10 @@ def test_no_layout_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) ->
     "guesses", [None, Speculation(proposer="layer-skip", control="fixed", k=2)], ids=["plain", "guesses"]
 )
 def test_what_is_read_for_padding_belongs_to_the_request(
-    policy: str, guesses: Speculation | None, tiny, tmp_path: Path
+    policy: str, guesses: Speculation | None, lettered, tmp_path: Path
 ) -> None:
     """A page that is only read is there, too: short tables are filled up with blocks of their own."""
-    _, directory = tiny
+    _, directory = lettered
     config = EngineConfig(
         model=str(directory),
         device="cpu",

@@ -6,13 +6,11 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.block_table import blocks_for
 from engine.config import (
-    ChunkedPrefill,
     EngineConfig,
     KVQuantization,
     Preemption,
@@ -26,7 +24,7 @@ from engine.start.prepare import prepare
 from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
-from tests.engine.drawn import drawn_guessing, random_llama
+from tests.engine.drawn import drawn_chunking, drawn_guessing
 from tests.engine.serving import Verdict, check_greedy, make_spec
 from tests.engine.test_kv_tokens import check_alone
 from tests.examples import examples
@@ -48,15 +46,6 @@ CODECS = {
     "fp8": KVQuantization(codec="fp8"),
     "kivi": KVQuantization(codec="kivi", residual=8, group=4),
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory):
-    """A two-layer random Llama with grouped heads, and a token per letter for text to calibrate on."""
-    directory = tmp_path_factory.mktemp("tiny")
-    letters = {chr(97 + i): 20 + i for i in range(26)}
-    model = random_llama(directory, seed=11, letters=letters, vocab_size=200, initializer_range=0.4)
-    return model, directory
 
 
 def crowd(seed: int) -> list[RequestSpec]:
@@ -112,8 +101,8 @@ def check_tokens(model, prepared) -> None:
 
 @given(data=st.data())
 @settings(max_examples=examples(40), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny, tmp_path: Path) -> None:
-    model, directory = tiny
+def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, lettered, tmp_path: Path) -> None:
+    model, directory = lettered
     block_size = data.draw(st.sampled_from([4, 8]), label="block_size")
     asked = crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
     swaps = data.draw(SWAPS, label="preemption")
@@ -132,10 +121,7 @@ def test_no_combination_with_swapping_changes_a_token(data: st.DataObject, tiny,
         block_size=block_size,
         kv_blocks=512,
         policy=data.draw(st.sampled_from(policies), label="policy"),
-        chunked_prefill=data.draw(
-            st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24)),
-            label="chunked_prefill",
-        ),
+        chunked_prefill=data.draw(drawn_chunking(least), label="chunked_prefill"),
         prefix_sharing=data.draw(
             st.none() | st.builds(PrefixSharing, share_memory=st.booleans(), wait_in_flight=st.booleans()),
             label="prefix_sharing",

@@ -6,12 +6,11 @@ import random
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.block_table import blocks_for
-from engine.config import ChunkedPrefill, EngineConfig, KVTiers, Preemption, PrefixSharing, RequestSpec, Sampling
+from engine.config import EngineConfig, KVTiers, Preemption, PrefixSharing, RequestSpec, Sampling
 from engine.scheduling.policies import POLICIES
 from engine.start.build import build_engine
 from engine.start.prepare import prepare
@@ -19,7 +18,7 @@ from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.folder import TIERS_FOLDER
 from telemetry.recorder import Recorder
-from tests.engine.drawn import drawn_guessing, random_llama
+from tests.engine.drawn import drawn_chunking, drawn_guessing
 from tests.engine.serving import make_spec
 from tests.engine.test_swap_tokens import CODECS, check_tokens
 from tests.examples import examples
@@ -30,15 +29,6 @@ TIERS = st.builds(
     disk_mib=st.sampled_from([0.0, 64.0, 64.0, 0.03]),
     load=st.sampled_from(["always", "always", "predicted"]),
 )
-
-
-@pytest.fixture(scope="module")
-def small_llama(tmp_path_factory: pytest.TempPathFactory):
-    """A two-layer random Llama with grouped heads, and a token per letter for text to calibrate on."""
-    directory = tmp_path_factory.mktemp("small")
-    letters = {chr(97 + i): 20 + i for i in range(26)}
-    model = random_llama(directory, seed=11, letters=letters, vocab_size=200, initializer_range=0.4)
-    return model, directory
 
 
 def returning_crowd(seed: int) -> list[RequestSpec]:
@@ -70,8 +60,8 @@ def returning_crowd(seed: int) -> list[RequestSpec]:
 
 @given(data=st.data())
 @settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_combination_with_tiers_changes_a_token(data: st.DataObject, small_llama, tmp_path: Path) -> None:
-    model, directory = small_llama
+def test_no_combination_with_tiers_changes_a_token(data: st.DataObject, lettered, tmp_path: Path) -> None:
+    model, directory = lettered
     block_size = data.draw(st.sampled_from([4, 8]), label="block_size")
     asked = returning_crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
     speculation = data.draw(st.none() | drawn_guessing(6), label="speculation")
@@ -84,10 +74,7 @@ def test_no_combination_with_tiers_changes_a_token(data: st.DataObject, small_ll
         block_size=block_size,
         kv_blocks=512,
         policy=data.draw(st.sampled_from(sorted(POLICIES)), label="policy"),
-        chunked_prefill=data.draw(
-            st.builds(ChunkedPrefill, token_budget=st.integers(least, 48), chunk_size=st.none() | st.integers(1, 24)),
-            label="chunked_prefill",
-        ),
+        chunked_prefill=data.draw(drawn_chunking(least), label="chunked_prefill"),
         prefix_sharing=data.draw(
             st.builds(
                 PrefixSharing,
