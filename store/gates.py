@@ -41,6 +41,9 @@ def tokens_equal(pairs: Sequence[Pair]) -> str:
             dtype = (run.facts.get("model") or {}).get("dtype")
             if dtype != "float32":
                 return f"{run.run_id} computed in {dtype}, and equal tokens are asked for in float32"
+            lossy = [label for label in run.facts.get("labels") or [] if label.startswith("lossy ")]
+            if lossy:
+                return f"{run.run_id} is labelled {lossy[0]}: equal tokens can't be asked of it, ask for matched ones"
         if not own.samples.output_digest or own.samples.output_digest != base.samples.output_digest:
             return f"the tokens of {own.run_id} are not those of {base.run_id}"
     return ""

@@ -100,11 +100,18 @@ def _tiers(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_tiers())
 
 
-VERSION = 14
+def _tier_codec(con: duckdb.DuckDBPyConnection) -> None:
+    """Tiers say how blocks were stored; until then as the cache has them."""
+    con.execute("ALTER TABLE tiers ADD COLUMN IF NOT EXISTS stored_bytes BIGINT")
+    con.execute("ALTER TABLE tiers ADD COLUMN IF NOT EXISTS codec_ns BIGINT DEFAULT 0")
+    con.execute("UPDATE tiers SET stored_bytes = bytes")
+
+
+VERSION = 15
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
-    12: _halves, 13: _tiers,
+    12: _halves, 13: _tiers, 14: _tier_codec,
 }  # fmt: skip
 
 

@@ -310,6 +310,12 @@ class TierRow:
     blocks: int = column("int64", "blocks", "KV blocks.")
     tokens: int = column("int64", "tokens", "Tokens in these blocks.")
     bytes: int = column("int64", "bytes", "Their size, as the cache stores them.")
+    stored_bytes: int = column(
+        "int64", "bytes", "Their size as the tier stores them: on disk, what the tier codec made."
+    )
+    codec_ns: int = column(
+        "int64", "ns", "Time of it that the tier codec took: to encode what is stored, to decode what is loaded."
+    )
     load_ns: int = column(
         "int64",
         "ns",

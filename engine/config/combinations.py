@@ -169,6 +169,17 @@ def _found_by_prefix(asked: KVTiers | None, others: Mapping[str, Any]) -> str | 
     return None
 
 
+def _packed_already(asked: KVTiers | None, others: Mapping[str, Any]) -> str | None:
+    packed: KVQuantization | None = others.get("kv_quantization")
+    if asked is None or not asked.loses or packed is None:
+        return None
+    return (
+        f"kv_tiers.codec {asked.codec} takes differences between neighbouring tokens' numbers, and "
+        f"kv_quantization.codec {packed.codec} leaves codes with a scale for each: set kv_tiers.codec none, or "
+        "kv_quantization off"
+    )
+
+
 def _whole_batches(policy: str | None, others: Mapping[str, Any]) -> str | None:
     asked: Preemption | None = others.get("preemption")
     if asked is None or not asked.redraws or policy not in WHOLE_BATCHES:
@@ -187,7 +198,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "preemption": (_nobody_preempted,),
     "kv_layout": (_ranges_of_their_own,),
     "placement": (_apart,),
-    "kv_tiers": (_found_by_prefix,),
+    "kv_tiers": (_found_by_prefix, _packed_already),
     "policy": (_whole_batches, _whole_batches_apart),
     "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),

@@ -6,14 +6,26 @@ import contextlib
 import hashlib
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from engine.kv.tier_codecs import TierCodec
 
 
 def checksum(content: np.ndarray) -> bytes:
     """128 bits over a block's bytes [bytes] uint8."""
     return hashlib.blake2b(content.data, digest_size=16).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """What is known of a file that was written."""
+
+    nbytes: int
+    checksum: bytes
 
 
 class DiskTier:
@@ -23,58 +35,103 @@ class DiskTier:
     emulates a link on top.
     """
 
-    def __init__(self, folder: Path, num_blocks: int, bytes_per_s: float | None = None) -> None:
-        """``bytes_per_s``: reading takes at least as long as at this rate; None: the disk as it is."""
+    def __init__(
+        self, folder: Path, budget: int, bytes_per_s: float | None = None, codec: TierCodec | None = None
+    ) -> None:
+        """
+        Args:
+            budget: bytes that all files may have together.
+            bytes_per_s: reading takes at least as long as at this rate; None: the disk as it is.
+            codec: what makes blocks smaller on the way; None: bytes as they are.
+        """
         self.folder = folder
-        self.num_blocks = num_blocks
+        self.budget = budget
+        self.used = 0  # bytes
         self.problem: str | None = None  # why nothing more is written
         self._bytes_per_s = bytes_per_s
-        self._checksums: dict[int, bytes] = {}
+        self._codec = codec
+        self._codec_ns = [0, 0]  # encoding, decoding
+        self._files: dict[int, File] = {}
 
     def __contains__(self, hash: int) -> bool:
-        return hash in self._checksums
+        return hash in self._files
 
     def __len__(self) -> int:
-        return len(self._checksums)
+        return len(self._files)
 
-    def write(self, hash: int, content: np.ndarray) -> bool:
-        """Keep a block's bytes [bytes] uint8. False where that is not possible: then nothing is written any more."""
+    @property
+    def codec_ns(self) -> int:
+        """Nanoseconds that the codec took so far."""
+        return sum(self._codec_ns)
+
+    def bytes_of(self, hash: int) -> int:
+        """Bytes of a block's file."""
+        return self._files[hash].nbytes
+
+    def encode(self, content: np.ndarray) -> np.ndarray:
+        """A block's bytes [bytes] uint8 as they are to be written."""
+        if self._codec is None:
+            return content
+        began = time.monotonic_ns()
+        stream = self._codec.encode(content)
+        self._codec_ns[0] += time.monotonic_ns() - began
+        return stream
+
+    def write(self, hash: int, stream: np.ndarray) -> bool:
+        """Keep what ``encode`` returned. False where that is not possible: then nothing is written any more."""
         if self.problem is not None:
             return False
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with open(self._path(hash), "wb") as file:
-                file.write(content.data)
+                file.write(stream.data)
         except OSError as error:
             self.problem = f"{error.strerror or error}: {self.folder}"
             with contextlib.suppress(OSError):
                 self._path(hash).unlink(missing_ok=True)
             return False
-        self._checksums[hash] = checksum(content)
+        self._files[hash] = File(stream.nbytes, checksum(stream))
+        self.used += stream.nbytes
         return True
 
     def read(self, hash: int, into: np.ndarray) -> bool:
         """Fill ``into`` [bytes] uint8 with a block's bytes. False where its file is gone or is not what was written."""
-        began = time.monotonic()
+        began, known = time.monotonic(), self._files[hash]
+        stream = into if self._codec is None else np.empty(known.nbytes, np.uint8)
         try:
             with open(self._path(hash), "rb") as file:
-                whole = file.readinto(into.data) == into.nbytes and not file.read(1)
+                whole = file.readinto(stream.data) == stream.nbytes and not file.read(1)
         except OSError:
             return False
         if self._bytes_per_s is not None:
-            time.sleep(max(0.0, into.nbytes / self._bytes_per_s - (time.monotonic() - began)))
-        return whole and checksum(into) == self._checksums[hash]
+            time.sleep(max(0.0, stream.nbytes / self._bytes_per_s - (time.monotonic() - began)))
+        if not whole or checksum(stream) != known.checksum:
+            return False
+        if self._codec is not None:
+            decoding = time.monotonic_ns()
+            self._codec.decode(stream, into)
+            self._codec_ns[1] += time.monotonic_ns() - decoding
+        return True
 
     def drop(self, hash: int) -> None:
         """Forget a block."""
-        del self._checksums[hash]
+        self.used -= self._files.pop(hash).nbytes
         with contextlib.suppress(OSError):
             self._path(hash).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget every block; no file stays, nor the folder."""
-        self._checksums.clear()
+        self._files.clear()
+        self.used = 0
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def describe(self) -> dict[str, Any] | None:
+        """What the codec did over the run; None without one, and where it encoded nothing."""
+        about = None if self._codec is None else self._codec.describe()
+        if not about or not about["blocks"]:
+            return None
+        encoding, decoding = self._codec_ns
+        return {**about, "encode_ns": encoding, "decode_ns": decoding}
 
     def _path(self, hash: int) -> Path:
         return self.folder / f"{hash:016x}.kv"

@@ -37,6 +37,8 @@ class TierMove:
     blocks: int = 0
     tokens: int = 0
     bytes: int = 0
+    stored_bytes: int = 0
+    codec_ns: int = 0
     load_ns: int = -1
     recompute_ns: int = -1
 

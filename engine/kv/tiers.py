@@ -5,8 +5,9 @@
                              '------------------------------------------------------+------------------------------'
 
 A block is kept under the chained hash that it was published under, and its text is compared on every hit. One that is
-loaded stays in its tier as well, so that evicting it again copies nothing. Everything here is done between two steps,
-in the order of the device's stream, so nothing that is being computed is ever read or written.
+loaded stays in its tier as well, so that evicting it again copies nothing. A codec, where there is one, stands between
+host memory and disk. Everything here is done between two steps, in the order of the device's stream, so nothing that is
+being computed is ever read or written.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 
 from engine.config.errors import EngineError, IntegrityError
@@ -91,7 +94,7 @@ class Tiers:
         began = self._clock()
         slot = self._slot()
         if slot == self.host_blocks:
-            self._note(LOSE, HOST, 0)
+            self._note(LOSE, HOST, 0, self.block_bytes)
             return
         self._read(block, slot)
         kept = self._kept[node.hash] = Kept(node, slot)
@@ -99,7 +102,7 @@ class Tiers:
             self._synchronize()
             kept.digest = checksum(self._memory[slot].numpy())
         self._totals["tier_stored"] += 1
-        self._note(STORE, HOST, self._clock() - began)
+        self._note(STORE, HOST, self._clock() - began, self.block_bytes)
 
     def load(self, request: int, found: Sequence[Kept], blocks: Sequence[int], context: int) -> int:
         """Fill the first of the pool's ``blocks`` with what was found, and return how many were.
@@ -113,20 +116,23 @@ class Tiers:
         for tier, run in runs_of(found):
             began = self._clock()
             predicted = self.choice.load_s(tier, len(run)), self.choice.recompute_s(len(run), context)
-            filled = 0
+            filled, stored, codec_ns = 0, 0, self._codec_ns
             for kept in run:
+                nbytes = self._stored(tier, kept)
                 if not self._fill(kept, blocks[done + filled]):
                     break
-                filled += 1
+                filled, stored = filled + 1, stored + nbytes
             self._synchronize()
             if filled:
-                move = self._move(LOAD, tier, request, filled, self._clock() - began, predicted)
+                took = self._clock() - began
+                move = self._move(LOAD, tier, request, filled, stored, took, predicted)
+                move.codec_ns = self._codec_ns - codec_ns
                 self.choice.loaded(tier, filled, move.duration_ns / 1e9)
                 self._totals[f"tier_{tier}_hits"] += filled
             done += filled
             context += filled * self._block_size
             if filled < len(run):
-                self._note(DAMAGED, tier, 0)
+                self._note(DAMAGED, tier, 0, 0)
                 self._totals["tier_damaged"] += 1
                 break
         self._pinned = frozenset()
@@ -136,23 +142,28 @@ class Tiers:
         """What was found is computed again, as that is predicted to take less time."""
         for tier, run in runs_of(found):
             predicted = self.choice.load_s(tier, len(run)), self.choice.recompute_s(len(run), context)
-            self._move(DECLINE, tier, request, len(run), 0, predicted)
+            stored = sum(self._stored(tier, kept) for kept in run)
+            self._move(DECLINE, tier, request, len(run), stored, 0, predicted)
             context += len(run) * self._block_size
 
-    def probe(self) -> None:
-        """Measure what a block takes to load, before the clock starts; writes zeros to the pool's first block."""
+    def probe(self, disk: DiskTier | None, example: np.ndarray) -> None:
+        """Measure what a block takes to load, before the clock starts; writes zeros to the pool's first block.
+
+        Args:
+            disk: like that of the run, and no other use of it; None: there is none.
+            example: a block's bytes [bytes] uint8, to be written and read.
+        """
         for _ in range(2):  # the first touches memory that was never used
             began = time.monotonic()
             self._write(0, self.host_blocks)
             self._synchronize()
             seconds = time.monotonic() - began
         self.choice.loaded(HOST, 1, seconds)
-        empty = self._memory[self.host_blocks].numpy()
-        if self.disk is not None and self.disk.write(0, empty):
+        if disk is not None and disk.write(0, disk.encode(example)):
             began = time.monotonic()
-            self.disk.read(0, empty)
+            disk.read(0, example)
             self.choice.loaded(DISK, 1, seconds + time.monotonic() - began)
-            self.disk.drop(0)
+            disk.clear()
 
     def take_moves(self) -> list[TierMove]:
         """What was done since the last call: each load by itself, the rest added up."""
@@ -160,10 +171,14 @@ class Tiers:
         self._loads, self._moves = [], {}
         return moves
 
-    def describe(self) -> dict[str, float | str | None]:
+    def describe(self) -> dict[str, Any]:
         """What the tiers did over the run, for its summary."""
-        problem = None if self.disk is None else self.disk.problem
-        return {**self._totals, "tier_problem": problem}
+        disk = self.disk
+        return {
+            **self._totals,
+            "tier_problem": None if disk is None else disk.problem,
+            "tier_codec": None if disk is None else disk.describe(),
+        }
 
     def clear(self) -> None:
         """Lose every block."""
@@ -187,8 +202,8 @@ class Tiers:
             raise IntegrityError("a block is kept in no tier")
         if self.disk is not None and (len(self.disk) != len(files) or any(hash not in self.disk for hash in files)):
             raise IntegrityError(f"{len(files)} blocks are on disk, {len(self.disk)} files on its books")
-        if self.disk is not None and len(files) > self.disk.num_blocks:
-            raise IntegrityError(f"{len(files)} blocks on disk, {self.disk.num_blocks} fit the budget")
+        if self.disk is not None and self.disk.used > self.disk.budget:
+            raise IntegrityError(f"{self.disk.used} bytes on disk, of a budget of {self.disk.budget}")
 
     def _fill(self, kept: Kept, block: int) -> bool:
         """Write a kept block into the pool, by way of host memory; False where its file is gone or damaged."""
@@ -206,6 +221,8 @@ class Tiers:
                 return False
             if source < self.host_blocks:
                 kept.slot = source
+                if self._check:  # a codec may have changed them
+                    kept.digest = checksum(self._memory[source].numpy())
         self._kept.move_to_end(hash)
         self._write(block, source)
         if source == self.host_blocks:
@@ -222,32 +239,42 @@ class Tiers:
         kept = self._kept[hash]
         slot, began = kept.slot, self._clock()
         self._synchronize()
-        if not kept.on_disk and self._room_on_disk():
-            assert self.disk is not None
-            kept.on_disk = self.disk.write(hash, self._memory[slot].numpy())
+        if not kept.on_disk and self.disk is not None and self.disk.problem is None:
+            codec_ns, stream = self._codec_ns, self.disk.encode(self._memory[slot].numpy())
+            kept.on_disk = self._room_on_disk(self.disk, stream.nbytes) and self.disk.write(hash, stream)
             if kept.on_disk:
-                self._note(STORE, DISK, self._clock() - began)
+                move = self._note(STORE, DISK, self._clock() - began, stream.nbytes)
+                move.codec_ns += self._codec_ns - codec_ns
         kept.slot = -1
         if not kept.on_disk:
             self._forget(hash)
-            self._note(LOSE, HOST, 0)
+            self._note(LOSE, HOST, 0, self.block_bytes)
         return slot
 
-    def _room_on_disk(self) -> bool:
-        """Whether a block more fits on disk, once the least recently used one there is gone."""
-        if self.disk is None or self.disk.problem is not None:
-            return False
-        while len(self.disk) >= self.disk.num_blocks:
+    def _room_on_disk(self, disk: DiskTier, nbytes: int) -> bool:
+        """Whether so many bytes more fit on disk, once the least recently used blocks there are gone."""
+        while disk.used + nbytes > disk.budget:
             hash = next((h for h, kept in self._kept.items() if kept.on_disk and h not in self._pinned), None)
             if hash is None:
                 return False
             kept = self._kept[hash]
-            kept.on_disk = False
-            self.disk.drop(hash)
+            kept.on_disk, gone = False, disk.bytes_of(hash)
+            disk.drop(hash)
             if kept.slot < 0:
                 self._forget(hash)
-                self._note(LOSE, DISK, 0)
+                self._note(LOSE, DISK, 0, gone)
         return True
+
+    @property
+    def _codec_ns(self) -> int:
+        return 0 if self.disk is None else self.disk.codec_ns
+
+    def _stored(self, tier: str, kept: Kept) -> int:
+        """Bytes of a block as a tier has it."""
+        if tier == HOST:
+            return self.block_bytes
+        assert self.disk is not None
+        return self.disk.bytes_of(kept.node.hash)
 
     def _forget(self, hash: int) -> None:
         kept = self._kept.pop(hash)
@@ -277,7 +304,7 @@ class Tiers:
         if self._cuda:
             torch.cuda.current_stream(self._stores[0].device).synchronize()
 
-    def _note(self, action: str, tier: str, duration_ns: int) -> None:
+    def _note(self, action: str, tier: str, duration_ns: int, stored: int) -> TierMove:
         """One block more, added to what was done since the last step."""
         move = self._moves.setdefault((action, tier), TierMove(action, tier))
         move.time_ns = self._clock()
@@ -285,6 +312,8 @@ class Tiers:
         move.blocks += 1
         move.tokens += self._block_size
         move.bytes += self.block_bytes
+        move.stored_bytes += stored
+        return move
 
     def _move(
         self,
@@ -292,6 +321,7 @@ class Tiers:
         tier: str,
         request: int,
         blocks: int,
+        stored: int,
         duration_ns: int,
         predicted: tuple[float | None, float | None],
     ) -> TierMove:
@@ -305,6 +335,8 @@ class Tiers:
             blocks,
             blocks * self._block_size,
             blocks * self.block_bytes,
+            stored,
+            0,
             load_ns,
             recompute_ns,
         )

@@ -93,6 +93,8 @@ def _pretended(config: EngineConfig) -> list[str]:
         told.append("emulated link")
     if config.kv_tiers is not None and config.kv_tiers.has_disk and config.kv_tiers.link_gb_per_s is not None:
         told.append("emulated disk link")
+    if config.kv_tiers is not None and config.kv_tiers.loses:
+        told.append("lossy tier codec")
     return told
 
 

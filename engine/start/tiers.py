@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from engine.config import KVTiers
 from engine.config.errors import EngineError
 from engine.cost import cost_model
 from engine.kv.cache import KVCache
 from engine.kv.disk_tier import DiskTier
 from engine.kv.tier_choice import TierChoice
+from engine.kv.tier_codecs import BlockForm, make_tier_codec
 from engine.kv.tiers import Tiers
 from engine.start.prepared import Prepared
 from engine.start.swapping import most_blocks
@@ -25,7 +28,7 @@ def make_tiers(prepared: Prepared, cache: KVCache, clock: RunClock, folder: Path
         folder: of the disk tier; made when the first block is written, and gone with the run.
 
     Raises:
-        EngineError: a budget does not hold one block, or the host cannot give it.
+        EngineError: a budget does not hold one block, the host cannot give it, or a library is not installed.
     """
     config = prepared.spec.engine
     asked, size = config.kv_tiers, config.block_size
@@ -34,21 +37,37 @@ def make_tiers(prepared: Prepared, cache: KVCache, clock: RunClock, folder: Path
     stores = cache.stores()
     block_bytes = sum(len(store) * store.shape[2] for store in stores)
     host_blocks = _blocks(asked, "host_mib", block_bytes, size)
-    disk = None
+    form = form_of(prepared)
     if asked.has_disk:
-        rate = None if asked.link_gb_per_s is None else asked.link_gb_per_s * 1e9
-        disk = DiskTier(folder, _blocks(asked, "disk_mib", block_bytes, size), rate)
+        _blocks(asked, "disk_mib", block_bytes, size)
     tiers = Tiers(
         stores,
         min(host_blocks, sum(most_blocks(prepared))),
         size,
-        disk,
+        _disk(asked, form, folder),
         TierChoice(cost_model(prepared.model).prefill_flops, size, always=asked.load == "always"),
         clock=clock.now_ns,
         check=config.check_integrity,
     )
-    tiers.probe()
+    example = np.zeros(tiers.block_bytes, np.uint8)
+    if asked.loses:  # what is alike everywhere would be decoded too quickly
+        form.fill(example, np.random.default_rng(0).normal(size=form.shape).astype(np.float32))
+    tiers.probe(_disk(asked, form, folder), example)
     return tiers
+
+
+def _disk(asked: KVTiers, form: BlockForm, folder: Path) -> DiskTier | None:
+    """The disk tier with its codec; None where there is none."""
+    if not asked.has_disk:
+        return None
+    rate = None if asked.link_gb_per_s is None else asked.link_gb_per_s * 1e9
+    return DiskTier(folder, int(asked.disk_mib * MIB), rate, make_tier_codec(asked.codec, form))
+
+
+def form_of(prepared: Prepared) -> BlockForm:
+    """What a block at full precision is."""
+    shape, model = prepared.model.shape, prepared.model
+    return BlockForm(shape.layers, shape.kv_heads, prepared.spec.engine.block_size, shape.head_dim, model.dtype)
 
 
 def _blocks(asked: KVTiers, field: str, block_bytes: int, block_size: int) -> int:

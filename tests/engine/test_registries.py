@@ -16,6 +16,7 @@ from engine.config import (
     EngineConfig,
     KVLayout,
     KVQuantization,
+    KVTiers,
     Preemption,
     RequestSpec,
     Settings,
@@ -24,6 +25,7 @@ from engine.config import (
 )
 from engine.config.schema import choices, field_place
 from engine.kv.codecs import CODECS, Codec, make_codec
+from engine.kv.tier_codecs import TIER_CODECS
 from engine.scheduling.builder import PlanBuilder
 from engine.scheduling.policies import POLICIES, Policy, register
 from engine.speculation import CONTROLS, PROPOSERS, Proposer
@@ -48,6 +50,7 @@ FAMILIES = {
     "policy": Family(POLICIES, EngineConfig, "policy"),
     "attention backend": Family(BACKENDS, EngineConfig, "attention_backend", ("auto",)),
     "codec": Family(CODECS, KVQuantization, "codec"),
+    "tier codec": Family(TIER_CODECS, KVTiers, "codec", ("none",)),
     "proposer": Family(PROPOSERS, Speculation, "proposer"),
     "preemption": Family(PREEMPTIONS, Preemption, "mode"),
     "layout": Family(LAYOUTS, KVLayout, "kind"),

@@ -186,7 +186,7 @@ def test_a_run_that_fails_leaves_no_file(llama, tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_what_is_there(tmp_path: Path) -> None:
     """``/dev/full`` answers every write as a full disk does."""
-    disk, block = DiskTier(tmp_path / "tier", 8), np.arange(64, dtype=np.uint8)
+    disk, block = DiskTier(tmp_path / "tier", 512), np.arange(64, dtype=np.uint8)
     assert disk.write(1, block)
     (tmp_path / "tier" / f"{2:016x}.kv").symlink_to("/dev/full")
     assert not disk.write(2, block)

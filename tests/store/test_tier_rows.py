@@ -20,7 +20,8 @@ def move(
     """Of blocks of 4 tokens and 100 bytes."""
     recorder.tier(
         iteration=iteration, time_ns=iteration * STEP_NS, tier=tier, action=action, request=request, duration_ns=ms * 1_000_000,
-        blocks=blocks, tokens=4 * blocks, bytes=100 * blocks, load_ns=-1 if request < 0 else 5_000_000,
+        blocks=blocks, tokens=4 * blocks, bytes=100 * blocks,
+        stored_bytes=(20 if tier == "disk" else 100) * blocks, codec_ns=ms * 250_000 if tier == "disk" else 0, load_ns=-1 if request < 0 else 5_000_000,
         recompute_ns=-1 if request < 0 else 20_000_000,
     )  # fmt: skip
 

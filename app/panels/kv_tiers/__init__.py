@@ -24,6 +24,8 @@ class KVTiersPanel(Panel):
             "was computed again.",
             "disk tier not written": "The disk tier's folder could not be written or was full, so blocks that "
             "it should have taken were lost and computed again.",
+            "lossy tier codec": "Blocks on disk were rounded by a tier codec, so what was loaded from there is not "
+            "exactly what was computed, and tokens may differ.",
             "emulated disk link": "Loading from the disk tier took as long as over a link of the rate that was set, "
             "not as long as this machine takes.",
         },

@@ -40,6 +40,16 @@ class KVTiers(Settings):
         group="KV tiers",
         paper="CacheGen (2023)",
     )
+    codec: Literal["none", "delta-fine", "delta-medium", "delta-coarse"] = setting(
+        "none",
+        "Codec of the disk tier",
+        "none: bytes as they are. delta-fine, delta-medium, delta-coarse: tokens in groups, as differences to the "
+        "first one, rounded to bins that are wider in deeper layers and packed by a range coder with the statistics of "
+        "each channel. Bins are 1/8, 1/4 or 1/2 of the root mean square wide in the first layers. Lossy: runs are "
+        "labelled so. Host memory keeps bytes as they are.",
+        group="KV tiers",
+        paper="CacheGen (2023)",
+    )
     link_gb_per_s: float | None = setting(
         None,
         "Emulated link to the disk tier",
@@ -57,5 +67,10 @@ class KVTiers(Settings):
     def has_disk(self) -> bool:
         return self.disk_mib > 0
 
+    @property
+    def loses(self) -> bool:
+        """Whether what comes back from disk is not exactly what went there."""
+        return self.has_disk and self.codec != "none"
+
     def reads(self, name: str) -> bool:
-        return name != "link_gb_per_s" or self.has_disk
+        return name not in ("link_gb_per_s", "codec") or self.has_disk

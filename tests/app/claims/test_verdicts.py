@@ -144,6 +144,8 @@ def test_equal_tokens_in_another_number_format_are_no_gate(con, served, monkeypa
 
     run = RunFigures("r", None, {"model": {"dtype": "bfloat16"}})  # type: ignore[arg-type]
     assert "float32" in gates.tokens_equal([(run, run)])
+    lossy = RunFigures("r", None, {"model": {"dtype": "float32"}, "labels": ["lossy tier codec"]})  # type: ignore[arg-type]
+    assert "lossy tier codec" in gates.tokens_equal([(lossy, lossy)])
 
 
 @pytest.mark.parametrize(
