@@ -93,6 +93,8 @@ class Engine:
         finally:
             if self.scheduler.prefixes.tiers is not None:  # however it ends, no file stays
                 self.scheduler.prefixes.tiers.close()
+            if self.scheduler.retention is not None:  # and no pin
+                self.scheduler.retention.close()
 
     def _serve(self, stop: Callable[[], bool]) -> None:
         """Iterate until nothing is left to do, or ``stop`` says so."""
@@ -106,7 +108,7 @@ class Engine:
                 break
         self.settle()
         self.cancel_everything()
-        self.scheduler.preemption.close()
+        self.scheduler.close()
         self.rows.moves(max(0, self.totals.iterations - 1))
 
     def settle(self) -> None:
@@ -164,9 +166,10 @@ class Engine:
 
         if scheduler.drafter is not None:
             scheduler.drafter.learn(plan, times.end - times.begin)
-        if scheduler.prefixes.tiers is not None and any(part.is_prefill for part in plan.slices):
+        if scheduler.rates and any(part.is_prefill for part in plan.slices):
             flops, _ = self.rows.cost.of(plan, len(batch.sample_rows))
-            scheduler.prefixes.tiers.choice.computed(flops, (times.end - max(times.begin, times.scheduled)) / 1e9)
+            for rate in scheduler.rates:
+                rate.computed(flops, (times.end - max(times.begin, times.scheduled)) / 1e9)
         totals.output_tokens += sum(part.emitted for part in batch.sampled)
         totals.draft_tokens += sum(part.drafted for part in batch.sampled)
         totals.accepted_tokens += sum(part.accepted for part in batch.sampled)

@@ -51,6 +51,11 @@ class Request:
     arrival_ns: int = 0
     rank: int = 0  # place among requests that were put in an order of their own
 
+    program: int | None = None  # number of the first turn of the program it is a turn of; None where it stands alone
+    queued_as: tuple[int, int] | None = (
+        None  # arrival and number of that turn, where programs are first come first served
+    )
+
     stop_token_ids: frozenset[int] = frozenset()
     min_tokens: int = 0  # before which no token ends it
     is_kept: bool = True  # its output goes into the rows
@@ -141,9 +146,10 @@ class Request:
         return self.num_computed_tokens < self.prefill_target
 
     @property
-    def order(self) -> tuple[int, int, int, int]:
-        """Sort key: the most important first, then by rank where requests are grouped, then first come."""
-        return (-self.priority, self.rank, self.arrival_ns, self.index)
+    def order(self) -> tuple[int, int, int, int, int]:
+        """Sort key: the most important first, then by rank where requests are grouped, then first come, by their own
+        arrival or their program's."""
+        return (-self.priority, self.rank, *(self.queued_as or (self.arrival_ns, self.index)), self.index)
 
     @property
     def most_computed_tokens(self) -> int:

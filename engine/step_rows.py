@@ -122,11 +122,15 @@ class StepRecorder:
         return int(last_ns) or None
 
     def moves(self, iteration: int) -> None:
-        """Write the swaps that have landed since the last call, and what was done with blocks of tiers."""
+        """Write the swaps that have landed since the last call, and what was done with blocks of tiers and with
+        pins."""
         scheduler = self.scheduler
         swaps = scheduler.preemption.take_moves()
         tiers = [] if scheduler.prefixes.tiers is None else scheduler.prefixes.tiers.take_moves()
+        pins = [] if scheduler.retention is None else scheduler.retention.take_events()
         if self.recorder.iterations:
+            for pin in pins:
+                self.recorder.pin(iteration=iteration, **asdict(pin))
             for swap in swaps:
                 self.recorder.swap(iteration=iteration, **asdict(swap))
             for move in tiers:
@@ -280,4 +284,5 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         error=None if request.refusal is None else str(request.refusal),
         text=(request.text or None) if request.is_kept else None,
         output_token_ids=request.output_token_ids if request.is_kept else None,
+        program=request.program,
     )

@@ -17,6 +17,7 @@ from store.schema import (
     create_foreign,
     create_handovers,
     create_layouts,
+    create_pins,
     create_quality,
     create_statements,
     create_swaps,
@@ -107,11 +108,17 @@ def _tier_codec(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("UPDATE tiers SET stored_bytes = bytes")
 
 
-VERSION = 15
+def _programs(con: duckdb.DuckDBPyConnection) -> None:
+    """Requests say which program they are a turn of, and pins of ended turns have a table; runs recorded before do not say."""
+    con.execute("ALTER TABLE requests ADD COLUMN IF NOT EXISTS program INTEGER")
+    con.execute(create_pins())
+
+
+VERSION = 16
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
-    12: _halves, 13: _tiers, 14: _tier_codec,
+    12: _halves, 13: _tiers, 14: _tier_codec, 15: _programs,
 }  # fmt: skip
 
 

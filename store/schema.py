@@ -15,6 +15,7 @@ TABLES: dict[str, str] = {
     "layout": "layouts",
     "handover": "handovers",
     "tier": "tiers",
+    "pin": "pins",
     "device": "devices",
     "foreign": "foreign_figures",
     "run": "run_events",
@@ -149,6 +150,11 @@ def create_handovers() -> str:
 def create_tiers() -> str:
     """The table of what was done with blocks of tiers."""
     return _create_rows("tier")
+
+
+def create_pins() -> str:
+    """The table of pins of ended turns."""
+    return _create_rows("pin")
 
 
 def create_foreign() -> str:

@@ -66,6 +66,7 @@ class Recorder:
         self._layout = NumericBuffer("layout", by_row=True)
         self._handover = NumericBuffer("handover", by_row=True)
         self._tier = NumericBuffer("tier", by_row=True)
+        self._pin = NumericBuffer("pin", by_row=True)
         self._slice = NumericBuffer("slice", by_row=False)
         self._block = NumericBuffer("block", by_row=False)
         self._request, self._device, self._run_row = (ObjectBuffer(row) for row in ("request", "device", "run"))
@@ -81,6 +82,7 @@ class Recorder:
             "layout": self._layout,
             "handover": self._handover,
             "tier": self._tier,
+            "pin": self._pin,
             "decision": self._decision,
             "slice": self._slice,
             "block": self._block,
@@ -181,6 +183,13 @@ class Recorder:
         if not self.iterations:
             self._refuse("tier", 1)
         elif self._tier.append([values[name] for name in self._tier.names]):
+            self._check_bounds()
+
+    def pin(self, **values: Any) -> None:
+        """What became of the blocks of an ended turn; keywords are the columns of ``PinRow``."""
+        if not self.iterations:
+            self._refuse("pin", 1)
+        elif self._pin.append([values[name] for name in self._pin.names]):
             self._check_bounds()
 
     def block(

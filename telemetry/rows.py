@@ -69,6 +69,8 @@ HALVES = ("prefill", "decode")
 SWAP_DIRECTIONS = ("out", "in", "ahead")
 TIERS = ("host", "disk")
 TIER_ACTIONS = ("store", "load", "decline", "lose", "damaged")
+PIN_ACTIONS = ("pin", "unpin", "decline", "evict")
+UNPIN_REASONS = ("back", "ttl", "forced", "cancelled", "end")
 FOREIGN_SOURCES = ("metrics", "kv_events", "forward_pass", "report")
 FOREIGN_CLOCKS = ("reader", "engine wall", "gpu span", "client")
 BLOCK_EVENTS = ("allocate", "share", "fill", "quantise", "free", "evict")
@@ -191,6 +193,13 @@ class RequestRow:
     error: str = column("string", "", "What went wrong, for a failed request.", nullable=True)
     text: str = column("string", "", "The output as text, if kept.", nullable=True)
     output_token_ids: list[int] = column("list<int32>", "", "The output's token ids, if kept.", nullable=True)  # noqa: RUF009
+    program: int = column(
+        "int32",
+        "",
+        "Number of the first turn of the program that the request is a turn of: what it continues, and what continues it. Null where "
+        "it stands alone.",
+        nullable=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -333,6 +342,63 @@ class TierRow:
 
 
 @dataclass(frozen=True)
+class PinRow:
+    """What became of the KV blocks of an ended turn: that they were pinned, for how long, and why they are no more."""
+
+    iteration: int = column("int64", "", "The engine step that was the last one begun.")
+    time_ns: int = column("int64", "ns", "When.")
+    action: str = column(
+        "int8",
+        "",
+        "pin: its blocks stay for a time to live. unpin: they may be evicted again. decline: holding them was not worth its cost. "
+        "evict: they were given up as it ended.",
+        choices=PIN_ACTIONS,
+    )
+    reason: str = column(
+        "int8",
+        "",
+        "Why a pin ended. back: the next turn came in time and has its place. ttl: the time was over. forced: somebody needed the "
+        "room. cancelled: the next turn was given up. end: the run was over.",
+        choices=UNPIN_REASONS,
+        nullable=True,
+    )
+    request: int = column("int32", "", "The turn that ended.")
+    blocks: int = column("int32", "blocks", "Its blocks that could be found, from the first token on.")
+    tokens: int = column("int32", "tokens", "Tokens in these blocks.")
+    pinned: int = column("int32", "blocks", "Blocks of the pool that were pinned afterwards, each counted once.")
+    ttl_ns: int = column("int64", "ns", "Time to live that was chosen; null but of pin and decline.", nullable=True)
+    held_ns: int = column("int64", "ns", "How long the pin lasted; null but of unpin.", nullable=True)
+    chance: float = column(
+        "float64",
+        "",
+        "Chance that the tool is back in time, by the durations seen; null without adaptive times.",
+        provenance="modelled",
+        nullable=True,
+    )
+    recompute_ns: int = column(
+        "int64",
+        "ns",
+        "Predicted time to compute the tokens again; null likewise.",
+        provenance="modelled",
+        nullable=True,
+    )
+    wait_ns: int = column(
+        "int64",
+        "ns",
+        "Predicted wait in the queue of a turn without its blocks; null likewise.",
+        provenance="modelled",
+        nullable=True,
+    )
+    cost_ns: int = column(
+        "int64",
+        "ns",
+        "Expected cost of holding the memory: share of the pool times expected time; null likewise.",
+        provenance="modelled",
+        nullable=True,
+    )
+
+
+@dataclass(frozen=True)
 class DeviceRow:
     """One sample of the machine's counters. A counter the device or driver lacks is null."""
 
@@ -426,6 +492,7 @@ ROW_TYPES: dict[str, type] = {
     "layout": LayoutRow,
     "handover": HandoverRow,
     "tier": TierRow,
+    "pin": PinRow,
     "device": DeviceRow,
     "foreign": ForeignRow,
     "run": RunRow,

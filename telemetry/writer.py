@@ -15,7 +15,8 @@ from telemetry.buffers import NumericBuffer, ObjectBuffer
 from telemetry.spool import SpoolWriter, spool_path
 
 RETRY_INTERVAL_S = 1.0
-UNHURRIED = frozenset({"decision", "block", "swap", "layout", "handover", "tier"})  # not looked at while a run goes on
+# not looked at while a run goes on
+UNHURRIED = frozenset({"decision", "block", "swap", "layout", "handover", "tier", "pin"})
 UNHURRIED_EVERY = 4  # intervals: writing a row type costs about the same for one row and for many
 
 

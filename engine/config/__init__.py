@@ -32,6 +32,7 @@ from engine.config.techniques import (
     Placement,
     Preemption,
     PrefixSharing,
+    Retention,
     Speculation,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
     "PrefixSharing",
     "Recording",
     "RequestSpec",
+    "Retention",
     "RunSpec",
     "Sampling",
     "Settings",

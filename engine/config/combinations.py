@@ -18,6 +18,7 @@ from engine.config.techniques import (
     Placement,
     Preemption,
     PrefixSharing,
+    Retention,
     Speculation,
 )
 
@@ -180,6 +181,44 @@ def _packed_already(asked: KVTiers | None, others: Mapping[str, Any]) -> str | N
     )
 
 
+def _retained_prefixes(asked: Retention | None, others: Mapping[str, Any]) -> str | None:
+    if asked is None or "prefix_sharing" not in others:  # it was refused itself
+        return None
+    sharing: PrefixSharing | None = others["prefix_sharing"]
+    if sharing is None:
+        return (
+            "retention decides what becomes of the blocks that prefix sharing publishes: set prefix_sharing on, or "
+            "retention off"
+        )
+    if not sharing.skip_prefill:
+        return (
+            "prefix_sharing.skip_prefill off computes every prompt, so a turn would find nothing of what retention "
+            "keeps: set it on, or retention off"
+        )
+    if asked.program_fcfs and sharing.order == "grouped":
+        return (
+            "prefix_sharing.order grouped orders waiting requests by their text, and retention.program_fcfs by their "
+            "program: set order to arrival, or program_fcfs off"
+        )
+    placement: Placement | None = others.get("placement")
+    if placement is not None and placement.is_apart:
+        return (
+            f"placement.kind {placement.kind} has a KV pool for each half, and a turn would have to be kept in both: "
+            "set retention off, or placement off"
+        )
+    return None
+
+
+def _by_length(policy: str | None, others: Mapping[str, Any]) -> str | None:
+    asked: Retention | None = others.get("retention")
+    if asked is None or not asked.program_fcfs or policy != "padded-sorted":
+        return None
+    return (
+        "policy padded-sorted takes waiting prompts by their length, and retention.program_fcfs by their program: "
+        "choose another policy, or set program_fcfs off"
+    )
+
+
 def _whole_batches(policy: str | None, others: Mapping[str, Any]) -> str | None:
     asked: Preemption | None = others.get("preemption")
     if asked is None or not asked.redraws or policy not in WHOLE_BATCHES:
@@ -199,7 +238,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "kv_layout": (_ranges_of_their_own,),
     "placement": (_apart,),
     "kv_tiers": (_found_by_prefix, _packed_already),
-    "policy": (_whole_batches, _whole_batches_apart),
+    "retention": (_retained_prefixes,),
+    "policy": (_whole_batches, _whole_batches_apart, _by_length),
     "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),
 }

@@ -18,6 +18,7 @@ from engine.config.techniques import (
     Placement,
     Preemption,
     PrefixSharing,
+    Retention,
     Speculation,
 )
 
@@ -165,6 +166,16 @@ class EngineConfig(Settings):
         "next request that begins with them; needs prefix sharing. Off: they are lost and computed again.",
         group="Techniques",
         paper="CacheGen (2023)",
+        technique=True,
+    )
+    retention: Retention | None = setting(
+        None,
+        "Time to live",
+        "On: the KV blocks of an agent's turn that ends in a tool call stay pinned for a time that follows the tool "
+        "durations seen so far, and older programs go first; needs prefix sharing. Off: they are kept as long as "
+        "nobody needs the room; the least recently used go first.",
+        group="Techniques",
+        paper="Continuum (2025)",
         technique=True,
     )
     policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(

@@ -12,6 +12,9 @@ recently used first.
     allocated --free--> cached --share--> allocated  published: found again
                         cached --evict--> allocated  published: its content is lost
 
+A published block may also be *pinned* (``engine.scheduling.retention``): it is found as before and not evicted as long
+as a pin lasts. A pinned block that nobody holds is neither free nor used.
+
 The pool keeps books only; ``engine.kv.cache`` holds the tensors.
 """
 
@@ -79,6 +82,8 @@ class BlockPool:
         # Least recently freed first; an OrderedDict because a prefix hit takes blocks from its middle.
         self._cached: OrderedDict[int, None] = OrderedDict()
         self._hashes: dict[int, int] = {}  # published blocks
+        self._pins: dict[int, int] = {}  # pins on each pinned block
+        self._pinned: set[int] = set()  # pinned blocks that nobody holds
         self._shared = 0
         self._spared = 0
 
@@ -89,7 +94,7 @@ class BlockPool:
 
     @property
     def num_used(self) -> int:
-        return self.num_blocks - self.num_free
+        return self.num_blocks - self.num_free - len(self._pinned)
 
     @property
     def num_shared(self) -> int:
@@ -98,8 +103,13 @@ class BlockPool:
 
     @property
     def num_cached(self) -> int:
-        """Unreferenced blocks whose content can still be found."""
-        return len(self._cached)
+        """Unreferenced blocks whose content can still be found, pinned ones included."""
+        return len(self._cached) + len(self._pinned)
+
+    @property
+    def num_pinned(self) -> int:
+        """Blocks with a pin on them, held by requests or not."""
+        return len(self._pins)
 
     @property
     def num_spared(self) -> int:
@@ -173,9 +183,10 @@ class BlockPool:
     def share(self, block: int, request: int, position: int) -> None:
         """Add a reference to a block that is in use or cached."""
         if self._ref_counts[block] < 1:
-            if block not in self._cached:
+            if block not in self._cached and block not in self._pinned:
                 raise IntegrityError(f"block {block} is shared while nobody holds it")
-            del self._cached[block]
+            self._cached.pop(block, None)
+            self._pinned.discard(block)
         else:
             self._spared += 1
         self._ref_counts[block] += 1
@@ -195,6 +206,8 @@ class BlockPool:
             if count > 0:
                 self._spared -= 1
                 self._shared -= count == 1
+            elif block in self._pins:
+                self._pinned.add(block)
             elif block in self._hashes:
                 self._cached[block] = None
             else:
@@ -228,6 +241,45 @@ class BlockPool:
         if block in self._cached:
             self._cached.move_to_end(block)
 
+    def is_evictable(self, block: int) -> bool:
+        """Whether nobody holds a block and no pin keeps it, while it can be found."""
+        return block in self._cached
+
+    def pin(self, blocks: Iterable[int]) -> None:
+        """Published blocks are not evicted until as many times unpinned."""
+        for block in blocks:
+            if block not in self._hashes:
+                raise IntegrityError(f"block {block} is pinned and cannot be found")
+            self._pins[block] = self._pins.get(block, 0) + 1
+            if block in self._cached:
+                del self._cached[block]
+                self._pinned.add(block)
+
+    def unpin(self, blocks: Iterable[int]) -> None:
+        """Take a pin off each block. Those that nobody holds and no other pin keeps are the next to be evicted, the
+        last of ``blocks`` first."""
+        for block in blocks:
+            self._pins[block] -= 1
+            if self._pins[block]:
+                continue
+            del self._pins[block]
+            if block in self._pinned:
+                self._pinned.remove(block)
+                self._cached[block] = None
+                self._cached.move_to_end(block, last=False)
+
+    def frees(self, pins: Iterable[Sequence[int]]) -> int:
+        """Blocks that could be had if these pins were taken off."""
+        off = Counter(block for blocks in pins for block in blocks)
+        return sum(1 for block in self._pinned if off[block] == self._pins[block])
+
+    def evict(self, block: int) -> None:
+        """A block that nobody holds and no pin keeps loses its content."""
+        if block not in self._cached:
+            raise IntegrityError(f"block {block} is evicted while it is held, pinned or free")
+        self.withdraw(block)
+        self.evicted(block)
+
     def drop_cached(self) -> int:
         """Lose the content of every block that nobody holds; how many there were."""
         count = 0
@@ -238,9 +290,7 @@ class BlockPool:
 
     def _evict(self) -> None:
         """The least recently used cached block loses its content."""
-        block = next(iter(self._cached))
-        self.withdraw(block)
-        self.evicted(block)
+        self.evict(next(iter(self._cached)))
 
     def _note(self, block: int, event: str, request: int, position: int) -> None:
         if self.journal is not None:
@@ -261,9 +311,13 @@ class BlockPool:
         for block, count in enumerate(self._ref_counts):
             if count != expected[block]:
                 raise IntegrityError(f"block {block} has reference count {count}, {expected[block]} tables hold it")
-            places = (block in self._free) + (block in self._cached)
+            places = (block in self._free) + (block in self._cached) + (block in self._pinned)
             if places != (count == 0):
                 raise IntegrityError(f"block {block} has reference count {count} and is in {places} free lists")
+            if (block in self._cached and block in self._pins) or (block in self._pinned and block not in self._pins):
+                raise IntegrityError(f"block {block} has {self._pins.get(block, 0)} pins and is in the other list")
+            if block in self._pins and block not in self._hashes:
+                raise IntegrityError(f"block {block} is pinned and cannot be found")
             if block in self._cached and block not in self._hashes:
                 raise IntegrityError(f"block {block} is cached and cannot be found")
         shared = sum(1 for count in self._ref_counts if count > 1)

@@ -105,7 +105,7 @@ class PrefixCache(Prefixes):
         needed = self.pool.blocks_for(request.num_known_tokens)
         if self.settings.share_memory:
             needed -= len(match.path)
-        return needed + sum(1 for node in (*match.path, match.partial) if node and not self.pool.ref_count(node.block))
+        return needed + sum(1 for node in (*match.path, match.partial) if node and self.pool.is_evictable(node.block))
 
     def attach(self, request: Request, match: Match) -> None:
         pool, whole = self.pool, len(match.path)
@@ -163,6 +163,9 @@ class PrefixCache(Prefixes):
 
     def settled(self, request: Request) -> int:
         return self._tips[request.index][0]
+
+    def tip(self, request: Request) -> Node | None:
+        return self._tips[request.index][1] if request.index in self._tips else None
 
     def release(self, request: Request) -> None:
         super().release(request)

@@ -108,6 +108,11 @@ class Prefixes:
         may yet be exchanged for others of the same content."""
         return len(request.block_table)
 
+    def tip(self, request: Request) -> Node | None:
+        """The last of the blocks of a running request that can be found, or could be; None where none was looked
+        for."""
+        return None
+
     def _whole(self, blocks: int) -> int:
         """The blocks of whole windows among a sequence's first ``blocks``."""
         return blocks - blocks % self._unit

@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from statistics import median
 
-LAST = 5  # measurements whose median is a rate: one that was held up decides nothing
+from engine.kv.compute_rate import LAST, ComputeRate
 
 
-class TierChoice:
+class TierChoice(ComputeRate):
     """Predicts from what was measured: seconds to load a block of each tier, and the model's FLOPs per second.
 
     For k of n blocks loaded, ``T(k) = load(first k) + FLOPs(tokens of the others, after those before them) / rate``;
@@ -22,29 +22,18 @@ class TierChoice:
             flops: of computing so many tokens after so many others.
             always: load whatever is found.
         """
-        self._flops = flops
+        super().__init__(flops)
         self._block_size = block_size
         self._always = always
-        self._flops_per_s: deque[float] = deque(maxlen=LAST)
-        self._most_flops = 0.0
         self._block_s: dict[str, deque[float]] = {}
 
     def loaded(self, tier: str, blocks: int, seconds: float) -> None:
         """So many blocks of a tier took that long to load."""
         self._block_s.setdefault(tier, deque(maxlen=LAST)).append(seconds / blocks)
 
-    def computed(self, flops: float, seconds: float) -> None:
-        """A step with prompt tokens took that long. One with less than half the work of the largest says little: it
-        reads the weights for few tokens."""
-        self._most_flops = max(self._most_flops, flops)
-        if seconds > 0 and flops >= self._most_flops / 2:
-            self._flops_per_s.append(flops / seconds)
-
     def recompute_s(self, blocks: int, context: int) -> float | None:
         """Seconds to compute so many blocks after ``context`` tokens; None while no rate is known."""
-        if not self._flops_per_s:
-            return None
-        return self._flops(blocks * self._block_size, context) / median(self._flops_per_s)
+        return self.compute_s(blocks * self._block_size, context)
 
     def load_s(self, tier: str, blocks: int) -> float | None:
         """Seconds to load so many blocks of a tier; None while no rate is known."""

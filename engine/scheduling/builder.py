@@ -95,7 +95,7 @@ class PlanBuilder:
         table = request.block_table
         needed = self.pool.blocks_for(request.num_computed_tokens + tokens) - len(table)
         while self.pool.cost(needed, table[-1] if table else -1) > self.pool.num_free:
-            if self.books.preemption.free_some():
+            if self.books.preemption.free_some() or self._unpin_one(request):
                 continue
             victim = max(self.books.running, key=lambda r: r.order)
             self._preempt(victim, needed)
@@ -157,6 +157,7 @@ class PlanBuilder:
             return self.refuse(request, "max_requests", tokens)
         if books.free_tails == []:
             return self.refuse(request, "tails", tokens)
+        self._unpin_for(request)
         match = self._match(request)
         if match.next_hash in self._in_flight:
             return self.refuse(request, "prefix", tokens)
@@ -169,6 +170,8 @@ class PlanBuilder:
             request.tail = books.free_tails.pop()
         self.plan.admitted.append(request)
         self.prefixes.attach(request, match)
+        if books.retention is not None:
+            books.retention.admitted(request)
         self._note_hit(request, match)
         self._note_evictions(request, needed)
         if swapped := books.preemption.tokens_of(request):
@@ -220,6 +223,30 @@ class PlanBuilder:
             return
         while lower and (self._no_seat() or self._tails_left() == 0 or needed > self._room(request) + self._leaving()):
             self._preempt(lower.pop(), needed, "priority")
+
+    def _unpin_one(self, request: Request) -> bool:
+        """Take a pin off blocks that a running request may need. False where there is none."""
+        if self.books.retention is None or not self.books.retention.yield_one(request, later=False):
+            return False
+        self._found = (None, Match())
+        return True
+
+    def _unpin_for(self, request: Request) -> None:
+        """Where a waiting request lacks blocks: take pins off those of programs that come after it, as far as that
+        gives it a place; where nobody runs who could free any, off all."""
+        retention = self.books.retention
+        if retention is None:
+            return
+        later = bool(self.books.running or list(self.books.preemption.in_transit()))
+        short = self._short_of(request)
+        if short <= 0 or (later and retention.could_free(request) < short):
+            return
+        while self._short_of(request) > 0 and retention.yield_one(request, later=later):
+            self._found = (None, Match())
+
+    def _short_of(self, request: Request) -> int:
+        """Blocks that a waiting request lacks; none where it is 0 or less."""
+        return self.prefixes.blocks_needed(request, self._match(request)) - self._room(request)
 
     def _leaving(self) -> int:
         """Blocks that become free once copies have landed."""

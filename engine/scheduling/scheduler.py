@@ -6,6 +6,7 @@ A ``Policy`` (``engine.scheduling.policies``) decides who gets how many tokens b
 
 from __future__ import annotations
 
+from engine.kv.compute_rate import ComputeRate
 from engine.kv.pool import BlockPool
 from engine.kv.prefixes import Prefixes
 from engine.request import Request
@@ -15,6 +16,7 @@ from engine.scheduling.plan import Plan
 from engine.scheduling.policies.base import Policy
 from engine.scheduling.preemption import Preemption
 from engine.scheduling.priorities import Priorities
+from engine.scheduling.retention import Retained
 
 
 class Scheduler(Books):
@@ -30,13 +32,24 @@ class Scheduler(Books):
         tails: int | None = None,
         preemption: Preemption | None = None,
         priorities: Priorities | None = None,
+        retention: Retained | None = None,
     ) -> None:
-        """``tails``, ``preemption``, ``priorities``: as ``Books`` takes them."""
-        super().__init__(
-            pool, max_num_seqs, prefixes, tails, self._drop_guesses, preemption=preemption, priorities=priorities
-        )
+        """``tails``, ``preemption``, ``priorities``, ``retention``: as ``Books`` takes them."""
+        super().__init__(pool, max_num_seqs, prefixes, tails, self._drop_guesses, preemption, priorities, retention)
         self.policy = policy
         self.drafter = drafter
+
+    @property
+    def rates(self) -> list[ComputeRate]:
+        """Who wants to know how long steps with prompt tokens take."""
+        tiers, retention = self.prefixes.tiers, self.retention
+        return [*([] if tiers is None else [tiers.choice]), *([] if retention is None else [retention.ttl.rate])]
+
+    def close(self) -> None:
+        """The run is over: nothing is under way, and nothing pinned."""
+        if self.retention is not None:
+            self.retention.close()
+        self.preemption.close()
 
     def plan(self) -> Plan:
         """Decide the next iteration. Blocks for it are allocated; the batch may be empty.
@@ -44,6 +57,8 @@ class Scheduler(Books):
         Where everybody who could compute waits for copies, so does this.
         """
         self.preemption.settle()
+        if self.retention is not None:
+            self.retention.expire()
         redrawn = self.priorities is not None and self.priorities.next_iteration(self.running, self.waiting)
         if self.newcomers or redrawn:
             self.prefixes.rank(self.waiting)

@@ -19,7 +19,24 @@ from engine.scores import Scores
 def make_requests(spec: RunSpec, model: LoadedModel, device: torch.device, max_model_len: int) -> list[Request]:
     """Tokenise and check every request; in order of arrival as far as that is known beforehand. One that cannot be
     served is refused."""
-    return [_request(index, asked, spec, model, device, max_model_len) for index, asked in enumerate(spec.requests)]
+    requests = [_request(index, asked, spec, model, device, max_model_len) for index, asked in enumerate(spec.requests)]
+    for request, program in zip(requests, programs_of(spec.requests), strict=True):
+        request.program = program
+    return requests
+
+
+def programs_of(asked: Sequence[RequestSpec]) -> list[int | None]:
+    """The place of the first turn of each request's program; None of requests that nothing continues and that
+    continue nothing. Turns that wait for themselves (``Arrivals`` refuses them) get any."""
+    place = {request.request_id: number for number, request in enumerate(asked)}
+    continued = {request.after for request in asked if request.continues}
+    firsts: list[int | None] = []
+    for number, request in enumerate(asked):
+        chain = [number]
+        while asked[chain[-1]].continues and (before := place.get(asked[chain[-1]].after or "")) not in (None, *chain):
+            chain.append(before)  # type: ignore[arg-type]
+        firsts.append(chain[-1] if len(chain) > 1 or request.request_id in continued else None)
+    return firsts
 
 
 def _request(

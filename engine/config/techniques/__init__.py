@@ -9,6 +9,7 @@ from engine.config.techniques.kv_tiers import KVTiers
 from engine.config.techniques.placement import Placement
 from engine.config.techniques.preemption import Preemption
 from engine.config.techniques.prefix_sharing import PrefixSharing
+from engine.config.techniques.retention import Retention
 from engine.config.techniques.speculation import Speculation
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "Placement",
     "Preemption",
     "PrefixSharing",
+    "Retention",
     "Speculation",
 ]

@@ -228,7 +228,9 @@ def test_what_a_sweep_begins_with_can_be_served(name: str) -> None:
         values = values_to_try(scenario, scenario.engine, control)
         assert len(values) >= 2, path
         needs_another = control.kind == "choice" or path.startswith("workload.")  # which the refusal names
-        engine = apply_overrides(scenario.engine, {"prefix_sharing": "on"} if path.startswith("kv_tiers") else {})
+        engine = apply_overrides(
+            scenario.engine, {"prefix_sharing": "on"} if path.startswith(("kv_tiers", "retention")) else {}
+        )
         assert needs_another or not wrong_values(scenario, engine, path, values), path
 
 

@@ -17,6 +17,7 @@ from engine.config import (
     Placement,
     Preemption,
     PrefixSharing,
+    Retention,
     Speculation,
     apply_overrides,
 )
@@ -78,6 +79,7 @@ def test_every_default_written_as_text_is_read_back_as_itself() -> None:
         kv_quantization=KVQuantization(),
         preemption=Preemption(),
         kv_tiers=KVTiers(),
+        retention=Retention(),
         kv_layout=KVLayout(kind="paged"),
         placement=Placement(kind="colocated"),
     )
