@@ -20,8 +20,8 @@ OPENS = ("iteration", "request")
 
 @cache
 def _component() -> Callable[..., Any]:
-    parts = (files(__package__) / "address" / "rewrite.js", files(__package__) / "chart_links" / "links.js")
-    script = "\n".join(path.read_text(encoding="utf-8") for path in parts)
+    names = ("address/rewrite.js", "chart_links/turn.js", "chart_links/links.js")
+    script = "\n".join((files(__package__) / name).read_text(encoding="utf-8") for name in names)
     return st.components.v2.component("servescope_chart_links", js=script)
 
 

@@ -43,6 +43,7 @@ def _uplot() -> Path:
 def script() -> str:
     """The board as one module: uPlot first, then our files in an order in which each knows the ones before it."""
     parts = [(_uplot() / "uPlot.iife.js").read_text(encoding="utf-8")]
+    parts += [(files(__package__) / "room_bar" / "part.js").read_text(encoding="utf-8")]
     parts += [(FOLDER / name).read_text(encoding="utf-8") for name in SCRIPTS]
     return "\n".join(parts)
 

@@ -20,6 +20,7 @@ from app.components.selection import select
 PARTS = (
     files(__package__) / "live" / "words.js",
     files(__package__) / "address" / "rewrite.js",
+    files(__package__) / "room_bar" / "part.js",
     files(__package__) / "pictures" / "base.js",
     files(__package__) / "pictures" / "player.js",
 )

@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 FOLDER = files(__package__) / "room_bar"
+SCRIPTS = ("room_bar/part.js", "chart_links/turn.js", "room_bar/plots.js", "room_bar/look.js", "room_bar/bar.js")
 KEY = "room-bar"
 GO = "room-go"
 
@@ -17,14 +18,19 @@ GO = "room-go"
 @cache
 def _component() -> Callable[..., Any]:
     return st.components.v2.component(
-        "servescope_room_bar",
-        css=(FOLDER / "bar.css").read_text(encoding="utf-8"),
-        js=(FOLDER / "bar.js").read_text(encoding="utf-8"),
+        "servescope_room_bar", css=(FOLDER / "bar.css").read_text(encoding="utf-8"), js=script()
     )
 
 
+@cache
+def script() -> str:
+    """The bar as one module."""
+    return "\n".join((files(__package__) / name).read_text(encoding="utf-8") for name in SCRIPTS)
+
+
 def room_bar(*, viewer: bool, unshared: Sequence[str]) -> None:
-    """Draw it. A viewer who follows is led where the presenter is (``led_to``); news of the room draw the page anew.
+    """Draw it. A viewer who follows is led where the presenter is (``led_to``), scrolled as far, and shown the same
+    stretch of each chart; news of the room draw the page anew.
 
     ``unshared``: paths of pages that stay the presenter's own.
     """

@@ -11,6 +11,7 @@ import httpx
 
 from app.door.open_doors import OpenDoor
 from app.errors import LabError
+from app.rights import Right, needs
 
 LONGEST_S = 600.0
 
@@ -46,10 +47,11 @@ class Talked:
         return ", ".join(told)
 
 
+@needs(Right.START)
 def talk(door: OpenDoor, messages: Sequence[dict[str, str]], most: int, talked: Talked) -> Iterator[str]:
     """The answer's text as it comes; ``talked`` fills with it.
 
-    Raises ``LabError`` saying why there is none.
+    Raises ``LabError`` saying why there is none, to a viewer of a room at once.
     """
     body = {
         "model": door.model,

@@ -1,8 +1,8 @@
 """The room's live channel: where the presenter is, who is here and how many have answered, as one state.
 
 Every client is told the whole state when it comes and whenever it changes, so a connection that was gone for a while
-misses nothing. Only the window that presents may say where it is: the first of the owner's windows, until another takes
-over or it has been gone for ``PRESENTER_KEPT_S``. What it showed last stays.
+misses nothing. Only the window that presents may say where it is and what it looks at there: the first of the owner's
+windows, until another takes over or it has been gone for ``PRESENTER_KEPT_S``. What it showed last stays.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from app.errors import LabError
 from app.rights import Visitor
+from app.room.look import Look, look_of
 from app.room.room import Room, get_room
 from app.server.gate import VISITOR
 from app.server.incoming import json_object
@@ -46,6 +47,7 @@ class RoomChannel:
         self._clients: set[_Client] = set()
         self._presenter = ""  # the tab that presents
         self._presenter_seen = 0.0
+        self._look: Look | None = None  # what it looked at last
         self._counted: tuple[float, dict[str, Any]] = (0.0, {})
 
     async def __call__(self, socket: WebSocket) -> None:
@@ -120,6 +122,9 @@ class RoomChannel:
         show = message.get("show")
         if isinstance(show, dict) and client.tab == self._presenter:
             room.show(str(show.get("page", "")), str(show.get("query", "")))
+        look = message.get("look")
+        if look is not None and client.tab == self._presenter:
+            self._look = look_of(look)
 
     def _present(self, client: _Client) -> None:
         self._presenter, self._presenter_seen = client.tab, time.monotonic()
@@ -141,6 +146,7 @@ class RoomChannel:
             "type": "room",
             "revision": room.revision,
             "shown": room.kept.shown.model_dump(),
+            "look": self._look.model_dump(by_alias=True) if self._look is not None else None,
             "here": len(here),
             "asked": asked is not None and not room.question(*asked).experiment_id,
             "answered": len(answered),

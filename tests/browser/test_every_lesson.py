@@ -67,7 +67,9 @@ def predict(page: Page, step: Step, value: Predicted) -> None:
     elif isinstance(asked, Curve):
         assert isinstance(value, tuple)
         width = (asked.high - asked.low) / 100
-        for slider, wanted in zip(page.get_by_role("slider").all(), value, strict=True):
+        sliders = page.get_by_role("slider")
+        expect(sliders).to_have_count(len(value))  # they come a little after the heading
+        for slider, wanted in zip(sliders.all(), value, strict=True):
             moved = round((float(wanted) - (asked.low + asked.high) / 2) / width)
             slider.focus()
             for _ in range(abs(moved)):
@@ -87,7 +89,7 @@ def test_a_lesson_is_walked_with_predictions_at_the_edge_and_with_right_ones(
     for learner in (EDGE, KNOWING):
         page = open_page(open_lab.url(path=f"/learn?lesson={name}&learner={learner}"))
         for n, step in enumerate(lesson.steps):
-            expect(page.get_by_role("heading", name=step.title)).to_be_visible()
+            expect(page.get_by_role("heading", name=f"{n + 1}. {step.title}", exact=True)).to_be_visible()
             predict(page, step, at_the_edge(step) if learner == EDGE else right_by_its_runs(open_lab, name, n))
             page.get_by_role("button", name="Commit and run").click()
             expect(page.get_by_text("You predicted:")).to_be_visible()

@@ -8,27 +8,11 @@ function linked(plot) {
 
 const turned = new WeakSet(); // charts that another chart's zoom, or the address, has turned
 
-function same(one, other) {
-  return Math.abs(one[0] - other[0]) + Math.abs(one[1] - other[1]) < 1e-9;
-}
-
-/**
- * Bring a chart to a stretch of time. Plotly is out of reach here, so its "Reset axes" button is pressed, told what to
- * reset to.
- */
+/** Bring a chart to a stretch of time. */
 function turnTo(plot, range) {
-  const axis = plot._fullLayout.xaxis;
-  const button = plot.querySelector(".modebar-btn[data-attr='zoom'][data-val='reset']");
-  if (!button || same(axis.range, range)) return;
+  if (same(plot._fullLayout.xaxis.range, range)) return;
   turned.add(plot);
-  const { _rangeInitial0: first, _rangeInitial1: last } = axis;
-  [axis._rangeInitial0, axis._rangeInitial1] = range;
-  try {
-    button.click(); // the toolbar reads the range at once
-  } finally {
-    const now = plot._fullLayout.xaxis;
-    [now._rangeInitial0, now._rangeInitial1] = [first, last];
-  }
+  if (!turnAxes(plot, { xaxis: range })) turned.delete(plot);
 }
 
 /** Whether the pointer is on the mark: of a bar (meta.bar) not above it, where a double click resets the zoom. */

@@ -44,6 +44,7 @@ class Board {
     this.figures = null; // the newest `figures` message
     this.longestGap = 0;
     this.view = new TimeView(() => this.viewChanged());
+    this.shared = new SharedView("live", (view) => this.view.take(view));
     this.calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
     this.build();
     this.restyle();
@@ -253,6 +254,7 @@ class Board {
     }
     this.pauseButton.setAttribute("aria-pressed", String(this.view.paused));
     this.pauseButton.textContent = this.view.paused ? "Resume" : "Pause";
+    this.shared.say(this.view.numbers());
     this.root.dataset.view = this.view.paused ? "paused" : this.view.following ? "following" : "zoomed";
     this.root.dataset.from = this.view.min.toFixed(3);
     this.root.dataset.to = this.view.max.toFixed(3);
@@ -343,6 +345,7 @@ class Board {
     this.gone = true;
     clearTimeout(this.scheduled);
     clearTimeout(this.describing);
+    this.shared.stop();
     this.feed.stop();
     this.observer.disconnect();
     document.removeEventListener("visibilitychange", this.woken);

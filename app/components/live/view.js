@@ -75,4 +75,16 @@ class TimeView {
     const by = Math.max(-this.min, (this.max - this.min) * share);
     this.zoom(this.min + by, this.max + by);
   }
+
+  /** What is shown, for others to show the same: how long a stretch of the newest (0: all), or from when to when. */
+  numbers() {
+    if (this.following && !this.paused) return [this.span === WHOLE_RUN ? 0 : this.span];
+    return this.paused ? [this.min, this.max, this.limit] : [this.min, this.max];
+  }
+
+  take([first, last, limit]) {
+    if (last === undefined) return this.setSpan(first || WHOLE_RUN);
+    Object.assign(this, { following: false, paused: limit !== undefined, limit: limit ?? Infinity });
+    return this.zoom(first, last);
+  }
 }

@@ -50,6 +50,7 @@ class RequestsPicture {
     this.tip = new Tip(this.root);
     this.listen();
     this.update(data);
+    this.shared = new SharedView("requests", ([min, max]) => max === undefined ? this.zoom(0, this.end) : this.zoom(min, max));
   }
 
   choice(title, options) {
@@ -167,6 +168,7 @@ class RequestsPicture {
     [this.min, this.max] = [min, max];
     this.surface.draw();
     const all = min <= 0 && max >= this.end;
+    this.shared.say(all ? [] : [min, max]);
     rewrite((parameters) => {
       for (const [name, time] of [["from", min], ["to", max]]) {
         if (all) parameters.delete(name);
@@ -325,6 +327,7 @@ class RequestsPicture {
   }
 
   destroy() {
+    this.shared.stop();
     this.surface.destroy();
     this.root.remove();
   }

@@ -23,6 +23,7 @@ class WaterfallPicture {
     canvas.addEventListener("pointerdown", (event) => (this.from = this.surface.place(event)[0]));
     canvas.addEventListener("pointerup", (event) => this.released(this.surface.place(event)[0]));
     canvas.addEventListener("dblclick", () => this.zoom(this.data.row.arrival_ms, this.data.row.end_ms));
+    this.shared = new SharedView("request", ([min, max]) => this.zoom(min, max));
     this.update(data);
   }
 
@@ -67,6 +68,7 @@ class WaterfallPicture {
 
   zoom(min, max) {
     [this.min, this.max] = [min, Math.max(max, min + 0.001)];
+    this.shared.say([this.min, this.max]);
     this.surface.draw();
   }
 
@@ -160,6 +162,7 @@ class WaterfallPicture {
   }
 
   destroy() {
+    this.shared.stop();
     this.surface.destroy();
     this.root.remove();
   }

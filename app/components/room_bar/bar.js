@@ -7,6 +7,7 @@ const LAST_RETRY_MS = 3000;
 const NEWS_AFTER_MS = 300;
 const REFUSED = 4403;
 const OWN = ["learner", "large", "token", "present"]; // parameters that are a window's own
+const LOOKED_AT = ["from", "to"]; // those that the channel tells as what charts show
 
 function kept(name, fresh) {
   try {
@@ -33,7 +34,7 @@ function drawn() {
 function place() {
   const base = new URL(window.__streamlit.BACKEND_BASE_URL).pathname;
   const query = new URLSearchParams(location.search);
-  for (const name of OWN) query.delete(name);
+  for (const name of [...OWN, ...LOOKED_AT]) query.delete(name);
   return { page: location.pathname.slice(base.length).replace(/\/$/, ""), query: query.toString() };
 }
 
@@ -47,6 +48,7 @@ class Channel {
     this.told = "";
     this.retry = FIRST_RETRY_MS;
     this.connection = "connecting";
+    this.looks = new Look();
     this.draw = () => {};
     this.open();
     setInterval(() => this.look(), LOOK_MS);
@@ -58,6 +60,7 @@ class Channel {
     this.socket = socket;
     socket.onopen = () => {
       this.told = "";
+      this.looks.forget();
       socket.send(JSON.stringify({ tab: this.tab }));
     };
     socket.onmessage = (event) => {
@@ -102,6 +105,7 @@ class Channel {
   follow(wanted) {
     this.following = wanted;
     keep("servescope-following", wanted ? "yes" : "no");
+    this.looks.leave();
     if (wanted && this.state) this.go();
     this.draw();
   }
@@ -110,17 +114,27 @@ class Channel {
     if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify(message));
   }
 
-  /** The window that presents tells where it is. */
+  /** The window that presents tells where it is and what it looks at there; one that follows is brought there. */
   look() {
-    if (this.viewer !== false || !this.state?.presenting) return;
+    if (this.viewer === undefined || !this.state) return;
+    tiePlots();
     const here = place();
+    if (this.viewer) {
+      if (this.following) this.looks.take(this.state.look, here);
+      return;
+    }
+    if (!this.state.presenting || this.socket.readyState !== WebSocket.OPEN) return;
     const now = `${here.page}?${here.query}`;
     const settled = now === this.seen; // an address that is still being completed is not told
     this.seen = now;
-    if (!settled || now === this.told || this.unshared.includes(here.page)) return;
-    if (this.socket.readyState !== WebSocket.OPEN) return;
-    this.told = now;
-    this.say({ show: here });
+    if (!settled || this.unshared.includes(here.page)) return;
+    if (now !== this.told) {
+      this.told = now;
+      this.say({ show: here });
+      return;
+    }
+    const look = this.looks.news(here);
+    if (look) this.say({ look });
   }
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from app.lessons.progress import NOT_BEGUN, Committed
 from app.room import room as rooms
 from app.room.files import ROOM
 from app.room.lesson import progress_in, reached_in
+from app.room.look import look_of
 from app.room.room import Room, open_room
 from app.room.tally import bars_of
 from scenarios import lessons
@@ -112,6 +114,28 @@ def test_what_is_shown_is_an_address_without_what_is_the_presenters_own(home: Ho
         with pytest.raises(LabError, match="no address"):
             room.show(page, query)
     assert json.loads((room.folder / ROOM).read_text())["shown"]["page"] == "learn"
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"page": "../x"}, "look.page"),
+        ({"share": 1.5}, "look.share"),
+        ({"of": float("nan")}, "look.of"),
+        ({"to": "x" * 200}, "look.to"),
+        ({"views": {"chart": [1, float("inf")]}}, "look.views.chart.1"),
+        ({"views": {"chart": ["<b>"]}}, "look.views.chart.0"),
+        ({"views": {"chart": [1] * 7}}, "look.views.chart"),
+        ({"views": {f"chart {n}": [] for n in range(30)}}, "look.views"),
+        ({"query": "x"}, "look.query"),
+    ],
+)
+def test_what_is_nothing_to_look_at_is_refused_by_its_part(change: dict[str, Any], field: str) -> None:
+    good = {"page": "learn", "from": "top", "to": "end", "share": 0.5, "of": 0, "views": {"chart": [1, 2]}}
+    assert look_of(good).model_dump(by_alias=True) == good | {"of": 0.0, "views": {"chart": (1.0, 2.0)}}
+    with pytest.raises(LabError, match="nothing to look at") as refused:
+        look_of(good | change)
+    assert refused.value.field == field
 
 
 def test_a_member_sees_the_presenters_runs_with_their_own_prediction(home: Home) -> None:

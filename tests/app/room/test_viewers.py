@@ -27,6 +27,7 @@ from tests.app.server.test_strangers import asked_as_anybody
 from tests.app.small_runs import small_spec
 
 READS = ("GET", "HEAD")
+LOOK = {"page": "learn", "from": "H3 One", "to": "end", "share": 0.25, "of": 0.5, "views": {"a chart 0": [1, 2.5]}}
 SOCKETS = {"/_stcore/stream", "/live", "/room-channel"}
 
 
@@ -139,7 +140,7 @@ def test_the_live_socket_wants_the_pages_token_and_slows_viewers(lab: LabProcess
 
 def test_a_viewer_cannot_present(lab: LabProcess) -> None:
     shown = rooms(lab.home)[0].shown
-    for message in ({"show": {"page": "runs", "query": ""}}, {"take_over": True}):
+    for message in ({"show": {"page": "runs", "query": ""}}, {"look": LOOK}, {"take_over": True}):
         with channel(lab, joined(lab), "viewertab1") as socket:
             assert state(socket)["presenting"] is False
             socket.send(json.dumps(message))
@@ -162,6 +163,23 @@ def test_viewers_are_led_where_the_presenter_is_and_a_second_presenter_is_told(l
             second.send(json.dumps({"take_over": True}))
             assert until(second, presenting=True)["shown"]["page"] == "learn", "what a second one shows is not taken"
             assert until(presents, presenting=False)
+
+
+def test_what_the_presenter_looks_at_is_passed_on_and_a_second_ones_is_not(lab: LabProcess) -> None:
+    with channel(lab, owner(lab), "presenter4") as presents, channel(lab, owner(lab), "presenter5") as second:
+        presents.send(json.dumps({"take_over": True}))
+        until(presents, presenting=True)
+        presents.send(json.dumps({"look": LOOK}))
+        second.send(json.dumps({"look": LOOK | {"share": 0.75}}))
+        with channel(lab, joined(lab), "viewertab5") as follows:
+            assert until(follows, look=LOOK)
+            second.send(json.dumps({"look": LOOK | {"share": 1}}))
+            presents.send(json.dumps({"look": LOOK | {"views": {}}}))
+            while (told := state(follows))["look"] == LOOK:
+                pass
+            assert told["look"] == LOOK | {"views": {}}
+        presents.send(json.dumps({"look": LOOK | {"share": 7}}))
+        assert until(presents, type="error")["kind"] == "bad-message"
 
 
 def test_a_viewer_who_was_gone_is_told_all_and_a_presenter_who_is_gone_leaves_what_was_shown(lab: LabProcess) -> None:
