@@ -2,8 +2,9 @@
 
 ``python -m benchmarks.screenshots [--model MODEL] [--only PAGE]... [--folder FOLDER]``
 
-A lab of its own serves the starter scenario with and without chunked prefill, sets both beside each other, and pins a
-chart into a report; then a headless browser looks at each page. Pictures are WebP of what a window shows.
+A lab of its own serves the starter scenario with and without chunked prefill, sets both beside each other, pins a
+chart into a report, and serves a lesson's step; a second one has a room open, with viewers who have predicted. A
+headless browser looks at each page. Pictures are WebP of what a window shows.
 """
 
 from __future__ import annotations
@@ -13,27 +14,30 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from PIL import Image
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page
 
 import scenarios
 from app.charts import iteration_timeline
-from app.experiments.file import create_experiment
+from app.experiments.file import create_experiment, read_experiment
 from app.experiments.repeats import repeats_of
 from app.home import Home
+from app.lessons.plan import begin
 from app.locks import LabAddress
 from app.reports import Pin, create_report, new_pin_id, pin_chart, write_report_notes
+from app.room.room import open_room
 from app.runs.facts import flipped
 from app.theme import LIGHT
 from benchmarks.harness import ROOT
 from benchmarks.headless import headless, signed_in
 from benchmarks.startup import begin_run, lab_process, until
 from engine.config import EMBEDDED_MODEL, RunSpec
+from scenarios import lessons
 from store import queries
 from store.aside import rows_aside
 from store.plan import StopRule
@@ -48,7 +52,36 @@ PATIENCE_MS = 120_000
 IS_STILL = """() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
   && !document.querySelector('[data-testid=stSkeleton]')"""
 TO_ITS_TAB = "() => document.querySelector('[data-testid=stMain] [data-testid=stTabs]')?.scrollIntoView()"
-TABS = ("With and without", "Charts", "Latency", "Requests", "Iterations", "KV cache", "Setup")
+TO_ITS_REVEAL = "() => document.querySelector('.st-key-reveal')?.scrollIntoView()"
+TABS = ("With and without", "Charts", "Latency", "Requests", "Iterations", "Explained", "KV cache", "Setup")
+PAIR = "run=starter&beside=starter-turned"
+LESSON, LEARNER, PREDICTED = "decoding", "pictureslearner", 4.0
+ROOM_PREDICTS = {
+    "viewer000001": 1.5,
+    "viewer000002": 2.0,
+    "viewer000003": 4.0,
+    "viewer000004": 8.0,
+    "viewer000005": 2.5,
+}
+PAGES = {
+    **{tab.lower().replace(" ", "-"): f"/?{PAIR}&tab={tab.replace(' ', '+')}" for tab in TABS},
+    "request": "/?run=starter&request=5&tab=Requests",
+    "compare": "/compare?experiment={experiment}",
+    "two-runs": f"/compare?{PAIR}",
+    "runs": "/runs",
+    "reports": "/reports",
+    "report": "/reports?report={report}",
+    "sql": "/sql",
+    "learn": "/learn",
+    "lesson": f"/learn?lesson={LESSON}&step=1&learner={LEARNER}",
+    "papers": "/papers",
+    "paper": "/papers?paper=sarathi-serve",
+    "door": "/door",
+    "glossary": "/glossary",
+}
+"""The address of each page of a lab, by the name of its pictures."""
+ROOM_PAGES = {"room": "/room", "room-presenter": f"/learn?lesson={LESSON}", "room-viewer": "/"}
+"""The same of a lab with a room, where the last is a viewer's window, which follows the one before."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -59,27 +92,52 @@ def main(words: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the pictures are written")
     options = parser.parse_args(words)
-    with (
-        headless() as browser,
-        tempfile.TemporaryDirectory(prefix="servescope-pictures-") as folder,
-        lab_process(Home(Path(folder)), "--no-starter") as lab,
-    ):
-        home = Home(Path(folder))
-        pages = prepared(home, lab, options.model)
-        unknown = set(options.only or ()) - set(pages)
-        if unknown:
-            print(f"--only: no page {', '.join(sorted(unknown))}; there are: {', '.join(pages)}", file=sys.stderr)
-            return 1
-        options.folder.mkdir(parents=True, exist_ok=True)
-        with signed_in(browser, lab) as profile:
-            for name in options.only or pages:
-                for path in pictures(profile, lab.url + pages[name], options.folder, name, tab="tab=" in pages[name]):
+    unknown = set(options.only or ()) - {*PAGES, *ROOM_PAGES}
+    if unknown:
+        known = ", ".join((*PAGES, *ROOM_PAGES))
+        print(f"--only: no page {', '.join(sorted(unknown))}; there are: {known}", file=sys.stderr)
+        return 1
+    options.folder.mkdir(parents=True, exist_ok=True)
+    with headless() as browser:
+        for pages, pictured in ((PAGES, lab_pictures), (ROOM_PAGES, room_pictures)):
+            wanted = [name for name in pages if not options.only or name in options.only]
+            with tempfile.TemporaryDirectory(prefix="servescope-pictures-") as folder:
+                for path in pictured(browser, Home(Path(folder)), options, wanted) if wanted else ():
                     print(f"{path}: {path.stat().st_size:,} bytes", flush=True)
     return 0
 
 
-def prepared(home: Home, lab: LabAddress, model: str) -> dict[str, str]:
-    """Fill a store with what the pages show; the address of each page, by the name of its pictures."""
+def lab_pictures(browser: Browser, home: Home, options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Path]:
+    """Serve what the pages show, and look at those that are wanted."""
+    with lab_process(home, "--no-starter") as lab:
+        shown = prepared(home, lab, options.model, lesson="lesson" in wanted)
+        with signed_in(browser, lab) as profile:
+            for name in wanted:
+                scroll = TO_ITS_TAB if "tab=" in PAGES[name] else TO_ITS_REVEAL if name == "lesson" else ""
+                yield from pictures(profile, lab.url + PAGES[name].format(**shown), options.folder, name, scroll)
+
+
+def room_pictures(browser: Browser, home: Home, options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Path]:
+    """Open a room in which some have predicted, and look at it as the presenter and as a viewer."""
+    room, step = open_room(home.prepare()), lessons.lesson(LESSON).steps[0]
+    for member, value in ROOM_PREDICTS.items():
+        room.predict(member, LESSON, 0, step, value)
+    with lab_process(home, "--no-starter", "--workshop") as lab, signed_in(browser, lab) as presents:
+        window = presents.new_page()
+        window.goto(lab.url + ROOM_PAGES["room-presenter"])
+        window.get_by_text("You present to").wait_for()
+        with browser.new_context() as follows:
+            page = follows.new_page()
+            page.goto(f"{lab.url}/?token={room.kept.viewers_token}")
+            page.wait_for_url("**lesson=**")
+            page.close()
+            for name in wanted:
+                profile = follows if name == "room-viewer" else presents
+                yield from pictures(profile, lab.url + ROOM_PAGES[name], options.folder, name, "")
+
+
+def prepared(home: Home, lab: LabAddress, model: str, *, lesson: bool) -> dict[str, str]:
+    """Fill a store with what the pages show; the ids that stand in their addresses."""
     spec = scenarios.build("starter", {"model": model})
     turned = flipped(spec, "chunked_prefill", "starter-turned", time.time_ns())
     spec = spec.model_copy(update={"run_id": "starter"})
@@ -89,24 +147,10 @@ def prepared(home: Home, lab: LabAddress, model: str) -> dict[str, str]:
         home, {"turned": "starter-turned", "starter": "starter"}, StopRule("itl_ms_p99", 0.1, 3)
     )
     create_experiment(home, replace(experiment, state="paused"), specs)
-    run = "/?run=starter"
-    pair = "run=starter&beside=starter-turned"
-    tabs = {tab.lower().replace(" ", "-"): f"/?{pair}&tab={tab.replace(' ', '+')}" for tab in TABS}
-    return {
-        **tabs,
-        "request": f"{run}&request=5&tab=Requests",
-        "compare": f"/compare?experiment={experiment.experiment_id}",
-        "two-runs": f"/compare?{pair}",
-        "runs": "/runs",
-        "reports": "/reports",
-        "report": f"/reports?report={report(home)}",
-        "sql": "/sql",
-        "learn": "/learn",
-        "papers": "/papers",
-        "paper": "/papers?paper=sarathi-serve",
-        "door": "/door",
-        "glossary": "/glossary",
-    }
+    if lesson:
+        begun = begin(home, LEARNER, LESSON, 0, PREDICTED)
+        until(lambda: read_experiment(home, begun).state == "finished", "the lesson's runs to end")
+    return {"experiment": experiment.experiment_id, "report": report(home)}
 
 
 def served(home: Home, lab: LabAddress, spec: RunSpec) -> None:
@@ -135,8 +179,8 @@ def report(home: Home) -> str:
     return report_id
 
 
-def pictures(profile: BrowserContext, address: str, folder: Path, name: str, *, tab: bool) -> list[Path]:
-    """Look at a page in every size and scheme; the files. ``tab``: from its tabs on."""
+def pictures(profile: BrowserContext, address: str, folder: Path, name: str, scroll: str) -> list[Path]:
+    """Look at a page in every size and scheme; the files. ``scroll``: what brings the window to its place."""
     made = []
     for scheme in SCHEMES:
         page = profile.new_page()
@@ -145,7 +189,7 @@ def pictures(profile: BrowserContext, address: str, folder: Path, name: str, *, 
         for width, height in SIZES.items():
             page.set_viewport_size({"width": width, "height": height})
             page.goto(address)
-            made.append(look(page, folder / f"{name}-{scheme}-{width}.webp", TO_ITS_TAB if tab else ""))
+            made.append(look(page, folder / f"{name}-{scheme}-{width}.webp", scroll))
         page.close()
     return made
 

@@ -1,5 +1,5 @@
-"""What the presenter looks at within a page: how far it is scrolled, and what its charts show. It is passed on to those who
-follow and kept nowhere.
+"""What the presenter looks at within a page: how far it is scrolled, and what its charts show. It is passed on to those
+who follow and kept nowhere.
 """
 
 from __future__ import annotations
@@ -42,5 +42,5 @@ def look_of(found: Any) -> Look:
             field=".".join(["look", *map(str, first["loc"])]),
             value=str(first["input"])[:80],
             message=f"This is nothing to look at: {first['msg']}.",
-            mend='{"page", "from", "to", "share", "of", "views"}: two marks, shares from 0 to 1, up to six numbers a view.',
+            mend="page, from, to, share, of, views: two marks, shares from 0 to 1, up to six numbers a view.",
         ) from None

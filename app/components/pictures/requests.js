@@ -50,7 +50,7 @@ class RequestsPicture {
     this.tip = new Tip(this.root);
     this.listen();
     this.update(data);
-    this.shared = new SharedView("requests", ([min, max]) => max === undefined ? this.zoom(0, this.end) : this.zoom(min, max));
+    this.shared = new SharedView("requests", ([min = 0, max = this.end]) => this.zoom(min, max));
   }
 
   choice(title, options) {

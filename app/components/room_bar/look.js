@@ -32,16 +32,20 @@ function marksOf(main) {
   return [...found].sort((one, other) => one[1] - other[1]);
 }
 
+function shareOf(number) {
+  return Number(Math.min(1, Math.max(0, number)).toFixed(3));
+}
+
 /** Between which marks the page is looked at, and how far it is scrolled in all. */
 function lookOf(main) {
   const most = main.scrollHeight - main.clientHeight;
-  const of = most > 0 ? Math.min(1, Math.max(0, main.scrollTop / most)) : 0;
+  const of = most > 0 ? main.scrollTop / most : 0;
   const line = main.scrollTop + LINE * main.clientHeight;
   const marks = marksOf(main);
   const after = marks.findIndex(([, place]) => place > line);
   const [from, to] = after < 0 ? marks.slice(-2) : [marks[after - 1], marks[after]];
   const share = (line - from[1]) / Math.max(1, to[1] - from[1]);
-  return { from: from[0], to: to[0], share: Number(Math.min(1, Math.max(0, share)).toFixed(3)), of: Number(of.toFixed(3)) };
+  return { from: from[0], to: to[0], share: shareOf(share), of: shareOf(of) };
 }
 
 /** How far a page has to be scrolled to be looked at in the same place. */
@@ -73,7 +77,9 @@ class Look {
       this.views = Object.fromEntries([...Object.entries(this.views), [name, view]].slice(-MOST_VIEWS));
     });
     const moved = () => (this.own = performance.now());
-    for (const kind of ["wheel", "touchmove", "keydown"]) addEventListener(kind, moved, { passive: true, capture: true });
+    for (const kind of ["wheel", "touchmove", "keydown"]) {
+      addEventListener(kind, moved, { passive: true, capture: true });
+    }
     addEventListener("pointerdown", ({ target }) => target === scroller() && moved(), { capture: true }); // its bar
   }
 

@@ -1,5 +1,5 @@
-// What a reader sees of a chart, such as a stretch of time, as numbers: charts tell it to the bar of a room, and the bar
-// asks the charts of those who follow to show the same.
+// What a reader sees of a chart, such as a stretch of time, as numbers: charts tell it to the bar of a room, and the
+// bar asks the charts of those who follow to show the same.
 
 const VIEW_SAID = "servescope-view-said";
 const VIEW_ASKED = "servescope-view-asked";
