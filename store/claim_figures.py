@@ -15,6 +15,7 @@ import numpy as np
 
 from store.claim_fit import marginal_decode_ms, mixed_steps_query
 from store.metrics import too_few_in_words
+from store.programs import OF_THIS_RUN, per_program
 from store.query import Query
 from store.samples import Alone, RunSamples, read_samples, with_slo
 from store.slo import Slo
@@ -148,6 +149,21 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
     ),
     "resident_mb": StepFigure(
         "Most memory resident behind the KV pool", "MB", "max(resident_bytes) / 1e6", "layouts WHERE run_id = $run"
+    ),
+    "job_completion_s": StepFigure(
+        "Job completion time, mean over programs", "s", "avg(completion_s)", f"({per_program(OF_THIS_RUN)}) WHERE done"
+    ),
+    "recomputed_tokens": StepFigure(
+        "Tokens that late turns of programs computed again, mean over programs",
+        "tokens",
+        "avg(recomputed_tokens)",
+        f"({per_program(OF_THIS_RUN)}) WHERE done",
+    ),
+    "pins_in_time_share": StepFigure(
+        "Share of pins that lasted until the next turn had its place",
+        "",
+        "count(*) FILTER (reason = 'back') / nullif(count(*), 0)",
+        "pins WHERE run_id = $run AND action = 'unpin'",
     ),
     "kv_capacity_tokens": StepFigure("Tokens that the KV pool holds", "tokens", "$capacity::DOUBLE", ""),
 }

@@ -4,8 +4,8 @@ Per request r: arrival a, first scheduled s, first token f, emission times t_1..
 With speculation several tokens share one emission: ``itl_ms`` counts emissions, ``itl_token_ms`` and TPOT count tokens.
 Percentiles interpolate linearly between order statistics (numpy's and DuckDB's ``quantile_cont`` default).
 
-``expression`` is the figure of one row in SQL, over ``requests`` or ``slices``; null where the row has no such
-figure. ``request_latencies`` is the same for rows in memory, which a live run has; tests hold the two to each other, and fail when
+``expression`` is the figure of one row in SQL, over ``requests`` or ``slices``, or of a program over the rows of its
+turns; null where there is no such figure. ``request_latencies`` is the same for rows in memory, which a live run has; tests hold the two to each other, and fail when
 another module has a definition of its own.
 """
 
@@ -48,7 +48,7 @@ class Metric:
     unit: str
     better: Literal["lower", "higher"] | None
     provenance: Provenance
-    source: Literal["requests", "slices", "iterations", "run"]
+    source: Literal["requests", "slices", "iterations", "programs", "run"]
     expression: str | None = None
     times: str | None = None  # in SQL: how many samples a row stands for; None: one
 
@@ -176,6 +176,16 @@ METRICS: dict[str, Metric] = _metrics(
         "lower",
         "derived",
         "run",
+    ),
+    Metric(
+        "job_completion_s",
+        "Job completion time",
+        "From the arrival of a program's first turn to the end of its last, of each program all of whose turns completed.",
+        "s",
+        "lower",
+        "derived",
+        "programs",
+        "(max(end_ns) - min(arrival_ns)) / 1e9",
     ),
     Metric(
         "slo_attainment",

@@ -14,6 +14,7 @@ from app.panels.panel import Panel
 from app.panels.placement import PlacementPanel
 from app.panels.preemption import PreemptionPanel
 from app.panels.prefix_sharing import PrefixSharing
+from app.panels.retention import RetentionPanel
 from app.panels.speculation import Speculation
 
 PANELS: list[Panel] = [
@@ -25,5 +26,6 @@ PANELS: list[Panel] = [
     KVLayoutPanel(),
     PlacementPanel(),
     KVTiersPanel(),
+    RetentionPanel(),
 ]
 """In the order in which they draw."""

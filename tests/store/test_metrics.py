@@ -182,7 +182,7 @@ def test_every_metric_says_what_it_is(name: str) -> None:
     assert metric.name == name
     assert metric.title
     assert metric.formula.endswith(".")
-    assert metric.source in ("requests", "slices", "iterations", "run")
+    assert metric.source in ("requests", "slices", "iterations", "programs", "run")
     assert (metric.expression is None) == (metric.source == "run")
 
 

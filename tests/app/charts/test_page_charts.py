@@ -159,6 +159,7 @@ COUNTED = {
     "layer",
     "KV head",
     "requests in order of arrival",
+    "programs in order of arrival",
 }
 
 
