@@ -73,9 +73,11 @@ def configure_streamlit(allowed_hosts: Iterable[str] = LOOPBACK_HOSTS, origin: s
     from streamlit.runtime.pages_manager import PagesManager
 
     from app.server.drawings import keep_whole_drawings
+    from app.server.turns import answer_in_turn
     from app.theme import streamlit_theme
 
     keep_whole_drawings()
+    answer_in_turn()
     options = streamlit_options(allowed_hosts, origin) | streamlit_theme()
     config.get_config_options(force_reparse=True, options_from_flags=options)
     # Pages are named by st.navigation. Until it has run once, Streamlit would take an address such as /compare for a
