@@ -14,8 +14,9 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -113,8 +114,9 @@ def lab_pictures(browser: Browser, home: Home, options: argparse.Namespace, want
         shown = prepared(home, lab, options.model, lesson="lesson" in wanted)
         with signed_in(browser, lab) as profile:
             for name in wanted:
-                scroll = TO_ITS_TAB if "tab=" in PAGES[name] else TO_ITS_REVEAL if name == "lesson" else ""
-                yield from pictures(profile, lab.url + PAGES[name].format(**shown), options.folder, name, scroll)
+                scroll = TO_ITS_TAB if "tab=" in PAGES[name] else TO_ITS_REVEAL if name == "lesson" else "() => {}"
+                address = lab.url + PAGES[name].format(**shown)
+                yield from pictures(profile, address, options.folder, name, partial(Page.evaluate, expression=scroll))
 
 
 def room_pictures(browser: Browser, home: Home, options: argparse.Namespace, wanted: Sequence[str]) -> Iterator[Path]:
@@ -125,15 +127,30 @@ def room_pictures(browser: Browser, home: Home, options: argparse.Namespace, wan
     with lab_process(home, "--no-starter", "--workshop") as lab, signed_in(browser, lab) as presents:
         window = presents.new_page()
         window.goto(lab.url + ROOM_PAGES["room-presenter"])
-        window.get_by_text("You present to").wait_for()
+        present(window)
         with browser.new_context() as follows:
             page = follows.new_page()
             page.goto(f"{lab.url}/?token={room.kept.viewers_token}")
-            page.wait_for_url("**lesson=**")
+            following(page)
             page.close()
             for name in wanted:
-                profile = follows if name == "room-viewer" else presents
-                yield from pictures(profile, lab.url + ROOM_PAGES[name], options.folder, name, "")
+                present(window)
+                profile, place = (follows, following) if name == "room-viewer" else (presents, present)
+                yield from pictures(profile, lab.url + ROOM_PAGES[name], options.folder, name, place)
+
+
+def present(page: Page) -> None:
+    """Have this window of the presenter's present."""
+    told, take_over = page.get_by_text("You present to"), page.get_by_role("button", name="Present from here")
+    told.or_(take_over).wait_for()
+    if take_over.count():
+        take_over.click()
+    told.wait_for()
+
+
+def following(page: Page) -> None:
+    page.get_by_text("You follow the presenter").wait_for()
+    page.wait_for_url("**lesson=**")
 
 
 def prepared(home: Home, lab: LabAddress, model: str, *, lesson: bool) -> dict[str, str]:
@@ -179,8 +196,10 @@ def report(home: Home) -> str:
     return report_id
 
 
-def pictures(profile: BrowserContext, address: str, folder: Path, name: str, scroll: str) -> list[Path]:
-    """Look at a page in every size and scheme; the files. ``scroll``: what brings the window to its place."""
+def pictures(
+    profile: BrowserContext, address: str, folder: Path, name: str, place: Callable[[Page], object]
+) -> list[Path]:
+    """Look at a page in every size and scheme; the files. ``place``: what is done in a page that is drawn."""
     made = []
     for scheme in SCHEMES:
         page = profile.new_page()
@@ -189,16 +208,15 @@ def pictures(profile: BrowserContext, address: str, folder: Path, name: str, scr
         for width, height in SIZES.items():
             page.set_viewport_size({"width": width, "height": height})
             page.goto(address)
-            made.append(look(page, folder / f"{name}-{scheme}-{width}.webp", scroll))
+            made.append(look(page, folder / f"{name}-{scheme}-{width}.webp", place))
         page.close()
     return made
 
 
-def look(page: Page, path: Path, scroll: str) -> Path:
+def look(page: Page, path: Path, place: Callable[[Page], object]) -> Path:
     page.get_by_role("heading").first.wait_for()
     page.wait_for_function(IS_STILL)
-    if scroll:
-        page.evaluate(scroll)
+    place(page)
     page.wait_for_timeout(SETTLES_MS)
     page.wait_for_function(IS_STILL)
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, "WEBP", quality=QUALITY, method=6)

@@ -8,6 +8,7 @@ import streamlit as st
 
 from app.components.chart_card import CONTRAST, high_contrast
 from app.components.second_window import place_of_first_window, second_window_button
+from app.rights import Right, may
 from app.views.learner import LARGE, address_of
 from app.words.plain import is_number, plain
 from scenarios import ScenarioError, lessons
@@ -40,7 +41,8 @@ def presenter_row(name: str, n: int) -> None:
         with st.container(horizontal=True, width="content"):
             _turn_button(LARGE, "yes", ("Large type", "Usual type"), large_type())
             _turn_button(CONTRAST, "high", ("High contrast", "Usual contrast"), high_contrast())
-            second_window_button("Speaker notes", NOTES, f"{name} {n + 1}")
+            if may(Right.PRESENT):
+                second_window_button("Speaker notes", NOTES, f"{name} {n + 1}")
     if large_type():
         st.caption("Page Down goes to the next step, Page Up to the one before, F shows the chart on the whole screen.")
 
@@ -76,7 +78,13 @@ def _turn(parameter: str, value: str | None) -> None:
 
 
 def speaker_notes(name: str) -> None:
-    """The second window: what to say at the step that the first shows; until that is known, at that of the address."""
+    """The second window: what to say at the step that the first shows; until that is known, at that of the address.
+
+    A viewer of a room gets none: they say what will come out.
+    """
+    if not may(Right.PRESENT):
+        st.caption("Speaker notes are the presenter's.")
+        return
     lesson_name, _, step = (place_of_first_window() or f"{name} {st.query_params.get('step', '1')}").rpartition(" ")
     try:
         lesson = lessons.lesson(lesson_name)

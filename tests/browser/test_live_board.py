@@ -181,6 +181,30 @@ def test_the_page_is_told_once_of_another_state(open_board: OpenOne) -> None:
     assert board.page.evaluate("window.turns") == [["turned", "running"], ["turned", "finished"]]
 
 
+def test_a_room_hears_what_is_shown_and_has_it_shown_to_others(open_board: OpenOne) -> None:
+    board = open_board()
+    board.socket.send(iterations(0, 100))
+    described(board, "100 iterations")
+    board.page.evaluate(
+        "() => { window.said = []; document.addEventListener('servescope-view-said', (one) => said.push(one.detail)); }"
+    )
+    board.page.get_by_role("button", name="Follow the run, showing its last 30 s").click()
+    assert board.page.evaluate("said.at(-1)") == {"name": "live", "view": [30]}
+    board.page.get_by_role("button", name="Show a shorter time").click()
+    low, high = board.page.evaluate("said.at(-1).view")
+    assert low < high
+    board.page.get_by_role("button", name="Hold the charts still").click()
+    assert board.page.evaluate("said.at(-1).view") == [low, high, pytest.approx(5.0)]
+    ask = (
+        "(view) => document.dispatchEvent(new CustomEvent('servescope-view-asked', { detail: { name: 'live', view } }))"
+    )
+    for view, shows, ends in (([1, 2], "zoomed", ("1.000", "2.000")), ([1, 2, 1.5], "paused", ("1.000", "2.000"))):
+        board.page.evaluate(ask, view)
+        assert (board.attribute("view"), board.attribute("from"), board.attribute("to")) == (shows, *ends)
+    board.page.evaluate(ask, [0])
+    assert board.attribute("view") == "following"
+
+
 def test_what_watching_costs_is_said_while_the_run_goes_on(open_board: OpenOne) -> None:
     board = open_board()
     told = board.page.get_by_text(re.compile(r"drawn every .* of a core"))

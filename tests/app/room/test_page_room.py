@@ -220,6 +220,17 @@ def test_a_viewer_predicts_for_the_room_and_starts_nothing(lab: Lab, room: Room)
     assert "Predict first" not in said(page_at("learn", lesson="batching"))
 
 
+def test_speaker_notes_are_not_for_viewers(lab: Lab, room: Room) -> None:
+    step = lessons.lesson("batching").steps[0]
+    assert step.notes
+    page = page_at("learn", lesson="batching", step="1", notes="yes")
+    assert "the presenter's" in said(page)
+    assert step.notes.split(".")[0] not in said(page)
+    assert step.notes.split(".")[0] in as_presenter(
+        room, lambda: said(page_at("learn", lesson="batching", notes="yes"))
+    )
+
+
 def test_the_rooms_answers_stay_hidden_until_the_presenter_shows_them_or_the_reveal(lab: Lab, room: Room) -> None:
     step = lessons.lesson(LESSON).steps[0]
     for member, value in ((ANNA, 4.0), (BEN, 2.0)):
