@@ -20,6 +20,7 @@ from store.query import Query
 from store.samples import Alone, RunSamples, read_samples, with_slo
 from store.slo import Slo
 from store.statistics import STATISTICS, value_of
+from store.tiers import FOUND
 
 STEPS = """
 WITH steps AS (
@@ -164,6 +165,30 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "",
         "count(*) FILTER (reason = 'back') / nullif(count(*), 0)",
         "pins WHERE run_id = $run AND action = 'unpin'",
+    ),
+    "tier_loaded_mb": StepFigure(
+        "Bytes loaded from the disk tier, as it stores them",
+        "MB",
+        "coalesce(sum(stored_bytes), 0) / 1e6",
+        "tiers WHERE run_id = $run AND tier = 'disk' AND action = 'load'",
+    ),
+    "tier_ttft_ms": StepFigure(
+        "TTFT of requests whose prefix was loaded from the disk tier, median",
+        "ms",
+        "median(ttft_ms)",
+        f"({FOUND}) WHERE place = 'disk'",
+    ),
+    "computed_ttft_ms": StepFigure(
+        "TTFT of requests whose prefix was nowhere, median",
+        "ms",
+        "median(ttft_ms)",
+        f"({FOUND}) WHERE place = 'nothing'",
+    ),
+    "tier_decode_share": StepFigure(
+        "Share of the time to load from the disk tier that decoding took",
+        "",
+        "sum(codec_ns) / nullif(sum(duration_ns), 0)",
+        "tiers WHERE run_id = $run AND tier = 'disk' AND action = 'load'",
     ),
     "kv_capacity_tokens": StepFigure("Tokens that the KV pool holds", "tokens", "$capacity::DOUBLE", ""),
 }

@@ -9,7 +9,7 @@ BUCKETS = 60
 PLACES = ("nothing", "pool", "host", "disk")
 """Where a request's prefix was found; the lowest counts."""
 
-_FOUND = f"""
+FOUND = f"""
 SELECT request, {METRICS["ttft_ms"].expression} AS ttft_ms, arrival_ns / 1e9 AS t, prompt_tokens, cached_tokens,
        coalesce(host_tokens, 0)::BIGINT AS host_tokens, coalesce(disk_tokens, 0)::BIGINT AS disk_tokens, coalesce(load_ms, 0) AS load_ms,
        CASE WHEN disk_tokens > 0 THEN 'disk' WHEN host_tokens > 0 THEN 'host' WHEN cached_tokens > 0 THEN 'pool' ELSE 'nothing' END AS place
@@ -19,14 +19,17 @@ FROM requests LEFT JOIN (
   FROM tiers WHERE run_id = $run AND action = 'load' GROUP BY request
 ) USING (request)
 WHERE run_id = $run AND first_token_ns IS NOT NULL""".strip()
+"""Each request that had a first token: its TTFT, and where its prefix was found."""
 
 
 def work_query(run_id: str) -> Query:
-    """A row for each tier and what was done there: how often, blocks, tokens, bytes, time, rate, and the predicted times."""
+    """A row for each tier and what was done there: how often, blocks, tokens, bytes before and after the codec, time and the codec's part
+    of it, rate, and the predicted times."""
     return Query(
         """
 SELECT tier, action, count(*) AS times, sum(blocks)::BIGINT AS blocks, sum(tokens)::BIGINT AS tokens, sum(bytes)::BIGINT AS bytes,
-       sum(duration_ns) / 1e6 AS ms, sum(bytes) / nullif(sum(duration_ns), 0) AS gb_per_s, sum(load_ns) / 1e6 AS load_ms,
+       sum(stored_bytes)::BIGINT AS stored_bytes, sum(duration_ns) / 1e6 AS ms, sum(codec_ns) / 1e6 AS codec_ms,
+       sum(bytes) / nullif(sum(duration_ns), 0) AS gb_per_s, sum(load_ns) / 1e6 AS load_ms,
        sum(recompute_ns) / 1e6 AS recompute_ms
 FROM tiers WHERE run_id = $run GROUP BY tier, action
 ORDER BY CASE tier WHEN 'host' THEN 0 ELSE 1 END,
@@ -58,7 +61,7 @@ FROM steps GROUP BY bucket ORDER BY bucket""".strip(),
 
 def requests_query(run_id: str, limit: int = 5000) -> Query:
     """Each request that had a first token: its TTFT, and where its prefix was found."""
-    return Query(f"{_FOUND}\nORDER BY request LIMIT $limit", {"run": run_id, "limit": limit})
+    return Query(f"{FOUND}\nORDER BY request LIMIT $limit", {"run": run_id, "limit": limit})
 
 
 def ttft_query(run_id: str) -> Query:
@@ -67,7 +70,47 @@ def ttft_query(run_id: str) -> Query:
         f"""
 SELECT place, count(*) AS requests, median(ttft_ms) AS ttft_ms, avg(prompt_tokens) AS prompt_tokens, avg(cached_tokens) AS cached_tokens,
        avg(load_ms) AS load_ms
-FROM ({_FOUND}) GROUP BY place
+FROM ({FOUND}) GROUP BY place
 ORDER BY CASE place WHEN 'nothing' THEN 0 WHEN 'pool' THEN 1 WHEN 'host' THEN 2 ELSE 3 END""".strip(),
+        {"run": run_id},
+    )
+
+
+def stack_query(run_id: str) -> Query:
+    """A row for each place in which prefixes were found: TTFT in parts that add up to it, means over requests.
+
+    ``wait_ms`` until the first step that computed for the request began, ``store_ms`` for keeping blocks of others that were evicted
+    meanwhile, ``transfer_ms`` for loading without decoding, ``decode_ms`` for decoding, ``compute_ms`` the rest.
+    """
+    return Query(
+        f"""
+WITH parts AS (
+  SELECT r.place, r.ttft_ms, q.first_scheduled_ns, q.arrival_ns,
+         coalesce((SELECT sum(duration_ns) FROM tiers AS t WHERE t.run_id = $run AND t.action = 'load' AND t.request = q.request
+                   AND t.time_ns <= q.first_token_ns), 0) / 1e6 AS load_ms,
+         coalesce((SELECT sum(codec_ns) FROM tiers AS t WHERE t.run_id = $run AND t.action = 'load' AND t.request = q.request
+                   AND t.time_ns <= q.first_token_ns), 0) / 1e6 AS decode_ms,
+         coalesce((SELECT sum(duration_ns) FROM tiers AS t WHERE t.run_id = $run AND t.action = 'store'
+                   AND t.time_ns BETWEEN q.first_scheduled_ns AND q.first_token_ns), 0) / 1e6 AS store_ms
+  FROM ({FOUND}) AS r JOIN requests AS q USING (request) WHERE q.run_id = $run AND q.first_scheduled_ns IS NOT NULL
+)
+SELECT place, count(*) AS requests, avg(ttft_ms) AS ttft_ms, avg((first_scheduled_ns - arrival_ns) / 1e6) AS wait_ms, avg(store_ms) AS store_ms,
+       avg(load_ms - decode_ms) AS transfer_ms, avg(decode_ms) AS decode_ms,
+       avg(greatest(0, ttft_ms - (first_scheduled_ns - arrival_ns) / 1e6 - store_ms - load_ms)) AS compute_ms
+FROM parts GROUP BY place
+ORDER BY CASE place WHEN 'nothing' THEN 0 WHEN 'pool' THEN 1 WHEN 'host' THEN 2 ELSE 3 END""".strip(),
+        {"run": run_id},
+    )
+
+
+def loss_query(run_id: str) -> Query:
+    """A row for each layer: the relative error of keys and of values that the tier codec rounded, over all blocks it encoded. No row
+    where there was no codec."""
+    return Query(
+        """
+WITH codec AS (SELECT summary::JSON -> 'tier_codec' AS said FROM runs WHERE run_id = $run)
+SELECT unnest(range(json_array_length(said, '$.key_error')::BIGINT)) AS layer, unnest(CAST(said -> 'key_error' AS DOUBLE[])) AS key_error,
+       unnest(CAST(said -> 'value_error' AS DOUBLE[])) AS value_error
+FROM codec WHERE json_type(said) = 'OBJECT'""".strip(),
         {"run": run_id},
     )

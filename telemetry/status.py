@@ -111,6 +111,21 @@ class Refused(_Part):
     error: Words = ""
 
 
+Errors = Annotated[list[Annotated[float, Field(ge=0)]], Field(max_length=10_000)]
+
+
+class TierCodec(_Part):
+    """What a codec of the disk tier did with the blocks that it encoded: sizes, times, relative errors by layer."""
+
+    blocks: Count = 0
+    bytes: Count = 0
+    stored_bytes: Count = 0
+    encode_ns: Nanoseconds = 0
+    decode_ns: Nanoseconds = 0
+    key_error: Errors = []
+    value_error: Errors = []
+
+
 class Summary(_Part):
     """Totals the engine counted itself; further ones are welcome as numbers."""
 
@@ -127,6 +142,8 @@ class Summary(_Part):
     draft_tokens: Count | None = None
     accepted_tokens: Count | None = None
     speculation: dict[str, Number] | None = None
+    tier_problem: Words | None = None
+    tier_codec: TierCodec | None = None
     refused: Annotated[list[Refused], Field(max_length=100)] = []
     kv_capacity_tokens: Count | None = None
     peak_kv_tokens: Count | None = None

@@ -49,8 +49,9 @@ class DiskTier:
         self.used = 0  # bytes
         self.problem: str | None = None  # why nothing more is written
         self._bytes_per_s = bytes_per_s
+        self._arrives = 0.0  # when the link has brought what was asked for, s
         self._codec = codec
-        self._codec_ns = [0, 0]  # encoding, decoding
+        self.encode_ns = self.decode_ns = 0  # of the codec, so far
         self._files: dict[int, File] = {}
 
     def __contains__(self, hash: int) -> bool:
@@ -58,11 +59,6 @@ class DiskTier:
 
     def __len__(self) -> int:
         return len(self._files)
-
-    @property
-    def codec_ns(self) -> int:
-        """Nanoseconds that the codec took so far."""
-        return sum(self._codec_ns)
 
     def bytes_of(self, hash: int) -> int:
         """Bytes of a block's file."""
@@ -74,7 +70,7 @@ class DiskTier:
             return content
         began = time.monotonic_ns()
         stream = self._codec.encode(content)
-        self._codec_ns[0] += time.monotonic_ns() - began
+        self.encode_ns += time.monotonic_ns() - began
         return stream
 
     def write(self, hash: int, stream: np.ndarray) -> bool:
@@ -94,9 +90,13 @@ class DiskTier:
         self.used += stream.nbytes
         return True
 
+    def ask(self) -> None:
+        """Blocks will be read one after another: the link begins to bring them, and goes on while one is decoded."""
+        self._arrives = time.monotonic()
+
     def read(self, hash: int, into: np.ndarray) -> bool:
         """Fill ``into`` [bytes] uint8 with a block's bytes. False where its file is gone or is not what was written."""
-        began, known = time.monotonic(), self._files[hash]
+        known = self._files[hash]
         stream = into if self._codec is None else np.empty(known.nbytes, np.uint8)
         try:
             with open(self._path(hash), "rb") as file:
@@ -104,13 +104,14 @@ class DiskTier:
         except OSError:
             return False
         if self._bytes_per_s is not None:
-            time.sleep(max(0.0, stream.nbytes / self._bytes_per_s - (time.monotonic() - began)))
+            self._arrives += stream.nbytes / self._bytes_per_s
+            time.sleep(max(0.0, self._arrives - time.monotonic()))
         if not whole or checksum(stream) != known.checksum:
             return False
         if self._codec is not None:
             decoding = time.monotonic_ns()
             self._codec.decode(stream, into)
-            self._codec_ns[1] += time.monotonic_ns() - decoding
+            self.decode_ns += time.monotonic_ns() - decoding
         return True
 
     def drop(self, hash: int) -> None:
@@ -130,8 +131,7 @@ class DiskTier:
         about = None if self._codec is None else self._codec.describe()
         if not about or not about["blocks"]:
             return None
-        encoding, decoding = self._codec_ns
-        return {**about, "encode_ns": encoding, "decode_ns": decoding}
+        return {**about, "encode_ns": self.encode_ns, "decode_ns": self.decode_ns}
 
     def _path(self, hash: int) -> Path:
         return self.folder / f"{hash:016x}.kv"

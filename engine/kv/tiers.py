@@ -74,6 +74,7 @@ class Tiers:
         self._kept: OrderedDict[int, Kept] = OrderedDict()  # by hash, least recently used first
         self._moves: dict[tuple[str, str], TierMove] = {}  # stores and losses since the last step
         self._loads: list[TierMove] = []
+        self._made_room_ns = 0  # time spent on bringing blocks from host memory to disk
         self._pinned: frozenset[int] = frozenset()  # hashes of blocks that must not move before they are loaded
         self._totals = dict.fromkeys((f"tier_{name}" for name in ("stored", "host_hits", "disk_hits", "damaged")), 0)
 
@@ -91,8 +92,8 @@ class Tiers:
         if known is not None:
             self._kept.move_to_end(node.hash)  # the same text, or another one of the same hash, which came first
             return
-        began = self._clock()
         slot = self._slot()
+        began = self._clock()
         if slot == self.host_blocks:
             self._note(LOSE, HOST, 0, self.block_bytes)
             return
@@ -114,9 +115,11 @@ class Tiers:
         """
         done = 0
         for tier, run in runs_of(found):
-            began = self._clock()
+            began, made_room_ns = self._clock(), self._made_room_ns
             predicted = self.choice.load_s(tier, len(run)), self.choice.recompute_s(len(run), context)
-            filled, stored, codec_ns = 0, 0, self._codec_ns
+            filled, stored, decode_ns = 0, 0, self._decode_ns
+            if self.disk is not None:
+                self.disk.ask()
             for kept in run:
                 nbytes = self._stored(tier, kept)
                 if not self._fill(kept, blocks[done + filled]):
@@ -124,9 +127,9 @@ class Tiers:
                 filled, stored = filled + 1, stored + nbytes
             self._synchronize()
             if filled:
-                took = self._clock() - began
+                took = self._clock() - began - (self._made_room_ns - made_room_ns)
                 move = self._move(LOAD, tier, request, filled, stored, took, predicted)
-                move.codec_ns = self._codec_ns - codec_ns
+                move.codec_ns = self._decode_ns - decode_ns
                 self.choice.loaded(tier, filled, move.duration_ns / 1e9)
                 self._totals[f"tier_{tier}_hits"] += filled
             done += filled
@@ -161,6 +164,7 @@ class Tiers:
         self.choice.loaded(HOST, 1, seconds)
         if disk is not None and disk.write(0, disk.encode(example)):
             began = time.monotonic()
+            disk.ask()
             disk.read(0, example)
             self.choice.loaded(DISK, 1, seconds + time.monotonic() - began)
             disk.clear()
@@ -240,11 +244,13 @@ class Tiers:
         slot, began = kept.slot, self._clock()
         self._synchronize()
         if not kept.on_disk and self.disk is not None and self.disk.problem is None:
-            codec_ns, stream = self._codec_ns, self.disk.encode(self._memory[slot].numpy())
+            encode_ns, stream = self.disk.encode_ns, self.disk.encode(self._memory[slot].numpy())
             kept.on_disk = self._room_on_disk(self.disk, stream.nbytes) and self.disk.write(hash, stream)
+            took = self._clock() - began
+            self._made_room_ns += took
             if kept.on_disk:
-                move = self._note(STORE, DISK, self._clock() - began, stream.nbytes)
-                move.codec_ns += self._codec_ns - codec_ns
+                move = self._note(STORE, DISK, took, stream.nbytes)
+                move.codec_ns += self.disk.encode_ns - encode_ns
         kept.slot = -1
         if not kept.on_disk:
             self._forget(hash)
@@ -266,8 +272,8 @@ class Tiers:
         return True
 
     @property
-    def _codec_ns(self) -> int:
-        return 0 if self.disk is None else self.disk.codec_ns
+    def _decode_ns(self) -> int:
+        return 0 if self.disk is None else self.disk.decode_ns
 
     def _stored(self, tier: str, kept: Kept) -> int:
         """Bytes of a block as a tier has it."""

@@ -16,6 +16,8 @@ from engine.config import ConfigError, EngineConfig, EngineError, KVTiers, Prefi
 from engine.kv.disk_tier import DiskTier
 from engine.kv.tier_codecs import TIER_CODECS, BlockForm, DeltaCodec, make_tier_codec
 from engine.kv.tier_codecs.entropy import LIMIT, SymbolCoder
+from telemetry.json_file import plain
+from telemetry.status import Summary
 from tests.engine.drawn import random_llama
 from tests.engine.test_tiers import TWO_BLOCKS, rows_of, serve, spoil
 from tests.examples import examples
@@ -143,6 +145,7 @@ def test_a_run_with_a_codec_says_what_it_lost_and_what_it_spared(llama, tmp_path
     asked = KVTiers(host_mib=TWO_BLOCKS, disk_mib=64, load="always", codec="delta-fine")
     prepared, _, summary = serve(llama, tmp_path, asked)
     assert "lossy tier codec" in prepared.notices
+    assert plain(Summary.model_validate(summary)) == summary, "status.json has it whole"
     assert [r.cached_tokens for r in prepared.requests] == [0, 0, 0, 40, 40, 40]
     about = summary["tier_codec"]
     assert about["stored_bytes"] < about["bytes"] / 3

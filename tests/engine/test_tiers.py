@@ -33,6 +33,7 @@ from engine.start.sizing import Room
 from telemetry.clock import RunClock
 from telemetry.folder import TIERS_FOLDER
 from telemetry.recorder import Recorder
+from telemetry.status import Summary
 from tests.engine.drawn import random_llama
 from tests.engine.prefix_scheduling import make_request, make_scheduler
 from tests.engine.prefix_scheduling import serve as serve_requests
@@ -170,6 +171,7 @@ def test_a_folder_that_cannot_be_made_leaves_the_host_tier(llama, tmp_path: Path
     prepared, _, summary = serve(llama, tmp_path, KVTiers(host_mib=TWO_BLOCKS, disk_mib=64, load="always"))
     assert labels_of_summary(summary) == ["disk tier not written"]
     assert TIERS_FOLDER in summary["tier_problem"]
+    assert Summary.model_validate(summary).tier_problem == summary["tier_problem"], "status.json has it"
     check_tokens(llama[0], prepared)
 
 

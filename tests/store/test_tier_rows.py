@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import duckdb
@@ -75,3 +76,29 @@ def test_work_is_added_up_by_tier_and_kind(con) -> None:
     assert (rows["host", "load"]["times"], rows["host", "load"]["tokens"], rows["host", "load"]["ms"]) == (2, 24, 6)
     assert rows["disk", "decline"]["recompute_ms"] == 20
     assert rows["host", "store"]["load_ms"] is None
+    assert (rows["disk", "load"]["bytes"], rows["disk", "load"]["stored_bytes"], rows["disk", "load"]["codec_ms"]) == (
+        300,
+        60,
+        1.5,
+    )
+
+
+def test_ttft_is_split_into_parts_that_add_up_to_it(con) -> None:
+    rows = {row["place"]: row for row in tiers.stack_query("tiered").rows(con)}
+    disk = rows["disk"]
+    assert (disk["transfer_ms"], disk["decode_ms"]) == (6.5, 1.5)
+    for row in rows.values():
+        parts = sum(row[f"{part}_ms"] for part in ("wait", "store", "transfer", "decode", "compute"))
+        assert parts == pytest.approx(row["ttft_ms"])
+    assert rows["nothing"]["transfer_ms"] == 0
+
+
+def test_what_a_codec_lost_comes_from_the_runs_summary(con) -> None:
+    assert tiers.loss_query("tiered").rows(con) == []
+    own = duckdb.connect()
+    own.execute("CREATE TABLE runs (run_id VARCHAR, summary VARCHAR)")
+    said = {"tier_codec": {"blocks": 1, "key_error": [0.1, 0.2], "value_error": [0.3, 0.4]}}
+    for run, summary in (("lossy", json.dumps(said)), ("exact", '{"tier_codec": null}'), ("gone", None)):
+        own.execute("INSERT INTO runs VALUES (?, ?)", [run, summary])
+    assert [tuple(row.values()) for row in tiers.loss_query("lossy").rows(own)] == [(0, 0.1, 0.3), (1, 0.2, 0.4)]
+    assert tiers.loss_query("exact").rows(own) == tiers.loss_query("gone").rows(own) == []

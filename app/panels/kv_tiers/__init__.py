@@ -37,11 +37,19 @@ class KVTiersPanel(Panel):
         tiers_section(run)
 
     def run_tables(self, con: duckdb.DuckDBPyConnection, run_id: str) -> Sequence[Table]:
-        from app.panels.kv_tiers.tables import ttft_table, work_table
+        from app.panels.kv_tiers.tables import loss_table, stack_table, ttft_table, work_table
         from store import tiers
 
         work = tiers.work_query(run_id).rows(con)
-        return [work_table(work), ttft_table(tiers.ttft_query(run_id).rows(con))] if work else []
+        if not work:
+            return []
+        loss = tiers.loss_query(run_id).rows(con)
+        tables = [
+            work_table(work),
+            ttft_table(tiers.ttft_query(run_id).rows(con)),
+            stack_table(tiers.stack_query(run_id).rows(con)),
+        ]
+        return [*tables, loss_table(loss)] if loss else tables
 
     def chart_words(self) -> Mapping[str, ChartWords]:
         from app.panels.kv_tiers.words import CHARTS

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, new_figure, opens, rows, say_nothing_here, stretches
-from app.panels.kv_tiers.tables import PLACES
+from app.charts.frame import Table, column, faded, new_figure, opens, rows, say_nothing_here, stretches
+from app.panels.kv_tiers.tables import PARTS, PLACES
 from app.theme import Palette
 
 
@@ -54,3 +54,45 @@ def ttft(table: Table, palette: Palette, run_id: str = "") -> go.Figure:
             meta=opens("request", run_id),
         )
     return figure.update_layout(showlegend=False)
+
+
+def stack(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.tiers.stack_query``."""
+    figure = new_figure(palette, y_title="mean TTFT, ms", x_title="where the prefix was found")
+    if not rows(table):
+        return say_nothing_here(figure, "No request had a first token.", palette)
+    colours = {
+        "wait": faded(palette.ghost, 0.6),
+        "store": faded(palette.stall, 0.75),
+        "transfer": palette.mixed,
+        "decode": palette.draft,
+        "compute": palette.prefill,
+    }
+    places = [PLACES[place] for place in table["place"].to_pylist()]
+    for part, name in PARTS.items():
+        figure.add_bar(
+            x=places,
+            y=column(table, f"{part}_ms"),
+            name=name,
+            marker={"color": colours[part], "line": {"width": 0}},
+            hovertemplate=f"%{{y:,.4~g}} ms<extra>{name}</extra>",
+        )
+    return figure.update_layout(barmode="stack", bargap=0.35)
+
+
+def loss(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.tiers.loss_query``."""
+    figure = new_figure(palette, y_title="relative error, %", x_title="layer")
+    if not rows(table):
+        return say_nothing_here(figure, "No block went through a codec.", palette)
+    for name, key, colour in (("keys", "key_error", palette.prefill), ("values", "value_error", palette.decode)):
+        figure.add_scatter(
+            x=column(table, "layer"),
+            y=100 * column(table, key),
+            name=name,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"size": 5},
+            hovertemplate=f"%{{y:,.3~g}} %, layer %{{x}}<extra>{name}</extra>",
+        )
+    return figure

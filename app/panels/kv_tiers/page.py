@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.components.chart_card import chart_card, page_palette
 from app.panels.kv_tiers import charts
-from app.panels.kv_tiers.tables import ttft_table, work_table
+from app.panels.kv_tiers.tables import PLACES, ttft_table, work_table
 from app.panels.kv_tiers.words import CHARTS
 from app.panels.panel import FinishedRun
 from store import tiers
@@ -38,6 +38,18 @@ def tiers_section(run: FinishedRun) -> None:
         requests, words = query.table(con), ttft_in_words(by_place)
         figure = charts.ttft(requests, colours, run_id)
         chart_card(CHARTS["tier-ttft"], figure, requests, query, name="tier-ttft", summary=words, remark=words)
+    left, right = st.columns(2)
+    with left:
+        query = tiers.stack_query(run_id)
+        parts = query.table(con)
+        figure, words = charts.stack(parts, colours), stack_in_words(parts.to_pylist())
+        chart_card(CHARTS["tier-stack"], figure, parts, query, name="tier-stack", summary=words, remark=words)
+    query = tiers.loss_query(run_id)
+    lost = query.table(con)
+    if lost.num_rows:
+        with right:
+            figure, words = charts.loss(lost, colours), codec_in_words(work, lost.to_pylist())
+            chart_card(CHARTS["tier-loss"], figure, lost, query, name="tier-loss", summary=words, remark=words)
 
 
 def work_in_words(work: Sequence[dict[str, Any]]) -> str:
@@ -54,6 +66,33 @@ def work_in_words(work: Sequence[dict[str, Any]]) -> str:
     if lost:
         said += f" Blocks of {lost:,} tokens were lost for want of room."
     return said
+
+
+def stack_in_words(parts: Sequence[dict[str, Any]]) -> str:
+    """``parts``: rows of ``store.tiers.stack_query``."""
+    loaded = [row for row in parts if row["place"] in ("host", "disk")]
+    return (
+        "; ".join(
+            f"from {PLACES[row['place']]}: transfer {row['transfer_ms']:,.1f} ms, decoding {row['decode_ms']:,.1f} ms, "
+            f"computing {row['compute_ms']:,.1f} ms"
+            for row in loaded
+        )
+        or "Nothing was loaded from a tier."
+    )
+
+
+def codec_in_words(work: Sequence[dict[str, Any]], lost: Sequence[dict[str, Any]]) -> str:
+    """``work``: rows of ``store.tiers.work_query``; ``lost``: of ``store.tiers.loss_query``."""
+    stores = [row for row in work if (row["tier"], row["action"]) == ("disk", "store") and row["stored_bytes"]]
+    if not stores or not lost:
+        return "No block went through a codec."
+    ratio = sum(row["bytes"] for row in stores) / sum(row["stored_bytes"] for row in stores)
+    first, last = lost[0], lost[-1]
+    return (
+        f"Blocks on disk take 1/{ratio:.1f} of their bytes. The codec changes keys by {first['key_error']:.1%} in the "
+        f"first layer and {last['key_error']:.1%} in the last, values by {first['value_error']:.1%} and "
+        f"{last['value_error']:.1%}."
+    )
 
 
 def ttft_in_words(by_place: Sequence[dict[str, Any]]) -> str:

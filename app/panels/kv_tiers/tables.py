@@ -10,6 +10,13 @@ from app.words.table import Column, Table, scaled_of
 Row = Mapping[str, Any]
 
 PLACES = {"nothing": "nothing found", "pool": "KV pool", "host": "host memory", "disk": "disk"}
+PARTS = {
+    "wait": "waiting",
+    "store": "keeping others",
+    "transfer": "transfer",
+    "decode": "decoding",
+    "compute": "computing",
+}
 ACTIONS = {
     "store": "kept",
     "load": "loaded",
@@ -25,7 +32,9 @@ WORK = (
     scaled_of("number of blocks", "blocks", "d"),
     scaled_of("tokens", "tokens", "d"),
     scaled_of("MB", "bytes", ".1f", 1e-6),
+    scaled_of("stored, MB", "stored_bytes", ".1f", 1e-6),
     scaled_of("time, ms", "ms", ".1f"),
+    scaled_of("of it the codec, ms", "codec_ms", ".1f"),
     scaled_of("GB/s", "gb_per_s", ".3g"),
     scaled_of("load, predicted, ms", "load_ms", ".1f"),
     scaled_of("recompute, predicted, ms", "recompute_ms", ".1f"),
@@ -41,6 +50,30 @@ TTFT = (
     scaled_of("mean time to load, ms", "load_ms", ".1f"),
 )
 """Of a row of ``store.tiers.ttft_query``."""
+
+
+STACK = (
+    Column("prefix found in", ("place",), lambda row: PLACES[row["place"]]),
+    scaled_of("requests", "requests", "d"),
+    *(scaled_of(f"{name}, ms", f"{part}_ms", ".1f") for part, name in PARTS.items()),
+    scaled_of("mean TTFT, ms", "ttft_ms", ".1f"),
+)
+"""Of a row of ``store.tiers.stack_query``."""
+
+LOSS = (
+    scaled_of("layer", "layer", "d"),
+    scaled_of("error of keys, %", "key_error", ".2f", 100),
+    scaled_of("error of values, %", "value_error", ".2f", 100),
+)
+"""Of a row of ``store.tiers.loss_query``."""
+
+
+def stack_table(rows: list[dict[str, Any]]) -> Table:
+    return Table("TTFT in parts by the lowest tier that a prefix was loaded from, means", STACK, rows)
+
+
+def loss_table(rows: list[dict[str, Any]]) -> Table:
+    return Table("What the tier codec lost by layer", LOSS, rows)
 
 
 def work_table(rows: list[dict[str, Any]]) -> Table:

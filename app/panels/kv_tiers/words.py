@@ -20,4 +20,19 @@ CHARTS = {
         "tier",
         ("tier", "request", "duration_ns"),
     ),
+    "tier-stack": ChartWords(
+        "Parts of TTFT, by tier",
+        "Means over requests, by the lowest tier that a prefix was loaded from. Waiting is until the first step that "
+        "computed for the request began; keeping others is time spent on blocks that were evicted meanwhile; decoding "
+        "is the tier codec's part of loading; computing is the rest.",
+        "tier",
+        ("tier", "action", "duration_ns", "codec_ns"),
+    ),
+    "tier-loss": ChartWords(
+        "Error of the tier codec, by layer",
+        "Of all blocks that went to disk: how far keys and values lie from what was computed, as the root of the "
+        "summed squares over that of the numbers themselves. Bins are wider in deeper layers.",
+        "tier",
+        ("tier", "bytes", "stored_bytes"),
+    ),
 }

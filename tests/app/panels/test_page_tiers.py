@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 
 from app.panels.kv_tiers import charts
-from app.panels.kv_tiers.page import ttft_in_words, work_in_words
-from app.panels.kv_tiers.tables import ttft_table, work_table
+from app.panels.kv_tiers.page import codec_in_words, stack_in_words, ttft_in_words, work_in_words
+from app.panels.kv_tiers.tables import loss_table, stack_table, ttft_table, work_table
 from app.theme import LIGHT
 
 WORK = {
-    "tier": "host", "action": "load", "times": 2, "blocks": 6, "tokens": 96, "bytes": 4_000_000, "ms": 2.0, "gb_per_s": 2.0,
+    "tier": "host", "action": "load", "times": 2, "blocks": 6, "tokens": 96, "bytes": 4_000_000, "stored_bytes": 400_000, "ms": 2.0, "codec_ms": 0.5, "gb_per_s": 2.0,
     "load_ms": 3.0, "recompute_ms": 40.0,
 }  # fmt: skip
 PLACE = {
@@ -30,9 +30,9 @@ def test_work_and_table_say_the_same() -> None:
     assert "lost" not in said
     assert "evicted no prefix block" in work_in_words([])
     rows = work_table(work).cells()
-    assert rows[1] == ["host memory", "loaded", "6", "96", "4.0", "2.0", "2", "3.0", "40.0"]
+    assert rows[1] == ["host memory", "loaded", "6", "96", "4.0", "0.4", "2.0", "0.5", "2", "3.0", "40.0"]
     assert rows[2][:2] == ["disk", "computed again instead"]
-    assert rows[2][7] == ""
+    assert rows[2][9] == ""
 
 
 def test_ttft_is_told_and_drawn_by_tier() -> None:
@@ -61,3 +61,26 @@ def test_hits_are_stacked_by_tier() -> None:
     ]
     nothing = dict.fromkeys(row, 0) | {"t": 1.0}
     assert not charts.hits(pa.Table.from_pylist([nothing]), LIGHT).data
+
+
+def test_the_parts_of_ttft_are_stacked_and_told() -> None:
+    parts = {"wait_ms": 1.0, "store_ms": 2.0, "transfer_ms": 3.0, "decode_ms": 4.0, "compute_ms": 5.0}
+    row = {"place": "disk", "requests": 2, "ttft_ms": 15.0} | parts
+    assert stack_in_words([row]) == "from disk: transfer 3.0 ms, decoding 4.0 ms, computing 5.0 ms"
+    assert stack_in_words([row | {"place": "pool"}]) == "Nothing was loaded from a tier."
+    assert stack_table([row]).cells() == [["disk", "2", "1.0", "2.0", "3.0", "4.0", "5.0", "15.0"]]
+    drawn = charts.stack(table := pa.Table.from_pylist([row]), LIGHT)
+    assert drawn.layout.barmode == "stack"
+    assert [(bar.x[0], bar.y[0]) for bar in drawn.data] == [("disk", value) for value in parts.values()]
+    assert not charts.stack(table.slice(0, 0), LIGHT).data
+
+
+def test_the_loss_of_a_codec_is_drawn_by_layer_and_told_with_its_ratio() -> None:
+    lost = [{"layer": n, "key_error": 0.1 * (n + 1), "value_error": 0.2 * (n + 1)} for n in range(2)]
+    said = codec_in_words([WORK | {"tier": "disk", "action": "store"}], lost)
+    assert "take 1/10.0 of their bytes" in said
+    assert "keys by 10.0% in the first layer and 20.0% in the last, values by 20.0% and 40.0%" in said
+    assert codec_in_words([WORK], []) == "No block went through a codec."
+    assert loss_table(lost).cells()[1] == ["1", "20.00", "40.00"]
+    drawn = charts.loss(pa.Table.from_pylist(lost), LIGHT).data
+    assert [(line.name, list(line.y)) for line in drawn] == [("keys", [10.0, 20.0]), ("values", [20.0, 40.0])]
