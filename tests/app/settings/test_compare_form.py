@@ -221,16 +221,22 @@ def test_a_value_that_a_sweep_cannot_take_is_named(lab: Lab) -> None:
     assert not page.button(key="compare-start").disabled
 
 
+BESIDE = {
+    "kv_tiers": {"prefix_sharing": "on"},
+    "retention": {"prefix_sharing": "on"},
+    "kv_layout": {"prefix_sharing": "off", "retention": "off"},
+}
+"""What a technique's settings are tried beside, as it is refused otherwise."""
+
+
 @pytest.mark.parametrize("name", [info.name for info in available()])
 def test_what_a_sweep_begins_with_can_be_served(name: str) -> None:
     scenario = load(name)
     for path, control in sweepable(scenario).items():
-        values = values_to_try(scenario, scenario.engine, control)
+        engine = apply_overrides(scenario.engine, BESIDE.get(path.partition(".")[0], {}))
+        values = values_to_try(scenario, engine, control)
         assert len(values) >= 2, path
         needs_another = control.kind == "choice" or path.startswith("workload.")  # which the refusal names
-        engine = apply_overrides(
-            scenario.engine, {"prefix_sharing": "on"} if path.startswith(("kv_tiers", "retention")) else {}
-        )
         assert needs_another or not wrong_values(scenario, engine, path, values), path
 
 
