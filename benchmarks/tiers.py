@@ -5,7 +5,10 @@ some rounds ago (host memory) and to one many rounds ago (disk), each with a que
 from the run's rows; requests that found it in several places are left out. Everything found is loaded (``kv_tiers.load=always``).
 The disk tier's files may be answered from the system's memory: what is measured then is reading, checking and copying, not the disk.
 
-``python -m benchmarks.tiers [--device cpu|cuda] [--lengths 128,512] [--rounds N] [--json FILE] [--check]``
+Part ``codec``: the tier codec's levels on a real model's keys and values of held text. Bytes before over bytes after, relative error by layer, time
+for a block, and what follows: the blocks of the text's first half go through the codec, then the second half is read.
+
+``python -m benchmarks.tiers [--parts ttft,codec] [--device cpu|cuda] [--lengths 128,512] [--rounds N] [--json FILE] [--check]``
 """
 
 from __future__ import annotations
@@ -20,11 +23,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import Report, arguments, as_a_worker
-from engine.config import EngineConfig, KVTiers, PrefixSharing, RequestSpec, RunSpec, Sampling
+import torch
+
+from benchmarks.harness import Report, arguments, as_a_worker, some_of
+from engine.config import EMBEDDED_MODEL, EngineConfig, KVTiers, PrefixSharing, RequestSpec, RunSpec, Sampling
+from engine.kv.tier_codecs import TIER_CODECS, BlockForm
+from engine.model.device import resolve_device
+from engine.model.load import load as load_model
+from engine.model.load import resolve
+from engine.quality.reading import Reader
+from engine.quality.tier_codecs import measure_tier_codec
 from engine.start.build import build_engine
 from engine.start.prepare import prepare
 from engine.start.sizing import block_bytes
+from engine.texts import prose
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from telemetry.spool import SpoolReader, spool_path
@@ -35,6 +47,8 @@ IN_HOST, ON_DISK = 3, 9  # rounds ago
 POOL, HOST, DISK = 2, 8, 64  # documents that fit
 FASTER = 1.0  # goal: TTFT over that of recomputation
 QUESTION = 8  # tokens
+PARTS = ("ttft", "codec")
+SMALLER = 7.4  # goal of delta-medium: bytes of float32 over those of the stream; 3.7 of 16 bits
 MOST_APART = 0.1  # share of the blocks found that may have come from elsewhere
 
 
@@ -55,12 +69,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="random:smollm2-135m", help="what is served")
     parser.add_argument("--lengths", default="128,512", help="tokens of a document, several with commas between")
     parser.add_argument("--rounds", type=int, default=16, help="new documents")
+    parser.add_argument(
+        "--parts", type=some_of(PARTS), default=list(PARTS), help=f"some of {', '.join(PARTS)}, with commas"
+    )
+    parser.add_argument("--tokens", type=int, default=512, help="of the text that is encoded, and read on")
     options = parser.parse_args(words)
     report = Report("tiers", device=options.device)
     report.note_load()
-    for length in (int(part) for part in options.lengths.split(",")):
+    for length in (int(part) for part in options.lengths.split(",") if "ttft" in options.parts):
         by_place = measure(options.model, options.device, length, options.rounds)
         tell(report, length, by_place)
+    if "codec" in options.parts:
+        levels(report, options.device, options.tokens)
     report.note_load()
     return report.finish(options)
 
@@ -151,6 +171,30 @@ def tell(report: Report, length: int, by_place: dict[str, list[Asked]]) -> None:
             spread = (min(ratios), max(ratios))
             figure = f"TTFT, {length} tokens, prefix in {place} / recomputed"
             report.figure(figure, statistics.median(ratios), "x", goal=FASTER, better="lower", spread=spread)
+
+
+def levels(report: Report, device: str, tokens: int) -> None:
+    """A table of the codec's levels, in float32; in 16 bits the ratios are half of it."""
+    model = load_model(resolve(EMBEDDED_MODEL), resolve_device(device), torch.float32, seed=0)
+    reader = Reader(model, BLOCK)
+    ids = model.tokenizer.encode(prose("held")[: 8 * tokens])[:tokens]
+    shape, rows = model.shape, []
+    for name, make in TIER_CODECS.items():
+        form = BlockForm(shape.layers, shape.kv_heads, BLOCK, shape.head_dim, model.dtype)
+        cost = measure_tier_codec(reader, make(form), ids, tokens // 2)
+        errors = [f"{100 * side[0]:.1f} to {100 * side[-1]:.1f}" for side in (cost.key_error, cost.value_error)]
+        lost = [f"{cost.kl:.4f}", f"{cost.agreement:.1%}", f"{cost.perplexity / cost.perplexity_before - 1:+.1%}"]
+        rows.append([name, f"{cost.ratio:.2f}", *errors, *lost, f"{cost.encode_ms:.0f}, {cost.decode_ms:.0f}"])
+        goal = SMALLER if name == "delta-medium" else None
+        report.figure(f"Bytes of float32 before / after, {name}", cost.ratio, "x", goal=goal)
+        report.figure(f"KL divergence, {name}", cost.kl, "nats", better="lower")
+    columns = ["level", "ratio", "keys, %", "values, %", "KL, nats", "same", "perplexity", "ms"]
+    report.table(
+        f"Tier codec, {tokens // 2} tokens encoded, {tokens - tokens // 2} read on: errors from the first layer to the "
+        "last, same most likely token, encoding and decoding a block",
+        columns,
+        rows,
+    )
 
 
 if __name__ == "__main__":

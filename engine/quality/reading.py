@@ -74,6 +74,18 @@ class Reader:
         return Reading(torch.cat(parts), cache)
 
     @torch.inference_mode()
+    def read_on(self, ids: Sequence[int], first: int, change: Callable[[KVCache], None]) -> torch.Tensor:
+        """The residual stream at the tokens from place ``first`` on [tokens - first, hidden]. ``change`` is made to the
+        cache of those before; a text's first block is the cache's first."""
+        request = self._request(0, ids, 0)
+        cache, forward = self._forward([request])
+        for at in range(0, first, CHUNK):
+            forward(self._part(request, at, min(CHUNK, first - at)))
+        change(cache)
+        parts = [forward(self._part(request, at, min(CHUNK, len(ids) - at))) for at in range(first, len(ids), CHUNK)]
+        return torch.cat(parts)
+
+    @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.model.decoder.logits(hidden)
 

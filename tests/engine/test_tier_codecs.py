@@ -16,6 +16,9 @@ from engine.config import ConfigError, EngineConfig, EngineError, KVTiers, Prefi
 from engine.kv.disk_tier import DiskTier
 from engine.kv.tier_codecs import TIER_CODECS, BlockForm, DeltaCodec, make_tier_codec
 from engine.kv.tier_codecs.entropy import LIMIT, SymbolCoder
+from engine.model.load import load, resolve
+from engine.quality.reading import Reader
+from engine.quality.tier_codecs import measure_tier_codec
 from telemetry.json_file import plain
 from telemetry.status import Summary
 from tests.engine.drawn import random_llama
@@ -197,3 +200,19 @@ def test_the_setting_is_read_only_beside_a_disk_tier() -> None:
     assert not KVTiers(codec="delta-fine").reads("codec")
     assert KVTiers(codec="delta-fine", disk_mib=8).loses
     assert EngineConfig(prefix_sharing=PrefixSharing(), kv_tiers=KVTiers(codec="delta-fine", disk_mib=8)).kv_tiers
+
+
+def test_what_a_level_costs_is_measured_on_a_text_that_is_read_on(llama) -> None:
+    _, directory = llama
+    model = load(resolve(str(directory)), torch.device("cpu"), torch.float32, seed=0)
+    reader, ids = Reader(model, 8), list(range(10, 90))
+    form = BlockForm(model.shape.layers, model.shape.kv_heads, 8, model.shape.head_dim, torch.float32)
+    costs = [measure_tier_codec(reader, make(form), ids, 44) for make in TIER_CODECS.values()]
+    assert 0 < costs[0].kl < costs[1].kl < costs[2].kl
+    assert costs[0].ratio < costs[1].ratio < costs[2].ratio
+    assert all(0 <= cost.agreement <= 1 and cost.encode_ms > 0 < cost.decode_ms for cost in costs)
+    assert len(costs[0].key_error) == form.layers
+    whole = reader.hidden(ids)[44:]
+    assert torch.allclose(reader.read_on(ids, 44, lambda cache: None), whole, atol=1e-4)
+    with pytest.raises(ValueError, match="nothing to encode"):
+        measure_tier_codec(reader, TIER_CODECS["delta-fine"](form), ids, 4)
