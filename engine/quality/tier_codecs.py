@@ -63,7 +63,8 @@ def measure_tier_codec(reader: Reader, codec: TierCodec, ids: Sequence[int], fir
         about["value_error"],
         max(0.0, kl / len(before)),
         agreed / len(before),
-        *(float(reader.nll(hidden, ids[first:]).mean().exp()) for hidden in (after, before)),
+        float(reader.nll(after, ids[first:]).mean().exp()),
+        float(reader.nll(before, ids[first:]).mean().exp()),
         1e3 * through.encode_s / through.streams,
         1e3 * through.decode_s / through.streams,
     )
