@@ -53,7 +53,10 @@ PATIENCE_MS = 120_000
 IS_STILL = """() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
   && !document.querySelector('[data-testid=stSkeleton]')"""
 TO_ITS_TAB = "() => document.querySelector('[data-testid=stMain] [data-testid=stTabs]')?.scrollIntoView()"
-TO_ITS_REVEAL = "() => document.querySelector('.st-key-reveal')?.scrollIntoView()"
+TO_ITS_REVEAL = """() => {
+  document.querySelector(".st-key-reveal")?.scrollIntoView();
+  document.querySelector(".stMain").scrollBy(0, -80); // what stands above all pages
+}"""
 TABS = ("With and without", "Charts", "Latency", "Requests", "Iterations", "Explained", "KV cache", "Setup")
 PAIR = "run=starter&beside=starter-turned"
 LESSON, LEARNER, PREDICTED = "decoding", "pictureslearner", 4.0
