@@ -74,7 +74,7 @@ def stack_in_words(parts: Sequence[dict[str, Any]]) -> str:
     return (
         "; ".join(
             f"from {PLACES[row['place']]}: transfer {row['transfer_ms']:,.1f} ms, decoding {row['decode_ms']:,.1f} ms, "
-            f"computing {row['compute_ms']:,.1f} ms"
+            f"keeping others {row['store_ms']:,.1f} ms, computing {row['compute_ms']:,.1f} ms"
             for row in loaded
         )
         or "Nothing was loaded from a tier."

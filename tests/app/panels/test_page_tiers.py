@@ -66,7 +66,9 @@ def test_hits_are_stacked_by_tier() -> None:
 def test_the_parts_of_ttft_are_stacked_and_told() -> None:
     parts = {"wait_ms": 1.0, "store_ms": 2.0, "transfer_ms": 3.0, "decode_ms": 4.0, "compute_ms": 5.0}
     row = {"place": "disk", "requests": 2, "ttft_ms": 15.0} | parts
-    assert stack_in_words([row]) == "from disk: transfer 3.0 ms, decoding 4.0 ms, computing 5.0 ms"
+    assert (
+        stack_in_words([row]) == "from disk: transfer 3.0 ms, decoding 4.0 ms, keeping others 2.0 ms, computing 5.0 ms"
+    )
     assert stack_in_words([row | {"place": "pool"}]) == "Nothing was loaded from a tier."
     assert stack_table([row]).cells() == [["disk", "2", "1.0", "2.0", "3.0", "4.0", "5.0", "15.0"]]
     drawn = charts.stack(table := pa.Table.from_pylist([row]), LIGHT)
