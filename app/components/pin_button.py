@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 import streamlit as st
 
-from app.rights import Right, offered_with
+from app.charts.picture import of_png
+from app.errors import LabError, on_page
+from app.rights import Right, may, needs, offered_with
 from app.words.charts import ChartWords
+from app.words.plain import plain
 from store.query import Query
 
 
@@ -49,3 +52,19 @@ def pin_button(
     ):
         made = figure if isinstance(figure, go.Figure) else figure()
         _offer[0](Offered(words, made, query, summary))
+
+
+def can_pin() -> bool:
+    """Whether there are reports to pin to, and the reader may."""
+    return bool(_offer) and may(Right.KEEP)
+
+
+@needs(Right.KEEP)
+def pin_picture(words: ChartWords, painted: object, query: Query, summary: str) -> None:
+    """Offer what the browser painted, a PNG as a data URL; says so where it is none."""
+    try:
+        figure = of_png(painted)
+    except LabError as error:
+        st.error(plain(on_page(error)))
+        return
+    _offer[0](Offered(words, figure, query, summary))

@@ -8,12 +8,13 @@ from typing import Any
 import streamlit as st
 
 from app.components.chart_links import open_clicked
-from app.components.pictures import iteration_picture
+from app.components.pictures import Behind, iteration_picture
 from app.components.selection import number_of
 from app.panels.panel import FinishedRun
 from app.panels.sentences import decision_in_words
 from app.views.pool_map import kv_map
 from app.words.decisions import iteration_in_words, touched_in_words
+from app.words.pictures import PICTURES
 from app.words.selection import nothing_recorded
 from app.words.text import PROVENANCE
 from store import iteration_window
@@ -31,7 +32,11 @@ def iteration_inspector(run: FinishedRun) -> None:
     asked = number_of("iteration")
     shown = asked if asked is not None and known.first <= asked <= known.last else known.longest
     window = iteration_window.window(con, run_id, shown, known)
-    iteration_picture(_picture(run, known, window, shown), key=f"iteration-{run_id}", on_open=open_clicked)
+    computed = iteration_window.slices_query(run_id, shown, shown)
+    behind = Behind(
+        PICTURES["iteration"], computed.table(con), computed, "iteration", f"Iteration {shown} of {known.last}."
+    )
+    iteration_picture(_picture(run, known, window, shown), behind, key=f"iteration-{run_id}", on_open=open_clicked)
     kv_map(run, shown)
 
 

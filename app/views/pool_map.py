@@ -7,10 +7,11 @@ from itertools import chain, islice
 
 import streamlit as st
 
-from app.components.pictures import pool_picture
+from app.components.pictures import Behind, pool_picture
 from app.components.selection import number_of
 from app.panels.panel import FinishedRun
 from app.panels.prompt_text import texts_of_run
+from app.words.pictures import PICTURES
 from app.words.plain import cut
 from store import pool_map
 from store.pool_map import PoolWindow
@@ -32,13 +33,8 @@ def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
     key = f"kv-map-{run_id}{'' if iteration is None else '-beside'}"
     shown = iteration if iteration is not None else _asked(known)
     window = pool_map.pool_window(con, run_id, shown)
-    st.markdown(
-        "**KV map**",
-        help=(
-            "Every block of the KV pool is a cell, rebuilt from the recorded changes of blocks. "
-            "Move over a cell to see whose it is, click it to keep it in sight."
-        ),
-    )
+    words = PICTURES["kv-map"]
+    st.markdown(f"**{words.title}**", help=words.explained)
     if window is None:
         recording = run.facts.spec.engine.recording
         st.info(
@@ -70,8 +66,15 @@ def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
             "request": number_of("request"),
             "names": {str(row["request"]): row["request_id"] for row in pool_map.names_query(run_id).rows(con)},
         },
+        _behind(run, shown),
         key=key,
     )
+
+
+def _behind(run: FinishedRun, iteration: int) -> Behind:
+    asked = pool_map.pool_at_query(run.facts.run_id, iteration)
+    table = asked.table(run.con)
+    return Behind(PICTURES["kv-map"], table, asked, "kv-map", f"{table.num_rows} blocks after iteration {iteration}.")
 
 
 def block_texts(run: FinishedRun, window: PoolWindow) -> dict[str, dict[str, str]]:

@@ -7,11 +7,12 @@ from dataclasses import asdict
 import streamlit as st
 
 from app.charts.waits import COLOURS
-from app.components.chart_card import data_row, page_palette
+from app.components.chart_card import page_palette
 from app.components.chart_links import open_clicked
-from app.components.pictures import requests_picture, waterfall_picture
+from app.components.pictures import Behind, requests_picture, waterfall_picture
 from app.components.selection import number_of
 from app.panels.panel import FinishedRun
+from app.words.pictures import PICTURES
 from app.words.plain import plain
 from app.words.selection import stretch_of
 from app.words.waits import GAPS, WAITS
@@ -22,15 +23,8 @@ from store.slo import DEFAULT_SLO, PRESETS
 def requests_over_time(run: FinishedRun) -> None:
     """Draw every request that ended as a line."""
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.markdown(
-            "**Requests over time**",
-            help=(
-                "From arrival to end: waiting, prefill, decode, thrown out of the KV pool. "
-                "A mark at the end: the request missed the objective. Framed is the selected request, and a line "
-                "from top to bottom is the selected iteration."
-            ),
-            width="stretch",
-        )
+        words = PICTURES["lifelines"]
+        st.markdown(f"**{words.title}**", help=words.explained, width="stretch")
         name = st.selectbox(
             "Objective (SLO)",
             list(PRESETS),
@@ -53,10 +47,16 @@ def requests_over_time(run: FinishedRun) -> None:
             "request": number_of("request"),
             "iteration": _iteration(run),
         },
+        Behind(
+            words,
+            told.requests,
+            lifelines.lifelines_query(run.facts.run_id),
+            "lifelines",
+            f"{told.requests.num_rows} requests; objective {name}: {PRESETS[name].words}.",
+        ),
         key=f"lifelines-{run.facts.run_id}",
         on_open=open_clicked,
     )
-    data_row(told.requests, lifelines.lifelines_query(run.facts.run_id), name="lifelines")
 
 
 def _iteration(run: FinishedRun) -> dict[str, float] | None:
@@ -80,6 +80,7 @@ def one_request(run: FinishedRun, request: int) -> None:
     if told is None:
         return
     colours = asdict(page_palette())
+    parts = lifelines.parts_query(run.facts.run_id, request)
     waterfall_picture(
         {
             "row": told.row,
@@ -90,10 +91,12 @@ def one_request(run: FinishedRun, request: int) -> None:
             "kinds": GAPS,
             "colours": {name: colours[colour] for name, colour in COLOURS.items()},
         },
+        Behind(
+            PICTURES["waterfall"],
+            parts.table(run.con),
+            parts,
+            "waterfall",
+            f"Request {request}: {told.row['output_tokens']} output tokens.",
+        ),
         key=f"waterfall-{run.facts.run_id}",
-    )
-    data_row(
-        lifelines.parts_query(run.facts.run_id, request).table(run.con),
-        lifelines.parts_query(run.facts.run_id, request),
-        name="waterfall",
     )

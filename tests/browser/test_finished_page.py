@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -181,6 +182,29 @@ def test_an_iteration_is_followed_by_address_and_kv_map_and_opens_its_requests(
     page.get_by_label("The batch, a bar for each request").locator("canvas").click(position={"x": 150, "y": 8})
     expect(page.get_by_role("tab", name="Requests")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_text("Why not sooner", exact=True)).to_be_visible()
+
+
+def test_a_picture_is_saved_as_drawn(open_lab: OpenLab, finished_run: str, open_page: OpenPage) -> None:
+    page = open_page(open_lab.url(f"{finished_run}&iteration=4"), height=2400)
+    buttons = page.get_by_role("group", name="This picture as a file")
+    expect(buttons).to_have_count(2)  # the iteration, and the KV map after it
+    said: list[str] = []
+    for picture in (buttons.first, buttons.last):
+        with page.expect_download() as download:
+            picture.get_by_role("button", name="SVG").click()
+        root = ElementTree.fromstring(Path(download.value.path()).read_text(encoding="utf-8"))
+        told = " ".join(node.text or "" for node in root.iter("{http://www.w3.org/2000/svg}text"))
+        shapes = {node.tag.rpartition("}")[2] for node in root.iter()}
+        said.append(f"{download.value.suggested_filename}: {told}")
+        assert {"rect", "text", "svg"} <= shapes
+        with page.expect_download() as download:
+            picture.get_by_role("button", name="PNG").click()
+        assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+    assert said[0].startswith("iteration.svg: ")
+    assert "Iteration 4 took" in said[0]
+    assert "Roofline" in said[0]
+    assert said[1].startswith("kv-map.svg: ")
+    assert "After iteration 4, of 600 blocks" in said[1]
 
 
 def test_an_unknown_run_is_named_in_words(open_lab: OpenLab, finished_run: str, open_page: OpenPage) -> None:

@@ -61,6 +61,7 @@ class Surface {
     this.height = height;
     this.paint = paint;
     this.canvas = element("canvas", "surface", "", { role: "img", "aria-label": label });
+    this.canvas.surface = this;
     parent.append(this.canvas);
     this.observer = new ResizeObserver(() => this.draw());
     this.observer.observe(this.canvas);
@@ -88,9 +89,13 @@ class Surface {
     const ctx = this.canvas.getContext("2d");
     ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
     ctx.clearRect(0, 0, width, this.height);
-    ctx.font = `12px ${getComputedStyle(this.canvas).fontFamily}`;
+    ctx.font = this.font();
     ctx.textBaseline = "middle";
     this.paint(ctx, width, this.height);
+  }
+
+  font() {
+    return `12px ${getComputedStyle(this.canvas).fontFamily}`;
   }
 
   /** Where an event of the pointer lies, in CSS pixels. */
@@ -176,8 +181,10 @@ function mounting(Picture) {
     let entry = pictures.get(parentElement);
     if (entry && !entry.picture.gone) entry.picture.update(data);
     else {
-      entry = { picture: new Picture(parentElement, data), calls: 0 };
+      const picture = new Picture(parentElement, data);
+      entry = { picture, calls: 0 };
       pictures.set(parentElement, entry);
+      if (data.files) fileButtons(picture.root, () => picture.data, (...told) => picture.tell(...told));
     }
     entry.picture.tell = setTriggerValue;
     const call = ++entry.calls;
