@@ -148,26 +148,33 @@ def _whole_batches_apart(policy: str | None, others: Mapping[str, Any]) -> str |
 
 
 def _found_by_prefix(asked: KVTiers | None, others: Mapping[str, Any]) -> str | None:
-    if asked is None or "prefix_sharing" not in others:  # it was refused itself
+    if asked is None:
+        return None
+    return _without_prefixes(
+        others,
+        "kv_tiers",
+        needs="keeps the blocks that prefix sharing publishes, and finds them by the same hashes",
+        idle="nothing would be loaded from kv_tiers",
+    ) or _in_both_halves(others, "kv_tiers", "kv_tiers lie below one")
+
+
+def _without_prefixes(others: Mapping[str, Any], name: str, *, needs: str, idle: str) -> str | None:
+    """Why a technique that ``needs`` prefixes to be found cannot be on; ``idle``: what comes of it else."""
+    if "prefix_sharing" not in others:  # it was refused itself
         return None
     sharing: PrefixSharing | None = others["prefix_sharing"]
     if sharing is None:
-        return (
-            "kv_tiers keeps the blocks that prefix sharing publishes, and finds them by the same hashes: set "
-            "prefix_sharing on, or kv_tiers off"
-        )
+        return f"{name} {needs}: set prefix_sharing on, or {name} off"
     if not sharing.skip_prefill:
-        return (
-            "prefix_sharing.skip_prefill off computes every prompt, so nothing would be loaded from kv_tiers: set it "
-            "on, or kv_tiers off"
-        )
-    placement: Placement | None = others.get("placement")
-    if placement is not None and placement.is_apart:
-        return (
-            f"placement.kind {placement.kind} has a KV pool for each half, and kv_tiers lie below one: set kv_tiers "
-            "off, or placement off"
-        )
+        return f"prefix_sharing.skip_prefill off computes every prompt, so {idle}: set it on, or {name} off"
     return None
+
+
+def _in_both_halves(others: Mapping[str, Any], name: str, why: str) -> str | None:
+    placement: Placement | None = others.get("placement")
+    if placement is None or not placement.is_apart:
+        return None
+    return f"placement.kind {placement.kind} has a KV pool for each half, and {why}: set {name} off, or placement off"
 
 
 def _packed_already(asked: KVTiers | None, others: Mapping[str, Any]) -> str | None:
@@ -182,31 +189,24 @@ def _packed_already(asked: KVTiers | None, others: Mapping[str, Any]) -> str | N
 
 
 def _retained_prefixes(asked: Retention | None, others: Mapping[str, Any]) -> str | None:
-    if asked is None or "prefix_sharing" not in others:  # it was refused itself
+    if asked is None:
         return None
-    sharing: PrefixSharing | None = others["prefix_sharing"]
-    if sharing is None:
-        return (
-            "retention decides what becomes of the blocks that prefix sharing publishes: set prefix_sharing on, or "
-            "retention off"
-        )
-    if not sharing.skip_prefill:
-        return (
-            "prefix_sharing.skip_prefill off computes every prompt, so a turn would find nothing of what retention "
-            "keeps: set it on, or retention off"
-        )
-    if asked.program_fcfs and sharing.order == "grouped":
-        return (
-            "prefix_sharing.order grouped orders waiting requests by their text, and retention.program_fcfs by their "
-            "program: set order to arrival, or program_fcfs off"
-        )
-    placement: Placement | None = others.get("placement")
-    if placement is not None and placement.is_apart:
-        return (
-            f"placement.kind {placement.kind} has a KV pool for each half, and a turn would have to be kept in both: "
-            "set retention off, or placement off"
-        )
-    return None
+    return _without_prefixes(
+        others,
+        "retention",
+        needs="decides what becomes of the blocks that prefix sharing publishes",
+        idle="a turn would find nothing of what retention keeps",
+    ) or _in_both_halves(others, "retention", "a turn would have to be kept in both")
+
+
+def _two_orders(asked: Retention | None, others: Mapping[str, Any]) -> str | None:
+    sharing: PrefixSharing | None = others.get("prefix_sharing")
+    if asked is None or not asked.program_fcfs or sharing is None or sharing.order != "grouped":
+        return None
+    return (
+        "prefix_sharing.order grouped orders waiting requests by their text, and retention.program_fcfs by their "
+        "program: set order to arrival, or program_fcfs off"
+    )
 
 
 def _by_length(policy: str | None, others: Mapping[str, Any]) -> str | None:
@@ -238,7 +238,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "kv_layout": (_ranges_of_their_own,),
     "placement": (_apart,),
     "kv_tiers": (_found_by_prefix, _packed_already),
-    "retention": (_retained_prefixes,),
+    "retention": (_retained_prefixes, _two_orders),
     "policy": (_whole_batches, _whole_batches_apart, _by_length),
     "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),
