@@ -93,8 +93,8 @@ class Engine:
         finally:
             if self.scheduler.prefixes.tiers is not None:  # however it ends, no file stays
                 self.scheduler.prefixes.tiers.close()
-            if self.scheduler.retention is not None:  # and no pin
-                self.scheduler.retention.close()
+            if self.scheduler.time_to_live is not None:  # and no pin
+                self.scheduler.time_to_live.close()
 
     def _serve(self, stop: Callable[[], bool]) -> None:
         """Iterate until nothing is left to do, or ``stop`` says so."""

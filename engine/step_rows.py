@@ -127,7 +127,7 @@ class StepRecorder:
         scheduler = self.scheduler
         swaps = scheduler.preemption.take_moves()
         tiers = [] if scheduler.prefixes.tiers is None else scheduler.prefixes.tiers.take_moves()
-        pins = [] if scheduler.retention is None else scheduler.retention.take_events()
+        pins = [] if scheduler.time_to_live is None else scheduler.time_to_live.take_events()
         if self.recorder.iterations:
             for pin in pins:
                 self.recorder.pin(iteration=iteration, **asdict(pin))

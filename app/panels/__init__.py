@@ -14,8 +14,8 @@ from app.panels.panel import Panel
 from app.panels.placement import PlacementPanel
 from app.panels.preemption import PreemptionPanel
 from app.panels.prefix_sharing import PrefixSharing
-from app.panels.retention import RetentionPanel
 from app.panels.speculation import Speculation
+from app.panels.time_to_live import TimeToLivePanel
 
 PANELS: list[Panel] = [
     ChunkedPrefill(),
@@ -26,6 +26,6 @@ PANELS: list[Panel] = [
     KVLayoutPanel(),
     PlacementPanel(),
     KVTiersPanel(),
-    RetentionPanel(),
+    TimeToLivePanel(),
 ]
 """In the order in which they draw."""

@@ -32,8 +32,8 @@ from engine.config.techniques import (
     Placement,
     Preemption,
     PrefixSharing,
-    Retention,
     Speculation,
+    TimeToLive,
 )
 
 __all__ = [
@@ -58,13 +58,13 @@ __all__ = [
     "PrefixSharing",
     "Recording",
     "RequestSpec",
-    "Retention",
     "RunSpec",
     "Sampling",
     "Settings",
     "SizedGroup",
     "Sizing",
     "Speculation",
+    "TimeToLive",
     "apply_overrides",
     "check_settings",
     "codec_of_today",

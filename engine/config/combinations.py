@@ -18,8 +18,8 @@ from engine.config.techniques import (
     Placement,
     Preemption,
     PrefixSharing,
-    Retention,
     Speculation,
+    TimeToLive,
 )
 
 Rule = Callable[[Any, Mapping[str, Any]], str | None]
@@ -188,33 +188,33 @@ def _packed_already(asked: KVTiers | None, others: Mapping[str, Any]) -> str | N
     )
 
 
-def _retained_prefixes(asked: Retention | None, others: Mapping[str, Any]) -> str | None:
+def _pinned_prefixes(asked: TimeToLive | None, others: Mapping[str, Any]) -> str | None:
     if asked is None:
         return None
     return _without_prefixes(
         others,
-        "retention",
+        "time_to_live",
         needs="decides what becomes of the blocks that prefix sharing publishes",
-        idle="a turn would find nothing of what retention keeps",
-    ) or _in_both_halves(others, "retention", "a turn would have to be kept in both")
+        idle="a turn would find nothing of what is pinned",
+    ) or _in_both_halves(others, "time_to_live", "a turn would have to be kept in both")
 
 
-def _two_orders(asked: Retention | None, others: Mapping[str, Any]) -> str | None:
+def _two_orders(asked: TimeToLive | None, others: Mapping[str, Any]) -> str | None:
     sharing: PrefixSharing | None = others.get("prefix_sharing")
     if asked is None or not asked.program_fcfs or sharing is None or sharing.order != "grouped":
         return None
     return (
-        "prefix_sharing.order grouped orders waiting requests by their text, and retention.program_fcfs by their "
+        "prefix_sharing.order grouped orders waiting requests by their text, and time_to_live.program_fcfs by their "
         "program: set order to arrival, or program_fcfs off"
     )
 
 
 def _by_length(policy: str | None, others: Mapping[str, Any]) -> str | None:
-    asked: Retention | None = others.get("retention")
+    asked: TimeToLive | None = others.get("time_to_live")
     if asked is None or not asked.program_fcfs or policy != "padded-sorted":
         return None
     return (
-        "policy padded-sorted takes waiting prompts by their length, and retention.program_fcfs by their program: "
+        "policy padded-sorted takes waiting prompts by their length, and time_to_live.program_fcfs by their program: "
         "choose another policy, or set program_fcfs off"
     )
 
@@ -238,7 +238,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "kv_layout": (_ranges_of_their_own,),
     "placement": (_apart,),
     "kv_tiers": (_found_by_prefix, _packed_already),
-    "retention": (_retained_prefixes, _two_orders),
+    "time_to_live": (_pinned_prefixes, _two_orders),
     "policy": (_whole_batches, _whole_batches_apart, _by_length),
     "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),

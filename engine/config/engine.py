@@ -18,8 +18,8 @@ from engine.config.techniques import (
     Placement,
     Preemption,
     PrefixSharing,
-    Retention,
     Speculation,
+    TimeToLive,
 )
 
 POLICY_NAMES = ["stall-free", "prefill-first", "orca", "chunk-only", "splitfuse", "static", "padded", "padded-sorted"]
@@ -168,7 +168,7 @@ class EngineConfig(Settings):
         paper="CacheGen (2023)",
         technique=True,
     )
-    retention: Retention | None = setting(
+    time_to_live: TimeToLive | None = setting(
         None,
         "Time to live",
         "On: the KV blocks of an agent's turn that ends in a tool call stay pinned for a time that follows the tool "

@@ -12,8 +12,8 @@ recently used first.
     allocated --free--> cached --share--> allocated  published: found again
                         cached --evict--> allocated  published: its content is lost
 
-A published block may also be *pinned* (``engine.scheduling.retention``): it is found as before and not evicted as long
-as a pin lasts. A pinned block that nobody holds is neither free nor used.
+A published block may also be *pinned* (``engine.scheduling.time_to_live``): it is found as before and not evicted as
+long as a pin lasts. A pinned block that nobody holds is neither free nor used.
 
 The pool keeps books only; ``engine.kv.cache`` holds the tensors.
 """

@@ -11,7 +11,7 @@ from engine.request import Request
 from engine.scheduling.plan import Plan
 from engine.scheduling.preemption import Preemption, Recompute
 from engine.scheduling.priorities import Priorities
-from engine.scheduling.retention import Retained
+from engine.scheduling.time_to_live import Pins
 
 
 class Books:
@@ -26,7 +26,7 @@ class Books:
         forget: Callable[[Request], None] = lambda request: None,
         preemption: Preemption | None = None,
         priorities: Priorities | None = None,
-        retention: Retained | None = None,
+        time_to_live: Pins | None = None,
     ) -> None:
         """
         Args:
@@ -34,7 +34,7 @@ class Books:
             forget: told of a request that ended or lost its blocks.
             preemption: what becomes of a preempted request; None: it is computed again.
             priorities: where they change while requests are served.
-            retention: pins of ended turns; None: none.
+            time_to_live: pins of ended turns; None: none.
         """
         self.pool = pool
         self.max_num_seqs = max_num_seqs
@@ -45,7 +45,7 @@ class Books:
         self.free_tails = None if tails is None else list(range(tails))[::-1]
         self.preemption = preemption or Recompute()
         self.priorities = priorities
-        self.retention = retention
+        self.time_to_live = time_to_live
         if self.free_tails is not None:
             self.preemption.free_tails = self.free_tails
         self._forget = forget
@@ -66,8 +66,8 @@ class Books:
         """A request arrives, or comes back after a preemption."""
         if self.priorities is not None and request.level is None:
             self.priorities.begin(request)
-        if self.retention is not None and not request.preemptions:
-            self.retention.arrived(request)
+        if self.time_to_live is not None and not request.preemptions:
+            self.time_to_live.arrived(request)
         insort(self.waiting, request, key=lambda r: r.order)
         self.newcomers = True
 
@@ -82,8 +82,8 @@ class Books:
             self.waiting.remove(request)
         tip = self.prefixes.tip(request)
         self.release(request)
-        if self.retention is not None:
-            self.retention.ended(request, tip)
+        if self.time_to_live is not None:
+            self.time_to_live.ended(request, tip)
 
     def preempt(self, request: Request) -> bool:
         """A running request has to leave, and waits again. Returns whether what it computed is kept."""
@@ -128,8 +128,8 @@ class Books:
         self.pool.check_integrity([*(r.block_table for r in self.running), *(blocks for blocks, _, _ in leaving)])
         self.preemption.check_integrity()
         self.prefixes.check_integrity()
-        if self.retention is not None:
-            self.retention.check_integrity()
+        if self.time_to_live is not None:
+            self.time_to_live.check_integrity()
         if self.free_tails is not None:
             held = [*(r.tail for r in self.running), *(tail for _, tail, _ in leaving if tail is not None)]
             tails = sorted([*self.free_tails, *(-1 if tail is None else tail for tail in held)])

@@ -170,8 +170,8 @@ class PlanBuilder:
             request.tail = books.free_tails.pop()
         self.plan.admitted.append(request)
         self.prefixes.attach(request, match)
-        if books.retention is not None:
-            books.retention.admitted(request)
+        if books.time_to_live is not None:
+            books.time_to_live.admitted(request)
         self._note_hit(request, match)
         self._note_evictions(request, needed)
         if swapped := books.preemption.tokens_of(request):
@@ -226,7 +226,7 @@ class PlanBuilder:
 
     def _unpin_one(self, request: Request) -> bool:
         """Take a pin off blocks that a running request may need. False where there is none."""
-        if self.books.retention is None or not self.books.retention.yield_one(request, later=False):
+        if self.books.time_to_live is None or not self.books.time_to_live.yield_one(request, later=False):
             return False
         self._found = (None, Match())
         return True
@@ -234,14 +234,14 @@ class PlanBuilder:
     def _unpin_for(self, request: Request) -> None:
         """Where a waiting request lacks blocks: take pins off those of programs that come after it, as far as that
         gives it a place; where nobody runs who could free any, off all."""
-        retention = self.books.retention
-        if retention is None:
+        time_to_live = self.books.time_to_live
+        if time_to_live is None:
             return
         later = bool(self.books.running or list(self.books.preemption.in_transit()))
         short = self._short_of(request)
-        if short <= 0 or (later and retention.could_free(request) < short):
+        if short <= 0 or (later and time_to_live.could_free(request) < short):
             return
-        while self._short_of(request) > 0 and retention.yield_one(request, later=later):
+        while self._short_of(request) > 0 and time_to_live.yield_one(request, later=later):
             self._found = (None, Match())
 
     def _short_of(self, request: Request) -> int:

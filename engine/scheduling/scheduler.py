@@ -16,7 +16,7 @@ from engine.scheduling.plan import Plan
 from engine.scheduling.policies.base import Policy
 from engine.scheduling.preemption import Preemption
 from engine.scheduling.priorities import Priorities
-from engine.scheduling.retention import Retained
+from engine.scheduling.time_to_live import Pins
 
 
 class Scheduler(Books):
@@ -32,23 +32,23 @@ class Scheduler(Books):
         tails: int | None = None,
         preemption: Preemption | None = None,
         priorities: Priorities | None = None,
-        retention: Retained | None = None,
+        time_to_live: Pins | None = None,
     ) -> None:
-        """``tails``, ``preemption``, ``priorities``, ``retention``: as ``Books`` takes them."""
-        super().__init__(pool, max_num_seqs, prefixes, tails, self._drop_guesses, preemption, priorities, retention)
+        """``tails``, ``preemption``, ``priorities``, ``time_to_live``: as ``Books`` takes them."""
+        super().__init__(pool, max_num_seqs, prefixes, tails, self._drop_guesses, preemption, priorities, time_to_live)
         self.policy = policy
         self.drafter = drafter
 
     @property
     def rates(self) -> list[ComputeRate]:
         """Who wants to know how long steps with prompt tokens take."""
-        tiers, retention = self.prefixes.tiers, self.retention
-        return [*([] if tiers is None else [tiers.choice]), *([] if retention is None else [retention.ttl.rate])]
+        tiers, time_to_live = self.prefixes.tiers, self.time_to_live
+        return [*([] if tiers is None else [tiers.choice]), *([] if time_to_live is None else [time_to_live.ttl.rate])]
 
     def close(self) -> None:
         """The run is over: nothing is under way, and nothing pinned."""
-        if self.retention is not None:
-            self.retention.close()
+        if self.time_to_live is not None:
+            self.time_to_live.close()
         self.preemption.close()
 
     def plan(self) -> Plan:
@@ -57,8 +57,8 @@ class Scheduler(Books):
         Where everybody who could compute waits for copies, so does this.
         """
         self.preemption.settle()
-        if self.retention is not None:
-            self.retention.expire()
+        if self.time_to_live is not None:
+            self.time_to_live.expire()
         redrawn = self.priorities is not None and self.priorities.next_iteration(self.running, self.waiting)
         if self.newcomers or redrawn:
             self.prefixes.rank(self.waiting)

@@ -7,7 +7,7 @@ from collections import deque
 from statistics import fmean
 from typing import ClassVar, NamedTuple
 
-from engine.config import Retention
+from engine.config import TimeToLive
 from engine.kv.compute_rate import ComputeRate
 
 COLD = 5  # durations of a tool, below which an exponential distribution stands in for them
@@ -26,14 +26,14 @@ class Worth(NamedTuple):
     cost_s: float = math.nan  # of holding the memory
 
 
-class TimeToLive:
-    """Contract of a mode: how long the blocks of an ended turn are pinned. Named by ``Retention.mode``. This one pins
+class PinTime:
+    """Contract of a mode: how long the blocks of an ended turn are pinned. Named by ``TimeToLive.mode``. This one pins
     nothing, and keeps what there is room for."""
 
     mode: ClassVar[str] = "lru"
     evicts = False  # blocks of whatever ends, that nobody else holds, are given up at once
 
-    def __init__(self, asked: Retention, rate: ComputeRate) -> None:
+    def __init__(self, asked: TimeToLive, rate: ComputeRate) -> None:
         self.asked = asked
         self.rate = rate
 
@@ -54,14 +54,14 @@ class TimeToLive:
         return Worth(0.0)
 
 
-class EndOfTurn(TimeToLive):
+class EndOfTurn(PinTime):
     """The baseline of the paper: at the end of each turn its blocks are given up."""
 
     mode = "evict"
     evicts = True
 
 
-class FixedTime(TimeToLive):
+class FixedTime(PinTime):
     """The same time for every turn."""
 
     mode = "fixed"
@@ -70,7 +70,7 @@ class FixedTime(TimeToLive):
         return Worth(self.asked.ttl_s)
 
 
-class AdaptiveTime(TimeToLive):
+class AdaptiveTime(PinTime):
     """The time to live whose expected benefit exceeds its cost by most, in seconds:
 
         gain(ttl) = P(D <= ttl) * (recompute + wait) - share * E[min(D, ttl)]
@@ -84,7 +84,7 @@ class AdaptiveTime(TimeToLive):
 
     mode = "adaptive"
 
-    def __init__(self, asked: Retention, rate: ComputeRate) -> None:
+    def __init__(self, asked: TimeToLive, rate: ComputeRate) -> None:
         super().__init__(asked, rate)
         self._seen: dict[str, deque[float]] = {}
         self._waits: deque[float] = deque(maxlen=LAST_WAITS)
@@ -119,5 +119,5 @@ class AdaptiveTime(TimeToLive):
         return best
 
 
-TTLS: dict[str, type[TimeToLive]] = {kind.mode: kind for kind in (AdaptiveTime, FixedTime, EndOfTurn, TimeToLive)}
+TTLS: dict[str, type[PinTime]] = {kind.mode: kind for kind in (AdaptiveTime, FixedTime, EndOfTurn, PinTime)}
 """The registry, in the order the settings list them."""

@@ -23,11 +23,11 @@ from engine.speculation.speculator import Speculator
 from engine.start.attention import make_run_attention
 from engine.start.bugs import inject
 from engine.start.prepared import Prepared
-from engine.start.retention import make_retention
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator
 from engine.start.swapping import make_free, make_host, make_preemption, make_priorities
 from engine.start.tiers import make_tiers
+from engine.start.time_to_live import make_time_to_live
 from engine.stopping import Outputs
 from telemetry.clock import RunClock
 from telemetry.folder import TIERS_FOLDER
@@ -130,7 +130,7 @@ def build_engine(
             if preemption is None
             else preemption(prefixes, executor.cache),
             make_priorities(prepared),
-            make_retention(prepared, pool, clock),
+            make_time_to_live(prepared, pool, clock),
         ),
         outputs=outputs or Outputs(model.tokenizer, shape.eos_token_ids, prepared.max_model_len, config.keep_text),
         cost=cost_model(model, prepared.kv_bytes_per_token),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.block_table import blocks_for
-from engine.config import EngineConfig, KVTiers, Preemption, PrefixSharing, RequestSpec, Retention, Sampling
+from engine.config import EngineConfig, KVTiers, Preemption, PrefixSharing, RequestSpec, Sampling, TimeToLive
 from engine.scheduling.policies import POLICIES
 from engine.start.build import build_engine
 from engine.start.prepare import prepare
@@ -31,7 +31,7 @@ TIERS = st.builds(
     load=st.sampled_from(["always", "always", "predicted"]),
 )
 PINS = st.builds(
-    Retention,
+    TimeToLive,
     mode=st.sampled_from(["fixed", "fixed", "adaptive", "fixed", "evict", "lru"]),
     ttl_s=st.sampled_from([1000.0, 0.02, 0.001]),
     prior_s=st.sampled_from([1e-6, 1e-3]),
@@ -74,7 +74,7 @@ def test_no_combination_with_tiers_or_pins_changes_a_token(data: st.DataObject, 
     asked = returning_crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
     speculation = data.draw(st.none() | drawn_guessing(6), label="speculation")
     least = 1 + (speculation.k if speculation else 0)
-    pins = data.draw(PINS | PINS | st.none(), label="retention")
+    pins = data.draw(PINS | PINS | st.none(), label="time_to_live")
     policies = sorted(set(POLICIES) - ({"padded-sorted"} if pins is not None and pins.program_fcfs else set()))
     config = EngineConfig(
         model=str(directory),
@@ -99,7 +99,7 @@ def test_no_combination_with_tiers_or_pins_changes_a_token(data: st.DataObject, 
         kv_quantization=CODECS[data.draw(st.sampled_from(sorted(CODECS)), label="codec")],
         preemption=data.draw(st.none() | st.builds(Preemption, asynchronous=st.booleans()), label="preemption"),
         kv_tiers=data.draw(st.none() | TIERS if pins else TIERS, label="kv_tiers"),
-        retention=pins,
+        time_to_live=pins,
         overlap=data.draw(st.sampled_from(["on", "off"]), label="overlap"),
         max_num_seqs=data.draw(st.integers(1, 4), label="max_num_seqs"),
         sampling=Sampling(ignore_eos=True),

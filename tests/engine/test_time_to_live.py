@@ -14,9 +14,9 @@ from engine.config import (
     EngineConfig,
     PrefixSharing,
     RequestSpec,
-    Retention,
     RunSpec,
     Sampling,
+    TimeToLive,
     apply_overrides,
 )
 from engine.config.errors import EngineError, IntegrityError
@@ -24,12 +24,12 @@ from engine.kv.compute_rate import ComputeRate
 from engine.kv.pool import BlockPool
 from engine.request import Request
 from engine.run_facts import summarise
-from engine.scheduling.retention import Retained
 from engine.scheduling.scheduler import Scheduler
+from engine.scheduling.time_to_live import Pins
 from engine.scheduling.ttl import SAMPLED, TTLS, AdaptiveTime
 from engine.start.build import build_engine
 from engine.start.prepare import prepare
-from engine.start.retention import make_retention
+from engine.start.time_to_live import make_time_to_live
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 from tests.engine.prefix_scheduling import execute, make_scheduler, serve
@@ -44,18 +44,18 @@ S = 1_000_000_000
 class Bench:
     """A scheduler with pins on a clock that stands still until it is set."""
 
-    def __init__(self, asked: Retention, *, blocks: int, **scheduler: object) -> None:
+    def __init__(self, asked: TimeToLive, *, blocks: int, **scheduler: object) -> None:
         self.now = 0
         self.scheduler: Scheduler = make_scheduler(blocks=blocks, **scheduler)  # type: ignore[arg-type]
         ttl = TTLS[asked.mode](asked, ComputeRate(lambda tokens, context: float(tokens)))
-        self.pins = Retained(
+        self.pins = Pins(
             self.scheduler.pool,
             ttl,
             lambda: self.now,
             continued=[str(n) for n in range(10)],
             by_program=asked.program_fcfs,
         )
-        self.scheduler.retention = self.pins
+        self.scheduler.time_to_live = self.pins
 
     def serve(self, *requests: Request) -> None:
         serve(self.scheduler, requests)
@@ -75,7 +75,7 @@ def turn(
     return Request(index, spec, known, Sampling(), output, arrival_ns=round(arrival_s * S))
 
 
-FIXED = Retention(mode="fixed", ttl_s=2)
+FIXED = TimeToLive(mode="fixed", ttl_s=2)
 
 
 def test_a_pinned_turn_outlasts_others_that_need_the_room() -> None:
@@ -184,7 +184,7 @@ def test_the_turn_that_gives_up_while_it_waits_takes_its_pin_with_it() -> None:
 
 @pytest.mark.parametrize("by_program", [True, False])
 def test_a_late_turn_of_an_old_program_goes_first_by_program(by_program: bool) -> None:
-    bench = Bench(Retention(mode="lru", program_fcfs=by_program), blocks=30)
+    bench = Bench(TimeToLive(mode="lru", program_fcfs=by_program), blocks=30)
     first = turn(5, A, arrival_s=0)
     bench.serve(first)
     new, back = turn(1, B, arrival_s=1), turn(2, [7], of=first, arrival_s=2)
@@ -196,7 +196,7 @@ def test_a_late_turn_of_an_old_program_goes_first_by_program(by_program: bool) -
 def adaptive(rate_tokens_per_s: float, **settings: float) -> AdaptiveTime:
     rate = ComputeRate(lambda tokens, context: float(tokens))
     rate.computed(rate_tokens_per_s, 1.0)
-    return AdaptiveTime(Retention(**settings), rate)  # type: ignore[arg-type]
+    return AdaptiveTime(TimeToLive(**settings), rate)  # type: ignore[arg-type]
 
 
 def test_the_time_to_live_is_the_one_that_gains_most() -> None:
@@ -224,7 +224,7 @@ def test_tools_that_are_not_known_yet_are_taken_for_exponential() -> None:
 
 
 def test_durations_run_from_the_end_of_a_turn_to_the_arrival_of_the_next() -> None:
-    bench = Bench(Retention(), blocks=20)
+    bench = Bench(TimeToLive(), blocks=20)
     first = turn(0, A)
     bench.serve(first)
     bench.now = 5 * S
@@ -253,18 +253,18 @@ def test_a_pin_is_on_what_can_be_found_and_no_pinned_block_is_evicted() -> None:
     pool.check_integrity([])
 
 
-ON = {"prefix_sharing": "on", "retention": "on"}
+ON = {"prefix_sharing": "on", "time_to_live": "on"}
 
 
 @pytest.mark.parametrize(
     ("overrides", "field", "reason"),
     [
-        ({"retention": "on"}, "retention", "set prefix_sharing on"),
-        (ON | {"prefix_sharing.skip_prefill": "off"}, "retention", "skip_prefill"),
-        (ON | {"prefix_sharing.order": "grouped"}, "retention", "program_fcfs"),
-        (ON | {"placement.kind": "disaggregated", "device": "cpu"}, "retention", "pool for each half"),
+        ({"time_to_live": "on"}, "time_to_live", "set prefix_sharing on"),
+        (ON | {"prefix_sharing.skip_prefill": "off"}, "time_to_live", "skip_prefill"),
+        (ON | {"prefix_sharing.order": "grouped"}, "time_to_live", "program_fcfs"),
+        (ON | {"placement.kind": "disaggregated", "device": "cpu"}, "time_to_live", "pool for each half"),
         (ON | {"policy": "padded-sorted"}, "policy", "by their length"),
-        (ON | {"retention.ttl_s": "0"}, "retention.ttl_s", "above 0"),
+        (ON | {"time_to_live.ttl_s": "0"}, "time_to_live.ttl_s", "above 0"),
     ],
     ids=["alone", "computes all", "grouped", "two pools", "by length", "no time"],
 )
@@ -298,7 +298,7 @@ def test_no_pin_outlives_a_run_that_ends_before_its_time_or_breaks(lettered, tmp
     _, directory = lettered
     config = EngineConfig(
         model=str(directory), device="cpu", dtype="float32", threads=1, block_size=4, kv_blocks=64,
-        prefix_sharing=PrefixSharing(), retention=FIXED, sampling=Sampling(ignore_eos=True), check_integrity=True,
+        prefix_sharing=PrefixSharing(), time_to_live=FIXED, sampling=Sampling(ignore_eos=True), check_integrity=True,
     )  # fmt: skip
     for ends in ("stopped", "broken"):
         prepared = prepare(make_spec(config, programs(3, 2, pause_s=100.0)))
@@ -319,7 +319,7 @@ def test_no_pin_outlives_a_run_that_ends_before_its_time_or_breaks(lettered, tmp
             else:
                 engine.run(prepared.requests, stop)
         assert pool.num_pinned == 0
-        engine.scheduler.retention.check_integrity()
+        engine.scheduler.time_to_live.check_integrity()
         assert summarise(engine, prepared, clock)["pins_end"] == 3
     rows = spooled(tmp_path / "stopped", "pin")
     assert [row["action"] for row in rows] == ["pin"] * 3 + ["unpin"] * 3
@@ -336,8 +336,8 @@ def test_clients_requests_name_no_program(lettered, tmp_path: Path) -> None:
     _, directory = lettered
     config = EngineConfig(
         model=str(directory), device="cpu", dtype="float32", threads=1, block_size=4, kv_blocks=64,
-        prefix_sharing=PrefixSharing(), retention=FIXED,
+        prefix_sharing=PrefixSharing(), time_to_live=FIXED,
     )  # fmt: skip
     prepared = prepare(RunSpec(run_id="test", scenario="test", engine=config, requests=(), served=True))
     with pytest.raises(EngineError, match="which program"):
-        make_retention(prepared, BlockPool(4, 4), RunClock())
+        make_time_to_live(prepared, BlockPool(4, 4), RunClock())

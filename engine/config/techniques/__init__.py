@@ -9,8 +9,8 @@ from engine.config.techniques.kv_tiers import KVTiers
 from engine.config.techniques.placement import Placement
 from engine.config.techniques.preemption import Preemption
 from engine.config.techniques.prefix_sharing import PrefixSharing
-from engine.config.techniques.retention import Retention
 from engine.config.techniques.speculation import Speculation
+from engine.config.techniques.time_to_live import TimeToLive
 
 __all__ = [
     "ChunkedPrefill",
@@ -20,6 +20,6 @@ __all__ = [
     "Placement",
     "Preemption",
     "PrefixSharing",
-    "Retention",
     "Speculation",
+    "TimeToLive",
 ]

@@ -23,8 +23,6 @@ ROOM = Path(app.__file__).resolve().parent
 DOCS = ROOM.parent / "docs"
 BLIND = ("views", "exports", "words", "components", "lab.py", "shell.py")
 """What asks every panel and may name none; ``views/start.py`` and the form name one as what is proposed first."""
-OTHER_WORDS = {"views/disk.py": "retention"}
-"""What is called the same and is something else: of runs on disk, and the module ``app.retention`` with it."""
 PROPOSES = ("views/start.py", "views/sweep_form.py")
 
 every_panel = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel.setting)
@@ -83,14 +81,13 @@ def test_nothing_that_asks_the_panels_names_one() -> None:
         for path in [ROOM / place] if place.endswith(".py") else (ROOM / place).rglob("*.py"):
             name, text = path.relative_to(ROOM).as_posix(), path.read_text(encoding="utf-8")
             if name not in PROPOSES:
-                settings = [panel.setting for panel in PANELS if panel.setting != OTHER_WORDS.get(name)]
-                named += [f"{name}: {setting}" for setting in settings if _names(text, setting)]
+                named += [f"{name}: {panel.setting}" for panel in PANELS if _names(text, panel.setting)]
     assert named == []
 
 
 def _names(text: str, setting: str) -> bool:
     """Whether code names a setting; prose may use the same word, and so may what is counted."""
-    said = re.sub(r"counted\(.*'\)|\bapp\.retention\b", "", text)
+    said = re.sub(r"counted\(.*'\)", "", text)
     return re.search(rf"""["'.]{setting}\b|\b{setting}=""", said) is not None
 
 

@@ -223,8 +223,8 @@ def test_a_value_that_a_sweep_cannot_take_is_named(lab: Lab) -> None:
 
 BESIDE = {
     "kv_tiers": {"prefix_sharing": "on"},
-    "retention": {"prefix_sharing": "on"},
-    "kv_layout": {"prefix_sharing": "off", "retention": "off"},
+    "time_to_live": {"prefix_sharing": "on"},
+    "kv_layout": {"prefix_sharing": "off", "time_to_live": "off"},
 }
 """What a technique's settings are tried beside, as it is refused otherwise."""
 

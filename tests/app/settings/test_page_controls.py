@@ -17,8 +17,8 @@ from engine.config import (
     Placement,
     Preemption,
     PrefixSharing,
-    Retention,
     Speculation,
+    TimeToLive,
     apply_overrides,
 )
 from telemetry.refusal import with_field
@@ -79,7 +79,7 @@ def test_every_default_written_as_text_is_read_back_as_itself() -> None:
         kv_quantization=KVQuantization(),
         preemption=Preemption(),
         kv_tiers=KVTiers(),
-        retention=Retention(),
+        time_to_live=TimeToLive(),
         kv_layout=KVLayout(kind="paged"),
         placement=Placement(kind="colocated"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from app.panels.retention.words import ACTIONS, PARTS, REASONS
+from app.panels.time_to_live.words import ACTIONS, PARTS, REASONS
 from app.words.table import Column, Table, scaled_of, words_of
 
 Row = Mapping[str, Any]

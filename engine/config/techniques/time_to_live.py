@@ -7,7 +7,7 @@ from typing import Literal
 from engine.config.settings import Settings, setting
 
 
-class Retention(Settings):
+class TimeToLive(Settings):
     """Turns that end in a tool call keep their KV blocks pinned for a time to live, and the turns of older programs go
     before those of younger ones."""
 

@@ -9,14 +9,14 @@ import streamlit as st
 
 from app.components.chart_card import chart_card, page_palette
 from app.panels.panel import FinishedRun
-from app.panels.retention import charts
-from app.panels.retention.tables import pins_table, programs_table
-from app.panels.retention.words import CHARTS, PARTS, REASONS
+from app.panels.time_to_live import charts
+from app.panels.time_to_live.tables import pins_table, programs_table
+from app.panels.time_to_live.words import CHARTS, PARTS, REASONS
 from app.words.plain import counted
 from store import programs
 
 
-def retention_section(run: FinishedRun) -> None:
+def time_to_live_section(run: FinishedRun) -> None:
     """Draw the section of a run that decided what becomes of ended turns' blocks."""
     con, run_id, colours = run.con, run.facts.run_id, page_palette()
     st.subheader("Time to live", anchor=False)
@@ -28,14 +28,14 @@ def retention_section(run: FinishedRun) -> None:
             st.dataframe(shown, hide_index=True, alt=table.title)
     left, right = st.columns(2)
     with left:
-        query, name = programs.programs_query(run_id), "retention-programs"
+        query, name = programs.programs_query(run_id), "time-to-live-programs"
         parts, words = query.table(con), programs_in_words(summary)
         chart_card(CHARTS[name], charts.programs(parts, colours), parts, query, name=name, summary=words)
     with right:
-        query, name = programs.completion_query(run_id), "retention-completion"
+        query, name = programs.completion_query(run_id), "time-to-live-completion"
         done = query.table(con)
         chart_card(CHARTS[name], charts.completion(done, colours), done, query, name=name, summary=words)
-    query, name, words = programs.pinned_query(run_id), "retention-pinned", pins_in_words(pins)
+    query, name, words = programs.pinned_query(run_id), "time-to-live-pinned", pins_in_words(pins)
     pinned = query.table(con)
     chart_card(CHARTS[name], charts.pinned(pinned, colours), pinned, query, name=name, summary=words, until=run.until_s)
 

@@ -18,7 +18,7 @@ REASONS = {
 }
 
 CHARTS = {
-    "retention-programs": ChartWords(
+    "time-to-live-programs": ChartWords(
         "Time of programs",
         "Running: turns with a place in the engine, computing again included. Queue: turns that had arrived and had no "
         "place. Tool: from the end of a turn to the arrival of the next. Only programs that were served to their end; "
@@ -26,14 +26,14 @@ CHARTS = {
         "request",
         ("program", "arrival_ns", "first_scheduled_ns", "end_ns"),
     ),
-    "retention-completion": ChartWords(
+    "time-to-live-completion": ChartWords(
         "Completion time of programs",
         "The share of all programs that were done within a time, from the arrival of their first turn to the end of "
         "their last. The further left the curve, the sooner programs are done.",
         "request",
         ("program", "arrival_ns", "end_ns"),
     ),
-    "retention-pinned": ChartWords(
+    "time-to-live-pinned": ChartWords(
         "Pinned blocks",
         "KV blocks that pins kept from being evicted, after each change. Marks say why pins ended: the tool was back, "
         "the time was over, or the room was needed.",

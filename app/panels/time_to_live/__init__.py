@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from app.words.table import Table
 
 
-class RetentionPanel(Panel):
+class TimeToLivePanel(Panel):
     """See ``Panel``."""
 
-    setting = "retention"
+    setting = "time_to_live"
 
     def draw_charts(self, run: FinishedRun) -> None:
-        from app.panels.retention.page import retention_section
+        from app.panels.time_to_live.page import time_to_live_section
 
-        retention_section(run)
+        time_to_live_section(run)
 
     def run_tables(self, con: duckdb.DuckDBPyConnection, run_id: str) -> Sequence[Table]:
-        from app.panels.retention.tables import pins_table
+        from app.panels.time_to_live.tables import pins_table
         from store import programs
 
         pins = programs.pins_query(run_id).rows(con)
@@ -37,14 +37,14 @@ class RetentionPanel(Panel):
         return _programs(con, run_ids)
 
     def chart_words(self) -> Mapping[str, ChartWords]:
-        from app.panels.retention.words import CHARTS
+        from app.panels.time_to_live.words import CHARTS
 
         return CHARTS
 
 
 def _programs(con: duckdb.DuckDBPyConnection, run_ids: Sequence[str]) -> Sequence[Table]:
     """A row for each run, those without pins included, where any has some."""
-    from app.panels.retention.tables import programs_table
+    from app.panels.time_to_live.tables import programs_table
     from store import programs
 
     if not run_ids or not programs.has_pins_query(run_ids).rows(con)[0]["pins"]:

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
-from app.panels.retention.words import PARTS, REASONS
+from app.panels.time_to_live.words import PARTS, REASONS
 from app.theme import Palette
 
 NO_PROGRAM = "No program was served to its end."

@@ -9,8 +9,8 @@ import pytest
 from row_maker import iteration_values, make_run, request_values
 
 from app.panels import PANELS
-from app.panels.retention import charts
-from app.panels.retention.page import pins_in_words, programs_in_words
+from app.panels.time_to_live import charts
+from app.panels.time_to_live.page import pins_in_words, programs_in_words
 from app.theme import LIGHT
 from store import programs
 from store.claim_figures import step_figure_query
@@ -116,7 +116,7 @@ def test_charts_tables_and_words_say_what_the_rows_say(con) -> None:
 
 
 def test_runs_without_pins_stand_beside_those_with_them(con) -> None:
-    panel = next(panel for panel in PANELS if panel.setting == "retention")
+    panel = next(panel for panel in PANELS if panel.setting == "time_to_live")
     [table] = panel.comparison_tables(con, ["plain", "pinned"], "")
     assert [row[:4] for row in table.cells()] == [["plain", "1", "1", "7.00"], ["pinned", "3", "2", "8.00"]]
     assert panel.comparison_tables(con, ["plain"], "") == []

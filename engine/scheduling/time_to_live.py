@@ -23,7 +23,7 @@ from engine.config.errors import IntegrityError
 from engine.kv.pool import BlockPool
 from engine.kv.prefixes import Node
 from engine.request import Request
-from engine.scheduling.ttl import TimeToLive, Worth
+from engine.scheduling.ttl import PinTime, Worth
 from telemetry.rows import COMPLETED
 
 BACK, TTL, FORCED, CANCELLED, END = "back", "ttl", "forced", "cancelled", "end"
@@ -59,13 +59,13 @@ class PinEvent:
     cost_ns: int | None = None
 
 
-class Retained:
+class Pins:
     """Pins of ended turns, and the order of programs."""
 
     def __init__(
         self,
         pool: BlockPool,
-        ttl: TimeToLive,
+        ttl: PinTime,
         clock: Callable[[], int],
         *,
         continued: Collection[str],
