@@ -147,16 +147,17 @@ def make_rows(con: duckdb.DuckDBPyConnection, run_id: str, slices: int) -> None:
     )
     con.execute(f"INSERT INTO iterations BY NAME SELECT ? AS run_id, {listed} FROM range(?) t(i)", [run_id, steps])
     con.execute(
-        f"""INSERT INTO slices
+        f"""INSERT INTO slices (run_id, iteration, request, kind, tokens, context_len, drafted, accepted, emitted, itl_ns)
             SELECT ?, k // {at_once}, k // {at_once * TOKENS_PER_REQUEST} * {at_once} + k % {at_once}, 'decode', 1, k // {at_once} % 600,
                    0, 0, 1, CASE WHEN k % 100003 = 0 THEN 90000000 ELSE 10000000 + (k * 7919) % 1000000 END
             FROM range(?) t(k)""",
         [run_id, slices],
     )
     con.execute(
-        f"""INSERT INTO requests
-            SELECT ?, r, 'r' || r, NULL, 0, r * 1000, r * 1000 + 500, r * 1000 + 20000000, r * 1000 + 1500000000, 200, 0,
-                   {TOKENS_PER_REQUEST}, 0, 0, 0, 'length', NULL, NULL, NULL
+        f"""INSERT INTO requests (run_id, request, request_id, priority, arrival_ns, first_scheduled_ns, first_token_ns, end_ns,
+                   prompt_tokens, cached_tokens, output_tokens, preemptions, drafted_tokens, accepted_tokens, end_reason)
+            SELECT ?, r, 'r' || r, 0, r * 1000, r * 1000 + 500, r * 1000 + 20000000, r * 1000 + 1500000000, 200, 0,
+                   {TOKENS_PER_REQUEST}, 0, 0, 0, 'length'
             FROM range(?) t(r)""",
         [run_id, max(1, slices // TOKENS_PER_REQUEST)],
     )

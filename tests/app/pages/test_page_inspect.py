@@ -133,7 +133,9 @@ def test_pictures_of_other_tabs_begin_with_what_is_selected(lab: Lab, monkeypatc
         ("timeline", "requests_picture"),
         ("inspector", "iteration_picture"),
     ):
-        monkeypatch.setattr(f"app.views.{view}.{picture}", lambda data, name=view, **_: drawn.update({name: data}))
+        monkeypatch.setattr(
+            f"app.views.{view}.{picture}", lambda data, behind, name=view, **_: drawn.update({name: data})
+        )
     parts = {"iteration": "3", "request": "5", "block": "1", "from": "0.1", "to": "0.2"}
     with lab.cursor() as con:
         (step,) = steps_query(CROWDED, 3, 3).rows(con)
@@ -147,7 +149,7 @@ def test_pictures_of_other_tabs_begin_with_what_is_selected(lab: Lab, monkeypatc
 
 def test_the_map_says_what_the_tokens_of_a_block_say(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[dict] = []
-    monkeypatch.setattr("app.views.pool_map.pool_picture", lambda data, **_: drawn.append(data))
+    monkeypatch.setattr("app.views.pool_map.pool_picture", lambda data, behind, **_: drawn.append(data))
     assert not opened(CROWDED, tab="KV cache").exception
     size = drawn[0]["block_size"]
     with lab.cursor() as con:

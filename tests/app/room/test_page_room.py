@@ -49,6 +49,7 @@ DOORS = {
     "app.server.indexing": "select_from",
     "app.lab": "submit",
     "app.reports": "create_report change_report pin_chart put_back delete_report",
+    "app.components.pin_button": "pin_picture",
     "app.retention": "write_rule keep_to",
     "app.door.open_doors": "launch close",
     "app.door.chat": "talk",

@@ -67,7 +67,7 @@ def serve(home: Home, **values) -> tuple[EngineProcess, Path]:
 def test_a_forked_worker_serves_its_run_and_its_end_is_known(home: Home, server: ForkServer) -> None:
     worker, run_dir = serve(home)
     assert psutil.Process(worker.pid).ppid() == server._process.pid
-    assert os.getpgid(worker.pid) == worker.pid
+    wait_for(lambda: os.getpgid(worker.pid) == worker.pid)  # it makes its session once it runs
     wait_for(lambda: not worker.is_alive())
     assert worker.exit_code() == 0
     assert read_status(run_dir)["state"] == "finished"
