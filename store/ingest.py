@@ -30,7 +30,7 @@ from telemetry.status import ACTIVE_STATES, end_orphan
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
-COMMIT_S = 0.2
+COMMIT_S = 0.5
 DISCOVER_S = 1.0
 RETRY_S = 1.0
 

@@ -96,6 +96,7 @@ class RunTail:
             return 0
         with transaction(con):
             rows = sum(self._insert_rows(con, name, items) for name, items in self._pending.items())
+            self._keep_positions(con)
             row = self._run_row()
             if row != self._written_row:
                 self._upsert_run(con, row)
@@ -185,15 +186,18 @@ class RunTail:
                 con.unregister("incoming")
         if row == "run":
             self._take_run_rows(table)
-        last = items[-1]
+        return table.num_rows
+
+    def _keep_positions(self, con: duckdb.DuckDBPyConnection) -> None:
+        """Up to where every row type is read; one statement for all, as each costs milliseconds."""
+        last = [(row, items[-1]) for row, items in self._pending.items()]
         _upsert(
             con,
             "spool_positions",
             tuple(POSITION_COLUMNS),
             ("run_id", "row_type"),
-            [self.run_id, row, last.sequence, last.offset],
+            *([self.run_id, row, item.sequence, item.offset] for row, item in last),
         )
-        return table.num_rows
 
     def _take_run_rows(self, table: pa.Table) -> None:
         """What the engine says of the run as a whole; a later row's nulls leave the earlier's values."""
@@ -281,13 +285,16 @@ class RunTail:
 
 
 def _upsert(
-    con: duckdb.DuckDBPyConnection, table: str, names: tuple[str, ...], key: tuple[str, ...], values: list[Any]
+    con: duckdb.DuckDBPyConnection, table: str, names: tuple[str, ...], key: tuple[str, ...], *rows: list[Any]
 ) -> None:
+    if not rows:
+        return
+    places = f"({', '.join('?' * len(names))})"
     updates = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in names if n not in key)
     con.execute(
-        f"INSERT INTO {table} ({', '.join(map(quoted, names))}) VALUES ({', '.join('?' * len(names))})"
+        f"INSERT INTO {table} ({', '.join(map(quoted, names))}) VALUES {', '.join([places] * len(rows))}"
         f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {updates}",
-        values,
+        [value for row in rows for value in row],
     )
 
 
