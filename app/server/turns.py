@@ -61,11 +61,13 @@ class OrderedSession(AppSession):
             self._waiting.append(start)
 
     def _handle_scriptrunner_event_on_event_loop(self, sender: Any, event: ScriptRunnerEvent, *args: Any) -> None:
-        super()._handle_scriptrunner_event_on_event_loop(sender, event, *args)
-        if event is ScriptRunnerEvent.SHUTDOWN and self._scriptrunner is None:
-            waiting, self._waiting = self._waiting, []
-            for act in waiting:
-                act()
+        try:
+            super()._handle_scriptrunner_event_on_event_loop(sender, event, *args)
+        finally:
+            if event is ScriptRunnerEvent.SHUTDOWN and self._scriptrunner is None:
+                waiting, self._waiting = self._waiting, []
+                for act in waiting:
+                    act()
 
     def _create_new_session_message(self, page_script_hash: str, *args: Any) -> Any:
         if page_script_hash == self._turned_to:
