@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.workshop [--viewers N] [--browsers N] [--rounds N] [--window-s S] [--quick] [--json FILE] [--check]``
 
-One run decodes all the while. In turns (A B, B A, ...) nobody looks at it, and everybody does: each WebSocket client
-holds the two sockets of a viewer's page, its live view at the 2 Hz that viewers get; each browser has the run's page
-open as a viewer. Clients and browsers stand for other people's machines and run here with the lowest priority.
+One run decodes all the while, four short answers at a time, so that its iterations take the same time from first to
+last. In turns (A B, B A, ...) nobody looks at it, and everybody does: each WebSocket client holds the two sockets of a
+viewer's page, its live view at the 2 Hz that viewers get; each browser has the run's page open as a viewer. Clients and
+browsers stand for other people's machines and run here with the lowest priority.
 
 - *engine, everybody watching*: the iterations' median time then over that with nobody, less 1; the median over rounds.
 - *lab server*: processor time of the lab's process, which takes the run's rows in too, in percent of one core.
@@ -49,10 +50,12 @@ WORKLOAD = {
     "kv_blocks": "2200",
     "max_num_seqs": "4",
     "prefix_sharing": "off",
-    "workload.readers.requests": "4",
-    "workload.readers.arrivals.kind": "at-once",
+    "workload.readers.requests": "1200",
+    "workload.readers.arrivals.kind": "closed-loop",
+    "workload.readers.arrivals.clients": "4",
+    "workload.readers.arrivals.think_s": "0",
     "workload.readers.prompt_tokens": "64",
-    "workload.readers.output_tokens": "8000",
+    "workload.readers.output_tokens": "200",
     "workload.readers.ignore_eos": "true",
 }
 
@@ -61,7 +64,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = arguments(__doc__)
     parser.add_argument("--viewers", type=int, default=50, help="WebSocket clients")
     parser.add_argument("--browsers", type=int, default=5, help="browsers' pages")
-    parser.add_argument("--rounds", type=int, default=8, help="times that both are measured")
+    parser.add_argument("--rounds", type=int, default=14, help="times that both are measured")
     parser.add_argument("--window-s", type=float, default=6.0, help="seconds of each measurement")
     parser.add_argument("--model", default=EMBEDDED_MODEL, help="what the run is served with")
     parser.add_argument("--quick", action="store_true", help="three rounds of 3 s")
