@@ -79,6 +79,7 @@ def predict(page: Page, step: Step, value: Predicted) -> None:
         for place, name in enumerate(value):
             page.get_by_role("combobox").nth(place).click()
             page.get_by_role("option", name=str(name), exact=True).click()
+            page.mouse.move(0, 0)  # what lies below the option may explain itself, over the next field
 
 
 @pytest.mark.parametrize("name", NAMES)
