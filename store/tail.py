@@ -190,13 +190,12 @@ class RunTail:
 
     def _keep_positions(self, con: duckdb.DuckDBPyConnection) -> None:
         """Up to where every row type is read; one statement for all, as each costs milliseconds."""
-        last = [(row, items[-1]) for row, items in self._pending.items()]
         _upsert(
             con,
             "spool_positions",
             tuple(POSITION_COLUMNS),
             ("run_id", "row_type"),
-            *([self.run_id, row, item.sequence, item.offset] for row, item in last),
+            *([self.run_id, row, items[-1].sequence, items[-1].offset] for row, items in self._pending.items()),
         )
 
     def _take_run_rows(self, table: pa.Table) -> None:

@@ -144,16 +144,29 @@ def stretches(figure: go.Figure, table: Table, kinds: Iterable[tuple[str, str, s
     """
     t = column(table, "t")
     width = np.diff(t, prepend=0.0)
-    for name, key, colour in kinds:
+    return stacked(figure, t - width / 2, table, kinds, said, width=width).update_layout(bargap=0)
+
+
+def stacked(
+    figure: go.Figure, x: Any, table: Table, parts: Iterable[tuple[str, str, str]], said: str, **bars: Any
+) -> go.Figure:
+    """Bars at ``x`` of parts one upon the other.
+
+    Args:
+        parts: name, column and colour of each.
+        said: what its hover says before the name.
+        bars: what else Plotly takes for them.
+    """
+    for name, key, colour in parts:
         figure.add_bar(
-            x=t - width / 2,
+            x=x,
             y=column(table, key),
-            width=width,
             name=name,
             marker={"color": colour, "line": {"width": 0}},
             hovertemplate=f"{said}<extra>{name}</extra>",
+            **bars,
         )
-    return figure.update_layout(barmode="stack", bargap=0)
+    return figure.update_layout(barmode="stack")
 
 
 def faded(colour: str, opacity: float) -> str:

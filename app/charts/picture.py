@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import struct
 
 import plotly.graph_objects as go
@@ -31,7 +30,7 @@ def of_png(address: object) -> go.Figure:
         width, height = struct.unpack(">II", data[len(PNG) : len(PNG) + 8])
         if not (0 < width <= LONGEST and 0 < height <= LONGEST):
             raise ValueError(f"it has {width} x {height} pixels; at most {LONGEST:,} each way")
-    except (ValueError, binascii.Error, struct.error) as error:
+    except (ValueError, struct.error) as error:
         raise LabError(
             "bad-picture",
             field="picture",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
 import pyarrow as pa
@@ -26,6 +26,10 @@ from store.query import Query
 Opens = Callable[[Mapping[str, Any]], dict[str, str] | None]
 """What of a run a clicked point stands for, as parts of an address; None where it stands for nothing."""
 
+Rows: TypeAlias = pa.Table | Callable[[], pa.Table]
+"""The rows behind a picture, or what reads them once somebody wants the file: it must not need what is open only while
+the page is drawn.
+"""
 
 CONTRAST = "contrast"
 """The part of the address that asks for high contrast (``contrast=high``)."""
@@ -115,9 +119,7 @@ def _open(points: Sequence[Mapping[str, Any]], opens: Opens) -> None:
         st.switch_page("pages/live.py", query_params=target)
 
 
-def data_row(
-    table: pa.Table, query: Query, *, name: str, chart: str = "", pin: Callable[[], None] | None = None
-) -> None:
+def data_row(table: Rows, query: Query, *, name: str, chart: str = "", pin: Callable[[], None] | None = None) -> None:
     """Buttons for the data behind a chart or table, for the SQL that gave it, and for the ``chart`` (its widget key) as
     a picture; ``pin`` draws one that puts it into a report.
     """
@@ -125,14 +127,14 @@ def data_row(
         if may(Right.EXPORT):
             st.download_button(
                 "CSV",
-                data=lambda: as_csv(table),
+                data=lambda: as_csv(table if isinstance(table, pa.Table) else table()),
                 file_name=f"{name}.csv",
                 mime="text/csv",
                 key=f"csv-{name}",
                 icon=":material/download:",
                 on_click="ignore",
                 type="tertiary",
-                help=f"The {table.num_rows:,} rows behind this, as a file",
+                help=f"The {f'{table.num_rows:,} ' if isinstance(table, pa.Table) else ''}rows behind this, as a file",
             )
         with st.popover(
             "SQL", icon=":material/database:", type="tertiary", help="The question to the database behind this"

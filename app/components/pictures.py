@@ -11,10 +11,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import pyarrow as pa
 import streamlit as st
 
-from app.components.chart_card import data_row, page_palette
+from app.components.chart_card import Rows, data_row, page_palette
 from app.components.fields import told_by
 from app.components.pin_button import can_pin, pin_picture
 from app.components.selection import select
@@ -45,7 +44,7 @@ class Behind:
     """
 
     words: ChartWords
-    table: pa.Table
+    table: Rows
     query: Query
     name: str
     summary: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
+import pyarrow.compute as pc
 import streamlit as st
 
 from app.components.chart_links import open_clicked
@@ -32,9 +33,12 @@ def iteration_inspector(run: FinishedRun) -> None:
     asked = number_of("iteration")
     shown = asked if asked is not None and known.first <= asked <= known.last else known.longest
     window = iteration_window.window(con, run_id, shown, known)
-    computed = iteration_window.slices_query(run_id, shown, shown)
     behind = Behind(
-        PICTURES["iteration"], computed.table(con), computed, "iteration", f"Iteration {shown} of {known.last}."
+        PICTURES["iteration"],
+        window.slices.filter(pc.field("iteration") == shown),
+        iteration_window.slices_query(run_id, shown, shown),
+        "iteration",
+        f"Iteration {shown} of {known.last}.",
     )
     iteration_picture(_picture(run, known, window, shown), behind, key=f"iteration-{run_id}", on_open=open_clicked)
     kv_map(run, shown)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import chain, islice
 
+import pyarrow as pa
 import streamlit as st
 
 from app.components.pictures import Behind, pool_picture
@@ -66,15 +67,19 @@ def kv_map(run: FinishedRun, iteration: int | None = None) -> None:
             "request": number_of("request"),
             "names": {str(row["request"]): row["request_id"] for row in pool_map.names_query(run_id).rows(con)},
         },
-        _behind(run, shown),
+        _behind(run, shown, window.blocks),
         key=key,
     )
 
 
-def _behind(run: FinishedRun, iteration: int) -> Behind:
+def _behind(run: FinishedRun, iteration: int, blocks: int) -> Behind:
     asked = pool_map.pool_at_query(run.facts.run_id, iteration)
-    table = asked.table(run.con)
-    return Behind(PICTURES["kv-map"], table, asked, "kv-map", f"{table.num_rows} blocks after iteration {iteration}.")
+
+    def table() -> pa.Table:  # all that happened to the blocks until then: read for who wants the file
+        with run.lab.database.read() as con:
+            return asked.table(con)
+
+    return Behind(PICTURES["kv-map"], table, asked, "kv-map", f"{blocks} blocks after iteration {iteration}.")
 
 
 def block_texts(run: FinishedRun, window: PoolWindow) -> dict[str, dict[str, str]]:

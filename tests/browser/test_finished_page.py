@@ -200,6 +200,10 @@ def test_a_picture_is_saved_as_drawn(open_lab: OpenLab, finished_run: str, open_
         with page.expect_download() as download:
             picture.get_by_role("button", name="PNG").click()
         assert Path(download.value.path()).read_bytes().startswith(b"\x89PNG")
+    with page.expect_download() as download:
+        page.locator(".st-key-csv-kv-map").get_by_role("button").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text(encoding="utf-8"))))
+    assert [row["block"] for row in rows if row["state"] == "used"] == [str(n) for n in range(8)]
     assert said[0].startswith("iteration.svg: ")
     assert "Iteration 4 took" in said[0]
     assert "Roofline" in said[0]

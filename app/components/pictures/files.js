@@ -6,10 +6,16 @@ const WRITTEN = "h4, p, li, .legend span";
 const MARGIN = 16;
 const GAP = 20; // pixels that stay of a place where only controls stand
 
+function shape(tag, attributes = {}) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
+  return made;
+}
+
 /** What a canvas's context does, as elements. Knows what the pictures use. */
 class Drawing {
   constructor(font) {
-    this.group = document.createElementNS(SVG, "g");
+    this.group = shape("g");
     this.ruler = document.createElement("canvas").getContext("2d");
     this.ruler.font = font;
     this.state = { dash: [], clip: null };
@@ -18,8 +24,7 @@ class Drawing {
   }
 
   add(tag, attributes, text = "") {
-    const made = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, String(value));
+    const made = shape(tag, attributes);
     if (this.state.clip) made.setAttribute("clip-path", `url(#${this.state.clip})`);
     made.textContent = text;
     this.group.append(made);
@@ -64,10 +69,7 @@ class Drawing {
 
   clip() {
     const id = `clip-${crypto.randomUUID()}`;
-    const place = this.add("clipPath", { id });
-    const inside = document.createElementNS(SVG, "path");
-    inside.setAttribute("d", this.path);
-    place.append(inside);
+    this.add("clipPath", { id }).append(shape("path", { d: this.path }));
     this.state.clip = id;
   }
 
@@ -137,23 +139,18 @@ function asSvg(root, background) {
 
 /** Puts the parts where they stand; places where nothing is drawn shrink. */
 function assembled(items, width, font, background) {
-  const svg = document.createElementNS(SVG, "svg");
+  const inner = shape("g", { transform: `translate(${MARGIN} 0)` });
   let [below, removed] = [-Infinity, 0];
   for (const { box, draw } of items.sort((one, other) => one.box.top - other.box.top)) {
     if (below === -Infinity) removed = box.top - MARGIN;
     else removed += Math.max(0, box.top - below - GAP);
     below = Math.max(below, box.bottom);
-    svg.append(draw(box.top - removed));
+    inner.append(draw(box.top - removed));
   }
   const size = [Math.ceil(width + 2 * MARGIN), Math.ceil(Math.max(0, below - removed) + MARGIN)];
-  const sheet = document.createElementNS(SVG, "rect");
-  const inner = document.createElementNS(SVG, "g");
-  const set = (made, values) => Object.entries(values).forEach(([name, value]) => made.setAttribute(name, value));
-  set(sheet, { width: size[0], height: size[1], fill: background });
-  set(inner, { transform: `translate(${MARGIN} 0)` });
-  set(svg, { xmlns: SVG, width: size[0], height: size[1], viewBox: `0 0 ${size[0]} ${size[1]}`, "font-family": font });
-  inner.append(...svg.childNodes);
-  svg.append(sheet, inner);
+  const [wide, high] = size;
+  const svg = shape("svg", { width: wide, height: high, viewBox: `0 0 ${wide} ${high}`, "font-family": font });
+  svg.append(shape("rect", { width: wide, height: high, fill: background }), inner);
   return { text: new XMLSerializer().serializeToString(svg), size };
 }
 
@@ -163,9 +160,8 @@ function drawnAgain(canvas, frame, all, y) {
   const drawing = new Drawing(surface.font());
   surface.paint(drawing, canvas.clientWidth, surface.height);
   drawing.group.setAttribute("transform", `translate(${box.left - frame.left} ${box.top - frame.top})`);
-  const part = document.createElementNS(SVG, "svg"); // hides what its scrolling place hides
-  const values = { x: frame.left - all.left, y, width: frame.width, height: frame.height };
-  for (const [name, value] of Object.entries(values)) part.setAttribute(name, value);
+  // hides what its scrolling place hides
+  const part = shape("svg", { x: frame.left - all.left, y, width: frame.width, height: frame.height });
   part.style.fontSize = "12px";
   part.append(drawing.group);
   return part;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, faded, new_figure, opens, rows, say_nothing_here, stretches
+from app.charts.frame import Table, column, faded, new_figure, opens, rows, say_nothing_here, stacked, stretches
 from app.panels.kv_tiers.tables import PARTS, PLACES
 from app.theme import Palette
 
@@ -69,15 +69,8 @@ def stack(table: Table, palette: Palette) -> go.Figure:
         "compute": palette.prefill,
     }
     places = [PLACES[place] for place in table["place"].to_pylist()]
-    for part, name in PARTS.items():
-        figure.add_bar(
-            x=places,
-            y=column(table, f"{part}_ms"),
-            name=name,
-            marker={"color": colours[part], "line": {"width": 0}},
-            hovertemplate=f"%{{y:,.4~g}} ms<extra>{name}</extra>",
-        )
-    return figure.update_layout(barmode="stack", bargap=0.35)
+    parts = [(name, f"{part}_ms", colours[part]) for part, name in PARTS.items()]
+    return stacked(figure, places, table, parts, "%{y:,.4~g} ms").update_layout(bargap=0.35)
 
 
 def loss(table: Table, palette: Palette) -> go.Figure:

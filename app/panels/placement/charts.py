@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here, stacked
 from app.panels.placement.words import PARTS
 from app.theme import Palette
 
@@ -25,16 +25,10 @@ def lifetimes(table: Table, palette: Palette) -> go.Figure:
         "decode": faded(palette.decode, 0.85),
     }
     first = column(table, "first")
-    for part, name in PARTS.items():
-        figure.add_bar(
-            x=np.arange(len(first)),
-            y=column(table, f"{part}_ms"),
-            customdata=first,
-            name=name,
-            marker={"color": colours[part], "line": {"width": 0}},
-            hovertemplate=f"%{{y:,.4~g}} ms, from request %{{customdata}} on<extra>{name}</extra>",
-        )
-    return figure.update_layout(barmode="stack", bargap=0.05).update_xaxes(showticklabels=False)
+    parts = [(name, f"{part}_ms", colours[part]) for part, name in PARTS.items()]
+    said = "%{y:,.4~g} ms, from request %{customdata} on"
+    stacked(figure, np.arange(len(first)), table, parts, said, customdata=first)
+    return figure.update_layout(bargap=0.05).update_xaxes(showticklabels=False)
 
 
 def transfers(table: Table, palette: Palette) -> go.Figure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import plotly.graph_objects as go
 
-from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here
+from app.charts.frame import Table, column, faded, new_figure, rows, say_nothing_here, stacked
 from app.panels.time_to_live.words import PARTS, REASONS
 from app.theme import Palette
 
@@ -19,17 +19,10 @@ def programs(table: Table, palette: Palette) -> go.Figure:
         return say_nothing_here(figure, NO_PROGRAM, palette)
     colours = {"running": palette.running, "queued": palette.waiting, "tool": faded(palette.ghost, 0.6)}
     custom = np.stack([column(table, "first"), column(table, "recomputed_tokens")], axis=1)
-    for part, name in PARTS.items():
-        figure.add_bar(
-            x=np.arange(len(custom)),
-            y=column(table, f"{part}_s"),
-            customdata=custom,
-            name=name,
-            marker={"color": colours[part], "line": {"width": 0}},
-            hovertemplate="%{y:,.3~g} s, first turn is request %{customdata[0]}, %{customdata[1]:,.0f} tokens computed "
-            f"again<extra>{name}</extra>",
-        )
-    return figure.update_layout(barmode="stack", bargap=0.1).update_xaxes(showticklabels=False)
+    shown = [(name, f"{part}_s", colours[part]) for part, name in PARTS.items()]
+    said = "%{y:,.3~g} s, first turn is request %{customdata[0]}, %{customdata[1]:,.0f} tokens computed again"
+    stacked(figure, np.arange(len(custom)), table, shown, said, customdata=custom)
+    return figure.update_layout(bargap=0.1).update_xaxes(showticklabels=False)
 
 
 def completion(table: Table, palette: Palette) -> go.Figure:
