@@ -101,6 +101,23 @@ def stumbling_blocks(page: Page) -> list[str]:
     return sorted(seen or ())
 
 
+def tick_row(page: Page, row: int = 0) -> None:
+    """Choose a row of the one table in view by its tick box: a table is a canvas. While a page is drawn anew there may be two tables."""
+    corners: list[list[float]] = []
+
+    def alone() -> bool:
+        page.wait_for_timeout(300)  # what was done is on its way to the server
+        page.wait_for_function(STILL)
+        tables = page.get_by_test_id("stDataFrame").filter(visible=True)
+        corners[:] = tables.evaluate_all(
+            "all => all.map((one) => [one.getBoundingClientRect().x, one.getBoundingClientRect().y])"
+        )
+        return len(corners) == 1
+
+    wait_for(alone)
+    page.mouse.click(corners[0][0] + 18, corners[0][1] + 52 + 35 * row)
+
+
 def said(message: ConsoleMessage) -> str:
     return f"{message.text} {message.location.get('url', '')}"
 
