@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 
 from store.history import History, LatencyHistogram
-from store.limits import Outside, Work, what_limits, work_query
+from store.limits import Outside, Work, is_gpu, what_limits, work_query
 from store.metrics import percentile, too_few
 from store.pool_room import pool_room
 from store.query import Query
@@ -127,7 +127,7 @@ def _limit(
     peaks: dict[str, Any],
     environment: dict[str, Any],
 ) -> dict[str, Any] | None:
-    work = work_query(run_id, peaks).rows(con)[0]
+    work = work_query(run_id, peaks, gpu=is_gpu(environment)).rows(con)[0]
     if not work["steps"]:
         return None
     start_s, end_s = work.pop("start_s"), work.pop("end_s")

@@ -22,6 +22,7 @@ Peaks = Mapping[str, float]
 IDLE_SHARE = 0.5  # of the window without an iteration in flight: there is nothing to do
 BLOCKED_SHARE = 0.25  # of the iterations in which the pool kept a waiting request out, or threw one out
 OVERHEAD_SHARE = 0.5  # of the iteration's time beyond what arithmetic and memory traffic need
+TOLD_SHARE = 0.01  # of the iteration's time: a smaller part of the overhead is not told
 OTHERS_CPU = 20.0  # percent of the machine used by other processes above which a run counts as disturbed
 CROWDED = 5.0  # percent of the machine that the engine wants and others take
 
@@ -51,11 +52,16 @@ class Work:
     memory_ms: float | None = None
     bound_ms: float | None = None  # the larger of both, step by step
     memory_bound_ms: float | None = None  # of that: where memory traffic is the larger
+    # the model's time beyond its least, by what it is spent on
+    launch_ms: float | None = None  # steps of a GPU whose kernels were launched one at a time, not as a CUDA graph
+    memory_stall_ms: float | None = None  # other steps where memory traffic decides
+    arithmetic_stall_ms: float | None = None  # other steps where arithmetic decides
 
     @classmethod
     def of(cls, columns: Mapping[str, np.ndarray], peaks: Peaks | None) -> Work:
-        """``columns``: ``duration_ms``, ``forward_ms``, ``flops``, ``bytes``, ``waiting``, ``preempted`` and ``blocked`` (1
-        where admission stopped for want of blocks), one value per iteration.
+        """``columns``: ``duration_ms``, ``forward_ms``, ``flops``, ``bytes``, ``waiting``, ``preempted``, ``blocked`` (1
+        where admission stopped for want of blocks) and ``launched`` (1 where a GPU's kernels were launched one at a time), one
+        value per iteration.
         """
         refused = (columns["blocked"] > 0) & (columns["waiting"] > 0)
         least: dict[str, float] = {}
@@ -63,11 +69,15 @@ class Work:
             compute = columns["flops"] / peaks["flops_per_s"] * 1e3
             memory = columns["bytes"] / peaks["bytes_per_s"] * 1e3
             bound = np.maximum(compute, memory)
+            beyond, launched = np.maximum(columns["forward_ms"] - bound, 0.0), columns["launched"] > 0
             least = {
                 "compute_ms": float(np.sum(compute)),
                 "memory_ms": float(np.sum(memory)),
                 "bound_ms": float(np.sum(bound)),
                 "memory_bound_ms": float(np.sum(bound[memory >= compute])),
+                "launch_ms": float(np.sum(beyond[launched])),
+                "memory_stall_ms": float(np.sum(beyond[~launched & (memory >= compute)])),
+                "arithmetic_stall_ms": float(np.sum(beyond[~launched & (memory < compute)])),
             }
         return cls(
             len(columns["duration_ms"]),
@@ -81,26 +91,39 @@ class Work:
 
 _STEPS = """
 WITH steps AS (
-  SELECT *, flops / $f::DOUBLE * 1e3 AS compute, bytes / $m::DOUBLE * 1e3 AS memory FROM iterations WHERE run_id = $run
+  SELECT *, flops / $f::DOUBLE * 1e3 AS compute, bytes / $m::DOUBLE * 1e3 AS memory,
+         greatest(forward_ns / 1e6 - greatest(compute, memory), 0) AS beyond, $gpu::BOOLEAN AND graph_size IS NULL AS launched
+  FROM iterations WHERE run_id = $run
 )
 SELECT count(*) AS steps, coalesce(sum(end_ns - start_ns) / 1e6, 0) AS busy_ms, coalesce(sum(forward_ns) / 1e6, 0) AS forward_ms,
        count(*) FILTER ((admission_stop = 'blocks' AND waiting > 0) OR preempted > 0) AS held_up,
        coalesce(sum(preempted), 0)::DOUBLE AS preemptions, sum(compute) AS compute_ms, sum(memory) AS memory_ms,
        sum(greatest(compute, memory)) AS bound_ms,
        CASE WHEN count(compute) > 0 THEN coalesce(sum(memory) FILTER (memory >= compute), 0) END AS memory_bound_ms,
+       CASE WHEN count(compute) > 0 THEN coalesce(sum(beyond) FILTER (launched), 0) END AS launch_ms,
+       CASE WHEN count(compute) > 0 THEN coalesce(sum(beyond) FILTER (NOT launched AND memory >= compute), 0) END
+         AS memory_stall_ms,
+       CASE WHEN count(compute) > 0 THEN coalesce(sum(beyond) FILTER (NOT launched AND memory < compute), 0) END
+         AS arithmetic_stall_ms,
        min(start_ns) / 1e9 AS start_s, max(end_ns) / 1e9 AS end_s
 FROM steps"""
 
 
-def work_query(run_id: str, peaks: Peaks | None, width_s: float | None = None) -> Query:
+def is_gpu(environment: Mapping[str, Any]) -> bool:
+    """Whether a run was computed on a GPU, by what its environment says of itself."""
+    return str(environment.get("device") or "").startswith("cuda")
+
+
+def work_query(run_id: str, peaks: Peaks | None, width_s: float | None = None, *, gpu: bool = False) -> Query:
     """The fields of ``Work`` over a whole run, and ``start_s`` and ``end_s`` of its iterations; with ``width_s`` over the
     iterations that ended in each such stretch of time, in order, where there are any.
     """
     rates = {"f": peaks["flops_per_s"], "m": peaks["bytes_per_s"]} if are_known(peaks) else {"f": None, "m": None}
+    asked = {"run": run_id, "gpu": gpu, **rates}
     if width_s is None:
-        return Query(_STEPS.strip(), {"run": run_id, **rates})
+        return Query(_STEPS.strip(), asked)
     grouped = f"{_STEPS}\nGROUP BY (end_ns - 1) // $width::BIGINT ORDER BY end_s".strip()
-    return Query(grouped, {"run": run_id, **rates, "width": round(1e9 * width_s)})
+    return Query(grouped, asked | {"width": round(1e9 * width_s)})
 
 
 def are_known(peaks: Peaks | None) -> TypeGuard[Peaks]:
@@ -193,7 +216,17 @@ def _figures(work: Work) -> dict[str, float | None]:
         "memory_ms": work.memory_ms / work.steps,
         "memory_bound_share": work.memory_bound_ms / work.bound_ms if work.bound_ms else None,
         "overhead_share": max(0.0, 1 - work.bound_ms / work.busy_ms),
+        **{name: stall / work.busy_ms for name, stall in _stalls(work).items()},
     }
+
+
+def _stalls(work: Work) -> dict[str, float]:
+    """The model's time beyond its least, ms, by the name of its share; launching only where kernels were launched so."""
+    stalls = {
+        "memory_stall_share": work.memory_stall_ms or 0.0,
+        "arithmetic_stall_share": work.arithmetic_stall_ms or 0.0,
+    }
+    return stalls | ({"launch_share": work.launch_ms} if work.launch_ms else {})
 
 
 def _of_step(step: Step, running_ms: float, peaks: Peaks | None) -> tuple[Kind, str]:
@@ -227,7 +260,7 @@ def _verdict(figures: Mapping[str, float | None]) -> tuple[Kind, str]:
         return (
             "host_overhead",
             f"Overhead: only {reached} of each iteration is arithmetic or memory traffic the batch needs at this "
-            "device's peaks.",
+            f"device's peaks. {_beyond(figures)}",
         )
     if memory_share >= 0.5:
         return (
@@ -239,6 +272,21 @@ def _verdict(figures: Mapping[str, float | None]) -> tuple[Kind, str]:
         "compute",
         f"Compute: arithmetic takes longer than moving the data ({reached} of the measured peak is reached).",
     )
+
+
+_BEYOND = {
+    "outside_forward_share": "{} passes outside the model",
+    "launch_share": "{} goes to kernels that are launched one at a time",
+    "memory_stall_share": "{} goes to waiting for memory longer than its peak bandwidth takes",
+    "arithmetic_stall_share": "{} goes to arithmetic below its peak rate",
+}
+
+
+def _beyond(figures: Mapping[str, float | None]) -> str:
+    """Where the time beyond the least goes, the largest share first."""
+    shares = sorted(((figures.get(name) or 0.0, said) for name, said in _BEYOND.items()), key=lambda one: -one[0])
+    parts = [said.format(_percent(share)) for share, said in shares if share >= TOLD_SHARE]
+    return f"{', '.join(parts)}."
 
 
 def _percent(share: float) -> str:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from store.figures import Trend, latency, plain, window
 from store.history import History, LatencyHistogram
 from store.in_flight import InFlight, OpenRequest
-from store.limits import Outside, Work, what_limits
+from store.limits import Outside, Work, is_gpu, what_limits
 from store.metrics import STALL_MS, request_latencies, too_few, ttft_ms
 from store.pool_room import PoolRoom, pool_room_of
 from store.queries import DEVICE_COLUMNS, ITERATION_COLUMNS
@@ -31,7 +31,7 @@ from telemetry.run_facts import facts_of
 REQUEST_COLUMNS = ("t", "ttft_ms", "tpot_ms", "e2e_ms", "request")
 TOKEN_COLUMNS = ("t", "itl_ms", "request")
 FIRST_TOKEN_COLUMNS = ("t", "ttft_ms")
-_JUDGED = ("flops", "bytes", "blocked")  # what the limit is judged from besides the columns the page gets
+_JUDGED = ("flops", "bytes", "blocked", "launched")  # what the limit is judged from besides the columns the page gets
 
 _FED = {
     "run": "*",
@@ -190,6 +190,8 @@ class LiveRun:
             computed[f"{name}_ms"] = ms(f"{name}_ns")
         stops = batch.column("admission_stop").cast(pa.string())
         computed["blocked"] = pa.compute.equal(stops, "blocks").cast(pa.float64()).to_numpy(zero_copy_only=False)
+        computed["launched"] = np.full(batch.num_rows, float(is_gpu(self._environment)))
+        computed["launched"] *= pa.compute.is_null(batch.column("graph_size")).to_numpy(zero_copy_only=False)
         columns = [computed[n] if n in computed else _floats(batch, n) for n in self._iterations.names]
         self._iterations.append(np.column_stack(columns))
         self._ends.add(batch.column("iteration").to_numpy(), computed["t"])
@@ -298,7 +300,7 @@ class LiveRun:
             return None
         stretch = min(RATE_WINDOW_S, now)
         start = int(np.searchsorted(self._iterations.column("t"), now - RATE_WINDOW_S, side="right"))
-        names = ("duration_ms", "forward_ms", "flops", "bytes", "waiting", "preempted", "blocked")
+        names = ("duration_ms", "forward_ms", "flops", "bytes", "waiting", "preempted", "blocked", "launched")
         work = Work.of({name: self._iterations.column(name)[start:] for name in names}, self._peaks)
         taken_ms = 0.0 if step is None else 1e3 * min(stretch, now - step.start_ns / 1e9)
         return what_limits(

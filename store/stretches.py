@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
-from store.limits import Kind, Outside, Peaks, Work, what_limits, work_query
+from store.limits import Kind, Outside, Peaks, Work, is_gpu, what_limits, work_query
 from store.query import Query
 
 MOST = 6
@@ -44,7 +44,8 @@ def stretches(
     """
     found: list[Stretch] = []
     at = start_s
-    for row in work_query(run_id, peaks, max(LEAST_S, (end_s - start_s) / MOST)).rows(con):
+    width_s = max(LEAST_S, (end_s - start_s) / MOST)
+    for row in work_query(run_id, peaks, width_s, gpu=is_gpu(environment)).rows(con):
         _, until = row.pop("start_s"), row.pop("end_s")
         outside = _outside(con, run_id, environment, at, until)
         kind = what_limits(Work(**row), 1e3 * (until - at), peaks=peaks, outside=outside).kind

@@ -121,6 +121,9 @@ LIMIT_FIGURES: dict[str, tuple[str, str, str]] = {
     "memory_ms": ("Least time for memory traffic", "ms", "modelled"),
     "memory_bound_share": ("Memory traffic decides", "share", "modelled"),
     "overhead_share": ("Beyond that least time", "share", "modelled"),
+    "launch_share": ("Launch overhead", "share", "modelled"),
+    "memory_stall_share": ("Memory stalls", "share", "modelled"),
+    "arithmetic_stall_share": ("Arithmetic stalls", "share", "modelled"),
 }
 """The figures behind the judgement of what limits the engine: label, unit, where it comes from. All over the last 5 s,
 or over a run that has ended.

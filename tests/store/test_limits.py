@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import duckdb
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from store.in_flight import Step
-from store.limits import Limit, Outside, Work, what_limits
+from store.limits import Limit, Outside, Work, what_limits, work_query
 from store.stretches import stretches, stretches_in_words
 
 PEAKS = {"flops_per_s": 1e12, "bytes_per_s": 1e11}  # 1 GFLOP takes 1 ms, 100 MB take 1 ms
@@ -27,6 +28,7 @@ def window(steps: int = 100, **columns: float) -> dict[str, np.ndarray]:
         "waiting": 0,
         "preempted": 0,
         "blocked": 0,
+        "launched": 0,
     }
     return {name: np.full(steps, value, float) for name, value in (values | columns).items()}
 
@@ -66,6 +68,30 @@ def test_the_figures_behind_it() -> None:
     assert figures["bound_ms"] == pytest.approx(8.0)
     assert figures["overhead_share"] == pytest.approx(0.2)
     assert figures["iteration_ms"] == pytest.approx(10.0)
+
+
+@pytest.mark.parametrize(
+    ("columns", "largest", "told"),
+    [
+        (window(flops=1e9, bytes=200e6), ("memory_stall_share", 0.7), "70 % goes to waiting for memory longer than"),
+        (window(flops=2e9, bytes=100e6), ("arithmetic_stall_share", 0.7), "70 % goes to arithmetic below its peak"),
+        (
+            window(flops=1e9, bytes=200e6, launched=1),
+            ("launch_share", 0.7),
+            "70 % goes to kernels that are launched one",
+        ),
+    ],
+)
+def test_overhead_is_split_by_what_it_is_spent_on(
+    columns: dict[str, np.ndarray], largest: tuple[str, float], told: str
+) -> None:
+    limit = judged(columns)
+    parts = ("outside_forward_share", "launch_share", "memory_stall_share", "arithmetic_stall_share")
+    shares = {name: limit.figures.get(name) or 0.0 for name in parts}
+    assert max(shares.items(), key=lambda one: one[1]) == (largest[0], pytest.approx(largest[1]))
+    assert sum(shares.values()) == pytest.approx(limit.figures["overhead_share"] or 0.0)
+    assert f"{told}" in limit.sentence
+    assert limit.sentence.endswith("10 % passes outside the model.")
 
 
 def test_a_mix_is_bound_step_by_step_not_on_average() -> None:
@@ -127,9 +153,47 @@ def test_without_a_count_of_the_load_nothing_is_said_of_it() -> None:
         assert Outside.of(host, own, machine) is None
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_rows_in_the_database_are_summed_as_those_in_memory(gpu: bool) -> None:
+    drawn = np.random.default_rng(3)
+    columns = window(50) | {
+        "flops": drawn.uniform(0, 9e9, 50),
+        "bytes": drawn.uniform(0, 9e8, 50),
+        "launched": np.arange(50) % 2,
+    }
+    rows = [
+        {
+            "run_id": "r",
+            "start_ns": n * 10_000_000,
+            "end_ns": (n + 1) * 10_000_000,
+            "forward_ns": 9_000_000,
+            "flops": columns["flops"][n],
+            "bytes": columns["bytes"][n],
+            "graph_size": None if columns["launched"][n] else 8,
+            "waiting": 0,
+            "preempted": 0,
+            "admission_stop": "none_waiting",
+        }
+        for n in range(50)
+    ]
+    con = duckdb.connect()
+    con.register("iterations", pa.Table.from_pylist(rows))
+    summed = work_query("r", PEAKS, gpu=gpu).rows(con)[0]
+    expected = Work.of(columns if gpu else columns | {"launched": np.zeros(50)}, PEAKS)
+    assert {name: summed[name] for name in asdict(expected)} == pytest.approx(asdict(expected))
+    assert (expected.launch_ms or 0) > 0 or not gpu
+
+
 def test_a_run_that_is_over_says_when_what_limited_it() -> None:
     """Six seconds of arithmetic, six of memory traffic, six of nothing before one more step."""
-    step = {"run_id": "r", "forward_ns": 8_000_000, "waiting": 0, "preempted": 0, "admission_stop": "none_waiting"}
+    step = {
+        "run_id": "r",
+        "graph_size": None,
+        "forward_ns": 8_000_000,
+        "waiting": 0,
+        "preempted": 0,
+        "admission_stop": "none_waiting",
+    }
     starts = [*range(1200), 1800]
     rows = [
         step
