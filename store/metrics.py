@@ -253,6 +253,15 @@ METRICS: dict[str, Metric] = _metrics(
         "run",
     ),
     Metric(
+        "energy_per_token_j",
+        "Energy per output token",
+        "Joules from the start of the first step to the end of the last, by the device's own counter / tokens emitted.",
+        "J/token",
+        "lower",
+        "derived",
+        "run",
+    ),
+    Metric(
         "peak_kv_tokens",
         "Peak KV tokens",
         "Most tokens whose keys and values requests held at the end of any step.",

@@ -245,6 +245,7 @@ def _totals(figures: dict[str, Any], steps: dict[str, Any], prompt_tokens: float
         "stalls": figures.get("stalls"),
         "preemptions": figures.get("preemptions"),
         "peak_kv_tokens": figures.get("peak_kv_tokens"),
+        "energy_per_token_j": figures.get("energy_per_token_j"),
     }
     return {name: np.nan if value is None else float(value) for name, value in totals.items()}
 

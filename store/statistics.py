@@ -69,6 +69,7 @@ STATISTICS: dict[str, Statistic] = {
         Statistic("acceptance_rate", "acceptance_rate"),
         Statistic("prefix_hit_rate", "prefix_hit_rate"),
         Statistic("preemptions", "preemptions"),
+        Statistic("energy_per_token_j", "energy_per_token_j"),
         Statistic("peak_kv_tokens", "peak_kv_tokens"),
     )
 }

@@ -13,6 +13,7 @@ from typing import Any
 
 import duckdb
 
+from store.energy import run_energy
 from store.foreign import reported
 from store.machine import machine_of
 from store.metrics import (
@@ -92,7 +93,7 @@ def compute_summary(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, An
         "groups": group_figures(con, run_id, span_s),
         "disturbances": disturbances,
     }
-    return figures | reported(con, run_id)
+    return figures | run_energy(con, run_id) | reported(con, run_id)
 
 
 def group_figures(con: duckdb.DuckDBPyConnection, run_id: str, span_s: float | None) -> dict[str, dict[str, Any]]:

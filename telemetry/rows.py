@@ -417,8 +417,15 @@ class DeviceRow:
         "int64", "bytes", "GPU: memory in use on the device. CPU: this process's resident memory.", nullable=True
     )
     memory_total: int = column("int64", "bytes", "Memory of the device or the machine.", nullable=True)
-    power: float = column("float32", "W", "Power draw of the board.", nullable=True)
-    energy: float = column("float64", "J", "Energy since the driver was loaded; differences count.", nullable=True)
+    power: float = column(
+        "float32", "W", "Power draw of the board; on a CPU: of the processor's packages.", nullable=True
+    )
+    energy: float = column(
+        "float64",
+        "J",
+        "GPU: energy since the driver was loaded. CPU: of the processor's packages, since the first sample. Differences count.",
+        nullable=True,
+    )
     sm_clock: int = column("int32", "MHz", "SM clock, or the CPU's mean clock.", nullable=True)
     memory_clock: int = column("int32", "MHz", "Memory clock.", nullable=True)
     temperature: float = column("float32", "°C", "Temperature of the chip.", nullable=True)

@@ -15,6 +15,7 @@ import psutil
 
 from telemetry.machine import usable_cores
 from telemetry.nvml import NvmlDevice, NvmlUnavailable
+from telemetry.rapl import RaplCounters
 from telemetry.recorder import Recorder
 
 SLOW_INTERVAL_S = 1.0
@@ -35,6 +36,7 @@ class DeviceSampler:
         self._stop = threading.Event()
         self._host = HostCounters()
         self._nvml: NvmlDevice | None = None
+        self._rapl: RaplCounters | None = None
         self._slow_pcie: dict[str, Any] = {}
         self.missing: dict[str, str] = {}
         self.latest: dict[str, Any] = {}
@@ -44,6 +46,9 @@ class DeviceSampler:
                 self.missing = self._nvml.missing
             except NvmlUnavailable as error:
                 self.missing = {"device": str(error)}
+        elif device == "cpu":
+            self._rapl = RaplCounters()
+            self.missing = self._rapl.missing
         self._threads = [threading.Thread(target=self._run, name="device-sampler", daemon=True)]
         if self._nvml is not None:
             self._threads.append(threading.Thread(target=self._run_slow, name="device-sampler-pcie", daemon=True))
@@ -78,8 +83,8 @@ class DeviceSampler:
         if self._nvml is not None:
             values |= self._nvml.read()
             values |= {name: rate for name, rate in self._slow_pcie.items() if values.get(name) is None}
-        elif self._device == "cpu":
-            values |= {
+        elif self._rapl is not None:
+            values |= self._rapl.read() | {
                 "utilization": host["cpu_percent"] / self._host.cores,
                 "memory_used": host["process_memory"],
                 "memory_total": self._host.memory_total,
@@ -95,6 +100,7 @@ class DeviceSampler:
             now = time.monotonic()
             due += self._interval_s * max(1, -(-(now - due) // self._interval_s))
             self._stop.wait(due - now)
+        self._recorder.device(**self.sample())  # so that the last steps lie between two samples
 
     def _run_slow(self) -> None:
         nvml = self._nvml

@@ -89,7 +89,7 @@ def _part(part: str, run: FinishedRun, figures: dict[str, Any]) -> None:
             _latency(con, run_id, figures)
             _objective(con, run_id)
         case "Requests":
-            requests_table(run)
+            requests_table(run, figures)
         case "Iterations":
             iteration_inspector(run)
         case "Explained":

@@ -13,6 +13,7 @@ import pyarrow as pa
 import streamlit as st
 
 from app import charts
+from app.charts.energy import energy_over_time
 from app.components.chart_card import chart_card, page_palette
 from app.components.chart_links import chart_links
 from app.components.when_seen import once_idle
@@ -22,8 +23,11 @@ from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, comparable_runs, differences
 from app.theme import Palette
 from app.words.charts import CHARTS
+from app.words.energy import CHARTS as ENERGY_CHARTS
+from app.words.energy import run_energy_in_words
 from app.words.plain import counted, milliseconds
 from store import queries
+from store.energy import energy_over_time_query
 from store.query import Query
 
 MOST_ITERATIONS = 2000
@@ -150,6 +154,17 @@ class _Charts:
         figure = partial(charts.memory_and_power, samples, self.colours)
         self.over_time(CHARTS["memory"], figure, samples, self.devices.query, name="memory", summary=words)
 
+    def energy(self) -> None:
+        """Where the device has a counter of it."""
+        if self.figures.get("energy_j") is None:
+            return
+        told = _Asked.of(energy_over_time_query(self.run.facts.run_id), self.run.con)
+        figure = partial(energy_over_time, told.table, self.colours)
+        words = run_energy_in_words(self.figures)
+        self.over_time(
+            ENERGY_CHARTS["energy"], figure, told.table, told.query, name="energy", summary=words, remark=words
+        )
+
 
 def finished_charts(run: FinishedRun, figures: dict[str, Any]) -> None:
     """Draw them all. ``figures``: the run's summary."""
@@ -176,6 +191,7 @@ def _further(first: _Charts) -> None:
         with right:
             drawn.pool()
             drawn.memory()
+        drawn.energy()
         for panel in PANELS:
             if panel.is_on(drawn.run.facts.spec.engine):
                 panel.draw_charts(replace(drawn.run, until_s=drawn.end_s))

@@ -18,6 +18,7 @@ from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, prompts_of
+from app.views.energy import energy_by_request, request_share
 from app.views.timeline import one_request, requests_over_time
 from app.views.waits import why_not_sooner, why_sentences
 from app.words.plain import is_number, plain
@@ -39,8 +40,10 @@ SHOWN = (
 )
 
 
-def requests_table(run: FinishedRun) -> None:
-    """Draw the table; a chosen row shows what was asked and what was answered, as plain text."""
+def requests_table(run: FinishedRun, figures: dict[str, Any]) -> None:
+    """Draw the table; a chosen row shows what was asked and what was answered, as plain text. ``figures``: the run's
+    summary.
+    """
     facts = run.facts
     query = queries.requests_query(facts.run_id, text=True)
     table = query.table(run.con)
@@ -85,11 +88,13 @@ def requests_table(run: FinishedRun) -> None:
         row = table.slice(rows[0], 1).to_pylist()[0]
         one_request(run, row["request"])
         why_sentences(run, row["request"])
+        request_share(run, row["request"], figures)
         _texts(run.lab, facts, row)
         for panel in PANELS:
             if panel.is_on(facts.spec.engine):
                 panel.draw_answer(run, row)
     when_seen(partial(why_not_sooner, facts), key=f"why-{facts.run_id}", height=WHY_HEIGHT)
+    energy_by_request(facts.run_id, figures)
 
 
 def _shown(table: pa.Table) -> pa.Table:

@@ -183,21 +183,15 @@ def _choices(lab: Lab) -> None:
             on_change=put_example,
             help=f"About the run {plain(chosen)}.",
         )
-        saved = saved_queries(lab.home)
 
         def put_saved() -> None:
             if name := st.session_state["sql-saved"]:
                 _said(lambda: st.session_state.update({TEXT: read_query(lab.home, name)}))
 
-        st.selectbox(
-            "Saved queries",
-            saved,
-            index=None,
-            placeholder="None is saved yet" if not saved else "One of yours",
-            key="sql-saved",
-            on_change=put_saved,
-            disabled=not saved,
-        )
+        if saved := saved_queries(lab.home):
+            st.selectbox(
+                "Saved queries", saved, index=None, placeholder="One of yours", key="sql-saved", on_change=put_saved
+            )
     if said := st.session_state.pop("sql-said", None):
         st.error(plain(said))
 

@@ -6,7 +6,10 @@ import json
 import os
 import re
 import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -14,11 +17,13 @@ from streamlit.testing.v1 import AppTest
 from app.components.selection import sound
 from app.lab import Lab
 from app.words.decisions import TOUCHED, touched_in_words
+from app.words.energy import request_energy_in_words, run_energy_in_words
 from app.words.plain import cut
 from app.words.selection import nothing_recorded, stretch_of
 from app.words.sql import example
 from engine.config.text import tokenizer_of
 from store import queries, waits
+from store.energy import request_energy_query, run_energy
 from store.iteration_window import steps_query
 from telemetry.rows import BLOCK_EVENTS
 from telemetry.status import read_status
@@ -31,7 +36,11 @@ CROWDED, SPARSE = "crowded", "sparse"
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    with lab_here(tmp_path_factory.mktemp("inspect")) as opened_lab:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        counted(tmp_path_factory.mktemp("powercap"), patch),
+        lab_here(tmp_path_factory.mktemp("inspect")) as opened_lab,
+    ):
         specs = (
             small_spec(CROWDED, requests=8, tokens=8, max_num_seqs=2),
             small_spec(SPARSE, requests=4, tokens=4, max_num_seqs=2, recording="iterations"),
@@ -44,9 +53,47 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield opened_lab
 
 
+@contextmanager
+def counted(root: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A processor's energy counter as Linux shows it, which grows by a joule every 5 ms."""
+    (root / "intel-rapl:0").mkdir()
+    for file, text in (("name", "package-0"), ("max_energy_range_uj", "262143328850"), ("energy_uj", "0")):
+        (root / "intel-rapl:0" / file).write_text(text, encoding="ascii")
+    patch.setenv("SERVESCOPE_POWERCAP", str(root))
+    over = threading.Event()
+
+    def count() -> None:
+        used = 0
+        while not over.wait(0.005):
+            used += 1
+            whole = root / "next"
+            whole.write_text(f"{used * 1_000_000}", encoding="ascii")
+            whole.replace(root / "intel-rapl:0" / "energy_uj")
+
+    counts = threading.Thread(target=count)
+    counts.start()
+    try:
+        yield
+    finally:
+        over.set()
+        counts.join()
+
+
 def said(page: AppTest) -> str:
     assert not page.exception
     return texts(page).replace("\\", "")
+
+
+def test_energy_is_told_of_the_run_its_tokens_and_its_requests(lab: Lab) -> None:
+    with lab.database.read() as con:
+        energy = run_energy(con, CROWDED)
+        shares = request_energy_query(CROWDED).rows(con)
+    assert energy["energy_j"] > 0
+    assert sum(row["joules"] for row in shares) <= energy["energy_j"] * (1 + 1e-9)  # the time between steps is nobody's
+    requests = said(opened(CROWDED, request="7"))
+    assert request_energy_in_words(shares[7]) in requests
+    assert "Energy of each request" in requests
+    assert run_energy_in_words(energy) in said(opened(CROWDED, tab="Charts"))
 
 
 def test_a_request_says_why_it_was_not_served_sooner(lab: Lab) -> None:

@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 from app.panels import PANELS
 from app.words.board import LIMIT_FIGURES, TILES, TILES_AFTER
 from app.words.charts import CHARTS
+from app.words.energy import CHARTS as ENERGY_CHARTS
 from app.words.glossary import entries, groups, not_explained
 from app.words.text import PARTS
 from scenarios import lessons
@@ -53,7 +54,11 @@ def headings() -> Iterator[tuple[str, str]]:
     """Where it stands, and every heading and label that is written in the pages' source."""
     for name, metric in METRICS.items():
         yield f"metric {name}", metric.title
-    for words in (*CHARTS.values(), *(words for panel in PANELS for words in panel.chart_words().values())):
+    for words in (
+        *CHARTS.values(),
+        *ENERGY_CHARTS.values(),
+        *(words for panel in PANELS for words in panel.chart_words().values()),
+    ):
         yield "chart", words.title
     for tile in (*TILES.values(), *TILES_AFTER.values()):
         yield "tile", tile.label
