@@ -105,7 +105,7 @@ browser: setup-test
 CLIENTS := lm-eval[api]==0.4.13 aiperf==0.13.0 guidellm==0.8.1
 test-clients: setup-test
 	@for client in $(CLIENTS); do \
-	  name=$$(echo $$client | sed 's/[[=].*//'); \
+	  name=$$(echo $$client | sed 's/[=[].*//'); \
 	  if [ ! -e .clients/$$name/.done ]; then \
 	    echo "Installing $$client into .clients/$$name"; \
 	    $(PY) -m venv --clear .clients/$$name || exit 1; \

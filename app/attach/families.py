@@ -1,7 +1,8 @@
 """Which family of an engine's metrics is which of our figures (``store.foreign.FIGURES``), by engine.
 
-Names as vLLM 0.33 and before, SGLang 0.5 and llama.cpp's server emit them; of several the first that a page has counts.
-Counters and histograms are named without ``_total``, ``_bucket``, ``_sum`` and ``_count``.
+Names as vLLM 0.33 and before, SGLang 0.5 and llama.cpp's server emit them; of several the first that a page has counts,
+and what is joined by ``+`` is added up. Counters and histograms are named without ``_total``, ``_bucket``, ``_sum`` and
+``_count``.
 """
 
 from __future__ import annotations
@@ -52,8 +53,12 @@ LLAMA_CPP: Families = {
     "running": ("requests_processing",),
     "waiting": ("requests_deferred",),
     "kv_used_share": ("kv_cache_usage_ratio",),
-    "prompt_tokens": ("prompt_tokens",),
+    "prompt_tokens": ("prompt_tokens+prompt_tokens_cached", "prompt_tokens"),  # its prompt_tokens are those computed
+    "cached_tokens": ("prompt_tokens_cached",),
     "output_tokens": ("tokens_predicted",),
+    "drafts": ("spec_decode_num_drafts",),
+    "draft_tokens": ("spec_decode_num_draft_tokens",),
+    "accepted_tokens": ("spec_decode_num_accepted_tokens",),
     "prompt_s": ("prompt_seconds",),
     "decode_s": ("tokens_predicted_seconds",),
     "steps": ("n_decode",),

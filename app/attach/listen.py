@@ -10,6 +10,10 @@ from app.errors import LabError
 
 Take = Callable[[Sequence[bytes]], Told | None]
 MOST_WAITING = 100_000  # messages held by the socket; what comes beyond is lost, and seen by its number
+SILENT = (
+    " vLLM's publisher waits to be connected to only where its endpoint names ipc:// or a * (tcp://*:5557); at "
+    "tcp://127.0.0.1:5557 it connects, as this reader does, and neither hears the other."
+)
 
 
 class Listener:
@@ -19,6 +23,14 @@ class Listener:
         self.option, self.address = option, address
         self.messages, self.unread, self.why = 0, 0, ""
         self._take, self._heard = take, heard
+
+    def words(self) -> str:
+        """What came, for who watches; where nothing did, what may be why."""
+        if self.messages:
+            unread = f", {self.unread:,} of them not understood ({self.why})" if self.unread else ""
+            return f"{self.messages:,} messages from {self.address}{unread}."
+        why = SILENT if self.option == "--kv-events" and self.address.startswith("tcp://") else ""
+        return f"No messages from {self.address}.{why}"
 
     async def run(self) -> None:
         """Until cancelled. A publisher that is not there yet is waited for, as ZeroMQ does.

@@ -17,7 +17,7 @@ from app.attach.prometheus import Labels, Page
 from store.foreign import FIGURES, SUM
 
 STARTED = "process_start_time_seconds"
-Series = tuple[str, Labels]
+Series = tuple[str, str, Labels]  # figure, sample, labels: a sample may count towards several figures
 
 
 @dataclass
@@ -66,13 +66,21 @@ class Readings:
                 return
 
     def _count(self, page: Page, name: str, candidates: tuple[str, ...]) -> tuple[bool, list[dict[str, Any]]]:
-        for family in candidates:
-            for sample in (f"{self.prefix}{family}_total", f"{self.prefix}{family}"):
-                if sample in page:
-                    self.told.add(name)
-                    fallen, grown = self._grown(sample, page[sample])
-                    return bool(fallen), [] if self._read == 0 else [_counted(name, None, sum(grown.values()))]
+        for families in candidates:
+            samples = [self._sample(page, family) for family in families.split("+")]
+            if all(samples):
+                self.told.add(name)
+                grown = [self._grown(name, sample, page[sample]) for sample in samples]
+                fallen = any(began for began, _ in grown)
+                return fallen, [] if self._read == 0 else [
+                    _counted(name, None, sum(sum(by_set.values()) for _, by_set in grown))
+                ]
         return False, []
+
+    def _sample(self, page: Page, family: str) -> str:
+        """What a counter is called on this page; "" where it is not there."""
+        names = (f"{self.prefix}{family}_total", f"{self.prefix}{family}")
+        return next((name for name in names if name in page), "")
 
     def _histogram(self, page: Page, name: str, candidates: tuple[str, ...]) -> tuple[bool, list[dict[str, Any]]]:
         for family in candidates:
@@ -80,8 +88,8 @@ class Readings:
             if f"{sample}_bucket" not in page:
                 continue
             self.told.add(name)
-            fallen, grown = self._grown(f"{sample}_bucket", page[f"{sample}_bucket"])
-            _, sums = self._grown(f"{sample}_sum", page.get(f"{sample}_sum", {}), fallen)
+            fallen, grown = self._grown(name, f"{sample}_bucket", page[f"{sample}_bucket"])
+            _, sums = self._grown(name, f"{sample}_sum", page.get(f"{sample}_sum", {}), fallen)
             if self._read == 0:  # so that the bounds of buckets that stay empty are known
                 return bool(fallen), [_counted(name, bound, 0.0) for bound in _buckets(grown)]
             rows = [_counted(name, bound, count) for bound, count in _buckets(grown).items() if count > 0]
@@ -91,15 +99,15 @@ class Readings:
         return False, []
 
     def _grown(
-        self, sample: str, series: Mapping[Labels, float], fallen: Set[Labels] = frozenset()
+        self, name: str, sample: str, series: Mapping[Labels, float], fallen: Set[Labels] = frozenset()
     ) -> tuple[set[Labels], dict[Labels, float]]:
         """Which label sets (but for ``le``) began anew, those of ``fallen`` among them, and how much each series grew.
         A histogram's buckets begin anew together.
         """
         known = {labels: value for labels, value in series.items() if math.isfinite(value) and value >= 0}
-        before = {labels: self._before.get((sample, labels), 0.0) for labels in known}
+        before = {labels: self._before.get((name, sample, labels), 0.0) for labels in known}
         anew = {_but_bound(labels) for labels, value in known.items() if value < before[labels]} | fallen
-        self._before.update({(sample, labels): value for labels, value in known.items()})
+        self._before.update({(name, sample, labels): value for labels, value in known.items()})
         return anew, {
             labels: value - (0.0 if _but_bound(labels) in anew else before[labels]) for labels, value in known.items()
         }

@@ -255,5 +255,4 @@ def _last_words(watch: Watch, say: Callable[[str], None]) -> None:
     if watch.missed and watch.last_error:
         say(f"The last that was missed: {watch.last_error}.")
     for listener in watch.listeners:
-        unread = f", {listener.unread:,} of them not understood ({listener.why})" if listener.unread else ""
-        say(f"{listener.messages:,} messages from {listener.address}{unread}.")
+        say(listener.words())
