@@ -8,6 +8,7 @@ import numpy as np
 
 from engine.batch import Batch
 from engine.cost import CostModel
+from engine.kv.lending import LendingPool
 from engine.kv.occupancy import occupancy
 from engine.request import Request
 from engine.scheduling.plan import Plan, Slice
@@ -87,6 +88,7 @@ class StepRecorder:
             self._iteration(iteration, plan, batch, times, prefills, running, (prompt_tokens, looked_up))
             if self.scheduler.pool.watched:
                 self._layout(iteration, times.end)
+            self._far(iteration, times.end)
         if recorder.detail:
             self._slices(iteration, plan, emitting, itl_ns, pure_decode=not prefills)
             for d in plan.decisions:
@@ -128,6 +130,7 @@ class StepRecorder:
         swaps = scheduler.preemption.take_moves()
         tiers = [] if scheduler.prefixes.tiers is None else scheduler.prefixes.tiers.take_moves()
         pins = [] if scheduler.time_to_live is None else scheduler.time_to_live.take_events()
+        lendings = scheduler.pool.store.take_lendings() if isinstance(scheduler.pool, LendingPool) else []
         if self.recorder.iterations:
             for pin in pins:
                 self.recorder.pin(iteration=iteration, **asdict(pin))
@@ -135,6 +138,17 @@ class StepRecorder:
                 self.recorder.swap(iteration=iteration, **asdict(swap))
             for move in tiers:
                 self.recorder.tier(iteration=iteration, **asdict(move))
+            for lending in lendings:
+                self.recorder.lending(iteration=iteration, **asdict(lending))
+
+    def _far(self, iteration: int, now_ns: int) -> None:
+        """Write where keys and values lay in a step with a far pool, and what its part of attention took."""
+        pool = self.scheduler.pool
+        if not isinstance(pool, LendingPool):
+            return
+        far = pool.far_used
+        work = asdict(pool.store.take_work())
+        self.recorder.far(iteration=iteration, time_ns=now_ns, near_blocks=pool.num_used - far, far_blocks=far, **work)
 
     def _layout(self, iteration: int, now_ns: int) -> None:
         """Write what the pool's memory is used for. Reading what is resident takes milliseconds, so not at every

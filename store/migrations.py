@@ -14,9 +14,11 @@ import duckdb
 from store.errors import StoreError
 from store.schema import (
     create_experiments,
+    create_far_steps,
     create_foreign,
     create_handovers,
     create_layouts,
+    create_lendings,
     create_pins,
     create_quality,
     create_statements,
@@ -114,11 +116,17 @@ def _programs(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_pins())
 
 
-VERSION = 16
+def _far_pools(con: duckdb.DuckDBPyConnection) -> None:
+    """Steps with a far pool and what was lent to it have tables."""
+    con.execute(create_far_steps())
+    con.execute(create_lendings())
+
+
+VERSION = 17
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
-    12: _halves, 13: _tiers, 14: _tier_codec, 15: _programs,
+    12: _halves, 13: _tiers, 14: _tier_codec, 15: _programs, 16: _far_pools,
 }  # fmt: skip
 
 

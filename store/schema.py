@@ -16,6 +16,8 @@ TABLES: dict[str, str] = {
     "handover": "handovers",
     "tier": "tiers",
     "pin": "pins",
+    "far": "far_steps",
+    "lending": "lendings",
     "device": "devices",
     "foreign": "foreign_figures",
     "run": "run_events",
@@ -155,6 +157,16 @@ def create_tiers() -> str:
 def create_pins() -> str:
     """The table of pins of ended turns."""
     return _create_rows("pin")
+
+
+def create_far_steps() -> str:
+    """The table of steps with a far pool."""
+    return _create_rows("far")
+
+
+def create_lendings() -> str:
+    """The table of blocks that went to a far pool."""
+    return _create_rows("lending")
 
 
 def create_foreign() -> str:

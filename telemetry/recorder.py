@@ -67,6 +67,8 @@ class Recorder:
         self._handover = NumericBuffer("handover", by_row=True)
         self._tier = NumericBuffer("tier", by_row=True)
         self._pin = NumericBuffer("pin", by_row=True)
+        self._far = NumericBuffer("far", by_row=True)
+        self._lending = NumericBuffer("lending", by_row=True)
         self._slice = NumericBuffer("slice", by_row=False)
         self._block = NumericBuffer("block", by_row=False)
         self._request, self._device, self._run_row = (ObjectBuffer(row) for row in ("request", "device", "run"))
@@ -83,6 +85,8 @@ class Recorder:
             "handover": self._handover,
             "tier": self._tier,
             "pin": self._pin,
+            "far": self._far,
+            "lending": self._lending,
             "decision": self._decision,
             "slice": self._slice,
             "block": self._block,
@@ -190,6 +194,20 @@ class Recorder:
         if not self.iterations:
             self._refuse("pin", 1)
         elif self._pin.append([values[name] for name in self._pin.names]):
+            self._check_bounds()
+
+    def far(self, **values: Any) -> None:
+        """What lay in the far pool in a step; keywords are the columns of ``FarRow``."""
+        if not self.iterations:
+            self._refuse("far", 1)
+        elif self._far.append([values[name] for name in self._far.names]):
+            self._check_bounds()
+
+    def lending(self, **values: Any) -> None:
+        """Blocks that went to the far pool, or were given back; keywords are the columns of ``LendingRow``."""
+        if not self.iterations:
+            self._refuse("lending", 1)
+        elif self._lending.append([values[name] for name in self._lending.names]):
             self._check_bounds()
 
     def block(

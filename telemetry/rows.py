@@ -399,6 +399,56 @@ class PinRow:
 
 
 @dataclass(frozen=True)
+class FarRow:
+    """Where keys and values lay in a step of a run with a far pool, and what attention over the far part took."""
+
+    iteration: int = column("int64", "", "The engine step.")
+    time_ns: int = column("int64", "ns", "When the step ended.")
+    near_blocks: int = column("int32", "blocks", "Blocks of the KV pool that requests held after the step.")
+    far_blocks: int = column("int32", "blocks", "Blocks of the far pool that requests held after the step.")
+    rows: int = column("int32", "tokens", "Tokens of the step that attended to keys in the far pool.")
+    keys: int = column(
+        "int64",
+        "tokens",
+        "Keys in the far pool of the step's sequences, those of guesses included; each layer reads them.",
+    )
+    near_keys: int = column(
+        "int64", "tokens", "Keys of the same sequences in the KV pool; 0 where no sequence has any in the far pool."
+    )
+    stored_tokens: int = column(
+        "int32", "tokens", "Tokens whose keys and values went to the far pool as they were computed."
+    )
+    sent_bytes: int = column(
+        "int64", "bytes", "Queries, and those keys and values, sent to the far pool, over all layers."
+    )
+    returned_bytes: int = column("int64", "bytes", "Partial outputs and log-sum-exps that came back.")
+    compute_ns: int = column(
+        "int64", "ns", "Time that attention in the far pool took, over all layers; part of forward_ns."
+    )
+    link_ns: int = column("int64", "ns", "Time the step waited for the emulated link beyond that; likewise.")
+
+
+@dataclass(frozen=True)
+class LendingRow:
+    """Blocks of one request that went to the far pool, or were given back."""
+
+    iteration: int = column("int64", "", "The engine step that had been planned last.")
+    request: int = column("int32", "", "The request whose oldest blocks they are.")
+    start_ns: int = column("int64", "ns", "When that began.")
+    end_ns: int = column("int64", "ns", "When they were there, the emulated link included.")
+    blocks: int = column(
+        "int32", "blocks", "How many more it has there; below 0: so many were given back, as it ended or was preempted."
+    )
+    copied_blocks: int = column(
+        "int32",
+        "blocks",
+        "Blocks of these that were copied; others are shared and moved with another request's, or had nothing in them.",
+    )
+    bytes: int = column("int64", "bytes", "Bytes that were copied.")
+    far_blocks: int = column("int32", "blocks", "Blocks that the request then had in the far pool.")
+
+
+@dataclass(frozen=True)
 class DeviceRow:
     """One sample of the machine's counters. A counter the device or driver lacks is null."""
 
@@ -500,6 +550,8 @@ ROW_TYPES: dict[str, type] = {
     "handover": HandoverRow,
     "tier": TierRow,
     "pin": PinRow,
+    "far": FarRow,
+    "lending": LendingRow,
     "device": DeviceRow,
     "foreign": ForeignRow,
     "run": RunRow,

@@ -16,7 +16,7 @@ from telemetry.spool import SpoolWriter, spool_path
 
 RETRY_INTERVAL_S = 1.0
 # not looked at while a run goes on
-UNHURRIED = frozenset({"decision", "block", "swap", "layout", "handover", "tier", "pin"})
+UNHURRIED = frozenset({"decision", "block", "swap", "layout", "handover", "tier", "pin", "far", "lending"})
 UNHURRIED_EVERY = 4  # intervals: writing a row type costs about the same for one row and for many
 
 

@@ -7,6 +7,7 @@ setting.
 from __future__ import annotations
 
 from app.panels.chunked_prefill import ChunkedPrefill
+from app.panels.far_pool import FarPoolPanel
 from app.panels.kv_layout import KVLayoutPanel
 from app.panels.kv_quantization import KVQuantizationPanel
 from app.panels.kv_tiers import KVTiersPanel
@@ -27,5 +28,6 @@ PANELS: list[Panel] = [
     PlacementPanel(),
     KVTiersPanel(),
     TimeToLivePanel(),
+    FarPoolPanel(),
 ]
 """In the order in which they draw."""

@@ -84,7 +84,7 @@ class GatheredAttention(AttentionBackend):
         self._short = [part for group in together for part in self._gather_short(group, heads)]
 
     def forward(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        self.cache.store(layer, self._slots, k, v)
+        self.store(layer, k, v)
         out = torch.empty_like(q)
         keys, values = self.cache.key_rows[layer], self.cache.value_rows[layer]
         self.attend_singles(q, out, keys, values)
@@ -112,6 +112,10 @@ class GatheredAttention(AttentionBackend):
             result = result.reshape(-1, self.num_heads, self.head_dim)
             out.index_copy_(0, part.into, result if part.own is None else result[part.own])
         return out.flatten(1)
+
+    def store(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Write the batch's new keys and values [tokens, kv_heads, head_dim] to their slots."""
+        self.cache.store(layer, self._slots, k, v)
 
     def chunk_side(self, rows: Rows, chunk: ChunkRows, own: torch.Tensor) -> torch.Tensor:
         """What a chunk sees of its sequence, [1, kv_heads, kv_len, head_dim]; ``own``: the batch's new keys or

@@ -6,6 +6,7 @@ import torch
 
 from engine.attention import PLAIN
 from engine.attention.base import AttentionBackend
+from engine.attention.far import FarAttention
 from engine.attention.gathered import ChunkRows, GatheredAttention
 from engine.attention.groups import GroupRule
 from engine.attention.shared import SharedPrefixAttention
@@ -91,6 +92,8 @@ def make_attention(
     """The plain backend of this name over a cache, packed or not; ``rule``: when rows that share a prefix read it
     together."""
     codec = cache.codec
+    if cache.far is not None:
+        return conditioned(FarAttention(cache, num_heads, kv_heads, head_dim))
     if rule is not None:
         shared = ExactSharedPrefill if exact_prefill else SharedPrefixAttention
         return conditioned(shared(cache, num_heads, kv_heads, head_dim, rule))

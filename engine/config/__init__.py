@@ -26,6 +26,7 @@ from engine.config.schema import suggest
 from engine.config.settings import LARGEST_COUNT, LATEST_NS, Accepts, Settings, setting, worth_saying
 from engine.config.techniques import (
     ChunkedPrefill,
+    FarPool,
     KVLayout,
     KVQuantization,
     KVTiers,
@@ -49,6 +50,7 @@ __all__ = [
     "ConfigError",
     "EngineConfig",
     "EngineError",
+    "FarPool",
     "KVLayout",
     "KVQuantization",
     "KVTiers",

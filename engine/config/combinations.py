@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.config.errors import EngineError
 from engine.config.techniques import (
+    FarPool,
     KVLayout,
     KVQuantization,
     KVTiers,
@@ -229,6 +230,49 @@ def _whole_batches(policy: str | None, others: Mapping[str, Any]) -> str | None:
     )
 
 
+def _far_apart(asked: FarPool | None, others: Mapping[str, Any]) -> str | None:
+    """A second pool, and what does not read or move its blocks."""
+    if asked is None:
+        return None
+    backend, codec = others.get("attention_backend"), others.get("kv_quantization")
+    speculation: Speculation | None = others.get("speculation")
+    sharing: PrefixSharing | None = others.get("prefix_sharing")
+    preemption: Preemption | None = others.get("preemption")
+    if str(others.get("device")).startswith("cuda"):
+        return "far_pool is served on a CPU, where both pools lie in memory of the host: set device to cpu"
+    if backend not in (None, "auto", "gathered"):
+        return f"far_pool merges partial results, which needs attention_backend gathered, not {backend}"
+    if others.get("overlap") == "on":
+        return "far_pool moves blocks while a step is planned, and overlap on has another one running: set it to off"
+    if sharing is not None and sharing.attention != "off":
+        return "prefix_sharing.attention reads shared blocks of one pool: set it to off, or far_pool off"
+    if speculation is not None and speculation.verification != "ragged":
+        return f"speculation.verification {speculation.verification} reads one pool: set it to ragged, or far_pool off"
+    if speculation is not None and speculation.proposer == "draft-model":
+        return "speculation.proposer draft-model keeps blocks of its own beside one pool: choose another proposer"
+    if codec is not None and codec.codec == "kivi":
+        return "far_pool moves blocks, and codec kivi keeps an exact window beside them: choose another codec"
+    if codec is not None and codec.prefill == "exact":
+        return "far_pool reads what is stored: set kv_quantization.prefill to stored"
+    if preemption is not None and preemption.swaps:
+        return "preemption.mode swap copies blocks of one pool to the host: set it to recompute, or far_pool off"
+    return _one_pool(others)
+
+
+def _one_pool(others: Mapping[str, Any]) -> str | None:
+    """Techniques whose books know one pool only, beside a far one."""
+    why = {
+        "kv_layout": "lays out and records one pool",
+        "placement": "has a pool for each half already",
+        "kv_tiers": "is the other place for blocks that leave the pool",
+        "time_to_live": "pins blocks where they lie",
+    }
+    for name, reason in why.items():
+        if others.get(name) is not None:
+            return f"{name} {reason}: set {name} off, or far_pool off"
+    return None
+
+
 WHOLE_BATCHES = ("static", "padded", "padded-sorted")
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
@@ -239,6 +283,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "placement": (_apart,),
     "kv_tiers": (_found_by_prefix, _packed_already),
     "time_to_live": (_pinned_prefixes, _two_orders),
+    "far_pool": (_far_apart,),
     "policy": (_whole_batches, _whole_batches_apart, _by_length),
     "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),

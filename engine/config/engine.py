@@ -12,6 +12,7 @@ from engine.config.sampling import Sampling
 from engine.config.settings import LARGEST_COUNT, SHORT_FORMATS, Accepts, OneOf, Settings, setting
 from engine.config.techniques import (
     ChunkedPrefill,
+    FarPool,
     KVLayout,
     KVQuantization,
     KVTiers,
@@ -176,6 +177,16 @@ class EngineConfig(Settings):
         "nobody needs the room; the least recently used go first.",
         group="Techniques",
         paper="Continuum (2025)",
+        technique=True,
+    )
+    far_pool: FarPool | None = setting(
+        None,
+        "Far KV pool",
+        "On: where the KV pool is full, the oldest blocks of the longest request move to a second pool, which computes "
+        "attention over them and returns partial results; requests longer than the KV pool are served. Off: requests "
+        "wait or are preempted, and those that can never fit are refused.",
+        group="Techniques",
+        paper="Infinite-LLM (2024)",
         technique=True,
     )
     policy: Annotated[str, OneOf(POLICY_NAMES)] | None = setting(

@@ -11,6 +11,7 @@ from engine.config.errors import EngineError
 
 if TYPE_CHECKING:
     from engine.kv.codecs import Codec
+    from engine.kv.far import FarStore
     from engine.kv.host import HostPool
 
 
@@ -86,6 +87,7 @@ class KVCache:
         self.device = device
         self.codec: Codec | None = None
         self.host: HostPool | None = None  # where blocks can be swapped to
+        self.far: FarStore | None = None  # a second pool, whose block numbers come behind this one's
         self.space = space
         self.contiguous = False  # whether every block table is first, first + 1, ...
         self.nbytes = bytes_per_block(layers, kv_heads, head_dim, block_size, dtype) * num_blocks

@@ -39,9 +39,10 @@ class Checksums:
             )
 
     def _of(self, blocks: Sequence[int], tail: int | None) -> tuple[list[bytes], bytes | None]:
-        tails = None if tail is None else _digest([store[:, tail] for store in self._tail_stores])
-        return [_digest([store[:, block] for store in self._stores]) for block in blocks], tails
+        tails = None if tail is None else digest([store[:, tail] for store in self._tail_stores])
+        return [digest([store[:, block] for store in self._stores]) for block in blocks], tails
 
 
-def _digest(parts: Sequence[torch.Tensor]) -> bytes:
+def digest(parts: Sequence[torch.Tensor]) -> bytes:
+    """Of bytes that belong together, in this order."""
     return hashlib.blake2b(b"".join(x.cpu().numpy().tobytes() for x in parts), digest_size=16).digest()

@@ -27,6 +27,7 @@ from typing import ClassVar, NamedTuple
 from engine.block_table import blocks_for
 from engine.config.errors import IntegrityError
 from engine.kv.free_blocks import FreeBlocks, OldestFirst
+from engine.request import Request
 
 
 class PoolExhausted(Exception):
@@ -48,7 +49,7 @@ class BlockPool:
     """Fixed number of blocks, reference counted; every operation is O(1) per block.
 
     ``journal`` collects a ``BlockEvent`` per change when it is a list; ``None`` records nothing. ``evicted`` is told
-    each published block whose content is lost.
+    each published block whose content is lost, ``moved`` each one that got another number.
 
     This is the paged layout: any block may follow any other. ``engine.kv.ranges`` has those in which a table's blocks
     are neighbours; what a block then takes of the memory is asked for by ``cost`` and ``memory_of``.
@@ -77,6 +78,8 @@ class BlockPool:
         self.block_bytes = block_bytes
         self.journal = journal
         self.evicted: Callable[[int], None] = lambda block: None
+        self.moved: Callable[[int, int], None] = lambda before, after: None
+        self.running: Sequence[Request] = ()  # of the books: who holds blocks
         self._free = OldestFirst(num_blocks) if free is None else free
         self._ref_counts = [0] * len(self._free)
         # Least recently freed first; an OrderedDict because a prefix hit takes blocks from its middle.

@@ -71,6 +71,7 @@ class PrefixCache(Prefixes):
         self._evicted = 0
         self._ranked = 0
         pool.evicted = self._forget
+        pool.moved = self._renumber
 
     def match(self, request: Request, room: int) -> Match:
         if not self.looks_up or (request.scores is not None and request.scores.of_prompt):
@@ -311,6 +312,11 @@ class PrefixCache(Prefixes):
         while position < last and self._hash(request, position) in self._lost:
             position += 1
         return (position - first) * self.pool.block_size
+
+    def _renumber(self, before: int, after: int) -> None:
+        """A published block has another number now."""
+        node = self._by_block[after] = self._by_block.pop(before)
+        node.block = after
 
     def _forget(self, block: int) -> None:
         """A published block's content is lost, and with it the way to everything below."""

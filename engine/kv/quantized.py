@@ -95,6 +95,7 @@ class QuantizedCache(KVCache):
     ) -> None:
         self.codec: Codec = codec
         self.host = None
+        self.far = None
         self.space = space
         self.contiguous = False
         self._stores: list[torch.Tensor] = []

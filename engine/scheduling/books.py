@@ -48,6 +48,7 @@ class Books:
         self.time_to_live = time_to_live
         if self.free_tails is not None:
             self.preemption.free_tails = self.free_tails
+        pool.running = self.running
         self._forget = forget
         self._last_refusal: tuple[int, str] | None = None
 

@@ -88,6 +88,8 @@ def _unserved_natively(model: LoadedModel, codec: Codec | None, config: EngineCo
         return f"the native kernels do not serve this model: {problem}"
     if config.shares_attention:
         return "the native kernels read every row by itself, shared-prefix attention does not"
+    if config.far_pool is not None:
+        return "the native kernels read one pool, and far_pool has two"
     if codec is not None and (problem := unread_codec(codec, shape.head_dim)) is not None:
         return f"the native kernels do not read codec {codec.name}: {problem}"
     return None

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from engine.backends import make_executor
+from engine.config.errors import EngineError
 from engine.cost import cost_model
 from engine.executor import DECODES_ONLY, Executor, LongerSteps
 from engine.halves.shared import SharedSpace
 from engine.kv.cache import KVCache, Space
+from engine.kv.far import FarStore
 from engine.kv.pool import BlockEvent
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import QuantizedCache
 from engine.loop import Engine
+from engine.model.memory import free_bytes
 from engine.overlap import OverlappedEngine
 from engine.phases import Progress, silent
 from engine.scheduling.policies import POLICIES
@@ -25,7 +28,7 @@ from engine.start.bugs import inject
 from engine.start.prepared import Prepared
 from engine.start.sizing import spare_tokens
 from engine.start.speculation import make_speculator
-from engine.start.swapping import make_free, make_host, make_preemption, make_priorities
+from engine.start.swapping import emulated_far_link, make_free, make_host, make_preemption, make_priorities
 from engine.start.tiers import make_tiers
 from engine.start.time_to_live import make_time_to_live
 from engine.stopping import Outputs
@@ -45,6 +48,7 @@ def allocate(prepared: Prepared, progress: Progress = silent, space: SharedSpace
     layout = prepared.layout
     cache = make_cache(prepared, layout.addresses(prepared.num_blocks), prepared.tails, space or layout.make_space())
     cache.host = make_host(prepared, cache)
+    cache.far = make_far(prepared, cache)
     attention = make_run_attention(prepared.backend, config, cache, model)
     executor = make_executor(prepared.backend, model.decoder, attention, draws_on_device=config.speculation is None)
     if config.cuda_graphs:
@@ -63,6 +67,27 @@ def longer_steps(prepared: Prepared) -> LongerSteps:
         verify_rows=min(most, config.max_num_seqs * longest),
         longest=longest,
     )
+
+
+def make_far(prepared: Prepared, cache: KVCache) -> FarStore | None:
+    """The far pool that this run's requests borrow from; None where there is none.
+
+    Raises:
+        EngineError: the host cannot give its memory.
+    """
+    asked = prepared.spec.engine.far_pool
+    if asked is None:
+        return None
+    needed, free = asked.blocks * prepared.layout.block_bytes, free_bytes(prepared.device)
+    if needed > free:
+        raise EngineError(
+            "out-of-memory",
+            "far_pool.blocks",
+            asked.blocks,
+            f"the far pool needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free.",
+            f"Set it to {free // prepared.layout.block_bytes} or less.",
+        )
+    return FarStore(cache, make_cache(prepared, asked.blocks, None), emulated_far_link(asked))
 
 
 def make_cache(prepared: Prepared, num_blocks: int, tails: int | None, space: Space | None = None) -> KVCache:
@@ -101,6 +126,8 @@ def build_engine(
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
     executor = executor or allocate(prepared)
     journal: list[BlockEvent] | None = [] if config.recording == "full" else None
+    if executor.cache.far is not None:
+        executor.cache.far.begin(clock.now_ns, check=config.check_integrity)
     pool = prepared.layout.make_pool(prepared.num_blocks, journal, make_free(prepared), executor.cache)
     pool.watched = config.kv_layout is not None
     sharing = config.prefix_sharing
@@ -111,7 +138,7 @@ def build_engine(
         else PrefixCache(
             pool,
             sharing,
-            executor.cache.copy_block,
+            (executor.cache.far or executor.cache).copy_block,
             window_blocks=window,
             tiers=make_tiers(prepared, executor.cache, clock, recorder.run_dir / TIERS_FOLDER),
         )

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 
 from engine.block_table import blocks_for
-from engine.config import EngineConfig, KVLayout
+from engine.config import EngineConfig, FarPool, KVLayout
 from engine.config.errors import EngineError
 from engine.kv.address_space import AddressSpace, aligned
 from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec
 from engine.kv.free_blocks import FreeBlocks
+from engine.kv.lending import LendingPool
 from engine.kv.pool import BlockEvent, BlockPool
 from engine.kv.ranges import DemandPaged, ReserveMax
 from engine.model.load import LoadedModel
@@ -35,6 +36,7 @@ class Layout:
     stripes: Stripes
     length: int = 0  # blocks of a range; 0: there are none
     ranges: int = 0  # that there are addresses for, where memory is mapped on demand
+    far_blocks: int = 0  # of a far pool beside it
 
     @property
     def block_bytes(self) -> int:
@@ -76,6 +78,8 @@ class Layout:
     ) -> BlockPool:
         """``free``: the order in which blocks are handed out, where they are not neighbours anyway. ``cache``: whose
         memory it is; what is mapped on demand is given back."""
+        if cache.far is not None:
+            return LendingPool(cache.far, self.block_size, journal=journal, block_bytes=self.block_bytes)
         if not self.length:
             return BlockPool(num_blocks, self.block_size, journal=journal, free=free, block_bytes=self.block_bytes)
         if not self.is_mapped:
@@ -106,8 +110,12 @@ class Layout:
             said = f"{grows}, and a range has room for {room:,}."
             return EngineError("range-too-short", "kv_layout.max_tokens", self.asked.max_tokens, said, mend)
         needed = self.blocks_of(tokens)
-        if needed <= num_blocks:
+        if needed <= num_blocks + self.far_blocks:
             return None
+        if self.far_blocks:
+            said = f"{grows}, {needed} blocks of {size}; the pool has {num_blocks} and the far pool {self.far_blocks}."
+            mend = f"Set far_pool.blocks to at least {needed - num_blocks}, or max_tokens of the request lower."
+            return EngineError("pool-too-small", "far_pool.blocks", self.far_blocks, said, mend)
         if self.length and not self.is_mapped:
             said = (
                 f"kv_layout.kind reserve-max reserves {self.length} blocks of {size} tokens for each request, whatever "
@@ -148,6 +156,9 @@ def make_layout(
     """
     asked, size = config.kv_layout or KVLayout(kind="paged"), config.block_size
     stripes = stripes_of(models, codec, size)
+    if config.far_pool is not None:
+        check_far(config.far_pool, device)
+        return Layout(asked, size, stripes, far_blocks=config.far_pool.blocks)
     if not asked.is_contiguous:
         return Layout(asked, size, stripes)
     longest = max_model_len if requests is None else max(r.most_computed_tokens for r in requests)
@@ -158,6 +169,19 @@ def make_layout(
     # Ranges whose copies to host memory are under way belong to nobody who runs.
     length = aligned(length, [b for _, b in stripes], asked.page_kib * 1024)
     return Layout(asked, size, stripes, length, 2 * config.max_num_seqs)
+
+
+def check_far(asked: FarPool, device: torch.device) -> None:
+    """Raises EngineError where this device does not serve a far pool."""
+    if device.type == "cpu":
+        return
+    raise EngineError(
+        "unsupported",
+        "far_pool",
+        asked.blocks,
+        "it is served on a CPU, where both pools lie in memory of the host.",
+        "Set device to cpu, or far_pool off.",
+    )
 
 
 def _check_pages(asked: KVLayout, device: torch.device) -> None:

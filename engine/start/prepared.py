@@ -71,12 +71,12 @@ class Prepared:
 
     @property
     def kv_capacity_tokens(self) -> int:
-        return self.num_blocks * self.spec.engine.block_size
+        return (self.num_blocks + self.layout.far_blocks) * self.spec.engine.block_size
 
     @property
     def kv_could_hold_tokens(self) -> int:
         """Of the pool's share of the memory, whatever the workload."""
-        return self.pool.most.blocks * self.spec.engine.block_size
+        return (self.pool.most.blocks + self.layout.far_blocks) * self.spec.engine.block_size
 
     @property
     def overlaps(self) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from engine.block_table import blocks_for
+from engine.config import FarPool
 from engine.config import Preemption as Asked
 from engine.config.errors import EngineError
 from engine.kv.cache import KVCache
@@ -94,6 +97,14 @@ def emulated_link(asked: Asked) -> Link | None:
     if asked.link_mb_per_s is None:
         return None
     return Link(asked.link_launch_us / 1e6, asked.link_mb_per_s * 1e6)
+
+
+def emulated_far_link(asked: FarPool) -> Link | None:
+    """The link to a far pool; None where it is not emulated."""
+    if not asked.has_link:
+        return None
+    rate = math.inf if asked.link_gb_per_s is None else asked.link_gb_per_s * 1e9
+    return Link(asked.link_latency_us / 1e6, rate)
 
 
 def most_blocks(prepared: Prepared) -> list[int]:

@@ -71,6 +71,8 @@ def test_an_older_database_gains_the_table(tmp_path: Path) -> None:
         con.execute("DROP TABLE handovers")
         con.execute("DROP TABLE tiers")
         con.execute("DROP TABLE pins")
+        con.execute("DROP TABLE far_steps")
+        con.execute("DROP TABLE lendings")
         con.execute("DROP TABLE foreign_figures")
         con.execute("UPDATE schema_version SET version = 2")
     with Database(tmp_path / "db.duckdb") as database, database.read() as con:

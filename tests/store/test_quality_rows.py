@@ -179,6 +179,8 @@ def test_reindex_rebuilds_the_table_and_an_older_database_gains_it(runs: Path, t
         con.execute("DROP TABLE handovers")
         con.execute("DROP TABLE tiers")
         con.execute("DROP TABLE pins")
+        con.execute("DROP TABLE far_steps")
+        con.execute("DROP TABLE lendings")
         con.execute("DROP TABLE foreign_figures")
         con.execute("UPDATE schema_version SET version = 3")
     with Database(path) as database, database.read() as con:

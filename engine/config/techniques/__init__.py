@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.config.techniques.chunked_prefill import ChunkedPrefill
+from engine.config.techniques.far_pool import FarPool
 from engine.config.techniques.kv_layout import KVLayout
 from engine.config.techniques.kv_quantization import KVQuantization
 from engine.config.techniques.kv_tiers import KVTiers
@@ -14,6 +15,7 @@ from engine.config.techniques.time_to_live import TimeToLive
 
 __all__ = [
     "ChunkedPrefill",
+    "FarPool",
     "KVLayout",
     "KVQuantization",
     "KVTiers",

@@ -11,6 +11,7 @@ from app.settings.given import settings_rows
 from engine.config import (
     ChunkedPrefill,
     EngineConfig,
+    FarPool,
     KVLayout,
     KVQuantization,
     KVTiers,
@@ -83,10 +84,14 @@ def test_every_default_written_as_text_is_read_back_as_itself() -> None:
         kv_layout=KVLayout(kind="paged"),
         placement=Placement(kind="colocated"),
     )
-    changed = {
-        c.path: book.as_text(c, book.value_of(base, c.path)) for c in book.controls() if not c.path.startswith("policy")
-    }
-    assert apply_overrides(base, changed) == base
+    for all_but_one in (base, EngineConfig(far_pool=FarPool())):  # which goes with few of the others
+        off = [c.path for c in book.techniques() if getattr(all_but_one, c.path) is None]
+        changed = {
+            c.path: book.as_text(c, book.value_of(all_but_one, c.path))
+            for c in book.controls()
+            if not c.path.startswith(("policy", *off))
+        }
+        assert apply_overrides(all_but_one, changed) == all_but_one
 
 
 def test_every_value_written_as_text_is_read_back_by_its_control() -> None:
