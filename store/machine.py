@@ -28,6 +28,34 @@ FROM (SELECT *, time_ns - lag(time_ns) OVER (PARTITION BY device ORDER BY time_n
     )
 
 
+def disturbed_stretches_query(run_id: str, cores: int | None) -> Query:
+    """When the device throttled itself and when others took the machine, second by second: ``kind`` (``throttled`` or ``others``),
+    ``from_s``, ``to_s`` on the run's clock, and ``others_percent``, the most of the machine that they took in a second.
+    """
+    return Query(
+        """
+WITH seconds AS (
+  SELECT time_ns // 1000000000 AS second, min(time_ns) AS from_ns, max(time_ns) AS to_ns,
+         bool_or((coalesce(throttle_reasons, 0) & $throttled) <> 0) AS throttled,
+         greatest(avg(host_cpu_percent) - avg(cpu_percent) / $cores::DOUBLE, 0) AS others_percent
+  FROM devices WHERE run_id = $run GROUP BY second
+), kinds AS (
+  SELECT 'throttled' AS kind, second, from_ns, to_ns, NULL::DOUBLE AS others_percent FROM seconds WHERE throttled
+  UNION ALL
+  SELECT 'others', second, from_ns, to_ns, others_percent FROM seconds WHERE others_percent > $most
+)
+SELECT kind, min(from_ns) / 1e9 AS from_s, max(to_ns) / 1e9 AS to_s, max(others_percent) AS others_percent
+FROM (SELECT *, second - row_number() OVER (PARTITION BY kind ORDER BY second) AS stretch FROM kinds)
+GROUP BY kind, stretch ORDER BY from_s, kind""".strip(),
+        {"run": run_id, "cores": cores, "throttled": THROTTLED, "most": OTHERS_CPU},
+    )
+
+
+def disturbed_stretches(con: duckdb.DuckDBPyConnection, run_id: str) -> list[dict[str, Any]]:
+    """The rows of ``disturbed_stretches_query`` of a run whose number of cores the database knows."""
+    return disturbed_stretches_query(run_id, _cores(con, run_id)).rows(con)
+
+
 def machine_state(con: duckdb.DuckDBPyConnection, run_id: str, cores: int | None) -> dict[str, Any]:
     """Clocks, temperature and load during a run, and ``disturbances``: what visibly disturbed it, in words."""
     state = machine_query(run_id).rows(con)[0]
@@ -50,5 +78,9 @@ def machine_state(con: duckdb.DuckDBPyConnection, run_id: str, cores: int | None
 
 def machine_of(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]:
     """``machine_state`` of a run whose number of cores the database knows."""
+    return machine_state(con, run_id, _cores(con, run_id))
+
+
+def _cores(con: duckdb.DuckDBPyConnection, run_id: str) -> int | None:
     about = Query("SELECT environment FROM runs WHERE run_id = $run", {"run": run_id}).one(con) or {}
-    return machine_state(con, run_id, cores_and_threads(json.loads(about.get("environment") or "{}"))[0])
+    return cores_and_threads(json.loads(about.get("environment") or "{}"))[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -11,12 +14,15 @@ from app.theme import Palette
 GIB = 2**30
 
 
-def device_activity(table: Table, palette: Palette) -> go.Figure:
-    """``table``: ``t`` (s), ``utilization``, ``cpu_percent``, ``host_cpu_percent`` (percent)."""
+def device_activity(table: Table, palette: Palette, disturbed: Sequence[Mapping[str, Any]] = ()) -> go.Figure:
+    """``table``: ``t`` (s), ``utilization``, ``cpu_percent``, ``host_cpu_percent`` (percent). ``disturbed``: stretches
+    that are marked, as of ``store.machine.disturbed_stretches``.
+    """
     figure = new_figure(palette, y_title="busy, %")
     drawn = _line(figure, table, "utilization", "device busy", palette.accent, "solid", "%")
     drawn |= _line(figure, table, "cpu_percent", "this process, of one core", palette.draft, "dash", "%")
     drawn |= _line(figure, table, "host_cpu_percent", "whole machine", palette.ghost, "dot", "%")
+    _mark(figure, disturbed, palette)
     return _finished(figure, drawn, palette)
 
 
@@ -36,6 +42,30 @@ def memory_and_power(table: Table, palette: Palette) -> go.Figure:
         }
         figure.update_layout(yaxis2=right)
     return _finished(figure, drawn, palette)
+
+
+def _mark(figure: go.Figure, disturbed: Sequence[Mapping[str, Any]], palette: Palette) -> None:
+    """Shade the stretches behind the lines, each kind in its colour, with its name in the legend."""
+    kinds = {"throttled": ("throttled", palette.stall), "others": ("other processes", palette.warn)}
+    figure.layout.shapes = [
+        {
+            "type": "rect",
+            "x0": one["from_s"],
+            "x1": one["to_s"],
+            "y0": 0,
+            "y1": 1,
+            "yref": "paper",
+            "fillcolor": kinds[one["kind"]][1],
+            "opacity": 0.15,
+            "line": {"width": 0},
+            "layer": "below",
+        }
+        for one in disturbed
+    ]
+    for kind in sorted({one["kind"] for one in disturbed}):
+        name, colour = kinds[kind]
+        marker = {"color": colour, "opacity": 0.4, "symbol": "square", "size": 11}
+        figure.add_scatter(x=[None], y=[None], name=name, mode="markers", marker=marker, hoverinfo="skip")
 
 
 def _line(

@@ -23,11 +23,13 @@ from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, comparable_runs, differences
 from app.theme import Palette
 from app.words.charts import CHARTS
+from app.words.disturbed import disturbed_in_words
 from app.words.energy import CHARTS as ENERGY_CHARTS
 from app.words.energy import run_energy_in_words
 from app.words.plain import counted, milliseconds
 from store import queries
 from store.energy import energy_over_time_query
+from store.machine import disturbed_stretches
 from store.query import Query
 
 MOST_ITERATIONS = 2000
@@ -146,7 +148,9 @@ class _Charts:
 
     def device(self) -> None:
         samples, words = self.devices.table, f"{counted(self.devices.table.num_rows, 'sample')}."
-        figure = partial(charts.device_activity, samples, self.colours)
+        disturbed = disturbed_stretches(self.run.con, self.run.facts.run_id)
+        figure = partial(charts.device_activity, samples, self.colours, disturbed)
+        words = f"{words} {disturbed_in_words(disturbed)}".rstrip()
         self.over_time(CHARTS["device"], figure, samples, self.devices.query, name="device", summary=words)
 
     def memory(self) -> None:

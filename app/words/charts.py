@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from app.words.text import PROVENANCE
+from store.limits import OTHERS_CPU
 from store.metrics import STALL_MS
 from telemetry.rows import ROW_TYPES, columns
 
@@ -83,7 +84,8 @@ CHARTS = {
     "device": ChartWords(
         "Device activity",
         "How busy the device was. On a GPU: the share of time in which any kernel ran, which says nothing about how "
-        "full it was. On a CPU: the share of the cores this process may use.",
+        "full it was. On a CPU: the share of the cores this process may use. Shaded: seconds in which the device "
+        f"throttled itself or other processes used over {OTHERS_CPU:g} % of the machine.",
         "device",
         ("utilization", "cpu_percent", "host_cpu_percent"),
     ),

@@ -150,6 +150,7 @@ UNITS = (
 )
 COUNTED = {
     "answers",
+    "request",
     "copies of a swap",
     "session, lowest first",
     "where the prefix was found",
@@ -275,6 +276,19 @@ def test_counters_the_device_lacks_are_left_out() -> None:
     )
     figure = charts.device_activity(table, LIGHT)
     assert [trace.name for trace in figure.data] == ["device busy"]
+
+
+def test_stretches_that_were_disturbed_are_shaded_and_named() -> None:
+    table = pa.table({"t": [0.0, 9.0], "utilization": [50.0, 60.0]})
+    stretches = [
+        {"kind": "others", "from_s": 1.0, "to_s": 2.5},
+        {"kind": "throttled", "from_s": 2.0, "to_s": 3.0},
+        {"kind": "others", "from_s": 7.0, "to_s": 8.0},
+    ]
+    figure = charts.device_activity(table, LIGHT, stretches)
+    assert [(shape.x0, shape.x1) for shape in figure.layout.shapes] == [(1.0, 2.5), (2.0, 3.0), (7.0, 8.0)]
+    assert len({shape.fillcolor for shape in figure.layout.shapes}) == 2
+    assert [trace.name for trace in figure.data] == ["device busy", "other processes", "throttled"]
 
 
 def test_without_a_budget_no_budget_line_is_drawn() -> None:
