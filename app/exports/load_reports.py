@@ -83,7 +83,7 @@ def _guidellm(told: Mapping[str, Any], one: Mapping[str, Any]) -> LoadReport:
         for name in ("output_token_count", "prompt_token_count")
     )
     strategy = _map(config, "strategy")
-    backend = _map(_map(told, "config"), "backend") or _map(told, "args")
+    backend = _map(config, "backend") or _map(_map(told, "config"), "backend") or _map(told, "args")
     return LoadReport(
         "GuideLLM",
         _text(metadata.get("guidellm_version")),
@@ -155,18 +155,19 @@ def _stats_of_aiperf(told: Mapping[str, Any], name: str) -> Stats:
 
 def _vllm(told: Mapping[str, Any]) -> LoadReport:
     latencies = {}
+    samples = {"ttft_ms": "ttfts", "itl_ms": "itls", "e2e_ms": "latencies"}
     for ours, theirs in (("ttft_ms", "ttft"), ("itl_ms", "itl"), ("tpot_ms", "tpot"), ("e2e_ms", "e2el")):
         stats = {share: told.get(f"{share}_{theirs}_ms") for share in SHARES} | {"mean": told.get(f"mean_{theirs}_ms")}
         stats["p50"] = told.get(f"median_{theirs}_ms", stats["p50"])
         count = told.get("completed") if ours in ("ttft_ms", "e2e_ms") else None
-        known = _stats(stats, count, 1.0) | _stats_of_samples(told.get(f"{theirs}s"), told.get("errors"))
+        known = _stats(stats, count, 1.0) | _stats_of_samples(told.get(samples.get(ours, "")), told.get("errors"))
         if known:
             latencies[ours] = known
     return LoadReport(
         "vllm bench serve",
         _text(told.get("vllm_version")),
         _text(told.get("model_id")),
-        "" if told.get("request_rate") is None else f"{_text(str(told['request_rate']))} requests/s",
+        _load_of_vllm(told),
         latencies,
         _number(told.get("output_throughput")),
         {"finished": _whole(told.get("completed")) or 0, "failed": _whole(told.get("failed")) or 0},
@@ -174,6 +175,15 @@ def _vllm(told: Mapping[str, Any]) -> LoadReport:
         _whole(told.get("total_input_tokens")),
         _number(told.get("duration")),
     )
+
+
+def _load_of_vllm(told: Mapping[str, Any]) -> str:
+    rate, most = told.get("request_rate"), _whole(told.get("max_concurrency"))
+    known = [
+        "" if rate is None else f"{_text(str(rate))} requests/s",
+        "" if most is None else f"at most {most} at once",
+    ]
+    return ", ".join(filter(None, known))
 
 
 def _stats_of_samples(samples: Any, errors: Any) -> Stats:

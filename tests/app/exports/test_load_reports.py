@@ -88,6 +88,7 @@ VLLM = {
     "median_itl_ms": 8.8,
     "p99_itl_ms": 33.0,
 }
+RECORDED = Path(__file__).parent / "recorded"
 KINDS = {"guidellm": GUIDELLM, "aiperf": AIPERF, "vllm": VLLM}
 
 
@@ -142,6 +143,31 @@ def test_vllms_report_is_read_with_and_without_its_samples(tmp_path: Path) -> No
     assert whole.latencies["ttft_ms"]["count"] == 3
     assert whole.latencies["itl_ms"]["p50"] == pytest.approx(20)
     assert whole.latencies["tpot_ms"]["p50"] == 8.5
+
+
+def test_vllms_own_report_gives_its_samples_and_its_load() -> None:
+    """As ``vllm bench serve --save-result --save-detailed --max-concurrency 2`` of vLLM 0.32 wrote it, without texts and paths."""
+    (report,) = read_reports(RECORDED / "vllm_bench_0_32.json")
+    told = json.loads((RECORDED / "vllm_bench_0_32.json").read_text())
+    assert report.how == "inf requests/s, at most 2 at once"
+    assert (report.requests, report.output_tokens, report.prompt_tokens) == ({"finished": 4, "failed": 0}, 24, 96)
+    for ours, theirs in (("ttft_ms", "ttft"), ("itl_ms", "itl"), ("tpot_ms", "tpot"), ("e2e_ms", "e2el")):
+        stats = report.latencies[ours]
+        assert [stats[share] for share in ("p50", "p90", "p99", "mean")] == pytest.approx(
+            [told[f"{share}_{theirs}_ms"] for share in ("p50", "p90", "p99", "mean")]
+        )
+    assert report.latencies["e2e_ms"]["max"] == pytest.approx(1e3 * max(told["latencies"])), "from the samples"
+    assert report.latencies["e2e_ms"]["p95"] <= report.latencies["e2e_ms"]["max"]
+
+
+def test_guidellms_own_report_names_the_model_that_it_asked() -> None:
+    """As GuideLLM 0.8.1 wrote it of vLLM 0.32, one request after the other, shortened by whole metrics."""
+    (report,) = read_reports(RECORDED / "guidellm_0_8.json")
+    assert (report.version, report.model, report.how) == ("0.8.1", "smollm2", "synchronous 1 at once")
+    assert (report.requests, report.output_tokens, report.prompt_tokens) == ({"finished": 3, "failed": 0}, 15, 162)
+    ttft, e2e, tpot = (report.latencies[name] for name in ("ttft_ms", "e2e_ms", "tpot_ms"))
+    assert ttft["mean"] + 4 * tpot["mean"] == pytest.approx(e2e["mean"], rel=1e-4), "five tokens a request"
+    assert report.output_tokens_per_s == pytest.approx(15 / 33.0915, rel=1e-4)
 
 
 def test_a_report_is_taken_in_once_and_is_never_paired(home: Home, tmp_path: Path) -> None:
