@@ -8,6 +8,7 @@ import pyarrow as pa
 from store.query import Query
 
 MOST_NODES = 20_000
+MOST_CHANGES = 200_000
 
 
 def savings_query(run_id: str, max_points: int = 2000) -> Query:
@@ -81,6 +82,23 @@ def tree(con: duckdb.DuckDBPyConnection, run_id: str, iteration: int, limit: int
     off was used least.
     """
     return tree_query(run_id, iteration, limit).table(con)
+
+
+def tree_changes_query(run_id: str, limit: int = MOST_CHANGES) -> Query:
+    """Every change of what became of a prefix block, in order: ``iteration``, ``hash``, ``before`` and ``after``, each 0 (not computed
+    yet), 1 (in use), 2 (cached) or 3 (evicted).
+    """
+    return Query(
+        """
+WITH told AS (
+  SELECT iteration, rowid AS seq, block_hash AS hash, CASE WHEN event = 'evict' THEN 3 WHEN ref_count > 0 THEN 1 ELSE 2 END AS after
+  FROM blocks WHERE run_id = $run AND block_hash IS NOT NULL
+), turned AS (
+  SELECT *, lag(after, 1, 0) OVER (PARTITION BY hash ORDER BY seq) AS before FROM told
+)
+SELECT iteration, hash, before, after FROM turned WHERE before <> after ORDER BY seq LIMIT $limit""".strip(),
+        {"run": run_id, "limit": limit},
+    )
 
 
 def evictions_query(run_id: str, limit: int = 5000) -> Query:

@@ -90,6 +90,11 @@ def requests_picture(data: Mapping[str, Any], behind: Behind, *, key: str, on_op
     )
 
 
+def tree_picture(data: Mapping[str, Any], behind: Behind, *, key: str) -> None:
+    """The prefix tree, which follows the picture of an iteration (``app.panels.prefix_sharing.played``)."""
+    _picture(_component("tree", "tree.js"), data, behind, key)
+
+
 def waterfall_picture(data: Mapping[str, Any], behind: Behind, *, key: str) -> None:
     """One request over time (``app.views.timeline``)."""
     _picture(_component("waterfall", "waterfall.js"), data, behind, key)

@@ -64,6 +64,11 @@ class Panel:
         against.
         """
 
+    def draw_iteration(self, run: FinishedRun, iteration: int) -> None:
+        """Draw below the pictures of an iteration, and follow them while they play. Called for runs that had the
+        technique on.
+        """
+
     def draw_answer(self, run: FinishedRun, request: Mapping[str, Any]) -> None:
         """Draw below the answer of a request (a row of ``requests``). Called for runs that had the technique on."""
 

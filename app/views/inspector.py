@@ -11,9 +11,11 @@ import streamlit as st
 from app.components.chart_links import open_clicked
 from app.components.pictures import Behind, iteration_picture
 from app.components.selection import number_of
+from app.panels import PANELS
 from app.panels.panel import FinishedRun
 from app.panels.sentences import decision_in_words
 from app.views.pool_map import kv_map
+from app.views.timeline import following_requests
 from app.words.decisions import iteration_in_words, touched_in_words
 from app.words.pictures import PICTURES
 from app.words.selection import nothing_recorded
@@ -42,6 +44,10 @@ def iteration_inspector(run: FinishedRun) -> None:
     )
     iteration_picture(_picture(run, known, window, shown), behind, key=f"iteration-{run_id}", on_open=open_clicked)
     kv_map(run, shown)
+    following_requests(run)
+    for panel in PANELS:
+        if panel.is_on(run.facts.spec.engine):
+            panel.draw_iteration(run, shown)
 
 
 def _picture(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import streamlit as st
 
@@ -11,6 +11,7 @@ from app.components.chart_card import page_palette
 from app.components.chart_links import open_clicked
 from app.components.pictures import Behind, requests_picture, waterfall_picture
 from app.components.selection import number_of
+from app.components.when_seen import when_seen
 from app.panels.panel import FinishedRun
 from app.words.pictures import PICTURES
 from app.words.plain import plain
@@ -18,6 +19,20 @@ from app.words.selection import stretch_of
 from app.words.waits import GAPS, WAITS
 from store import iteration_window, lifelines
 from store.slo import DEFAULT_SLO, PRESETS
+
+FOLLOWING_HEIGHT = 520  # pixels, about
+
+
+def following_requests(run: FinishedRun) -> None:
+    """Draw them below an iteration, whose time is marked and moves with it, once a reader comes near."""
+
+    def draw() -> None:
+        with run.lab.database.read() as con:
+            words = PICTURES["lifelines"]
+            st.markdown(f"**{words.title}**", help=words.explained)
+            _lines(replace(run, con=con), DEFAULT_SLO, follows=True)
+
+    when_seen(draw, key=f"following-{run.facts.run_id}", height=FOLLOWING_HEIGHT)
 
 
 def requests_over_time(run: FinishedRun) -> None:
@@ -35,12 +50,19 @@ def requests_over_time(run: FinishedRun) -> None:
             + "; ".join(f"{name}: {slo.words}" for name, slo in PRESETS.items())
             + ".",
         )
+    _lines(run, name)
+
+
+def _lines(run: FinishedRun, name: str, *, follows: bool = False) -> None:
+    """``name``: of the objective."""
+    words = PICTURES["lifelines"]
     told = lifelines.lifelines(run.con, run.facts.run_id, PRESETS[name])
     stretch = stretch_of(st.query_params.get("from", ""), st.query_params.get("to", ""))
     requests_picture(
         {
             "run": run.facts.run_id,
             "objective": name,
+            "follows": follows,
             "requests": told.requests,
             "preempted": told.preempted,
             "range": [1e3 * at for at in stretch] if stretch else None,
@@ -54,7 +76,7 @@ def requests_over_time(run: FinishedRun) -> None:
             "lifelines",
             f"{told.requests.num_rows} requests; objective {name}: {PRESETS[name].words}.",
         ),
-        key=f"lifelines-{run.facts.run_id}",
+        key=f"lifelines-{'following-' if follows else ''}{run.facts.run_id}",
         on_open=open_clicked,
     )
 

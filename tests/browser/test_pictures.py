@@ -236,3 +236,41 @@ def test_ten_thousand_requests_are_filtered_and_opened(open_picture: OpenPicture
     page.locator("canvas").hover(position={"x": 5, "y": 40})
     expect(page.locator(".tip")).to_contain_text("Request 200 (r200), code")
     assert page.evaluate(AUDIT) == []
+
+
+def test_requests_mark_the_iteration_that_is_played(open_picture: OpenPicture) -> None:
+    page = open_picture(("requests.js",), f"{{ ...({REQUESTS}), follows: true }}")
+    before = page.evaluate("document.querySelector('canvas').toDataURL()")
+    page.evaluate("lead('r', 7, 100, 180)")
+    page.wait_for_timeout(100)
+    marked = page.evaluate("picture().data.iteration")
+    assert marked == {"start_ms": 100, "end_ms": 180}
+    assert page.evaluate("document.querySelector('canvas').toDataURL()") != before
+    page.evaluate("lead('another run', 8, 200, 280)")
+    assert page.evaluate("picture().data.iteration") == marked
+
+
+TREE = """{
+  run: "r", iteration: 0,
+  spans: table({ first: range(3, 32), until: range(3, 32, 32), top: Float64Array.of(0, 0, 2), bottom: Float64Array.of(4, 2, 3),
+                 blocks: Int32Array.of(2, 2, 2), requests: Int32Array.of(4, 2, 1), text: ["Once upon", "a time", "<b>x</b>"] }),
+  events: table({ iteration: Int32Array.of(0, 0, 1, 1, 2, 3), span: Int32Array.of(0, 0, 1, 1, 1, 1),
+                  before: Int32Array.of(0, 0, 0, 0, 1, 1), after: Int32Array.of(1, 1, 1, 1, 2, 3) }),
+}"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_prefix_tree_follows_the_iteration_forth_and_back(open_picture: OpenPicture, dark: bool) -> None:
+    page = open_picture(("tree.js",), TREE, dark=dark)
+    picture = page.locator(".picture")
+    for iteration, counts in ((0, "4,2,0,0"), (3, "2,2,1,1"), (1, "2,4,0,0"), (2, "2,3,1,0")):
+        page.evaluate(f"lead('r', {iteration}, 0, 1)")
+        expect(picture).to_have_attribute("data-counts", counts)
+        expect(picture).to_contain_text(f"After iteration {iteration}: ")
+    width = page.locator("canvas").bounding_box()
+    assert width is not None
+    page.locator("canvas").hover(position={"x": width["width"] / 2, "y": 20})
+    expect(page.locator(".tip")).to_contain_text("Tokens 32 to 63")
+    expect(page.locator(".tip")).to_contain_text("2 blocks: 1 in use, 1 cached")
+    expect(page.locator(".tip")).to_contain_text("“a time”")
+    assert page.evaluate(AUDIT) == []

@@ -55,6 +55,20 @@ def test_the_tree_is_rebuilt_at_any_iteration(con) -> None:
     assert nodes(con, 3)[60] == (50, 1, 1, 0, "evicted")
 
 
+def test_changes_in_turn_give_the_tree_of_any_iteration(con) -> None:
+    states = {1: "in use", 2: "cached", 3: "evicted"}
+    changes = prefix.tree_changes_query("r").rows(con)
+    assert {change["after"] for change in changes} == {1, 2, 3}
+    for iteration in range(max(change["iteration"] for change in changes) + 1):
+        now: dict[int, int] = {}
+        for change in changes:
+            if change["iteration"] <= iteration:
+                assert now.get(change["hash"], 0) == change["before"]
+                now[change["hash"]] = change["after"]
+        tree = prefix.tree(con, "r", iteration).to_pylist()
+        assert {row["hash"]: row["state"] for row in tree} == {block: states[state] for block, state in now.items()}
+
+
 def test_savings_add_up_over_time(con) -> None:
     rows = prefix.savings(con, "r").to_pylist()
     assert [r["found_tokens"] for r in rows] == [0, 10, 10, 10]

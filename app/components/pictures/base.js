@@ -4,9 +4,12 @@
 const KINDS = ["prefill", "decode", "verify"];
 const FOLLOW = "servescope-iteration"; // an event of the document: pictures of one run show one iteration
 
-/** Tell the other pictures of a run which iteration is shown; one that comes later finds it at the document. */
-function lead(run, iteration) {
-  document[FOLLOW] = { run, iteration };
+/**
+ * Tell the other pictures of a run which iteration is shown, and when it began and ended; one that comes later finds it
+ * at the document.
+ */
+function lead(run, iteration, start_ms, end_ms) {
+  document[FOLLOW] = { run, iteration, start_ms, end_ms };
   document.dispatchEvent(new CustomEvent(FOLLOW, { detail: document[FOLLOW] }));
 }
 

@@ -122,7 +122,8 @@ class IterationPicture {
     this.fillEvery();
     this.tip.hide();
     this.address.set(iteration);
-    lead(this.data.run, iteration);
+    const [begun, ended] = ["start_ns", "end_ns"].map((name) => Number(this.player.steps[name][index]) / 1e6);
+    lead(this.data.run, iteration, begun, ended);
   }
 
   /** Pixels per token of what was there before, and of what this iteration computed. */

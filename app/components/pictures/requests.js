@@ -49,6 +49,8 @@ class RequestsPicture {
     this.place.addEventListener("scroll", () => this.surface.draw());
     this.tip = new Tip(this.root);
     this.listen();
+    this.following = ({ detail }) => this.follow(detail);
+    if (data.follows) document.addEventListener(FOLLOW, this.following);
     this.update(data);
     this.shared = new SharedView("requests", ([min = 0, max = this.end]) => this.zoom(min, max));
   }
@@ -109,6 +111,14 @@ class RequestsPicture {
     if (this.min === undefined) [this.min, this.max] = data.range || [0, this.end];
     this.arrange();
     if (this.fits === undefined) this.setFit(this.shown.length * TALL > SIGHT);
+    if (data.follows && document[FOLLOW]) this.follow(document[FOLLOW]);
+  }
+
+  /** Mark the iteration that another picture of the run shows. */
+  follow({ run, start_ms, end_ms }) {
+    if (run !== this.data.run || start_ms === undefined) return;
+    this.data = { ...this.data, iteration: { start_ms, end_ms } };
+    this.surface.draw();
   }
 
   /** Which rows are shown, in which order. */
@@ -328,6 +338,7 @@ class RequestsPicture {
 
   destroy() {
     this.shared.stop();
+    document.removeEventListener(FOLLOW, this.following);
     this.surface.destroy();
     this.root.remove();
   }

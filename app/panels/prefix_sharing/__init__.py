@@ -24,6 +24,11 @@ class PrefixSharing(Panel):
 
         prefix_section(run)
 
+    def draw_iteration(self, run: FinishedRun, iteration: int) -> None:
+        from app.panels.prefix_sharing.played import played_tree
+
+        played_tree(run, iteration)
+
     def chart_words(self) -> Mapping[str, ChartWords]:
         from app.panels.prefix_sharing.words import CHARTS
 

@@ -145,7 +145,7 @@ def prefix_tree(
     tree = spans(table)
     if not tree:
         return say_nothing_here(figure, "No block of a prefix was recorded up to here.", palette)
-    shown = _most_used(tree)
+    shown = most_used(tree)
 
     def ends(span: Span) -> tuple[int, int]:
         return span.first * block_size, (span.first + span.blocks) * block_size
@@ -176,7 +176,7 @@ def prefix_tree(
     return figure
 
 
-def _most_used(tree: dict[int, Span]) -> list[Span]:
+def most_used(tree: dict[int, Span]) -> list[Span]:
     """The most used spans, none without its parent."""
     order = sorted(tree.values(), key=lambda s: (-s.requests, s.first))[:MOST_SPANS]
     kept: dict[int, Span] = {}
