@@ -38,6 +38,7 @@ from engine.served import told_outputs, told_recorder, until_closed
 from engine.speculation.speculator import Speculator
 from engine.start.build import allocate, build_engine
 from engine.start.halves import DecodeSide, PrefillProcess, half_of
+from engine.start.partition import ForkedHalf, begin
 from engine.start.peaks import measure_peaks
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
@@ -54,6 +55,9 @@ from telemetry.machine import environment
 from telemetry.recorder import Recorder
 from telemetry.sampler import DeviceSampler
 from telemetry.status import StatusFile
+
+Other = PrefillProcess | ForkedHalf | None
+"""The process of the prefill half; None where one process computes both phases."""
 
 
 class Stop:
@@ -91,11 +95,7 @@ def run(run_dir: Path) -> int:
         stop = Stop(spec.time_limit_s)
         status.update(state="loading", labels=list(spec.labels))
         with contextlib.ExitStack() as at_end:
-            share, other = spec, None
-            if spec.engine.is_apart:
-                share, other = half_of(spec, "decode"), PrefillProcess(run_dir)
-                at_end.callback(other.close)
-            prepared = prepare(share, lambda phase, at: status.update(progress={"phase": phase, "phase_share": at}))
+            prepared, other = _prepare(run_dir, spec, status, at_end)
             return _serve(run_dir, spec, prepared, status, stop, other)
     except Exception as error:
         traceback.print_exc()
@@ -104,14 +104,29 @@ def run(run_dir: Path) -> int:
         return 1
 
 
-def _serve(
-    run_dir: Path, spec: RunSpec, prepared: Prepared, status: StatusFile, stop: Stop, other: PrefillProcess | None
-) -> int:
+def _prepare(run_dir: Path, spec: RunSpec, status: StatusFile, at_end: contextlib.ExitStack) -> tuple[Prepared, Other]:
+    """What is to be served here, and the process of the prefill half where that is another one."""
+
+    def tell(phase: str, share: float) -> None:
+        status.update(progress={"phase": phase, "phase_share": share})
+
+    asked, other = spec.engine.placement, None
+    if asked is not None and asked.is_partitioned:
+        prepared, forked = begin(spec, run_dir, tell)
+        at_end.callback(forked.close)
+        return prepared, forked
+    if spec.engine.is_apart:
+        other = PrefillProcess(run_dir)
+        at_end.callback(other.close)
+    return prepare(half_of(spec, "decode") if other else spec, tell), other
+
+
+def _serve(run_dir: Path, spec: RunSpec, prepared: Prepared, status: StatusFile, stop: Stop, other: Other) -> int:
     """``other``: the prefill half, where ``prepared`` is the decode half's."""
     device = prepared.device
     status.update(labels=_labels(spec, prepared))
     ready = _make_ready(prepared, lambda phase, share: status.update(progress={"phase": phase, "phase_share": share}))
-    side = DecodeSide(other.line, other.file, prepared) if other is not None else None
+    side = other.side(prepared) if other is not None else None
     prepared = prepared if side is None else side.prepared
     labels = _labels(spec, prepared)
     door = Door(run_dir) if spec.served else None
@@ -121,6 +136,7 @@ def _serve(
     sampler = DeviceSampler(recorder, str(device), interval_ms=spec.engine.device_sample_ms, uuid=uuid)
     state, error = "failed", None
     engine: Engine | None = None
+    where = environment(torch_version=torch.__version__, device=str(device), uuid=uuid)
     try:
         engine, requests = _wire(prepared, ready, recorder, clock, door or side, labels)
         recorder.run(
@@ -128,8 +144,7 @@ def _serve(
             "running",
             labels=labels,
             spec=spec.model_dump(mode="json", exclude={"requests"}) | {"workload_hash": spec.workload_hash},
-            environment=environment(torch_version=torch.__version__, device=str(device), uuid=uuid)
-            | {"threads": torch.get_num_threads()},
+            environment=where | {"threads": torch.get_num_threads()},
             peaks=ready.peaks,
             model=describe_model(prepared, ready.executor.graph_bytes) | ready.reading | (side.facts if side else {}),
         )
@@ -182,7 +197,7 @@ def _wire(
     executor, drafter = ready.executor, ready.drafter
     if isinstance(via, DecodeSide):
         assert isinstance(recorder, HalvesRecorder)
-        engine = via.engine(recorder, clock, executor, drafter)
+        engine = via.engine(recorder, clock, executor, drafter, ready.peaks)
         return engine, via.arrivals(engine, recorder)
     engine = build_engine(prepared, recorder, clock, executor, drafter, told_outputs(via, prepared))
     return engine, prepared.requests if via is None else until_closed(via, prepared, engine, labels)
@@ -233,12 +248,22 @@ def main(arguments: list[str]) -> int:
         line = sys.stdin.readline().strip()
         if not line:
             return 0
-        arguments = [line]
         _redirect_output(Path(line))
+        if arguments == ["--spare"] and _is_partitioned(Path(line)):  # what computed in threads is not forked
+            os.execv(sys.executable, [sys.executable, "-m", "engine.worker", line])
+        arguments = [line]
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
         print("usage: python -m engine.worker RUN_DIR | --spare | --fork-server", file=sys.stderr)
         return 2
     return run(Path(arguments[0]))
+
+
+def _is_partitioned(run_dir: Path) -> bool:
+    try:
+        asked = read_as(RunSpec, run_dir / SPEC, MOST_SPEC_BYTES).engine.placement
+    except Exception:  # the run will say what is wrong with it
+        return False
+    return asked is not None and asked.is_partitioned
 
 
 def _fork_rehearsed() -> bool:

@@ -122,11 +122,17 @@ def _far_pools(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(create_lendings())
 
 
-VERSION = 17
+def _half_threads(con: duckdb.DuckDBPyConnection) -> None:
+    """Iterations say how many threads their half had; halves had a fixed number before."""
+    con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS half_threads INTEGER")
+
+
+VERSION = 18
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
     12: _halves, 13: _tiers, 14: _tier_codec, 15: _programs, 16: _far_pools,
+    17: _half_threads,
 }  # fmt: skip
 
 

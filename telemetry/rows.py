@@ -148,6 +148,12 @@ class IterationRow:
         choices=HALVES,
         nullable=True,
     )
+    half_threads: int = column(
+        "int32",
+        "threads",
+        "CPU threads that this half had for the step, where prefill and decode run apart.",
+        nullable=True,
+    )
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ def _apart(asked: Placement | None, others: Mapping[str, Any]) -> str | None:
     device, threads, codec = str(others.get("device")), others.get("threads"), others.get("kv_quantization")
     what = f"placement.kind {asked.kind}"
     if device.startswith("cuda"):
-        return f"{what} is served on a CPU: keys and values are handed over in memory of the host. Set device to cpu"
+        why = "two processes share memory of the host" if asked.is_partitioned else HANDED_OVER
+        return f"{what} is served on a CPU: {why}. Set device to cpu"
     if threads is not None and threads < 2:
         return f"{what} needs a thread for each half: set threads to 2 or more, or leave it empty"
     if threads is not None and asked.prefill_threads is not None and asked.prefill_threads >= threads:
@@ -127,7 +128,12 @@ def _apart(asked: Placement | None, others: Mapping[str, Any]) -> str | None:
     if others.get("preemption") is not None:
         return f"{what} computes preempted requests again in the decode half: set preemption off"
     if others.get("kv_layout") is not None:
-        return f"{what} hands over blocks, and kv_layout records one pool: set kv_layout off"
+        return f"{what} hands over blocks, and kv_layout records one engine's pool: set kv_layout off"
+    if asked.is_partitioned and others.get("prefix_sharing") is not None:
+        return (
+            f"{what} gives each block of the one pool to one half at a time, and a shared prefix would be held by "
+            "both: set prefix_sharing off, or placement.kind to disaggregated"
+        )
     return None
 
 
@@ -273,6 +279,7 @@ def _one_pool(others: Mapping[str, Any]) -> str | None:
     return None
 
 
+HANDED_OVER = "keys and values are handed over in memory of the host"
 WHOLE_BATCHES = ("static", "padded", "padded-sorted")
 
 RULES: Mapping[str, tuple[Rule, ...]] = {

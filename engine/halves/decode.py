@@ -40,7 +40,25 @@ class _Fetch(NamedTuple):
     copies: Future[Ticket]
 
 
-class Fetcher(Preemption):
+class Receiver(Preemption):
+    """What becomes of requests that the prefill half has begun."""
+
+    def handed_over(self, request: Request, prefilled: Prefilled) -> None:
+        """A request's prompt is computed, and it goes on here."""
+        raise NotImplementedError
+
+    def decline(self, prefilled: Prefilled) -> None:
+        """A request's prompt is computed, and nobody needs its blocks."""
+        raise NotImplementedError
+
+    def look(self, waiting: Sequence[Request]) -> None:
+        """Called before every step and while there is none. ``waiting``: for the prefill half."""
+
+    def rest(self) -> None:
+        """This half has nothing to do."""
+
+
+class Fetcher(Receiver):
     """Brings what the prefill half computed for a request into this half's pool, once it has a place there."""
 
     name = "recompute"
@@ -76,9 +94,11 @@ class Fetcher(Preemption):
         self._under_way: list[_Fetch] = []
         self._totals = {"transfers": 0, "transfer_bytes": 0, "transfer_s": 0.0, "recomputed_in_decode": 0}
 
-    def handed_over(self, prefilled: Prefilled) -> None:
-        """A request's prompt is computed."""
+    def handed_over(self, request: Request, prefilled: Prefilled) -> None:
         self._there[prefilled.request] = prefilled
+
+    def decline(self, prefilled: Prefilled) -> None:
+        self.line.send(Free(prefilled.request))
 
     def let_go(self, number: int) -> None:
         """The prefill half need not keep a request's blocks any more."""
@@ -191,16 +211,23 @@ class Fetcher(Preemption):
 class HalvesRecorder(Recorder):
     """Tells which half a step belongs to. What says how things stand counts both halves."""
 
-    def __init__(self, run_dir: Path, level: Level, clock: RunClock, *, blocks: tuple[int, int]) -> None:
-        """``blocks``: of the prefill half's pool and of the decode half's."""
+    def __init__(
+        self, run_dir: Path, level: Level, clock: RunClock, *, blocks: tuple[int, int], threads: int | None = None
+    ) -> None:
+        """
+        Args:
+            blocks: of the prefill half's pool and of the decode half's. With one pool the decode half has all.
+            threads: that the decode half computes on.
+        """
         super().__init__(run_dir, level, clock)
         self._blocks = blocks
+        self.threads = threads
         self.prefill_state = dict.fromkeys(STATE, 0)
         self._decode_state = dict.fromkeys(STATE, 0)
 
     def iteration(self, **values: Any) -> None:
         self._decode_state = {name: values[name] for name in STATE}
-        self._both("decode", values, self.prefill_state)
+        self._both("decode", values | {"half_threads": self.threads}, self.prefill_state)
 
     def prefill_rows(self, report: Report, number: int) -> int:
         """Write what the prefill half recorded; its steps take numbers from ``number`` on. Returns how many steps."""
@@ -210,7 +237,7 @@ class HalvesRecorder(Recorder):
             place = steps.setdefault(step, number + len(steps))
             if name == "iteration":
                 self._both("prefill", {**values, "iteration": place}, self._decode_state)
-            elif name == "blocks":  # both pools as one: the prefill half's blocks come after the decode half's
+            elif name == "blocks" and self._blocks[0]:  # both as one: the prefill half's come after the decode half's
                 shifted = [block + self._blocks[1] for block in values["block"]]
                 self.blocks(place, **{**values, "block": shifted})
             else:
@@ -227,13 +254,13 @@ class PrefilledArrivals(Arrivals):
     """Requests arrive here once the prefill half has given them their first token."""
 
     def __init__(
-        self, requests: Iterable[Request], line: Line, engine: Engine, fetcher: Fetcher, recorder: HalvesRecorder
+        self, requests: Iterable[Request], line: Line, engine: Engine, receiver: Receiver, recorder: HalvesRecorder
     ) -> None:
         """``requests``: as they come to the run."""
         super().__init__(requests)
         self._line = line
         self._engine = engine
-        self._fetcher = fetcher
+        self._receiver = receiver
         self._recorder = recorder
         self._away: dict[int, Request] = {}  # in the prefill half; outstanding, too
         self._heard: list[Any] = []
@@ -247,6 +274,7 @@ class PrefilledArrivals(Arrivals):
                 self._line.send(Prefill(request.index, request.prompt_token_ids, request.arrival_ns))
         messages, self._heard = [*self._heard, *self._line.received()], []
         begun = [request for message in messages for request in self._take(message)]
+        self._receiver.look(list(self._away.values()))
         return [request for request in arrived if request.refusal is not None] + begun
 
     def pop_given_up(self, now_ns: int) -> list[Request]:
@@ -257,6 +285,7 @@ class PrefilledArrivals(Arrivals):
         return gone
 
     def wait(self, seconds: float) -> None:
+        self._receiver.rest()
         if self._away:
             self._heard += self._line.received(seconds)
         else:
@@ -297,7 +326,7 @@ class PrefilledArrivals(Arrivals):
         """Give a request its first token; it goes on here, unless that ended it or nobody waits for it any more."""
         request = self._come_back(prefilled.request)
         if request is None:
-            self._line.send(Free(prefilled.request))
+            self._receiver.decline(prefilled)
             return
         engine = self._engine
         if request.sampling_state.generator is not None:
@@ -308,8 +337,8 @@ class PrefilledArrivals(Arrivals):
         engine.rows.stamp([request], prefilled.first_token_ns)
         engine.totals.output_tokens += 1
         if request.end_reason is None:
-            self._fetcher.handed_over(prefilled)
+            self._receiver.handed_over(request, prefilled)
             yield request
         else:
-            self._line.send(Free(prefilled.request))
+            self._receiver.decline(prefilled)
             engine.end(request, prefilled.first_token_ns)

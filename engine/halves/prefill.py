@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from engine.arrivals import Arrivals
+from engine.halves.cores import Cores
 from engine.halves.line import Call, Free, GiveUp, HalfLost, Line, Prefill, Prefilled, Report
+from engine.halves.one_pool import OnePool
 from engine.halves.shared import checksums
 from engine.kv.pool import BlockPool
 from engine.loop import IDLE_SLEEP_S, Engine
@@ -79,6 +81,9 @@ class HandOver(Preemption):
                 return True
         return False
 
+    def rest(self) -> None:
+        """This half has nothing to do."""
+
     def in_transit(self) -> list[tuple[list[int], int | None, int]]:
         return [(blocks, None, tokens) for blocks, tokens in self._held.values()]
 
@@ -94,6 +99,53 @@ class HandOver(Preemption):
         return True
 
 
+class PassOn(HandOver):
+    """The same where both halves have one pool: blocks change hands, and stay where they are.
+
+    Planning locks the pool's books, from ``settle`` to ``ahead``. While others hold the blocks, it waits.
+    """
+
+    def __init__(self, pool: OnePool, line: Line, cores: Cores, relay: Relay) -> None:
+        super().__init__(pool, (), line)
+        self._pool = pool
+        self._cores = cores
+        self._relay = relay
+
+    def settle(self) -> None:
+        self.hear()
+        self._pool.books.lock()
+        self._claim()
+
+    def ahead(self, running: Sequence[Request], settled: Any) -> None:
+        self._pool.books.unlock()
+
+    def forget(self, request: Request) -> None:
+        if request.end_reason not in COMPLETED:
+            return
+        held = self._pool.blocks_for(request.num_computed_tokens)
+        blocks, request.block_table = request.block_table[:held], request.block_table[held:]
+        self._pool.hand_over(blocks)
+        self.prefilled[request.index] = blocks, []
+        self.handed.append(request)
+
+    def wait(self) -> bool:
+        self.rest()
+        with self._pool.books.open_meanwhile():
+            self.hear(IDLE_SLEEP_S)
+        self._claim()
+        return self.line.is_open
+
+    def free_some(self) -> bool:
+        return False
+
+    def rest(self) -> None:
+        self._cores.rest()
+
+    def _claim(self) -> None:
+        self._cores.claim()
+        self._relay.threads = self._cores.count
+
+
 @dataclass
 class Relay:
     """Stands in for the recorder: its rows go to the decode half, which has the run's only one."""
@@ -101,6 +153,7 @@ class Relay:
     run_dir: Path
     clock: RunClock
     level: Level
+    threads: int | None = None  # that this half computes on
     calls: list[Call] = field(default_factory=list)
     ended: dict[int, dict[str, Any]] = field(default_factory=dict)  # rows of requests that are to be handed over
 
@@ -113,7 +166,7 @@ class Relay:
         return self.level != "off"
 
     def iteration(self, **values: Any) -> None:
-        self.calls.append(Call("iteration", (), values))
+        self.calls.append(Call("iteration", (), values | {"half_threads": self.threads}))
 
     def slices(self, iteration: int, **values: Any) -> None:
         if isinstance(values.get("itl_ns"), np.ndarray):
@@ -164,6 +217,7 @@ class PrefillArrivals(Arrivals):
         self._here.pop(request.index, None)
 
     def wait(self, seconds: float) -> None:
+        self._hand_over.rest()
         self._hand_over.hear(seconds)
 
     def _report(self) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from engine.backends import make_executor
 from engine.config.errors import EngineError
 from engine.cost import cost_model
@@ -11,7 +9,7 @@ from engine.executor import DECODES_ONLY, Executor, LongerSteps
 from engine.halves.shared import SharedSpace
 from engine.kv.cache import KVCache, Space
 from engine.kv.far import FarStore
-from engine.kv.pool import BlockEvent
+from engine.kv.pool import BlockEvent, BlockPool
 from engine.kv.prefix import PrefixCache
 from engine.kv.prefixes import Prefixes
 from engine.kv.quantized import QuantizedCache
@@ -46,7 +44,8 @@ def allocate(prepared: Prepared, progress: Progress = silent, space: SharedSpace
     tensors are to lie; None: as the layout says."""
     config, model = prepared.spec.engine, prepared.model
     layout = prepared.layout
-    cache = make_cache(prepared, layout.addresses(prepared.num_blocks), prepared.tails, space or layout.make_space())
+    addresses = layout.addresses(prepared.num_blocks)
+    cache = prepared.cache or make_cache(prepared, addresses, prepared.tails, space or layout.make_space())
     cache.host = make_host(prepared, cache)
     cache.far = make_far(prepared, cache)
     attention = make_run_attention(prepared.backend, config, cache, model)
@@ -111,6 +110,22 @@ def make_cache(prepared: Prepared, num_blocks: int, tails: int | None, space: Sp
     return cache
 
 
+class Parts:
+    """What an engine is made of that depends on where its phases run. These are of one that computes both."""
+
+    def pool(self, prepared: Prepared, journal: list[BlockEvent] | None, cache: KVCache) -> BlockPool:
+        pool = prepared.layout.make_pool(prepared.num_blocks, journal, make_free(prepared), cache)
+        pool.watched = prepared.spec.engine.kv_layout is not None
+        return pool
+
+    def prefixes(self, pool: BlockPool, window_blocks: int | None) -> Prefixes:
+        """Without prefix sharing."""
+        return Prefixes(pool, window_blocks)
+
+    def preemption(self, prepared: Prepared, prefixes: Prefixes, cache: KVCache, clock: RunClock) -> Preemption:
+        return make_preemption(prepared, prefixes.pool, cache, clock)
+
+
 def build_engine(
     prepared: Prepared,
     recorder: Recorder,
@@ -118,22 +133,21 @@ def build_engine(
     executor: Executor | None = None,
     drafter: Speculator | None = None,
     outputs: Outputs | None = None,
-    preemption: Callable[[Prefixes, KVCache], Preemption] | None = None,
+    parts: Parts | None = None,
 ) -> Engine:
     """Wire the engine; ``executor`` and ``drafter``: what ``allocate`` and ``make_speculator`` returned,
-    where that was ahead of the clock. ``outputs``: None for those that tell nobody. ``preemption``: None for what the
-    settings say."""
+    where that was ahead of the clock. ``outputs``: None for those that tell nobody. ``parts``: None for those of one
+    engine."""
     config, shape, model = prepared.spec.engine, prepared.model.shape, prepared.model
-    executor = executor or allocate(prepared)
+    executor, parts = executor or allocate(prepared), parts or Parts()
     journal: list[BlockEvent] | None = [] if config.recording == "full" else None
     if executor.cache.far is not None:
         executor.cache.far.begin(clock.now_ns, check=config.check_integrity)
-    pool = prepared.layout.make_pool(prepared.num_blocks, journal, make_free(prepared), executor.cache)
-    pool.watched = config.kv_layout is not None
+    pool = parts.pool(prepared, journal, executor.cache)
     sharing = config.prefix_sharing
     window = None if prepared.codec is None else prepared.codec.window // config.block_size
     prefixes = (
-        Prefixes(pool, window)
+        parts.prefixes(pool, window)
         if sharing is None
         else PrefixCache(
             pool,
@@ -153,9 +167,7 @@ def build_engine(
             prefixes,
             drafter or make_speculator(prepared, executor.cache),
             prepared.tails,
-            make_preemption(prepared, pool, executor.cache, clock)
-            if preemption is None
-            else preemption(prefixes, executor.cache),
+            parts.preemption(prepared, prefixes, executor.cache, clock),
             make_priorities(prepared),
             make_time_to_live(prepared, pool, clock),
         ),

@@ -6,17 +6,18 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from engine.block_table import blocks_for
 from engine.config import RunSpec
 from engine.config.errors import EngineError
 from engine.executor import Executor
-from engine.halves.decode import Fetcher, HalvesRecorder, PrefilledArrivals
+from engine.halves.decode import Fetcher, HalvesRecorder, PrefilledArrivals, Receiver
 from engine.halves.line import Begin, Failed, HalfLost, Line, Prefill, Ready, line_pair
+from engine.halves.one_pool import Half
 from engine.halves.prefill import HandOver, PrefillArrivals, Relay
 from engine.halves.shared import SharedSpace, mapped, nameless_file
 from engine.kv.cache import KVCache
@@ -25,17 +26,18 @@ from engine.kv.prefixes import Prefixes
 from engine.loop import Engine
 from engine.model.device import resolve_device, usable_cores, usual_threads
 from engine.request import Request
+from engine.scheduling.preemption import Preemption
 from engine.speculation.speculator import Speculator
-from engine.start.build import allocate, build_engine
+from engine.start.build import Parts, allocate, build_engine
 from engine.start.prepared import Prepared
 from engine.start.requests import check_any
 from engine.stopping import Outputs
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
-Half = Literal["prefill", "decode"]
 READY_S = 600.0  # that loading the model may take
 MODULE = "engine.prefill_half"
+TOKENS_A_SECOND = 128  # that a prompt seems shorter for each second it waits, where the shortest goes first
 
 
 def half_of(spec: RunSpec, half: Half) -> RunSpec:
@@ -47,7 +49,7 @@ def half_of(spec: RunSpec, half: Half) -> RunSpec:
     """
     config, asked = spec.engine, spec.engine.placement
     assert asked is not None
-    threads = _threads(spec)
+    threads = threads_of_both(spec)
     prefill_threads = threads // 2 if asked.prefill_threads is None else asked.prefill_threads
     if prefill_threads >= threads:
         raise EngineError(
@@ -59,7 +61,9 @@ def half_of(spec: RunSpec, half: Half) -> RunSpec:
         )
     mine = asked.prefill_memory if half == "prefill" else 1 - asked.prefill_memory
     share: dict[str, Any] = {"threads": prefill_threads if half == "prefill" else threads - prefill_threads}
-    if config.kv_blocks is None:
+    if asked.is_partitioned:
+        pass  # one pool for both
+    elif config.kv_blocks is None:
         share["kv_memory_fraction"] = config.kv_memory_fraction * mine
     else:
         prefill_blocks = min(config.kv_blocks - 1, max(1, round(config.kv_blocks * asked.prefill_memory)))
@@ -72,7 +76,7 @@ def half_of(spec: RunSpec, half: Half) -> RunSpec:
     return spec.model_copy(update={"engine": config.model_copy(update=share), "requests": requests})
 
 
-def _threads(spec: RunSpec) -> int:
+def threads_of_both(spec: RunSpec) -> int:
     """Threads of both halves together.
 
     Raises:
@@ -81,7 +85,7 @@ def _threads(spec: RunSpec) -> int:
     config, kind = spec.engine, spec.engine.placement.kind if spec.engine.placement else None
     device, cores = resolve_device(config.device), usable_cores()
     if device.type != "cpu":
-        what = "keys and values are handed over in memory of the host, which a GPU's are not."
+        what = "both halves share memory of the host, which a GPU's is not."
         raise EngineError("unsupported", "placement.kind", kind, what, "Set device to cpu, or placement off.")
     if spec.served:
         what = "it is not served at the door, whose clients speak with one engine."
@@ -113,6 +117,10 @@ class PrefillProcess:
             )
         self.line = Line(mine, "prefill")
 
+    def side(self, prepared: Prepared) -> DecodeSide:
+        """Waits until the other half is ready; see ``DecodeSide``."""
+        return DecodeSide(self.line, self.file, prepared)
+
     def close(self) -> None:
         """End the process, at the latest some seconds from now."""
         self.line.close()
@@ -122,6 +130,16 @@ class PrefillProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+class HalfParts(Parts):
+    """A half with a pool of its own."""
+
+    def __init__(self, preemption: Callable[[Prefixes, KVCache], Preemption]) -> None:
+        self._preemption = preemption
+
+    def preemption(self, prepared: Prepared, prefixes: Prefixes, cache: KVCache, clock: RunClock) -> Preemption:
+        return self._preemption(prefixes, cache)
 
 
 class DecodeSide:
@@ -134,18 +152,11 @@ class DecodeSide:
             EngineError: it cannot be.
             HalfLost: its process is gone.
         """
-        messages = line.received(READY_S)
-        if not messages:
-            raise HalfLost(line.other)
-        ready = messages[0]
-        if isinstance(ready, Failed):
-            raise as_error(ready)
-        assert isinstance(ready, Ready)
-        self.ready = ready
-        self.prepared = _refuse_unfit(prepared, ready.blocks)
+        self.ready = ready_of(line)
+        self.prepared = _refuse_unfit(prepared, self.ready.blocks)
         self._line = line
-        self._there = [mapped(file, store) for store in ready.stores]
-        self._fetcher: Fetcher | None = None
+        self._there = [mapped(file, store) for store in self.ready.stores]
+        self._receiver: Receiver | None = None
 
     @property
     def kv_capacity_tokens(self) -> int:
@@ -168,14 +179,15 @@ class DecodeSide:
         clock: RunClock,
         executor: Executor | None = None,
         drafter: Speculator | None = None,
+        peaks: Mapping[str, float] | None = None,
     ) -> Engine:
-        """The decode half's engine; arguments as ``build_engine`` takes them."""
+        """The decode half's engine; arguments as ``build_engine`` takes them. ``peaks``: of this half's cores."""
         asked = self.prepared.spec.engine.placement
         assert asked is not None
         link = None if asked.link_mb_per_s is None else Link(asked.link_launch_us / 1e6, asked.link_mb_per_s * 1e6)
 
         def fetcher(prefixes: Prefixes, cache: KVCache) -> Fetcher:
-            self._fetcher = Fetcher(
+            self._receiver = Fetcher(
                 prefixes.pool,
                 cache.stores(),
                 self._there,
@@ -185,20 +197,21 @@ class DecodeSide:
                 clock=clock,
                 link=link,
             )
-            return self._fetcher
+            return self._receiver
 
-        return build_engine(self.prepared, recorder, clock, executor, drafter, preemption=fetcher)
+        return build_engine(self.prepared, recorder, clock, executor, drafter, parts=HalfParts(fetcher))
 
     def arrivals(self, engine: Engine, recorder: HalvesRecorder) -> PrefilledArrivals:
         """The run's requests, by way of the other half, whose clock starts now."""
-        assert self._fetcher is not None
+        assert self._receiver is not None
         clock = engine.clock
         self._line.send(Begin(clock.origin_monotonic_ns, clock.origin_unix_ns))
-        return PrefilledArrivals(self.prepared.requests, self._line, engine, self._fetcher, recorder)
+        return PrefilledArrivals(self.prepared.requests, self._line, engine, self._receiver, recorder)
 
     def recorder(self, run_dir: Path, clock: RunClock) -> HalvesRecorder:
         blocks = (self.ready.blocks, self.prepared.num_blocks)
-        return HalvesRecorder(run_dir, self.prepared.spec.engine.recording, clock, blocks=blocks)
+        config = self.prepared.spec.engine
+        return HalvesRecorder(run_dir, config.recording, clock, blocks=blocks, threads=config.threads)
 
 
 def serve_prefills(prepared: Prepared, line: Line, file: int, run_dir: Path) -> Engine:
@@ -212,27 +225,60 @@ def serve_prefills(prepared: Prepared, line: Line, file: int, run_dir: Path) -> 
     config, stores = prepared.spec.engine, executor.cache.stores()
     facts = {"threads": config.threads, "weight_bytes": prepared.model.weight_bytes}
     line.send(Ready(prepared.num_blocks, space.stores, facts))
+    parts = HalfParts(lambda prefixes, cache: HandOver(prefixes.pool, stores, line))
+    return prefill_until_closed(prepared, line, run_dir, executor, lambda relay: parts)
+
+
+def prefill_until_closed(
+    prepared: Prepared, line: Line, run_dir: Path, executor: Executor, parts: Callable[[Relay], Parts]
+) -> Engine:
+    """Compute the prompts that the decode half sends, from when it starts the clock until it closes the line."""
     begin = _begin(line)
-    clock = RunClock(begin.origin_monotonic_ns, begin.origin_unix_ns)
-    relay = Relay(run_dir, clock, config.recording)
+    clock, config = RunClock(begin.origin_monotonic_ns, begin.origin_unix_ns), prepared.spec.engine
+    relay = Relay(run_dir, clock, config.recording, config.threads)
     engine = build_engine(
         prepared,
         cast(Recorder, relay),
         clock,
         executor,
         outputs=Outputs(None, (), prepared.max_model_len, keep_text=False),
-        preemption=lambda prefixes, cache: HandOver(prefixes.pool, stores, line),
+        parts=parts(relay),
     )
     hand_over = engine.scheduler.preemption
     assert isinstance(hand_over, HandOver)
     by_number = {request.index: request for request in prepared.requests}
+    asked = config.placement
+    shortest = asked is not None and asked.is_partitioned and asked.prefill_order == "shortest"
 
     def make(message: Prefill) -> Request:
-        return _to_prefill(by_number[message.request], message)
+        request = _to_prefill(by_number[message.request], message)
+        request.rank = _rank(message) if shortest else 0
+        return request
 
     with contextlib.suppress(HalfLost):
         engine.run(PrefillArrivals(hand_over, relay, engine, make), stop=lambda: not line.is_open)
     return engine
+
+
+def _rank(message: Prefill) -> int:
+    """Shortest prompt first, where a prompt that came a second earlier counts as ``TOKENS_A_SECOND`` shorter."""
+    return len(message.prompt) + message.arrival_ns * TOKENS_A_SECOND // 10**9
+
+
+def ready_of(line: Line) -> Ready:
+    """What the prefill half says once it can begin.
+
+    Raises:
+        EngineError: it cannot.
+        HalfLost: its process is gone.
+    """
+    messages = line.received(READY_S)
+    if not messages:
+        raise HalfLost(line.other)
+    if isinstance(messages[0], Failed):
+        raise as_error(messages[0])
+    assert isinstance(messages[0], Ready)
+    return messages[0]
 
 
 def _begin(line: Line) -> Begin:

@@ -88,9 +88,9 @@ def _pretended(config: EngineConfig) -> list[str]:
     told = []
     if config.speculation is not None and config.speculation.inject_bug != "none":
         told.append(f"known bug: {config.speculation.inject_bug}")
-    links = [asked.link_mb_per_s for asked in (config.preemption, config.placement) if asked is not None]
+    linked = [asked for asked in (config.preemption, config.placement) if asked is not None]
     far = config.far_pool is not None and config.far_pool.has_link
-    if far or any(link is not None for link in links):
+    if far or any(asked.link_mb_per_s is not None and asked.reads("link_mb_per_s") for asked in linked):
         told.append("emulated link")
     if config.kv_tiers is not None and config.kv_tiers.has_disk and config.kv_tiers.link_gb_per_s is not None:
         told.append("emulated disk link")

@@ -9,6 +9,7 @@ import torch
 
 from engine.config import ChunkedPrefill, RunSpec
 from engine.config.errors import EngineError
+from engine.kv.cache import KVCache
 from engine.kv.codecs import Codec
 from engine.kv.quantized import Fixed
 from engine.model.load import LoadedModel
@@ -37,6 +38,7 @@ class Prepared:
     fixed: Fixed = field(default_factory=Fixed)  # what was found on text at start
     backend_why: str | None = None  # what the kernels that this device has do not serve; None: ``backend`` is these
     layout: Layout = None  # type: ignore[assignment]  # of the pool's memory
+    cache: KVCache | None = None  # that another process has, too; None: to be allocated
 
     @property
     def num_blocks(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,7 @@ from engine.config import (
     KVQuantization,
     Placement,
     Preemption,
+    PrefixSharing,
     RequestSpec,
     Sampling,
 )
@@ -37,29 +40,30 @@ from tests.engine.two_halves import serve_apart
 from tests.row_maker import spooled
 
 APART = TINY.model_copy(update={"threads": 2, "placement": Placement()})
+ONE_POOL = TINY.model_copy(update={"threads": 2, "placement": Placement(kind="partitioned", lend=True)})
+PARTITIONED = Placement(kind="partitioned")
+KINDS = pytest.mark.parametrize("config", [APART, ONE_POOL], ids=["two pools", "one pool"])
 
 
 def other_half(worker: subprocess.Popen[str]) -> psutil.Process:
     """The prefill half's process."""
     (child,) = psutil.Process(worker.pid).children()
-    assert "engine.prefill_half" in child.cmdline()
     return child
 
 
 def under_way(run_dir: Path) -> bool:
-    """Whether both halves have something to do."""
-    path = run_dir / "status.json"
-    return path.exists() and (status(run_dir).get("progress") or {}).get("output_tokens", 0) > 20
+    """Whether steps of both halves are on the disk."""
+    return {row["half"] for row in spooled(run_dir, "iteration")} == {"prefill", "decode"}
 
 
 def shared_memory() -> set[str]:
     return {path.name for path in Path("/dev/shm").iterdir() if "servescope" in path.name}
 
 
-def endless(run_dir: Path) -> Path:
+def endless(run_dir: Path, config: EngineConfig = APART) -> Path:
     """A run whose prompts keep coming while others are decoded."""
     asked = [request(i, arrival_ns=i * 20_000_000, max_tokens=200) for i in range(400)]
-    return write_spec(run_dir, asked, APART)
+    return write_spec(run_dir, asked, config)
 
 
 def test_a_run_in_two_processes_leaves_its_rows_and_tells_the_halves_apart(tmp_path: Path) -> None:
@@ -93,9 +97,39 @@ def test_a_run_in_two_processes_leaves_its_rows_and_tells_the_halves_apart(tmp_p
     assert blocks & set(range(32, 64)), "and the prefill half's"
 
 
+def test_a_run_with_one_pool_leaves_its_rows_and_copies_nothing(tmp_path: Path) -> None:
+    """In a worker that has computed in threads before it knew its run: it begins anew, as those do not outlive a
+    fork."""
+    asked = [request(i, arrival_ns=i * 1_000_000) for i in range(5)]
+    run_dir = write_spec(tmp_path / "whole", asked, ONE_POOL)
+    command = [sys.executable, "-m", "engine.worker", "--spare"]
+    subprocess.run(command, input=f"{run_dir}\n", text=True, timeout=120, check=True, stdout=subprocess.DEVNULL)
+    final = status(run_dir)
+    assert (final["state"], final["error"]) == ("finished", None)
+    assert final["summary"]["requests"] == {"total": 5, "finished": 5, "cancelled": 0, "failed": 0}
+    assert final["summary"]["kv_capacity_tokens"] == 64 * 16
+    assert final["summary"]["handed_over"] == 5
+    iterations = rows(run_dir, "iteration")
+    assert {row["blocks_total"] for row in iterations} == {64}
+    assert iterations[-1]["blocks_used"] == 0
+    assert {row["half_threads"] for row in iterations} <= {1, 2}
+    assert all(row["half_threads"] for row in iterations)
+    assert {row["half"] for row in iterations if row["prefill_tokens"]} == {"prefill"}
+    assert {row["half"] for row in iterations if row["decode_tokens"]} == {"decode"}
+    handed = rows(run_dir, "handover")
+    assert [(row["bytes"], row["copies"], row["blocks_kept"]) for row in handed] == [(0, 0, 1)] * 5
+    events = [(row["event"], row["block"]) for row in rows(run_dir, "block")]
+    taken, freed = ([block for event, block in events if event == what] for what in ("allocate", "free"))
+    assert sorted(taken) == sorted(freed), "who frees a block is not who took it, and each is freed once"
+    (began, _) = rows(run_dir, "run")
+    halves = json.loads(began["model"])["halves"]
+    assert min(halves["prefill"]["private_bytes"], halves["decode"]["shared_bytes"]) > 0
+
+
+@KINDS
 @pytest.mark.parametrize("half", ["prefill", "decode"])
-def test_killing_either_half_ends_the_run_as_crashed(tmp_path: Path, half: str) -> None:
-    before, run_dir = shared_memory(), endless(tmp_path / "killed")
+def test_killing_either_half_ends_the_run_as_crashed(tmp_path: Path, half: str, config: EngineConfig) -> None:
+    before, run_dir = shared_memory(), endless(tmp_path / "killed", config)
     worker = start(run_dir)
     wait_for(lambda: under_way(run_dir))
     prefill = other_half(worker)
@@ -114,9 +148,10 @@ def test_killing_either_half_ends_the_run_as_crashed(tmp_path: Path, half: str) 
     assert shared_memory() == before
 
 
+@KINDS
 @pytest.mark.parametrize("half", ["prefill", "decode"])
-def test_sigterm_to_either_half_cancels_the_run_and_ends_both(tmp_path: Path, half: str) -> None:
-    run_dir = endless(tmp_path / "cancelled")
+def test_sigterm_to_either_half_cancels_the_run_and_ends_both(tmp_path: Path, half: str, config: EngineConfig) -> None:
+    run_dir = endless(tmp_path / "cancelled", config)
     worker = start(run_dir)
     wait_for(lambda: under_way(run_dir))
     prefill = other_half(worker)
@@ -155,6 +190,10 @@ def test_what_the_prefill_half_cannot_load_ends_the_run_with_its_reason(tmp_path
         ({"kv_layout": KVLayout()}, "placement", "kv_layout"),
         ({"kv_quantization": KVQuantization(codec="kivi")}, "placement", "exact window"),
         ({"policy": "static"}, "policy", "different processes"),
+        ({"placement": PARTITIONED, "device": "cuda:0"}, "placement", "share memory of the host"),
+        ({"placement": PARTITIONED, "threads": 1}, "placement", "a thread for each half"),
+        ({"placement": PARTITIONED, "prefix_sharing": PrefixSharing()}, "placement", "held by both"),
+        ({"placement": PARTITIONED, "policy": "padded"}, "policy", "different processes"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -170,10 +209,11 @@ def test_a_link_of_no_bandwidth_is_refused() -> None:
         Placement(link_mb_per_s=0)
 
 
-def test_more_threads_than_cores_are_refused() -> None:
+@KINDS
+def test_more_threads_than_cores_are_refused(config: EngineConfig) -> None:
     cores = len(os.sched_getaffinity(0))
     with pytest.raises(EngineError, match="need as many cores") as refused:
-        half_of(make_spec(APART.model_copy(update={"threads": cores + 1}), [request(0)]), "prefill")
+        half_of(make_spec(config.model_copy(update={"threads": cores + 1}), [request(0)]), "prefill")
     assert (refused.value.field, refused.value.value) == ("threads", cores + 1)
 
 
@@ -203,6 +243,21 @@ def test_a_prompt_that_the_prefill_pool_never_holds_is_refused_and_the_others_ar
     assert "1 of 3 requests refused" in prepared.notices
 
 
+@pytest.mark.parametrize("lend", [False, True])
+def test_where_one_pool_is_too_small_for_all_everybody_is_served(tmp_path: Path, lend: bool) -> None:
+    """Prompts that wait with their blocks lose them to whoever came before, and are computed again."""
+    placement = Placement(kind="partitioned", lend=lend)
+    config = ONE_POOL.model_copy(update={"kv_blocks": 10, "max_num_seqs": 3, "check_integrity": True})
+    config = config.model_copy(update={"placement": placement})
+    asked = [request(i, max_tokens=40) for i in range(12)]
+    prepared, decode, _ = serve_apart(make_spec(config, asked), tmp_path)
+    assert all(r.end_reason == "length" for r in prepared.requests)
+    described = decode.scheduler.preemption.describe()
+    assert described["recomputed_in_decode"] > 0, "the pool was not too small"
+    assert described["handed_over"] > 0
+    assert max(row["blocks_used"] for row in spooled(tmp_path, "iteration")) >= 9
+
+
 def test_a_full_decode_pool_holds_up_prefill_and_nobody_is_lost(tmp_path: Path) -> None:
     """Blocks that wait to be fetched fill the prefill half's pool, and planning there waits for the decode half."""
     config = TINY.model_copy(
@@ -229,7 +284,7 @@ def test_other_bytes_than_were_handed_over_end_the_run(tmp_path: Path) -> None:
     request = Request(0, RequestSpec(request_id="0", prompt_token_ids=(1,) * 8), [1] * 8, Sampling(), 4)
     request.block_table = pool.allocate(2, 0, 0)
     sums = checksums([there.numpy()], [2, 1])
-    fetcher.handed_over(Prefilled(0, 5, [2, 1], sums, 0, 0, 0))
+    fetcher.handed_over(request, Prefilled(0, 5, [2, 1], sums, 0, 0, 0))
     there[0, 1, 3] += 1
     fetcher.back(request)
     with pytest.raises(IntegrityError, match=r"request 0: places \[1\] of its table"):

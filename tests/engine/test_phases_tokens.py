@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,12 @@ def test_no_combination_with_two_halves_changes_a_token(data: st.DataObject, let
     asked = crowd(data.draw(st.integers(0, 2**32 - 1), label="workload"))
     speculation = data.draw(st.none() | drawn_guessing(6), label="speculation")
     least = 1 + (speculation.k if speculation else 0)
+    link = st.none() | st.sampled_from([1.0, 10.0])
+    apart = st.builds(Placement, link_mb_per_s=link)
+    order = st.sampled_from(["arrival", "shortest"])
+    one_pool = st.builds(Placement, kind=st.just("partitioned"), lend=st.booleans(), prefill_order=order)
+    placement = data.draw(apart | one_pool, label="placement")
+    sharing = st.builds(PrefixSharing, share_memory=st.booleans(), wait_in_flight=st.booleans())
     config = EngineConfig(
         model=str(directory),
         device="cpu",
@@ -39,12 +46,11 @@ def test_no_combination_with_two_halves_changes_a_token(data: st.DataObject, let
         policy=data.draw(st.sampled_from(sorted(set(POLICIES) - set(WHOLE_BATCHES))), label="policy"),
         chunked_prefill=data.draw(drawn_chunking(least), label="chunked_prefill"),
         prefix_sharing=data.draw(
-            st.none() | st.builds(PrefixSharing, share_memory=st.booleans(), wait_in_flight=st.booleans()),
-            label="prefix_sharing",
+            st.none() if placement.is_partitioned else st.none() | sharing, label="prefix_sharing"
         ),
         speculation=speculation,
         kv_quantization=CODECS[data.draw(st.sampled_from(SERVED), label="codec")],
-        placement=Placement(link_mb_per_s=data.draw(st.none() | st.sampled_from([1.0, 10.0]), label="link_mb_per_s")),
+        placement=placement,
         max_num_seqs=data.draw(st.integers(2, 6), label="max_num_seqs"),
         sampling=Sampling(ignore_eos=True),
         check_integrity=True,
@@ -61,7 +67,8 @@ def test_no_combination_with_two_halves_changes_a_token(data: st.DataObject, let
     check_tokens(model, prepared)
 
 
-def test_sampled_text_is_that_of_one_engine(lettered, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["disaggregated", "partitioned"])
+def test_sampled_text_is_that_of_one_engine(lettered, tmp_path: Path, kind: str) -> None:
     """The prefill half draws the first token with the first number of a request's stream, the decode half goes on."""
     from tests.engine.serving import serve
 
@@ -72,7 +79,7 @@ def test_sampled_text_is_that_of_one_engine(lettered, tmp_path: Path) -> None:
     )
     asked = [request.model_copy(update={"cancel_after_ns": None}) for request in crowd(5)]
     together = serve(make_spec(config, asked), tmp_path / "together")
-    apart = config.model_copy(update={"placement": Placement()})
+    apart = config.model_copy(update={"placement": Placement(kind=kind)})
     prepared, _, _ = serve_apart(make_spec(apart, asked), tmp_path / "apart")
     assert [r.output_token_ids for r in prepared.requests] == [r.output_token_ids for r in together]
     halves = {row["half"] for row in spooled(tmp_path / "apart", "iteration")}

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from engine.config import RunSpec
 from engine.halves.line import Line, line_pair
+from engine.halves.one_pool import Half
 from engine.halves.shared import nameless_file
 from engine.loop import Engine
-from engine.start.halves import DecodeSide, Half, half_of, serve_prefills
+from engine.start.halves import DecodeSide, half_of, ready_of, serve_prefills
+from engine.start.partition import PartitionedSide, in_common, serve_partition
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
 from engine.start.sizing import Room
@@ -31,15 +33,24 @@ def serve_apart(
     file = nameless_file()
     here, there = Line(mine, "prefill"), Line(its, "decode")
     ends: list[Engine | BaseException] = []
+    asked = spec.engine.placement
+    assert asked is not None
 
     def sized(half: Half) -> Prepared:
         prepared = prepare(half_of(spec, half))
         room = Room(blocks(half, prepared), None)
         return replace(prepared, pool=replace(prepared.pool, taken=room))
 
+    prepared = sized("decode")
+    common = in_common(spec, prepared, lambda half, count: None) if asked.is_partitioned else None
+
     def prefill() -> None:
         try:
-            ends.append(serve_prefills(sized("prefill"), there, file, run_dir))
+            own = sized("prefill")
+            if common is None:
+                ends.append(serve_prefills(own, there, file, run_dir))
+            else:
+                ends.append(serve_partition(replace(own, cache=common.cache), there, common, run_dir))
         except BaseException as error:
             ends.append(error)
             there.close()
@@ -47,7 +58,10 @@ def serve_apart(
     thread = threading.Thread(target=prefill, daemon=True)
     thread.start()
     try:
-        side = DecodeSide(here, file, sized("decode"))
+        if common is None:
+            side = DecodeSide(here, file, prepared)
+        else:
+            side = PartitionedSide(here, replace(prepared, cache=common.cache), common, ready_of(here))
         recorder = side.recorder(run_dir, clock := RunClock())
         with recorder:
             decode = side.engine(recorder, clock)
@@ -56,6 +70,8 @@ def serve_apart(
         here.close()
         thread.join(timeout=30)
         os.close(file)
+        if common is not None:
+            common.books.close()
     prefill_engine = ends[0]
     if isinstance(prefill_engine, BaseException):
         raise prefill_engine
