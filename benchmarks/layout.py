@@ -7,8 +7,10 @@
   order, and without one, contiguous. A chunk of a prompt, and decodes of several requests, by their context. One thread, its
   processor time, so that others' work on the machine counts for less.
 - *pages*: writing a request's keys and values to pages that are fresh, and to pages kept from the one before (deferred reclaim).
+- *far*: decodes over the same keys, all in the KV pool or part of them in a far pool, whose partial results are merged. Both parts are
+  computed by one thread, one after the other; no link is emulated.
 
-``python -m benchmarks.layout [--repeats N] [--model MODEL] [--parts waste,kernel,pages] [--json FILE] [--check]``
+``python -m benchmarks.layout [--repeats N] [--model MODEL] [--parts waste,kernel,pages,far] [--json FILE] [--check]``
 """
 
 from __future__ import annotations
@@ -19,15 +21,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from benchmarks.harness import Report, arguments, as_a_worker, interleave, number, paired_ratio, some_of
 from engine.backends import make_attention
-from engine.batch import build_batch
+from engine.batch import AttentionBatch, build_batch
 from engine.block_table import blocks_for
 from engine.config import EngineConfig, KVLayout, RequestSpec, RunSpec, Sampling
 from engine.kv.cache import KVCache
+from engine.kv.far import FarStore
 from engine.kv.occupancy import occupancy
 from engine.kv.pool import BlockPool
 from engine.model.load import LoadedModel
@@ -37,7 +41,7 @@ from engine.start.build import make_cache
 from engine.start.prepare import prepare
 from engine.start.prepared import Prepared
 
-PARTS = ("waste", "kernel", "pages")
+PARTS = ("waste", "kernel", "pages", "far")
 BLOCK = 16
 LONGEST = 2048  # tokens of a range
 LENGTHS = (16, 100, 500, 2000)
@@ -53,6 +57,8 @@ LAYOUTS: dict[str, KVLayout] = {
 CPU = torch.device("cpu")
 LEAST_RESERVED, LEAST_COARSE = 5.0, 2.0  # goals: waste at 100 tokens over paged's
 MOST_TAX, NO_SLOWER = 1.0, 1.02  # goals: contiguous over scattered
+FAR_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a request's keys in the far pool; the last block stays in the KV pool
+MOST_FAR = 1.25  # goal: attention with half of the keys far over that with one pool
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -72,6 +78,8 @@ def main(words: Sequence[str] | None = None) -> int:
         kernel(report, prepared.model, options.repeats)
     if "pages" in options.parts:
         pages(report, prepared, options.repeats)
+    if "far" in options.parts:
+        far(report, prepared.model, options.repeats)
     report.note_load()
     return report.finish(options)
 
@@ -216,22 +224,26 @@ def attention_ways(
         cache.data.normal_(generator=torch.Generator().manual_seed(0))
         cache.contiguous = contiguous
         attention = make_attention("native", cache, *heads)
-        slices = []
-        for index in range(requests):
-            request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * context, Sampling(), 1)
-            request.block_table = table[index * blocks : (index + 1) * blocks]
-            slices.append(Slice(request, new, context - new, new > 1))
-        batch = build_batch(Plan(slices), BLOCK, CPU).attention
-        attention.begin(batch)
+        attention.begin(batch_of([table[n * blocks : (n + 1) * blocks] for n in range(requests)], new, context))
         q = torch.randn(requests * new, heads[0], heads[2])
-        ways[name] = timed(attention, q)
+        ways[name] = timed(partial(attention.attend, 0, q))  # type: ignore[attr-defined]
     return ways
 
 
-def timed(attention, q: torch.Tensor, least_s: float = 0.05) -> Callable[[], float]:
+def batch_of(tables: Sequence[list[int]], new: int, context: int) -> AttentionBatch:
+    """The last ``new`` tokens of a request for each block table, all of one context."""
+    slices = []
+    for index, table in enumerate(tables):
+        request = Request(index, RequestSpec(request_id=str(index), prompt="-"), [0] * context, Sampling(), 1)
+        request.block_table = table
+        slices.append(Slice(request, new, context - new, new > 1))
+    return build_batch(Plan(slices), BLOCK, CPU).attention
+
+
+def timed(attend: Callable[[], object], least_s: float = 0.05) -> Callable[[], float]:
     """Seconds of one call, of as many as fill ``least_s``, the shortest of five such stretches."""
     began = time.thread_time()
-    attention.attend(0, q)
+    attend()
     calls = max(1, int(least_s / 5 / max(1e-6, time.thread_time() - began)))
 
     def once() -> float:
@@ -239,11 +251,63 @@ def timed(attention, q: torch.Tensor, least_s: float = 0.05) -> Callable[[], flo
         for _ in range(5):
             begin = time.thread_time()
             for _ in range(calls):
-                attention.attend(0, q)
+                attend()
             stretches.append((time.thread_time() - begin) / calls)
         return min(stretches)
 
     return once
+
+
+# ---------------------------------------------------------------------- a far pool
+
+
+def far(report: Report, model: LoadedModel, repeats: int) -> None:
+    """One layer's attention of decodes by the share of their keys that lies in the far pool."""
+    torch.set_num_threads(1)
+    shape = model.shape
+    heads = (shape.heads, shape.kv_heads, shape.head_dim)
+    rows = []
+    for requests, context in ((1, 2048), (8, 512), (8, 2048)):
+        taken = interleave(far_ways(heads, requests, context), repeats)
+        none, *others = taken.values()
+        ratios = [paired_ratio(times, none) for times in others]
+        cells = [f"{ratio.median:.2f}" for ratio in ratios]
+        rows.append([f"{requests} x context {context}", f"{1e3 * statistics.median(none):.3f}", *cells])
+    heads_of = ["", "all in the KV pool, ms", *(f"{share:.0%} far, x" for share in FAR_SHARES[1:])]
+    report.table("One layer's attention of decodes, over that with one pool", heads_of, rows)
+    report.figure(
+        f"decodes with half of their keys far / with one pool, {requests} x context {context}", ratios[1].median, "x",
+        better="lower", goal=MOST_FAR, spread=ratios[1].spread,
+    )  # fmt: skip
+
+
+def far_ways(heads: tuple[int, int, int], requests: int, context: int) -> dict[str, Callable[[], float]]:
+    """Decodes with shares of their first blocks in the far pool: each returns the processor time of one layer, in
+    seconds. The outputs are the same."""
+    blocks = blocks_for(context, BLOCK)
+    q, k, v = (torch.randn(requests, n, heads[2]) for n in (heads[0], heads[1], heads[1]))
+    content = torch.randn(1, 2, heads[1], requests * blocks, BLOCK, heads[2])
+    ways, outputs = {}, []
+    for share in FAR_SHARES:
+        lent = min(blocks - 1, round(share * blocks))
+        near, away = (
+            KVCache(1, *heads[1:], requests * n, BLOCK, torch.float32, CPU) for n in (blocks - lent, lent or 1)
+        )
+        if lent:
+            near.far = FarStore(near, away)
+        tables = []
+        for n in range(requests):
+            first, last = range(n * lent, (n + 1) * lent), range(n * (blocks - lent), (n + 1) * (blocks - lent))
+            tables.append([*(near.num_blocks + block for block in first), *last])
+            away.data[:, :, :, first] = content[:, :, :, n * blocks : n * blocks + lent]
+            near.data[:, :, :, last] = content[:, :, :, n * blocks + lent : (n + 1) * blocks]
+        attention = make_attention("gathered", near, *heads)
+        attention.begin(batch_of(tables, 1, context))
+        forward = partial(attention.forward, 0, q, k, v)
+        outputs.append(forward())
+        ways[f"{share:.0%}"] = timed(forward)
+    assert all(torch.allclose(outputs[0], other, rtol=1e-4, atol=1e-5) for other in outputs), "the merge is not exact"
+    return ways
 
 
 # ---------------------------------------------------------------------- pages

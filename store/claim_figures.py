@@ -190,6 +190,17 @@ STEP_FIGURES: Mapping[str, StepFigure] = {
         "sum(codec_ns) / nullif(sum(duration_ns), 0)",
         "tiers WHERE run_id = $run AND tier = 'disk' AND action = 'load'",
     ),
+    "far_time_share": StepFigure(
+        "Share of the time in steps that attention in the far pool and the emulated link took",
+        "",
+        "coalesce((SELECT sum(compute_ns + link_ns) FROM far_steps WHERE run_id = $run), 0) / sum(end_ns - start_ns)",
+    ),
+    "far_moved_mb": StepFigure(
+        "Bytes of blocks that moved to the far pool",
+        "MB",
+        "coalesce(sum(bytes), 0) / 1e6",
+        "lendings WHERE run_id = $run",
+    ),
     "kv_capacity_tokens": StepFigure("Tokens that the KV pool holds", "tokens", "$capacity::DOUBLE", ""),
 }
 FITTED: dict[str, tuple[str, str]] = {

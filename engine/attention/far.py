@@ -72,7 +72,7 @@ class FarAttention(GatheredAttention):
             self.far.work.add(FarWork(keys=far, near_keys=sum(s.kv_len for s in everybody) - far))
 
     def store(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
-        if self._rows is None:
+        if self._rows is None or not self._stored:
             super().store(layer, k, v)
             return
         for cache, rows, slots in self._stores:
@@ -94,7 +94,7 @@ class FarAttention(GatheredAttention):
         work.link_ns += self.far.wait(begun, 2, sent + returned, beside_ns=spent)
         work.sent_bytes += sent
         work.returned_bytes += returned
-        out.index_copy_(0, self._rows, merged((near, away)).to(q.dtype))
+        out.index_copy_(0, self._rows, merged(near, away).to(q.dtype))
         return out.flatten(1)
 
     def _lent(self, table: Sequence[int]) -> int:

@@ -34,7 +34,6 @@ class Part(NamedTuple):
 class _Pass(NamedTuple):
     rows: torch.Tensor  # [count]; of one part, or a row each of several
     lie: torch.Tensor  # rows of [kv_heads * num_blocks, block_size * head_dim] that hold the keys
-    keys: int  # that are looked at
     mask: torch.Tensor | None  # additive; None: everything is visible
     together: bool  # rows of one part, with the same keys
 
@@ -67,15 +66,15 @@ class PartialAttention:
             [rows, num_heads, head_dim] and [rows, num_heads], float32; zeros and minus infinity for rows that are in no
             part.
         """
+        keys, values = self.cache.key_rows[layer], self.cache.value_rows[layer]
         out = q.new_zeros(q.shape, dtype=torch.float32)
         lse = q.new_full(q.shape[:2], float("-inf"), dtype=torch.float32)
-        keys, values = self.cache.key_rows[layer], self.cache.value_rows[layer]
         for part in self._passes:
             count = len(part.rows)
             asked = q.index_select(0, part.rows).view(count, self.kv_heads, self.group, self.head_dim).transpose(0, 1)
             sequences = 1 if part.together else count
             dense = (self.kv_heads, sequences, -1, self.head_dim)
-            k, v = (side.index_select(0, part.lie).view(dense)[:, :, : part.keys] for side in (keys, values))
+            k, v = (side.index_select(0, part.lie).view(dense) for side in (keys, values))
             if part.together:
                 asked = asked.transpose(1, 2).reshape(1, self.kv_heads, self.group * count, self.head_dim)
                 k, v = k.transpose(0, 1), v.transpose(0, 1)
@@ -92,38 +91,40 @@ class PartialAttention:
     def _singles(self, parts: Sequence[Part], heads: torch.Tensor) -> _Pass:
         """Rows of several sequences side by side, filled up to the longest."""
         size = self.cache.block_size
-        most = parts[-1].keys
-        width = blocks_for(most, size)
+        width = blocks_for(parts[-1].keys, size)
         tables = [list(part.blocks[:width]) for part in parts]
         padded = torch.tensor([table + [0] * (width - len(table)) for table in tables])
         mask = None
-        if parts[0].keys < most:
-            visible = torch.arange(most) < torch.tensor([part.keys for part in parts])[:, None]
+        if parts[0].keys < width * size:
+            visible = torch.arange(width * size) < torch.tensor([part.keys for part in parts])[:, None]
             mask = additive_mask(visible, torch.float32)[None, :, None]
         rows = torch.tensor([part.row for part in parts])
-        return _Pass(rows, (heads + padded.flatten()).flatten(), most, mask, together=False)
+        return _Pass(rows, (heads + padded.flatten()).flatten(), mask, together=False)
 
     def _chunk(self, part: Part, heads: torch.Tensor) -> _Pass:
-        blocks = torch.tensor(part.blocks[: blocks_for(part.keys, self.cache.block_size)])
+        width, size = blocks_for(part.keys, self.cache.block_size), self.cache.block_size
+        blocks = torch.tensor(part.blocks[:width])
         mask = None
-        if part.causal:
-            visible = torch.ones(part.rows, part.keys, dtype=torch.bool).tril(part.keys - part.rows)
+        if part.causal or part.keys < width * size:
+            visible = torch.ones(part.rows, width * size, dtype=torch.bool)
+            visible[:, part.keys :] = False
+            if part.causal:
+                visible = visible.tril(part.keys - part.rows)
             mask = additive_mask(visible, torch.float32).repeat(self.group, 1)[None, None]
         rows = torch.arange(part.row, part.row + part.rows)
-        return _Pass(rows, (heads + blocks).flatten(), part.keys, mask, together=True)
+        return _Pass(rows, (heads + blocks).flatten(), mask, together=True)
 
 
-def merged(
-    parts: Sequence[tuple[torch.Tensor, torch.Tensor]],
-) -> torch.Tensor:
-    """Partial results of the same rows over disjoint keys -> what one pass over all of them gives.
+def merged(near: tuple[torch.Tensor, torch.Tensor], away: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Partial results of the same rows over disjoint keys -> what one pass over all of them gives. The first output is
+    written over.
 
     Args:
-        parts: outputs [rows, heads, head_dim] and log-sum-exps [rows, heads], float32. Every row has keys in one of
-            them at least.
+        near, away: outputs [rows, heads, head_dim] and log-sum-exps [rows, heads], float32. Every row has keys in one
+            of them at least.
     """
-    top = torch.stack([lse for _, lse in parts]).amax(0)
-    weights = [(lse - top).exp_() for _, lse in parts]
-    total = torch.stack(weights).sum(0)
-    shares = [out * (weight / total)[..., None] for (out, _), weight in zip(parts, weights, strict=True)]
-    return torch.stack(shares).sum(0)
+    (out, lse), (other, other_lse) = near, away
+    top = torch.maximum(lse, other_lse)
+    weight, other_weight = (lse - top).exp_(), (other_lse - top).exp_()
+    total = weight + other_weight
+    return out.mul_((weight / total)[..., None]).addcmul_(other, (other_weight / total)[..., None])

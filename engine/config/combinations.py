@@ -269,7 +269,7 @@ def _one_pool(others: Mapping[str, Any]) -> str | None:
     """Techniques whose books know one pool only, beside a far one."""
     why = {
         "kv_layout": "lays out and records one pool",
-        "placement": "has a pool for each half already",
+        "placement": "has two processes, which hand blocks over",
         "kv_tiers": "is the other place for blocks that leave the pool",
         "time_to_live": "pins blocks where they lie",
     }

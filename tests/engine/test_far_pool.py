@@ -154,7 +154,7 @@ def test_parts_of_attention_are_merged_exactly() -> None:
         attention = PartialAttention(cache, *heads)
         attention.begin([Part(0, tokens, blocks, seen, causal), Part(tokens, 1, blocks, seen - (1 if causal else 0))])
         parts.append(attention.forward(1, q))
-    out = merged(parts)
+    out = merged(*parts)
     for row in range(tokens + 1):
         visible = keys - (tokens - 1 - row) if row < tokens else keys - 1
         grouped = q[row].view(1, 2, 3, 8)

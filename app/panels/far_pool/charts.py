@@ -43,7 +43,7 @@ def requests(table: Table, palette: Palette) -> go.Figure:
         zmin=0,
         zmax=100,
         colorscale=[[0, palette.kv_used], [1, palette.draft]],
-        colorbar={"title": {"text": "in the far pool, %"}, "thickness": 12},
+        colorbar={"title": {"text": "far, %", "font": {"size": 12}}, "thickness": 10},
         hoverongaps=False,
         hovertemplate="%{z:.0f} % in the far pool: %{customdata[0]:,.0f} tokens there, %{customdata[1]:,.0f} in the KV "
         "pool<extra>request %{y}</extra>",

@@ -15,7 +15,7 @@ CHARTS = {
     "far-requests": ChartWords(
         "Where the KV cache of each request lies",
         "A row for each of the requests that borrowed most: the share of its keys and values that lay in the far pool "
-        "over time. White: it had no place in the engine.",
+        "over time. Empty: it had no place in the engine.",
         "lending",
         ("request", "blocks", "far_blocks"),
     ),

@@ -14,6 +14,7 @@ from app.panels.far_pool import charts
 from app.panels.far_pool.page import far_in_words, steps_in_words
 from app.theme import LIGHT
 from store import lending
+from store.claim_figures import step_figure_query
 from store.database import Database
 from store.ingest import Collector
 from telemetry.recorder import Recorder
@@ -97,6 +98,10 @@ def test_the_table_and_the_words_say_the_same(con) -> None:
         "20.0% of the time in steps, the emulated link 10.0%."
     )
     assert far_in_words([]) == charts.NOTHING
+    of = {
+        name: step_figure_query("lent", name, {}).rows(con)[0]["value"] for name in ("far_time_share", "far_moved_mb")
+    }
+    assert of == {"far_time_share": pytest.approx(0.3), "far_moved_mb": 0.5}
     panel = next(panel for panel in PANELS if panel.setting == "far_pool")
     [table] = panel.comparison_tables(con, ["plain", "lent"], "")
     assert table.cells()[0][:5] == ["lent", "3", "1", "1", "0.5"]
