@@ -19,7 +19,8 @@ class TreePicture {
       this.legend.append(item);
     });
     this.root.append(this.told, this.legend);
-    this.surface = new Surface(this.root, HEIGHT, "Prefix tree", (ctx, width, height) => this.paint(ctx, width, height));
+    const paint = (ctx, width, height) => this.paint(ctx, width, height);
+    this.surface = new Surface(this.root, HEIGHT, "Prefix tree", paint);
     this.tip = new Tip(this.root);
     this.surface.canvas.addEventListener("pointermove", (event) => this.point(event));
     this.surface.canvas.addEventListener("pointerleave", () => this.tip.hide());
@@ -68,7 +69,8 @@ class TreePicture {
   box(span, width) {
     const [wide, high] = [width / this.longest, (HEIGHT - FOOT) / this.tallest];
     const { first, until, top, bottom } = this.spans;
-    return [first[span] * wide, top[span] * high, (until[span] - first[span]) * wide, (bottom[span] - top[span]) * high];
+    const size = [(until[span] - first[span]) * wide, (bottom[span] - top[span]) * high];
+    return [first[span] * wide, top[span] * high, ...size];
   }
 
   paint(ctx, width, height) {

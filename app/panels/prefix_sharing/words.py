@@ -30,8 +30,8 @@ CHARTS = {
     "prefix-tree-played": ChartWords(
         "Prefix tree at this iteration",
         "All prefixes of the run, from the first token on the left; a stretch is as high as the number of requests "
-        "that used it over the run. Its colours say how many of its blocks are in use, cached, evicted or not computed yet "
-        "after the iteration that is shown, and follow it.",
+        "that used it over the run. Its colours say how many of its blocks are in use, cached, evicted or not computed "
+        "yet after the iteration that is shown, and follow it.",
         "block",
         ("block_hash", "ref_count", "event", "position"),
     ),
