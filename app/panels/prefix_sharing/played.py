@@ -21,6 +21,14 @@ from store import iteration_window, prefix
 
 HEIGHT = 420  # pixels, about
 TEXT_SHOWN = 160  # characters
+LAID_OUT = pa.schema(
+    [
+        *((name, pa.float64()) for name in ("first", "until", "top", "bottom")),
+        ("blocks", pa.int32()),  # a browser has no 64-bit whole numbers to count with
+        ("requests", pa.int32()),
+        ("text", pa.string()),
+    ]
+)
 
 
 def played_tree(run: FinishedRun, iteration: int) -> None:
@@ -96,7 +104,7 @@ def laid_out(shown: list[Span], block_size: int, text: TextOf) -> pa.Table:
         }
         for span in shown
     ]
-    return pa.Table.from_pylist(rows)
+    return pa.Table.from_pylist(rows, schema=LAID_OUT)
 
 
 def events(changes: pa.Table, of_block: dict[int, int]) -> pa.Table:

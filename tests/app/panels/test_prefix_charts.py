@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
+from app.panels.prefix_sharing import played
 from app.panels.prefix_sharing.charts import EFFECTS, prefix_effects, prefix_memory, prefix_tokens, prefix_tree, spans
 from app.theme import DARK, LIGHT
 
@@ -66,3 +67,24 @@ def test_nothing_recorded_is_said() -> None:
     nothing = pa.table({"t": pa.array([], pa.float64())})
     for figure in (prefix_tokens(nothing, LIGHT), prefix_memory(nothing, LIGHT), prefix_tree(table([]), LIGHT, 16)):
         assert figure.layout.annotations[0].text
+
+
+def test_the_played_tree_lies_side_by_side_and_knows_every_block() -> None:
+    """Two questions after one instruction of two blocks; the state of a block does not part what has no branch."""
+    rows = [
+        {"hash": 1, "parent": None, "position": 0, "requests": 3, "holders": 2, "state": "in use", "request": 0},
+        {"hash": 2, "parent": 1, "position": 1, "requests": 3, "holders": 0, "state": "cached", "request": 0},
+        {"hash": 3, "parent": 2, "position": 2, "requests": 2, "holders": 0, "state": "evicted", "request": 0},
+        {"hash": 4, "parent": 2, "position": 2, "requests": 1, "holders": 1, "state": "in use", "request": 2},
+    ]
+    shown, of_block = played.stretches(pa.Table.from_pylist(rows))
+    table = played.laid_out(shown, 16, lambda request, first, last: f"{request}: {first} to {last}")
+    assert table.schema.field("blocks").type == pa.int32()
+    boxes = {tuple(row[name] for name in ("first", "until", "top", "bottom")) for row in table.to_pylist()}
+    assert boxes == {(0, 32, 0, 3), (32, 48, 0, 2), (32, 48, 2, 3)}
+    assert of_block[1] == of_block[2]
+    assert sorted(row["text"] for row in table.to_pylist()) == ["0: 0 to 32", "0: 32 to 48", "2: 32 to 48"]
+    changes = pa.table({"iteration": [0, 1, 2], "hash": [2, 9, 4], "before": [0, 0, 0], "after": [1, 1, 1]})
+    told = played.events(changes, of_block)
+    assert told["span"].to_pylist() == [of_block[2], of_block[4]], "what is not drawn has no events"
+    assert told["iteration"].to_pylist() == [0, 2]
