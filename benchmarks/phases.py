@@ -1,8 +1,8 @@
-"""Prefill and decode in one engine or in two: requests in time over the request rate, at equal threads and memory.
+"""Prefill and decode in one engine, in two, or in two with one pool: requests in time over the request rate, at equal threads and memory.
 
 - *rates*: the same requests (Poisson arrivals, prompts of 48 to 96 tokens, 24 answered) at four rates, served by one engine with the
-  policies stall-free and prefill-first, and by two halves. Each run is a real engine process, and in two halves two of them; placements
-  take turns. SLO attainment with both bounds, TTFT alone and TPOT alone, counted over all submitted requests; bounds are so many times
+  policies stall-free and prefill-first, by two halves, and by two with one KV pool and one copy of the weights that lend idle cores. Each
+  run is a real engine process, and in two halves two of them; placements take turns. SLO attainment with both bounds, TTFT alone and TPOT alone, counted over all submitted requests; bounds are so many times
   what a request alone sees in one engine with all threads.
 - *scales*: the same rows with both bounds scaled.
 - *lifetimes*: what two halves did with the mean request: prefill queue, prefill, decode queue, transfer, decode.
@@ -42,7 +42,9 @@ PLACEMENTS: Mapping[str, Mapping[str, Any]] = {
     "stall-free": {},
     "prefill-first": {"chunked_prefill": None},
     "two halves": {"placement": Placement()},
+    "one pool": {"placement": Placement(kind="partitioned", lend=True)},
 }
+APART = ("two halves", "one pool")
 
 
 @dataclass(frozen=True)
@@ -198,11 +200,12 @@ def tell(report: Report, served: Mapping[float, Mapping[str, list[Served]]], alo
     middle = RATES[len(RATES) // 2]
     scales(report, served[middle], middle, alone)
     gaps(report, served)
-    rows = [
-        [f"{rate:g}", *(statistics.fmean(run.lifetimes_ms[part] for run in of["two halves"]) for part in PARTS)]
-        for rate, of in served.items()
-    ]
-    report.table("The mean request in two halves, ms, by rate", ["", *PARTS], rows)
+    for name in APART:
+        rows = [
+            [f"{rate:g}", *(statistics.fmean(run.lifetimes_ms[part] for run in of[name]) for part in PARTS)]
+            for rate, of in served.items()
+        ]
+        report.table(f"The mean request, {name}, ms, by rate", ["", *PARTS], rows)
     others = [run.others_percent for of in served.values() for runs in of.values() for run in runs]
     report.figure("others' work during the runs", max(others), "%", better="lower", note="the most of any run")
     report.busiest_percent = max(*others, report.busiest_percent or 0.0)
@@ -232,16 +235,18 @@ def gaps(report: Report, served: Mapping[float, Mapping[str, list[Served]]]) -> 
         ))  # fmt: skip
         rows.append([name, statistics.median(p99), statistics.median(ttft)])
     report.table(f"At {rate:g} requests/s", ["", "p99 between tokens, ms", "median TTFT, ms"], rows)
-    ratio = summarise(
-        [
-            float(np.quantile(apart.gaps_ms, 0.99) / np.quantile(one.gaps_ms, 0.99))
-            for apart, one in zip(served[rate]["two halves"], served[rate]["stall-free"], strict=True)
-        ]
-    )
-    report.figure(
-        "p99 between tokens, two halves / stall-free", ratio.median, "x", goal=STEADIER, better="lower",
-        spread=ratio.spread, note=f"at {rate:g} requests/s",
-    )  # fmt: skip
+    for name in APART:
+        ratio = summarise(
+            [
+                float(np.quantile(apart.gaps_ms, 0.99) / np.quantile(one.gaps_ms, 0.99))
+                for apart, one in zip(served[rate][name], served[rate]["stall-free"], strict=True)
+            ]
+        )
+        goal = STEADIER if name == "two halves" else None
+        report.figure(
+            f"p99 between tokens, {name} / stall-free", ratio.median, "x", goal=goal, better="lower",
+            spread=ratio.spread, note=f"at {rate:g} requests/s",
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

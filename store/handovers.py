@@ -86,13 +86,33 @@ FROM stretches LEFT JOIN steps ON end_ns > from_ns AND start_ns < until_ns GROUP
     )
 
 
+def share_query(run_id: str, buckets: int = BUCKETS) -> Query:
+    """Of stretches of the run: the threads that each half had for the steps that began in it, their mean by the time of the steps; null
+    where none did."""
+    mean = "sum(half_threads * (end_ns - start_ns)) FILTER (half = '{half}') / nullif(sum(end_ns - start_ns) FILTER (half = '{half}'), 0)"
+    return Query(
+        f"""
+WITH steps AS (
+       SELECT half, half_threads, start_ns, end_ns FROM iterations WHERE run_id = $run AND half IS NOT NULL AND half_threads IS NOT NULL
+     ),
+     span AS (SELECT min(start_ns) AS first_ns, max(end_ns) AS last_ns FROM steps),
+     placed AS (
+       SELECT *, least($buckets - 1, (start_ns - first_ns) * $buckets // greatest(1, last_ns - first_ns)) AS stretch FROM steps, span
+     )
+SELECT any_value(first_ns + (last_ns - first_ns) * (stretch + 1) / $buckets) / 1e9 AS t,
+       {mean.format(half="prefill")} AS prefill_threads, {mean.format(half="decode")} AS decode_threads
+FROM placed GROUP BY stretch ORDER BY stretch""".strip(),
+        {"run": run_id, "buckets": buckets},
+    )
+
+
 def halves_query(run_id: str) -> Query:
-    """A row for each half: steps, time in steps as a share of the run, tokens computed and emitted."""
+    """A row for each half: steps, time in steps as a share of the run, threads in the mean step, tokens computed and emitted."""
     return Query(
         f"""
 WITH steps AS (SELECT *, {METRICS["iteration_ms"].expression} AS ms FROM iterations WHERE run_id = $run AND half IS NOT NULL)
 SELECT half, count(*) AS steps, sum(ms) / nullif((SELECT max(end_ns) - min(start_ns) FROM steps) / 1e6, 0) AS busy_share,
-       sum(prefill_tokens + decode_tokens + draft_tokens)::BIGINT AS computed, sum(emitted_tokens)::BIGINT AS emitted
+       avg(half_threads) AS threads, sum(prefill_tokens + decode_tokens + draft_tokens)::BIGINT AS computed, sum(emitted_tokens)::BIGINT AS emitted
 FROM steps GROUP BY half ORDER BY half DESC""".strip(),
         {"run": run_id},
     )

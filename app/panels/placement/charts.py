@@ -1,4 +1,4 @@
-"""Charts of disaggregation: lifetimes in parts, transfers by their size, and how busy each half was."""
+"""Charts of disaggregation: lifetimes in parts, transfers by their size, each half's time in steps and its threads."""
 
 from __future__ import annotations
 
@@ -52,15 +52,27 @@ def transfers(table: Table, palette: Palette) -> go.Figure:
 def busy(table: Table, palette: Palette) -> go.Figure:
     """``table``: of ``store.handovers.busy_query``."""
     figure = new_figure(palette, y_title="time in steps, %")
+    return _by_half(figure, table, palette, "share", 100, "%").update_yaxes(range=[0, 105])
+
+
+def share(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.handovers.share_query``."""
+    figure = new_figure(palette, y_title="CPU threads")
+    return _by_half(figure, table, palette, "threads", 1, "threads").update_yaxes(rangemode="tozero")
+
+
+def _by_half(figure: go.Figure, table: Table, palette: Palette, name: str, scale: float, unit: str) -> go.Figure:
+    """A line for each half; a gap where it has no figure."""
     if not rows(table):
         return say_nothing_here(figure, "No iteration was recorded.", palette)
     for half, colour in (("prefill", palette.prefill), ("decode", palette.decode)):
         figure.add_scatter(
             x=column(table, "t"),
-            y=100 * column(table, f"{half}_share"),
-            mode="lines",
+            y=scale * column(table, f"{half}_{name}"),
+            mode="lines+markers" if name == "threads" else "lines",
+            marker={"size": 4},
             line={"color": colour, "width": 2, "shape": "hv"},
             name=f"{half} half",
-            hovertemplate=f"%{{y:.3~g}} %<extra>{half} half</extra>",
+            hovertemplate=f"%{{y:.3~g}} {unit}<extra>{half} half</extra>",
         )
-    return figure.update_yaxes(range=[0, 105])
+    return figure

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import duckdb
 import streamlit as st
 
 from app.components.chart_card import chart_card, page_palette
@@ -12,6 +13,7 @@ from app.panels.panel import FinishedRun
 from app.panels.placement import charts
 from app.panels.placement.tables import halves_table
 from app.panels.placement.words import CHARTS, PARTS
+from app.theme import Palette
 from store import handovers
 
 Row = Mapping[str, Any]
@@ -36,10 +38,14 @@ def placement_section(run: FinishedRun) -> None:
         return
     left, right = st.columns(2)
     with left:
-        query, name = handovers.transfers_query(run_id), "placement-transfers"
-        sent = query.table(con)
-        words = transfers_in_words(sent.to_pylist())
-        chart_card(CHARTS[name], charts.transfers(sent, colours), sent, query, name=name, summary=words, remark=words)
+        _transfers(con, run_id, colours)
+        query, name = handovers.share_query(run_id), "placement-share"
+        had = query.table(con)
+        words = threads_in_words(halves)
+        chart_card(
+            CHARTS[name], charts.share(had, colours), had, query, name=name, summary=words, remark=words,
+            until=run.until_s,
+        )  # fmt: skip
     with right:
         query, name = handovers.busy_query(run_id), "placement-busy"
         shares = query.table(con)
@@ -48,6 +54,17 @@ def placement_section(run: FinishedRun) -> None:
             CHARTS[name], charts.busy(shares, colours), shares, query, name=name, summary=words, remark=words,
             until=run.until_s,
         )  # fmt: skip
+
+
+def _transfers(con: duckdb.DuckDBPyConnection, run_id: str, colours: Palette) -> None:
+    """The chart of copies; where both halves have one pool there are none, and a line says so."""
+    query, name = handovers.transfers_query(run_id), "placement-transfers"
+    sent = query.table(con)
+    words = transfers_in_words(sent.to_pylist())
+    if sent.num_rows and not any(row["mb"] for row in sent.to_pylist()):
+        st.caption(words)
+        return
+    chart_card(CHARTS[name], charts.transfers(sent, colours), sent, query, name=name, summary=words, remark=words)
 
 
 def lifetimes_in_words(row: Row | None) -> str:
@@ -63,8 +80,15 @@ def halves_in_words(rows: Sequence[Row]) -> str:
     return "; ".join(f"{row['half']} half in steps {100 * (row['busy_share'] or 0):.1f} % of the time" for row in rows)
 
 
+def threads_in_words(rows: Sequence[Row]) -> str:
+    return "; ".join(f"{row['half']} half {row['threads'] or 0:.2f} threads in the mean step" for row in rows) + "."
+
+
 def transfers_in_words(rows: Sequence[Row]) -> str:
     """Bytes and bandwidth over all transfers."""
+    if rows and not any(row["mb"] for row in rows):
+        kept = sum(row["blocks_kept"] for row in rows)
+        return f"{len(rows):,} requests were handed over with {kept:,} blocks that stayed in place: nothing was copied."
     moved, spent = sum(row["mb"] for row in rows), sum(row["copying_ms"] for row in rows)
     if not moved or not spent:
         return charts.NOTHING

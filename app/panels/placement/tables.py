@@ -23,6 +23,7 @@ HALVES = (
     words_of("half", "half"),
     scaled_of("steps", "steps", "d"),
     scaled_of("time in steps, %", "busy_share", ".1f", 100),
+    scaled_of("threads in a step", "threads", ".2f"),
     scaled_of("tokens computed", "computed", "d"),
     scaled_of("tokens emitted", "emitted", "d"),
 )

@@ -31,6 +31,14 @@ CHARTS = {
         "handover",
         ("asked_ns", "end_ns", "bytes"),
     ),
+    "placement-share": ChartWords(
+        "Share of the CPU",
+        "Over stretches of the run: the CPU threads that each half had for the steps that began there, each on a core "
+        "of its own where both have one pool. With idle cores lent, a half has the other's while that has nothing to "
+        "do; a controller moves them for longer. Without a dot no step of that half began.",
+        "iteration",
+        ("start_ns", "half", "half_threads"),
+    ),
     "placement-busy": ChartWords(
         "Time in steps by half",
         "Over stretches of the run: the share of the time in which each half was in a step. A half that is seldom in a "

@@ -10,7 +10,7 @@ from row_maker import STEP_NS, iteration_values, make_run, request_values
 
 from app.panels import PANELS
 from app.panels.placement import charts
-from app.panels.placement.page import halves_in_words, lifetimes_in_words, transfers_in_words
+from app.panels.placement.page import halves_in_words, lifetimes_in_words, threads_in_words, transfers_in_words
 from app.panels.placement.words import PARTS
 from app.theme import LIGHT
 from store import handovers
@@ -28,7 +28,8 @@ def con(tmp_path_factory: pytest.TempPathFactory) -> Iterator[duckdb.DuckDBPyCon
     with Recorder(make_run(folder / "runs", "apart")) as recorder:
         for i in range(4):
             half = "prefill" if i % 2 else "decode"
-            recorder.iteration(**iteration_values(i, half=half, prefill_tokens=i % 2, decode_tokens=1 - i % 2))
+            tokens = {"prefill_tokens": i % 2, "decode_tokens": 1 - i % 2}
+            recorder.iteration(**iteration_values(i, half=half, half_threads=1 + i // 2, **tokens))
         for number, first in enumerate((20, 30, 40)):
             times = {"first_scheduled_ns": 10 * MS, "first_token_ns": first * MS}
             end = first if number == 2 else 200
@@ -86,6 +87,21 @@ def test_each_half_is_busy_in_its_own_steps(con: duckdb.DuckDBPyConnection) -> N
     assert [(row["prefill_share"], row["decode_share"]) for row in shares] == [(0.5, 0.5), (0.5, 0.5)]
     assert shares[-1]["t"] == 4 * STEP_NS / 1e9
     assert handovers.busy_query("together").rows(con) == []
+
+
+def test_each_half_has_the_threads_of_its_steps(con: duckdb.DuckDBPyConnection) -> None:
+    shares = handovers.share_query("apart", buckets=2).rows(con)
+    assert [(row["prefill_threads"], row["decode_threads"]) for row in shares] == [(1, 1), (2, 2)]
+    figure = charts.share(handovers.share_query("apart", buckets=4).table(con), LIGHT)
+    assert [next(iter(trace.y)) for trace in figure.data][1] == 1
+    halves = handovers.halves_query("apart").rows(con)
+    assert threads_in_words(halves).startswith("prefill half 1.50 threads")
+    assert handovers.share_query("together").rows(con) == []
+
+
+def test_where_nothing_was_copied_a_line_says_so() -> None:
+    kept = {"mb": 0.0, "copying_ms": 0.0, "blocks_kept": 4}
+    assert transfers_in_words([kept, kept]).startswith("2 requests were handed over with 8 blocks that stayed in place")
 
 
 def test_charts_and_words_say_what_the_rows_say(con: duckdb.DuckDBPyConnection) -> None:
