@@ -14,14 +14,15 @@ export PIP_FIND_LINKS := $(abspath $(WHEELS))
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help lab wheels setup test setup-test test-clients peers browser lint soak clean
+.PHONY: help lab wheels setup test setup-test test-clients peers test-peers browser lint soak clean
 
 help:
 	@echo "make lab    install what is missing and open the lab (ARGS='--port 9000' passes options on)"
 	@echo "make wheels download all that make lab installs into the folder wheels; then, without network: make lab WHEELS=wheels"
 	@echo "make test   install what the tests need and run them (ARGS='-k guard' passes options on)"
 	@echo "make test-clients  install lm-eval, AIPerf and GuideLLM beside the lab and let them drive it"
-	@echo "make peers  install OpenVINO GenAI beside the lab, for benchmarks.cpu_peers"
+	@echo "make peers  install OpenVINO GenAI, vLLM's CPU build and llama.cpp beside the lab, for benchmarks.cpu_peers"
+	@echo "make test-peers  watch and ask those that make peers has installed"
 	@echo "make lint   ruff, mypy and the import rules"
 	@echo "make soak   what make test leaves out as slow: kills in 20 rounds, a lab through 200 runs, all kernels for all devices"
 	@echo "make clean  remove the virtual environment and caches (your runs stay where they are)"
@@ -117,22 +118,13 @@ test-clients: setup-test
 	done
 	@SERVESCOPE_CLIENTS=.clients $(PY) -m pytest tests/clients -s $(ARGS)
 
-# Engines of others, for benchmarks.cpu_peers, each in an environment of its own under .peers. OpenVINO's graph is exported by a second
-# one, which finds PyTorch where we have it. The .done file is written last.
+# Engines of others, for benchmarks.cpu_peers and tests/peers, each in an environment of its own under .peers. What cannot be had is
+# left out by name. ARGS="vllm" installs that one alone.
 peers: setup-test
-	@if [ ! -e .peers/openvino/.done ]; then \
-	  echo "Installing OpenVINO GenAI into .peers/openvino and exporting the embedded model's graph (minutes)"; \
-	  rm -rf .peers/openvino; \
-	  $(PY) -m venv .peers/openvino/run && $(PY) -m venv .peers/openvino/export || exit 1; \
-	  .peers/openvino/run/bin/pip install --quiet --no-input openvino-genai==2026.4.1.0 || exit 1; \
-	  for site in .peers/openvino/export/lib/python*/site-packages; do \
-	    $(PY) -c 'import site; print(site.getsitepackages()[0])' > $$site/lab.pth; done; \
-	  .peers/openvino/export/bin/pip install --quiet --no-input optimum-intel==2.2.0 openvino==2026.4.1 nncf==3.4.0 || exit 1; \
-	  HF_HUB_OFFLINE=1 .peers/openvino/export/bin/optimum-cli export openvino --task text-generation-with-past --weight-format fp32 \
-	    --library transformers --model "$$($(PY) -m benchmarks.peers.work)" .peers/openvino/graph || exit 1; \
-	  rm -rf .peers/openvino/export; \
-	  touch .peers/openvino/.done; \
-	fi
+	@$(PY) -m benchmarks.peers.install $(ARGS)
+
+test-peers: setup-test
+	@SERVESCOPE_PEERS=.peers $(PY) -m pytest tests/peers -s $(ARGS)
 
 lint: setup-test
 	@$(VENV)/bin/ruff check .

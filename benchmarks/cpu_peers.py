@@ -1,9 +1,10 @@
-"""Output tokens/s on a CPU: this engine, ``transformers`` (static and continuous batching), OpenVINO GenAI, and the linear-layer bound.
+"""Output tokens/s on a CPU: this engine, ``transformers`` (static and continuous batching), OpenVINO GenAI, vLLM's CPU build, llama.cpp's
+server, and the linear-layer bound.
 
 Same weights, number format, threads, KV tokens, tokens in a batch and requests at once on all sides; greedy; end of sequence
 ignored; loading and one warm batch not counted; each measurement in a process of its own, repeats interleaved. ``transformers``
 packs a batch into one row with a block-diagonal mask for sdpa, so its attention grows with the square of the batch; static
-batches are the second baseline for that reason. OpenVINO GenAI comes by ``make peers`` and is left out, by name, where it is not there.
+batches are the second baseline for that reason. The engines of ``make peers`` are left out, by name, where they are not there.
 A measurement during which other processes took more than 5 % of the machine is made again, up to four times.
 
 ``python -m benchmarks.cpu_peers [--repeats N] [--dtypes float32,bfloat16] [--requests N] [--json FILE] [--check]``
@@ -12,20 +13,15 @@ A measurement during which other processes took more than 5 % of the machine is 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from benchmarks.harness import (
-    MARK,
-    ROOT,
     ChildFailed,
     Report,
     arguments,
@@ -37,19 +33,21 @@ from benchmarks.harness import (
     summarise,
     undisturbed,
 )
-from benchmarks.peers.work import AT_ONCE, KV_TOKENS, MAX_BATCH_TOKENS, digest, ragged
+from benchmarks.peers.elsewhere import ELSEWHERE, missing
+from benchmarks.peers.work import AT_ONCE, ragged
 
 SIDES = {
     "ours": "this engine",
     "static": "transformers generate(), batches of 16",
     "continuous": "transformers ContinuousBatchingManager",
     "openvino": "OpenVINO GenAI ContinuousBatchingPipeline",
+    "vllm": "vLLM's CPU build",
+    "llama.cpp": "llama.cpp's server, 16 slots",
 }
 LEAST_RATIO = {
-    "float32": {"static": 1.6, "continuous": 1.6, "openvino": 1.15},
-    "bfloat16": {"static": 2.2, "continuous": 2.5, "openvino": 1.15},
+    "float32": {"static": 1.6, "continuous": 1.6, "openvino": 1.15, "vllm": 1.15, "llama.cpp": 1.15},
+    "bfloat16": {"static": 2.2, "continuous": 2.5, "openvino": 1.15, "vllm": 1.15, "llama.cpp": 1.15},
 }
-OPENVINO = ROOT / ".peers" / "openvino"  # what ``make peers`` leaves
 MOST_OTHERS = 5.0  # percent of the machine
 TRIES = 4
 LEAST_SHARE_OF_BOUND = 0.70
@@ -74,9 +72,10 @@ def main(words: Sequence[str] | None = None) -> int:
         hand_back(measure(options.child, options.dtype, options.threads, options.requests))
         return 0
     report = Report("cpu_peers")
-    if "openvino" in options.sides and not (OPENVINO / ".done").exists():
-        options.sides.remove("openvino")
-        report.table("left out", ["side", "why"], [(SIDES["openvino"], "not installed: make peers")])
+    absent = [side for side in options.sides if side in ELSEWHERE and missing(side)]
+    if absent:
+        options.sides = [side for side in options.sides if side not in absent]
+        report.table("left out", ["side", "why"], [(SIDES[side], "not installed: make peers") for side in absent])
     for dtype in options.dtypes:
         compare(report, dtype, options)
     return report.finish(options)
@@ -103,14 +102,17 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
     """Measure every side and the bound in turn; add the figures of one number format."""
 
     def child(side: str) -> dict[str, Any]:
-        if side == "openvino":
-            return openvino(dtype, options.threads, options.requests)
+        if side in ELSEWHERE:
+            return ELSEWHERE[side].measure(side, dtype, options.threads, options.requests)
         words = ["--child", side, "--dtype", dtype, "--threads", str(options.threads)]
         words += ["--requests", str(options.requests)] if options.requests else []
         return in_child("benchmarks.cpu_peers", *words, worker=options.same_memory or side == "ours")
 
     sides = able(
-        report, dtype, [side for side in SIDES if side in options.sides], lambda _: openvino(dtype, options.threads, 1)
+        report,
+        dtype,
+        [side for side in SIDES if side in options.sides],
+        lambda side: ELSEWHERE[side].measure(side, dtype, options.threads, 1),
     )
     measures = {side: partial(undisturbed, partial(child, side), MOST_OTHERS, TRIES) for side in (*sides, "bound")}
     by_side = interleave(measures, options.repeats, before=report.note_load)
@@ -143,36 +145,20 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
 
 
 def able(report: Report, dtype: str, sides: Sequence[str], measure: Callable[[str], dict[str, Any]]) -> list[str]:
-    """The sides that run in this number format here: OpenVINO reads its KV cache in bfloat16 on some processors only."""
-    if "openvino" not in sides:
-        return list(sides)
-    try:
-        measure("openvino")
-    except ChildFailed as error:
-        report.table(f"{dtype}: left out", ["side", "why"], [(SIDES["openvino"], str(error).splitlines()[-1])])
-        return [side for side in sides if side != "openvino"]
-    return list(sides)
-
-
-def openvino(dtype: str, threads: int, requests: int | None) -> dict[str, Any]:
-    """One measurement of OpenVINO GenAI, in its own environment."""
-    work = ragged(requests)
-    asked = {
-        "dtype": dtype,
-        "threads": threads,
-        "at_once": AT_ONCE,
-        "token_budget": MAX_BATCH_TOKENS,
-        "kv_tokens": KV_TOKENS,
-        "warm": work.warm.requests,
-        "work": work.requests,
-    }
-    with tempfile.TemporaryDirectory(prefix="servescope-bench-") as folder:
-        file = Path(folder, "work.json")
-        file.write_text(json.dumps(asked), encoding="utf-8")
-        python = str(OPENVINO / "run" / "bin" / "python")
-        measured = in_child("benchmarks.peers.with_openvino", str(OPENVINO / "graph"), str(file), MARK, python=python)
-    outputs = measured.pop("outputs")
-    return {**measured, "output_tokens": sum(map(len, outputs)), "digests": digest(outputs)}
+    """The sides that run in this number format here, tried with one request: OpenVINO reads its KV cache in bfloat16 on some processors
+    only.
+    """
+    refused = {}
+    for side in sides:
+        if side in ELSEWHERE:
+            try:
+                measure(side)
+            except ChildFailed as error:
+                refused[side] = str(error).splitlines()[-1]
+    if refused:
+        rows = [(SIDES[side], why) for side, why in refused.items()]
+        report.table(f"{dtype}: left out", ["side", "why"], rows)
+    return [side for side in sides if side not in refused]
 
 
 def others(by_side: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[float]]:

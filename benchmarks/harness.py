@@ -244,12 +244,17 @@ def as_a_worker() -> None:
 
 
 def in_child(
-    module: str, *options: str, timeout_s: float = 1800, worker: bool = False, python: str = sys.executable
+    module: str,
+    *options: str,
+    timeout_s: float = 1800,
+    worker: bool = False,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run ``python -m MODULE OPTIONS`` in a process of its own and return what it handed to ``hand_back``.
 
     ``worker``: with the memory settings an engine worker gets. ``python``: of another environment, for a module that
-    imports nothing of ours.
+    imports nothing of ours. ``environment``: variables that it is given beside those of this process.
 
     Raises:
         ChildFailed: it failed, said nothing or took too long.
@@ -258,7 +263,7 @@ def in_child(
         done = subprocess.run(
             [python, "-m", module, *options],
             cwd=ROOT,
-            env=allocator.with_tunables(os.environ) if worker else None,
+            env=(allocator.with_tunables(os.environ) if worker else dict(os.environ)) | dict(environment or {}),
             capture_output=True,
             text=True,
             timeout=timeout_s,

@@ -39,8 +39,10 @@ class Peer:
         self._headers = {"accept-encoding": "identity"} | ({"authorization": f"Bearer {key}"} if key else {})
 
     def client(self) -> httpx.AsyncClient:
+        """A connection for each page: a kept one may be closed by the server as the next page is asked for."""
+        alone = httpx.Limits(max_keepalive_connections=0)
         return httpx.AsyncClient(
-            headers=self._headers, timeout=self._longest_s, follow_redirects=False, trust_env=False
+            headers=self._headers, timeout=self._longest_s, follow_redirects=False, trust_env=False, limits=alone
         )
 
     async def meet(self, client: httpx.AsyncClient) -> Page:

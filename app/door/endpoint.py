@@ -160,17 +160,14 @@ class OpenLoop:
         patience = None if asked.spec.cancel_after_ns is None else asked.spec.cancel_after_ns / 1e9
         reason: str | None = None
         try:
-            async with (
-                asyncio.timeout(patience),
-                client.stream("POST", "/v1/completions", json=body) as answer,
-            ):
-                if answer.status_code != 200:
-                    await answer.aread()
-                    asked.error = f"HTTP {answer.status_code}: {answer.text[:300]}"
-                else:
-                    async for line in answer.aiter_lines():
-                        if line.startswith("data: {"):
-                            reason = self._chunk(asked, json.loads(line.removeprefix("data: "))) or reason
+            async with asyncio.timeout(patience):
+                try:
+                    reason = await self._answer(client, asked, body)
+                except httpx.RemoteProtocolError:
+                    if asked.usage or asked.last_ns is not None:
+                        raise
+                    # A kept connection that the server had closed meanwhile; llama.cpp does so after a stream.
+                    reason = await self._answer(client, asked, body)
         except TimeoutError:
             reason = "cancelled"
         except (httpx.HTTPError, ValueError, KeyError, IndexError, TypeError) as error:
@@ -178,6 +175,19 @@ class OpenLoop:
         if asked.error is None and reason is None:
             asked.error = "the stream ended without a reason"
         self._end(asked, "failed" if asked.error is not None else reason or "failed")
+
+    async def _answer(self, client: httpx.AsyncClient, asked: Asked, body: dict[str, Any]) -> str | None:
+        """Send it and take the stream; why it ended, if it said so."""
+        reason: str | None = None
+        async with client.stream("POST", "/v1/completions", json=body) as answer:
+            if answer.status_code != 200:
+                await answer.aread()
+                asked.error = f"HTTP {answer.status_code}: {answer.text[:300]}"
+                return None
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    reason = self._chunk(asked, json.loads(line.removeprefix("data: "))) or reason
+        return reason
 
     def _chunk(self, asked: Asked, told: dict[str, Any]) -> str | None:
         """Take a chunk; why the answer ended, if it did."""
@@ -189,8 +199,9 @@ class OpenLoop:
         if not told.get("choices"):
             return None
         choice = told["choices"][0]
-        ids = choice.get("token_ids")
-        count = len(ids) if ids is not None else int(bool(choice.get("text")))
+        ids, finish = choice.get("token_ids"), choice.get("finish_reason")
+        # Without ids a chunk is a token, also one without text (a special token); the one that ends may be none.
+        count = len(ids) if ids is not None else int(bool(choice.get("text")) or finish is None)
         if count:
             gap_ns = None if asked.last_ns is None else now_ns - asked.last_ns
             self._recorder.slices(
@@ -207,7 +218,6 @@ class OpenLoop:
             asked.last_ns = now_ns
             asked.output_tokens += count
             asked.output_ids += ids or ()
-        finish = choice.get("finish_reason")
         return None if finish is None else "length" if finish == "length" else "stop"
 
     def _end(self, asked: Asked, reason: str) -> None:

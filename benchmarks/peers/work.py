@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import scenarios
 from engine.config import EMBEDDED_MODEL, RunSpec
@@ -66,7 +67,12 @@ def digest(outputs: Sequence[Sequence[int]]) -> list[str]:
     return [hashlib.sha256(" ".join(map(str, ids)).encode()).hexdigest()[:16] for ids in outputs]
 
 
-if __name__ == "__main__":  # for what exports the weights: where they lie
+def model_folder() -> Path:
+    """The embedded model's weights in float32, as all sides read them."""
     from engine.model.load import model_directory, resolve
 
-    print(model_directory(resolve(EMBEDDED_MODEL)))
+    return Path(model_directory(resolve(EMBEDDED_MODEL)))
+
+
+if __name__ == "__main__":  # for what exports the weights: where they lie
+    print(model_folder())

@@ -51,6 +51,16 @@ def test_vllms_pages_say_what_its_clients_were_told() -> None:
     assert set(OF_METRICS) - told == {"cache_hit_share", "accept_length", "steps", "prompt_s", "decode_s"}
 
 
+def test_llama_cpps_pages_say_what_its_clients_were_told() -> None:
+    """llama.cpp's server b11434: three completions of 121 prompt tokens, 99 of them cached, and 19 output tokens, by the usage of each."""
+    sums, told = grown("llama.cpp", "llama_cpp_b11434_first.txt", "llama_cpp_b11434_last.txt")
+    assert (sums["prompt_tokens"], sums["cached_tokens"], sums["output_tokens"]) == (121, 99, 19)
+    assert sums["steps"] == 19
+    assert sums["prompt_s"] == pytest.approx(6.58367 - 5.03353)
+    assert {"running", "waiting", "drafts", "draft_tokens", "accepted_tokens"} <= told
+    assert not {"ttft", "itl", "kv_used_share"} & told
+
+
 def events(name: str) -> list[list[bytes]]:
     return [[base64.b64decode(frame) for frame in frames] for frames in json.loads((RECORDED / name).read_text())]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,75 @@ def test_another_server_gets_the_same_requests_and_two_such_runs_are_a_pair(door
     pair = asked_here(home, "show", first["run_id"], "--beside", second["run_id"], "--json")
     assert pair.returncode == 0, pair.stderr
     assert "Both gave the same tokens." in json.loads(pair.stdout)["says"]
+
+
+def chunk(text: str, finish: str | None = None, **more: Any) -> bytes:
+    """As llama.cpp's server writes one: no token ids, usage beside the last choice."""
+    told = {"object": "text_completion", "choices": [{"text": text, "index": 0, "finish_reason": finish}]} | more
+    return b"data: " + json.dumps(told).encode() + b"\n\n"
+
+
+LLAMA_STREAM = chunk("\n") + chunk("") + chunk("ass") + chunk(
+    "", "length", usage={"completion_tokens": 3, "prompt_tokens": 20, "prompt_tokens_details": {"cached_tokens": 4}}
+) + b"data: [DONE]\n\n"  # fmt: skip
+
+
+class ClosingServer:
+    """Answers one request on each connection, keeps it, and closes it without a word when it is asked again there."""
+
+    def __init__(self) -> None:
+        self.streams = self.closed = 0
+
+    def __enter__(self) -> ClosingServer:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with socket.create_connection(self._listening.getsockname()) as last:
+            last.sendall(b"END")
+        self._thread.join()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        while True:
+            connection, _ = self._listening.accept()
+            with connection, connection.makefile("rb") as asked:
+                if not (line := asked.readline()).endswith(b"\n"):
+                    return
+                self._skip(asked)
+                if b"/v1/models" in line:
+                    kind, body = b"application/json", b'{"data": [{"id": "m"}]}'
+                else:
+                    kind, body = b"text/event-stream", LLAMA_STREAM
+                    self.streams += 1
+                head = b"HTTP/1.1 200 OK\r\nContent-Type: " + kind + b"\r\nContent-Length: %d\r\n\r\n" % len(body)
+                connection.sendall(head + body)
+                self.closed += asked.readline() != b""
+
+    @staticmethod
+    def _skip(asked: Any) -> None:
+        length = 0
+        while (line := asked.readline().strip()) != b"":
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        asked.read(length)
+
+
+def test_a_server_that_closes_kept_connections_is_asked_again_and_chunks_without_text_are_tokens(tmp_path: Path):
+    crowd = SCENARIO[: SCENARIO.index("    talks:")] + SCENARIO[SCENARIO.index("    crowd:") :]
+    (tmp_path / "crowd.yaml").write_text(
+        crowd.replace("requests: 8", "requests: 4").replace("kind: poisson, rate: 200", "kind: closed-loop, clients: 1")
+    )
+    home = Home(tmp_path / "home").prepare()
+    with ClosingServer() as server:
+        run = asked(home, tmp_path / "crowd.yaml", server.url)
+    assert run["requests"] == {"total": 4, "finished": 4, "failed": 0, "cancelled": 0}
+    assert (server.streams, server.closed) == (4, 3), "each but the first was sent on the connection that was kept"
+    assert (run["output_tokens"], run["itl_ms"]["count"]) == (4 * 3, 4 * 2), "the one without text is a token"
+    assert [row["cached_tokens"] for row in rows(home, run["run_id"])] == [4] * 4
 
 
 @pytest.mark.parametrize(
