@@ -129,14 +129,11 @@ def _aiperf(told: Mapping[str, Any]) -> LoadReport:
         return _number(_map(told, name).get("avg"))
 
     config = _map(told, "input_config")
-    endpoint = _map(config, "endpoint")
-    names = endpoint.get("model_names") or config.get("models")
-    model = names[0] if isinstance(names, list) and names else ""
     return LoadReport(
         "AIPerf",
         _text(told.get("aiperf_version")),
-        _text(model),
-        "",
+        _model_of_aiperf(config),
+        _load_of_aiperf(config),
         latencies,
         average("output_token_throughput"),
         {"finished": _whole(average("request_count")) or 0, "failed": _whole(average("error_request_count")) or 0},
@@ -144,6 +141,26 @@ def _aiperf(told: Mapping[str, Any]) -> LoadReport:
         _whole(average("total_isl")),
         average("benchmark_duration"),
     )
+
+
+def _model_of_aiperf(config: Mapping[str, Any]) -> str:
+    """The first it names; where it says so differs between versions."""
+    models = config.get("models")
+    named = models.get("items") if isinstance(models, dict) else models
+    for names in (_map(config, "endpoint").get("model_names"), named):
+        if isinstance(names, list) and names:
+            return _text(names[0].get("name") if isinstance(names[0], dict) else names[0])
+    return ""
+
+
+def _load_of_aiperf(config: Mapping[str, Any]) -> str:
+    phases = config.get("phases")
+    for phase in phases if isinstance(phases, list) else ():
+        if isinstance(phase, dict) and phase.get("kind") == "profiling":
+            rate, most = _number(phase.get("rate")), _whole(phase.get("concurrency"))
+            known = [_text(phase.get("type")), "" if rate is None else f"{rate:g} requests/s"]
+            return " ".join(filter(None, [*known, "" if most is None else f"{most} at once"]))
+    return ""
 
 
 def _stats_of_aiperf(told: Mapping[str, Any], name: str) -> Stats:

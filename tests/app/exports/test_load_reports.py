@@ -170,6 +170,16 @@ def test_guidellms_own_report_names_the_model_that_it_asked() -> None:
     assert report.output_tokens_per_s == pytest.approx(15 / 33.0915, rel=1e-4)
 
 
+def test_aiperfs_own_report_names_the_model_and_its_load() -> None:
+    """As AIPerf 0.13.0 wrote it of llama.cpp's server b11434, two requests at once, shortened by whole metrics."""
+    (report,) = read_reports(RECORDED / "aiperf_0_13.json")
+    assert (report.version, report.model, report.how) == ("0.13.0", "smollm2", "concurrency 2 at once")
+    assert (report.requests, report.output_tokens, report.prompt_tokens) == ({"finished": 4, "failed": 0}, 24, 96)
+    ttft, itl, e2e = (report.latencies[name] for name in ("ttft_ms", "itl_ms", "e2e_ms"))
+    assert (ttft["count"], itl["count"]) == (4, 4 * 5)
+    assert ttft["mean"] + 5 * itl["mean"] == pytest.approx(e2e["mean"], rel=1e-4), "six tokens a request"
+
+
 def test_a_report_is_taken_in_once_and_is_never_paired(home: Home, tmp_path: Path) -> None:
     first = asked_here(home, "import", str(written(tmp_path, AIPERF)), "--json")
     assert first.returncode == 0, first.stderr
