@@ -70,7 +70,7 @@ def _by_half(figure: go.Figure, table: Table, palette: Palette, name: str, scale
             x=column(table, "t"),
             y=scale * column(table, f"{half}_{name}"),
             mode="lines+markers" if name == "threads" else "lines",
-            marker={"size": 4},
+            marker={"size": 8 if half == "prefill" else 4},  # both are seen where they have as many
             line={"color": colour, "width": 2, "shape": "hv"},
             name=f"{half} half",
             hovertemplate=f"%{{y:.3~g}} {unit}<extra>{half} half</extra>",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import duckdb
 import streamlit as st
 
 from app.components.chart_card import chart_card, page_palette
@@ -13,7 +12,6 @@ from app.panels.panel import FinishedRun
 from app.panels.placement import charts
 from app.panels.placement.tables import halves_table
 from app.panels.placement.words import CHARTS, PARTS
-from app.theme import Palette
 from store import handovers
 
 Row = Mapping[str, Any]
@@ -30,22 +28,27 @@ def placement_section(run: FinishedRun) -> None:
         table = halves_table(halves)
         shown = [dict(zip(table.heads, cells, strict=True)) for cells in table.cells()]
         st.dataframe(shown, hide_index=True, alt=halves_in_words(halves))
+        st.caption(memory_in_words((run.row.get("model") or {}).get("halves") or {}))
     lifetimes = handovers.lifetimes_query(run_id)
     drawn = lifetimes.table(con)
     name = "placement-lifetimes"
     chart_card(CHARTS[name], charts.lifetimes(drawn, colours), drawn, lifetimes, name=name, summary=said)
     if not halves:
         return
+    query, name = handovers.transfers_query(run_id), "placement-transfers"
+    sent = query.table(con)
+    words = transfers_in_words(sent.to_pylist())
+    copied = any(row["mb"] for row in sent.to_pylist()) or not sent.num_rows
+    if not copied:  # one pool: what moved is the share of the CPU
+        st.caption(words)
     left, right = st.columns(2)
     with left:
-        _transfers(con, run_id, colours)
-        query, name = handovers.share_query(run_id), "placement-share"
-        had = query.table(con)
-        words = threads_in_words(halves)
-        chart_card(
-            CHARTS[name], charts.share(had, colours), had, query, name=name, summary=words, remark=words,
-            until=run.until_s,
-        )  # fmt: skip
+        if copied:
+            chart_card(
+                CHARTS[name], charts.transfers(sent, colours), sent, query, name=name, summary=words, remark=words
+            )  # fmt: skip
+        else:
+            _share(run, threads_in_words(halves))
     with right:
         query, name = handovers.busy_query(run_id), "placement-busy"
         shares = query.table(con)
@@ -56,15 +59,13 @@ def placement_section(run: FinishedRun) -> None:
         )  # fmt: skip
 
 
-def _transfers(con: duckdb.DuckDBPyConnection, run_id: str, colours: Palette) -> None:
-    """The chart of copies; where both halves have one pool there are none, and a line says so."""
-    query, name = handovers.transfers_query(run_id), "placement-transfers"
-    sent = query.table(con)
-    words = transfers_in_words(sent.to_pylist())
-    if sent.num_rows and not any(row["mb"] for row in sent.to_pylist()):
-        st.caption(words)
-        return
-    chart_card(CHARTS[name], charts.transfers(sent, colours), sent, query, name=name, summary=words, remark=words)
+def _share(run: FinishedRun, words: str) -> None:
+    query, name = handovers.share_query(run.facts.run_id), "placement-share"
+    had = query.table(run.con)
+    chart_card(
+        CHARTS[name], charts.share(had, page_palette()), had, query, name=name, summary=words, remark=words,
+        until=run.until_s,
+    )  # fmt: skip
 
 
 def lifetimes_in_words(row: Row | None) -> str:
@@ -78,6 +79,22 @@ def lifetimes_in_words(row: Row | None) -> str:
 
 def halves_in_words(rows: Sequence[Row]) -> str:
     return "; ".join(f"{row['half']} half in steps {100 * (row['busy_share'] or 0):.1f} % of the time" for row in rows)
+
+
+def memory_in_words(halves: Mapping[str, Row]) -> str:
+    """What each half has of the machine's memory, from the facts of a run's row; empty where they say nothing."""
+    if not halves:
+        return ""
+    if not all("shared_bytes" in half for half in halves.values()):
+        weights = sum(half["weight_bytes"] for half in halves.values()) / 1e6
+        return f"Weights are in memory twice, {weights:,.0f} MB in all; each half has its own KV pool."
+    listed = "; ".join(f"{name} half {half['private_bytes'] / 1e6:,.0f} MB of its own" for name, half in halves.items())
+    shared = min(half["shared_bytes"] for half in halves.values()) / 1e6
+    weights = next(iter(halves.values()))["weight_bytes"] / 1e6
+    return (
+        f"Weights are in memory once ({weights:,.0f} MB are read by a step), and so is the KV pool. Beside it both "
+        f"halves share {shared:,.0f} MB, as the system counts it; {listed}."
+    )
 
 
 def threads_in_words(rows: Sequence[Row]) -> str:

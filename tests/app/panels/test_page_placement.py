@@ -10,7 +10,13 @@ from row_maker import STEP_NS, iteration_values, make_run, request_values
 
 from app.panels import PANELS
 from app.panels.placement import charts
-from app.panels.placement.page import halves_in_words, lifetimes_in_words, threads_in_words, transfers_in_words
+from app.panels.placement.page import (
+    halves_in_words,
+    lifetimes_in_words,
+    memory_in_words,
+    threads_in_words,
+    transfers_in_words,
+)
 from app.panels.placement.words import PARTS
 from app.theme import LIGHT
 from store import handovers
@@ -97,6 +103,16 @@ def test_each_half_has_the_threads_of_its_steps(con: duckdb.DuckDBPyConnection) 
     halves = handovers.halves_query("apart").rows(con)
     assert threads_in_words(halves).startswith("prefill half 1.50 threads")
     assert handovers.share_query("together").rows(con) == []
+
+
+def test_memory_is_told_as_it_was_counted() -> None:
+    own = {"weight_bytes": 500_000_000}
+    assert "twice, 1,000 MB" in memory_in_words({"prefill": own, "decode": own})
+    one = own | {"shared_bytes": 800_000_000, "private_bytes": 40_000_000}
+    said = memory_in_words({"prefill": one, "decode": one | {"private_bytes": 90_000_000}})
+    assert "share 800 MB" in said
+    assert said.endswith("prefill half 40 MB of its own; decode half 90 MB of its own.")
+    assert memory_in_words({}) == ""
 
 
 def test_where_nothing_was_copied_a_line_says_so() -> None:
