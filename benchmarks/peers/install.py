@@ -88,7 +88,7 @@ def vllm(folder: Path) -> None:
     _pip(folder, "--no-deps", VLLM)
     needs = _run(folder / "bin" / "python", "-c", _NEEDS).split()
     _pip(folder, *needs)
-    _run(folder / "bin" / "python", "-c", "import vllm._C, vllm.entrypoints.openai.api_server", cwd=folder)
+    _run(folder / "bin" / "python", "-c", "import vllm.entrypoints.openai.api_server", cwd=folder)
 
 
 def llama_cpp(folder: Path) -> None:
@@ -167,7 +167,9 @@ def _run(program: str | Path, *words: str | Path, cwd: Path | None = None, **env
     )
     if done.returncode != 0:
         last = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()][-1:]
-        raise NotToBeHad(f"{Path(program).name} {' '.join(map(str, words[:2]))} failed: {''.join(last).strip()[:300]}")
+        raise NotToBeHad(
+            f"{Path(program).name} {' '.join(map(str, words[:2]))} ended with {done.returncode}: {''.join(last).strip()[:300]}"
+        )
     return done.stdout
 
 

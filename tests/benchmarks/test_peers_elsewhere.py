@@ -90,5 +90,5 @@ def test_what_is_installed_is_not_installed_again(tmp_path: Path, monkeypatch: p
 
 
 def test_a_command_that_fails_is_named_with_what_it_said_last() -> None:
-    with pytest.raises(install.NotToBeHad, match=r"failed: no such wheel$"):
+    with pytest.raises(install.NotToBeHad, match=r"ended with 1: no such wheel$"):
         install._run(sys.executable, "-c", "import sys; sys.exit('trying\\nno such wheel')")
