@@ -91,7 +91,7 @@ def requests_picture(data: Mapping[str, Any], behind: Behind, *, key: str, on_op
 
 
 def tree_picture(data: Mapping[str, Any], behind: Behind, *, key: str) -> None:
-    """The prefix tree, which follows the picture of an iteration (``app.panels.prefix_sharing.played``)."""
+    """The prefix tree, which follows the picture of an iteration (asked for by the panel of prefix sharing)."""
     _picture(_component("tree", "tree.js"), data, behind, key)
 
 
