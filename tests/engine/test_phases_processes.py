@@ -148,7 +148,10 @@ def test_killing_either_half_ends_the_run_as_crashed(tmp_path: Path, half: str, 
     assert shared_memory() == before
 
 
-@KINDS
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(APART, id="two pools"), pytest.param(ONE_POOL, id="one pool", marks=pytest.mark.rare)],
+)
 @pytest.mark.parametrize("half", ["prefill", "decode"])
 def test_sigterm_to_either_half_cancels_the_run_and_ends_both(tmp_path: Path, half: str, config: EngineConfig) -> None:
     run_dir = endless(tmp_path / "cancelled", config)
