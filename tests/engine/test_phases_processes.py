@@ -261,6 +261,27 @@ def test_where_one_pool_is_too_small_for_all_everybody_is_served(tmp_path: Path,
     assert max(row["blocks_used"] for row in spooled(tmp_path, "iteration")) >= 9
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [{"share": "slo", "ttft_ms": 0.01, "tpot_ms": 1e6}, {"share": "cost", "hysteresis": 0.0}],
+    ids=["slo", "cost"],
+)
+def test_the_share_of_a_served_run_moves(
+    tmp_path: Path, moved: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that says it has six cores; rows say which threads each half had."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(6)))
+    placement = Placement(kind="partitioned", interval_s=1e-3, **moved)
+    config = ONE_POOL.model_copy(update={"threads": 6, "placement": placement})
+    asked = [request(i, arrival_ns=i * 5_000_000, max_tokens=30) for i in range(8)]
+    prepared, decode, _ = serve_apart(make_spec(config, asked), tmp_path)
+    assert all(r.end_reason == "length" for r in prepared.requests)
+    assert decode.scheduler.preemption.describe()["share_moves"] > 0
+    had = [(row["half"], row["half_threads"]) for row in spooled(tmp_path, "iteration")]
+    assert {count for _, count in had} - {3}
+    assert all(1 <= count <= 5 for _, count in had)
+
+
 def test_a_full_decode_pool_holds_up_prefill_and_nobody_is_lost(tmp_path: Path) -> None:
     """Blocks that wait to be fetched fill the prefill half's pool, and planning there waits for the decode half."""
     config = TINY.model_copy(
