@@ -31,7 +31,8 @@ from importlib.metadata import requires
 from packaging.requirements import Requirement
 for each in map(Requirement, requires({VLLM.split("=")[0]!r})):
     if each.name not in {NOT_FOR_VLLM} and (each.marker is None or each.marker.evaluate({{"extra": ""}})):
-        print(f"{{each.name}}{{each.specifier}}")
+        each.marker = None
+        print(each)
 """
 
 
