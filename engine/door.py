@@ -147,7 +147,7 @@ class Door:
             drafted = request.drafted_tokens - self._drafted.get(request.index, 0)
             self._drafted[request.index] = request.drafted_tokens
             self._tokens.append([request.index, drafted, *request.token_ids[first:last]])
-            if request.scores is not None:
+            if request.scores is not None and request.scores.is_told:
                 self._collect_scores(request, request.scores, last - first)
         self._emitting = []
 

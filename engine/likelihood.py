@@ -45,7 +45,11 @@ def read_output(logits: torch.Tensor, sampled: Sequence[Slice], tokens: Sequence
     for part, emitted in zip(sampled, tokens, strict=True):
         scores = part.request.scores
         if scores is not None and min(emitted) >= 0:
-            scores.output += read(logits[row : row + len(emitted)], emitted, scores.most)
+            told = read(logits[row : row + len(emitted)], emitted, scores.most)
+            if scores.is_told:
+                scores.output += told
+            if scores.is_kept:
+                scores.kept += [own for own, _ in told]
         row += 1 + part.drafted
 
 

@@ -18,5 +18,8 @@ class Scores:
 
     most: int  # likeliest tokens in each place
     of_prompt: bool = False  # the prompt's tokens, too
+    is_told: bool = True  # somebody takes them as they come
+    is_kept: bool = False  # they go into the request's row
     output: list[Score] = field(default_factory=list)  # of tokens drawn that nobody has taken yet, in order
+    kept: list[float] = field(default_factory=list)  # log-probabilities of all tokens drawn, in order
     prompt: dict[int, Score] = field(default_factory=dict)  # by place; the first token has none

@@ -299,4 +299,13 @@ def record_request(recorder: Recorder, request: Request, end_ns: int) -> None:
         text=(request.text or None) if request.is_kept else None,
         output_token_ids=request.output_token_ids if request.is_kept else None,
         program=request.program,
+        output_logprobs=_kept_logprobs(request),
+    )
+
+
+def _kept_logprobs(request: Request) -> list[float] | None:
+    """Of the tokens that were given out: of a verified draft's tokens those behind the last one are dropped."""
+    scores = request.scores
+    return (
+        scores.kept[: request.num_output_tokens] if scores is not None and scores.is_kept and request.is_kept else None
     )

@@ -127,12 +127,17 @@ def _half_threads(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("ALTER TABLE iterations ADD COLUMN IF NOT EXISTS half_threads INTEGER")
 
 
-VERSION = 18
+def _logprobs(con: duckdb.DuckDBPyConnection) -> None:
+    """Requests may say how likely their tokens were; none did before."""
+    con.execute("ALTER TABLE requests ADD COLUMN IF NOT EXISTS output_logprobs FLOAT[]")
+
+
+VERSION = 19
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
     12: _halves, 13: _tiers, 14: _tier_codec, 15: _programs, 16: _far_pools,
-    17: _half_threads,
+    17: _half_threads, 18: _logprobs,
 }  # fmt: skip
 
 

@@ -217,7 +217,11 @@ def devices(con: Connection, run_id: str, max_points: int = 2000) -> pa.Table:
 
 
 def requests_query(run_id: str, text: bool = False) -> Query:
-    names = [quoted(name) for name in columns(RequestRow) if text or name not in ("text", "output_token_ids")]
+    names = [
+        quoted(name)
+        for name in columns(RequestRow)
+        if text or name not in ("text", "output_token_ids", "output_logprobs")
+    ]
     figures = ", ".join(f"{METRICS[name].expression} AS {name}" for name in REQUEST_METRICS)
     return Query(
         f"SELECT {', '.join(names)}, {figures}\nFROM requests WHERE run_id = $run ORDER BY request", {"run": run_id}

@@ -32,6 +32,7 @@ _SQL_TYPES = {
     "bool": "BOOLEAN",
     "string": "VARCHAR",
     "list<int32>": "INTEGER[]",
+    "list<float32>": "FLOAT[]",
 }
 
 # one row per run: what its run rows, spec.json and status.json say at the moment

@@ -18,11 +18,14 @@ ARROW_TYPES: dict[str, pa.DataType] = {
     "bool": pa.bool_(),
     "string": pa.string(),
     "list<int32>": pa.list_(pa.int32()),
+    "list<float32>": pa.list_(pa.float32()),
 }
 
 NUMPY_TYPES: dict[str, np.dtype] = {
     name: np.dtype(name) for name in ("int64", "int32", "int8", "float64", "float32", "bool")
 }
+
+LIST_TYPES: dict[str, np.dtype] = {"list<int32>": np.dtype("int32"), "list<float32>": np.dtype("float32")}
 
 
 def arrow_type(column: Column) -> pa.DataType:

@@ -267,6 +267,6 @@ class ObjectBuffer:
         if column.arrow_type.startswith("float"):
             value = float(value)
             return None if column.nullable and value != value else value
-        if column.arrow_type == "list<int32>":
-            return np.asarray(value, np.int32)
+        if column.arrow_type.startswith("list<"):
+            return np.asarray(value, arrow.LIST_TYPES[column.arrow_type])
         return value

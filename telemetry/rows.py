@@ -21,7 +21,7 @@ NULL_INT = -1
 class Column:
     """What is known about one column besides its name."""
 
-    arrow_type: str  # one of: int64 int32 int8 float64 float32 bool string list<int32>
+    arrow_type: str  # one of: int64 int32 int8 float64 float32 bool string list<int32> list<float32>
     unit: str  # "ns", "tokens", "blocks", "requests", "bytes", "", ...
     help: str
     provenance: Provenance = "measured"
@@ -204,6 +204,12 @@ class RequestRow:
         "",
         "Number of the first turn of the program that the request is a turn of: what it continues, and what continues it. Null where "
         "it stands alone.",
+        nullable=True,
+    )
+    output_logprobs: list[float] = column(  # noqa: RUF009
+        "list<float32>",
+        "nat",
+        "Natural log-probability of each output token, of the logits before temperature and filters, if kept.",
         nullable=True,
     )
 

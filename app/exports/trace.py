@@ -81,7 +81,7 @@ def _span(
 def _rows(con: duckdb.DuckDBPyConnection, table: str, run_id: str, key: str) -> Iterator[dict[str, Any]]:
     """A table's rows in order, a slice at a time. ``table`` and ``key`` are ours, never a user's."""
     after = -1
-    hidden = "run_id, text, output_token_ids" if table == "requests" else "run_id"
+    hidden = "run_id, text, output_token_ids, output_logprobs" if table == "requests" else "run_id"
     sql = f"SELECT * EXCLUDE ({hidden}) FROM {table} WHERE run_id = $run AND {key} > $after ORDER BY {key} LIMIT $most"
     while True:
         batch = Query(sql, {"run": run_id, "after": after, "most": ROWS_AT_ONCE}).rows(con)

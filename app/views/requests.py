@@ -20,6 +20,7 @@ from app.panels.panel import FinishedRun
 from app.runs.facts import RunFacts, prompts_of
 from app.views.energy import energy_by_request, request_share
 from app.views.timeline import one_request, requests_over_time
+from app.views.token_probabilities import token_probabilities
 from app.views.waits import why_not_sooner, why_sentences
 from app.words.plain import is_number, plain
 from store import queries
@@ -90,6 +91,7 @@ def requests_table(run: FinishedRun, figures: dict[str, Any]) -> None:
         why_sentences(run, row["request"])
         request_share(run, row["request"], figures)
         _texts(run.lab, facts, row)
+        token_probabilities(facts, row)
         for panel in PANELS:
             if panel.is_on(facts.spec.engine):
                 panel.draw_answer(run, row)

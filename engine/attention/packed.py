@@ -12,7 +12,7 @@ from engine.attention.groups import GroupRule
 from engine.attention.shared import SharedPrefixAttention
 from engine.attention.windowed import WindowedAttention
 from engine.batch import AttentionBatch
-from engine.config.combinations import unread_codec
+from engine.config.combined_at_start import unread_codec
 from engine.config.errors import EngineError
 from engine.kv.cache import KVCache, Rows
 from engine.kv.codecs import Codec

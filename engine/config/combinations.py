@@ -1,8 +1,8 @@
 """Which techniques cannot be combined, and the reason a person is shown.
 
 What the settings alone tell is refused as they are written (``refusal``, with a reason for each rule). What depends on
-the token budget or on the attention backend of the device is refused before the run starts (``refuse_at_start``,
-``unread_codec``). What one technique's own settings rule out among themselves is said in its class.
+the token budget or on the attention backend of the device is refused before the run starts
+(``engine.config.combined_at_start``). What one technique's own settings rule out among themselves is said in its class.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engine.config.errors import EngineError
 from engine.config.techniques import (
     FarPool,
     KVLayout,
@@ -282,6 +281,22 @@ def _one_pool(others: Mapping[str, Any]) -> str | None:
 HANDED_OVER = "keys and values are handed over in memory of the host"
 WHOLE_BATCHES = ("static", "padded", "padded-sorted")
 
+
+def _scores_of_one_engine(kept: bool, others: Mapping[str, Any]) -> str | None:
+    placement: Placement | None = others.get("placement")
+    if not kept or placement is None or not placement.is_apart:
+        return None
+    return f"placement.kind {placement.kind} computes first tokens in another process, which tells no log-probabilities"
+
+
+def _scores_with_the_tokens(kept: bool, others: Mapping[str, Any]) -> str | None:
+    return (
+        "log-probabilities are stored beside the tokens: set keep_text"
+        if kept and not others.get("keep_text", True)
+        else None
+    )
+
+
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "prefix_sharing": (_shared_attention_backend,),
     "kv_quantization": (_padded_verification_of_packed,),
@@ -291,51 +306,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "kv_tiers": (_found_by_prefix, _packed_already),
     "time_to_live": (_pinned_prefixes, _two_orders),
     "far_pool": (_far_apart,),
+    "keep_logprobs": (_scores_of_one_engine, _scores_with_the_tokens),
     "policy": (_whole_batches, _whole_batches_apart, _by_length),
     "kv_blocks": (_blocks_for_both,),
     "block_size": (_shared_blocks, _packed_blocks),
 }
 """By the setting that is blamed. A rule sees only settings that ``EngineConfig`` declares before it."""
-
-
-def refuse_at_start(asked: Speculation, *, shares_attention: bool, token_budget: int | None) -> None:
-    """Refuse guesses beside what they cannot be verified with.
-
-    Args:
-        shares_attention: requests that share a prefix attend to it together.
-        token_budget: of an iteration, as it is on this device; None: the policy has none.
-
-    Raises:
-        EngineError: naming the setting.
-    """
-    if asked.verification != "ragged" and shares_attention:
-        raise EngineError(
-            "contradiction",
-            "speculation.verification",
-            asked.verification,
-            "padded verification reads every row for itself, shared-prefix attention does not.",
-            "Set speculation.verification to ragged or prefix_sharing.attention to off.",
-        )
-    if token_budget is not None and asked.k + 1 > token_budget:
-        raise EngineError(
-            "beyond-budget",
-            "speculation.k",
-            asked.k,
-            f"verifying takes {asked.k + 1} tokens of one request, the token budget is {token_budget}.",
-            f"Set speculation.k to {max(1, token_budget - 1)} or less, or chunked_prefill.token_budget to "
-            f"{asked.k + 1} or more.",
-        )
-
-
-def unread_codec(backend: str, codec: str, *, window: int, exact_prefill: bool) -> str | None:
-    """Why an attention backend cannot read a codec of the KV cache; None where it can. ``window``: tokens the codec
-    packs together."""
-    if backend == "reference" and window:
-        return f"the reference does not read the exact window of codec {codec}"
-    if backend == "reference" and exact_prefill:
-        return "the reference reads what is stored, not an exact prefill"
-    if backend == "native" and window:
-        return f"the native kernels do not read the exact window of codec {codec}"
-    if backend == "native" and exact_prefill:
-        return "the native kernels read what is stored, not an exact prefill"
-    return None

@@ -265,6 +265,14 @@ class EngineConfig(Settings):
     keep_text: bool = setting(
         True, "Keep the text", "Store each request's output with the run.", group="Recording", advanced=True
     )
+    keep_logprobs: bool = setting(
+        False,
+        "Keep log-probabilities",
+        "Store how likely the model found each output token, with the run: the logits before temperature and filters. "
+        "Costs a log-softmax over the vocabulary for each token, and waits for the device at every step.",
+        group="Recording",
+        advanced=True,
+    )
     device_sample_ms: int = setting(
         100,
         "Device sampling",

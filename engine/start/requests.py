@@ -51,6 +51,8 @@ def _request(
     )
     if refusal is None:
         request.sampling_state.observe(ids)
+    if spec.engine.keep_logprobs:
+        request.scores = Scores(0, is_told=False, is_kept=True)
     if sampling.stop:
         request.stream = StreamDecoder(model.tokenizer)
     return request
@@ -71,7 +73,7 @@ def live_request(
     request.stop_token_ids = frozenset(ask.stop_token_ids)
     request.min_tokens = ask.min_tokens
     if ask.logprobs is not None:
-        request.scores = Scores(ask.logprobs, ask.prompt_logprobs)
+        request.scores = Scores(ask.logprobs, ask.prompt_logprobs, is_kept=spec.engine.keep_logprobs)
     request.is_kept = spec.engine.keep_text
     return request
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.config import EngineConfig
-from engine.config.combinations import refuse_at_start
+from engine.config.combined_at_start import refuse_at_start
 from engine.kv.cache import KVCache
 from engine.model.load import LoadedModel
 from engine.phases import Progress, silent

@@ -192,7 +192,7 @@ def _engine(
 ) -> tuple[Engine, Served]:
     build = partial(build_batch, block_size=prepared.spec.engine.block_size, device=prepared.device)
     executor: Any = SimpleNamespace(
-        cache=SimpleNamespace(block_size=prepared.spec.engine.block_size, copy_block=lambda *_: None),
+        cache=SimpleNamespace(block_size=prepared.spec.engine.block_size, copy_block=lambda *_: None, far=None),
         spared_tokens=lambda batch: 0,
         padding=lambda batch: (0, 0),
         forward=lambda batch: torch.empty(0),

@@ -32,6 +32,7 @@ def values_of(row: str) -> st.SearchStrategy[dict[str, object]]:
         "float32": st.floats(allow_nan=False, width=32),
         "string": st.text(st.characters(exclude_categories=())),
         "list<int32>": st.lists(int32),
+        "list<float32>": st.lists(st.floats(allow_nan=False, width=32)),
     }
     fields = {}
     for name, c in columns(ROW_TYPES[row]).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -16,6 +17,8 @@ from streamlit.testing.v1 import AppTest
 
 from app.components.selection import sound
 from app.lab import Lab
+from app.theme import LIGHT
+from app.views.token_probabilities import shaded
 from app.words.decisions import TOUCHED, touched_in_words
 from app.words.energy import request_energy_in_words, run_energy_in_words
 from app.words.plain import cut
@@ -43,7 +46,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     ):
         specs = (
             small_spec(CROWDED, requests=8, tokens=8, max_num_seqs=2),
-            small_spec(SPARSE, requests=4, tokens=4, max_num_seqs=2, recording="iterations"),
+            small_spec(SPARSE, requests=4, tokens=4, max_num_seqs=2, recording="iterations", keep_logprobs=True),
         )
         for spec in specs:
             opened_lab.submit(spec)
@@ -94,6 +97,22 @@ def test_energy_is_told_of_the_run_its_tokens_and_its_requests(lab: Lab) -> None
     assert request_energy_in_words(shares[7]) in requests
     assert "Energy of each request" in requests
     assert run_energy_in_words(energy) in said(opened(CROWDED, tab="Charts"))
+
+
+def test_an_answer_says_how_likely_each_of_its_tokens_was(lab: Lab) -> None:
+    with lab.database.read() as con:
+        row = queries.requests_query(SPARSE, text=True).rows(con)[2]
+    assert len(row["output_logprobs"]) == row["output_tokens"] == 4
+    assert all(one < 0 for one in row["output_logprobs"])
+    likely = f"perplexity {math.exp(-sum(row['output_logprobs']) / 4):.3g}"
+    assert likely in said(opened(SPARSE, request="2"))
+    assert "Probability of each token" not in said(opened(CROWDED, request="2"))
+
+
+def test_a_text_that_looks_like_markup_stays_one_where_its_probability_is_shown() -> None:
+    drawn = shaded(["<b>", " & "], [1.0, 0.25], LIGHT)
+    assert "&lt;b&gt;" in drawn
+    assert "title='25 %'> &amp; " in drawn
 
 
 def test_a_request_says_why_it_was_not_served_sooner(lab: Lab) -> None:
