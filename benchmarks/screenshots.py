@@ -68,6 +68,7 @@ ROOM_PREDICTS = {
     "viewer000005": 2.5,
 }
 PAGES = {
+    "home": "/",
     **{tab.lower().replace(" ", "-"): f"/?{PAIR}&tab={tab.replace(' ', '+')}" for tab in TABS},
     "request": "/?run=starter&request=5&tab=Requests",
     "compare": "/compare?experiment={experiment}",
