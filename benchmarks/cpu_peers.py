@@ -44,6 +44,7 @@ SIDES = {
     "vllm": "vLLM's CPU build",
     "llama.cpp": "llama.cpp's server, 16 slots",
 }
+THEIRS = (("ours", "ours"), ("static", "transformers'"))  # whose outputs the others' are held against
 LEAST_RATIO = {
     "float32": {"static": 1.6, "continuous": 1.6, "openvino": 1.15, "vllm": 1.15, "llama.cpp": 1.15},
     "bfloat16": {"static": 2.2, "continuous": 2.5, "openvino": 1.15, "vllm": 1.15, "llama.cpp": 1.15},
@@ -131,9 +132,10 @@ def compare(report: Report, dtype: str, options: argparse.Namespace) -> None:
     )
     for side in sides:
         speed = summarise(speeds[side])
-        note = None
-        if side != "ours" and "ours" in by_side:
-            note = f"{same_outputs(by_side, side)} outputs equal ours token by token"
+        equal = [
+            (same_outputs(by_side, side, other), whose) for other, whose in THEIRS if other in sides and other != side
+        ]
+        note = ", ".join(f"{share} outputs equal {whose} token by token" for share, whose in equal) or None
         report.figure(f"{dtype} {side}", speed.median, "tokens/s", spread=speed.spread, note=note)
     if "ours" not in sides:
         return
@@ -190,9 +192,9 @@ def bounds(
         report.figure(f"{dtype} share of that bound, {kind}", share.median, "", goal=goal, spread=share.spread)
 
 
-def same_outputs(by_side: Mapping[str, Sequence[Mapping[str, Any]]], side: str) -> str:
+def same_outputs(by_side: Mapping[str, Sequence[Mapping[str, Any]]], side: str, other: str) -> str:
     """How many requests got the same tokens on both sides, in the first repeat."""
-    pairs = list(zip(by_side["ours"][0]["digests"], by_side[side][0]["digests"], strict=True))
+    pairs = list(zip(by_side[other][0]["digests"], by_side[side][0]["digests"], strict=True))
     return f"{sum(a == b for a, b in pairs)} of {len(pairs)}"
 
 

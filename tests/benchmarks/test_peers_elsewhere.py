@@ -65,6 +65,16 @@ def test_each_side_that_cannot_run_a_number_format_is_left_out_with_its_reason()
     assert "no bfloat16 here" in str(report.details)
 
 
+def test_outputs_are_held_against_ours_and_against_transformers() -> None:
+    by_side = {
+        "ours": [{"digests": ["a", "b", "c"]}],
+        "static": [{"digests": ["a", "b", "x"]}],
+        "vllm": [{"digests": ["a", "y", "x"]}],
+    }
+    assert cpu_peers.same_outputs(by_side, "vllm", "ours") == "1 of 3"
+    assert cpu_peers.same_outputs(by_side, "vllm", "static") == "2 of 3"
+
+
 def test_a_peer_that_cannot_be_had_is_left_out_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
