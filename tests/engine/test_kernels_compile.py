@@ -20,7 +20,7 @@ from benchmarks.compiling.resources import DEVICES, Device, Resources
 ROOT = Path(__file__).resolve().parents[2]
 #: (compute capability, every so many-th shape of the sample is compiled for it)
 CAPABILITIES = [
-    (90, 19),
+    (90, 29),
     *(pytest.param(thorough, marks=pytest.mark.rare) for thorough in ((90, 3), (80, 14), (100, 14), (120, 14))),
 ]
 HOT = ("paged_attention", "shared_prefixes")

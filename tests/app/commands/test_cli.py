@@ -292,7 +292,7 @@ def test_doctor_names_what_is_missing_and_what_mends_it(tmp_path: Path) -> None:
     assert checks["browser"]["state"] == "note"
     assert "chromium" in checks["browser"]["mend"]
     (tmp_path / "home" / "servescope.duckdb").write_bytes(b"damaged" * 1000)
-    done = servescope(Home(tmp_path / "home"), "doctor", "--json")
+    done = asked_here(Home(tmp_path / "home"), "doctor", "--json")
     checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
     assert done.returncode == 1
     assert checks["database"]["state"] == "broken"
