@@ -57,7 +57,7 @@ def busy(table: Table, palette: Palette) -> go.Figure:
 
 def share(table: Table, palette: Palette) -> go.Figure:
     """``table``: of ``store.handovers.share_query``."""
-    figure = new_figure(palette, y_title="CPU threads")
+    figure = new_figure(palette, y_title="cores, threads")
     return _by_half(figure, table, palette, "threads", 1, "threads").update_yaxes(rangemode="tozero")
 
 

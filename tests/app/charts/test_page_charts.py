@@ -145,9 +145,7 @@ def test_every_axis_names_quantity_and_unit() -> None:
     assert made["GiB"][0].layout.yaxis2.title.text == "power, W"
 
 
-UNITS = (
-    r"(s|ms|%|tokens|blocks|requests|kB|MB|GiB|W|J|times|GB/s|TFLOP/s|FLOP/byte|tokens/s|requests/s|tokens or share)$"
-)
+UNITS = r"(s|ms|%|tokens|blocks|requests|threads|kB|MB|GiB|W|J|times|GB/s|TFLOP/s|FLOP/byte|tokens/s|requests/s|tokens or share)$"
 COUNTED = {
     "answers",
     "request",
