@@ -36,6 +36,8 @@ SIZES = {"tokens": 512, "prompts": 2, "new_tokens": 32, "needle_tokens": 256}
 def quality_section(run: FinishedRun) -> None:
     """Draw the section of one run."""
     lab, con, facts = run.lab, run.con, run.facts
+    query = quality_query(facts.run_id)
+    table = query.table(con)  # before all that is read below: what comes meanwhile is drawn once it is here, too
     _room(con, facts)
     codecs_section(lab, con, facts)
     folder = lab.home.run_dir(facts.run_id)
@@ -43,9 +45,7 @@ def quality_section(run: FinishedRun) -> None:
         st.fragment(_while_it_lasts, run_every=LOOK_S)(lab, facts)
         return
     st.markdown("**Quality per codec**", help=QUALITY["how"])
-    query, digest, latest = quality_query(facts.run_id), digest_of(folder), measuring.progress_of(folder)
-    table = query.table(con)
-    rows = table.to_pylist()
+    digest, latest, rows = digest_of(folder), measuring.progress_of(folder), table.to_pylist()
     if latest is not None and latest.error is not None:
         st.error(plain(in_words(latest.error)), icon=":material/error:")
     words = "Measure again" if digest else "Measure quality"
