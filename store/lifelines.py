@@ -37,7 +37,7 @@ class Lifelines:
     """What a picture of all requests draws."""
 
     requests: pa.Table  # as lifelines_query has them, and missed: MET, TTFT_MISSED, TPOT_MISSED, both added, or UNKNOWN
-    preempted: pa.Table  # request, since_ms, until_ms
+    preempted: pa.Table  # request, since_ms, until_ms, swapped (1: to host memory, 0: computed again)
 
 
 def lifelines(con: duckdb.DuckDBPyConnection, run_id: str, slo: Slo) -> Lifelines:
@@ -51,7 +51,12 @@ def lifelines(con: duckdb.DuckDBPyConnection, run_id: str, slo: Slo) -> Lifeline
         most_ttft, most_tpot = slo.bounds_ms(np.asarray(table["prompt_tokens"], np.float64), unloaded)
         missed = TTFT_MISSED * ~(ttft <= most_ttft) + TPOT_MISSED * (tpot > most_tpot)
     preempted = Query(
-        f"SELECT request, since_ns / 1e6 AS since_ms, until_ns / 1e6 AS until_ms FROM ({waits.preemptions_query(run_id).sql})",
+        f"""
+SELECT request, since_ns / 1e6 AS since_ms, until_ns / 1e6 AS until_ms, EXISTS (
+  SELECT 1 FROM swaps WHERE swaps.run_id = $run AND swaps.request = spells.request AND direction IN ('out', 'in')
+    AND asked_ns BETWEEN since_ns AND until_ns
+)::INTEGER AS swapped
+FROM ({waits.preemptions_query(run_id).sql}) spells""".strip(),
         waits.preemptions_query(run_id).parameters,
     ).table(con)
     return Lifelines(table.append_column("missed", pa.array(missed, pa.int32())), preempted)

@@ -21,7 +21,8 @@ PICTURES = {
     ),
     "lifelines": ChartWords(
         "Requests over time",
-        "From arrival to end: waiting, prefill, decode, thrown out of the KV pool. A mark at the end: the request "
+        "From arrival to end: waiting, prefill, decode, thrown out of the KV pool (to be computed again, or swapped "
+        "out to host memory). A mark at the end: the request "
         "missed the objective. Framed is the selected request, and a line from top to bottom is the selected "
         "iteration.",
         "request",

@@ -10,14 +10,14 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from engine.config import ChunkedPrefill, EngineConfig, PrefixSharing, RequestSpec, Sampling
+from engine.config import ChunkedPrefill, EngineConfig, Preemption, PrefixSharing, RequestSpec, Sampling
 from engine.step_rows import StepRecorder
 from store.database import Database
 from store.ingest import Collector
 from tests.engine.serving import make_spec, serve
 from tests.row_maker import make_run, set_status
 
-CROWDED, ROOMY = "crowded", "roomy"
+CROWDED, ROOMY, SWAPPED = "crowded", "roomy", "swapped"
 BLOCK_SIZE = 4
 
 
@@ -65,13 +65,16 @@ RUNS = {
         prefix_sharing=PrefixSharing(),
         chunked_prefill=ChunkedPrefill(token_budget=16),
     ),
+    SWAPPED: _engine(
+        kv_blocks=44, max_num_seqs=6, preemption=Preemption(), chunked_prefill=ChunkedPrefill(token_budget=16)
+    ),
     ROOMY: _engine(kv_blocks=400, max_num_seqs=3, policy="prefill-first", chunked_prefill=None),
 }
 
 
 @contextmanager
 def served_runs(folder: Path) -> Iterator[Served]:
-    """Both runs, served and in a database, for the length of the block."""
+    """The runs, served and in a database, for the length of the block."""
     with (
         Database(folder / "db.duckdb") as database,
         database.read() as con,

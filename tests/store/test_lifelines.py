@@ -8,7 +8,7 @@ from store import lifelines, waits
 from store.samples import objective_figures
 from store.slo import PRESETS, Slo, parse_slo
 from tests.row_maker import stored
-from tests.store.crowded_run import CROWDED, ROOMY, Served
+from tests.store.crowded_run import CROWDED, ROOMY, SWAPPED, Served
 
 both = pytest.mark.parametrize("run_id", [CROWDED, ROOMY])
 
@@ -54,6 +54,14 @@ def test_the_time_out_of_the_pool_is_what_was_waited_after_preemptions(served: S
     for row in waits.waits(served.con, CROWDED).to_pylist():
         spells = [t["until_ms"] - t["since_ms"] for t in thrown if t["request"] == row["request"]]
         assert sum(spells) == pytest.approx(row["preempted_ms"], abs=1e-6)
+
+
+def test_who_was_swapped_out_is_told_from_who_is_computed_again(served: Served) -> None:
+    thrown = {
+        run_id: lifelines.lifelines(served.con, run_id, PRESETS["strict"]).preempted for run_id in (CROWDED, SWAPPED)
+    }
+    assert set(thrown[CROWDED]["swapped"].to_pylist()) == {0}
+    assert set(thrown[SWAPPED]["swapped"].to_pylist()) == {1}
 
 
 @both

@@ -1,7 +1,7 @@
 // All requests of a run, a line each: queued, prefill, decode, preempted, and whether the objective was missed. Draws
 // the rows in sight only, so ten thousand of them move as easily as ten.
 
-const PARTS = ["queued", "prefill", "decode", "preempted", "SLO missed"];
+const PARTS = ["queued", "prefill", "decode", "preempted", "swapped out", "SLO missed"];
 const SIGHT = 420; // pixels of rows in sight
 const AXIS = 24;
 const MOST_IN_A_LINE = 4; // rows drawn over each other in one line of pixels
@@ -30,7 +30,7 @@ class RequestsPicture {
     this.bar.append(this.fit, this.whole);
     this.told = element("p", "told", "", { "aria-live": "polite" });
     const legend = element("div", "legend");
-    ["ghost", "prefill", "decode", "stall", "text"].forEach((colour, at) => {
+    ["ghost", "prefill", "decode", "stall", "mixed", "text"].forEach((colour, at) => {
       const swatch = element("i", "swatch");
       swatch.style.setProperty("--mark", `var(--${colour})`);
       const item = element("span");
@@ -103,7 +103,7 @@ class RequestsPicture {
     for (let row = 0; row < thrown.rows; row++) {
       const request = thrown.request[row];
       if (!this.thrownOut.has(request)) this.thrownOut.set(request, []);
-      this.thrownOut.get(request).push([thrown.since_ms[row], thrown.until_ms[row]]);
+      this.thrownOut.get(request).push([thrown.since_ms[row], thrown.until_ms[row], thrown.swapped?.[row]]);
     }
     this.chosen = data.request ?? -1;
     this.end = 1;
@@ -279,12 +279,12 @@ class RequestsPicture {
       const spells = this.thrownOut.get(this.rows.request[this.shown[at]]);
       if (!spells) continue;
       const y = at * this.row - this.place.scrollTop;
-      for (const [since, until] of spells) {
+      for (const [since, until, swapped] of spells) {
         const x = (since - this.min) * scale;
         const wide = Math.max(1, (until - since) * scale);
         ctx.fillStyle = palette.background;
         ctx.fillRect(x, y, wide, high);
-        ctx.fillStyle = palette.stall;
+        ctx.fillStyle = swapped ? palette.mixed : palette.stall;
         ctx.fillRect(x, y + high * 0.2, wide, Math.max(1, high * 0.6));
       }
     }
