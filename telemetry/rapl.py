@@ -52,7 +52,8 @@ class RaplCounters:
 
     def _give_up(self, error: Exception) -> None:
         self._packages = []
-        self.missing = dict.fromkeys(("energy", "power"), f"the processor's energy counters cannot be read: {error}")
+        why = f"the processor's energy counters cannot be read: {error}"
+        self.missing.update(energy=why, power=why)  # in place: who was given it is told
 
 
 def _is_package(folder: Path) -> bool:

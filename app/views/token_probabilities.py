@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import streamlit as st
 
 from app.charts.frame import faded
 from app.components.chart_card import page_palette
+from app.components.token_text import marked_tokens
 from app.runs.facts import RunFacts
 from app.theme import Palette
 from app.words.text import PROVENANCE
@@ -50,16 +50,11 @@ def token_probabilities(facts: RunFacts, request: Mapping[str, Any]) -> None:
 
 def shaded(texts: Sequence[str], chances: Sequence[float], palette: Palette) -> str:
     """HTML: the answer with each token's improbability as its background. Texts are escaped."""
-    body = "".join(
-        f"<span style='background:{faded(palette.prefill, round(DEEPEST * (1 - chance), 2))}' "
-        f"title='{in_percent(chance)}'>{escape(text)}</span>"
-        for text, chance in zip(texts, chances, strict=False)
-    )
-    return (
-        "<div role='region' aria-label='Answer by the probability of its tokens' tabindex='0' "
-        "style='white-space:pre-wrap;overflow-wrap:anywhere;max-height:320px;overflow-y:auto;line-height:1.7;"
-        f"color:{palette.text}'>{body}</div>"
-    )
+    marks = [
+        (f"background:{faded(palette.prefill, round(DEEPEST * (1 - chance), 2))}", in_percent(chance))
+        for chance in chances
+    ]
+    return marked_tokens(texts, marks, palette, label="Answer by the probability of its tokens")
 
 
 def in_percent(chance: float) -> str:

@@ -116,8 +116,8 @@ def axe_findings(page: Page) -> set[str]:
     }
 
 
-def tick_row(page: Page, row: int = 0) -> None:
-    """Choose a row of the one table in view by its tick box: a table is a canvas. While a page is drawn anew there may be two tables."""
+def tick_first_row(page: Page) -> None:
+    """Choose the first row of the one table in view by its tick box: a table is a canvas. While a page is drawn anew there may be two tables."""
     corners: list[list[float]] = []
 
     def alone() -> bool:
@@ -130,7 +130,7 @@ def tick_row(page: Page, row: int = 0) -> None:
         return len(corners) == 1
 
     wait_for(alone)
-    page.mouse.click(corners[0][0] + 18, corners[0][1] + 52 + 35 * row)
+    page.mouse.click(corners[0][0] + 18, corners[0][1] + 52)
 
 
 def said(message: ConsoleMessage) -> str:

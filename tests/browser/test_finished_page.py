@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 
 from app.runs.notes import read_notes
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
-from tests.browser.conftest import OpenLab, stumbling_blocks, tick_row
+from tests.browser.conftest import OpenLab, stumbling_blocks, tick_first_row
 from tests.browser.test_compare_page import PLACE
 from tests.browser.test_live_page import no_sideways_scroll
 
@@ -58,7 +58,7 @@ def test_a_prompt_that_looks_like_markup_is_shown_as_text(open_lab: OpenLab, ope
     page = open_page(open_lab.url("markup-run"))
     page.get_by_role("tab", name="Requests").click()
     page.get_by_test_id("stDataFrame").filter(visible=True).scroll_into_view_if_needed()
-    tick_row(page)
+    tick_first_row(page)
     expect(page.get_by_text(planted, exact=True)).to_be_visible()
     assert page.locator("#planted").count() == 0
     assert page.title() == "ServeScope"
@@ -220,7 +220,7 @@ def test_the_list_finds_tags_deletes_and_takes_it_back(open_lab: OpenLab, open_p
     page = open_page(open_lab.url(path="/runs"))
     page.get_by_placeholder("name, notes, tag, scenario, label, model or id").fill("to-delete")
     expect(page.get_by_text("1 run. Choose a row", exact=False)).to_be_visible()
-    tick_row(page)
+    tick_first_row(page)
     page.locator(".st-key-chosen").get_by_role("combobox", name="Tags").fill("my own")
     page.keyboard.press("Enter")
     wait_for(lambda: read_notes(open_lab.home, "to-delete").tags == ("my own",))
@@ -245,7 +245,7 @@ def test_a_row_that_was_chosen_is_not_chosen_again_in_another_list(
 ) -> None:
     page = open_page(open_lab.url(path="/runs"))
     expect(page.get_by_text("Choose a row", exact=False)).to_be_visible()
-    tick_row(page)
+    tick_first_row(page)
     expect(page.get_by_role("button", name="Delete")).to_be_visible()
     open_lab.submit(small_spec("came-later", requests=1, tokens=2))
     page.get_by_placeholder("name, notes, tag, scenario, label, model or id").fill("small")

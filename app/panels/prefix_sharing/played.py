@@ -5,6 +5,7 @@ them.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +13,7 @@ import streamlit as st
 
 from app.components.pictures import Behind, tree_picture
 from app.components.when_seen import when_seen
+from app.lab import get_lab
 from app.panels.panel import FinishedRun
 from app.panels.prefix_sharing.charts import Span, most_used, spans
 from app.panels.prefix_sharing.words import CHARTS
@@ -36,14 +38,11 @@ def played_tree(run: FinishedRun, iteration: int) -> None:
 
     def draw() -> None:
         run_id, size = run.facts.run_id, run.facts.spec.engine.block_size
-        with run.lab.database.read() as con:
-            known = iteration_window.bounds(con, run_id)
-            nodes = prefix.tree(con, run_id, known.last if known else 0)
-            query = prefix.tree_changes_query(run_id)
-            changes = query.table(con)
-            text = texts_of_run(replace(run, con=con))
+        nodes, changes = _recorded(run_id)
         if not nodes.num_rows:
             return
+        with run.lab.database.read() as con:
+            text = texts_of_run(replace(run, con=con))
         shown, of_block = stretches(nodes)
         words = CHARTS["prefix-tree-played"]
         st.markdown(f"**{words.title}**", help=words.explained)
@@ -54,11 +53,28 @@ def played_tree(run: FinishedRun, iteration: int) -> None:
                 "spans": laid_out(shown, size, text),
                 "events": events(changes, of_block),
             },
-            Behind(words, changes, query, "prefix-tree-played", f"{counted(nodes.num_rows, 'prefix block')}."),
+            Behind(
+                words,
+                changes,
+                prefix.tree_changes_query(run_id),
+                "prefix-tree-played",
+                f"{counted(nodes.num_rows, 'prefix block')}.",
+            ),
             key=f"tree-{run_id}",
         )
 
     when_seen(draw, key=f"tree-{run.facts.run_id}", height=HEIGHT)
+
+
+@lru_cache(maxsize=4)
+def _recorded(run_id: str) -> tuple[pa.Table, pa.Table]:
+    """The tree at the end of the run, and every change until then. Kept: the run is over, and the page asks again with
+    every stretch of iterations.
+    """
+    with get_lab().database.read() as con:
+        known = iteration_window.bounds(con, run_id)
+        nodes = prefix.tree(con, run_id, known.last if known else 0)
+        return nodes, prefix.tree_changes_query(run_id).table(con)
 
 
 def stretches(nodes: pa.Table) -> tuple[list[Span], dict[int, int]]:

@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from app.charts.frame import faded
+from app.components.token_text import marked_tokens
 from app.theme import Palette
 
 ORIGINS = {
@@ -38,14 +39,10 @@ def coloured(texts: Sequence[str], origins: Sequence[str], palette: Palette) -> 
         f"<span><span style='{marks[name]};padding:0 .3em'>{name}</span> {escape(words)}</span>"
         for name, words in ORIGINS.items()
     )
-    body = "".join(
-        f"<span style='{marks[origin]}' title='{origin}'>{escape(text)}</span>"
-        for text, origin in zip(texts, origins, strict=False)
+    answer = marked_tokens(
+        texts, [(marks[origin], origin) for origin in origins], palette, label="Answer by origin of its tokens"
     )
     return (
         f"<div style='display:flex;flex-wrap:wrap;gap:.3em "
-        f"1.2em;font-size:.85em;color:{palette.muted};margin-bottom:.6em'>{legend}</div>"
-        f"<div role='region' aria-label='Answer by origin of its tokens' tabindex='0' "
-        f"style='white-space:pre-wrap;overflow-wrap:anywhere;"
-        f"max-height:320px;overflow-y:auto;line-height:1.7;color:{palette.text}'>{body}</div>"
+        f"1.2em;font-size:.85em;color:{palette.muted};margin-bottom:.6em'>{legend}</div>{answer}"
     )
