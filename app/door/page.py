@@ -13,6 +13,8 @@ from app.lab import Lab
 from app.rights import Right, may
 from app.runs.facts import load_run
 from app.settings import controls as book
+from app.settings.controls import Control
+from app.settings.more_techniques import label_of
 from app.settings.written import parse_settings
 from app.words.plain import plain
 from engine.config import EMBEDDED_MODEL, ConfigError, EngineConfig
@@ -72,9 +74,13 @@ def _form(lab: Lab, *, beside: bool = False) -> None:
             help="As in the panel: a directory, a .gguf file, random:tiny ...",
         )
         with st.container(horizontal=True):
-            for technique in book.techniques():
-                default = EngineConfig.model_fields[technique.path].default is not None
-                st.toggle(technique.title, value=default, key=f"door-{technique.path}", help=technique.help)
+            for technique in book.leading_techniques():
+                _switch(technique)
+        further = book.further_techniques()
+        on = sum(bool(st.session_state.get(f"door-{technique.path}")) for technique in further)
+        with st.expander(label_of(on), key="door-more-techniques", expanded=on > 0), st.container(horizontal=True):
+            for technique in further:
+                _switch(technique)
         places = st.number_input("Requests at once", 1, 4096, 16, key="door-places")
         more = st.text_area(
             "Further settings", key="door-more", placeholder="kv_blocks=2000", help="KEY=VALUE, one in each line."
@@ -84,6 +90,11 @@ def _form(lab: Lab, *, beside: bool = False) -> None:
             keyed = st.toggle("Ask clients for a key", key="door-keyed", help="One is drawn and shown here.")
         if st.form_submit_button("Open the door", type="primary", icon=":material/door_open:"):
             _begin(lab, model, int(places), more, keep=keep, keyed=keyed, beside=beside)
+
+
+def _switch(technique: Control) -> None:
+    default = EngineConfig.model_fields[technique.path].default is not None
+    st.toggle(technique.title, value=default, key=f"door-{technique.path}", help=technique.help)
 
 
 def _begin(lab: Lab, model: str, places: int, more: str, *, keep: bool, keyed: bool, beside: bool) -> None:

@@ -38,6 +38,7 @@ class Control:
     choices: tuple[Any, ...]
     aliases: tuple[tuple[str, str], ...]  # of choices: the choice, and a short name that is read as it
     bounds: str  # what it accepts, in words; "" where everything is
+    leading: bool = False  # of a technique: always in sight
 
     @property
     def label(self) -> str:
@@ -65,6 +66,22 @@ def controls() -> tuple[Control, ...]:
 def techniques() -> tuple[Control, ...]:
     """The toggles."""
     return tuple(control for control in controls() if control.kind == "technique")
+
+
+def leading_techniques() -> tuple[Control, ...]:
+    """The toggles that are always in sight, as the settings class says."""
+    return tuple(technique for technique in techniques() if technique.leading)
+
+
+def further_techniques() -> tuple[Control, ...]:
+    """The toggles that are shown on request."""
+    return tuple(technique for technique in techniques() if not technique.leading)
+
+
+def in_list() -> tuple[Control, ...]:
+    """Every setting as a list offers it: techniques that lead, each with its own settings, then all others."""
+    first = [control for one in leading_techniques() for control in (one, *parts_of(one))]
+    return (*first, *(control for control in controls() if control not in first))
 
 
 def parts_of(technique: Control) -> tuple[Control, ...]:
@@ -217,6 +234,7 @@ def control_of(path: str, kind: Kind, field: Mapping[str, Any], optional: bool) 
         choices=tuple(field.get("enum", ())),
         aliases=tuple(field.get("aliases", {}).items()),
         bounds=_bounds(field, kind),
+        leading=bool(field.get("leading", False)),
     )
 
 

@@ -14,6 +14,7 @@ import streamlit as st
 from app.settings import controls as book
 from app.settings.controls import Control
 from app.settings.held import changes_of, complaints_of, key_of, reset
+from app.settings.more_techniques import MORE, more_techniques
 from app.settings.widgets import as_shown, draw_control
 from app.words.plain import cut, plain
 from scenarios import Scenario
@@ -32,8 +33,9 @@ class Form:
         self.reset_all()
         with st.container(key=f"{self._place}techniques", gap="small"):
             st.subheader("Techniques", anchor=False)
-            for technique in book.techniques():
+            for technique in book.leading_techniques():
                 self.technique(technique)
+            self._further_techniques()
         parts = {part.path for technique in book.techniques() for part in book.parts_of(technique)}
         rest = [c for c in book.controls() if c.kind != "technique" and c.path not in parts]
         st.subheader("Settings", anchor=False)
@@ -76,6 +78,20 @@ class Form:
             further = [part for part in book.parts_of(technique) if part.advanced]
             if further:
                 self._once_open("More", f"more-{technique.path}", further)
+
+    def _further_techniques(self) -> None:
+        """The techniques that do not lead, in a section of their own."""
+        further = book.further_techniques()
+        on = [technique.path for technique in further if self._is_on(technique)]
+        if more_techniques(on, key=self._button(MORE), scope=self.scope):
+            for technique in further:
+                self.technique(technique)
+        else:
+            self.say_closed([c.path for technique in further for c in (technique, *book.parts_of(technique))])
+
+    def _is_on(self, technique: Control) -> bool:
+        usual = book.value_of(self.scenario.engine, technique.path)
+        return bool(st.session_state.get(key_of(self.scope, technique.path), usual))
 
     def _once_open(self, title: str, name: str, controls: list[Control], *, headings: bool = False) -> None:
         """An expander whose controls are drawn only while it is open; of a closed one its changes and faults are said.

@@ -18,7 +18,7 @@ MOST = 3  # values to begin with
 
 def sweepable(scenario: Scenario) -> dict[str, Control]:
     """Settings with several values worth trying, by path: the engine's, then the workload's."""
-    engine = {control.path: control for control in book.controls() if control.kind not in ("list", "text")}
+    engine = {control.path: control for control in book.in_list() if control.kind not in ("list", "text")}
     asked = (field.control for field in workload.fields(scenario.workload, {}))
     plain = {c.path: c for c in asked if c.kind not in ("texts", "text") and not c.path.endswith(workload.KIND)}
     return engine | plain

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import streamlit as st
 
+from app.components.fields import begin
 from app.errors import LabError
 from app.lab import Lab
 from app.rights import Right, may
 from app.runs.machine_rates import known_rates
 from app.settings import controls as book
+from app.settings.controls import Control
+from app.settings.more_techniques import more_techniques
 from app.settings.scenario_list import scenario_infos, scenario_title
 from app.words.plain import plain
 from engine.config import ConfigError
@@ -33,16 +36,32 @@ def viewers_panel(lab: Lab, run_id: str | None = None) -> None:
         "Scenario", list(known), format_func=lambda key: scenario_title(known[key]), key="room-scenario"
     )
     st.caption(plain(known[name].summary))
-    changed = {}
-    for technique in book.techniques():
-        wanted = st.selectbox(technique.title, [AS_IT_IS, "on", "off"], key=f"room-{technique.path}")
-        if wanted != AS_IT_IS:
-            changed[technique.path] = wanted
+    for technique in book.leading_techniques():
+        _switch(technique)
+    further = book.further_techniques()
+    if more_techniques([one.path for one in further if _wanted(one) != AS_IT_IS], key="room-more", word="changed"):
+        for technique in further:
+            _switch(technique)
+    changed = {one.path: _wanted(one) for one in book.techniques() if _wanted(one) != AS_IT_IS}
     waiting = len(lab.queue.queued())
     if waiting >= MOST_WAITING:
         st.caption(f"{waiting} runs wait; ask again when there are fewer.")
     elif st.button("Ask for this run", key="room-start", type="primary", icon=":material/queue:", width="stretch"):
         _start(lab, name, changed)
+
+
+def _switch(technique: Control) -> None:
+    key = _key(technique)
+    begin(key, AS_IT_IS)
+    st.selectbox(technique.title, [AS_IT_IS, "on", "off"], key=key, persist_state="session")
+
+
+def _wanted(technique: Control) -> str:
+    return str(st.session_state.get(_key(technique), AS_IT_IS))
+
+
+def _key(technique: Control) -> str:
+    return f"room-{technique.path}"
 
 
 def _start(lab: Lab, scenario: str, changed: dict[str, str]) -> None:

@@ -52,7 +52,7 @@ class VariantsForm:
         self.home, self.kept, self.engine, self.first = home, kept, engine, first
         self.asked, self.usual = asked, usual
         self.place = f"{scenario}-{asked}"
-        self.known = {control.path: control for control in book.controls()}
+        self.known = {control.path: control for control in book.in_list()}
         self.problem = f"side-problem-{self.place}"
 
     def draw(self) -> Sides:

@@ -105,6 +105,7 @@ class EngineConfig(Settings):
         group="Techniques",
         paper="Sarathi-Serve (2024), SARATHI (2023)",
         technique=True,
+        leading=True,
     )
     prefix_sharing: PrefixSharing | None = setting(
         None,
@@ -114,6 +115,7 @@ class EngineConfig(Settings):
         group="Techniques",
         paper="Hydragen (2024), BatchLLM (2024)",
         technique=True,
+        leading=True,
     )
     speculation: Speculation | None = setting(
         None,
@@ -123,6 +125,7 @@ class EngineConfig(Settings):
         group="Techniques",
         paper="SmartSpec (2024), EqSpec and ExSpec (2025)",
         technique=True,
+        leading=True,
     )
     kv_quantization: KVQuantization | None = setting(
         None,
@@ -132,6 +135,7 @@ class EngineConfig(Settings):
         group="Techniques",
         paper="KIVI (2024), QServe (2024)",
         technique=True,
+        leading=True,
     )
     preemption: Preemption | None = setting(
         None,

@@ -1,7 +1,8 @@
 """What every settings class is made of: checked once, never changed, and each field with the words the page shows.
 
 Field metadata (``json_schema_extra``): ``group`` (where the page puts it), ``unit``, ``paper``, ``technique`` (it is a
-toggle), ``advanced`` (shown on request).
+toggle), ``leading`` (of a technique: its toggle is always in sight, those of the others on request), ``advanced``
+(shown on request).
 """
 
 from __future__ import annotations
@@ -90,6 +91,7 @@ def setting(
     unit: str | None = None,
     paper: str | None = None,
     technique: bool = False,
+    leading: bool = False,
     advanced: bool = False,
     **bounds: Any,
 ) -> Any:
@@ -99,4 +101,6 @@ def setting(
         extra["unit"] = unit
     if paper:
         extra["paper"] = paper
+    if leading:
+        extra["leading"] = True
     return Field(default, title=title, description=help, json_schema_extra=extra, **bounds)

@@ -17,6 +17,7 @@ from telemetry.folder import is_run
 from tests.app.small_runs import wait_for, wait_for_state
 from tests.browser.conftest import OpenLab
 from tests.browser.test_live_page import choose
+from tests.open_form import open_more_techniques
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 OpenPage = Callable[..., Page]
@@ -31,6 +32,7 @@ def settle(page: Page) -> None:
 
 
 def switch(page: Page, title: str, on: bool) -> None:
+    open_more_techniques(page)
     toggle = page.get_by_test_id("stSidebar").get_by_test_id("stCheckbox").filter(has_text=title)
     if toggle.locator("input").is_checked() != on:
         toggle.get_by_text(title, exact=True).click()
@@ -119,6 +121,33 @@ def test_a_reload_keeps_what_was_changed_and_the_open_tab(
     expect(seed).to_have_value("0")
     page.reload()
     expect(seed).to_have_value("0")
+
+
+def test_more_techniques_stay_open_under_the_keyboard_and_count_what_is_on(
+    open_lab: OpenLab, open_page: OpenPage, quick_run: str
+) -> None:
+    page = open_page(open_lab.url(quick_run))
+    sidebar = page.get_by_test_id("stSidebar")
+    line = sidebar.get_by_role("button", name="More techniques")
+    expect(line).to_have_text("More techniques · none on")
+    expect(line).to_have_attribute("aria-expanded", "false")
+    line.focus()
+    page.keyboard.press("Enter")
+    toggle = page.locator(".st-key-technique-preemption input").first
+    toggle.focus()
+    page.keyboard.press("Space")
+    expect(line).to_have_text("More techniques · 1 on")
+    expect(sidebar.get_by_label("Host memory (MiB)", exact=True)).to_be_visible()
+    expect(toggle).to_be_focused()
+    seed = sidebar.get_by_label("Seed", exact=True)
+    seed.fill("7")
+    seed.press("Tab")
+    page.wait_for_url(re.compile("set=seed%3D7"))
+    settle(page)
+    expect(line).to_have_attribute("aria-expanded", "true")
+    line.click()
+    expect(toggle).to_have_count(0)
+    expect(sidebar.get_by_text("Changed: preemption=on")).to_be_visible()
 
 
 def test_a_trace_that_is_dropped_is_served(open_lab: OpenLab, open_page: OpenPage, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from store import queries
 from telemetry.status import read_status, state, write_status
 from tests.app.lab_process import lab_here, scenario_file
 from tests.app.small_runs import small_spec, wait_for, wait_for_state
+from tests.open_form import open_sections
 
 LAB = str(PAGE)
 PLANTED = "<script id='planted'>alert(1)</script>"
@@ -58,9 +59,7 @@ def stored_state(lab: Lab, run_id: str) -> str | None:
 
 def opened(run: str | None = None, *, further: bool = False, **parameters: str) -> AppTest:
     """``further``: the seldom changed settings are drawn, too."""
-    page = AppTest.from_file(LAB, default_timeout=60)
-    for expander in ("more-settings", *(f"more-{technique.path}" for technique in book.techniques())):
-        page.session_state[expander] = further
+    page = open_sections(AppTest.from_file(LAB, default_timeout=60), open=further)
     for name, value in (({"run": run} if run else {}) | parameters).items():
         page.query_params[name] = value
     return page.run()

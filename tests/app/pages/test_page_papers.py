@@ -14,6 +14,7 @@ from app.server.serve import PAGE
 from scenarios import papers
 from scenarios.papers.card import Card
 from tests.app.lab_process import lab_here
+from tests.open_form import open_sections
 
 LAB = str(PAGE)
 CARDS = papers.cards()
@@ -171,7 +172,8 @@ def test_an_unknown_card_names_those_that_are_like_it() -> None:
 
 @pytest.mark.parametrize("technique", techniques())
 def test_a_technique_leads_to_its_papers_and_back_switched_on(lab: Lab, technique: str) -> None:
-    links = [link.proto for link in page_at("").get("page_link")]
+    page = open_sections(AppTest.from_file(LAB, default_timeout=60)).run()
+    links = [link.proto for link in page.get("page_link")]
     assert f"technique={technique}" in [link.query_string for link in links if link.label == "Papers"]
     page = page_at("live", technique=technique)
     assert page.toggle(key=f"set:starter:{technique}").value is True

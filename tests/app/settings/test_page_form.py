@@ -18,10 +18,10 @@ from app.settings.widgets import LARGEST_EXACT, SUGGESTIONS
 from app.words.plain import plain
 from scenarios import build, load
 from tests.app.lab_process import lab_here
+from tests.open_form import open_sections
 
 LAB = str(PAGE)
 TECHNIQUES = [technique.path for technique in book.techniques()]
-FURTHER = ["more-settings", *(f"more-{path}" for path in TECHNIQUES)]  # expanders, open where their state is true
 PRESSES = {"switch": "toggle", "choice": "selectbox", "whole": "number_input", "number": "number_input"} | {
     "list": "multiselect",
     "text": "text_input",
@@ -37,10 +37,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 def form_page() -> AppTest:
     """The page with everything of its form open but the workload."""
-    page = AppTest.from_file(LAB, default_timeout=60)
-    for expander in FURTHER:
-        page.session_state[expander] = True
-    return page
+    return open_sections(AppTest.from_file(LAB, default_timeout=60))
 
 
 def key(control: Control) -> str:
