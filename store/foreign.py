@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import duckdb
 
+from store.metrics import METRICS
 from store.query import Query
 
 Kind = Literal["state", "count", "histogram"]
@@ -93,6 +94,17 @@ FROM (SELECT time_ns / 1e9 AS t, worker, 1e3 * max(value) FILTER (name = 'forwar
 FROM foreign_figures WHERE run_id = $run AND source = 'forward_pass' GROUP BY time_ns, worker ORDER BY time_ns DESC LIMIT $limit)
 ORDER BY t""".strip(),
         {"run": run_id, "limit": limit},
+    )
+
+
+def requests_query(run_id: str) -> Query:
+    """Requests that the engine told one by one, in order of arrival: ``t`` (s, arrival), ``ttft_ms``, ``e2e_ms``, tokens, ``request_id``."""
+    return Query(
+        f"""
+SELECT request, request_id, arrival_ns / 1e9 AS t, {METRICS["ttft_ms"].expression} AS ttft_ms, {METRICS["e2e_ms"].expression} AS e2e_ms,
+       prompt_tokens, output_tokens
+FROM requests WHERE run_id = $run ORDER BY arrival_ns, request""".strip(),
+        {"run": run_id},
     )
 
 
@@ -192,8 +204,10 @@ def told(con: duckdb.DuckDBPyConnection, run_id: str) -> list[dict[str, Any]]:
 
 
 def not_told(con: duckdb.DuckDBPyConnection, run_id: str) -> list[str]:
-    """Titles of what a page of metrics could tell and this engine's did not, as far as rows show."""
+    """Titles of what a page of metrics could tell and this engine's did not, as far as rows show; spans tell some of it, too."""
     known = {row["name"] for row in totals_query(run_id).rows(con)}
+    if requests_query(run_id).rows(con):
+        known |= {"ttft", "e2e", "queue_time"}
     return [FIGURES[name].title for name in OF_METRICS if name not in known]
 
 

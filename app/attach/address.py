@@ -26,9 +26,13 @@ class Watched:
     url: str  # http(s)://HOST:PORT[/PATH], without /metrics
     kv_events: str = ""  # tcp:// or ipc://
     fpm: str = ""
+    kv_replay: str = ""  # where lost batches of kv_events are asked for again
+    spans: int | None = None  # port of 127.0.0.1 to listen at; 0: any
 
 
-def watched_at(url: str, kv_events: str = "", fpm: str = "", *, beyond: bool = False) -> Watched:
+def watched_at(
+    url: str, kv_events: str = "", fpm: str = "", kv_replay: str = "", spans: int | None = None, *, beyond: bool = False
+) -> Watched:
     """Check addresses. ``beyond``: they may lie on other machines.
 
     Raises ``LabError`` naming the option, its value and what is right; and for a viewer, whatever they name.
@@ -42,10 +46,18 @@ def watched_at(url: str, kv_events: str = "", fpm: str = "", *, beyond: bool = F
             message="Viewers of a room may not name addresses that this machine then reads from.",
             mend="The presenter can.",
         )
+    if kv_replay and not kv_events:
+        _refuse(
+            "--kv-replay", kv_replay, "There is no publisher whose batches could be lost.", "Give --kv-events, too."
+        )
+    if spans is not None and not 0 <= spans <= 65535:
+        _refuse("--spans", str(spans), "This is no port.", "Give one from 1 to 65535, or 0 for any that is free.")
     return Watched(
         _web_address(url, beyond),
         _socket_address("--kv-events", kv_events, beyond) if kv_events else "",
         _socket_address("--fpm", fpm, beyond) if fpm else "",
+        _socket_address("--kv-replay", kv_replay, beyond) if kv_replay else "",
+        spans,
     )
 
 

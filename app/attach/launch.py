@@ -17,16 +17,20 @@ _launched: dict[str, subprocess.Popen[bytes]] = {}  # by this process, by run
 
 
 @needs(Right.START)
-def launch(home: Home, url: str, kv_events: str = "", fpm: str = "") -> str:
+def launch(
+    home: Home, url: str, kv_events: str = "", fpm: str = "", kv_replay: str = "", spans: int | None = None
+) -> str:
     """Begin to watch an engine on this machine; the id of the run that is to come.
 
     Raises ``LabError`` for an address that is none, lies elsewhere, or is named by a viewer.
     """
-    watched = watched_at(url, kv_events, fpm)
+    watched = watched_at(url, kv_events, fpm, kv_replay, spans)
     run_id = new_run_id()
     options = ["--run-id", run_id]
     options += ["--kv-events", watched.kv_events] if watched.kv_events else []
+    options += ["--kv-replay", watched.kv_replay] if watched.kv_replay else []
     options += ["--fpm", watched.fpm] if watched.fpm else []
+    options += [] if watched.spans is None else ["--spans", str(watched.spans)]
     for old in home.spare.glob("attach-*.log"):
         old.unlink(missing_ok=True)
     with log_of(home, run_id).open("xb") as output:

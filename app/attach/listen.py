@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from app.attach.messages import MOST_BYTES, NotAMessage, Told
+from app.attach.replay import Replay
 from app.errors import LabError
 
 Take = Callable[[Sequence[bytes]], Told | None]
@@ -19,8 +20,10 @@ SILENT = (
 class Listener:
     """One subscription. ``unread``: messages that were none, ``why`` the first of them was none."""
 
-    def __init__(self, option: str, address: str, take: Take, heard: Callable[[Told], None]) -> None:
-        self.option, self.address = option, address
+    def __init__(
+        self, option: str, address: str, take: Take, heard: Callable[[Told], None], replay: Replay | None = None
+    ) -> None:
+        self.option, self.address, self.replay = option, address, replay
         self.messages, self.unread, self.why = 0, 0, ""
         self._take, self._heard = take, heard
 
@@ -28,7 +31,8 @@ class Listener:
         """What came, for who watches; where nothing did, what may be why."""
         if self.messages:
             unread = f", {self.unread:,} of them not understood ({self.why})" if self.unread else ""
-            return f"{self.messages:,} messages from {self.address}{unread}."
+            again = f" {self.replay.words()}" if self.replay else ""
+            return f"{self.messages:,} messages from {self.address}{unread}.{again}"
         why = SILENT if self.option == "--kv-events" and self.address.startswith("tcp://") else ""
         return f"No messages from {self.address}.{why}"
 
@@ -57,14 +61,19 @@ class Listener:
                 ) from error
             while True:
                 frames: list[bytes] = await socket.recv_multipart()
+                for lost in await self.replay.before(context, frames) if self.replay else ():
+                    self._one(lost)
                 self.messages += 1
-                try:
-                    told = self._take(frames)
-                except NotAMessage as error:
-                    self.unread += 1
-                    self.why = self.why or str(error)
-                    continue
-                if told is not None:
-                    self._heard(told)
+                self._one(frames)
                 if self.messages % 1000 == 0:
                     await asyncio.sleep(0)
+
+    def _one(self, frames: Sequence[bytes]) -> None:
+        try:
+            told = self._take(frames)
+        except NotAMessage as error:
+            self.unread += 1
+            self.why = self.why or str(error)
+            return
+        if told is not None:
+            self._heard(told)

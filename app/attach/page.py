@@ -24,7 +24,8 @@ def attach_part(lab: Lab) -> None:
             return
         st.markdown(
             "A running vLLM, SGLang or llama.cpp server on this machine is read by its metrics and drawn on the "
-            "Live page. Only sums are known of it. For other machines use the command line, `servescope attach --help`."
+            "Live page. Only sums are known of it, and where it sends spans the latencies of each request. For other "
+            "machines use the command line, `servescope attach --help`."
         )
         with st.form("attach-form"):
             url = st.text_input("Address", placeholder="http://127.0.0.1:8000", key="attach-url")
@@ -34,21 +35,38 @@ def attach_part(lab: Lab) -> None:
                 key="attach-kv",
                 help="A ZeroMQ publisher, if it has one.",
             )
+            replay = st.text_input(
+                "Replay of KV events",
+                placeholder="tcp://127.0.0.1:5558",
+                key="attach-replay",
+                help="Where batches that were lost on the way are asked for again: the publisher's replay_endpoint.",
+            )
             passes = st.text_input(
                 "Forward-pass metrics",
                 placeholder="ipc:///tmp/engine",
                 key="attach-fpm",
                 help="A ZeroMQ publisher, if it has one.",
             )
+            spans = st.number_input(
+                "Port for spans of requests",
+                min_value=1024,
+                max_value=65535,
+                value=None,
+                step=1,
+                placeholder="4318",
+                key="attach-spans",
+                help="An engine that sends OpenTelemetry spans, such as vLLM with --otlp-traces-endpoint, sends them "
+                "to this port of 127.0.0.1, path /v1/traces, as http/protobuf: then requests have latencies.",
+            )
             if st.form_submit_button("Watch it", icon=":material/visibility:"):
-                _begin(lab, url.strip(), events.strip(), passes.strip())
+                _begin(lab, url.strip(), events.strip(), passes.strip(), replay.strip(), spans)
         if run_id := st.session_state.get(WATCHING):
             st.fragment(_beginning, run_every=LOOK_S)(lab, run_id)
 
 
-def _begin(lab: Lab, url: str, events: str, passes: str) -> None:
+def _begin(lab: Lab, url: str, events: str, passes: str, replay: str, spans: int | None) -> None:
     try:
-        st.session_state[WATCHING] = launch(lab.home, url, events, passes)
+        st.session_state[WATCHING] = launch(lab.home, url, events, passes, replay, spans)
     except LabError as error:
         st.session_state.pop(WATCHING, None)
         st.error(plain(in_words(error)), icon=":material/error:")

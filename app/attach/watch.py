@@ -20,6 +20,9 @@ from app.attach.listen import Listener
 from app.attach.messages import ForwardPasses, KvEvents, Told
 from app.attach.prometheus import Page
 from app.attach.readings import Readings
+from app.attach.receiver import Receiver
+from app.attach.replay import Replay
+from app.attach.spans import Requests, Span
 from app.home import Home, checked_run_id
 from app.runs.brief import ATTACHED
 from app.runs.folder import create_run
@@ -34,7 +37,7 @@ from telemetry.refusal import error_object
 from telemetry.sampler import DeviceSampler
 from telemetry.status import StatusFile
 
-FOREIGN, AGGREGATED = "foreign", "aggregated"
+FOREIGN, AGGREGATED, BY_ENGINE = "foreign", "aggregated", "engine's clock"
 EVERY_S = 1.0
 MOST_LOST = 2**31 - 1
 READER = "reader"
@@ -43,7 +46,14 @@ READER = "reader"
 class Watch:
     """One engine being watched, from the first page to the end."""
 
-    def __init__(self, watched: Watched, peer: Peer, recorder: Recorder, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self,
+        watched: Watched,
+        peer: Peer,
+        recorder: Recorder,
+        every_s: float = EVERY_S,
+        receiver: Receiver | None = None,
+    ) -> None:
         self.readings, self.missed, self.lost, self.last_error = 0, 0, 0, ""
         self.latest: dict[str, float] = {}
         self.listeners: list[Listener] = []
@@ -51,8 +61,13 @@ class Watch:
         self._pages = Readings(peer.prefix, peer.families)
         self._read_ns: int | None = None
         self._missed_in_a_row = 0
+        self.requests = Requests(self._clock.unix_ns(0))
+        self.receiver = receiver
         if watched.kv_events:
-            self.listeners.append(self._listener("--kv-events", "kv_events", watched.kv_events, KvEvents().take))
+            replay = Replay(watched.kv_replay) if watched.kv_replay else None
+            self.listeners.append(
+                self._listener("--kv-events", "kv_events", watched.kv_events, KvEvents().take, replay)
+            )
         if watched.fpm:
             self.listeners.append(self._listener("--fpm", "forward_pass", watched.fpm, ForwardPasses().take))
 
@@ -64,10 +79,16 @@ class Watch:
     async def run(self, client: Any, first: Page) -> None:
         """Until cancelled. Raises ``LabError`` where ZeroMQ refuses an address."""
         self._page(first)
-        async with asyncio.TaskGroup() as group:
-            for listener in self.listeners:
-                group.create_task(listener.run())
-            group.create_task(self._scrape(client))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for listener in self.listeners:
+                    group.create_task(listener.run())
+                if self.receiver is not None:
+                    group.create_task(self.receiver.run(self._spans))
+                group.create_task(self._scrape(client))
+        finally:
+            if self.receiver is not None:
+                self.receiver.close()
 
     async def _scrape(self, client: Any) -> None:
         due = time.monotonic()
@@ -96,7 +117,18 @@ class Watch:
         self._read_ns, self._missed_in_a_row = now_ns, 0
         self.readings += 1
 
-    def _listener(self, option: str, source: str, address: str, take: Callable[[Any], Told | None]) -> Listener:
+    def _spans(self, spans: list[Span]) -> None:
+        for row in self.requests.take(spans):
+            self._recorder.request(**row)
+
+    def _listener(
+        self,
+        option: str,
+        source: str,
+        address: str,
+        take: Callable[[Any], Told | None],
+        replay: Replay | None = None,
+    ) -> Listener:
         def heard(told: Told) -> None:
             now_ns = self._clock.now_ns()
             span_ns = None if told.span_s is None else round(told.span_s * 1e9)
@@ -107,7 +139,7 @@ class Watch:
                     source, address, now_ns, span_ns, told.clock, lost, name=name, value=value, worker=told.worker
                 )
 
-        return Listener(option, address, take, heard)
+        return Listener(option, address, take, heard, replay)
 
     def _row(
         self, source: str, address: str, now_ns: int, span_ns: int | None, clock: str, gap: int, **row: Any
@@ -134,6 +166,7 @@ class Watch:
             "readings": self.readings,
             "missed": self.missed,
             "messages": sum(each.messages for each in self.listeners),
+            "requests_ended": self.requests.count,
         }
 
     def summary(self) -> dict[str, Any]:
@@ -161,6 +194,7 @@ def attach(
     home.require_space()
     peer = Peer(watched.url, key, longest_s=min(5.0, max(1.0, every_s)))
     asyncio.run(_meet(peer))
+    receiver = None if watched.spans is None else Receiver(watched.spans)
     spec = _spec(peer, watched, run_id)
     run_dir = home.run_dir(spec.run_id)
     create_run(home, spec, supervisor=own_identity())
@@ -168,7 +202,7 @@ def attach(
     status.update(state="starting", labels=list(spec.labels))
     error, state = None, "failed"
     recorder = Recorder(run_dir, "full", RunClock())
-    watch = Watch(watched, peer, recorder, every_s)
+    watch = Watch(watched, peer, recorder, every_s, receiver)
     try:
         recorder.run(
             "start",
@@ -182,6 +216,8 @@ def attach(
             status.update(state="running")
             status.follow(lambda: {"progress": watch.progress()})
             ready(spec)
+            if receiver is not None:
+                say(f"Spans of requests are taken at {receiver.url}")
 
         with _device_counters(recorder, device, watched.url, say):
             asyncio.run(_until_told(watch, peer, for_s, begun))
@@ -225,7 +261,7 @@ def _spec(peer: Peer, watched: Watched, run_id: str) -> RunSpec:
         title=f"{' '.join(filter(None, [peer.engine, peer.version]))} at {urlsplit(watched.url).netloc}",
         served=True,
         engine=EngineConfig(model=peer.model or "unknown"),
-        labels=(FOREIGN, AGGREGATED),
+        labels=(FOREIGN, AGGREGATED if watched.spans is None else BY_ENGINE),
         created_unix_ns=now,
         asked_unix_ns=now,
     )
@@ -256,3 +292,7 @@ def _last_words(watch: Watch, say: Callable[[str], None]) -> None:
         say(f"The last that was missed: {watch.last_error}.")
     for listener in watch.listeners:
         say(listener.words())
+    if watch.receiver is not None:
+        say(watch.receiver.words())
+        if watch.receiver.messages:
+            say(watch.requests.words())

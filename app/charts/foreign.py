@@ -70,6 +70,26 @@ def forward_passes(table: Table, palette: Palette) -> go.Figure:
     return _finished(figure, palette)
 
 
+def latencies_of_requests(table: Table, palette: Palette) -> go.Figure:
+    """``table``: ``t`` (s, arrival), ``ttft_ms``, ``e2e_ms``, ``prompt_tokens``, ``output_tokens``."""
+    figure = new_figure(palette, y_title="since arrival, ms")
+    if rows(table):
+        tokens = np.stack([column(table, "prompt_tokens"), column(table, "output_tokens")], axis=1)
+        for name, of, colour, symbol in (
+            ("TTFT", "ttft_ms", palette.prefill, "diamond"),
+            ("E2E", "e2e_ms", palette.decode, "circle"),
+        ):
+            figure.add_scatter(
+                x=column(table, "t"), y=column(table, of), name=name, mode="markers",
+                marker={"color": colour, "size": 6, "symbol": symbol}, customdata=tokens,
+                hovertemplate="%{y:,.4~g} ms, prompt of %{customdata[0]:,d} tokens, %{customdata[1]:,d} answered"
+                f"<extra>{name}</extra>",
+            )  # fmt: skip
+        figure.update_yaxes(type="log")
+    figure.update_layout(showlegend=True)
+    return figure if figure.data else say_nothing_here(figure, NOT_TOLD, palette)
+
+
 def _finished(figure: go.Figure, palette: Palette) -> go.Figure:
     figure.update_layout(hovermode="x unified", showlegend=True)
     return figure if figure.data else say_nothing_here(figure, NOT_TOLD, palette)

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from engine.config import RunSpec
 
 
+def _address(help: str) -> Any:
+    return typer.Option(metavar="ADDRESS", help=help)
+
+
 def register(app: typer.Typer) -> None:
     app.command()(attach)
 
@@ -24,12 +28,13 @@ def register(app: typer.Typer) -> None:
 @command
 def attach(
     url: Annotated[str, typer.Argument(help="Address of a running vLLM, SGLang, llama.cpp server or door.")],
-    kv_events: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="ZeroMQ publisher of KV-cache events, such as tcp://127.0.0.1:5557.")
-    ] = "",
-    fpm: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="ZeroMQ publisher of forward-pass metrics, tcp:// or ipc://.")
-    ] = "",
+    kv_events: Annotated[str, _address("ZeroMQ publisher of KV-cache events, such as tcp://127.0.0.1:5557.")] = "",
+    kv_replay: Annotated[str, _address("Where lost KV events are asked for again: the replay_endpoint.")] = "",
+    fpm: Annotated[str, _address("ZeroMQ publisher of forward-pass metrics, tcp:// or ipc://.")] = "",
+    spans: Annotated[
+        int | None,
+        typer.Option(metavar="PORT", help="Take OpenTelemetry spans of requests at this port of 127.0.0.1; 0: any."),
+    ] = None,
     every: Annotated[float, typer.Option(help="Seconds between two readings.", min=0.1, max=3600)] = 1.0,
     seconds: Annotated[float, typer.Option(help="End after so long; 0: when Ctrl-C says so.", min=0)] = 0.0,
     device: Annotated[
@@ -43,15 +48,15 @@ def attach(
 ) -> None:
     """Watch another engine by its metrics, and record them as a run.
 
-    Only sums are known, labelled foreign and aggregated. A key for it is read from SERVESCOPE_ENDPOINT_KEY. Ctrl-C ends
-    the watch.
+    Sums are known, labelled foreign and aggregated, and with --spans the latencies of each request. A key for it is
+    read from SERVESCOPE_ENDPOINT_KEY. Ctrl-C ends the watch.
     """
     from app.attach.address import watched_at
     from app.attach.watch import attach as watch
     from app.home import Home
 
     _check_device(device)
-    watched = watched_at(url, kv_events, fpm, beyond=beyond_this_machine)
+    watched = watched_at(url, kv_events, fpm, kv_replay, spans, beyond=beyond_this_machine)
     home = Home.from_environment().prepare()
 
     def ready(spec: RunSpec) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import duckdb
+import pyarrow as pa
 import streamlit as st
 
 from app import charts
@@ -18,6 +20,7 @@ from app.words.foreign import (
     FOREIGN_CHARTS,
     WHAT_A_REPORT_IS,
     WHAT_IT_IS,
+    WHAT_SPANS_ADD,
     figure_in_words,
     not_told_in_words,
     peer_in_words,
@@ -26,15 +29,15 @@ from app.words.foreign import (
 from app.words.plain import counted, plain
 from store import foreign, queries
 from store.metrics import METRICS
-from store.summary import LATENCIES, LATENCY_FIGURES, summary
+from store.summary import LATENCIES, LATENCY_FIGURES, latency_query, small_samples, summary
 
 LOOK_S = 2.0
+OF_SPANS = ("scheduling_delay_ms", "ttft_ms", "tpot_ms", "e2e_ms")
 RATES = {"prompt tokens": "prompt_tokens", "output tokens": "output_tokens", "from the cache": "cached_tokens"}
 
 
 def foreign_run(lab: Lab, facts: RunFacts) -> None:
     """Draw it; while it goes on, anew every few seconds."""
-    st.caption(plain(WHAT_IT_IS))
     if facts.is_final:
         _figures(lab, facts)
         take_away(lab, facts.run_id, None)
@@ -48,14 +51,7 @@ def reported_run(lab: Lab, facts: RunFacts) -> None:
     with lab.database.read() as con:
         figures = summary(con, facts.run_id) or {}
         peers = foreign.peers_query(facts.run_id).rows(con)
-    rows = [
-        {"": METRICS[name].title, **{share: figures[name].get(share) for share in LATENCY_FIGURES}, "samples": count}
-        for name in LATENCIES
-        if any(figures.get(name, {}).get(share) is not None for share in LATENCY_FIGURES)
-        for count in (figures[name].get("count") or None,)
-    ]
-    shown = {share: st.column_config.NumberColumn(f"{share}, ms", format="localized") for share in LATENCY_FIGURES}
-    st.dataframe(rows, hide_index=True, height="content", column_config=shown, alt="Latencies of the report in ms")
+    _latencies({name: figures.get(name, {}) for name in LATENCIES}, "Latencies of the report in ms")
     rate = figures.get("output_tokens_per_s")
     if rate is not None:
         st.metric("Output tok/s", f"{rate:,.1f}", help="As the report says.", border=True, width="content")
@@ -67,12 +63,46 @@ def reported_run(lab: Lab, facts: RunFacts) -> None:
 def _figures(lab: Lab, facts: RunFacts) -> None:
     with lab.database.read() as con:
         told = foreign.told(con, facts.run_id)
+        requests = foreign.requests_query(facts.run_id).table(con)
+        st.caption(plain(WHAT_SPANS_ADD if requests.num_rows else WHAT_IT_IS))
         if not told:
             st.info("Nothing has been read yet.", icon=":material/hourglass_top:")
             return
         _now(told)
         _charts(con, facts.run_id, {entry["name"] for entry in told})
+        if requests.num_rows:
+            _requests(con, facts.run_id, requests)
         _table(con, facts.run_id, told)
+
+
+def _latencies(figures: dict[str, dict[str, Any]], alt: str) -> None:
+    """A row for each latency that has figures. ``figures``: metric -> its percentiles and samples."""
+    rows = [
+        {
+            "": METRICS[name].title,
+            **{share: of.get(share) for share in LATENCY_FIGURES},
+            "samples": of.get("count") or None,
+        }
+        for name, of in figures.items()
+        if any(of.get(share) is not None for share in LATENCY_FIGURES)
+    ]
+    shown = {share: st.column_config.NumberColumn(f"{share}, ms", format="localized") for share in LATENCY_FIGURES}
+    st.dataframe(rows, hide_index=True, height="content", column_config=shown, alt=alt)
+
+
+def _requests(con: duckdb.DuckDBPyConnection, run_id: str, table: pa.Table) -> None:
+    """What spans told of single requests."""
+    chart_card(
+        FOREIGN_CHARTS["foreign-latencies"],
+        partial(foreign_charts.latencies_of_requests, table, page_palette()),
+        table,
+        foreign.requests_query(run_id),
+        name="foreign-latencies",
+        summary=f"{counted(table.num_rows, 'request')}.",
+    )
+    figures = {name: latency_query(run_id, name).rows(con)[0] for name in OF_SPANS}
+    _latencies(figures, "Latencies of the engine's requests in ms")
+    st.caption(plain(" ".join(small_samples(figures, OF_SPANS))))
 
 
 def _now(told: list[dict[str, object]]) -> None:

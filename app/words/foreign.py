@@ -21,6 +21,10 @@ WHAT_IT_IS = (
     "what is not known, so there are no requests, no iterations and no blocks here, and latencies are known to the "
     "width of a histogram's bucket."
 )
+WHAT_SPANS_ADD = (
+    "Another engine, as its metrics and its spans tell of it: sums over its requests between two readings, and for "
+    "each request that ended its latencies by the engine's own clock. There are no iterations and no blocks here."
+)
 WHAT_A_REPORT_IS = (
     "A load generator's report: figures of a measurement that was not made here, by the clock of its client, which "
     "includes the network and the client's own delays. What was asked is not known, so nothing is paired with it."
@@ -44,6 +48,13 @@ FOREIGN_CHARTS = {
         "The share of its pool in use, as the engine tells it at each reading.",
         "foreign",
         ("value",),
+    ),
+    "foreign-latencies": ChartWords(
+        "Latency of each request in the other engine",
+        "Two dots for each request that ended, over its arrival: its first token and its end, as the engine's span "
+        "says.",
+        "request",
+        ("arrival_ns", "first_token_ns", "end_ns"),
     ),
     "foreign-passes": ChartWords(
         "Forward passes of the other engine",

@@ -49,6 +49,8 @@ LABELS = {
     "foreign": "Another server answered. The engine's settings are not the server's, and nothing is known of single "
     "steps that it does not tell.",
     "aggregated": "Only sums over all requests are known, as the other engine tells them, not which request did what.",
+    "engine's clock": "Each request's latencies are the other engine's own, as its spans tell them; of everything else "
+    "only sums are known.",
     "client's clock": "Times are those of the client, which asked when the scenario said and waited from then on.",
     "shared device": "It was served beside another run on the same device, so times of both say less.",
     "warm prefix cache": "Requests found in the prefix cache what earlier ones of other clients had left there.",

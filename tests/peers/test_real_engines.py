@@ -5,6 +5,7 @@ What ``servescope attach`` records is held against what each answer's usage says
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -20,7 +21,10 @@ from typing import Any
 
 import httpx
 import pytest
+import zmq.asyncio
 
+from app.attach.messages import KvEvents, Told
+from app.attach.replay import Replay
 from app.home import Home
 from app.runs.process import worker_environment
 from benchmarks.peers.elsewhere import PEERS, missing, vllm_environment
@@ -45,6 +49,8 @@ class Engine:
     name: str
     url: str
     kv_events: str = ""
+    kv_replay: str = ""
+    spans: int | None = None
 
 
 @pytest.fixture(scope="module", params=["vllm", "llama.cpp"])
@@ -62,11 +68,16 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @contextmanager
 def vllm(folder: Path) -> Iterator[Engine]:
-    """Its OpenAI server, which publishes KV events on a Unix socket."""
-    port, events, log = free_port(), f"ipc://{folder}/events", folder / "log"
-    publish = json.dumps({"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": events})
+    """Its OpenAI server, which publishes KV events on a Unix socket, and sends its spans to a port where somebody may listen."""
+    port, spans, events, log = free_port(), free_port(), f"ipc://{folder}/events", folder / "log"
+    replay = f"ipc://{folder}/replay"
+    publish = json.dumps(
+        {"enable_kv_cache_events": True, "publisher": "zmq", "endpoint": events, "replay_endpoint": replay}
+    )
     words = ["--host", "127.0.0.1", "--port", str(port), "--model", str(model_folder())]
     words += ["--served-model-name", "smollm2", "--kv-events-config", publish]
+    words += ["--otlp-traces-endpoint", f"http://127.0.0.1:{spans}/v1/traces"]
+    tracing = {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf", "OTEL_BSP_SCHEDULE_DELAY": "200"}
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with log.open("w") as said:
         process = subprocess.Popen(
@@ -75,7 +86,7 @@ def vllm(folder: Path) -> Iterator[Engine]:
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
-            env=inherited | vllm_environment(PEERS / "vllm", 1) | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
+            env=inherited | vllm_environment(PEERS / "vllm", 1) | tracing | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"},
         )
     try:
         until = time.monotonic() + PATIENCE_S
@@ -83,7 +94,7 @@ def vllm(folder: Path) -> Iterator[Engine]:
             assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < until, log.read_text()[-3000:]
             time.sleep(0.5)
-        yield Engine("vllm", f"http://127.0.0.1:{port}", events)
+        yield Engine("vllm", f"http://127.0.0.1:{port}", events, replay, spans)
     finally:
         process.terminate()
         process.wait(60)
@@ -116,6 +127,8 @@ def ask(engine: Engine) -> list[dict[str, Any]]:
 def test_what_is_recorded_is_what_the_engine_told_its_clients(engine: Engine, tmp_path: Path) -> None:
     home = Home(tmp_path / "home").prepare()
     options = ["--every", "0.3", "--json", *(("--kv-events", engine.kv_events) if engine.kv_events else ())]
+    options += ["--kv-replay", engine.kv_replay] if engine.kv_replay else []
+    options += ["--spans", str(engine.spans)] if engine.spans else []
     process = subprocess.Popen(
         [sys.executable, "-m", "app.cli", "attach", engine.url, *options],
         stdout=subprocess.PIPE,
@@ -150,6 +163,24 @@ def test_what_is_recorded_is_what_the_engine_told_its_clients(engine: Engine, tm
         assert told["blocks_stored"]["value"] == 3 + 1 + 3 * len(usage[3:]), "full blocks of 32, found ones not again"
         assert told["blocks_held"]["last"] == told["blocks_stored"]["value"] - told["blocks_removed"]["value"]
         assert {peer["lost"] for peer in result["foreign"]["peers"]} == {0}
+        assert result["requests"]["finished"] == result["ttft_ms"]["count"] == len(usage), "by their spans"
+        assert result["output_tokens"] == sum(each["completion_tokens"] for each in usage)
+        assert 1e3 * told["ttft"]["mean"] == pytest.approx(result["ttft_ms"]["mean"], rel=0.02)
+        assert 1e3 * told["e2e"]["mean"] == pytest.approx(result["e2e_ms"]["mean"], rel=0.02)
+        kept = asyncio.run(batches_kept(engine.kv_replay))
+        assert (
+            sum(value for each in kept for name, value, _ in each.figures if name == "blocks_stored")
+            == (told["blocks_stored"]["value"])
+        )
+
+
+async def batches_kept(address: str) -> list[Told]:
+    """All that its publisher keeps, as a listener would get it again that heard the batch 10,000 alone."""
+    replay, events = Replay(address), KvEvents()
+    with zmq.asyncio.Context() as context:
+        await replay.before(context, [b"", (-1).to_bytes(8, "big", signed=True), b""])
+        rest = await replay.before(context, [b"", (10_000).to_bytes(8, "big"), b""])
+    return [events.take(frames) for frames in rest]
 
 
 SCENARIO = """
