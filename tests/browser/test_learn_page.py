@@ -59,7 +59,7 @@ def test_a_lesson_is_walked_to_its_end(open_lab: OpenLab, open_page: OpenPage) -
     expect(page.get_by_text(OUTCOMES["right"])).to_be_visible()  # the last step, which the learner had come to
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])  # of one layout
 def test_lessons_fit_a_phone_and_nobody_stumbles(open_lab: OpenLab, open_page: OpenPage, scheme: str) -> None:
     page = open_page(open_lab.url(path="/learn"), width=390, height=844, scheme=scheme)
     expect(page.get_by_role("button", name=re.compile("Begin")).first).to_be_visible()

@@ -134,7 +134,7 @@ def test_a_run_behind_another_says_its_place(open_lab: OpenLab, serving: str, op
     wait_for_state(open_lab.home, waiting, "cancelled")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])  # of one layout
 def test_a_phone_shows_everything_without_scrolling_sideways(
     open_lab: OpenLab, serving: str, open_page: OpenPage, scheme: str
 ) -> None:

@@ -75,6 +75,7 @@ def expected(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, group: i
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("batch", BATCHES.values(), ids=BATCHES)
 @pytest.mark.parametrize("backend", [*PLAIN, "native"])
+@pytest.mark.sampled(3)
 def test_backend_equals_attention_written_out(backend, batch, heads, dtype):
     num_heads, kv_heads, width = heads
     torch.manual_seed(0)

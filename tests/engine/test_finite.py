@@ -168,7 +168,9 @@ def asked() -> list[RequestSpec]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=pytest.mark.rare if way == "kernels, guesses" else ()) for way in WAYS]
+)
 def test_a_run_ends_with_the_step_and_the_request_that_has_no_numbers(way: str, sound: Path, tmp_path: Path) -> None:
     model = damaged(sound, tmp_path / "model", "model.embed_tokens.weight", (ODD, 3), NAN)
     config = config_of(model, **WAYS[way])

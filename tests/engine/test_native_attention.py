@@ -116,6 +116,7 @@ def test_it_is_the_reference_over_any_batch(
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @pytest.mark.parametrize("heads", [(9, 3, 64), (4, 4, 16), (8, 1, 80)], ids=str)
 @pytest.mark.parametrize("name", CODECS)
+@pytest.mark.sampled(5)
 def test_packed_caches_are_read_as_the_codec_unpacks_them(name: str, heads, dtype: torch.dtype) -> None:
     for contiguous in (False, True):
         assert_close(*both(BATCH, heads, 16, dtype, CODECS[name], contiguous), dtype)
@@ -124,6 +125,7 @@ def test_packed_caches_are_read_as_the_codec_unpacks_them(name: str, heads, dtyp
 @pytest.mark.parametrize("dtype", CLOSE, ids=str)
 @pytest.mark.parametrize("width", [16, 64, 80, 128])
 @pytest.mark.parametrize("name", [name for name in CODECS if name != "fp8"])
+@pytest.mark.sampled(3)
 def test_what_is_packed_is_what_the_codec_packs(name: str, width: int, dtype: torch.dtype) -> None:
     """To the bit, whatever the numbers, also where a group is of one number, of zeros or of very large ones."""
     codec = make_codec(KVQuantization(**{"rotate": False} | CODECS[name]), width, 16)

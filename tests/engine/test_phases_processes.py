@@ -126,8 +126,15 @@ def test_a_run_with_one_pool_leaves_its_rows_and_copies_nothing(tmp_path: Path) 
     assert min(halves["prefill"]["private_bytes"], halves["decode"]["shared_bytes"]) > 0
 
 
-@KINDS
-@pytest.mark.parametrize("half", ["prefill", "decode"])
+@pytest.mark.parametrize(
+    ("half", "config"),
+    [
+        pytest.param("prefill", APART, id="prefill-two pools"),
+        pytest.param("decode", ONE_POOL, id="decode-one pool"),
+        pytest.param("decode", APART, id="decode-two pools", marks=pytest.mark.rare),
+        pytest.param("prefill", ONE_POOL, id="prefill-one pool", marks=pytest.mark.rare),
+    ],
+)
 def test_killing_either_half_ends_the_run_as_crashed(tmp_path: Path, half: str, config: EngineConfig) -> None:
     before, run_dir = shared_memory(), endless(tmp_path / "killed", config)
     worker = start(run_dir)
@@ -152,7 +159,7 @@ def test_killing_either_half_ends_the_run_as_crashed(tmp_path: Path, half: str, 
     "config",
     [pytest.param(APART, id="two pools"), pytest.param(ONE_POOL, id="one pool", marks=pytest.mark.rare)],
 )
-@pytest.mark.parametrize("half", ["prefill", "decode"])
+@pytest.mark.parametrize("half", ["prefill", pytest.param("decode", marks=pytest.mark.rare)])
 def test_sigterm_to_either_half_cancels_the_run_and_ends_both(tmp_path: Path, half: str, config: EngineConfig) -> None:
     run_dir = endless(tmp_path / "cancelled", config)
     worker = start(run_dir)

@@ -75,7 +75,7 @@ def sides(cache: QuantizedCache, layer: int = 0) -> tuple[Side, Side]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("name", "heads"), CASES, ids=str)
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(5)
 def test_the_kernel_stores_what_the_codec_stores_bit_for_bit(name: str, heads, dtype: torch.dtype):
     torch.manual_seed(sum(heads))
     num_heads, kv_heads, width = heads

@@ -150,6 +150,7 @@ def test_every_expectation_is_held_to(name: str):
     ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("claim", "machine"), EVERY, ids=lambda value: getattr(value, "__name__", value))
 def test_what_a_scenario_expects_comes_out_on_every_machine(claim: Claim, machine: str):
     claim(machine)

@@ -75,11 +75,7 @@ RUNS = {
 @contextmanager
 def served_runs(folder: Path) -> Iterator[Served]:
     """The runs, served and in a database, for the length of the block."""
-    with (
-        Database(folder / "db.duckdb") as database,
-        database.read() as con,
-        pytest.MonkeyPatch.context() as patch,
-    ):
+    with Database(folder / "db.duckdb") as database, database.read() as con:
         served = Served(con)
         collector = Collector(folder / "runs", database)
         step = StepRecorder.step
@@ -92,11 +88,12 @@ def served_runs(folder: Path) -> Iterator[Served]:
                     held.setdefault(block, set()).add((request.index, place))
             pools.append(Pool(held, set(pool._cached)))
 
-        patch.setattr(StepRecorder, "step", watched)
-        for run_id, engine in RUNS.items():
-            pools = served.pools[run_id] = []
-            run_dir = make_run(folder / "runs", run_id)
-            serve(make_spec(engine, _requests(24)), run_dir)
-            set_status(run_dir, "finished")
-            collector.ingest_once(run_id)
+        with pytest.MonkeyPatch.context() as patch:  # other tests serve while the block lasts
+            patch.setattr(StepRecorder, "step", watched)
+            for run_id, engine in RUNS.items():
+                pools = served.pools[run_id] = []
+                run_dir = make_run(folder / "runs", run_id)
+                serve(make_spec(engine, _requests(24)), run_dir)
+                set_status(run_dir, "finished")
+                collector.ingest_once(run_id)
         yield served

@@ -174,7 +174,7 @@ def test_a_run_that_fails_ends_with_1_and_the_engines_words(home: Home, tmp_path
     assert "no/such-model/here" in done.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.rare)])
 def test_interrupting_a_run_ends_it_cleanly_and_keeps_what_it_did(home: Home, tmp_path: Path, number: int) -> None:
     command = [
         sys.executable,

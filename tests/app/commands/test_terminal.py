@@ -105,6 +105,7 @@ def obeyed(said: str) -> list[str]:
     ],
     ids=lambda arguments: " ".join(arguments[:1] + arguments[2:]).encode("unicode_escape").decode()[:20],
 )
+@pytest.mark.sampled(3)  # one console writes for them all
 def test_no_command_hands_escapes_to_the_terminal(home: Home, arguments: list[str]) -> None:
     said = on_a_terminal(home, *arguments)
     assert said.strip()
