@@ -105,7 +105,7 @@ class Preview:
         if self.work_s is None:
             said.append("How much work this is for the machine is not known: the model was not timed on it yet.")
         elif self.load is None:
-            said.append(f"About {self.work_s:,.1f} s of work for this machine, every technique off.")
+            said.append(f"About {self.work_s:,.1f} s of work for this machine, estimated without any technique.")
         else:
             heavy = " More than it can do as it comes: a queue will grow." if self.load > 1 else ""
             said.append(
@@ -124,7 +124,7 @@ class Preview:
         else:
             queue = f", with {self.most_waiting:,} waiting" if self.most_waiting else ""
             said = [
-                f"About {_duration(self.run_s)} from the first request to the last answer, every technique off.",
+                f"About {_duration(self.run_s)} from the first request to the last answer, estimated without any technique.",
                 f"Up to {self.most_running:,} run at once{queue}; they hold {pool}.",
             ]
         if self.kv_blocks is not None and self.pool_blocks > self.kv_blocks:
