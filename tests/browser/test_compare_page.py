@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.experiments.file import create_experiment, read_experiment
-from app.experiments.plan import Variant, grid, plan
+from app.experiments.plan import Variant, plan
 from app.experiments.rate_search import plan_capacity
 from tests.app.lab_process import scenario_file
 from tests.app.small_runs import wait_for
@@ -98,6 +98,7 @@ def test_a_click_on_a_point_opens_what_it_stands_for(
     expect(page.get_by_role("heading", name="A small run")).to_be_visible()
 
 
+@pytest.mark.rare  # the form's search is followed in every run
 def test_a_search_for_capacity_is_followed_to_its_end(open_lab: OpenLab, open_page: OpenPage, tmp_path: Path) -> None:
     path = scenario_file(tmp_path)
     path.write_text(path.read_text().replace("{kind: at-once}", "{kind: interval, every_s: 0.05}"))
@@ -114,22 +115,6 @@ def test_a_search_for_capacity_is_followed_to_its_end(open_lab: OpenLab, open_pa
         page.set_viewport_size({"width": width, "height": 900})
         assert stumbling_blocks(page) == []
         assert no_sideways_scroll(page)
-
-
-def test_a_sweep_shows_its_curve_before_its_tables(open_lab: OpenLab, open_page: OpenPage, tmp_path: Path) -> None:
-    over = {"chunked_prefill.token_budget": ["16", "32"]}
-    experiment, specs = plan(str(scenario_file(tmp_path)), grid(over), 1, kind="sweep", over=over)
-    create_experiment(open_lab.home, experiment, specs)
-    page = open_page(open_lab.url(path=f"/compare?experiment={experiment.experiment_id}"), height=4500)
-    curve = page.locator(".st-key-card-swept .js-plotly-plot")
-    expect(curve).to_be_visible()
-    table = page.get_by_test_id("stDataFrame").first
-    expect(table).to_be_visible()
-    above, below = curve.bounding_box(), table.bounding_box()
-    assert above is not None
-    assert below is not None
-    assert above["y"] < below["y"]
-    wait_for(lambda: read_experiment(open_lab.home, experiment.experiment_id).state == "finished")
 
 
 @pytest.mark.parametrize("scheme", [pytest.param("light", marks=pytest.mark.rare), "dark"])  # of one layout
@@ -174,6 +159,8 @@ def test_the_form_of_a_search_leads_to_its_result(open_lab: OpenLab, open_page: 
     assert search is not None
     assert (search.low, search.high) == (30, 60)
     assert stumbling_blocks(page) == []
+    page.set_viewport_size({"width": 390, "height": 900})
+    wait_for(lambda: no_sideways_scroll(page))
 
 
 def test_the_form_of_a_sweep_leads_to_its_curve(open_lab: OpenLab, open_page: OpenPage) -> None:
@@ -194,7 +181,13 @@ def test_the_form_of_a_sweep_leads_to_its_curve(open_lab: OpenLab, open_page: Op
     wait_for(lambda: set(open_lab.home.experiment_ids()) - before)
     (started,) = set(open_lab.home.experiment_ids()) - before
     wait_for(lambda: read_experiment(open_lab.home, started).state == "finished")
-    expect(page.locator(".st-key-card-swept .js-plotly-plot")).to_be_visible()
+    curve, table = page.locator(".st-key-card-swept .js-plotly-plot"), page.get_by_test_id("stDataFrame").first
+    expect(curve).to_be_visible()
+    expect(table).to_be_visible()
+    above, below = curve.bounding_box(), table.bounding_box()
+    assert above is not None
+    assert below is not None
+    assert above["y"] < below["y"], "the curve first, then its tables"
     experiment = read_experiment(open_lab.home, started)
     assert (experiment.kind, experiment.over) == ("sweep", {"chunked_prefill.token_budget": ("32", "64", "48")})
     assert stumbling_blocks(page) == []
