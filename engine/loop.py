@@ -100,7 +100,11 @@ class Engine:
         """Iterate until nothing is left to do, or ``stop`` says so."""
         while not stop():
             self.admit_arrivals()
-            if self.scheduler.has_work:
+            if self.scheduler.all_load:
+                self.settle()
+                self.scheduler.loads.nap(IDLE_SLEEP_S)
+                self.scheduler.loads.settle()
+            elif self.scheduler.has_work:
                 self.step()
             elif self.arrivals.outstanding:
                 self._nap()
@@ -120,6 +124,8 @@ class Engine:
         self.step_in_flight = StepInFlight(self.totals.iterations, times.start)
 
         plan = self.scheduler.plan()
+        if not plan.slices and self.scheduler.all_load:
+            return self.nothing_yet(plan)
         self.demand_work(plan)
         times.scheduled = self.clock.now_ns()
         self.step_in_flight = StepInFlight(self.totals.iterations, times.start, plan)
@@ -139,6 +145,11 @@ class Engine:
         times.device_ns = marks.elapsed_ns()
 
         self.finish(plan, batch, tokens, times)
+        return plan
+
+    def nothing_yet(self, plan: Plan) -> Plan:
+        """Everybody waits for a load from a tier: no step is computed."""
+        self.step_in_flight = None
         return plan
 
     def demand_work(self, plan: Plan) -> None:

@@ -83,6 +83,8 @@ class OverlappedEngine(Engine):
             self._flight.plan.decisions += plan.decisions
             self.settle()
             return plan
+        if not plan.slices and self.scheduler.all_load:
+            return self.nothing_yet(plan)
         self.demand_work(plan)
 
         batch = self.executor.build(plan)

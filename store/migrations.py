@@ -132,12 +132,19 @@ def _logprobs(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("ALTER TABLE requests ADD COLUMN IF NOT EXISTS output_logprobs FLOAT[]")
 
 
-VERSION = 19
+def _tier_waits(con: duckdb.DuckDBPyConnection) -> None:
+    """Tiers say how long the engine stood still for copies; until then it did for all of each."""
+    con.execute("ALTER TABLE tiers ADD COLUMN IF NOT EXISTS asked_ns BIGINT")
+    con.execute("ALTER TABLE tiers ADD COLUMN IF NOT EXISTS waited_ns BIGINT")
+    con.execute("UPDATE tiers SET waited_ns = duration_ns")
+
+
+VERSION = 20
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
     12: _halves, 13: _tiers, 14: _tier_codec, 15: _programs, 16: _far_pools,
-    17: _half_threads, 18: _logprobs,
+    17: _half_threads, 18: _logprobs, 19: _tier_waits,
 }  # fmt: skip
 
 

@@ -23,12 +23,13 @@ WHERE run_id = $run AND first_token_ns IS NOT NULL""".strip()
 
 
 def work_query(run_id: str) -> Query:
-    """A row for each tier and what was done there: how often, blocks, tokens, bytes before and after the codec, time and the codec's part
-    of it, rate, and the predicted times."""
+    """A row for each tier and what was done there: how often, blocks, tokens, bytes before and after the codec, time, how much of it the
+    engine stood still for and the codec's part of it, rate, and the predicted times."""
     return Query(
         """
 SELECT tier, action, count(*) AS times, sum(blocks)::BIGINT AS blocks, sum(tokens)::BIGINT AS tokens, sum(bytes)::BIGINT AS bytes,
-       sum(stored_bytes)::BIGINT AS stored_bytes, sum(duration_ns) / 1e6 AS ms, sum(codec_ns) / 1e6 AS codec_ms,
+       sum(stored_bytes)::BIGINT AS stored_bytes, sum(duration_ns) / 1e6 AS ms, sum(waited_ns) / 1e6 AS waited_ms,
+       sum(codec_ns) / 1e6 AS codec_ms,
        sum(bytes) / nullif(sum(duration_ns), 0) AS gb_per_s, sum(load_ns) / 1e6 AS load_ms,
        sum(recompute_ns) / 1e6 AS recompute_ms
 FROM tiers WHERE run_id = $run GROUP BY tier, action
@@ -76,11 +77,25 @@ ORDER BY CASE place WHEN 'nothing' THEN 0 WHEN 'pool' THEN 1 WHEN 'host' THEN 2 
     )
 
 
+def waits_query(run_id: str) -> Query:
+    """A row for each tier and way between it and the pool: time that copies took, in two parts: what the engine stood still for, and what
+    was hidden behind steps. Of loads also how long requests waited for them."""
+    return Query(
+        """
+SELECT tier, action, greatest(sum(duration_ns), sum(waited_ns)) / 1e6 AS ms, sum(waited_ns) / 1e6 AS waited_ms,
+       greatest(0, sum(duration_ns) - sum(waited_ns)) / 1e6 AS hidden_ms,
+       avg(time_ns - asked_ns) FILTER (asked_ns IS NOT NULL) / 1e6 AS request_ms
+FROM tiers WHERE run_id = $run AND action IN ('load', 'store') GROUP BY tier, action
+ORDER BY CASE tier WHEN 'host' THEN 0 ELSE 1 END, action""".strip(),
+        {"run": run_id},
+    )
+
+
 def stack_query(run_id: str) -> Query:
     """A row for each place in which prefixes were found: TTFT in parts that add up to it, means over requests.
 
-    ``wait_ms`` until the first step that computed for the request began, ``store_ms`` for keeping blocks of others that were evicted
-    meanwhile, ``transfer_ms`` for loading without decoding, ``decode_ms`` for decoding, ``compute_ms`` the rest.
+    ``wait_ms`` until the first step that computed for the request began, without what was loaded for it meanwhile, ``store_ms`` for which
+    the engine stood still to keep blocks of others, ``transfer_ms`` for loading without decoding, ``decode_ms`` for decoding, ``compute_ms`` the rest.
     """
     return Query(
         f"""
@@ -90,13 +105,16 @@ WITH parts AS (
                    AND t.time_ns <= q.first_token_ns), 0) / 1e6 AS load_ms,
          coalesce((SELECT sum(codec_ns) FROM tiers AS t WHERE t.run_id = $run AND t.action = 'load' AND t.request = q.request
                    AND t.time_ns <= q.first_token_ns), 0) / 1e6 AS decode_ms,
-         coalesce((SELECT sum(duration_ns) FROM tiers AS t WHERE t.run_id = $run AND t.action = 'store'
+         coalesce((SELECT sum(duration_ns) FROM tiers AS t WHERE t.run_id = $run AND t.action = 'load' AND t.request = q.request
+                   AND t.time_ns <= q.first_scheduled_ns), 0) / 1e6 AS before_ms,
+         coalesce((SELECT sum(waited_ns) FROM tiers AS t WHERE t.run_id = $run AND t.action = 'store'
                    AND t.time_ns BETWEEN q.first_scheduled_ns AND q.first_token_ns), 0) / 1e6 AS store_ms
   FROM ({FOUND}) AS r JOIN requests AS q USING (request) WHERE q.run_id = $run AND q.first_scheduled_ns IS NOT NULL
 )
-SELECT place, count(*) AS requests, avg(ttft_ms) AS ttft_ms, avg((first_scheduled_ns - arrival_ns) / 1e6) AS wait_ms, avg(store_ms) AS store_ms,
+SELECT place, count(*) AS requests, avg(ttft_ms) AS ttft_ms, avg(greatest(0, (first_scheduled_ns - arrival_ns) / 1e6 - before_ms)) AS wait_ms,
+       avg(store_ms) AS store_ms,
        avg(load_ms - decode_ms) AS transfer_ms, avg(decode_ms) AS decode_ms,
-       avg(greatest(0, ttft_ms - (first_scheduled_ns - arrival_ns) / 1e6 - store_ms - load_ms)) AS compute_ms
+       avg(greatest(0, ttft_ms - (first_scheduled_ns - arrival_ns) / 1e6 - store_ms - (load_ms - before_ms))) AS compute_ms
 FROM parts GROUP BY place
 ORDER BY CASE place WHEN 'nothing' THEN 0 WHEN 'pool' THEN 1 WHEN 'host' THEN 2 ELSE 3 END""".strip(),
         {"run": run_id},

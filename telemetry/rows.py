@@ -327,7 +327,11 @@ class TierRow:
         choices=TIER_ACTIONS,
     )
     request: int = column("int64", "", "The request that it was done for; null if none.", nullable=True)
-    duration_ns: int = column("int64", "ns", "Time the engine spent on it.")
+    duration_ns: int = column("int64", "ns", "Time that it took to copy, read, write and code.")
+    asked_ns: int = column("int64", "ns", "When a load was asked for; null for anything else.", nullable=True)
+    waited_ns: int = column(
+        "int64", "ns", "Time that the engine stood still for it; the rest of it was hidden behind steps."
+    )
     blocks: int = column("int64", "blocks", "KV blocks.")
     tokens: int = column("int64", "tokens", "Tokens in these blocks.")
     bytes: int = column("int64", "bytes", "Their size, as the cache stores them.")

@@ -19,9 +19,19 @@ class Checksums:
         self._tail_stores = tail_stores
         self._left: dict[int, tuple[list[bytes], bytes | None]] = {}  # request -> of its blocks, of its tail
 
-    def left(self, request: int, blocks: Sequence[int], tail: int | None) -> None:
-        """Keep the checksums of a request's blocks, from the first place of its table on, and of its tail."""
-        self._left[request] = self._of(blocks, tail)
+    def left(self, request: int, first: int, blocks: Sequence[int], tail: int | None) -> None:
+        """Keep the checksums of a request's blocks from place ``first`` of its table on, and of its tail.
+
+        Those of the places before stay: they left earlier, and may have been computed again since, with other
+        roundings.
+        """
+        before, _ = self._left.get(request, ([], None))
+        there, there_tail = self._of(blocks, tail)
+        self._left[request] = [*before[:first], *there], there_tail
+
+    def hand_on(self, request: int, follower: int) -> None:
+        """What left of one request comes back for another."""
+        self._left[follower] = self._left.pop(request)
 
     def compare(self, request: int, first: int, blocks: Sequence[int], tail: int | None) -> None:
         """Hold what came back to places ``first``... against what left.
@@ -30,7 +40,7 @@ class Checksums:
             IntegrityError: naming the places that differ.
         """
         there, there_tail = self._of(blocks, tail)
-        left, left_tail = self._left.pop(request)
+        left, left_tail = self._left[request]
         pairs = zip(there, left[first : first + len(there)], strict=True)
         wrong = [first + place for place, (a, b) in enumerate(pairs) if a != b]
         if wrong or there_tail != left_tail:

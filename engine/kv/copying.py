@@ -78,6 +78,7 @@ class Ticket:
     waited_ns: int = 0  # that somebody stood still for it
     error: BaseException | None = None
     ready: torch.cuda.Event | None = None  # what must be computed before it may begin
+    work: Callable[[], None] | None = None  # done instead of copying pieces
     landed: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -99,24 +100,31 @@ class Copier:
         asynchronous: bool,
         link: Link | None = None,
         clock: Callable[[], int] = time.monotonic_ns,
+        name: str = "swap",
     ) -> None:
         """
         Args:
             pairs: stores on the device and on the host.
             link: emulated; None: the memory as it is.
+            name: of the thread.
         """
         self._flat = [(device.view(-1), host.view(-1)) for device, host in pairs]
         self._cuda = any(device.is_cuda for device, _ in pairs)
         self._device = pairs[0][0].device if pairs else torch.device("cpu")
         self._link = link
         self._clock = clock
+        self._name = name
         self.asynchronous = asynchronous
         self._queue: queue.SimpleQueue[Ticket | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
-    def start(self, pieces: list[Piece], *, to_host: bool) -> Ticket:
-        """Begin a transfer; it has landed on return where copies are synchronous."""
-        ticket = Ticket(pieces, to_host, self._clock())
+    def start(self, pieces: list[Piece], *, to_host: bool, work: Callable[[], None] | None = None) -> Ticket:
+        """Begin a transfer; it has landed on return where copies are synchronous.
+
+        Args:
+            work: copies by itself, and is called where pieces would be copied: in the same thread, with its stream.
+        """
+        ticket = Ticket(pieces, to_host, self._clock(), work=work)
         if not self.asynchronous:
             self._copy(ticket)
             ticket.waited_ns = self._clock() - ticket.asked_ns
@@ -126,7 +134,7 @@ class Copier:
             ticket.ready = torch.cuda.Event()
             ticket.ready.record(torch.cuda.current_stream(self._device))
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="swap", daemon=True)
+            self._thread = threading.Thread(target=self._work, name=self._name, daemon=True)
             self._thread.start()
         self._queue.put(ticket)
         return ticket
@@ -167,7 +175,11 @@ class Copier:
         if self._cuda and ticket.ready is not None:
             ticket.ready.synchronize()  # so that the time is that of copying
         ticket.start_ns = self._clock()
-        if self._cuda:
+        if ticket.work is not None:
+            ticket.work()
+            if self._cuda:
+                torch.cuda.current_stream(self._device).synchronize()
+        elif self._cuda:
             self._copy_pinned(ticket)
         else:
             self._copy_memory(ticket)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,9 @@ class DiskTier:
         self.folder = folder
         self.budget = budget
         self.used = 0  # bytes
+        self.reserved = 0  # bytes of what is being written
+        self._lock = threading.Lock()  # of the files and their bytes
+        self._largest = 0  # bytes of a block so far
         self.problem: str | None = None  # why nothing more is written
         self._bytes_per_s = bytes_per_s
         self._arrives = 0.0  # when the link has brought what was asked for, s
@@ -73,8 +77,15 @@ class DiskTier:
         self.encode_ns += time.monotonic_ns() - began
         return stream
 
+    def expected(self, content: int) -> int:
+        """Bytes that a block of so many will take, as far as can be said before it is encoded."""
+        return content if self._codec is None else min(content, self._largest or content)
+
     def write(self, hash: int, stream: np.ndarray) -> bool:
-        """Keep what ``encode`` returned. False where that is not possible: then nothing is written any more."""
+        """Keep what ``encode`` returned. False where that is not possible: then nothing is written any more.
+
+        May be called in a thread beside the one that drops blocks.
+        """
         if self.problem is not None:
             return False
         try:
@@ -86,17 +97,25 @@ class DiskTier:
             with contextlib.suppress(OSError):
                 self._path(hash).unlink(missing_ok=True)
             return False
-        self._files[hash] = File(stream.nbytes, checksum(stream))
-        self.used += stream.nbytes
+        with self._lock:
+            self._files[hash] = File(stream.nbytes, checksum(stream))
+            self.used += stream.nbytes
+        self._largest = max(self._largest, stream.nbytes)
         return True
 
     def ask(self) -> None:
         """Blocks will be read one after another: the link begins to bring them, and goes on while one is decoded."""
         self._arrives = time.monotonic()
 
-    def read(self, hash: int, into: np.ndarray) -> bool:
-        """Fill ``into`` [bytes] uint8 with a block's bytes. False where its file is gone or is not what was written."""
-        known = self._files[hash]
+    def read(self, hash: int, into: np.ndarray, stop: threading.Event | None = None) -> bool:
+        """Fill ``into`` [bytes] uint8 with a block's bytes. False where its file is gone or is not what was written.
+
+        Args:
+            stop: set: the emulated link is not waited for any more.
+        """
+        known = self._files.get(hash)
+        if known is None:
+            return False
         stream = into if self._codec is None else np.empty(known.nbytes, np.uint8)
         try:
             with open(self._path(hash), "rb") as file:
@@ -105,7 +124,7 @@ class DiskTier:
             return False
         if self._bytes_per_s is not None:
             self._arrives += stream.nbytes / self._bytes_per_s
-            time.sleep(max(0.0, self._arrives - time.monotonic()))
+            (stop or threading.Event()).wait(max(0.0, self._arrives - time.monotonic()))
         if not whole or checksum(stream) != known.checksum:
             return False
         if self._codec is not None:
@@ -115,15 +134,16 @@ class DiskTier:
         return True
 
     def drop(self, hash: int) -> None:
-        """Forget a block."""
-        self.used -= self._files.pop(hash).nbytes
+        """Forget a block that was written."""
+        with self._lock:
+            self.used -= self._files.pop(hash).nbytes
         with contextlib.suppress(OSError):
             self._path(hash).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Forget every block; no file stays, nor the folder."""
         self._files.clear()
-        self.used = 0
+        self.used = self.reserved = 0
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def describe(self) -> dict[str, Any] | None:

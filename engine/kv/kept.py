@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
+from engine.kv.copying import Ticket
 from engine.kv.prefixes import Node
 
 HOST, DISK = "host", "disk"
@@ -18,6 +21,7 @@ class Kept:
     node: Node  # its text, and by its parents all the text before it
     slot: int = -1  # in host memory; -1: not there
     on_disk: bool = False
+    written: Ticket | None = None  # that brings it to disk, until that has landed
     digest: bytes = b""  # of its bytes, where the books are checked
 
     @property
@@ -39,15 +43,67 @@ class TierMove:
     bytes: int = 0
     stored_bytes: int = 0
     codec_ns: int = 0
+    asked_ns: int = -1
+    waited_ns: int = 0
     load_ns: int = -1
     recompute_ns: int = -1
 
 
-def runs_of(found: Sequence[Kept]) -> list[tuple[str, list[Kept]]]:
+class _InTier(Protocol):
+    @property
+    def tier(self) -> str: ...
+
+
+T = TypeVar("T", bound=_InTier)
+
+
+def runs_of(found: Sequence[T]) -> list[tuple[str, list[T]]]:
     """What was found, cut where the tier changes."""
-    runs: list[tuple[str, list[Kept]]] = []
+    runs: list[tuple[str, list[T]]] = []
     for kept in found:
         if not runs or runs[-1][0] != kept.tier:
             runs.append((kept.tier, []))
         runs[-1][1].append(kept)
     return runs
+
+
+@dataclass(eq=False)
+class Leaving:
+    """A copy from the pool to host memory, or from there to disk, that has not landed."""
+
+    kept: Kept
+    ticket: Ticket
+    block: int = -1  # of the pool, where it comes from there
+    reserved: int = 0  # bytes on disk, where it goes there
+    codec_ns: int = 0
+
+
+@dataclass(eq=False)
+class Piece:
+    """A block that is being loaded: its ticket, and how that went."""
+
+    kept: Kept
+    tier: str
+    slot: int  # in host memory, from which it is copied
+    ticket: Ticket | None = None
+    began_ns: int = 0
+    filled: bool = False
+    damaged: bool = False  # its file is gone, or not what was written
+    stored: int = 0  # bytes, as its tier has it
+    codec_ns: int = 0
+
+
+@dataclass(eq=False)
+class Load:
+    """Blocks of one request on their way into the pool."""
+
+    request: int
+    asked_ns: int
+    pieces: list[Piece] = field(default_factory=list)
+    predicted: list[tuple[float | None, float | None]] = field(default_factory=list)  # s, of each run of one tier
+    stop: threading.Event = field(default_factory=threading.Event)  # what has not begun is left out
+    cleared: bool = False  # the tiers lost all their blocks meanwhile
+
+    @property
+    def landed(self) -> bool:
+        return all(piece.ticket is not None and piece.ticket.landed.is_set() for piece in self.pieces)

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence, Set
+from itertools import islice
 from typing import ClassVar, NamedTuple
 
 from engine.block_table import blocks_for
@@ -49,7 +50,8 @@ class BlockPool:
     """Fixed number of blocks, reference counted; every operation is O(1) per block.
 
     ``journal`` collects a ``BlockEvent`` per change when it is a list; ``None`` records nothing. ``evicted`` is told
-    each published block whose content is lost, ``moved`` each one that got another number.
+    each published block whose content is lost, ``reused`` the blocks that are about to be written, ``moved`` each one
+    that got another number.
 
     This is the paged layout: any block may follow any other. ``engine.kv.ranges`` has those in which a table's blocks
     are neighbours; what a block then takes of the memory is asked for by ``cost`` and ``memory_of``.
@@ -78,6 +80,7 @@ class BlockPool:
         self.block_bytes = block_bytes
         self.journal = journal
         self.evicted: Callable[[int], None] = lambda block: None
+        self.reused: Callable[[Sequence[int]], None] = lambda blocks: None
         self.moved: Callable[[int, int], None] = lambda before, after: None
         self.running: Sequence[Request] = ()  # of the books: who holds blocks
         self._free = OldestFirst(num_blocks) if free is None else free
@@ -177,6 +180,7 @@ class BlockPool:
         while len(self._free) < count:
             self._evict()
         blocks = self._free.take(count, after, grow)
+        self.reused(blocks)
         for block in blocks:
             self._ref_counts[block] = 1
         if self.journal is not None:
@@ -275,6 +279,10 @@ class BlockPool:
         """Blocks that could be had if these pins were taken off."""
         off = Counter(block for blocks in pins for block in blocks)
         return sum(1 for block in self._pinned if off[block] == self._pins[block])
+
+    def next_evicted(self, count: int) -> list[int]:
+        """The cached blocks that are evicted next where so many blocks are taken."""
+        return list(islice(self._cached, max(0, count - len(self._free))))
 
     def evict(self, block: int) -> None:
         """A block that nobody holds and no pin keeps loses its content."""

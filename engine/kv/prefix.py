@@ -16,13 +16,13 @@ lets go of its own.
 from __future__ import annotations
 
 import hashlib
-from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from engine.block_table import blocks_for, whole_blocks
 from engine.config import PrefixSharing
 from engine.config.errors import IntegrityError
+from engine.kv.block_text import HashBlock, agreeing, hash_block, is_text_of
 from engine.kv.grouping import flatten, running_order
 from engine.kv.kept import Kept
 from engine.kv.pool import BlockPool
@@ -32,14 +32,6 @@ from engine.request import Request
 
 REMEMBERED = 4  # evicted blocks are remembered up to so many times the pool's size, to tell what evictions cost
 MOST_COMPARED = 16  # blocks looked at for the longest partial match
-
-HashBlock = Callable[[int, Sequence[int]], int]
-
-
-def hash_block(parent: int, tokens: Sequence[int]) -> int:
-    """63 bits over a block's tokens and the hash of what comes before."""
-    digest = hashlib.blake2b(array("q", [parent, *tokens]).tobytes(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
 
 
 class PrefixCache(Prefixes):
@@ -71,6 +63,8 @@ class PrefixCache(Prefixes):
         self._evicted = 0
         self._ranked = 0
         pool.evicted = self._forget
+        if tiers is not None:
+            pool.reused = tiers.reused
         pool.moved = self._renumber
 
     def match(self, request: Request, room: int) -> Match:
@@ -150,17 +144,27 @@ class PrefixCache(Prefixes):
             for position in range(max(done, whole_blocks(before, size)), until):
                 pool.filled(request.block_table[position], request.index, position)
         for position in range(done, self._whole(until)):
-            block = request.block_table[position]
-            node = self._publish(request, position, node)
-            if not self._window:
-                pool.filled(block, request.index, position)
-            if self._window is not None:
-                pool.quantised(block, request.index, position)
-            if self.settings.share_memory and node.findable and node.block != block:
-                pool.share(node.block, request.index, position)
-                request.block_table[position] = node.block
-                pool.free([block], request.index, position)
+            node = self._settle(request, request.block_table, position, node)
             self._tips[request.index] = (position + 1, node)
+
+    def take_in(self, request: Request, path: Sequence[Node], table: list[int], blocks: int) -> int:
+        """Blocks behind a path were loaded for a waiting request: they can be found in the pool.
+
+        Args:
+            table: of blocks that are held, those of the path first; one of the same content may take a place in it.
+            blocks: of the table that were loaded, those of the path included.
+
+        Returns:
+            Blocks of the table that can be found.
+        """
+        node, until = path[-1] if path else self._root(request), self._whole(blocks)
+        for position in range(len(path), until):
+            if self._window:
+                self.pool.filled(table[position], request.index, position)
+            node = self._settle(request, table, position, node)
+            if not node.findable:
+                return position
+        return until
 
     def settled(self, request: Request) -> int:
         return self._tips[request.index][0]
@@ -183,6 +187,10 @@ class PrefixCache(Prefixes):
         for place, number in enumerate(order):
             fresh[number].rank = self._ranked + place
         self._ranked += len(fresh)
+
+    def node_of(self, block: int) -> Node:
+        """Of a published block."""
+        return self._by_block[block]
 
     def take_evicted(self) -> int:
         count, self._evicted = self._evicted, 0
@@ -241,7 +249,7 @@ class PrefixCache(Prefixes):
         known = {self._root(request): -1} | {node: place for place, node in enumerate(path)}
         for place in range(len(path), most):
             kept = self.tiers.find(self._hash(request, place))
-            if kept is None or not self._is_text_of(request, kept.node, place, known):
+            if kept is None or not is_text_of(request.token_ids, self.pool.block_size, kept.node, place, known):
                 break
             found.append(kept)
         del found[self._whole(len(found)) :]
@@ -249,34 +257,32 @@ class PrefixCache(Prefixes):
         take = self.tiers.choice.take([kept.tier for kept in found], context, self._unit)
         return tuple(found[:take]), tuple(found[take:])
 
-    def _is_text_of(self, request: Request, node: Node, place: int, known: dict[Node, int]) -> bool:
-        """Whether a node and those above it hold the request's text up to its block at ``place``. ``known``: nodes
-        that do and their places; those found are added."""
-        size, above = self.pool.block_size, []
-        while node not in known:
-            if node.parent is None or place < 0:
-                return False
-            if node.tokens != request.token_ids[place * size : (place + 1) * size]:
-                return False
-            above.append((node, place))
-            node, place = node.parent, place - 1
-        if known[node] != place:
-            return False
-        known.update(above)
-        return True
-
     def _load(self, tiers: Tiers, request: Request, match: Match) -> None:
         """Blocks from tiers become the next ones of a request's table, and can be found in the pool again."""
         first, size = len(match.path), self.pool.block_size
         if match.stored:
             blocks = request.block_table[first : first + len(match.stored)]
-            loaded = self._whole(tiers.load(request.index, match.stored, blocks, first * size))
+            loaded = self._whole(tiers.end(tiers.begin(request.index, match.stored, blocks, first * size)))
             request.num_computed_tokens = (first + loaded) * size
             self.computed(request, first * size, request.num_computed_tokens)
         if match.declined:
             tiers.decline(request.index, match.declined, (first + len(match.stored)) * size)
 
-    def _publish(self, request: Request, position: int, parent: Node) -> Node:
+    def _settle(self, request: Request, table: list[int], position: int, parent: Node) -> Node:
+        """A block of a request's table is whole: publish it, or hold the one that has the same text already."""
+        block = table[position]
+        node = self._publish(request, position, parent, block)
+        if not self._window:
+            self.pool.filled(block, request.index, position)
+        if self._window is not None:
+            self.pool.quantised(block, request.index, position)
+        if self.settings.share_memory and node.findable and node.block != block:
+            self.pool.share(node.block, request.index, position)
+            table[position] = node.block
+            self.pool.free([block], request.index, position)
+        return node
+
+    def _publish(self, request: Request, position: int, parent: Node, block: int) -> Node:
         """The node of the request's block: the one that holds the same text already, or a new one.
 
         An unfindable node (never in the index) where the hash is taken by another text or the parent is gone.
@@ -288,7 +294,7 @@ class PrefixCache(Prefixes):
             return known
         node = Node(-1, hash, tokens, parent)
         if known is None and parent.findable:
-            node.block = request.block_table[position]
+            node.block = block
             self._by_hash[hash] = self._by_block[node.block] = node
             parent.children.setdefault(tokens[0], []).append(node)
             self.pool.publish(node.block, hash)
@@ -300,10 +306,10 @@ class PrefixCache(Prefixes):
         if not tokens or not self.settings.copy_partial:
             return None, 0
         candidates = node.children.get(tokens[0], [])[-MOST_COMPARED:]
-        agreeing = [(_agreeing(child.tokens, tokens), -place) for place, child in enumerate(candidates)]
-        if not agreeing:
+        matches = [(agreeing(child.tokens, tokens), -place) for place, child in enumerate(candidates)]
+        if not matches:
             return None, 0
-        most, place = max(agreeing)
+        most, place = max(matches)
         return candidates[-place], most
 
     def _lost_after(self, request: Request, first: int, last: int) -> int:
@@ -342,8 +348,3 @@ class PrefixCache(Prefixes):
             self._lost[gone.hash] = None
         while len(self._lost) > REMEMBERED * self.pool.num_blocks:
             self._lost.popitem(last=False)
-
-
-def _agreeing(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common beginning."""
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

@@ -11,6 +11,7 @@ from engine.request import Request
 from engine.scheduling.plan import Plan
 from engine.scheduling.preemption import Preemption, Recompute
 from engine.scheduling.priorities import Priorities
+from engine.scheduling.tier_loads import make_loads
 from engine.scheduling.time_to_live import Pins
 
 
@@ -46,6 +47,7 @@ class Books:
         self.preemption = preemption or Recompute()
         self.priorities = priorities
         self.time_to_live = time_to_live
+        self.loads = make_loads(self.prefixes, pool)
         if self.free_tails is not None:
             self.preemption.free_tails = self.free_tails
         pool.running = self.running
@@ -61,7 +63,8 @@ class Books:
         """Tokens whose keys and values running requests hold; shared ones count once."""
         spared = self.pool.num_spared * self.pool.block_size
         leaving = sum(tokens for _, _, tokens in self.preemption.in_transit())
-        return sum(r.num_computed_tokens for r in self.running) + leaving - spared
+        held = sum(len(table) for table in self.loads.tables()) * self.pool.block_size
+        return sum(r.num_computed_tokens for r in self.running) + leaving + held - spared
 
     def add(self, request: Request) -> None:
         """A request arrives, or comes back after a preemption."""
@@ -75,6 +78,7 @@ class Books:
     def remove(self, request: Request) -> None:
         """A request ended: its place and its blocks are free again."""
         self.preemption.forget(request)
+        self.loads.forget(request)
         if self.priorities is not None:
             self.priorities.forget(request)
         if request in self.running:
@@ -126,7 +130,9 @@ class Books:
     def check_integrity(self) -> None:
         """Balance the pool's books against the running requests. Raises ``IntegrityError``."""
         leaving = list(self.preemption.in_transit())
-        self.pool.check_integrity([*(r.block_table for r in self.running), *(blocks for blocks, _, _ in leaving)])
+        self.pool.check_integrity(
+            [*(r.block_table for r in self.running), *(blocks for blocks, _, _ in leaving), *self.loads.tables()]
+        )
         self.preemption.check_integrity()
         self.prefixes.check_integrity()
         if self.time_to_live is not None:

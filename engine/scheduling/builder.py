@@ -1,50 +1,16 @@
-"""A plan in the making: what a policy may look at and do, and who guesses meanwhile."""
+"""A plan in the making: what a policy may look at and do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Protocol
 
 from engine.kv.prefixes import Match
 from engine.request import Draft, Request
 from engine.scheduling.books import Books
+from engine.scheduling.drafter import Drafter
 from engine.scheduling.plan import Decision, Plan, Slice
 
-if TYPE_CHECKING:
-    import torch
-
-
-class Drafter(Protocol):
-    """Who guesses continuations while an iteration is planned (``engine.speculation``)."""
-
-    def extend(self, builder: PlanBuilder) -> None:
-        """Give decodes that are in the plan drafts to verify, by ``builder.grant_draft``."""
-        ...
-
-    def observe(self, parts: list[Slice], hidden: torch.Tensor) -> None:
-        """Take in what the pass left behind [rows, hidden], 1 + drafted rows for each of the parts that sampled."""
-        ...
-
-    def learn(self, plan: Plan, duration_ns: int) -> None:
-        """Take in how an iteration went: what was accepted, and how long the whole step took, drafting included."""
-        ...
-
-    def rest(self) -> bool:
-        """Whether the iteration that is planned next goes without guesses, whatever the tokens of the one before; it
-        may then be planned before these are known."""
-        ...
-
-    def miss(self, parts: list[Slice]) -> None:
-        """What the pass left behind for these parts cannot be looked at any more: ``observe`` is not called."""
-        ...
-
-    def describe(self) -> dict[str, float]:
-        """What was learnt over the run, for its summary."""
-        ...
-
-    def forget(self, request: Request) -> None:
-        """A request ended or lost its blocks: drop what is kept for it."""
-        ...
+LOADED_AHEAD = 8  # waiting requests for which loads from tiers are begun before they have a place
 
 
 class PlanBuilder:
@@ -76,7 +42,22 @@ class PlanBuilder:
 
     def waiting(self) -> Iterator[Request]:
         """Requests without a place, in order; safe while they are admitted."""
-        yield from [r for r in self.books.waiting if r.remaining]
+        yield from [r for r in self.books.waiting if r.remaining and not self.books.loads.under_way(r)]
+
+    def begin_loads(self) -> None:
+        """Begin to load what the first waiting requests will find in tiers, as far as there is room for all of each."""
+        room = None
+        for request in list(self.waiting())[:LOADED_AHEAD]:
+            if self.books.loads.looked_up(request):
+                needed = self.pool.blocks_for(request.num_known_tokens)
+            else:
+                needed = self.prefixes.blocks_needed(request, self._match(request))
+            room = self._room(request) if room is None else room
+            if needed > room:
+                return
+            room -= needed
+            if self.books.loads.begin(request, self._match(request)):
+                self._found = (None, Match())
 
     def remaining(self, request: Request) -> int:
         """Tokens a waiting request will have to compute: what neither the prefix cache nor the host holds."""
@@ -95,7 +76,7 @@ class PlanBuilder:
         table = request.block_table
         needed = self.pool.blocks_for(request.num_computed_tokens + tokens) - len(table)
         while self.pool.cost(needed, table[-1] if table else -1) > self.pool.num_free:
-            if self.books.preemption.free_some() or self._unpin_one(request):
+            if self.books.preemption.free_some() or self._yield_load() or self._unpin_one(request):
                 continue
             victim = max(self.books.running, key=lambda r: r.order)
             self._preempt(victim, needed)
@@ -157,6 +138,8 @@ class PlanBuilder:
             return self.refuse(request, "max_requests", tokens)
         if books.free_tails == []:
             return self.refuse(request, "tails", tokens)
+        while self._short_of(request) > 0 and self._yield_load(request):
+            pass
         self._unpin_for(request)
         match = self._match(request)
         if match.next_hash in self._in_flight:
@@ -164,12 +147,16 @@ class PlanBuilder:
         needed = self.prefixes.blocks_needed(request, match)
         if needed > self._room(request):
             return self.refuse(request, "blocks", tokens, needed)
+        if books.loads.begin(request, match):  # nobody has to wait for it
+            self._found = (None, Match())
+            return True
         books.waiting.remove(request)
         books.running.append(request)
         if books.free_tails is not None:
             request.tail = books.free_tails.pop()
         self.plan.admitted.append(request)
         self.prefixes.attach(request, match)
+        books.loads.admitted(request)
         if books.time_to_live is not None:
             books.time_to_live.admitted(request)
         self._note_hit(request, match)
@@ -224,6 +211,14 @@ class PlanBuilder:
         while lower and (self._no_seat() or self._tails_left() == 0 or needed > self._room(request) + self._leaving()):
             self._preempt(lower.pop(), needed, "priority")
 
+    def _yield_load(self, request: Request | None = None) -> bool:
+        """Let go of blocks that are held for a waiting request; False where there are none. ``request``: who is to be
+        admitted instead."""
+        if not self.books.loads.yield_one(request):
+            return False
+        self._found = (None, Match())
+        return True
+
     def _unpin_one(self, request: Request) -> bool:
         """Take a pin off blocks that a running request may need. False where there is none."""
         if self.books.time_to_live is None or not self.books.time_to_live.yield_one(request, later=False):
@@ -237,7 +232,7 @@ class PlanBuilder:
         time_to_live = self.books.time_to_live
         if time_to_live is None:
             return
-        later = bool(self.books.running or list(self.books.preemption.in_transit()))
+        later = bool(self.books.running or list(self.books.preemption.in_transit()) or self.books.loads.coming)
         short = self._short_of(request)
         if short <= 0 or (later and time_to_live.could_free(request) < short):
             return

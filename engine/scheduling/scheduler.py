@@ -11,7 +11,8 @@ from engine.kv.pool import BlockPool
 from engine.kv.prefixes import Prefixes
 from engine.request import Request
 from engine.scheduling.books import Books
-from engine.scheduling.builder import Drafter, PlanBuilder
+from engine.scheduling.builder import PlanBuilder
+from engine.scheduling.drafter import Drafter
 from engine.scheduling.plan import Plan
 from engine.scheduling.policies.base import Policy
 from engine.scheduling.preemption import Preemption
@@ -49,14 +50,17 @@ class Scheduler(Books):
         """The run is over: nothing is under way, and nothing pinned."""
         if self.time_to_live is not None:
             self.time_to_live.close()
+        self.loads.close()
         self.preemption.close()
 
     def plan(self) -> Plan:
         """Decide the next iteration. Blocks for it are allocated; the batch may be empty.
 
-        Where everybody who could compute waits for copies, so does this.
+        Where everybody who could compute waits for copies, so does this; not where all wait for loads from tiers
+        (``all_load``): who comes meanwhile may go first.
         """
         self.preemption.settle()
+        self.loads.settle()
         if self.time_to_live is not None:
             self.time_to_live.expire()
         redrawn = self.priorities is not None and self.priorities.next_iteration(self.running, self.waiting)
@@ -65,18 +69,29 @@ class Scheduler(Books):
             self.waiting.sort(key=lambda r: r.order)
             self.newcomers = False
         plan, preempted = self._planned(Plan()), 0
-        while not plan.slices and (self.preemption.wait() or len(plan.preempted) > preempted):
+        while not plan.slices and not self.all_load and (self._wait() or len(plan.preempted) > preempted):
             preempted = len(plan.preempted)  # those who were to compute left instead; now others may
             plan = self._planned(plan)
         self.preemption.ahead(self.running, self.prefixes.settled)
+        self.loads.ahead(self.running, self.waiting)
         plan.num_waiting = len(self.waiting)
         return plan
+
+    @property
+    def all_load(self) -> bool:
+        """Whether nothing can be computed until a load from a tier has landed."""
+        return self.loads.hold_up(self.waiting, self.running)
+
+    def _wait(self) -> bool:
+        """Wait for copies under way. False when there are none."""
+        return self.preemption.wait() or self.loads.wait()
 
     def _planned(self, plan: Plan) -> Plan:
         """An empty plan, filled by the policy."""
         builder = PlanBuilder(self, self.drafter, plan)
         if self.policy.budgeted:
             builder.set_budget(self.policy.limits.token_budget)
+        builder.begin_loads()
         self.policy.plan(builder)
         return builder.plan
 

@@ -114,8 +114,7 @@ class Swap(Preemption):
         copy = self.host.copy_of(request.index)
         assert copy is not None
         first = blocks if copy.complete == tokens else whole_blocks(copy.valid, pool.block_size)
-        if self._checksums is not None:
-            self._checksums.left(request.index, request.block_table[:blocks], tail)
+        self._note_left(request, first, blocks, tail)
         ticket = self._start(request.block_table, copy, first, blocks, tail, to_host=True)
         copy.tokens = copy.complete = tokens
         copy.valid = self._final(tokens)
@@ -190,6 +189,7 @@ class Swap(Preemption):
                 return
             copy = self.host.copy_of(request.index)
             assert copy is not None
+            self._note_left(request, first, blocks, None)
             ticket = self._start(request.block_table, copy, first, blocks, None, to_host=True)
             copy.valid = blocks * size
             tokens = request.num_computed_tokens
@@ -210,9 +210,8 @@ class Swap(Preemption):
             return False
         copy = self.host.copy_of(request.index)
         assert copy is not None
-        if self._checksums is not None:
-            self._checksums.left(follower, request.block_table[:blocks], None)
         first = min(blocks, whole_blocks(copy.valid, size))
+        self._note_left(request, first, blocks, None, follower)
         ticket = self._start(request.block_table, copy, first, blocks, None, to_host=True)
         self.host.drop_tail(copy)
         copy.valid, copy.tokens, copy.complete, copy.given = blocks * size, 0, -1, True
@@ -257,6 +256,13 @@ class Swap(Preemption):
         if tail is not None and copy.tail is not None and (first < last or not to_host):
             cut += pieces(self._tail_pairs, [(tail, copy.tail, 1)], len(self._pairs))
         return self._copier.start(cut, to_host=to_host)
+
+    def _note_left(self, request: Request, first: int, last: int, tail: int | None, follower: int = -1) -> None:
+        """For tests: what goes to the host is held against what comes back, to who goes on where there is somebody."""
+        if self._checksums is not None:
+            self._checksums.left(request.index, first, request.block_table[first:last], tail)
+            if follower >= 0:
+                self._checksums.hand_on(request.index, follower)
 
     def _add(self, transfer: _Transfer) -> None:
         self._under_way.append(transfer)

@@ -46,6 +46,7 @@ def make_tiers(prepared: Prepared, cache: KVCache, clock: RunClock, folder: Path
         size,
         _disk(asked, form, folder),
         TierChoice(cost_model(prepared.model).prefill_flops, size, always=asked.load == "always"),
+        asynchronous=asked.asynchronous,
         clock=clock.now_ns,
         check=config.check_integrity,
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from engine.config import PrefixSharing, RequestSpec, Sampling
+from engine.kv.block_text import hash_block
 from engine.kv.pool import BlockPool
-from engine.kv.prefix import PrefixCache, hash_block
+from engine.kv.prefix import PrefixCache
 from engine.request import Request
 from engine.scheduling.plan import Plan
 from engine.scheduling.policies import POLICIES

@@ -29,6 +29,8 @@ TIERS = st.builds(
     host_mib=st.sampled_from([64.0, 0.03, 0.03]),
     disk_mib=st.sampled_from([0.0, 64.0, 64.0, 0.03]),
     load=st.sampled_from(["always", "always", "predicted"]),
+    asynchronous=st.sampled_from([True, True, False]),
+    link_gb_per_s=st.sampled_from([None, 0.01, 0.0005]),  # the last brings a block in several steps
 )
 PINS = st.builds(
     TimeToLive,

@@ -65,9 +65,11 @@ def documents_in_turn() -> list[RequestSpec]:
     return asked
 
 
-def serve(llama, tmp_path: Path, tiers: KVTiers | None, before_each=lambda engine: None):
-    """Serve the documents from a pool of 12 blocks; returns what was prepared, the engine and its summary.
-    ``before_each`` is called before every step."""
+def serve(
+    llama, tmp_path: Path, tiers: KVTiers | None, before_each=lambda engine: None, asked=None, stop=lambda: False
+):
+    """Serve the documents, or what is asked, from a pool of 12 blocks; returns what was prepared, the engine and its
+    summary. ``before_each`` is called before every step."""
     _, directory = llama
     config = EngineConfig(
         model=str(directory),
@@ -81,7 +83,7 @@ def serve(llama, tmp_path: Path, tiers: KVTiers | None, before_each=lambda engin
         sampling=Sampling(ignore_eos=True),
         check_integrity=True,
     )
-    prepared = prepare(make_spec(config, documents_in_turn()))
+    prepared = prepare(make_spec(config, asked or documents_in_turn()))
     prepared = replace(prepared, pool=replace(prepared.pool, taken=Room(12, None)))
     with Recorder(tmp_path, "full", clock := RunClock()) as recorder:
         engine = build_engine(prepared, recorder, clock)
@@ -92,7 +94,7 @@ def serve(llama, tmp_path: Path, tiers: KVTiers | None, before_each=lambda engin
             return step()
 
         engine.step = watched
-        engine.run(prepared.requests)
+        engine.run(prepared.requests, stop)
     engine.scheduler.check_integrity()
     return prepared, engine, summarise(engine, prepared, clock)
 

@@ -21,6 +21,7 @@ def move(
     """Of blocks of 4 tokens and 100 bytes."""
     recorder.tier(
         iteration=iteration, time_ns=iteration * STEP_NS, tier=tier, action=action, request=request, duration_ns=ms * 1_000_000,
+        asked_ns=iteration * STEP_NS - 3_000_000 if action == "load" else -1, waited_ns=ms * 500_000,
         blocks=blocks, tokens=4 * blocks, bytes=100 * blocks,
         stored_bytes=(20 if tier == "disk" else 100) * blocks, codec_ns=ms * 250_000 if tier == "disk" else 0, load_ns=-1 if request < 0 else 5_000_000,
         recompute_ns=-1 if request < 0 else 20_000_000,
@@ -91,6 +92,14 @@ def test_ttft_is_split_into_parts_that_add_up_to_it(con) -> None:
         parts = sum(row[f"{part}_ms"] for part in ("wait", "store", "transfer", "decode", "compute"))
         assert parts == pytest.approx(row["ttft_ms"])
     assert rows["nothing"]["transfer_ms"] == 0
+
+
+def test_what_copies_took_is_split_into_waited_for_and_hidden(con) -> None:
+    rows = {(row["tier"], row["action"]): row for row in tiers.waits_query("tiered").rows(con)}
+    assert list(rows) == [("host", "load"), ("host", "store"), ("disk", "load")]
+    keys = ("ms", "waited_ms", "hidden_ms", "request_ms")
+    assert [rows["disk", "load"][key] for key in keys] == [6, 3, 3, 3]
+    assert rows["host", "store"]["request_ms"] is None
 
 
 def test_what_a_codec_lost_comes_from_the_runs_summary(con) -> None:

@@ -37,7 +37,7 @@ class KVTiersPanel(Panel):
         tiers_section(run)
 
     def run_tables(self, con: duckdb.DuckDBPyConnection, run_id: str) -> Sequence[Table]:
-        from app.panels.kv_tiers.tables import loss_table, stack_table, ttft_table, work_table
+        from app.panels.kv_tiers.tables import loss_table, stack_table, ttft_table, waits_table, work_table
         from store import tiers
 
         work = tiers.work_query(run_id).rows(con)
@@ -48,6 +48,7 @@ class KVTiersPanel(Panel):
             work_table(work),
             ttft_table(tiers.ttft_query(run_id).rows(con)),
             stack_table(tiers.stack_query(run_id).rows(con)),
+            waits_table(tiers.waits_query(run_id).rows(con)),
         ]
         return [*tables, loss_table(loss)] if loss else tables
 

@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.frame import Table, column, faded, new_figure, opens, rows, say_nothing_here, stacked, stretches
-from app.panels.kv_tiers.tables import PARTS, PLACES
+from app.panels.kv_tiers.tables import PARTS, PLACES, WAYS
 from app.theme import Palette
 
 
@@ -71,6 +71,19 @@ def stack(table: Table, palette: Palette) -> go.Figure:
     places = [PLACES[place] for place in table["place"].to_pylist()]
     parts = [(name, f"{part}_ms", colours[part]) for part, name in PARTS.items()]
     return stacked(figure, places, table, parts, "%{y:,.4~g} ms").update_layout(bargap=0.35)
+
+
+def waits(table: Table, palette: Palette) -> go.Figure:
+    """``table``: of ``store.tiers.waits_query``."""
+    figure = new_figure(palette, y_title="time of copies, ms")
+    if not rows(table):
+        return say_nothing_here(figure, "Nothing was copied.", palette)
+    ways = [WAYS[row["tier"], row["action"]] for row in table.to_pylist()]
+    parts = (
+        ("engine waited", "waited_ms", faded(palette.stall, 0.75)),
+        ("hidden behind steps", "hidden_ms", palette.decode),
+    )
+    return stacked(figure, ways, table, parts, "%{y:,.4~g} ms").update_layout(bargap=0.35)
 
 
 def loss(table: Table, palette: Palette) -> go.Figure:

@@ -44,10 +44,16 @@ def tiers_section(run: FinishedRun) -> None:
         parts = query.table(con)
         figure, words = charts.stack(parts, colours), stack_in_words(parts.to_pylist())
         chart_card(CHARTS["tier-stack"], figure, parts, query, name="tier-stack", summary=words, remark=words)
+    with right:
+        query = tiers.waits_query(run_id)
+        waits = query.table(con)
+        figure, words = charts.waits(waits, colours), waits_in_words(waits.to_pylist())
+        chart_card(CHARTS["tier-waits"], figure, waits, query, name="tier-waits", summary=words, remark=words)
     query = tiers.loss_query(run_id)
     lost = query.table(con)
     if lost.num_rows:
-        with right:
+        left, _ = st.columns(2)
+        with left:
             figure, words = charts.loss(lost, colours), codec_in_words(work, lost.to_pylist())
             chart_card(CHARTS["tier-loss"], figure, lost, query, name="tier-loss", summary=words, remark=words)
 
@@ -78,6 +84,20 @@ def stack_in_words(parts: Sequence[dict[str, Any]]) -> str:
             for row in loaded
         )
         or "Nothing was loaded from a tier."
+    )
+
+
+def waits_in_words(waits: Sequence[dict[str, Any]]) -> str:
+    """``waits``: rows of ``store.tiers.waits_query``."""
+    took = sum(row["ms"] for row in waits)
+    if not took:
+        return "Nothing was copied."
+    hidden = sum(row["hidden_ms"] for row in waits)
+    said = f"Copies took {took:,.1f} ms; {hidden / took:.0%} of it was hidden behind steps."
+    loads = [row for row in waits if row["request_ms"] is not None]
+    return said + "".join(
+        f" A request waited {row['request_ms']:,.1f} ms for a load from {PLACES[row['tier']]} on average."
+        for row in loads
     )
 
 

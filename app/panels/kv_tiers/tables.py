@@ -34,6 +34,7 @@ WORK = (
     scaled_of("MB", "bytes", ".1f", 1e-6),
     scaled_of("stored, MB", "stored_bytes", ".1f", 1e-6),
     scaled_of("time, ms", "ms", ".1f"),
+    scaled_of("of it engine waited, ms", "waited_ms", ".1f"),
     scaled_of("of it the codec, ms", "codec_ms", ".1f"),
     scaled_of("GB/s", "gb_per_s", ".3g"),
     scaled_of("load, predicted, ms", "load_ms", ".1f"),
@@ -60,6 +61,20 @@ STACK = (
 )
 """Of a row of ``store.tiers.stack_query``."""
 
+WAYS = {
+    ("host", "store"): "pool to host",
+    ("disk", "store"): "host to disk",
+    ("host", "load"): "host to pool",
+    ("disk", "load"): "disk to pool",
+}
+WAITS = (
+    Column("copies", ("tier", "action"), lambda row: WAYS[row["tier"], row["action"]]),
+    scaled_of("engine waited, ms", "waited_ms", ".1f"),
+    scaled_of("hidden behind steps, ms", "hidden_ms", ".1f"),
+    scaled_of("request waited, mean, ms", "request_ms", ".1f"),
+)
+"""Of a row of ``store.tiers.waits_query``."""
+
 LOSS = (
     scaled_of("layer", "layer", "d"),
     scaled_of("error of keys, %", "key_error", ".2f", 100),
@@ -70,6 +85,10 @@ LOSS = (
 
 def stack_table(rows: list[dict[str, Any]]) -> Table:
     return Table("TTFT in parts by the lowest tier that a prefix was loaded from, means", STACK, rows)
+
+
+def waits_table(rows: list[dict[str, Any]]) -> Table:
+    return Table("Copies between the KV pool and its tiers: waited for, and hidden behind steps", WAITS, rows)
 
 
 def loss_table(rows: list[dict[str, Any]]) -> Table:

@@ -28,6 +28,14 @@ CHARTS = {
         "tier",
         ("tier", "action", "duration_ns", "codec_ns"),
     ),
+    "tier-waits": ChartWords(
+        "Copies: waited for, or hidden",
+        "Time that copies between the KV pool and its tiers took, reading and coding included. The engine stood still "
+        "for the lower part; the rest ran beside steps. With synchronous copies nothing is hidden. Requests wait for "
+        "their loads in either case.",
+        "tier",
+        ("tier", "action", "duration_ns", "waited_ns"),
+    ),
     "tier-loss": ChartWords(
         "Error of the tier codec, by layer",
         "Of all blocks that went to disk: how far keys and values lie from what was computed, as the root of the "

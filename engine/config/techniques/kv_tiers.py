@@ -40,6 +40,14 @@ class KVTiers(Settings):
         group="KV tiers",
         paper="CacheGen (2023)",
     )
+    asynchronous: bool = setting(
+        True,
+        "Asynchronous copies",
+        "On: blocks are copied, read and decoded beside the computation (a stream of their own on a GPU, threads on a "
+        "CPU); a request whose prefix is being loaded waits, and others go on. Off: the engine waits for every copy.",
+        group="KV tiers",
+        paper="CacheGen (2023)",
+    )
     codec: Literal["none", "delta-fine", "delta-medium", "delta-coarse"] = setting(
         "none",
         "Codec of the disk tier",

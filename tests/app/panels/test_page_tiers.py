@@ -5,12 +5,12 @@ from __future__ import annotations
 import pyarrow as pa
 
 from app.panels.kv_tiers import charts
-from app.panels.kv_tiers.page import codec_in_words, stack_in_words, ttft_in_words, work_in_words
-from app.panels.kv_tiers.tables import loss_table, stack_table, ttft_table, work_table
+from app.panels.kv_tiers.page import codec_in_words, stack_in_words, ttft_in_words, waits_in_words, work_in_words
+from app.panels.kv_tiers.tables import loss_table, stack_table, ttft_table, waits_table, work_table
 from app.theme import LIGHT
 
 WORK = {
-    "tier": "host", "action": "load", "times": 2, "blocks": 6, "tokens": 96, "bytes": 4_000_000, "stored_bytes": 400_000, "ms": 2.0, "codec_ms": 0.5, "gb_per_s": 2.0,
+    "tier": "host", "action": "load", "times": 2, "blocks": 6, "tokens": 96, "bytes": 4_000_000, "stored_bytes": 400_000, "ms": 2.0, "waited_ms": 1.5, "codec_ms": 0.5, "gb_per_s": 2.0,
     "load_ms": 3.0, "recompute_ms": 40.0,
 }  # fmt: skip
 PLACE = {
@@ -30,9 +30,9 @@ def test_work_and_table_say_the_same() -> None:
     assert "lost" not in said
     assert "evicted no prefix block" in work_in_words([])
     rows = work_table(work).cells()
-    assert rows[1] == ["host memory", "loaded", "6", "96", "4.0", "0.4", "2.0", "0.5", "2", "3.0", "40.0"]
+    assert rows[1] == ["host memory", "loaded", "6", "96", "4.0", "0.4", "2.0", "1.5", "0.5", "2", "3.0", "40.0"]
     assert rows[2][:2] == ["disk", "computed again instead"]
-    assert rows[2][9] == ""
+    assert rows[2][10] == ""
 
 
 def test_ttft_is_told_and_drawn_by_tier() -> None:
@@ -75,6 +75,24 @@ def test_the_parts_of_ttft_are_stacked_and_told() -> None:
     assert drawn.layout.barmode == "stack"
     assert [(bar.x[0], bar.y[0]) for bar in drawn.data] == [("disk", value) for value in parts.values()]
     assert not charts.stack(table.slice(0, 0), LIGHT).data
+
+
+def test_what_copies_took_is_split_into_waited_for_and_hidden() -> None:
+    load = {"tier": "disk", "action": "load", "ms": 8.0, "waited_ms": 2.0, "hidden_ms": 6.0, "request_ms": 9.0}
+    store = {"tier": "host", "action": "store", "ms": 2.0, "waited_ms": 2.0, "hidden_ms": 0.0, "request_ms": None}
+    said = "Copies took 10.0 ms; 60% of it was hidden behind steps. A request waited 9.0 ms for a load from disk on average."
+    assert waits_in_words([store, load]) == said
+    assert waits_in_words([]) == "Nothing was copied."
+    assert waits_table([store, load]).cells() == [
+        ["pool to host", "2.0", "0.0", ""],
+        ["disk to pool", "2.0", "6.0", "9.0"],
+    ]
+    drawn = charts.waits(table := pa.Table.from_pylist([store, load]), LIGHT)
+    assert [(bar.name, list(bar.y)) for bar in drawn.data] == [
+        ("engine waited", [2.0, 2.0]),
+        ("hidden behind steps", [0.0, 6.0]),
+    ]
+    assert not charts.waits(table.slice(0, 0), LIGHT).data
 
 
 def test_the_loss_of_a_codec_is_drawn_by_layer_and_told_with_its_ratio() -> None:
