@@ -46,7 +46,9 @@ def test_others_go_on_while_a_prefix_is_on_its_way(llama, tmp_path: Path) -> Non
     assert back.cached_tokens == 40
     assert short.first_token_ns < back.first_scheduled_ns
     load = max(rows_of(tmp_path, "load"), key=lambda row: row["blocks"] * (row["tier"] == "disk"))
-    assert load["duration_ns"] >= load["blocks"] * BLOCK_S * 1e9
+    assert (
+        load["time_ns"] - load["asked_ns"] >= load["blocks"] * BLOCK_S * 1e9
+    )  # a lower bound, however busy the machine
     assert load["time_ns"] - load["asked_ns"] >= load["duration_ns"]
     assert summary["tier_copied_s"] >= load["duration_ns"] / 1e9
     check_tokens(llama[0], prepared)
