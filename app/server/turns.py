@@ -18,8 +18,9 @@ from typing import Any
 
 from streamlit.proto.ClientState_pb2 import ClientState
 from streamlit.runtime import websocket_session_manager
-from streamlit.runtime.app_session import AppSession
 from streamlit.runtime.scriptrunner import RerunData, ScriptRunnerEvent
+
+from app.server.bursts import BurstSession
 
 
 def answer_in_turn() -> None:
@@ -27,7 +28,7 @@ def answer_in_turn() -> None:
     setattr(websocket_session_manager, "AppSession", OrderedSession)  # noqa: B010 (an assignment has a type of its own)
 
 
-class OrderedSession(AppSession):
+class OrderedSession(BurstSession):
     """A browser's session: one run's messages have arrived before the next begins, and no page that was left runs."""
 
     def __init__(self, *args: Any, **named: Any) -> None:

@@ -16,6 +16,7 @@ from streamlit.runtime.memory_media_file_storage import MemoryMediaFileStorage
 from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner_utils.script_requests import ScriptRequestType
 
+from app.server import bursts
 from app.server.serve import configure_streamlit
 from tests.apart import apart
 from tests.turned import WHEN
@@ -176,5 +177,46 @@ def test_a_page_that_the_lab_turned_to_answers(in_a_browser: Any) -> None:
         browser.got.clear()
         browser.ask(second, page)
         await browser.sees(lambda: browser.texts() == ["second"])
+
+    in_a_browser(story)
+
+
+def test_what_a_part_draws_is_sent_once_it_is_drawn(in_a_browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(browser: Browser) -> None:
+        first, page = browser.part("first 0"), browser.page("")
+        monkeypatch.setattr(bursts, "HOLD_S", 2 * PATIENCE_S)
+        early: list[str] = []
+
+        def look() -> None:  # in the page's thread; time enough for Streamlit to send ten times
+            time.sleep(0.1)
+            early.extend(browser.texts())
+
+        WHEN["first is drawn"] = look
+        browser.got.clear()
+        browser.ask(first, page)
+        await browser.sees(lambda: browser.ended(1))
+        assert early == []
+        assert browser.texts() == [f"first {n}" for n in range(5)]
+
+    in_a_browser(story)
+
+
+def test_a_part_that_takes_its_time_is_sent_as_it_is_drawn(in_a_browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(browser: Browser) -> None:
+        first, page = browser.part("first 0"), browser.page("")
+        monkeypatch.setattr(bursts, "HOLD_S", 0.01)
+        early: list[str] = []
+
+        def wait() -> None:  # in the page's thread, which draws nothing more until the browser has what was drawn
+            end = time.monotonic() + PATIENCE_S
+            while len(browser.texts()) < 5 and time.monotonic() < end:
+                time.sleep(0.01)
+            early.extend(browser.texts())
+
+        WHEN["first is drawn"] = wait
+        browser.got.clear()
+        browser.ask(first, page)
+        await browser.sees(lambda: browser.ended(1))
+        assert early == [f"first {n}" for n in range(5)]
 
     in_a_browser(story)
