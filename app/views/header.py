@@ -20,12 +20,15 @@ from store import queries
 from telemetry.refusal import in_words
 from telemetry.status import LABEL_DISTURBED
 
-CHECK_EVERY_S = 3.0  # the board tells of a change of state at once
+CHECK_EVERY_S = 3.0
+SELDOM_S = 10.0
+"""How often a run is looked at that has a board: it tells of a change of state at once, where it reaches the lab, and
+each look has the browser go through the whole page."""
 
 
 def run_header(lab: Lab, facts: RunFacts) -> None:
-    """Title, labels and the one thing to do next; a run that is not over is looked at every second, its end turns the
-    page.
+    """Title, labels and the one thing to do next; a run that is not over is looked at again and again,
+    its end turns the page.
     """
     if lab.collector.problem:
         st.warning(plain(lab.collector.problem), icon=":material/warning:")
@@ -35,8 +38,10 @@ def run_header(lab: Lab, facts: RunFacts) -> None:
             if facts.state != "failed" and not facts.spec.served:  # the same settings would fail again
                 flip_button(lab, facts)
         else:
+            on_board = facts.state == "running" and not facts.spec.attached
+            every = SELDOM_S if on_board else CHECK_EVERY_S
             with st.container(width="content"):
-                st.fragment(_while_it_lasts, run_every=CHECK_EVERY_S)(lab, facts.run_id, facts.state)
+                st.fragment(_while_it_lasts, run_every=every)(lab, facts.run_id, facts.state)
     with st.container(horizontal=True, vertical_alignment="center"):
         state, help_text = STATES.get(facts.state, (facts.state, ""))
         st.badge(state, color=_colour(facts.state), help=help_text)

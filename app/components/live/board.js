@@ -1,7 +1,7 @@
 // The board: tiles, the sentence on what limits the engine, and the charts of one run, fed by its live socket.
 
-const PACES_MS = [LABS_PACE_MS, 200, 350, 500, 1000]; // between two drawings
-const DRAWING_SHARE = 0.04; // of one core: where drawing takes more, it is done less often
+const PACES_MS = [180, 350, 500, 1000]; // between two drawings; the first is five a second
+const DRAWING_SHARE = 0.04; // of one core: where this script takes more, it draws less often
 const CALM_DRAW_MS = 500; // for readers who asked for less motion
 const BEAT_MS = 800;
 const DESCRIBE_MS = 3000;
@@ -21,8 +21,8 @@ const CHIPS = {
 };
 
 const COST_HELP =
-  "What watching costs: the page's drawing and what the lab does to send it the run's rows, in percent of one " +
-  "processor core. Where drawing takes more than 4 %, the page draws less often.";
+  "What watching costs: the page's drawing until it is painted, and what the lab does to send it the run's rows, in " +
+  "percent of one processor core. On a slow machine the page draws less often.";
 
 class Board {
   /** `turned(state)` is called when the run's state is another than the page was drawn for. */
@@ -42,6 +42,7 @@ class Board {
       device: new Columns("utilization", 50000),
     };
     this.figures = null; // the newest `figures` message
+    this.unsaid = []; // `figures` messages that the tiles do not show yet
     this.longestGap = 0;
     this.view = new TimeView(() => this.viewChanged());
     this.shared = new SharedView("live", (view) => this.view.take(view));
@@ -51,6 +52,10 @@ class Board {
     this.restart();
     this.observer = new ResizeObserver(() => this.requestDraw());
     this.observer.observe(this.root);
+    this.painted = new MessageChannel();
+    this.painted.port1.onmessage = ({ data: began }) => {
+      this.paintCost = smooth(this.paintCost, performance.now() - began);
+    };
     this.woken = () => document.hidden || this.requestDraw();
     document.addEventListener("visibilitychange", this.woken);
   }
@@ -135,6 +140,7 @@ class Board {
     if (this.feed) this.feed.stop();
     for (const table of Object.values(this.tables)) table.clear();
     this.figures = null;
+    this.unsaid = [];
     this.longestGap = 0;
     this.view.reset();
     for (const tile of this.tiles) tile.clear();
@@ -185,13 +191,12 @@ class Board {
   hear(message) {
     if (message.type === "figures") {
       this.figures = message;
-      for (const tile of this.tiles) tile.update(message);
-      this.limit.show(message.limit || null, message.final);
-      this.showCost();
+      this.unsaid.push(message);
       this.requestDraw();
     } else if (message.type === "status") {
       this.status = message.status || message;
-      this.showStatus();
+      this.noteState();
+      this.requestDraw();
     } else if (message.type === "error") {
       this.refusal = message.message || "The lab refused the connection.";
       this.showNotice();
@@ -209,15 +214,31 @@ class Board {
       words.push("The connection to the lab broke; trying again. Nothing is lost: the run goes on and is recorded.");
     if (missed)
       words.push(`${missed} rows were dropped on the way to this page to keep up; the recorded run has them all.`);
-    this.notice.textContent = words.join(" ");
+    write(this.notice, words.join(" "));
     this.notice.hidden = !words.length;
+  }
+
+  /** What a change of state does beside being shown: the page turns to it, and the time that is shown ends. */
+  noteState() {
+    const state = this.status ? this.status.state : null;
+    if (state && state !== this.data.state && state !== this.told) this.turned((this.told = state));
+    if (!FINAL.includes(state) || this.view.ended) return;
+    this.view.ended = true;
+    this.view.advance(this.view.now);
+  }
+
+  /** Write down what came since the last drawing. With the charts: each change by itself has the browser paint anew. */
+  say() {
+    for (const message of this.unsaid) for (const tile of this.tiles) tile.update(message);
+    if (this.unsaid.length) this.limit.show(this.figures.limit || null, this.figures.final);
+    this.unsaid = [];
+    this.showStatus();
   }
 
   showStatus() {
     const state = this.status ? this.status.state : null;
-    if (state && state !== this.data.state && state !== this.told) this.turned((this.told = state));
     const shown = this.connection === "open" || FINAL.includes(state) ? state || "connecting" : this.connection;
-    this.chip.textContent = CHIPS[shown] || shown;
+    write(this.chip, CHIPS[shown] || shown);
     this.chip.dataset.state = shown;
     const progress = (this.status && this.status.progress) || {};
     const counts = (this.status && this.status.summary && this.status.summary.requests) || {};
@@ -238,13 +259,8 @@ class Board {
     if (state === "running" && share > 0.05 && share < 1 && this.view.now > 1) {
       words.push("about " + seconds((this.view.now * (1 - share)) / share) + " left");
     }
-    this.progressText.textContent = words.join(" · ");
+    write(this.progressText, words.join(" · "));
     this.showCost();
-    if (FINAL.includes(state) && !this.view.ended) {
-      this.view.ended = true;
-      this.view.advance(this.view.now);
-      this.requestDraw();
-    }
     this.showNotice();
   }
 
@@ -290,21 +306,25 @@ class Board {
   draw() {
     this.scheduled = null;
     if (this.gone || document.hidden || !this.root.isConnected) return;
-    this.width = this.root.clientWidth;
-    if (!this.width) return;
     const began = performance.now();
+    this.width = this.root.clientWidth;
+    if (!this.width) {
+      this.say();
+      return;
+    }
     if (this.spanButtons && !this.root.dataset.view) this.viewChanged();
     this.root.classList.toggle("narrow", this.width < 640);
     const columns = this.width < 760 ? 1 : 2;
     this.grid.dataset.columns = columns;
-    for (const chart of this.charts) {
-      const width = chart.plot.clientWidth;
-      if (width > 0) chart.draw(width);
-    }
+    // Widths first: one that is read after a word was written has the browser lay out the page in between.
+    const widths = this.charts.map((chart) => chart.plot.clientWidth);
+    this.say();
+    this.charts.forEach((chart, index) => widths[index] > 0 && chart.draw(widths[index]));
     this.drawnAt = began;
     this.draws += 1;
     this.beat(began);
     this.setPace(performance.now() - began);
+    this.painted.port2.postMessage(began); // answered once the browser has laid out and painted what was drawn
     this.root.dataset.draws = this.draws;
     this.root.dataset.from = this.view.min.toFixed(3);
     this.root.dataset.to = this.view.max.toFixed(3);
@@ -322,9 +342,9 @@ class Board {
     this.chip.dataset.beat = this.chip.dataset.beat === "on" && !this.calm ? "off" : "on";
   }
 
-  /** Draw as often as this machine can spare; `spent`: milliseconds that a drawing took. */
+  /** Draw as often as this machine can spare; `spent`: milliseconds that this script took for a drawing. */
   setPace(spent) {
-    this.drawCost = this.drawCost === undefined ? spent : 0.8 * this.drawCost + 0.2 * spent;
+    this.drawCost = smooth(this.drawCost, spent);
     const wanted = Math.max(this.calm ? CALM_DRAW_MS : 0, this.drawCost / DRAWING_SHARE);
     const slower = PACES_MS.find((pace) => pace >= wanted) || PACES_MS[PACES_MS.length - 1];
     // faster again only with room to spare, or the pace would go to and fro
@@ -336,9 +356,9 @@ class Board {
   showCost() {
     const state = this.status ? this.status.state : null;
     const lab = this.figures && this.figures.watching_percent;
-    const told = state === "running" && known(lab) && this.drawCost !== undefined;
-    const page = (100 * this.drawCost) / this.pace;
-    this.cost.textContent = told ? `drawn every ${seconds(this.pace / 1000)}: ${percent(page + lab)} of a core` : "";
+    const told = state === "running" && known(lab) && this.paintCost !== undefined;
+    const page = (100 * this.paintCost) / this.pace;
+    write(this.cost, told ? `drawn every ${seconds(this.pace / 1000)}: ${percent(page + lab)} of a core` : "");
   }
 
   destroy() {
@@ -348,10 +368,16 @@ class Board {
     this.shared.stop();
     this.feed.stop();
     this.observer.disconnect();
+    this.painted.port1.close();
     document.removeEventListener("visibilitychange", this.woken);
     for (const chart of this.charts) chart.destroy();
     this.root.remove();
   }
+}
+
+/** A mean that follows what comes; `before` is undefined at first. */
+function smooth(before, now) {
+  return before === undefined ? now : 0.8 * before + 0.2 * now;
 }
 
 /** Relative brightness of a CSS colour in 0..1; 1 when it cannot be read. */

@@ -207,7 +207,7 @@ class ChartCard {
     const time = this.board.cursorTime;
     const texts = this.spec.values(time);
     this.readings.forEach(({ reading, entry, item }, index) => {
-      if (reading.textContent !== texts[index]) reading.textContent = texts[index];
+      write(reading, texts[index]);
       if (entry.visible) item.hidden = !entry.visible();
     });
   }

@@ -42,10 +42,10 @@ class Tile {
   /** Take a `figures` message. A trend that comes with it replaces what was gathered here. */
   update(figures) {
     this.name(Boolean(figures.final));
-    this.value.textContent = this.spec.value(figures);
-    this.minor.textContent = this.spec.minor(figures);
+    write(this.value, this.spec.value(figures));
+    write(this.minor, this.spec.minor(figures));
     if (this.note) {
-      this.note.textContent = this.spec.note(figures);
+      write(this.note, this.spec.note(figures));
       return;
     }
     if (figures.final) return; // of the whole run: no point of a trend
@@ -167,10 +167,10 @@ class LimitLine {
 
   /** `final`: the judgement is of a run that is over. */
   show(limit, final = false) {
-    this.title.textContent = final ? this.words.title_after : this.words.title;
+    write(this.title, final ? this.words.title_after : this.words.title);
     this.root.dataset.kind = limit ? limit.kind : "none";
     const sentence = limit ? limit.sentence : "Known once the engine has run for a moment.";
-    if (this.sentence.textContent !== sentence) this.sentence.textContent = sentence;
+    write(this.sentence, sentence);
     this.button.hidden = !limit;
     if (!limit) return;
     this.figures.replaceChildren(

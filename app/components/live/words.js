@@ -90,6 +90,11 @@ function roundUp(value) {
   return 10 * power;
 }
 
+/** Put a text into an element that has another: the same text anew would be laid out anew. */
+function write(target, text) {
+  if (target.textContent !== text) target.textContent = text;
+}
+
 /** A new element with a class, text (always as text, never as markup) and attributes. */
 function element(tag, className = "", text = "", attributes = {}) {
   const made = document.createElement(tag);
