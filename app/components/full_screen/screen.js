@@ -29,8 +29,17 @@ export default function mount({ parentElement, data }) {
   };
   const changed = () => {
     const one = container();
-    if (one) requestAnimationFrame(() => fit(one));
+    awaited.disconnect();
+    if (!one) return;
+    requestAnimationFrame(() => fit(one));
+    if (document.fullscreenElement === one) awaited.observe(one, { childList: true, subtree: true });
   };
+  const awaited = new MutationObserver(() => {
+    const one = container();
+    if (!one?.querySelector(".stPlotlyChart")) return; // it is still being drawn
+    awaited.disconnect();
+    fit(one);
+  });
   const pressed = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || inText(event.composedPath()[0])) return;
     if (event.key.toLowerCase() === data.key) turn();
@@ -45,6 +54,7 @@ export default function mount({ parentElement, data }) {
   addEventListener("resize", changed);
   if (data.key) document.addEventListener("keydown", pressed);
   return () => {
+    awaited.disconnect();
     document.removeEventListener("fullscreenchange", changed);
     removeEventListener("resize", changed);
     document.removeEventListener("keydown", pressed);
