@@ -139,12 +139,19 @@ def _tier_waits(con: duckdb.DuckDBPyConnection) -> None:
     con.execute("UPDATE tiers SET waited_ns = duration_ns")
 
 
-VERSION = 20
+def _tier_levels(con: duckdb.DuckDBPyConnection) -> None:
+    """Tiers say which level of a codec was read, and by what it was chosen; every run had one before."""
+    con.execute("ALTER TABLE tiers ADD COLUMN IF NOT EXISTS level VARCHAR")
+    con.execute("ALTER TABLE tiers ADD COLUMN IF NOT EXISTS link_bytes_per_s DOUBLE")
+    con.execute("ALTER TABLE tiers ADD COLUMN IF NOT EXISTS left_s DOUBLE")
+
+
+VERSION = 21
 MIGRATIONS: Mapping[int, Step] = {
     1: _technique_columns, 2: _experiments, 3: _quality, 4: _prompt_columns, 5: _preempted_hits, 6: _chunking, 7: _padding,
     8: _groups, 9: _swaps, 10: _layouts, 11: _foreign,
     12: _halves, 13: _tiers, 14: _tier_codec, 15: _programs, 16: _far_pools,
-    17: _half_threads, 18: _logprobs, 19: _tier_waits,
+    17: _half_threads, 18: _logprobs, 19: _tier_waits, 20: _tier_levels,
 }  # fmt: skip
 
 

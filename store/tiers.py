@@ -91,6 +91,17 @@ ORDER BY CASE tier WHEN 'host' THEN 0 ELSE 1 END, action""".strip(),
     )
 
 
+def levels_query(run_id: str, limit: int = 5000) -> Query:
+    """Each time that a level of the tier codec was chosen, over a stretch of blocks of one request: when, for what, at which rate of the
+    link, and with how much time left to the bound."""
+    return Query(
+        """
+SELECT time_ns / 1e9 AS t, iteration, request, level, blocks, tokens, link_bytes_per_s / 1e6 AS mb_per_s, left_s * 1e3 AS left_ms
+FROM tiers WHERE run_id = $run AND level IS NOT NULL ORDER BY time_ns LIMIT $limit""".strip(),
+        {"run": run_id, "limit": limit},
+    )
+
+
 def stack_query(run_id: str) -> Query:
     """A row for each place in which prefixes were found: TTFT in parts that add up to it, means over requests.
 

@@ -68,6 +68,7 @@ DECISION_REASONS = (
 HALVES = ("prefill", "decode")
 SWAP_DIRECTIONS = ("out", "in", "ahead")
 TIERS = ("host", "disk")
+TIER_LEVELS = ("delta-fine", "delta-medium", "delta-coarse", "text")
 TIER_ACTIONS = ("store", "load", "decline", "lose", "damaged")
 PIN_ACTIONS = ("pin", "unpin", "decline", "evict")
 UNPIN_REASONS = ("back", "ttl", "forced", "cancelled", "end")
@@ -331,6 +332,26 @@ class TierRow:
     asked_ns: int = column("int64", "ns", "When a load was asked for; null for anything else.", nullable=True)
     waited_ns: int = column(
         "int64", "ns", "Time that the engine stood still for it; the rest of it was hidden behind steps."
+    )
+    level: str = column(
+        "int8",
+        "",
+        "Where the tier codec's level follows the link: that which was read; text: the rest of what was found is computed again. Null "
+        "where nothing was chosen.",
+        choices=TIER_LEVELS,
+        nullable=True,
+    )
+    link_bytes_per_s: float = column(
+        "float64",
+        "bytes/s",
+        "Rate of the block before, by which the level was chosen; null where none was.",
+        nullable=True,
+    )
+    left_s: float = column(
+        "float64",
+        "s",
+        "Time that was left to the bound on TTFT when the level was chosen; negative: none. Null where none was.",
+        nullable=True,
     )
     blocks: int = column("int64", "blocks", "KV blocks.")
     tokens: int = column("int64", "tokens", "Tokens in these blocks.")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from engine.kv.disk_link import DiskLink
 from engine.kv.tier_codecs import TierCodec
 
 
@@ -26,23 +29,21 @@ class File:
     """What is known of a file that was written."""
 
     nbytes: int
-    checksum: bytes
+    parts: tuple[tuple[int, int, bytes], ...]  # of each level: first byte, bytes, checksum
 
 
 class DiskTier:
     """Writes and reads whole blocks in a folder of its own, which goes when the run does.
 
-    The system keeps files in memory as long as it likes, so reading may be faster than the disk; ``bytes_per_s``
-    emulates a link on top.
+    The system keeps files in memory as long as it likes, so reading may be faster than the disk; a link may be emulated
+    on top.
     """
 
-    def __init__(
-        self, folder: Path, budget: int, bytes_per_s: float | None = None, codec: TierCodec | None = None
-    ) -> None:
+    def __init__(self, folder: Path, budget: int, link: DiskLink | None = None, codec: TierCodec | None = None) -> None:
         """
         Args:
             budget: bytes that all files may have together.
-            bytes_per_s: reading takes at least as long as at this rate; None: the disk as it is.
+            link: reading takes at least as long as over it; None: the disk as it is.
             codec: what makes blocks smaller on the way; None: bytes as they are.
         """
         self.folder = folder
@@ -52,8 +53,9 @@ class DiskTier:
         self._lock = threading.Lock()  # of the files and their bytes
         self._largest = 0  # bytes of a block so far
         self.problem: str | None = None  # why nothing more is written
-        self._bytes_per_s = bytes_per_s
-        self._arrives = 0.0  # when the link has brought what was asked for, s
+        self._link = link
+        self._arrives = 0.0  # when the link has brought what was asked for, s on its clock
+        self.came: Callable[[int, int, float, float], None] = lambda level, nbytes, seconds, decode_s: None
         self._codec = codec
         self.encode_ns = self.decode_ns = 0  # of the codec, so far
         self._files: dict[int, File] = {}
@@ -67,6 +69,10 @@ class DiskTier:
     def bytes_of(self, hash: int) -> int:
         """Bytes of a block's file."""
         return self._files[hash].nbytes
+
+    def sizes(self, hash: int) -> list[int]:
+        """Bytes of a block at each level, finest first."""
+        return [nbytes for _, nbytes, _ in self._files[hash].parts]
 
     def encode(self, content: np.ndarray) -> np.ndarray:
         """A block's bytes [bytes] uint8 as they are to be written."""
@@ -97,40 +103,50 @@ class DiskTier:
             with contextlib.suppress(OSError):
                 self._path(hash).unlink(missing_ok=True)
             return False
+        cut = [(0, stream.nbytes)] if self._codec is None else self._codec.parts(stream)
+        parts = tuple((first, nbytes, checksum(stream[first : first + nbytes])) for first, nbytes in cut)
         with self._lock:
-            self._files[hash] = File(stream.nbytes, checksum(stream))
+            self._files[hash] = File(stream.nbytes, parts)
             self.used += stream.nbytes
         self._largest = max(self._largest, stream.nbytes)
         return True
 
     def ask(self) -> None:
         """Blocks will be read one after another: the link begins to bring them, and goes on while one is decoded."""
-        self._arrives = time.monotonic()
+        self._arrives = time.monotonic() if self._link is None else self._link.now()
 
-    def read(self, hash: int, into: np.ndarray, stop: threading.Event | None = None) -> bool:
+    def read(self, hash: int, into: np.ndarray, stop: threading.Event | None = None, level: int = 0) -> bool:
         """Fill ``into`` [bytes] uint8 with a block's bytes. False where its file is gone or is not what was written.
 
         Args:
             stop: set: the emulated link is not waited for any more.
+            level: of the codec, 0 the finest; no other bytes come over the link.
         """
         known = self._files.get(hash)
         if known is None:
             return False
-        stream = into if self._codec is None else np.empty(known.nbytes, np.uint8)
+        first, nbytes, expected = known.parts[level]
+        stream, began = into if self._codec is None else np.empty(nbytes, np.uint8), time.monotonic()
         try:
             with open(self._path(hash), "rb") as file:
-                whole = file.readinto(stream.data) == stream.nbytes and not file.read(1)
+                whole = os.fstat(file.fileno()).st_size == known.nbytes
+                file.seek(first)
+                whole = file.readinto(stream.data) == nbytes and whole
         except OSError:
             return False
-        if self._bytes_per_s is not None:
-            self._arrives += stream.nbytes / self._bytes_per_s
-            (stop or threading.Event()).wait(max(0.0, self._arrives - time.monotonic()))
-        if not whole or checksum(stream) != known.checksum:
+        if self._link is not None:
+            asked, self._arrives = self._arrives, self._link.arrival(self._arrives, nbytes)
+            (stop or threading.Event()).wait(max(0.0, self._arrives - self._link.now()))
+            took = self._arrives - asked
+        else:
+            took = time.monotonic() - began
+        if not whole or checksum(stream) != expected:
             return False
+        decoding = time.monotonic_ns()
         if self._codec is not None:
-            decoding = time.monotonic_ns()
-            self._codec.decode(stream, into)
+            self._codec.decode(stream, into, level)
             self.decode_ns += time.monotonic_ns() - decoding
+        self.came(level, nbytes, took, (time.monotonic_ns() - decoding) / 1e9)
         return True
 
     def drop(self, hash: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from engine.kv.copying import Ticket
 from engine.kv.prefixes import Node
+from engine.kv.tier_levels import Chosen, Due
 
 HOST, DISK = "host", "disk"
 STORE, LOAD, DECLINE, LOSE, DAMAGED = "store", "load", "decline", "lose", "damaged"
@@ -45,8 +47,17 @@ class TierMove:
     codec_ns: int = 0
     asked_ns: int = -1
     waited_ns: int = 0
+    level: str | None = None
+    link_bytes_per_s: float = math.nan
+    left_s: float = math.nan
     load_ns: int = -1
     recompute_ns: int = -1
+
+    def say(self, chosen: Chosen | None) -> None:
+        """At which level, and why."""
+        if chosen is not None:
+            self.level, self.left_s = chosen.level, chosen.left_s
+            self.link_bytes_per_s = chosen.bytes_per_s or math.nan
 
 
 class _InTier(Protocol):
@@ -85,12 +96,14 @@ class Piece:
     kept: Kept
     tier: str
     slot: int  # in host memory, from which it is copied
+    place: int  # in its load
     ticket: Ticket | None = None
     began_ns: int = 0
     filled: bool = False
     damaged: bool = False  # its file is gone, or not what was written
     stored: int = 0  # bytes, as its tier has it
     codec_ns: int = 0
+    chosen: Chosen | None = None  # at which level it is read, where that follows the link
 
 
 @dataclass(eq=False)
@@ -101,9 +114,18 @@ class Load:
     asked_ns: int
     pieces: list[Piece] = field(default_factory=list)
     predicted: list[tuple[float | None, float | None]] = field(default_factory=list)  # s, of each run of one tier
+    due: Due | None = None
     stop: threading.Event = field(default_factory=threading.Event)  # what has not begun is left out
     cleared: bool = False  # the tiers lost all their blocks meanwhile
 
     @property
     def landed(self) -> bool:
         return all(piece.ticket is not None and piece.ticket.landed.is_set() for piece in self.pieces)
+
+
+def by_level(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Blocks of a load from one tier, cut where the level changes."""
+    levels = [None if piece.chosen is None else piece.chosen.level for piece in pieces]
+    cuts = [n for n in range(1, len(pieces)) if levels[n] != levels[n - 1]]
+    ends = [*cuts, len(pieces)] if pieces else []
+    return [list(pieces[a:b]) for a, b in zip([0, *cuts], ends, strict=False)]

@@ -262,7 +262,7 @@ class PrefixCache(Prefixes):
         first, size = len(match.path), self.pool.block_size
         if match.stored:
             blocks = request.block_table[first : first + len(match.stored)]
-            loaded = self._whole(tiers.end(tiers.begin(request.index, match.stored, blocks, first * size)))
+            loaded = self._whole(tiers.end(tiers.begin(request, match.stored, blocks, first * size)))
             request.num_computed_tokens = (first + loaded) * size
             self.computed(request, first * size, request.num_computed_tokens)
         if match.declined:

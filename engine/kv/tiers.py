@@ -25,9 +25,11 @@ import torch
 
 from engine.config.errors import IntegrityError
 from engine.kv.disk_tier import DiskTier, checksum
-from engine.kv.kept import DAMAGED, DECLINE, DISK, HOST, LOAD, Kept, Load, Piece, TierMove, runs_of
+from engine.kv.kept import DAMAGED, DECLINE, DISK, HOST, LOAD, Kept, Load, Piece, TierMove, by_level, runs_of
 from engine.kv.tier_choice import TierChoice
+from engine.kv.tier_levels import TEXT, Due, LevelChoice
 from engine.kv.tier_places import TierPlaces
+from engine.request import Request
 
 
 class Tiers(TierPlaces):
@@ -41,6 +43,7 @@ class Tiers(TierPlaces):
         disk: DiskTier | None,
         choice: TierChoice,
         *,
+        levels: LevelChoice | None = None,
         asynchronous: bool = False,
         clock: Callable[[], int] = time.monotonic_ns,
         check: bool = False,
@@ -48,6 +51,7 @@ class Tiers(TierPlaces):
         """
         Args:
             stores: of the cache (``KVCache.stores``), [stripes, blocks, bytes] uint8.
+            levels: which level of a block is read from disk; None: its codec has one.
             asynchronous: copies run beside the steps.
             check: compare every block that was copied with what left, byte by byte (for tests).
 
@@ -56,21 +60,25 @@ class Tiers(TierPlaces):
         """
         super().__init__(stores, host_blocks, block_size, disk, asynchronous=asynchronous, clock=clock, check=check)
         self.choice = choice
+        self.levels = levels
+        if levels is not None and disk is not None:
+            disk.came = levels.came
         self._loads: list[Load] = []  # in the order in which they land
 
-    def begin(self, request: int, found: Sequence[Kept], blocks: Sequence[int], context: int) -> Load:
+    def begin(self, request: Request, found: Sequence[Kept], blocks: Sequence[int], context: int) -> Load:
         """Begin to fill the first of the pool's ``blocks`` with what was found and pinned.
 
         Args:
             context: tokens of the request before them.
         """
-        load = Load(request, self._clock())
+        load = Load(request.index, self._clock(), due=self._due(request, context, len(found)))
         self._loads.append(load)
         for tier, run in runs_of(found):
             load.predicted.append((self.choice.load_s(tier, len(run)), self.choice.recompute_s(len(run), context)))
             context += len(run) * self._block_size
             for kept in run:
-                self._begin(load, kept, tier, blocks[len(load.pieces)], first=kept is run[0])
+                left = len(found) - len(load.pieces)
+                self._begin(load, kept, tier, blocks[len(load.pieces)], left, first=kept is run[0])
         return load
 
     def wait(self, load: Load) -> None:
@@ -188,15 +196,16 @@ class Tiers(TierPlaces):
         if not coming and (used := self.disk.used) > self.disk.budget:
             raise IntegrityError(f"{used} bytes on disk, of a budget of {self.disk.budget}")
 
-    def _begin(self, load: Load, kept: Kept, tier: str, block: int, *, first: bool) -> None:
+    def _begin(self, load: Load, kept: Kept, tier: str, block: int, left: int, *, first: bool) -> None:
         """Begin to load one block, by way of host memory.
 
         Args:
+            left: blocks of the load that are left, this one included.
             first: of a run from one tier.
         """
         hash, disk = kept.node.hash, self.disk
         slot = self._slot() if tier == DISK else kept.slot
-        piece = Piece(kept, tier, slot)
+        piece = Piece(kept, tier, slot, len(load.pieces))
         earlier = [ticket for ticket in (kept.written, self._last_of.get(slot)) if ticket is not None]
         place = self._memory[slot].numpy()
 
@@ -207,17 +216,11 @@ class Tiers(TierPlaces):
             if load.stop.is_set():
                 return
             if disk is not None and tier == DISK:
-                if hash not in disk:  # it could not be written
-                    load.stop.set()
-                    return
                 if first:
                     disk.ask()
-                decoded_ns, piece.stored = disk.decode_ns, disk.bytes_of(hash)
-                if not disk.read(hash, place, load.stop):
-                    piece.damaged = not load.stop.is_set()
+                if not self._bring(disk, load, piece, left, place):
                     load.stop.set()
                     return
-                piece.codec_ns = disk.decode_ns - decoded_ns
             else:
                 piece.stored = self.block_bytes
                 if self._check and checksum(place) != kept.digest:
@@ -227,6 +230,42 @@ class Tiers(TierPlaces):
 
         piece.ticket = self._in.start([], to_host=False, work=work)
         load.pieces.append(piece)
+
+    def _bring(self, disk: DiskTier, load: Load, piece: Piece, left: int, place: np.ndarray) -> bool:
+        """Read a block from disk; False where it cannot be, or should not."""
+        hash, level = piece.kept.node.hash, 0
+        if hash not in disk:  # it could not be written
+            return False
+        sizes = disk.sizes(hash)
+        if self.levels is not None and load.due is not None:
+            left_s = (load.due.at_ns - self._clock()) / 1e9
+            piece.chosen = self.levels.choose(sizes, piece.place, left, left_s, load.due)
+            if piece.chosen.level == TEXT:
+                return False
+            level = self.levels.names.index(piece.chosen.level)
+        decoded_ns, piece.stored = disk.decode_ns, sizes[level]
+        if not disk.read(hash, place, load.stop, level):
+            piece.damaged = not load.stop.is_set()
+            return False
+        piece.codec_ns = disk.decode_ns - decoded_ns
+        return True
+
+    def _due(self, request: Request, context: int, blocks: int) -> Due | None:
+        """What a request's load is to be over for, by the bound on TTFT; None once it has its first token, and where no
+        level is chosen.
+
+        Args:
+            context: tokens before the first of the blocks that are loaded.
+            blocks: that are loaded.
+        """
+        if self.levels is None or request.first_token_ns is not None:
+            return None
+        tokens = request.num_known_tokens
+        starts = [context + place * self._block_size for place in range(blocks + 1)]
+        again = [self.choice.compute_s(tokens - start, start) for start in starts]
+        seconds = tuple(each for each in again if each is not None)  # a rate is known for all, or for none
+        rest_s = seconds[-1] if seconds else 0.0
+        return Due(request.arrival_ns + round(1e9 * self.levels.ttft_s), rest_s, seconds[:-1])
 
     def _own(self, piece: Piece) -> bool:
         """Whether a load has a place in host memory of its own."""
@@ -253,23 +292,34 @@ class Tiers(TierPlaces):
     def _tell(self, load: Load, done: int) -> None:
         """Write down what a load took, of its first ``done`` blocks."""
         first = 0
-        runs = runs_of(load.pieces)
-        for (tier, run), predicted in zip(runs, load.predicted, strict=True):
+        for (tier, run), (load_s, again_s) in zip(runs_of(load.pieces), load.predicted, strict=True):
             filled = run[: max(0, done - first)]
             first += len(run)
-            tickets = [piece.ticket for piece in filled if piece.ticket is not None]
-            if tickets:
-                took_ns = sum(ticket.end_ns - piece.began_ns for ticket, piece in zip(tickets, filled, strict=True))
-                move = self._moves.each(
-                    LOAD, tier, load.request, len(filled), sum(piece.stored for piece in filled), predicted
-                )
-                move.asked_ns, move.time_ns = load.asked_ns, tickets[-1].end_ns
-                move.duration_ns = took_ns
-                move.waited_ns = sum(ticket.waited_ns for ticket in tickets)
-                move.codec_ns = sum(piece.codec_ns for piece in filled)
-                self.choice.loaded(tier, len(filled), move.duration_ns / 1e9)
-                self._totals[f"tier_{tier}_hits"] += len(filled)
-                self._count(took_ns, move.waited_ns)
+            for part in by_level(filled):
+                share = len(part) / len(run)
+                predicted = [None if seconds is None else share * seconds for seconds in (load_s, again_s)]
+                self._tell_part(load, tier, part, (predicted[0], predicted[1]))
             if any(piece.damaged for piece in run):
                 self._moves.note(DAMAGED, tier, 0)
                 self._totals["tier_damaged"] += 1
+        if done < len(load.pieces) and (chosen := load.pieces[done].chosen) is not None and chosen.level == TEXT:
+            left = load.pieces[done:]
+            again_s = None if load.due is None or not load.due.again_s else load.due.again_s[done]
+            stored = sum(self._stored(piece.tier, piece.kept) for piece in left)
+            self._moves.each(DECLINE, left[0].tier, load.request, len(left), stored, (None, again_s)).say(chosen)
+
+    def _tell_part(
+        self, load: Load, tier: str, part: Sequence[Piece], predicted: tuple[float | None, float | None]
+    ) -> None:
+        """One row: blocks from one tier, at one level."""
+        tickets = [piece.ticket for piece in part if piece.ticket is not None]
+        took_ns = sum(ticket.end_ns - piece.began_ns for ticket, piece in zip(tickets, part, strict=True))
+        stored = sum(piece.stored for piece in part)
+        move = self._moves.each(LOAD, tier, load.request, len(part), stored, predicted)
+        move.say(part[0].chosen)
+        move.asked_ns, move.time_ns, move.duration_ns = load.asked_ns, tickets[-1].end_ns, took_ns
+        move.waited_ns = sum(ticket.waited_ns for ticket in tickets)
+        move.codec_ns = sum(piece.codec_ns for piece in part)
+        self.choice.loaded(tier, len(part), took_ns / 1e9)
+        self._totals[f"tier_{tier}_hits"] += len(part)
+        self._count(took_ns, move.waited_ns)

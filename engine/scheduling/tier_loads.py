@@ -128,7 +128,7 @@ class LoadsBeside(TierLoads):
         grow = pool.blocks_for(request.most_computed_tokens) - len(table) - len(match.stored)
         table += pool.allocate(len(match.stored), index, len(table), table[-1] if table else -1, grow)
         context = len(match.path) * pool.block_size
-        load = self._tiers.begin(index, match.stored, table[len(match.path) :], context)
+        load = self._tiers.begin(request, match.stored, table[len(match.path) :], context)
         self._held.append(_Held(request, match.path, table, load))
         return True
 

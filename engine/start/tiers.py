@@ -10,9 +10,11 @@ from engine.config import KVTiers
 from engine.config.errors import EngineError
 from engine.cost import cost_model
 from engine.kv.cache import KVCache
+from engine.kv.disk_link import DiskLink
 from engine.kv.disk_tier import DiskTier
 from engine.kv.tier_choice import TierChoice
-from engine.kv.tier_codecs import BlockForm, make_tier_codec
+from engine.kv.tier_codecs import TIER_CODECS, BlockForm, make_tier_codec
+from engine.kv.tier_levels import LevelChoice
 from engine.kv.tiers import Tiers
 from engine.start.prepared import Prepared
 from engine.start.swapping import most_blocks
@@ -40,12 +42,16 @@ def make_tiers(prepared: Prepared, cache: KVCache, clock: RunClock, folder: Path
     form = form_of(prepared)
     if asked.has_disk:
         _blocks(asked, "disk_mib", block_bytes, size)
+    levels = None
+    if asked.follows_the_link:
+        levels = LevelChoice(tuple(TIER_CODECS), asked.ttft_ms / 1e3)
     tiers = Tiers(
         stores,
         min(host_blocks, sum(most_blocks(prepared))),
         size,
-        _disk(asked, form, folder),
+        _disk(asked, form, folder, clock),
         TierChoice(cost_model(prepared.model).prefill_flops, size, always=asked.load == "always"),
+        levels=levels,
         asynchronous=asked.asynchronous,
         clock=clock.now_ns,
         check=config.check_integrity,
@@ -53,16 +59,23 @@ def make_tiers(prepared: Prepared, cache: KVCache, clock: RunClock, folder: Path
     example = np.zeros(tiers.block_bytes, np.uint8)
     if asked.loses:  # what is alike everywhere would be decoded too quickly
         form.fill(example, np.random.default_rng(0).normal(size=form.shape).astype(np.float32))
-    tiers.probe(_disk(asked, form, folder), example)
+    trial = _disk(asked, form, folder, clock)
+    if trial is not None and levels is not None:
+        trial.came = levels.came
+    tiers.probe(trial, example)
     return tiers
 
 
-def _disk(asked: KVTiers, form: BlockForm, folder: Path) -> DiskTier | None:
+def _disk(asked: KVTiers, form: BlockForm, folder: Path, clock: RunClock) -> DiskTier | None:
     """The disk tier with its codec; None where there is none."""
     if not asked.has_disk:
         return None
-    rate = None if asked.link_gb_per_s is None else asked.link_gb_per_s * 1e9
-    return DiskTier(folder, int(asked.disk_mib * MIB), rate, make_tier_codec(asked.codec, form))
+    link, other = None, asked.link_other_gb_per_s
+    if asked.link_gb_per_s is not None:
+        link = DiskLink(
+            asked.link_gb_per_s * 1e9, None if other is None else other * 1e9, asked.link_turn_s, clock.now_ns
+        )
+    return DiskTier(folder, int(asked.disk_mib * MIB), link, make_tier_codec(asked.codec, form))
 
 
 def form_of(prepared: Prepared) -> BlockForm:

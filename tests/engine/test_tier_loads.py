@@ -15,6 +15,7 @@ from engine.kv.tier_choice import TierChoice
 from engine.kv.tiers import Tiers
 from telemetry.folder import TIERS_FOLDER
 from tests.engine.drawn import random_llama
+from tests.engine.prefix_scheduling import make_request
 from tests.engine.test_swap_tokens import check_tokens
 from tests.engine.test_tiers import BLOCK, TWO_BLOCKS, documents_in_turn, rows_of, serve
 
@@ -146,7 +147,7 @@ def test_a_block_is_not_written_before_its_copy_has_ended() -> None:
     kept = tiers.find(42)
     assert kept is not None
     tiers.pin([kept])
-    assert tiers.end(tiers.begin(0, [kept], [1], 0)) == 1
+    assert tiers.end(tiers.begin(make_request(0, [1]), [kept], [1], 0)) == 1
     assert bool((store[0, 1] == 7).all())
     tiers.close()
 

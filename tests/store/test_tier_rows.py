@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 
 import duckdb
@@ -24,7 +25,8 @@ def move(
         asked_ns=iteration * STEP_NS - 3_000_000 if action == "load" else -1, waited_ns=ms * 500_000,
         blocks=blocks, tokens=4 * blocks, bytes=100 * blocks,
         stored_bytes=(20 if tier == "disk" else 100) * blocks, codec_ns=ms * 250_000 if tier == "disk" else 0, load_ns=-1 if request < 0 else 5_000_000,
-        recompute_ns=-1 if request < 0 else 20_000_000,
+        recompute_ns=-1 if request < 0 else 20_000_000, level="text" if action == "decline" else None,
+        link_bytes_per_s=2e6 if action == "decline" else math.nan, left_s=-0.5 if action == "decline" else math.nan,
     )  # fmt: skip
 
 
@@ -100,6 +102,11 @@ def test_what_copies_took_is_split_into_waited_for_and_hidden(con) -> None:
     keys = ("ms", "waited_ms", "hidden_ms", "request_ms")
     assert [rows["disk", "load"][key] for key in keys] == [6, 3, 3, 3]
     assert rows["host", "store"]["request_ms"] is None
+
+
+def test_levels_that_were_chosen_say_by_what(con) -> None:
+    [row] = tiers.levels_query("tiered").rows(con)
+    assert (row["request"], row["level"], row["blocks"], row["mb_per_s"], row["left_ms"]) == (3, "text", 5, 2.0, -500.0)
 
 
 def test_what_a_codec_lost_comes_from_the_runs_summary(con) -> None:

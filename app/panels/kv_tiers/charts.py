@@ -6,7 +6,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.charts.frame import Table, column, faded, new_figure, opens, rows, say_nothing_here, stacked, stretches
-from app.panels.kv_tiers.tables import PARTS, PLACES, WAYS
+from app.panels.kv_tiers.tables import LEVELS, PARTS, PLACES, WAYS
 from app.theme import Palette
 
 
@@ -84,6 +84,32 @@ def waits(table: Table, palette: Palette) -> go.Figure:
         ("hidden behind steps", "hidden_ms", palette.decode),
     )
     return stacked(figure, ways, table, parts, "%{y:,.4~g} ms").update_layout(bargap=0.35)
+
+
+def levels(table: Table, palette: Palette, run_id: str = "") -> go.Figure:
+    """``table``: of ``store.tiers.levels_query``."""
+    figure = new_figure(palette, y_title="rate of the link, MB/s", x_title="time, s")
+    if not rows(table):
+        return say_nothing_here(figure, "No level was chosen.", palette)
+    colours = (palette.kv_used, palette.decode, palette.draft, palette.prefill)
+    chosen = np.asarray(table["level"].to_pylist())
+    for (level, name), colour in zip(LEVELS.items(), colours, strict=True):
+        here = chosen == level
+        if not here.any():
+            continue
+        customdata = np.stack([column(table, key)[here] for key in ("request", "blocks", "left_ms")], axis=1)
+        figure.add_scatter(
+            x=column(table, "t")[here],
+            y=column(table, "mb_per_s")[here],
+            customdata=customdata,
+            name=name,
+            mode="markers",
+            marker={"color": colour, "size": 8},
+            hovertemplate=f"{name}: %{{customdata[1]:,}} blocks at %{{y:,.3~g}} MB/s, %{{customdata[2]:,.0f}} ms left"
+            "<extra>request %{customdata[0]}</extra>",
+            meta=opens("request", run_id),
+        )
+    return figure.update_yaxes(type="log")
 
 
 def loss(table: Table, palette: Palette) -> go.Figure:

@@ -9,7 +9,7 @@ import streamlit as st
 
 from app.components.chart_card import chart_card, page_palette
 from app.panels.kv_tiers import charts
-from app.panels.kv_tiers.tables import PLACES, ttft_table, work_table
+from app.panels.kv_tiers.tables import LEVELS, PLACES, ttft_table, work_table
 from app.panels.kv_tiers.words import CHARTS
 from app.panels.panel import FinishedRun
 from store import tiers
@@ -49,10 +49,16 @@ def tiers_section(run: FinishedRun) -> None:
         waits = query.table(con)
         figure, words = charts.waits(waits, colours), waits_in_words(waits.to_pylist())
         chart_card(CHARTS["tier-waits"], figure, waits, query, name="tier-waits", summary=words, remark=words)
+    left, right = st.columns(2)
+    query = tiers.levels_query(run_id)
+    levels = query.table(con)
+    if levels.num_rows:
+        with right:
+            figure, words = charts.levels(levels, colours, run_id), levels_in_words(levels.to_pylist())
+            chart_card(CHARTS["tier-levels"], figure, levels, query, name="tier-levels", summary=words, remark=words)
     query = tiers.loss_query(run_id)
     lost = query.table(con)
     if lost.num_rows:
-        left, _ = st.columns(2)
         with left:
             figure, words = charts.loss(lost, colours), codec_in_words(work, lost.to_pylist())
             chart_card(CHARTS["tier-loss"], figure, lost, query, name="tier-loss", summary=words, remark=words)
@@ -99,6 +105,12 @@ def waits_in_words(waits: Sequence[dict[str, Any]]) -> str:
         f" A request waited {row['request_ms']:,.1f} ms for a load from {PLACES[row['tier']]} on average."
         for row in loads
     )
+
+
+def levels_in_words(levels: Sequence[dict[str, Any]]) -> str:
+    """``levels``: rows of ``store.tiers.levels_query``."""
+    blocks = {level: sum(row["blocks"] for row in levels if row["level"] == level) for level in LEVELS}
+    return "Blocks by level: " + ", ".join(f"{LEVELS[level]} {n:,}" for level, n in blocks.items() if n) + "."
 
 
 def codec_in_words(work: Sequence[dict[str, Any]], lost: Sequence[dict[str, Any]]) -> str:

@@ -75,6 +75,9 @@ WAITS = (
 )
 """Of a row of ``store.tiers.waits_query``."""
 
+LEVELS = {"delta-fine": "fine", "delta-medium": "medium", "delta-coarse": "coarse", "text": "computed again"}
+"""Levels in ``store.tiers.levels_query``, finest first."""
+
 LOSS = (
     scaled_of("layer", "layer", "d"),
     scaled_of("error of keys, %", "key_error", ".2f", 100),

@@ -36,6 +36,14 @@ CHARTS = {
         "tier",
         ("tier", "action", "duration_ns", "waited_ns"),
     ),
+    "tier-levels": ChartWords(
+        "Level that was read, by the link's rate",
+        "Where the tier codec follows the link: one dot for each stretch of blocks that was read at one level, or "
+        "computed again. The rate is that of the block before, by which the level was chosen. A level is the finest "
+        "whose time still met the bound on TTFT.",
+        "tier",
+        ("tier", "level", "link_bytes_per_s", "left_s"),
+    ),
     "tier-loss": ChartWords(
         "Error of the tier codec, by layer",
         "Of all blocks that went to disk: how far keys and values lie from what was computed, as the root of the "

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 
 from engine.kv.tier_codecs.base import BlockForm, TierCodec
 from engine.kv.tier_codecs.delta import DeltaCodec
+from engine.kv.tier_codecs.levels import LevelledCodec
 
-__all__ = ["TIER_CODECS", "BlockForm", "DeltaCodec", "TierCodec", "make_tier_codec"]
+__all__ = ["TIER_CODECS", "BlockForm", "DeltaCodec", "LevelledCodec", "TierCodec", "make_tier_codec"]
 
 
 class DeltaFine(DeltaCodec):
@@ -39,5 +40,7 @@ TIER_CODECS: Mapping[str, Callable[[BlockForm], TierCodec]] = {
 
 
 def make_tier_codec(name: str, form: BlockForm) -> TierCodec | None:
-    """None for ``none``: bytes as they are."""
+    """None for ``none``: bytes as they are. ``adaptive`` has all levels."""
+    if name == "adaptive":
+        return LevelledCodec({level: make(form) for level, make in TIER_CODECS.items()})
     return None if name == "none" else TIER_CODECS[name](form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +47,14 @@ class TierCodec(ABC):
     def encode(self, content: np.ndarray) -> np.ndarray:
         """A block's bytes [bytes] uint8 as a stream [its length] uint8."""
 
+    def parts(self, stream: np.ndarray) -> Sequence[tuple[int, int]]:
+        """Where each level lies in what ``encode`` returned, finest first: first byte, and bytes."""
+        return [(0, stream.nbytes)]
+
     @abstractmethod
-    def decode(self, stream: np.ndarray, into: np.ndarray) -> None:
-        """Fill ``into`` [bytes] uint8 with what ``encode`` made of a block. Streams are held against their checksums
-        before."""
+    def decode(self, stream: np.ndarray, into: np.ndarray, level: int = 0) -> None:
+        """Fill ``into`` [bytes] uint8 with what ``encode`` made of a block at a level. Streams are held against their
+        checksums before."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:

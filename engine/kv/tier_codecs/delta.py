@@ -81,7 +81,7 @@ class DeltaCodec(TierCodec):
         self._stored_bytes += stream.nbytes
         return stream
 
-    def decode(self, stream: np.ndarray, into: np.ndarray) -> None:
+    def decode(self, stream: np.ndarray, into: np.ndarray, level: int = 0) -> None:
         if stream[0] == EXACT:
             into[:] = stream[1:]
         else:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pyarrow as pa
 
 from app.panels.kv_tiers import charts
-from app.panels.kv_tiers.page import codec_in_words, stack_in_words, ttft_in_words, waits_in_words, work_in_words
+from app.panels.kv_tiers.page import (
+    codec_in_words,
+    levels_in_words,
+    stack_in_words,
+    ttft_in_words,
+    waits_in_words,
+    work_in_words,
+)
 from app.panels.kv_tiers.tables import loss_table, stack_table, ttft_table, waits_table, work_table
 from app.theme import LIGHT
 
@@ -93,6 +100,15 @@ def test_what_copies_took_is_split_into_waited_for_and_hidden() -> None:
         ("hidden behind steps", [0.0, 6.0]),
     ]
     assert not charts.waits(table.slice(0, 0), LIGHT).data
+
+
+def test_levels_are_drawn_over_the_rate_and_counted() -> None:
+    row = {"t": 1.0, "request": 3, "level": "text", "blocks": 4, "mb_per_s": 0.5, "left_ms": -20.0}
+    fine = row | {"level": "delta-fine", "blocks": 2, "mb_per_s": 50.0}
+    assert levels_in_words([row, fine, fine]) == "Blocks by level: fine 4, computed again 4."
+    drawn = charts.levels(table := pa.Table.from_pylist([row, fine]), LIGHT)
+    assert [(dots.name, list(dots.y)) for dots in drawn.data] == [("fine", [50.0]), ("computed again", [0.5])]
+    assert not charts.levels(table.slice(0, 0), LIGHT).data
 
 
 def test_the_loss_of_a_codec_is_drawn_by_layer_and_told_with_its_ratio() -> None:
