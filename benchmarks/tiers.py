@@ -8,7 +8,10 @@ The disk tier's files may be answered from the system's memory: what is measured
 Part ``codec``: the tier codec's levels on a real model's keys and values of held text. Bytes before over bytes after, relative error by layer, time
 for a block, and what follows: the blocks of the text's first half go through the codec, then the second half is read.
 
-``python -m benchmarks.tiers [--parts ttft,codec] [--device cpu|cuda] [--lengths 128,512] [--rounds N] [--json FILE] [--check]``
+Parts ``copies`` and ``adaptive`` (``benchmarks/tiers_beside.py``): copies beside the steps against those between them, and a level that follows a
+link that changes against each level alone. Both over an emulated link.
+
+``python -m benchmarks.tiers [--parts ttft,codec,copies,adaptive] [--device cpu|cuda] [--lengths 128,512] [--rounds N] [--json FILE] [--check]``
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import tiers_beside
 from benchmarks.harness import Report, arguments, as_a_worker, some_of
 from engine.config import EMBEDDED_MODEL, EngineConfig, KVTiers, PrefixSharing, RequestSpec, RunSpec, Sampling
 from engine.kv.tier_codecs import TIER_CODECS, BlockForm
@@ -47,7 +51,7 @@ IN_HOST, ON_DISK = 3, 9  # rounds ago
 POOL, HOST, DISK = 2, 8, 64  # documents that fit
 FASTER = 1.0  # goal: TTFT over that of recomputation
 QUESTION = 8  # tokens
-PARTS = ("ttft", "codec")
+PARTS = ("ttft", "codec", "copies", "adaptive")
 SMALLER = 7.4  # goal of delta-medium: bytes of float32 over those of the stream; 3.7 of 16 bits
 MOST_APART = 0.1  # share of the blocks found that may have come from elsewhere
 
@@ -81,6 +85,11 @@ def main(words: Sequence[str] | None = None) -> int:
         tell(report, length, by_place)
     if "codec" in options.parts:
         levels(report, options.device, options.tokens)
+    longest = max(int(part) for part in options.lengths.split(","))
+    if "copies" in options.parts:
+        tiers_beside.copies(report, options.model, options.device, longest, max(1, options.rounds // 4))
+    if "adaptive" in options.parts:
+        tiers_beside.adaptive(report, options.model, options.device, longest, options.rounds)
     report.note_load()
     return report.finish(options)
 

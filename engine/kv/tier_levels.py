@@ -3,12 +3,14 @@
 For each block in turn, at the rate of the last one: ``t(level) = blocks left x (bytes(level) / rate + decoding)``,
 and what is left of the prompt is computed after that. The finest level is taken whose time meets the bound. Where none
 does, the rest is computed again (*text*: it loses nothing) if that takes less time than the coarsest level, else that
-level is read.
+level is read. Text brings nothing over the link, so its rate would never be known again: where the last block is longer
+ago than the bound, one is read at the coarsest level first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,21 +37,24 @@ class Chosen(NamedTuple):
 class LevelChoice:
     """Remembers what the last block took."""
 
-    def __init__(self, names: Sequence[str], ttft_s: float) -> None:
+    def __init__(self, names: Sequence[str], ttft_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """
         Args:
             names: of the levels, finest first.
             ttft_s: the bound.
+            clock: s.
         """
         self.names = tuple(names)
         self.ttft_s = ttft_s
+        self._clock = clock
+        self._came_s = 0.0  # when the last block came
         self._bytes_per_s = 0.0
         self._decode_s = [0.0] * len(self.names)
 
     def came(self, level: int, nbytes: int, seconds: float, decode_s: float) -> None:
         """A block came over the link, and was decoded."""
         if seconds > 0:
-            self._bytes_per_s = nbytes / seconds
+            self._bytes_per_s, self._came_s = nbytes / seconds, self._clock()
         self._decode_s = [known or decode_s for known in self._decode_s]
         self._decode_s[level] = decode_s
 
@@ -68,6 +73,7 @@ class LevelChoice:
         for name, seconds in zip(self.names, times, strict=True):
             if seconds + due.rest_s <= left_s:
                 return Chosen(name, rate, left_s)
-        if due.again_s and due.again_s[place] < times[-1] + due.rest_s:
+        lately = self._clock() - self._came_s <= self.ttft_s
+        if lately and due.again_s and due.again_s[place] < times[-1] + due.rest_s:
             return Chosen(TEXT, rate, left_s)
         return Chosen(self.names[-1], rate, left_s)

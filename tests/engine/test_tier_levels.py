@@ -54,6 +54,18 @@ def test_decoding_counts_and_text_is_taken_where_it_is_sooner_than_the_coarsest(
     assert chosen(choice, 10.0, due=sooner) == "delta-medium", "what meets the bound is loaded"
 
 
+def test_a_link_that_nothing_came_over_for_long_is_asked_again() -> None:
+    now = [0.0]
+    choice = LevelChoice(NAMES, 1.0, clock=lambda: now[0])
+    choice.came(0, 800, 100.0, 0.0)
+    sooner = Due(0, 0.0, again_s=(0.1,))
+    assert chosen(choice, 0.5, due=sooner) == TEXT
+    now[0] = 2.0
+    assert chosen(choice, 0.5, due=sooner) == "delta-coarse"
+    choice.came(2, 200, 0.001, 0.0)
+    assert chosen(choice, 0.5, due=sooner) == "delta-fine"
+
+
 def test_a_link_whose_rate_changes_brings_bytes_at_the_rate_of_their_time() -> None:
     link = DiskLink(100.0, 10.0, turn_s=2.0)
     assert link.arrival(0.0, 100) == 1.0

@@ -29,7 +29,7 @@ CHARTS = {
         ("tier", "action", "duration_ns", "codec_ns"),
     ),
     "tier-waits": ChartWords(
-        "Copies: waited for, or hidden",
+        "Time of copies",
         "Time that copies between the KV pool and its tiers took, reading and coding included. The engine stood still "
         "for the lower part; the rest ran beside steps. With synchronous copies nothing is hidden. Requests wait for "
         "their loads in either case.",
@@ -37,7 +37,7 @@ CHARTS = {
         ("tier", "action", "duration_ns", "waited_ns"),
     ),
     "tier-levels": ChartWords(
-        "Level that was read, by the link's rate",
+        "Tier codec over time",
         "Where the tier codec follows the link: one dot for each stretch of blocks that was read at one level, or "
         "computed again. The rate is that of the block before, by which the level was chosen. A level is the finest "
         "whose time still met the bound on TTFT.",
