@@ -24,7 +24,7 @@ from app.attach.receiver import Receiver
 from app.attach.replay import Replay
 from app.attach.spans import Requests, Span
 from app.home import Home, checked_run_id
-from app.runs.brief import ATTACHED
+from app.runs.brief import ATTACHED, FOREIGN
 from app.runs.folder import create_run
 from engine.config import EngineConfig, RunSpec
 from scenarios.build import new_run_id
@@ -37,7 +37,7 @@ from telemetry.refusal import error_object
 from telemetry.sampler import DeviceSampler
 from telemetry.status import StatusFile
 
-FOREIGN, AGGREGATED, BY_ENGINE = "foreign", "aggregated", "engine's clock"
+AGGREGATED, BY_ENGINE = "aggregated", "engine's clock"
 EVERY_S = 1.0
 MOST_LOST = 2**31 - 1
 READER = "reader"

@@ -25,7 +25,6 @@ from store.metrics import is_completed
 from telemetry.clock import RunClock
 from telemetry.recorder import Recorder
 
-FOREIGN = "foreign"
 BY_CLIENT = "client's clock"
 LONGEST_S = 600.0  # without a word from the server
 DECODE = 1  # place in telemetry.rows.SLICE_KINDS

@@ -7,8 +7,9 @@ import signal
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from app.door.endpoint import BY_CLIENT, FOREIGN, Asked, Endpoint, OpenLoop, asked_of, requests_summary
+from app.door.endpoint import BY_CLIENT, Asked, Endpoint, OpenLoop, asked_of, requests_summary
 from app.home import Home
+from app.runs.brief import FOREIGN
 from app.runs.folder import create_run
 from engine.config import RunSpec
 from engine.config.digest import digest_of

@@ -10,7 +10,7 @@ import duckdb
 from app.errors import LabError
 from app.experiments.expectations import Side, expectations
 from app.home import Home
-from app.runs.facts import RunFacts, asked_apart, differences, load_run
+from app.runs.facts import RunFacts, asked_apart, load_run, told_apart
 from app.runs.latencies import ALL, groups_of
 from app.words.plain import counted
 from app.words.table import Column, Row, Table
@@ -51,7 +51,7 @@ def sides_of(before: RunFacts, after: RunFacts) -> tuple[Side, Side]:
     """Both runs, each called by how it differs from the other, in a few words."""
     first, second = (
         Side(
-            ", ".join(differences(one.spec.engine, other.spec.engine)[:MOST_WORDS]) or one.run_id,
+            ", ".join(told_apart(one, other)[:MOST_WORDS]) or one.run_id,
             one.spec.engine,
             [one.run_id],
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from app.exports.load_reports import LoadReport, read_reports, stated
 from app.home import Home
 from app.rights import Right, needs
-from app.runs.brief import REPORTED
+from app.runs.brief import FOREIGN, REPORTED
 from app.runs.folder import create_run
 from engine.config import EngineConfig, RunSpec
 from store.snapshot_import import Imported
@@ -20,7 +20,7 @@ from telemetry.process import own_identity
 from telemetry.recorder import Recorder
 from telemetry.status import StatusFile
 
-LABELS = ("foreign", "client's clock", "aggregated")
+LABELS = (FOREIGN, "client's clock", "aggregated")
 
 
 @needs(Right.KEEP)

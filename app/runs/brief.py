@@ -24,6 +24,8 @@ from telemetry.status import Label, Labels, Words
 FILE = "brief.json"
 ATTACHED = "attached"
 """The scenario of a run that watches another engine; clients ask that one while it runs, so it is ``served``, too."""
+FOREIGN = "foreign"
+"""The label of a run that another engine served: what its spec says of settings is not that engine's."""
 REPORTED = "report"
 """The scenario of a run that is a load generator's report; of that one, too, clients asked."""
 Stamp = tuple[Count, Annotated[int, Field(ge=0)]]  # bytes of spec.json, and when it was changed

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from app.errors import LabError
 from app.home import Home
-from app.runs.brief import ATTACHED, REPORTED, brief_of
+from app.runs.brief import ATTACHED, FOREIGN, REPORTED, brief_of
 from app.runs.folder import read_spec
 from app.runs.listing import asked_of, labels_of
 from app.runs.notes import notes_or_none
@@ -75,9 +75,14 @@ class RunFacts:
         return self.name or self.spec.title or self.spec.scenario
 
     @property
+    def foreign(self) -> bool:
+        """Whether another engine served it: its settings are not those of the spec."""
+        return FOREIGN in self.labels or self.spec.attached or self.spec.reported
+
+    @property
     def switches(self) -> str:
         """Which techniques were on: ``with chunked prefill``."""
-        if self.spec.attached or self.spec.reported:
+        if self.foreign:
             return "another engine, settings not known"
         on = [in_sentence(t.title) for t in book.techniques() if getattr(self.spec.engine, t.path) is not None]
         return f"with {', '.join(on)}" if on else "every technique off"
@@ -127,6 +132,13 @@ def differences(before: EngineConfig, after: EngineConfig) -> list[str]:
     return phrases
 
 
+def told_apart(one: RunFacts, other: RunFacts) -> list[str]:
+    """How a run differs from another, in phrases about ``one``; none where their settings say nothing of it."""
+    if one.foreign != other.foreign:
+        return ["another engine" if one.foreign else "this lab's engine"]
+    return [] if one.foreign else differences(one.spec.engine, other.spec.engine)
+
+
 def asked_apart(*several: RunFacts) -> str:
     """Why runs were not asked the same requests; "" where they were."""
     if len({facts.spec.workload_hash for facts in several}) <= 1:
@@ -143,7 +155,8 @@ def asked_apart(*several: RunFacts) -> str:
 def comparable_runs(
     home: Home, facts: RunFacts, runs: list[dict[str, Any]], *, also_later: bool = False
 ) -> list[RunFacts]:
-    """Earlier finished runs of the same workload with other settings, newest first; ``also_later``: later ones too.
+    """Earlier finished runs of the same workload with other settings or of another engine, newest first;
+    ``also_later``: later ones too.
 
     ``runs``: rows with ``run_id``, ``state`` and ``scenario``, newest first.
     """
@@ -161,7 +174,8 @@ def comparable_runs(
             continue
         earlier = other.spec.created_unix_ns < facts.spec.created_unix_ns
         same_workload = other.spec.workload_hash == facts.spec.workload_hash
-        if (earlier or also_later) and same_workload and differences(other.spec.engine, facts.spec.engine):
+        told = told_apart(other, facts) or other.foreign
+        if (earlier or also_later) and same_workload and told:
             comparable.append(other)
     return comparable
 

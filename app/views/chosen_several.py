@@ -9,14 +9,12 @@ import streamlit as st
 from app.experiments.listing import Entry, title_of
 from app.lab import Lab
 from app.rights import Right, offered_with
-from app.runs.facts import asked_apart
 from app.runs.notes import write_notes
-from app.runs.run_figures import ONE_RUN, settings_apart, side_by_side
 from app.views.chosen import facts_of
 from app.views.pair import BESIDE
 from app.views.trash import attempt
+from app.views.unpaired import runs_unpaired
 from app.words.plain import counted
-from store import queries
 
 
 def chosen_several(lab: Lab, entries: Sequence[Entry], known_tags: Sequence[str]) -> None:
@@ -55,30 +53,13 @@ def _change_tags(lab: Lab, entries: Sequence[Entry], add: Iterable[str], take: I
 
 
 def _side_by_side(lab: Lab, runs: Sequence[Entry]) -> None:
-    """Figures and settings of the chosen runs, a column for each."""
-    st.markdown(f"**{counted(len(runs), 'run')} side by side**")
-    st.caption(ONE_RUN)
-    with lab.database.read() as con:
-        figures = queries.figures_of(con, [run["id"] for run in runs])
-    st.dataframe(
-        side_by_side([(title_of(run), figures.get(run["id"])) for run in runs]),
-        hide_index=True,
-        height="content",
-        alt="Figures of the chosen runs",
-    )
-    known = [(title_of(run), facts) for run in runs if (facts := facts_of(lab, run["id"])) is not None]
-    apart = settings_apart(known)
-    if apart:
-        st.dataframe(apart, hide_index=True, height="content", alt="Settings in which the chosen runs differ")
-    else:
-        st.caption("They were served with the same settings.")
-    if why := asked_apart(*(facts for _, facts in known)):
-        st.warning(f"They were asked different requests: {why}. Nothing here is paired.", icon=":material/warning:")
-    elif len(known) == 2:
+    known = {run["id"]: facts for run in runs if (facts := facts_of(lab, run["id"])) is not None}
+    if runs_unpaired(lab, {run["id"]: title_of(run) for run in runs}, known) and len(known) == 2:
+        one, other = known
         st.page_link(
             "pages/compare.py",
             label="Step by step",
             icon=":material/compare_arrows:",
             help="Where their schedules part, and the same request in both.",
-            query_params={"run": known[0][1].run_id, BESIDE: known[1][1].run_id},
+            query_params={"run": one, BESIDE: other},
         )

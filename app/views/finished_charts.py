@@ -20,7 +20,7 @@ from app.components.when_seen import once_idle
 from app.lab import Lab
 from app.panels import PANELS
 from app.panels.panel import FinishedRun
-from app.runs.facts import RunFacts, comparable_runs, differences
+from app.runs.facts import RunFacts, comparable_runs, told_apart
 from app.theme import Palette
 from app.words.charts import CHARTS
 from app.words.disturbed import disturbed_in_words
@@ -207,7 +207,7 @@ def ghost_of(lab: Lab, con: duckdb.DuckDBPyConnection, facts: RunFacts) -> chart
     if not others:
         return None
     other = others[0]
-    name = ", ".join(differences(other.spec.engine, facts.spec.engine)[:2])
+    name = ", ".join(told_apart(other, facts)[:2]) or other.run_id
     return charts.Ghost(name, queries.token_latencies(con, other.run_id, GHOST_GAPS), other.run_id)
 
 

@@ -18,6 +18,7 @@ from app.runs.facts import RunFacts, asked_apart, load_run
 from app.views.missing import rows_to_come, wait_for_rows
 from app.views.pair import draw_pair, pair_of_runs
 from app.views.points import iteration_of
+from app.views.unpaired import runs_unpaired
 from app.words.plain import plain
 from app.words.side_by_side import TOKENS, parting_in_words, waited_in_words
 from app.words.waits import WAITS
@@ -43,6 +44,17 @@ def two_runs(lab: Lab, one: str, other: str) -> None:
     if wrong:
         st.error(plain(wrong), icon=":material/block:")
         return
+    if asked_apart(before, after):
+        st.error(
+            plain(
+                f"{before.run_id} and {after.run_id} were not asked the same requests, so they are not compared "
+                "request by request. Take two runs of the same scenario, seed and workload for that."
+            ),
+            icon=":material/block:",
+        )
+        both = {facts.run_id: facts for facts in (before, after)}
+        runs_unpaired(lab, {run_id: facts.heading for run_id, facts in both.items()}, both)
+        return
     with lab.database.read() as con:
         waiting = rows_to_come(con, [before.run_id, after.run_id])
     if waiting:
@@ -67,11 +79,6 @@ def _not_comparable(before: RunFacts, after: RunFacts) -> str:
     for facts in (before, after):
         if not facts.is_final:
             return f"The run {facts.run_id} is not over yet ({facts.state}); both can be compared once it is."
-    if apart := asked_apart(before, after):
-        return (
-            f"{before.run_id} and {after.run_id} were not asked the same requests: {apart}. Take two runs of the same "
-            "scenario, seed and workload, or look at both unpaired: choose them on the Runs page."
-        )
     return ""
 
 

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from app.home import Home
+from app.runs.facts import load_run, told_apart
 from telemetry.spool import SpoolReader, spool_path
 from tests.app.door.door_process import DoorProcess
 from tests.app.lab_process import asked_here, free_port, servescope
@@ -86,6 +88,13 @@ def test_another_server_gets_the_same_requests_and_two_such_runs_are_a_pair(door
     pair = asked_here(home, "show", first["run_id"], "--beside", second["run_id"], "--json")
     assert pair.returncode == 0, pair.stderr
     assert "Both gave the same tokens." in json.loads(pair.stdout)["says"]
+
+    theirs, again = (load_run(home, run["run_id"]) for run in (first, second))
+    ours = replace(theirs, labels=())
+    assert theirs.switches == "another engine, settings not known"
+    assert ours.switches != theirs.switches
+    assert told_apart(theirs, again) == []
+    assert (told_apart(theirs, ours), told_apart(ours, theirs)) == (["another engine"], ["this lab's engine"])
 
 
 def chunk(text: str, finish: str | None = None, **more: Any) -> bytes:

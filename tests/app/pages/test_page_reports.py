@@ -76,7 +76,11 @@ def test_two_runs_that_cannot_be_compared_say_why(lab: Lab, run: str, beside: st
     if beside == "later" and not lab.home.run_dir("later").exists():
         lab.submit(small_spec("later", requests=4000, tokens=2000))
         wait_for_state(lab.home, "later", "running")
-    assert words in said(page_of("compare", run=run, beside=beside))
+    page = page_of("compare", run=run, beside=beside)
+    assert words in said(page)
+    if beside == "other":
+        assert "Nothing here is paired" in said(page)
+        assert "output tokens/s" in list(page.dataframe[0].value["figure"]), "figures of both, unpaired"
     if beside == "later":
         lab.queue.cancel("later")
         wait_for_state(lab.home, "later", "cancelled")

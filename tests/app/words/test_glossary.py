@@ -36,14 +36,14 @@ EVERYDAY = words(
     busy by calm came caused change charts clumped clumps come compare completed computed computes copies costs
     could crowd crowded cure cut decided decides difference differs done each effects eight engine error even everybody
     every explained far faster figure figures finished first flight for found four from full further gain
-    glossary go goes grid had has held here hold holds how in is it its kept known largest latest learn least
+    glossary go goes grid had has held here hidden hold holds how in is it its kept known largest latest learn least
     leaves lies limit long longest lost machine machine's many may mean measured memory model modelled more most
     much must name no not notes nothing now number of offered on once one open or other others otherwise out
     over own packed page papers part pass paying pays per place plain predicted price processes question ratio
     read reading recent reports request requests room roomy run runs same saved schedules selected served set
     setting settings setup share shared should side six sixteen slow slowest so somebody spared speaker speed
     started stops stored take temperature text that the their them these this those three tight time times to
-    together tried two under unpacking up used useful usual value was watch what when where which who whole why
+    together tried two under unpacking up used useful usual value waited was watch what when where which who whole why
     with within without word words worst yet you your results
     """
 )
