@@ -27,7 +27,7 @@ from telemetry.spool import SpoolReader, spool_path
 BLOCK = 16
 DOCUMENTS = 4
 ANSWER = 32  # tokens of who decodes meanwhile
-LOAD_S = 0.4  # a document over the link at full precision
+LOAD_S = 2.0  # a document over the link at full precision
 BOUND_MS = 1500.0
 TURN_S = 8.0
 EVERY_S = 2.0  # a document comes back  # of the link's two rates
