@@ -391,6 +391,27 @@ def test_durations_and_rates_read_as_on_a_finished_runs_page(open_board: OpenOne
         expect(tile_of(board, "Throughput").locator(".tile-value")).to_have_text(f"{value:,.1f}")
 
 
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", {value: hidden, configurable: true});
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+
+def test_a_page_that_was_hidden_shows_the_newest_when_it_comes_back(open_board: OpenOne) -> None:
+    board = open_board()
+    tile = tile_of(board, "Throughput")
+    board.socket.send(figures(tokens_per_s=1.0))
+    expect(tile.locator(".tile-value")).to_have_text("1.0")
+    board.page.evaluate(HIDE, True)
+    for value in range(2, 303):
+        board.socket.send(figures(tokens_per_s=float(value)))
+    board.socket.send({"type": "error", "kind": "marker", "message": "the last of them"})
+    expect(board.page.locator(".notice")).to_contain_text("the last of them")
+    expect(tile.locator(".tile-value")).to_have_text("1.0")
+    board.page.evaluate(HIDE, False)
+    expect(tile.locator(".tile-value")).to_have_text("302.0")
+
+
 def test_a_p99_of_few_samples_says_of_how_few(open_board: OpenOne) -> None:
     board = open_board()
     board.socket.send(figures())

@@ -192,6 +192,7 @@ class Board {
     if (message.type === "figures") {
       this.figures = message;
       this.unsaid.push(message);
+      if (this.unsaid.length > TREND_POINTS) this.unsaid.shift(); // nothing is drawn while the page is hidden
       this.requestDraw();
     } else if (message.type === "status") {
       this.status = message.status || message;
