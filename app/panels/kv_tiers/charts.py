@@ -75,7 +75,7 @@ def stack(table: Table, palette: Palette) -> go.Figure:
 
 def waits(table: Table, palette: Palette) -> go.Figure:
     """``table``: of ``store.tiers.waits_query``."""
-    figure = new_figure(palette, y_title="time of copies, ms")
+    figure = new_figure(palette, y_title="time of copies, ms", x_title="")
     if not rows(table):
         return say_nothing_here(figure, "Nothing was copied.", palette)
     ways = [WAYS[row["tier"], row["action"]] for row in table.to_pylist()]
@@ -88,7 +88,7 @@ def waits(table: Table, palette: Palette) -> go.Figure:
 
 def levels(table: Table, palette: Palette, run_id: str = "") -> go.Figure:
     """``table``: of ``store.tiers.levels_query``."""
-    figure = new_figure(palette, y_title="rate of the link, MB/s", x_title="time, s")
+    figure = new_figure(palette, y_title="rate of the link, MB/s")
     if not rows(table):
         return say_nothing_here(figure, "No level was chosen.", palette)
     colours = (palette.kv_used, palette.decode, palette.draft, palette.prefill)

@@ -99,6 +99,7 @@ def test_what_copies_took_is_split_into_waited_for_and_hidden() -> None:
         ("engine waited", [2.0, 2.0]),
         ("hidden behind steps", [0.0, 6.0]),
     ]
+    assert not drawn.layout.xaxis.title.text, "copies stand there, and no time"
     assert not charts.waits(table.slice(0, 0), LIGHT).data
 
 
