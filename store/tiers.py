@@ -96,7 +96,7 @@ def levels_query(run_id: str, limit: int = 5000) -> Query:
     link, and with how much time left to the bound."""
     return Query(
         """
-SELECT time_ns / 1e9 AS t, iteration, request, level, blocks, tokens, link_bytes_per_s / 1e6 AS mb_per_s, left_s * 1e3 AS left_ms
+SELECT time_ns / 1e9 AS t, iteration, request, level, blocks, tokens, link_bytes_per_s / 1e9 AS gb_per_s, left_s * 1e3 AS left_ms
 FROM tiers WHERE run_id = $run AND level IS NOT NULL ORDER BY time_ns LIMIT $limit""".strip(),
         {"run": run_id, "limit": limit},
     )

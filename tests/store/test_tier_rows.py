@@ -106,7 +106,13 @@ def test_what_copies_took_is_split_into_waited_for_and_hidden(con) -> None:
 
 def test_levels_that_were_chosen_say_by_what(con) -> None:
     [row] = tiers.levels_query("tiered").rows(con)
-    assert (row["request"], row["level"], row["blocks"], row["mb_per_s"], row["left_ms"]) == (3, "text", 5, 2.0, -500.0)
+    assert (row["request"], row["level"], row["blocks"], row["gb_per_s"], row["left_ms"]) == (
+        3,
+        "text",
+        5,
+        0.002,
+        -500.0,
+    )
 
 
 def test_what_a_codec_lost_comes_from_the_runs_summary(con) -> None:

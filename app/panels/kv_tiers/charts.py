@@ -88,7 +88,7 @@ def waits(table: Table, palette: Palette) -> go.Figure:
 
 def levels(table: Table, palette: Palette, run_id: str = "") -> go.Figure:
     """``table``: of ``store.tiers.levels_query``."""
-    figure = new_figure(palette, y_title="rate of the link, MB/s")
+    figure = new_figure(palette, y_title="rate of the link, GB/s")
     if not rows(table):
         return say_nothing_here(figure, "No level was chosen.", palette)
     colours = (palette.kv_used, palette.decode, palette.draft, palette.prefill)
@@ -100,12 +100,12 @@ def levels(table: Table, palette: Palette, run_id: str = "") -> go.Figure:
         customdata = np.stack([column(table, key)[here] for key in ("request", "blocks", "left_ms")], axis=1)
         figure.add_scatter(
             x=column(table, "t")[here],
-            y=column(table, "mb_per_s")[here],
+            y=column(table, "gb_per_s")[here],
             customdata=customdata,
             name=name,
             mode="markers",
             marker={"color": colour, "size": 8},
-            hovertemplate=f"{name}: %{{customdata[1]:,}} blocks at %{{y:,.3~g}} MB/s, %{{customdata[2]:,.0f}} ms left"
+            hovertemplate=f"{name}: %{{customdata[1]:,}} blocks at %{{y:,.3~g}} GB/s, %{{customdata[2]:,.0f}} ms left"
             "<extra>request %{customdata[0]}</extra>",
             meta=opens("request", run_id),
         )

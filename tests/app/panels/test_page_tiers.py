@@ -104,8 +104,8 @@ def test_what_copies_took_is_split_into_waited_for_and_hidden() -> None:
 
 
 def test_levels_are_drawn_over_the_rate_and_counted() -> None:
-    row = {"t": 1.0, "request": 3, "level": "text", "blocks": 4, "mb_per_s": 0.5, "left_ms": -20.0}
-    fine = row | {"level": "delta-fine", "blocks": 2, "mb_per_s": 50.0}
+    row = {"t": 1.0, "request": 3, "level": "text", "blocks": 4, "gb_per_s": 0.5, "left_ms": -20.0}
+    fine = row | {"level": "delta-fine", "blocks": 2, "gb_per_s": 50.0}
     assert levels_in_words([row, fine, fine]) == "Blocks by level: fine 4, computed again 4."
     drawn = charts.levels(table := pa.Table.from_pylist([row, fine]), LIGHT)
     assert [(dots.name, list(dots.y)) for dots in drawn.data] == [("fine", [50.0]), ("computed again", [0.5])]
