@@ -50,7 +50,7 @@ FAMILIES = {
     "policy": Family(POLICIES, EngineConfig, "policy"),
     "attention backend": Family(BACKENDS, EngineConfig, "attention_backend", ("auto",)),
     "codec": Family(CODECS, KVQuantization, "codec"),
-    "tier codec": Family(TIER_CODECS, KVTiers, "codec", ("none",)),
+    "tier codec": Family(TIER_CODECS, KVTiers, "codec", ("none", "adaptive")),
     "proposer": Family(PROPOSERS, Speculation, "proposer"),
     "preemption": Family(PREEMPTIONS, Preemption, "mode"),
     "layout": Family(LAYOUTS, KVLayout, "kind"),
