@@ -222,7 +222,7 @@ def test_a_value_that_a_sweep_cannot_take_is_named(lab: Lab) -> None:
 
 
 BESIDE = {
-    "kv_tiers": {"prefix_sharing": "on"},
+    "kv_tiers": {"prefix_sharing": "on", "kv_tiers.link_gb_per_s": "1"},
     "time_to_live": {"prefix_sharing": "on"},
     "kv_layout": {"prefix_sharing": "off", "time_to_live": "off"},
 }
