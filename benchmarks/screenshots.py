@@ -52,6 +52,10 @@ SETTLES_MS = 700  # charts and canvases fade in
 PATIENCE_MS = 120_000
 IS_STILL = """() => document.querySelector('[data-testid=stApp]')?.dataset.testScriptState === 'notRunning'
   && !document.querySelector('[data-testid=stSkeleton]')"""
+NOTHING_TO_COME = """() => [...document.querySelectorAll('[class*="st-key-seen-"]')].every((place) => {
+  const box = place.getBoundingClientRect();
+  return box.height < 60 || box.bottom < 0 || box.top > innerHeight;
+})"""  # a chart that is drawn once it is seen has had its place kept until then
 TO_ITS_TAB = "() => document.querySelector('[data-testid=stMain] [data-testid=stTabs]')?.scrollIntoView()"
 TO_ITS_REVEAL = """() => {
   document.querySelector(".st-key-reveal")?.scrollIntoView();
@@ -68,7 +72,7 @@ ROOM_PREDICTS = {
     "viewer000005": 2.5,
 }
 PAGES = {
-    "home": "/",
+    "home": "/?run=starter",
     **{tab.lower().replace(" ", "-"): f"/?{PAIR}&tab={tab.replace(' ', '+')}" for tab in TABS},
     "request": "/?run=starter&request=5&tab=Requests",
     "compare": "/compare?experiment={experiment}",
@@ -219,12 +223,19 @@ def pictures(
 
 def look(page: Page, path: Path, place: Callable[[Page], object]) -> Path:
     page.get_by_role("heading").first.wait_for()
-    page.wait_for_function(IS_STILL)
+    _until_drawn(page)
     place(page)
-    page.wait_for_timeout(SETTLES_MS)
-    page.wait_for_function(IS_STILL)
+    _until_drawn(page)
     Image.open(io.BytesIO(page.screenshot())).convert("RGB").save(path, "WEBP", quality=QUALITY, method=6)
     return path
+
+
+def _until_drawn(page: Page) -> None:
+    """A place that is looked for earlier lies elsewhere once all is drawn."""
+    for _ in range(2):
+        page.wait_for_function(IS_STILL)
+        page.wait_for_function(NOTHING_TO_COME)
+        page.wait_for_timeout(SETTLES_MS)
 
 
 if __name__ == "__main__":
