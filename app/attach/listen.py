@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from app.attach.messages import MOST_BYTES, NotAMessage, Told
+from app.attach.messages import MOST_BYTES, Heard, NotAMessage, Told
 from app.attach.replay import Replay
 from app.errors import LabError
 
@@ -17,22 +17,21 @@ SILENT = (
 )
 
 
-class Listener:
-    """One subscription. ``unread``: messages that were none, ``why`` the first of them was none."""
+class Listener(Heard):
+    """One subscription."""
 
     def __init__(
         self, option: str, address: str, take: Take, heard: Callable[[Told], None], replay: Replay | None = None
     ) -> None:
+        super().__init__()
         self.option, self.address, self.replay = option, address, replay
-        self.messages, self.unread, self.why = 0, 0, ""
         self._take, self._heard = take, heard
 
     def words(self) -> str:
         """What came, for who watches; where nothing did, what may be why."""
         if self.messages:
-            unread = f", {self.unread:,} of them not understood ({self.why})" if self.unread else ""
             again = f" {self.replay.words()}" if self.replay else ""
-            return f"{self.messages:,} messages from {self.address}{unread}.{again}"
+            return f"{self.counted(f'from {self.address}')}{again}"
         why = SILENT if self.option == "--kv-events" and self.address.startswith("tcp://") else ""
         return f"No messages from {self.address}.{why}"
 
@@ -72,8 +71,7 @@ class Listener:
         try:
             told = self._take(frames)
         except NotAMessage as error:
-            self.unread += 1
-            self.why = self.why or str(error)
+            self.misunderstood(str(error))
             return
         if told is not None:
             self._heard(told)

@@ -27,6 +27,22 @@ class NotAMessage(ValueError):
     """Frames that are no message of the kind; the message says why."""
 
 
+class Heard:
+    """How many messages came; how many of them were not understood (``unread``), and ``why`` the first was not."""
+
+    def __init__(self) -> None:
+        self.messages, self.unread, self.why = 0, 0, ""
+
+    def misunderstood(self, why: str) -> None:
+        self.unread += 1
+        self.why = self.why or why
+
+    def counted(self, whose: str) -> str:
+        """In a sentence. ``whose``: which messages they are."""
+        unread = f", {self.unread:,} of them not understood ({self.why})" if self.unread else ""
+        return f"{self.messages:,} messages {whose}{unread}."
+
+
 @dataclass
 class Told:
     """What a message says: rows' ``name`` and ``value``, whose, on which clock, and what was lost before it."""
@@ -51,17 +67,21 @@ class Sequence64:
         return number - before - 1 if number > before else 1 + max(0, number)
 
 
+def number_of(frames: Sequence[bytes]) -> int | None:
+    """Sequence number of a message, -1 where a replay ends; None of one that has none."""
+    number: int | None = struct.unpack(">q", frames[1])[0] if len(frames) == 3 and len(frames[1]) == 8 else None
+    return number
+
+
 def frames_of(frames: Sequence[bytes]) -> tuple[int | None, Any]:
     """Sequence number, where there is one, and payload. Raises ``NotAMessage``."""
     if not 1 <= len(frames) <= 3 or sum(map(len, frames)) > MOST_BYTES:
         raise NotAMessage(f"{len(frames)} frames of {sum(map(len, frames)):,} bytes")
-    number = None
-    if len(frames) == 3:
-        if len(frames[1]) != 8:
-            raise NotAMessage(f"a sequence number of {len(frames[1])} bytes")
-        number = struct.unpack(">q", frames[1])[0]
-        if number < 0:
-            raise NotAMessage("the end of a replay")
+    number = number_of(frames)
+    if len(frames) == 3 and number is None:
+        raise NotAMessage(f"a sequence number of {len(frames[1])} bytes")
+    if number is not None and number < 0:
+        raise NotAMessage("the end of a replay")
     try:
         payload = msgpack.unpackb(
             frames[-1],

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from app.attach.messages import Heard
 from app.attach.spans import NoSpans, Span, spans_of
 from app.errors import LabError
 
@@ -21,14 +22,12 @@ TYPES = ("application/x-protobuf", "application/json")
 SILENT = " vLLM sends them with --otlp-traces-endpoint {url} and OTEL_EXPORTER_OTLP_TRACES_PROTOCOL=http/protobuf."
 
 
-class Receiver:
-    """Listens from the moment it is made, answers while ``run`` does. ``unread``: messages that held no spans, ``why``
-    the first did not.
-    """
+class Receiver(Heard):
+    """Listens from the moment it is made, answers while ``run`` does."""
 
     def __init__(self, port: int) -> None:
         """Raises ``LabError`` where the port is taken."""
-        self.messages, self.unread, self.why = 0, 0, ""
+        super().__init__()
         self._heard: Callable[[list[Span]], None] = lambda spans: None
         self._socket = socket.socket()
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -52,8 +51,7 @@ class Receiver:
     def words(self) -> str:
         """What came, for who watches; where nothing did, what may be why."""
         if self.messages:
-            unread = f", {self.unread:,} of them not understood ({self.why})" if self.unread else ""
-            return f"{self.messages:,} messages with spans at {self.url}{unread}."
+            return self.counted(f"with spans at {self.url}")
         return f"No spans came to {self.url}.{SILENT.format(url=self.url)}"
 
     async def run(self, heard: Callable[[list[Span]], None]) -> None:
@@ -85,21 +83,17 @@ class Receiver:
         packed = request.headers.get("content-encoding", "identity").lower()
         self.messages += 1
         if kind not in TYPES or packed != "identity":
-            self._unread(f"content type {kind[:40]!r}, encoding {packed[:20]!r}")
+            self.misunderstood(f"content type {kind[:40]!r}, encoding {packed[:20]!r}")
             return PlainTextResponse(f"Send {' or '.join(TYPES)}, not packed.", 415)
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > MOST_BYTES:
-                self._unread(f"more than {MOST_BYTES >> 20} MiB")
+                self.misunderstood(f"more than {MOST_BYTES >> 20} MiB")
                 return PlainTextResponse(f"At most {MOST_BYTES >> 20} MiB.", 413)
         try:
             self._heard(spans_of(bytes(body), kind))
         except NoSpans as error:
-            self._unread(str(error))
+            self.misunderstood(str(error))
             return PlainTextResponse(str(error), 400)
         return Response(b"{}" if kind == "application/json" else b"", media_type=kind)
-
-    def _unread(self, why: str) -> None:
-        self.unread += 1
-        self.why = self.why or why

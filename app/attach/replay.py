@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from app.attach.messages import MOST_BYTES
+from app.attach.messages import MOST_BYTES, number_of
 
 if TYPE_CHECKING:
     import zmq.asyncio
@@ -67,9 +67,3 @@ class Replay:
         """What came again, for who watches."""
         silence = " It did not answer in time and was not asked again." if self.silent else ""
         return f"{self.batches:,} lost batches came again from {self.address}.{silence}"
-
-
-def number_of(frames: Sequence[bytes]) -> int | None:
-    """The number of a batch; None of frames that have none."""
-    number: int | None = struct.unpack(">q", frames[-2])[0] if len(frames) == 3 and len(frames[-2]) == 8 else None
-    return number
